@@ -1,0 +1,75 @@
+"""What flows through qstep, and the legend of tensor shapes.
+
+Shape suffixes, used wherever axes meet:
+    B  trajectories (responses) in a batch         G  groups (problems) in a batch
+    S  steps of a response                         T  tokens of a response
+    P  tokens of a prompt                          D  hidden size
+    V  vocabulary                                  N  responses of one group
+
+A *group* is one problem with its N responses: sampling makes groups, grading and annotation label them,
+best-of-N judges them, training learns from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Message = dict[str, str]
+"""One turn of a conversation, `{"role": ..., "content": ...}`."""
+
+Prompt = str | list[Message]
+"""Text as the model reads it, or a conversation to be put through the model's chat template."""
+
+Verdict = Literal["right", "wrong", "ungradable"]
+"""What a grader says of an answer. `ungradable` is never counted as wrong."""
+
+FinishReason = Literal["stop", "length"]
+"""Why a response ended: the end-of-sequence token, or the length limit."""
+
+Aggregation = Literal["min", "last", "mean", "product"]
+"""How the step Q-values of a response become its one score."""
+
+Row = dict[str, Any]
+"""One JSONL record as it lies on disk."""
+
+ABSENT = -100
+"""The label of a step, or of a slot, that has none (the convention of torch's cross-entropy)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question with its gold answer; `task` says who grades it and checks its steps."""
+
+    id: str
+    prompt: Prompt
+    gold: str
+    task: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One sampled continuation.
+
+    `token_ids` are exactly the tokens sampled, the end-of-sequence token included when `finish_reason` is
+    `stop`. `logps[t]` is the natural log-probability of token t under the distribution it was drawn from
+    (after temperature and nucleus), which is the behaviour policy mu of DQO's importance weights.
+    """
+
+    sample: int
+    text: str
+    token_ids: list[int]
+    logps: list[float]
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over `n` problems with the limits of its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int

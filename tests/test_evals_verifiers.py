@@ -1,0 +1,180 @@
+"""Verifier evaluation: hand groups, brute force over pairs for the AUC, a simulated study, faults."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit
+
+from qstep.evals import (
+    ScoredGroup,
+    auc,
+    best_of_n_curves,
+    best_of_n_report,
+    mean_estimate,
+    paired_difference,
+    within_problem_auc,
+)
+from qstep.search import best_of_n_accuracy, vote_accuracy
+
+
+def simulated(n_groups: int, n_samples: int) -> list[ScoredGroup]:
+    """Problems of mixed difficulty; "pqm" separates right from wrong better than "bce" does."""
+    rng, groups = np.random.default_rng(0), []
+    for g in range(n_groups):
+        correct = (rng.random(n_samples) < rng.beta(1, 1.5)).astype(int)
+        answers = [0 if right else int(rng.integers(1, 6)) for right in correct]
+        scores = {
+            name: (gain * correct + rng.normal(size=n_samples)).tolist()
+            for name, gain in (("pqm", 2.0), ("bce", 0.5))
+        }
+        groups.append(ScoredGroup(f"p{g}", correct.tolist(), answers, scores))
+    return groups
+
+
+def test_two_groups_by_hand() -> None:
+    """Group x: right with score 2, wrong with 1, 0. Group y: wrong with score 9, right with 1, no answer
+    with -inf.
+
+    n = 1: 1/3 each. n = 3, best score: x right, y wrong, mean 1/2. Majority of 3: x has 2 votes for the
+    wrong "b", y ties "c" and "d" at 1/2: mean 1/4. Weighted, x: sigmoid(2) = .881 against sigmoid(1) +
+    sigmoid(0) = 1.231, so wrong, y: sigmoid(9) beats sigmoid(1), wrong: mean 0. A perfect verifier has both.
+    """
+    groups = [
+        ScoredGroup("x", [1, 0, 0], ["a", "b", "b"], {"v": [2.0, 1.0, 0.0]}),
+        ScoredGroup("y", [0, 1, 0], ["c", "d", None], {"v": [9.0, 1.0, -np.inf]}),
+    ]
+    report = best_of_n_report(groups, [1, 3])
+    means = {method: {n: e["mean"] for n, e in curve.items()} for method, curve in report.items()}
+    third = pytest.approx(1 / 3)
+    assert means["mean"] == {"1": third}
+    assert means["v"] == {"1": third, "3": 0.5}
+    assert means["majority"] == {"1": third, "3": 0.25}
+    assert means["v_weighted"] == {"1": third, "3": 0}
+    assert means["pass"] == {"1": third, "3": 1}
+    assert means["differences"] == {
+        "v_minus_majority": 0.25,
+        "v_minus_mean": pytest.approx(1 / 6),
+        "v_weighted_minus_majority": -0.25,
+        "v_weighted_minus_mean": pytest.approx(-1 / 3),
+        "v_weighted_minus_v": -0.5,
+    }
+
+
+def test_report_of_a_simulated_study() -> None:
+    groups, ns = simulated(60, 16), [1, 4, 16]
+    report = best_of_n_report(groups, ns)
+    curves = best_of_n_curves(groups, ns)
+    assert list(report) == [
+        "mean",
+        "majority",
+        "pass",
+        "pqm",
+        "bce",
+        "pqm_weighted",
+        "bce_weighted",
+        "differences",
+    ]
+    assert report == best_of_n_report(groups, ns)
+    assert json.loads(json.dumps(report)) == report
+
+    mean = report["mean"]["1"]["mean"]
+    for method, curve in curves.items():
+        assert report[method]["1"]["mean"] == pytest.approx(mean), method
+        for n in ns:
+            estimate = report[method][str(n)]
+            assert estimate["low"] < estimate["mean"] < estimate["high"]
+            assert estimate["mean"] == pytest.approx(curve[n].mean())
+            assert estimate["n"] == 60
+            assert (curve[n] <= curves["pass"][n] + 1e-12).all(), "no chooser beats a perfect one"
+    group = groups[7]
+    assert curves["pqm"][4][7] == best_of_n_accuracy(group.scores["pqm"], group.correct, 4)
+    assert curves["pqm_weighted"][4][7] == vote_accuracy(
+        group.answers, group.correct, 4, expit(group.scores["pqm"])
+    )
+    difference = report["differences"]["pqm_minus_bce"]
+    paired = paired_difference(curves["pqm"][16], curves["bce"][16])
+    assert (difference["mean"], difference["low"], difference["high"]) == (
+        paired.mean,
+        paired.low,
+        paired.high,
+    )
+    assert difference["low"] > 0
+
+
+def test_unequal_groups_are_judged_up_to_the_smallest() -> None:
+    groups = simulated(3, 8)
+    small = ScoredGroup("small", [1, 0], [1, 2], {"bce": [0.0, 1.0], "pqm": [1.0, 0.0]})
+    assert best_of_n_curves([*groups, small], [2])["pqm"][2][3] == 1
+    with pytest.raises(ValueError, match="problem 'small' has 2 responses"):
+        best_of_n_curves([*groups, small], [2, 4])
+    with pytest.raises(ValueError, match="problem 'p0'"):
+        best_of_n_curves(groups, [0, 2])
+
+
+def test_bad_groups_are_named() -> None:
+    def group(**changes: object) -> ScoredGroup:
+        return ScoredGroup(
+            **{"problem_id": "x", "correct": [1, 0], "answers": [1, 2], "scores": {}} | changes
+        )
+
+    for changes, message in (
+        ({"correct": []}, "'x': correct must hold"),
+        ({"correct": [1, 0.5]}, "'x': correct must hold"),
+        ({"answers": [1]}, "'x': 2 responses but 1 answers"),
+        ({"scores": {"v": [1.0]}}, "'x': 2 responses but 1 scores by 'v'"),
+        ({"scores": {"v": [1.0, np.nan]}}, "'x': score 1 by 'v' is NaN"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            group(**changes)
+    with pytest.raises(ValueError, match=r"'y' has scores by \['w'\], not by \['v'\]"):
+        scored = group(scores={"v": [1.0, 2.0]})
+        best_of_n_curves([scored, group(problem_id="y", scores={"w": [1.0, 2.0]})], [1])
+    for name in ("majority", "pass", "mean", "differences"):
+        with pytest.raises(ValueError, match="hide a column"):
+            best_of_n_curves([group(scores={name: [1.0, 2.0]})], [1])
+    with pytest.raises(ValueError, match="hide a column"):
+        best_of_n_curves([group(scores={"v": [1.0, 2.0], "v_weighted": [1.0, 2.0]})], [1])
+    with pytest.raises(ValueError, match="at least one group"):
+        best_of_n_curves([], [1])
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=12))
+def test_auc_is_the_share_of_pairs_in_order(items: list[tuple[int, bool]]) -> None:
+    right, wrong = [s for s, c in items if c], [s for s, c in items if not c]
+    area = auc([s for s, _ in items], [c for _, c in items])
+    if not right or not wrong:
+        assert area is None
+    else:
+        pairs = [(r > w) + 0.5 * (r == w) for r in right for w in wrong]
+        assert area == pytest.approx(np.mean(pairs))
+
+
+def test_within_problem_auc_sees_what_the_global_one_hides() -> None:
+    """Scores tell the easy problem (right, right, wrong at 9) from the hard one (wrong, wrong, right at 1)
+    only.
+
+    Within each the AUC is 1/2; over all, of the 3 x 3 pairs 4 (easy right, hard wrong) are in order, 1 (hard
+    right, easy wrong) is not and 4 tie: 6/9. The third problem has one class, and no part.
+    """
+    scores, correct = [[9, 9, 9], [1, 1, 1], [5]], [[1, 1, 0], [0, 0, 1], [1]]
+    within = within_problem_auc(scores, correct)
+    assert within is not None
+    assert within == mean_estimate([0.5, 0.5])
+    assert auc(scores[0] + scores[1], correct[0] + correct[1]) == pytest.approx(6 / 9)
+    assert within_problem_auc([[1, 2]], [[1, 1]]) is None
+
+
+def test_bad_auc_items_are_refused() -> None:
+    with pytest.raises(ValueError, match="without a label"):
+        auc([1.0, 2.0], [1, -100])
+    with pytest.raises(ValueError, match="score 0 is NaN"):
+        auc([np.nan, 2.0], [1, 0])
+    with pytest.raises(ValueError, match="problem 1: scores"):
+        within_problem_auc([[1.0], [1.0, 2.0]], [[1], [0]])
+    with pytest.raises(ValueError, match="2 problems but correct of 1"):
+        within_problem_auc([[1.0], [1.0]], [[1]])
