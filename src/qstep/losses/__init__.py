@@ -1,0 +1,46 @@
+"""Pure tensor functions: one value per trajectory, unreduced, in float32 at least.
+
+ranking          PQM's losses on the Q-values of steps
+classification   the baselines: BCE and MSE per step, outcome reward model
+soft_q           DQO's value and Q losses
+bandit           DRO
+returns          lambda- and n-step returns
+importance       off-policy weights and their diagnostics
+process_rewards  step scores as token rewards
+"""
+
+from qstep.losses.bandit import dro_loss
+from qstep.losses.classification import bce_loss, mse_loss, orm_loss
+from qstep.losses.importance import (
+    ImportanceMode,
+    ImportanceWeights,
+    importance_diagnostics,
+    importance_weights,
+)
+from qstep.losses.process_rewards import additive_rewards, potential_based_rewards
+from qstep.losses.ranking import pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
+from qstep.losses.returns import following, lambda_return, n_step_return
+from qstep.losses.soft_q import DQOLosses, dqo_losses, dqo_q_loss, dqo_value_loss
+
+__all__ = [
+    "DQOLosses",
+    "ImportanceMode",
+    "ImportanceWeights",
+    "additive_rewards",
+    "bce_loss",
+    "dqo_losses",
+    "dqo_q_loss",
+    "dqo_value_loss",
+    "dro_loss",
+    "following",
+    "importance_diagnostics",
+    "importance_weights",
+    "lambda_return",
+    "mse_loss",
+    "n_step_return",
+    "orm_loss",
+    "potential_based_rewards",
+    "pqm_ablation_loss",
+    "pqm_loss",
+    "pqm_theoretical_loss",
+]

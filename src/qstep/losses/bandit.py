@@ -1,0 +1,27 @@
+"""DRO: the whole response as a single action."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from qstep.losses.precision import at_least_fp32
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def dro_loss(
+    log_ratio_sums: Float[Tensor, " B"],
+    values: Float[Tensor, " B"],
+    rewards: Float[Tensor, " B"],
+    beta: float,
+) -> Float[Tensor, " B"]:
+    """`(r - V(x) - beta log(pi / pi_ref)(y | x))^2`, through the policy and the value alike.
+
+    The bandit baseline of DQO (arXiv 2410.09302), from "Offline Regularised Reinforcement Learning for
+    Large Language Models Alignment" (arXiv 2405.19107, without its factor 1/2). `rewards` is the sum over
+    the response.
+    """
+    return (at_least_fp32(rewards) - at_least_fp32(values) - beta * at_least_fp32(log_ratio_sums)).square()

@@ -1,0 +1,71 @@
+"""Step-classification losses, the baselines PQM is compared with: a step's Q is the logit of its label.
+
+Labels are hard (1 correct, 0 wrong) or soft (a success rate in [0, 1]), and -100 where absent. By
+Lemma 3.6 of arXiv 2410.11287 they fit what PQM does, the special case of a policy whose Q equals its label.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qstep.losses.precision import masked
+from qstep.types import ABSENT
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+def bce_loss(
+    q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]
+) -> Float[Tensor, " B"]:
+    """Binary cross-entropy of sigmoid(Q) with the label, mean over a trajectory's present steps.
+
+    0 for a trajectory with none. Raises ValueError on labels outside [0, 1] other than -100.
+    """
+    present = _present(q_values, labels)
+    q, target = masked(q_values, present), masked(labels, present)
+    return _mean(F.binary_cross_entropy_with_logits(q, target.to(q.dtype), reduction="none"), present)
+
+
+def mse_loss(
+    q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]
+) -> Float[Tensor, " B"]:
+    """Squared difference of sigmoid(Q) and the label, mean over a trajectory's present steps.
+
+    0 for a trajectory with none. Raises ValueError on labels outside [0, 1] other than -100.
+    """
+    present = _present(q_values, labels)
+    return _mean((masked(q_values, present).sigmoid() - masked(labels, present)).square(), present)
+
+
+def orm_loss(
+    q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]
+) -> Float[Tensor, " B"]:
+    """`bce_loss` of the last present step alone: an outcome reward model."""
+    present = _present(q_values, labels)
+    is_last = present & (present.cumsum(dim=1) == present.sum(dim=1, keepdim=True))
+    return bce_loss(q_values, torch.where(is_last, labels, ABSENT))
+
+
+def _present(
+    q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]
+) -> Bool[Tensor, "B S"]:
+    if q_values.shape != labels.shape:
+        raise ValueError(f"q_values are {tuple(q_values.shape)} but labels are {tuple(labels.shape)}")
+    present = labels != ABSENT
+    unknown = present & ~((labels >= 0) & (labels <= 1))  # written so that NaN is unknown
+    if unknown.any():
+        row, step = unknown.nonzero()[0].tolist()
+        raise ValueError(
+            f"labels are in [0, 1], or -100 where absent; row {row}, step {step} has "
+            f"{labels[row, step].item()}: give success rates, not counts"
+        )
+    return present
+
+
+def _mean(per_step: Float[Tensor, "B S"], present: Bool[Tensor, "B S"]) -> Float[Tensor, " B"]:
+    return masked(per_step, present).sum(dim=1) / present.sum(dim=1).clamp(min=1)

@@ -1,0 +1,78 @@
+"""Importance weights: how much a response of the behaviour policy mu tells about the policy pi.
+
+The log-ratios are clipped before they are exponentiated, so no weight overflows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from qstep.losses.precision import at_least_fp32, masked
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+ImportanceMode = Literal["trajectory", "prefix", "none"]
+"""What a weight is the ratio of: the whole response, the response up to the token, or nothing (all 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportanceWeights:
+    """The weights to train with, and the unclipped log-weights of the trajectories to watch. All detached."""
+
+    weights: Float[Tensor, " B"] | Float[Tensor, "B T"]
+    log_weights: Float[Tensor, " B"]
+
+
+def importance_weights(
+    logps: Float[Tensor, "B T"],
+    behavior_logps: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    mode: ImportanceMode,
+    clip: float = 1.0,
+) -> ImportanceWeights:
+    """`w = min(clip, prod_h (pi / mu)(a_h | s_h))` (arXiv 2410.09302), detached.
+
+    The product runs over the response ("trajectory", weights [B]) or over its tokens up to and including
+    each one ("prefix", weights [B, T], 0 outside the mask); with "none" all weights are 1. `clip =
+    math.inf` leaves the weights unclipped and unbiased. Raises ValueError on another mode, or a clip that
+    is not positive.
+    """
+    log_ratios = (masked(logps, mask) - masked(behavior_logps, mask)).detach()
+    log_weights, log_clip = log_ratios.sum(dim=1), math.log(clip)
+    if mode == "trajectory":
+        weights = log_weights.clamp(max=log_clip).exp()
+    elif mode == "prefix":
+        weights = masked(log_ratios.cumsum(dim=1).clamp(max=log_clip).exp(), mask)
+    elif mode == "none":
+        weights = torch.ones_like(log_weights)
+    else:
+        raise ValueError(f"importance mode is trajectory, prefix or none, not {mode!r}")
+    return ImportanceWeights(weights, log_weights)
+
+
+def importance_diagnostics(log_weights: Float[Tensor, " B"], clip: float = 1.0) -> dict[str, float]:
+    """How far behaviour and policy are apart, from the unclipped log-weights of B trajectories.
+
+    `effective_sample_size` is `(sum w)^2 / (B sum w^2)` of the unclipped weights: 1 where all are equal,
+    1/B where one outweighs the rest. `mean_weight` is that of the weights clipped at `clip`. The
+    `log_weight_p*` are quantiles, in nats; `share_above_100` and `share_below_0.01` count unclipped
+    weights.
+    """
+    log_weights = at_least_fp32(log_weights.detach())
+    log_size = 2 * log_weights.logsumexp(dim=0) - (2 * log_weights).logsumexp(dim=0)
+    low, median, high = log_weights.quantile(log_weights.new_tensor([0.05, 0.5, 0.95])).tolist()
+    return {
+        "effective_sample_size": log_size.exp().item() / len(log_weights),
+        "mean_weight": log_weights.clamp(max=math.log(clip)).exp().mean().item(),
+        "log_weight_p05": low,
+        "log_weight_p50": median,
+        "log_weight_p95": high,
+        "share_above_100": (log_weights > math.log(100)).float().mean().item(),
+        "share_below_0.01": (log_weights < math.log(0.01)).float().mean().item(),
+    }

@@ -1,0 +1,80 @@
+"""Rewards for tokens from scores of steps, to be added to the outcome reward at the last token.
+
+A step's score goes to the token that ends the step: `step_ends[b, s]` is its index in [0, T), or -1 where
+there is no such step. What lies in the scores of absent steps changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from qstep.losses.precision import at_least_fp32, masked
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+def potential_based_rewards(
+    potentials: Float[Tensor, "B S"],
+    step_ends: Int[Tensor, "B S"],
+    mask: Bool[Tensor, "B T"],
+    initial: Float[Tensor, " B"] | None = None,
+) -> Float[Tensor, "B T"]:
+    """`Phi(s_{h+1}) - Phi(s_h)` for every token h, which leaves the optimal policy as it is.
+
+    A state's potential is that of the last step it has completed, `initial` (the question's, 0 by default)
+    before the first, and 0 after the last token. So it is paid at step ends, and at the last token back:
+    each trajectory sums to `-initial`. Raises ValueError where a step ends outside the mask. See Ng, Harada
+    and Russell, "Policy invariance under reward transformations" (ICML 1999).
+    """
+    at_ends = _place(potentials, step_ends, mask)
+    if initial is None:
+        initial = at_ends.new_zeros(len(at_ends))
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    is_end = _place(torch.ones_like(potentials), step_ends, mask) > 0
+    last_end = torch.where(is_end, positions, -1).cummax(dim=1).values
+    after = torch.cat([at_least_fp32(initial)[:, None], at_ends], dim=1).gather(1, last_end + 1)
+    before = torch.cat([at_least_fp32(initial)[:, None], after[:, :-1]], dim=1)
+    is_last = mask & (mask.cumsum(dim=1) == mask.sum(dim=1, keepdim=True))
+    return masked(after.masked_fill(is_last, 0) - before, mask)
+
+
+def additive_rewards(
+    step_rewards: Float[Tensor, "B S"],
+    step_ends: Int[Tensor, "B S"],
+    mask: Bool[Tensor, "B T"],
+    group_index: Int[Tensor, " B"],
+) -> Float[Tensor, "B T"]:
+    """Step rewards less their mean over the problem's responses, which do change the optimal policy.
+
+    Rows with equal `group_index` answer the same problem. Without the centring a longer response would earn
+    more by its length alone. Raises ValueError where a step ends outside the mask.
+    """
+    present = step_ends >= 0
+    rewards = masked(step_rewards, present)
+    same_problem = (group_index[:, None] == group_index[None, :]).to(rewards.dtype)
+    totals, counts = same_problem @ rewards.sum(dim=1), same_problem @ present.sum(dim=1).to(rewards.dtype)
+    mean = totals / counts.clamp(min=1)
+    return _place(rewards - mean[:, None], step_ends, mask)
+
+
+def _place(
+    scores: Float[Tensor, "B S"], step_ends: Int[Tensor, "B S"], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """The scores of present steps at the tokens that end them, 0 elsewhere."""
+    length = mask.shape[1]
+    present = step_ends != -1
+    outside = present & ((step_ends < 0) | (step_ends >= length))
+    outside |= present & ~mask.gather(1, step_ends.clamp(0, length - 1))
+    if outside.any():
+        row, step = outside.nonzero()[0].tolist()
+        raise ValueError(
+            f"row {row}: step {step} ends at token {step_ends[row, step].item()}, which is no response token "
+            f"among {length} (-1 marks an absent step)"
+        )
+    scores = masked(scores, present)
+    target = scores.new_zeros(len(scores), length + 1)  # the extra slot takes the absent steps
+    return target.scatter_add(1, step_ends.where(present, length), scores)[:, :length]

@@ -1,0 +1,105 @@
+"""PQM: ranking losses for the Q-values of reasoning steps.
+
+See "Process Reward Model with Q-value Rankings" (arXiv 2410.11287). Its Theorem 3.5 orders the steps of a
+trajectory whose steps w_1..w_k are wrong from the first error on:
+
+    Q(w_k) < ... < Q(w_1) << Q(question) < Q(c_1) < ... < Q(c_m),     Q(question) = 0.
+
+Each loss is the negative log-likelihood of (part of) that order under Plackett and Luce: a slot should beat
+its *rivals*, and the losses differ only in who is whose rival. The question is slot 0, a correct step
+before the first.
+
+Labels are hard: 1 correct, 0 wrong, -100 absent. What lies in absent slots changes neither loss nor
+gradient.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qstep.losses.precision import masked
+from qstep.types import ABSENT
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+def pqm_loss(
+    q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"], margin: float
+) -> Float[Tensor, " B"]:
+    """Ranks correct steps above the question and earlier correct ones, and above wrong steps by `margin`.
+
+    The practical loss of PQM, arXiv 2410.11287, Eq. 10; `margin` is its zeta. The mean over a trajectory's
+    ranked slots (the question counts where some step is wrong), 0 where there are none. Raises ValueError
+    on labels other than 1, 0 and -100.
+    """
+    correct, wrong = _slots(q_values, labels)
+    return _plackett_luce(q_values, correct, wrong, margin, _rivals_of_correct(correct, wrong))
+
+
+def pqm_theoretical_loss(
+    q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"], margin: float
+) -> Float[Tensor, " B"]:
+    """`pqm_loss`, and each wrong step ranked above the later wrong ones (arXiv 2410.11287, Eq. 9)."""
+    correct, wrong = _slots(q_values, labels)
+    later_wrong = (wrong[:, :, None] & wrong[:, None, :]).triu(1)
+    rivals = _rivals_of_correct(correct, wrong) | later_wrong
+    return _plackett_luce(q_values, correct, wrong, margin, rivals)
+
+
+def pqm_ablation_loss(
+    q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]
+) -> Float[Tensor, " B"]:
+    """`pqm_loss` that sees only the first wrong step, with no margin (arXiv 2410.11287, Eq. 12)."""
+    wrong = labels == 0
+    not_first = wrong & (wrong.cumsum(dim=1) > 1)
+    return pqm_loss(q_values, torch.where(not_first, ABSENT, labels), margin=0.0)
+
+
+def _slots(
+    q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]
+) -> tuple[Bool[Tensor, "B S+1"], Bool[Tensor, "B S+1"]]:
+    """Which slots are correct and which wrong, the question first."""
+    if q_values.shape != labels.shape:
+        raise ValueError(f"q_values are {tuple(q_values.shape)} but labels are {tuple(labels.shape)}")
+    correct, wrong = labels == 1, labels == 0
+    unknown = ~(correct | wrong | (labels == ABSENT))
+    if unknown.any():
+        row, step = unknown.nonzero()[0].tolist()
+        raise ValueError(
+            f"ranking losses take hard labels, 1 correct, 0 wrong, -100 absent; row {row}, step {step} has "
+            f"{labels[row, step].item()}: threshold soft labels first, or use a classification loss"
+        )
+    return F.pad(correct, (1, 0), value=True), F.pad(wrong, (1, 0), value=False)
+
+
+def _rivals_of_correct(
+    correct: Bool[Tensor, "B S+1"], wrong: Bool[Tensor, "B S+1"]
+) -> Bool[Tensor, "B S+1 S+1"]:
+    """`[b, t, j]`: slot t is correct, and is to rank above j, which is wrong, or correct and earlier."""
+    earlier_correct = correct[:, None, :].expand(-1, correct.shape[1], -1).tril(-1)
+    return correct[:, :, None] & (earlier_correct | wrong[:, None, :])
+
+
+def _plackett_luce(
+    q_values: Float[Tensor, "B S"],
+    correct: Bool[Tensor, "B S+1"],
+    wrong: Bool[Tensor, "B S+1"],
+    margin: float,
+    rivals: Bool[Tensor, "B S+1 S+1"],
+) -> Float[Tensor, " B"]:
+    """Mean over the slots with rivals of `-log[ e^{Q_t} / (e^{Q_t} + sum_j e^{Q_j + margin_j}) ]`.
+
+    It is softplus(logsumexp_j(Q_j + margin_j - Q_t)), so only differences of Q are ever exponentiated. A
+    wrong rival has the margin, save before a slot that is wrong too.
+    """
+    q = masked(F.pad(q_values, (1, 0)), correct | wrong)
+    across = wrong[:, None, :] & ~wrong[:, :, None]
+    gaps = q[:, None, :] - q[:, :, None] + margin * across.to(q.dtype)
+    # A slot without rivals gets softplus(lowest), which is 0 and has no gradient.
+    nll = F.softplus(gaps.masked_fill(~rivals, torch.finfo(gaps.dtype).min).logsumexp(dim=2))
+    return nll.sum(dim=1) / rivals.any(dim=2).sum(dim=1).clamp(min=1)

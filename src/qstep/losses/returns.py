@@ -1,0 +1,59 @@
+"""Returns along token trajectories.
+
+Shapes are [B, T], one column a token: `rewards[:, t]` is the reward of token t and `values[:, t]` the value
+of the state *before* it; the state after the last token of the mask is terminal and worth 0. There is no
+discount. Tokens outside the mask (a prompt, padding, text that others inserted) are stepped over: the next
+state is the one before the next token of the mask. The result is 0 there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qstep.losses.precision import masked
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+
+def following(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """`x` at the next token of the mask, 0 after the last one: V(s_{h+1}) from V(s_h), G_{h+1} from G_h."""
+    here_or_later = _suffix_scan((~mask).to(x.dtype), masked(x, mask))
+    return masked(F.pad(here_or_later[:, 1:], (0, 1)), mask)
+
+
+def lambda_return(
+    rewards: Float[Tensor, "B T"], values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], lam: float
+) -> Float[Tensor, "B T"]:
+    """`G_h = r_h + (1 - lam) V(s_{h+1}) + lam G_{h+1}`, the lam-weighted mean of the n-step returns.
+
+    With soft rewards `r - beta log(pi / pi_ref)` it is the return of DQO (arXiv 2410.09302). lam = 1 sums
+    the rewards to come and takes nothing from the values.
+    """
+    one_step = masked(rewards, mask) + (1 - lam) * following(values, mask)
+    factor = torch.ones_like(one_step).masked_fill(mask, lam)
+    return masked(_suffix_scan(factor, one_step), mask)
+
+
+def n_step_return(
+    rewards: Float[Tensor, "B T"], values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], n: int
+) -> Float[Tensor, "B T"]:
+    """`G^(n)_h = sum_{l < n} r_{h+l} + V(s_{h+n})`: n Bellman backups of the values along the trajectory."""
+    returns = masked(values, mask)
+    for _ in range(n):
+        returns = masked(rewards + following(returns, mask), mask)
+    return returns
+
+
+def _suffix_scan(factor: Float[Tensor, "B T"], term: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """`y_t = term_t + factor_t * y_{t+1}` with y_T = 0, in log2(T) rounds: each one doubles the reach."""
+    reach = 1
+    while reach < term.shape[1]:
+        term = term + factor * F.pad(term[:, reach:], (0, reach))
+        factor = factor * F.pad(factor[:, reach:], (0, reach))
+        reach *= 2
+    return term

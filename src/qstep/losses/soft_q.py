@@ -1,0 +1,100 @@
+"""DQO: the soft Bellman equations as regressions, with the policy itself as the Q-function.
+
+See "Enhancing Multi-Step Reasoning Abilities of Language Models through Direct Q-Function Optimization"
+(arXiv 2410.09302). Where pi* is optimal for `E[sum_h r_h - beta log(pi / pi_ref)(a_h | s_h)]`,
+
+    Q*(s, a) = beta log(pi* / pi_ref)(a | s) + V*(s),        Q*(s_h, a_h) = r_h + V*(s_{h+1}),
+
+so a policy and a value network are a Q-function. Every target is detached, hence one backward pass over the
+sum of both losses equals alternating updates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from qstep.losses.precision import masked
+from qstep.losses.returns import following, lambda_return
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+
+@dataclass(frozen=True, slots=True)
+class DQOLosses:
+    """The two losses of a batch, and what they were made of (detached, 0 outside the mask) for the log."""
+
+    value: Float[Tensor, " B"]
+    q: Float[Tensor, " B"]
+    returns: Float[Tensor, "B T"]
+    log_ratios: Float[Tensor, "B T"]
+
+
+def dqo_losses(
+    logps: Float[Tensor, "B T"],
+    reference_logps: Float[Tensor, "B T"] | None,
+    values: Float[Tensor, "B T"],
+    rewards: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    beta: float,
+    lam: float,
+    weights: Float[Tensor, " B"] | Float[Tensor, "B T"] | None = None,
+) -> DQOLosses:
+    """DQO's value and Q loss on the lambda-return of the soft rewards (arXiv 2410.09302).
+
+    `logps` and `reference_logps` are the log-probabilities of the tokens taken, in nats; `values[:, t]` is
+    the value of the state before token t. Without a reference every token counts alike, Q = beta log pi +
+    V, and the objective is maximum entropy: that is the uniform reference up to a bonus of `beta
+    log(vocabulary)` a token. `weights` are importance weights, one a trajectory or one a token.
+    """
+    log_ratios = masked(logps, mask)
+    if reference_logps is not None:
+        log_ratios = log_ratios - masked(reference_logps, mask).detach()
+    soft_rewards = masked(rewards, mask) - beta * log_ratios.detach()
+    returns = lambda_return(soft_rewards, values.detach(), mask, lam)
+    return DQOLosses(
+        value=dqo_value_loss(values, returns, mask, weights),
+        q=dqo_q_loss(log_ratios, values, rewards, following(returns, mask), mask, beta, weights),
+        returns=returns,
+        log_ratios=log_ratios.detach(),
+    )
+
+
+def dqo_value_loss(
+    values: Float[Tensor, "B T"],
+    returns: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    weights: Float[Tensor, " B"] | Float[Tensor, "B T"] | None = None,
+) -> Float[Tensor, " B"]:
+    """`sum_h w (V(s_h) - G_h)^2`, the returns detached (arXiv 2410.09302)."""
+    return _squared_sum(masked(values, mask) - masked(returns, mask).detach(), weights)
+
+
+def dqo_q_loss(
+    log_ratios: Float[Tensor, "B T"],
+    values: Float[Tensor, "B T"],
+    rewards: Float[Tensor, "B T"],
+    next_returns: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    beta: float,
+    weights: Float[Tensor, " B"] | Float[Tensor, "B T"] | None = None,
+) -> Float[Tensor, " B"]:
+    """`sum_h w (beta log(pi / pi_ref)(a_h | s_h) + V(s_h) - (r_h + G_{h+1}))^2` (arXiv 2410.09302).
+
+    `log_ratios` alone carries a gradient; `next_returns[:, h]` is G_{h+1}, 0 at the last token.
+    """
+    q_values = beta * masked(log_ratios, mask) + masked(values, mask).detach()
+    return _squared_sum(q_values - (masked(rewards, mask) + masked(next_returns, mask)).detach(), weights)
+
+
+def _squared_sum(
+    errors: Float[Tensor, "B T"], weights: Float[Tensor, " B"] | Float[Tensor, "B T"] | None
+) -> Float[Tensor, " B"]:
+    squares = errors.square()
+    if weights is not None:
+        squares = squares * (weights[:, None] if weights.ndim == 1 else weights).detach()
+    return squares.sum(dim=1)

@@ -1,0 +1,76 @@
+"""The annotations of the losses are checked, not decoration: each call runs under jaxtyping and beartype."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from beartype import beartype
+
+from qstep import losses
+
+B, S, T = 3, 4, 5
+Q, LABELS = torch.randn(B, S), torch.tensor([[1, 1, 0, 0], [1, -100, 0, -100], [-100] * 4])
+TOKENS, MASK = torch.randn(B, T), torch.arange(T) < torch.tensor([[5], [2], [0]])
+ROWS, ENDS = torch.randn(B), torch.tensor([[0, 2, 4, -1], [1, -1, -1, -1], [-1] * 4])
+
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "pqm_loss": (Q, LABELS, 4.0),
+    "pqm_theoretical_loss": (Q, LABELS, 4.0),
+    "pqm_ablation_loss": (Q, LABELS),
+    "bce_loss": (Q, LABELS.float()),
+    "mse_loss": (Q, LABELS),
+    "orm_loss": (Q, LABELS),
+    "following": (TOKENS, MASK),
+    "lambda_return": (TOKENS, TOKENS, MASK, 0.9),
+    "n_step_return": (TOKENS, TOKENS, MASK, 2),
+    "dqo_value_loss": (TOKENS, TOKENS, MASK, ROWS),
+    "dqo_q_loss": (TOKENS, TOKENS, TOKENS, TOKENS, MASK, 0.1, TOKENS),
+    "dro_loss": (ROWS, ROWS, ROWS, 0.1),
+    "importance_weights": (TOKENS, TOKENS, MASK, "prefix"),
+    "importance_diagnostics": (ROWS,),
+    "potential_based_rewards": (Q, ENDS, MASK, ROWS),
+    "additive_rewards": (Q, ENDS, MASK, torch.tensor([0, 0, 1])),
+}
+
+
+def checked(name: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The function with its annotations enforced; the module itself does not import jaxtyping."""
+    function = getattr(losses, name)
+    module = importlib.import_module(function.__module__)
+    for kind in ("Bool", "Float", "Int"):
+        monkeypatch.setattr(module, kind, getattr(jaxtyping, kind), raising=False)
+    return jaxtyping.jaxtyped(typechecker=beartype)(function)
+
+
+def test_every_function_is_here() -> None:
+    functions = {name for name in losses.__all__ if inspect.isfunction(getattr(losses, name))}
+    assert functions == {*ARGUMENTS, "dqo_losses"}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_shapes_are_as_annotated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked(name, monkeypatch)(*ARGUMENTS[name])
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_another_shape_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the check above can fail: the first argument gets one axis too many."""
+    first, *others = ARGUMENTS[name]
+    with pytest.raises(jaxtyping.TypeCheckError):
+        checked(name, monkeypatch)(first[None], *others)
+
+
+@pytest.mark.parametrize("weights", [None, ROWS, TOKENS])
+def test_shapes_of_dqo_losses(weights: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    function = checked("dqo_losses", monkeypatch)
+    result = function(TOKENS, TOKENS, TOKENS, TOKENS, MASK, beta=0.1, lam=0.9, weights=weights)
+    assert result.value.shape == result.q.shape == (B,)
+    assert result.returns.shape == result.log_ratios.shape == (B, T)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        function(TOKENS, TOKENS[:, 1:], TOKENS, TOKENS, MASK, beta=0.1, lam=0.9)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from qstep.losses import dqo_losses, dqo_q_loss, dqo_value_loss, dro_loss
+
+MASK = torch.tensor([[True, True, False]])
+
+
+def test_by_hand() -> None:
+    """beta = 1/2, lam = 1/2, log-ratios 2 and -4, V = 3 and 5, r = 0 and 1; column 2 is padding.
+
+    soft rewards u = 0 - 1 = -1 and 1 + 2 = 3
+    returns G_1 = 3, G_0 = -1 + 5/2 + 3/2 = 3
+    value (3 - 3)^2 + (5 - 3)^2 = 4
+    Q 1 + 3 = 4 against 0 + 3, and -2 + 5 = 3 against 1 + 0: 1 + 4 = 5
+    """
+    logps, reference = torch.tensor([[-1.0, -5.0, math.nan]]), torch.tensor([[-3.0, -1.0, math.inf]])
+    values, rewards = torch.tensor([[3.0, 5.0, math.nan]]), torch.tensor([[0.0, 1.0, math.nan]])
+    losses = dqo_losses(logps, reference, values, rewards, MASK, beta=0.5, lam=0.5)
+    assert losses.returns.tolist() == [[3.0, 3.0, 0.0]]
+    assert losses.log_ratios.tolist() == [[2.0, -4.0, 0.0]]
+    assert losses.value.tolist() == [4.0] and losses.q.tolist() == [5.0]
+
+    by_trajectory = dqo_losses(
+        logps, reference, values, rewards, MASK, beta=0.5, lam=0.5, weights=torch.tensor([0.5])
+    )
+    assert by_trajectory.value.tolist() == [2.0] and by_trajectory.q.tolist() == [2.5]
+    prefix = torch.tensor([[1.0, 0.25, 0.0]])
+    by_prefix = dqo_losses(logps, reference, values, rewards, MASK, beta=0.5, lam=0.5, weights=prefix)
+    assert by_prefix.value.tolist() == [1.0] and by_prefix.q.tolist() == [2.0]
+
+
+def test_without_a_reference() -> None:
+    """The log-ratio is log pi itself: -1 and -5 give u = 1/2 and 7/2, and with lam = 1 returns 4 and 7/2."""
+    logps, zeros = torch.tensor([[-1.0, -5.0, 0.0]]), torch.zeros(1, 3)
+    rewards = torch.tensor([[0.0, 1.0, 0.0]])
+    losses = dqo_losses(logps, None, zeros, rewards, MASK, beta=0.5, lam=1.0)
+    assert losses.returns.tolist() == [[4.0, 3.5, 0.0]]
+    same = dqo_losses(logps, zeros, zeros, rewards, MASK, beta=0.5, lam=1.0)
+    assert torch.equal(losses.q, same.q)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.9, 1.0])
+def test_what_each_loss_teaches(lam: float) -> None:
+    """The value loss moves values alone, by 2 (V - G); the Q loss logps alone, by 2 beta (Q - target)."""
+    generator = torch.Generator().manual_seed(0)
+    logps, reference, values, rewards = torch.randn(4, 2, 5, generator=generator, dtype=torch.float64)
+    logps, reference, values = (x.clone().requires_grad_() for x in (logps, reference, values))
+    mask, beta, weights = torch.arange(5) < torch.tensor([[3], [5]]), 0.3, torch.tensor([0.5, 2.0])
+    weights.requires_grad_()
+    losses = dqo_losses(logps, reference, values, rewards, mask, beta=beta, lam=lam, weights=weights)
+
+    arguments = [logps, reference, values, weights]
+    by_value = torch.autograd.grad(losses.value.sum(), arguments, retain_graph=True, allow_unused=True)
+    assert by_value[0] is None and by_value[1] is None and by_value[3] is None
+    expected = 2 * weights[:, None] * (values - losses.returns) * mask
+    torch.testing.assert_close(by_value[2], expected.detach())
+
+    by_q = torch.autograd.grad(losses.q.sum(), arguments, allow_unused=True)
+    assert by_q[1] is None and by_q[2] is None and by_q[3] is None
+    ahead = torch.nn.functional.pad(losses.returns[:, 1:], (0, 1))
+    error = beta * losses.log_ratios + values - (rewards + ahead)
+    torch.testing.assert_close(by_q[0], (2 * beta * weights[:, None] * error * mask).detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_garbage_outside_the_mask_changes_nothing(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(4, 3, 6, generator=generator).to(dtype)
+    mask = torch.arange(6) < torch.tensor([[0], [4], [6]])
+    results = []
+    for garbage in (0.0, math.nan):
+        logps, reference, values, rewards = inputs.masked_fill(~mask, garbage)
+        logps.requires_grad_(), values.requires_grad_()
+        losses = dqo_losses(logps, reference, values, rewards, mask, beta=0.1, lam=0.9)
+        gradients = torch.autograd.grad((losses.value + losses.q).sum(), [logps, values])
+        assert losses.value.dtype == losses.q.dtype == torch.float32
+        assert losses.value[0] == losses.q[0] == 0
+        results.append((losses.value, losses.q, losses.returns, losses.log_ratios, *gradients))
+    assert all(torch.equal(clean, dirty) for clean, dirty in zip(*results, strict=True))
+
+
+def test_the_parts_detach_their_targets() -> None:
+    x = torch.ones(1, 3, requires_grad=True)
+    values = torch.full((1, 3), 2.0, requires_grad=True)
+    assert dqo_value_loss(values.detach(), x, MASK).requires_grad is False
+    q_loss = dqo_q_loss(x.detach(), values, x, x, MASK, beta=1.0)
+    assert q_loss.requires_grad is False and q_loss.tolist() == [2.0]  # (1 + 2 - 1 - 1)^2, twice
+
+
+def test_dro_by_hand() -> None:
+    """(1 - 1/4 - 1/2 * -3)^2 = (9/4)^2 = 81/16; gradients -2 * 9/4 in V, half of that in the ratio."""
+    log_ratio, value = torch.tensor([-3.0], requires_grad=True), torch.tensor([0.25], requires_grad=True)
+    loss = dro_loss(log_ratio, value, torch.tensor([1.0]), beta=0.5)
+    loss.sum().backward()
+    assert loss.tolist() == [81 / 16]
+    assert value.grad is not None and value.grad.tolist() == [-4.5]
+    assert log_ratio.grad is not None and log_ratio.grad.tolist() == [-2.25]
+    half = torch.ones(1, dtype=torch.bfloat16)
+    assert dro_loss(half, half, half, beta=0.5).dtype == torch.float32
