@@ -1,0 +1,7 @@
+"""The report: one self-contained HTML page from measured results, without a script or a remote address."""
+
+from __future__ import annotations
+
+from qstep.report.page import render_report
+
+__all__ = ["render_report"]

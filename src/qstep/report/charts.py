@@ -1,0 +1,144 @@
+"""Charts as static SVG: Altair describes them, vl-convert draws them offline, nothing in them can run."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import vl_convert
+from markupsafe import Markup
+
+from qstep.report.summary import Finding, label, percent_interval, points_interval
+from qstep.types import Estimate
+
+# Told apart by the colour-blind, and at least 3:1 against both the light and the dark page.
+_BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#2f7fc1", "#d06a1a", "#15916b", "#a35fb0", "#7b8490"
+_COLOURS = {"pqm": _BLUE, "bce": _ORANGE, "majority": _GREEN, "pqm_weighted": _PURPLE, "pass": _GREY}
+_COLOURS |= {"dqo": _BLUE, "dpo": _ORANGE, "rs": _GREEN, "dro": _PURPLE, "base": _GREY}
+_OTHERS = ("#a67c00", "#c2527a", "#3f8a9e", "#8a6d5a")
+_SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+_VERDICTS = {"better": (_BLUE, "circle"), "worse": (_ORANGE, "square"), "cannot tell": (_GREY, "diamond")}
+_VEGA_LITE = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
+_ROWS = alt.NamedData("rows")
+_DRAWN = {"svg", "g", "path", "line", "rect", "text", "tspan"}
+
+
+def best_of_n(curves: Mapping[str, Mapping[int, Estimate]]) -> Markup:
+    """Accuracy against n (log2): for each way to pick a line with a band, its 95 % interval."""
+    rows = [
+        _row(label(name), e, f"{label(name)}, n = {n}: {percent_interval(e)}", n=n)
+        for name, curve in curves.items()
+        for n, e in curve.items()
+    ]
+    names, sizes = [label(name) for name in curves], sorted({row["n"] for row in rows})
+    legend = alt.Legend(title=None, orient="top", columns=3, columnPadding=24, symbolOpacity=1, symbolSize=70)
+    x = alt.X("n:Q", title="n, responses to pick from").scale(type="log", base=2).axis(values=sizes)
+    y = alt.Y("low:Q", title=None).scale(zero=False).axis(format=".0%", tickCount=6)
+    colour = alt.Color("who:N", legend=legend).scale(domain=names, range=_colours(curves))
+    shape = alt.Shape("who:N", legend=legend).scale(domain=names, range=_SHAPES)
+    base = alt.Chart(_ROWS).encode(x=x, color=colour)
+    band = base.mark_area(opacity=0.13).encode(y=y, y2="high:Q")
+    line = base.mark_line(strokeWidth=2).encode(y="mean:Q")
+    dots = _dots(base).encode(y="mean:Q", shape=shape)
+    about = f"Accuracy by number of responses, for {', '.join(names)}; the values are in the table."
+    return _svg((band + line + dots).properties(width=440, height=270), rows, about)
+
+
+def policy_bars(policies: Mapping[str, Estimate]) -> Markup:
+    """One horizontal bar a policy, its 95 % interval as a line."""
+    rows = [_row(label(p), e, f"{label(p)}: {percent_interval(e)}") for p, e in policies.items()]
+    names = [label(name) for name in policies]
+    x = alt.X("mean:Q", title=None).scale(domain=[0, 1]).axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
+    colour = alt.Color("who:N", legend=None).scale(domain=names, range=_colours(policies))
+    base = alt.Chart(_ROWS).encode(y=_names(names))
+    bars = base.mark_bar(height=14).encode(x=x, color=colour, description="about:N")
+    limits = base.mark_rule(strokeWidth=1.6).encode(x="low:Q", x2="high:Q")
+    about = "Accuracy: " + "; ".join(row["about"] for row in rows)
+    return _svg((bars + limits).properties(width=250, height=alt.Step(28)), rows, about)
+
+
+def differences(findings: Sequence[Finding]) -> Markup:
+    """Paired differences in percentage points with their 95 % intervals, around the line of no difference."""
+    rows = [
+        _row(
+            f.label,
+            f.difference,
+            f"{f.label}: {points_interval(f.difference)} points, {f.verdict}",
+            scale=100,
+            verdict=f.verdict,
+        )
+        for f in findings
+    ]
+    colours, shapes = zip(*_VERDICTS.values(), strict=True)
+    colour = alt.Color("verdict:N", legend=None).scale(domain=list(_VERDICTS), range=colours)
+    shape = alt.Shape("verdict:N", legend=None).scale(domain=list(_VERDICTS), range=shapes)
+    x = alt.X("low:Q", title="difference, percentage points").axis(tickCount=6)
+    base = alt.Chart(_ROWS).encode(y=_names([f.label for f in findings]), color=colour)
+    limits = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q")
+    dots = _dots(base).encode(x="mean:Q", shape=shape)
+    zero = alt.Chart(alt.Data(values=[{}])).mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0))
+    about = "Differences with 95 % intervals: " + "; ".join(row["about"] for row in rows)
+    return _svg((limits + zero + dots).properties(width=230, height=alt.Step(30)), rows, about)
+
+
+def metric(name: str, series: Sequence[tuple[float, float]]) -> Markup:
+    """One training metric against the step, small, so that many are seen at once."""
+    (first, start), (last, end) = series[0], series[-1]
+    low, high = min(y for _, y in series), max(y for _, y in series)
+    margin = 0 if high > low else abs(low) / 10 or 1.0
+    x = alt.X("x:Q", title=None).axis(tickCount=3, grid=False).scale(zero=False, nice=False)
+    y = alt.Y("y:Q", title=None).axis(tickCount=3).scale(domain=[low - margin, high + margin], nice=True)
+    rows = [{"x": x, "y": y} for x, y in series]
+    line = alt.Chart(_ROWS).mark_line(strokeWidth=1.6, color=_BLUE).encode(x=x, y=y)
+    about = f"{name}: {start:.4g} at step {first:g}, {end:.4g} at step {last:g}"
+    return _svg(line.properties(width=180, height=84), rows, about)
+
+
+def _row(who: str, e: Estimate, about: str, scale: float = 1, **columns: Any) -> dict[str, Any]:
+    """A row of chart data; an interval that is not known is null, which Vega leaves out."""
+    mean, low, high = (scale * x if math.isfinite(x) else None for x in (e.mean, e.low, e.high))
+    return {"who": who, "about": about, "mean": mean, "low": low, "high": high, **columns}
+
+
+def _dots(chart: alt.Chart) -> alt.Chart:
+    return chart.mark_point(size=60, filled=True, opacity=1).encode(description="about:N")
+
+
+def _names(names: Sequence[str]) -> alt.Y:
+    """An axis of names with room for the widest, whatever font the reader's machine has."""
+    room = min(240, 12 + 6.8 * max(map(len, names)))
+    axis = alt.Axis(labelLimit=240, minExtent=room, ticks=False, domain=False, labelPadding=8)
+    return alt.Y("who:N", sort=names, title=None, axis=axis)
+
+
+def _colours(names: Iterable[str]) -> list[str]:
+    return [_COLOURS.get(name, _OTHERS[i % len(_OTHERS)]) for i, name in enumerate(names)]
+
+
+def _svg(chart: alt.LayerChart | alt.Chart, rows: list[dict[str, Any]], about: str) -> Markup:
+    """Draws `rows` as `chart` says: drawing elements only, with a `<title>`, a tooltip, in described marks.
+
+    Vega's marks are told from their groups by having no class. The page's style sheet colours text and lines.
+    """
+    styled = (
+        chart.configure(background="transparent", font="system-ui, sans-serif")
+        .configure_view(stroke=None)
+        .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", titlePadding=8)
+        .configure_legend(labelFontSize=12, labelLimit=190)
+    )
+    spec = styled.to_dict(validate=False) | {"datasets": {"rows": rows}}
+    text = vl_convert.vegalite_to_svg(spec, vl_version=_VEGA_LITE)
+    root = ET.fromstring(text.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1))
+    for element in list(root.iter()):
+        if element.tag not in _DRAWN:
+            raise RuntimeError(f"the chart holds an unexpected element <{element.tag}>")
+        described = element.attrib.pop("aria-label", None)
+        for name in [name for name in element.attrib if name.startswith(("aria-", "role"))]:
+            del element.attrib[name]
+        if described and "class" not in element.attrib:
+            ET.SubElement(element, "title").text = described
+    root.attrib.update({"class": "chart", "role": "img", "aria-label": about})
+    return Markup(ET.tostring(root, encoding="unicode"))

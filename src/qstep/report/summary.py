@@ -1,0 +1,136 @@
+"""Numbers to words: estimates read and checked, differences judged, sentences written from them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
+
+from qstep.types import Estimate
+
+Verdict = Literal["better", "worse", "cannot tell"]
+
+_NAMES = {
+    "majority": "majority vote",
+    "pqm_weighted": "PQM-weighted vote",
+    "bce_weighted": "BCE-weighted vote",
+    "pass": "any right (oracle)",
+    "mean": "one response",
+    "rs": "rejection sampling",
+} | {name: name.upper() for name in ("pqm", "bce", "mse", "orm", "sft", "dpo", "kto", "dro", "dqo")}
+_COMPARISON = re.compile(r"(?P<left>.+?) - (?P<right>.+?)(?P<mode> \([^()]+\))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One paired difference of accuracies, its verdict, and the facts behind it in a sentence."""
+
+    label: str
+    sentence: str
+    difference: Estimate
+    verdict: Verdict
+
+
+def label(name: str) -> str:
+    """The name a reader sees: `pqm` -> `PQM`, `majority@64` -> `majority vote@64`; unknown names stay."""
+    method, at, n = name.partition("@")
+    return _NAMES.get(method, method) + at + n
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether `value` is an int or a float; JSON's true and false are not numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_estimate(value: Any, where: str) -> Estimate:
+    """An `Estimate` from `{"mean", "low", "high", "n"}`, or from a bare number, which has no interval.
+
+    What is null becomes NaN: unknown. Raises ValueError, naming `where`, if a field is not a number, the
+    mean is missing, or the limits do not enclose it.
+    """
+    fields = value if isinstance(value, Mapping) else {"mean": value}
+    numbers = [fields.get(name) for name in ("mean", "low", "high", "n")]
+    if "mean" not in fields or not all(x is None or is_number(x) for x in numbers):
+        raise ValueError(f"{where}: expected a number, or mean, low, high and n in numbers, found {value!r}")
+    mean, low, high = (math.nan if x is None else float(x) for x in numbers[:3])
+    if low > mean or mean > high:
+        raise ValueError(f"{where}: the interval [{low}, {high}] does not enclose the mean {mean}")
+    return Estimate(mean, low, high, n=int(numbers[3] or 0))
+
+
+def known(e: Estimate) -> bool:
+    """Whether the mean and both limits are finite."""
+    return all(map(math.isfinite, (e.mean, e.low, e.high)))
+
+
+def judge(difference: Estimate) -> Verdict:
+    """`better` or `worse` only where the interval of the difference leaves out 0, else `cannot tell`."""
+    if not known(difference) or difference.low <= 0 <= difference.high:
+        return "cannot tell"
+    return "better" if difference.low > 0 else "worse"
+
+
+def points(x: float) -> str:
+    """A signed difference of fractions in percentage points; a small one never shows as zero."""
+    y = 100 * x
+    return (f"{y:+.1f}" if abs(y) >= 0.05 else f"{y:+.1g}" if y else "0.0").replace("-", "\u2212")
+
+
+def percent_interval(e: Estimate) -> str:
+    """`70.1 % [66.2, 73.8]`, or the mean alone where the interval is unknown."""
+    return _interval(e, lambda x: f"{100 * x:.1f}", "\u00a0%")
+
+
+def points_interval(e: Estimate) -> str:
+    """`+29.1 [+25.0, +33.1]` in percentage points, or the mean alone where the interval is unknown."""
+    return _interval(e, points)
+
+
+def plain_interval(e: Estimate) -> str:
+    """`0.912 [0.905, 0.920]`, or the mean alone where the interval is unknown."""
+    return _interval(e, lambda x: f"{x:.3f}")
+
+
+def duration(seconds: float) -> str:
+    """`4.1 s`, `48 s`, `3 min 05 s`, `2 h 10 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def find(name: str, difference: Estimate, accuracies: Mapping[str, Estimate]) -> Finding:
+    """Judges the comparison `name`, such as `dqo - base (sampled)` or `pqm@64 - majority@64`.
+
+    `accuracies` maps `dqo (sampled)` and `pqm@64` to what each side scored; without both, the sentence is the
+    name alone. A right side without its n, as in `pqm@64 - majority`, is read at the n of the left.
+    """
+    match = _COMPARISON.fullmatch(name)
+    if match is None:
+        return Finding(name, name, difference, judge(difference))
+    left, right, mode = match["left"], match["right"], match["mode"] or ""
+    title = f"{label(left)} \u2212 {label(right)}{mode}"
+    n = left.partition("@")[2]
+    ours, theirs = accuracies.get(left + mode), accuracies.get(right + mode, accuracies.get(f"{right}@{n}"))
+    if ours is None or theirs is None:
+        return Finding(title, title, difference, judge(difference))
+    how = {" (sampled)": " when sampled", " (greedy)": " when decoded greedily"}.get(mode, mode)
+    sentence = (
+        f"{label(left)} answers {percent_interval(ours)} of {f'{ours.n} ' if ours.n else ''}held-out problems"
+        f"{how}, {label(right)} {percent_interval(theirs)}"
+    )
+    return Finding(title, sentence[0].upper() + sentence[1:], difference, judge(difference))
+
+
+def lead(finding: Finding) -> str:
+    """The headline: the facts of one finding and its verdict, with the difference and its interval."""
+    verdict = "cannot tell them apart" if finding.verdict == "cannot tell" else finding.verdict
+    return f"{finding.sentence}: {verdict} (difference {points_interval(finding.difference)} points)."
+
+
+def _interval(e: Estimate, form: Callable[[float], str], unit: str = "") -> str:
+    if not math.isfinite(e.mean):
+        return "n/a"
+    return form(e.mean) + unit + (f" [{form(e.low)}, {form(e.high)}]" if known(e) else "")
