@@ -1,0 +1,165 @@
+"""Killable processes for the algebra that no signal can stop.
+
+Each worker is a program of its own (`qstep.grading.worker`), not a `multiprocessing` child: nothing of the
+calling program is imported again, so scripts without a main guard, notebooks, threads, event loops and a
+loaded torch are all the same to it. Workers start when first needed, stay for the life of the process, and
+go with it. The deadline runs from when a ready worker takes the request, so neither starting nor waiting
+counts.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+_START_SECONDS = 120.0
+_GRACE_SECONDS = 0.1
+_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from qstep.grading.worker import main; main()"
+
+
+class _Worker:
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            bufsize=0,
+        )
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
+        self.buffer = b""
+        if self.receive(_START_SECONDS) is None:
+            self.kill()
+            raise RuntimeError(
+                "the grading worker did not start; is math-verify installed for "
+                f"{sys.executable}? It said: {self.stderr.read().decode(errors='replace')[-1000:]}"
+            )
+
+    def ask(self, request: dict[str, Any], deadline_s: float) -> dict[str, Any] | None:
+        self.stdin.write(json.dumps(request).encode() + b"\n")
+        return self.receive(deadline_s + _GRACE_SECONDS)
+
+    def receive(self, seconds: float) -> dict[str, Any] | None:
+        """The next reply, or None when the worker is late or gone."""
+        until = time.monotonic() + seconds
+        waiting = select.poll()
+        waiting.register(self.stdout, select.POLLIN)
+        while not self.buffer.endswith(b"\n"):
+            if not waiting.poll(max(0.0, until - time.monotonic()) * 1000):
+                return None
+            piece = self.stdout.read(65536)
+            if not piece:
+                return None
+            self.buffer += piece
+        reply, self.buffer = json.loads(self.buffer), b""
+        return reply
+
+    def kill(self) -> None:
+        """Ends the worker and its child, whatever they are doing."""
+        if self.process.returncode is None:  # not reaped, so the process group is still ours
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.close()
+
+    def close(self) -> None:
+        for stream in (self.stdin, self.stdout, self.stderr):
+            stream.close()
+
+
+class Pool:
+    """At most `size` workers, each answering one request at a time."""
+
+    def __init__(self) -> None:
+        self.size = os.cpu_count() or 1
+        self._idle: list[_Worker] = []
+        self._all: set[_Worker] = set()
+        self._starting = 0
+        self._changed = threading.Condition()
+
+    def judge(self, gold: str, answer: str, deadline_s: float) -> dict[str, Any]:
+        """The worker's reply on two normalised answers: `equal`, `unreadable` or `failed`."""
+        worker = self._take()
+        reply = None
+        try:
+            reply = worker.ask({"gold": gold, "answer": answer, "deadline_s": deadline_s}, deadline_s)
+        finally:  # also when interrupted: a worker with an open request must not serve another
+            self._give_back(worker, alive=reply is not None)
+        return reply or {"failed": f"no verdict within {deadline_s:g} s"}
+
+    def grow(self, size: int) -> None:
+        with self._changed:
+            self.size = max(self.size, size)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            for worker in self._all:
+                worker.kill()
+            self._all.clear()
+            self._idle.clear()
+
+    def forget(self) -> None:
+        """Lets go of workers that belong to the process this one was forked from."""
+        for worker in self._all:
+            worker.process.returncode = 0
+            worker.close()
+
+    def _take(self) -> _Worker:
+        with self._changed:
+            while not self._idle and len(self._all) + self._starting >= self.size:
+                self._changed.wait()
+            if self._idle:
+                return self._idle.pop()
+            self._starting += 1
+        worker = None
+        try:
+            worker = _Worker()
+        finally:
+            with self._changed:
+                self._starting -= 1
+                if worker is not None:
+                    self._all.add(worker)
+                self._changed.notify()
+        return worker
+
+    def _give_back(self, worker: _Worker, alive: bool) -> None:
+        if not alive:
+            worker.kill()
+        with self._changed:
+            if alive:
+                self._idle.append(worker)
+            else:
+                self._all.discard(worker)
+            self._changed.notify()
+
+
+_pool = Pool()
+
+
+def pool() -> Pool:
+    """The workers of this process."""
+    return _pool
+
+
+def _close() -> None:
+    _pool.close()
+
+
+def _after_fork() -> None:
+    global _pool
+    _pool.forget()
+    _pool = Pool()
+
+
+atexit.register(_close)
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,396 @@
+"""What counts as the same answer: literal pairs, real gold answers, a corpus; where answers stand."""
+
+# ruff: noqa: RUF001  (characters that look like others are under test)
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from qstep.grading import (
+    GRADER_VERSION,
+    Grade,
+    equivalent,
+    extract_answer,
+    grade,
+    grade_many,
+    group_equivalent,
+)
+from qstep.grading.numeric import Huge, TooLarge, plain_decimal, read_number
+
+DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def rows(name: str) -> list[dict]:
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"needs {name}; set QSTEP_DATA to the folder that holds it")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+SAME = r"""
+42 | 42.0
+42 | +42
+42 | 042
+42 | ４２
+0.5 | .5
+0.50 | 0.5
+0.5 | 0,5
+1000000 | 1e6
+1000000 | 1E+6
+1000000 | 10^{6}
+1000000 | 1\,000\,000
+0.001 | 1e-3
+1.5\times10^{-3} | 0.0015
+1234.5 | 1,234.5
+1234567 | 1.234.567
+10,\!080 | 10080
+11,\! 111,\! 111,\! 100 | 11111111100
+1{,}000 | 1000
+-7 | −7
+\frac{1}{10} | 0.1
+\frac{4}{33} | 0.\overline{12}
+8 | 2^3
+16 | 2^{2^2}
+21 | twenty-one
+300 | three hundred
+\frac12 | one half
+5000000 | 5 million
+0 | -0
+5040 | 7!
+\sqrt{16} | 4
+\frac34 | \dfrac{3}{4}
+\frac34 | ¾
+\frac{7}{2} | 3½
+\frac{7}{2} | 3 \frac{1}{2}
+-\frac{3}{4} | \frac{3}{-4}
+1\frac{4}{5} | \frac{9}{5}
+\frac{\frac12}{3} | \frac16
+\frac{a+b}{c} | \frac{a}{c}+\frac{b}{c}
+50\% | 0.5
+50\% | 50 percent
+0.5 | 50\%
+5\text{ cm} | 5cm
+5\text{ cm} | 50\text{ mm}
+5\text{ km} | 5000\text{ m}
+60^\circ | 60 degrees
+\$18 | 18 dollars
+5.4 \text{ cents} | \$0.054
+18 | \$18.00 per day
+864 \mbox{ inches}^2 | 864\text{ square inches}
+15\mbox{ cm}^2 | 15 cm^2
+8 | 8 apples
+10:30 | 10:30 AM
+2 hours | 120 minutes
+60 mph | 60 miles per hour
+\frac{270}7\text{ degrees} | \frac{270}{7}^\circ
+288\pi\text{ cm}^3 | 288\pi
+3\sqrt{2} | 3\sqrt{2}\text{ units}
+[1,2] | 1\le x\le 2
+x\in(1,2] | (1,2]
+(1,2) | ]1,2[
+(-\infty,-1)\cup(1,\infty) | x<-1 \text{ or } x>1
+2x<6 | x<3
+-x<3 | x>-3
+(-\infty,\infty) | \mathbb{R}
+\emptyset | no solution
+(2,\infty) | (2,+\infty)
+\left[ \frac{\pi^2}{8}, \frac{5 \pi^2}{4} \right] | [\pi^2/8, 5\pi^2/4]
+\{1,2,3\} | {3, 2, 1}
+1,-2 | x=1, x=-2
+1,-2 | x_1=1, x_2=-2
+1,-2 | -2 \text{ and } 1
+\pm 5 | -5, 5
+3 \pm 2 \sqrt{2} | \{3-2\sqrt2,3+2\sqrt2\}
+\{1\pm\sqrt{5},-2\} | -2,1+\sqrt5,1-\sqrt5
+\{1,2\} | \{1,2,2\}
+(3,-4) | x=3, y=-4
+(3,-4) | (x,y)=(3,-4)
+(1,2),(3,4) | (3,4) \text{ and } (1,2)
+(1,-16,-4,43) | a=1,b=-16,c=-4,d=43
+x^2+2x+1 | x²+2x+1
+2\sqrt{3} | \sqrt{12}
+6\pi | 6*pi
+e^{2x} | (e^x)^2
+\sqrt{x^2} | |x|
+6 - 5i | -5i+6
+2i | (1+i)^2
+\cot x | \frac{\cos x}{\sin x}
+\log_2 8 | 3
+\frac12 | \sin 30^\circ
+(a+5)(b+2) | ab+2a+5b+10
+x^5 - x^4 + x^3 - x^2 + x - 1 | (x-1)(x^4+x^2+1)
+x^{1/2} | \sqrt{x}
+\frac{1}{x} | x^{-1}
+f(x)=x^2 | x^2
+y = 2x + 3 | 2x-y+3=0
+5x - 7y + 11z + 4 = 0 | 10x-14y+22z+8=0
+x^2+y^2=4 | x^2+y^2-4=0
+5 | x=5
+x=5 | x = \frac{10}{2} = 5
+12 | x+y=12
+12 | m\angle ABC = 12^\circ
+12 | f(2)=12
+C | (c)
+C | C) 8
+C | Option C
+\text{(C)} | C
+\text{ellipse} | an ellipse
+Alice and Bob | Bob and Alice
+\begin{pmatrix}1&2\\3&4\end{pmatrix} | \left[\begin{array}{cc}1&2\\3&4\end{array}\right]
+\begin{pmatrix} -7 \\ 16 \\ 5 \end{pmatrix} | (-7,16,5)
+\begin{pmatrix} -1/3 \\ 2/3 \end{pmatrix} | \begin{pmatrix} -\frac13 \\ \frac23 \end{pmatrix}
+52_8 | (52)_8
+4210_{5} | 4210_{\text{five}}
+42 | \text{The answer is } 42
+2^{100000000} | 4^{50000000}
+"""
+
+DIFFERENT = r"""
+7 | -7
+\frac{1}{3} | 0.33
+3.14 | \pi
+12 | 12 dozen
+100 | 1e3
+5 | 5.0000001
+10^{-10} | 10^{-11}
+1/2^{99} | 1/2^{98}
+100! | 101!
+123456789 | 123456788
+0.1 | 0.10000000000000001
+-\infty | \infty
+7 | 7!
+1\frac{4}{5} | \frac{14}{5}
+\frac{x+1}{2} | x+1/2
+\frac{5}{0} | \infty
+50\% | 5\%
+5\text{ cm} | 5\text{ m}
+\$18 | 18 cents
+\$18 | €18
+15\mbox{ cm}^2 | 15\text{ cm}^3
+10:30\text{ a.m.} | 10:30 p.m.
+60 mph | 60 km/h
+2k | 2
+5 | 5t
+4 | 4h
+5 | 5 or more
+5 | at least 5
+3 hours | 3 days
+x>1 | x\ge1
+x<3 | y<3
+-x<3 | x<-3
+(2,\infty) | [2,\infty)
+\emptyset | 0
+5 | \pm 5
+1 \pm \sqrt{19} | 1+\sqrt{19}
+\{1,2\} | \{1,2,3\}
+\{1,2\} | (1,2)
+3, 5, 7 | 357
+8 | 3,8
+(3,-4) | (-4,3)
+(1,2),(3,4) | (1,2)
+2\sqrt{3} | 3\sqrt{2}
+e^{2x} | e^{x^2}
+|x| | x
+p-q | q-p
+2^n | 2n
+x | 2x
+\cot x | \tan x
+\sqrt[3]{2} | \sqrt{2}
+x=5 | y=5
+y = -2x | y=2x
+5x - 7y + 11z + 4 = 0 | 5x-7y+11z+5=0
+0 | 3x-y=0
+4 | 2x=8
+12 | 3 \times 5 = 15
+12 | 12 \neq 13
+C | (D)
+\text{east} | seat
+\text{even} | odd
+Yes | No
+\begin{pmatrix}1&2\\3&4\end{pmatrix} | \begin{pmatrix}1&3\\2&4\end{pmatrix}
+\begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}1&2\end{pmatrix}
+1011_2 | 1011_3
+42 | ?
+42 | 41, 42, 43
+42 | 42 \text{ or } 43
+42 | \text{not } 42
+42 | x > 41
+42 | 42 \pm 1
+42 | 42 42
+42 | 42a
+42 | 42/0
+42 | [0,100]
+42 | {{ gold }}
+1 | True
+0 | \text{none}
+"""
+
+
+def pairs(table: str) -> list[tuple[str, str]]:
+    # The first " | " separates: answers such as |x| hold bars of their own.
+    return [tuple(line.split(" | ", 1)) for line in table.strip().splitlines()]
+
+
+def test_the_same_answer_is_right() -> None:
+    verdicts = grade_many([(gold, rf"So \boxed{{{answer}}}.") for gold, answer in pairs(SAME)], deadline_s=10)
+    missed = [(p, g) for p, g in zip(pairs(SAME), verdicts, strict=True) if g.verdict != "right"]
+    assert not missed
+
+
+def test_a_different_answer_is_wrong() -> None:
+    verdicts = grade_many([(gold, rf"So \boxed{{{answer}}}.") for gold, answer in pairs(DIFFERENT)], deadline_s=10)
+    missed = [(p, g) for p, g in zip(pairs(DIFFERENT), verdicts, strict=True) if g.verdict != "wrong"]
+    assert not missed
+
+
+def test_the_corpus() -> None:
+    """At least 96 % right of those with one expected verdict, at most 1 % of the false ones accepted."""
+    cases = [row for row in rows("grading_cases.jsonl") if row["expected"] != "any"]
+    verdicts = grade_many([(row["gold"], row["answer"]) for row in cases], deadline_s=3)
+    accepted = [g.verdict == "right" for g in verdicts]
+    right = sum(a == row["expected"] for a, row in zip(accepted, cases, strict=True))
+    false = [a for a, row in zip(accepted, cases, strict=True) if not row["expected"]]
+    assert right / len(cases) >= 0.96
+    assert sum(false) / len(false) <= 0.01
+
+
+def _rewritten(text: str) -> dict[str, str]:
+    """The same answer, spelled otherwise."""
+    return {
+        "dollars": f"We get $\\boxed{{{text}}}$.",
+        "spaces": f"\\boxed{{ {text}\\, }}",
+        "display": f"The answer is\n\\[\n{text}\n\\]",
+        "sizes": "\\boxed{" + re.sub(r"\\(left|right)\b", "", text) + "}",
+        "dfrac": "\\boxed{" + text.replace(r"\frac", r"\dfrac") + "}",
+        "tag": f"<think>\\boxed{{0}}</think><answer>{text}</answer>",
+        "hashes": f"Some words.\n#### {text}",
+    }
+
+
+def test_every_gold_answer_of_math500_is_right_in_every_spelling_and_unlike_its_neighbour() -> None:
+    golds = [row["answer"] for row in rows("math500.jsonl")]
+    asked = [(gold, text) for gold in golds for text in _rewritten(gold).values()]
+    missed = [(a, g) for a, g in zip(asked, grade_many(asked, deadline_s=10), strict=True) if g.verdict != "right"]
+    assert not missed
+    plain = [gold for gold in golds if re.fullmatch(r"\d{1,6}", gold)]
+    shifted = grade_many([(gold, f"\\boxed{{{int(gold) + 1}}}") for gold in plain])
+    assert {g.verdict for g in shifted} == {"wrong"}
+
+
+def test_every_gsm8k_solution_is_right() -> None:
+    answers = [row["answer"] for row in rows("gsm8k_test.jsonl")]
+    golds = [answer.rpartition("#### ")[2] for answer in answers]
+    missed = [g for g in map(grade, golds, answers) if g.verdict != "right"]
+    assert not missed
+    off_by_one = [str(int(gold.replace(",", "")) + 1) for gold in golds]
+    assert {g.verdict for g in map(grade, off_by_one, answers)} == {"wrong"}
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("#### 42", "42"),
+        ("words\n#### $1,234\n", "$1,234"),
+        ("#### The answer is 42", "42"),
+        ("<answer>7</answer> oops <answer>8</answer>", "8"),
+        ("**6**", "6"),
+        ("```\n8\n```", "8"),
+        ("\ufeff8", "8"),
+        ("x=5", "x=5"),
+        ("no solution", "no solution"),
+        ("The answer is 3.5.", "3.5"),
+        ("The answer is $1,234.50.", "$1,234.50"),
+        ("The answer is:\n\n6", "6"),
+        ("**Answer:** 6", "6"),
+        ("The final answer is $6$. I hope it is correct.", "$6$"),
+        ("The answer is 6 because 2*3=6.", "6"),
+        ("The answer is 8, not 9.", "8"),
+        ("The answer is not 8, it is 9.", "9"),
+        ("The answer is not 8.", None),
+        ("The answer is 8. No, it is 9.", "9"),
+        (r"First \boxed{3}. Wait, that is wrong. The answer is \boxed{8}.", "8"),
+        (r"\boxed{8}. Wait, that is wrong.", None),
+        (r"\boxed{8}. The answer is correct.", "8"),
+        (r"\boxed{8}" + "\nSo the final answer is 9.", "9"),
+        (r"$\boxed{8}$ and that is the answer to part 2 of 3.", "8"),
+        (r"\boxed{\boxed{8}}", "8"),
+        (r"\fbox{8}", "8"),
+        (r"$\boxed 8$", "8"),
+        (r"\boxed{8", "8"),
+        (r"\boxed{3} then \boxed{}", "3"),
+        (r"\boxed{}", None),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"<think>\boxed{5}</think> I could not finish.", None),
+        (r"<think>\boxed{5}", None),
+        (r"\boxed{5}</think> The answer is 6.", "6"),
+        ("It costs $20 + $16 = $36 in total.", "$36"),
+        ("The total cost is $36.", "$36"),
+        (r"Therefore, $x = \frac{1}{2}$.", r"\frac{1}{2}"),
+        ("She sells 16 - 3 - 4 = <<16-3-4=9>>9 duck eggs.", "9"),
+        ("El resultado es 8.", "8"),
+        ("答案是8。", "8"),
+        ("I hope this helps! Step 1.", None),
+        ("I cannot solve this. See page 2", None),
+        ("Let's think step by step. First we have 3 apples and need to", None),
+        ("  \n\t ", None),
+    ],
+)
+def test_the_final_answer_is_found(text: str, answer: str | None) -> None:
+    assert extract_answer(text) == answer
+
+
+def test_a_grade_says_what_it_judged() -> None:
+    assert grade("8", r"so \boxed{8}") == Grade("right", "identical text", "8")
+    assert grade("8", "I cannot.") == Grade("wrong", "no final answer found", None)
+    assert grade("", r"\boxed{42}").verdict == "ungradable"
+    assert grade(r"\boxed{\frac{1}{2}}", "0.5").verdict == "right"
+    assert GRADER_VERSION.startswith("qstep-grading 1, math-verify 0.")
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="deadline_s must be positive"):
+        grade("1", "1", deadline_s=0)
+    with pytest.raises(ValueError, match="workers must be at least 1"):
+        grade_many([("1", "1")], workers=0)
+
+
+def test_equivalent_answers_share_a_class() -> None:
+    """0.5, 1/2 and 50 % are one class (0), 2 sqrt 3 and sqrt 12 another (1), x+1 a third (2)."""
+    answers = ["0.5", r"2\sqrt{3}", None, r"\frac12", "x+1", r"\sqrt{12}", "1+x", "", "50%"]
+    assert group_equivalent(answers) == [0, 1, None, 0, 2, 1, 2, None, 0]
+    assert equivalent("1,2", "2,1")
+    assert not equivalent("x", "y")
+
+
+def test_numbers_are_read_exactly() -> None:
+    """3 1/2 = 7/2; 0.1(6) = 1/6; 9^(9^9) = 3^(2 * 387420489); log2(2004!) = 19,096.9 by Stirling."""
+    assert read_number("3 1/2") == Fraction(7, 2)
+    assert read_number(r"0.1\overline{6}") == Fraction(1, 6)
+    assert read_number("9^{9^9}") == Huge(1, ((3, 774840978),))
+    assert read_number(r"2^{100000}\cdot 2^{-100001}") == Fraction(1, 2)
+    assert read_number(r"\frac{1}{2004!}").denominator.bit_length() == 19097
+    assert read_number("x") is None
+    assert read_number("1/0") is None
+    assert plain_decimal("-007.50") == "-7.5"
+    for text in ["9^{9^{9^9}}", "((((9!)!)!)!)", "2^{99999}+1", "(" * 60 + "1" + ")" * 60]:
+        with pytest.raises(TooLarge):
+            read_number(text)
+
+
+def test_importing_the_room_is_light() -> None:
+    heavy = {"sympy", "math_verify", "torch", "numpy"}
+    code = f"import sys, qstep.grading; print(sorted({heavy} & set(sys.modules)))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_env())
+    assert printed.stdout.strip() == "[]"
+
+
+def _env() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
