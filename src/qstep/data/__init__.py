@@ -1,0 +1,55 @@
+"""Rows and problems: what lies on disk, who may write it, and how text becomes steps and tokens."""
+
+from __future__ import annotations
+
+from qstep.data.readers import load_problems
+from qstep.data.rows import Audit, Format, check_row, outcome, prompt_id, read_groups, read_trajectories
+from qstep.data.shards import (
+    RowError,
+    SettingsChanged,
+    StageBusy,
+    StageFile,
+    canonical_hash,
+    count_rows,
+    file_fingerprint,
+    is_finished,
+    numbered_rows,
+    read_rows,
+    write_json,
+    write_jsonl,
+)
+from qstep.data.steps import split_steps, step_token_ends
+from qstep.data.tasks import answer_classes_of, check_steps, grade_rows, grader_version
+from qstep.data.tokens import encode_completion, encode_prompt, encode_text
+
+__all__ = [
+    "Audit",
+    "Format",
+    "RowError",
+    "SettingsChanged",
+    "StageBusy",
+    "StageFile",
+    "answer_classes_of",
+    "canonical_hash",
+    "check_row",
+    "check_steps",
+    "count_rows",
+    "encode_completion",
+    "encode_prompt",
+    "encode_text",
+    "file_fingerprint",
+    "grade_rows",
+    "grader_version",
+    "is_finished",
+    "load_problems",
+    "numbered_rows",
+    "outcome",
+    "prompt_id",
+    "read_groups",
+    "read_rows",
+    "read_trajectories",
+    "split_steps",
+    "step_token_ends",
+    "write_json",
+    "write_jsonl",
+]

@@ -1,0 +1,229 @@
+r"""The miniature task: chained arithmetic modulo 10, learned from an unreliable textbook.
+
+A problem chains 5 to 9 operations, worked from left to right, every value kept modulo 10. A response works
+one operation a line and closes with the final answer:
+
+    prompt      7+8*3-9+1*2=\n
+    completion  7+8=5\n5*3=5\n5-9=6\n6+1=7\n7*2=4\n#4
+
+Every step can be checked exactly. The textbook a base model learns from cannot be trusted: a fifth of the
+facts `a op b` are *hard*, and it states each of those correctly only part of the time, and otherwise always
+with the same wrong digit. So a model that has learned the textbook samples right and wrong steps alike, while
+a verifier or a policy that has seen final answers can do better.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from qstep.grading import Grade
+from qstep.types import Problem, Row
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+Split = Literal["train", "validation", "test"]
+
+WORLD_SEED = 2410
+"""Fixes which facts are hard, their wrong digits and their reliabilities: one world for all runs."""
+
+HARD_SHARE = 0.2
+
+_DIGITS = "0123456789"
+_OPERATORS = "+-*"
+_EOS, _PAD = "<eos>", "<pad>"
+_TOKENS = (*_DIGITS, *_OPERATORS, "=", "#", "\n", _EOS, _PAD)
+_BUCKETS: Mapping[str, range] = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
+_PROMPT = re.compile(r"[0-9](?:[-+*][0-9])+=\n")
+_ANSWER = re.compile(r"#[0-9]")
+
+
+@dataclass(frozen=True, slots=True)
+class HardFact:
+    """A fact that the textbook states rightly with probability `reliability`, otherwise as `distractor`."""
+
+    distractor: int
+    reliability: float
+
+
+def problems(split: Split, n: int, seed: int = 0, offset: int = 0) -> list[Problem]:
+    """Problems `offset` to `offset + n` of the endless sequence that `split` and `seed` name.
+
+    The first k of n problems are the first k of any other n, and no two of one sequence are alike. A problem
+    belongs to one split by the hash of its text, so the splits are disjoint whatever the seeds.
+
+    Raises ValueError for an unknown split and for a negative `n` or `offset`.
+    """
+    return [
+        Problem(f"miniature/{split}/{seed}/{index}", prompt, solution(prompt)[-1], "miniature")
+        for index, prompt in enumerate(_prompts(split, f"{split}/{seed}", n, offset), offset)
+    ]
+
+
+def solution(prompt: str) -> str:
+    """The one correct response: a line for each operation, from left to right, and the final answer `#d`.
+
+    Raises ValueError if `prompt` is not a miniature problem.
+    """
+    return _work(prompt, _calculate)
+
+
+def grade(gold: str, completion: str) -> Grade:
+    """Right if the last line of `completion` is `#d` with the digit d of `gold`; the steps are not looked at.
+
+    Raises ValueError if `gold` is not one digit.
+    """
+    if len(gold) != 1 or gold not in _DIGITS:
+        raise ValueError(f"gold is {gold!r}: a miniature problem's gold answer is one digit")
+    last_line = completion.removesuffix("\n").rpartition("\n")[2]
+    if not _ANSWER.fullmatch(last_line):
+        return Grade("wrong", "no final answer", None)
+    answer = last_line[1]
+    if answer != gold:
+        return Grade("wrong", "another digit", answer)
+    return Grade("right", "same digit", answer)
+
+
+def check_steps(prompt: str, steps: list[str]) -> list[bool]:
+    """Exact labels: step t is true if it and every step before it are the lines of the solution.
+
+    A step is one line, with or without the newline that closes it. From the first error on everything is
+    false, and a line beyond the final answer is an error; lines that are missing have no label.
+
+    Raises ValueError if `prompt` is not a miniature problem.
+    """
+    expected = solution(prompt).split("\n")
+    labels: list[bool] = []
+    for t, step in enumerate(steps):
+        right_so_far = all(labels[-1:])
+        labels.append(right_so_far and t < len(expected) and step.removesuffix("\n") == expected[t])
+    return labels
+
+
+@cache
+def hard_facts() -> Mapping[tuple[int, str, int], HardFact]:
+    """The facts `(a, op, b)` that the textbook gets wrong at times: the same fifth of all 300 in every run.
+
+    Reliabilities are drawn from U(.25, .75), distractors from the nine wrong digits.
+    """
+    rng = random.Random(WORLD_SEED)
+    facts = [(a, op, b) for a in range(10) for op in _OPERATORS for b in range(10)]
+    hard = {}
+    for fact in rng.sample(facts, round(HARD_SHARE * len(facts))):
+        distractor = (_calculate(*fact) + rng.randrange(1, 10)) % 10
+        hard[fact] = HardFact(distractor, rng.uniform(0.25, 0.75))
+    return MappingProxyType(hard)
+
+
+def textbook(n: int, seed: int = 0) -> list[Row]:
+    """`n` worked problems of the train split with unreliable hard facts: rows `id`, `prompt`, `completion`.
+
+    Each occurrence of a hard fact is right with the fact's reliability, on its own draw. The chain goes on
+    from the digit written, so a row never contradicts itself, but its final answer may be wrong.
+
+    Raises ValueError for a negative `n`.
+    """
+    hard = hard_facts()
+    rng = random.Random(f"textbook facts/{seed}")
+
+    def state(a: int, op: str, b: int) -> int:
+        fact = hard.get((a, op, b))
+        if fact is not None and rng.random() >= fact.reliability:
+            return fact.distractor
+        return _calculate(a, op, b)
+
+    return [
+        {"id": f"miniature/textbook/{seed}/{index}", "prompt": prompt, "completion": _work(prompt, state)}
+        for index, prompt in enumerate(_prompts("train", f"textbook/{seed}", n))
+    ]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character, and the two that no text contains: 18 in all, digit d having id d.
+
+    Text round-trips exactly. A character outside the vocabulary raises an exception, nothing is dropped.
+    The newline closes a step, so it also serves as the step separator of a scorer.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    characters = Tokenizer(models.WordLevel({token: index for index, token in enumerate(_TOKENS)}))
+    characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    characters.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=characters, eos_token=_EOS, pad_token=_PAD, clean_up_tokenization_spaces=False
+    )
+
+
+def base_config() -> LlamaConfig:
+    """A Llama of 0.33 M parameters that learns the textbook in a minute on one CPU thread.
+
+    The wide initialisation matters: with the usual 0.02 a model this small learns far more slowly. The
+    longest problem takes 78 tokens (21 of prompt, 57 of response), the rest is room for separators.
+    """
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(_TOKENS),
+        hidden_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        intermediate_size=256,
+        max_position_embeddings=128,
+        initializer_range=0.06,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=_TOKENS.index(_EOS),
+        pad_token_id=_TOKENS.index(_PAD),
+    )
+
+
+def _prompts(split: Split, stream: str, n: int, offset: int = 0) -> list[str]:
+    """Texts `offset` to `offset + n` of the distinct problems of `split` in the named random stream."""
+    if split not in _BUCKETS:
+        raise ValueError(f"split is {split!r}: choose one of {', '.join(_BUCKETS)}")
+    if n < 0 or offset < 0:
+        raise ValueError(f"n is {n} and offset is {offset}: give numbers that are 0 or more")
+
+    def drawn() -> Iterator[str]:
+        rng = random.Random(f"miniature problems/{stream}")
+        seen = set()
+        while True:
+            operations = 5 + int(5 * rng.random())
+            operands = rng.choices(_DIGITS, k=operations + 1)
+            operators = rng.choices(_OPERATORS, k=operations)
+            prompt = "".join(map("".join, zip(operands, [*operators, "=\n"], strict=True)))
+            if prompt not in seen and _bucket(prompt) in _BUCKETS[split]:
+                seen.add(prompt)
+                yield prompt
+
+    return list(islice(drawn(), offset, offset + n))
+
+
+def _bucket(prompt: str) -> int:
+    return int(hashlib.sha256(prompt.encode()).hexdigest(), 16) % 10
+
+
+def _calculate(a: int, op: str, b: int) -> int:
+    return {"+": a + b, "-": a - b, "*": a * b}[op] % 10
+
+
+def _work(prompt: str, result: Callable[[int, str, int], int]) -> str:
+    """The response to `prompt` of a worker who takes `a op b` to be `result(a, op, b)`."""
+    if not _PROMPT.fullmatch(prompt):
+        raise ValueError(f"{prompt!r} is not a miniature problem, such as '7+8*3=\\n'")
+    value = int(prompt[0])
+    lines = []
+    for op, digit in zip(prompt[1:-2:2], prompt[2:-2:2], strict=True):
+        after = result(value, op, int(digit))
+        lines.append(f"{value}{op}{digit}={after}")
+        value = after
+    return "\n".join([*lines, f"#{value}"])

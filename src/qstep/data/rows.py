@@ -1,0 +1,289 @@
+"""The rows of a trajectory file, in TRL's formats, and what must hold of them.
+
+A row is one response. Sampling writes the first columns, and every later stage adds its own:
+
+    sampled    id ("<problem_id>#<sample>"), problem_id, sample, task, prompt, gold, completion,
+               completion_ids, logps_behavior, finish_reason, and metadata where the problem has any
+    graded     answer, verdict, reason, grader, label (true, false, null), reward (number, null)
+    annotated  completions (the step texts), labels, label_source, successes, trials
+    scored     q_values, score, step_rewards
+
+Rows that people bring need only the columns of their format: `prompt-completion` (prompt, completion),
+`unpaired` (also label or reward), `stepwise` (prompt, completions, labels) or `preference` (prompt, chosen,
+rejected). A prompt is text or a conversation. Nothing is cast: `true` is a hard label, `0.75` a soft one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from qstep.data.shards import RowError, canonical_json, numbered_rows
+from qstep.types import FinishReason, Row, Verdict
+
+Format = Literal["prompt-completion", "unpaired", "stepwise", "preference"]
+
+_COLUMNS: dict[Format, tuple[str, ...]] = {
+    "prompt-completion": ("prompt", "completion"),
+    "unpaired": ("prompt", "completion"),
+    "stepwise": ("prompt", "completions", "labels"),
+    "preference": ("prompt", "chosen", "rejected"),
+}
+
+
+@dataclass
+class Audit:
+    """How many rows were kept, and how many were dropped for which reason."""
+
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def keep(self) -> None:
+        self.kept += 1
+
+    def drop(self, reason: str) -> None:
+        self.dropped[reason] += 1
+
+    @property
+    def total(self) -> int:
+        return self.kept + sum(self.dropped.values())
+
+    def __str__(self) -> str:
+        reasons = "".join(f", {count} dropped: {reason}" for reason, count in self.dropped.most_common())
+        return f"{self.kept} of {self.total} rows kept{reasons}"
+
+    def require(self, share: float) -> None:
+        """Raises ValueError if less than `share` (0 to 1) of the rows, or none at all, was kept."""
+        if self.kept == 0 or self.kept < share * self.total:
+            raise ValueError(f"too few rows to go on: {self}")
+
+
+def read_trajectories(path: Path, format: Format, *, need: Collection[str] = ()) -> Iterator[Row]:
+    """Yields the rows of a JSONL file, each checked by `check_row`, with `id` and `problem_id`.
+
+    A row without them gets a `problem_id` made of its prompt and an `id` made of its content; the n-th copy
+    of the same row gets the id `...~n`. Rows whose reward and label are null are yielded: count them where
+    they are dropped.
+
+    Raises:
+        RowError: a row is bad, or repeats an `id`.
+    """
+    path = Path(path)
+    seen: set[str] = set()
+    copies: Counter[str] = Counter()
+    for line, raw in numbered_rows(path):
+        row = check_row(path, line, raw, format, need=need)
+        row.setdefault("problem_id", prompt_id(row))
+        if "id" not in row:
+            name = f"{row['problem_id']}#{_digest([row[column] for column in _COLUMNS[format][1:]])}"
+            copies[name] += 1
+            row["id"] = name if copies[name] == 1 else f"{name}~{copies[name]}"
+        if row["id"] in seen:
+            raise RowError(path, line, "id", f"{row['id']!r} is there twice; give each row an id of its own")
+        seen.add(row["id"])
+        yield row
+
+
+def read_groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Yields each problem's rows, problems in order of appearance; the rows need not be consecutive.
+
+    Rows without a `problem_id` are grouped by their prompt. Holds all rows in memory.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["problem_id"] if "problem_id" in row else prompt_id(row), []).append(row)
+    yield from groups.values()
+
+
+def prompt_id(row: Row) -> str:
+    """The `problem_id` of a row that has none: the same for the same prompt."""
+    return _digest(row["prompt"])
+
+
+def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collection[str] = ()) -> Row:
+    """A copy of `row` after checking every column this package knows, those of `format` and `need` being
+    required.
+
+    Conversational completions (one assistant message) become their text, which is what the chat template
+    would put after the prompt.
+
+    Raises:
+        RowError: a column is missing, of a wrong type or out of range, or contradicts another.
+    """
+
+    def require(holds: bool, column: str, problem: str) -> None:
+        if not holds:
+            raise RowError(path, line, column, problem)
+
+    row = dict(row)
+    for column in (*_COLUMNS[format], *sorted(need)):
+        require(column in row, column, f"is missing; the row has {', '.join(row) or 'no columns'}")
+    if format == "unpaired":
+        require(
+            "label" in row or "reward" in row,
+            "reward",
+            "is missing, and so is 'label': grade the rows, or add either (a number; true or false)",
+        )
+    for column in ("completion", "chosen", "rejected"):
+        if column in row:
+            row[column] = _completion_text(row[column])
+    for column, (holds, problem) in _RULES.items():
+        if column in row:
+            require(holds(row[column]), column, f"is {_shown(row[column])}; {problem}")
+    if "completion" in row and "completion_ids" not in row:
+        require(
+            bool(row["completion"].strip()),
+            "completion",
+            "is blank; drop the row, or give its completion_ids",
+        )
+    if "completions" in row:
+        # Only a sampled response can have no steps: it ended at once.
+        silent = not row.get("completion", "?").strip()
+        require(
+            bool(row["completions"]) or silent,
+            "completions",
+            "is empty; give at least one step, or drop the row",
+        )
+    for column, of in _SAME_LENGTH:
+        if row.get(column) is not None and row.get(of) is not None:
+            require(
+                len(row[column]) == len(row[of]),
+                column,
+                f"has {len(row[column])} entries for {len(row[of])} {of}; give one each",
+            )
+    if row.get("successes") is not None and row.get("trials") is not None:
+        below = all(s <= t for s, t in zip(row["successes"], row["trials"], strict=True))
+        require(below, "successes", "exceeds trials; count each rollout once")
+    return row
+
+
+def outcome(row: Row) -> float | None:
+    """The reward of a response: `reward`, else 1 or 0 by its `label`, else None (not gradable)."""
+    if row.get("reward") is not None:
+        return float(row["reward"])
+    return None if row.get("label") is None else float(row["label"])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()[:16]
+
+
+def _completion_text(completion: Any) -> Any:
+    """The text of a one-message conversation; anything else as it is, for the rules to judge."""
+    if _is_conversation(completion) and len(completion) == 1 and completion[0]["role"] == "assistant":
+        return completion[0]["content"]
+    return completion
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_conversation(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(message, dict)
+            and set(message) == {"role", "content"}
+            and all(isinstance(part, str) for part in message.values())
+            for message in value
+        )
+    )
+
+
+def _is_prompt(value: Any) -> bool:
+    return _is_conversation(value) or (isinstance(value, str) and bool(value.strip()))
+
+
+def _is_step_labels(value: Any) -> bool:
+    if not isinstance(value, list):
+        return False
+    hard = all(isinstance(label, bool) for label in value)
+    return hard or all(isinstance(label, float) and 0 <= label <= 1 for label in value)
+
+
+def _list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(holds(item) for item in value)
+
+
+def _or_null(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or holds(value)
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in choices
+
+
+# A log-probability computed in a narrow dtype may come out a little above 0.
+_LARGEST_LOGP = 1e-2
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "id": (_is_name, "give a text"),
+    "problem_id": (_is_name, "give a text"),
+    "sample": (_is_count, "give a whole number from 0"),
+    "task": (_is_name, "give a text"),
+    "prompt": (_is_prompt, 'give a text, or messages {"role", "content"} of text'),
+    "gold": (_is_text, "give a text, in quotes even if it is a number"),
+    "completion": (_is_text, "give a text, or one assistant message"),
+    "chosen": (_is_name, "give a text, or one assistant message"),
+    "rejected": (_is_name, "give a text, or one assistant message"),
+    "completion_ids": (
+        lambda ids: _list_of(_is_count)(ids) and bool(ids),
+        "give a non-empty list of token ids",
+    ),
+    "logps_behavior": (
+        _list_of(lambda logp: _is_number(logp) and logp <= _LARGEST_LOGP),
+        "give a list of log-probabilities (natural, at most 0)",
+    ),
+    "finish_reason": (_one_of(get_args(FinishReason)), "give 'stop' or 'length'"),
+    "verdict": (_one_of(get_args(Verdict)), "give 'right', 'wrong' or 'ungradable'"),
+    "answer": (_or_null(_is_text), "give a text or null"),
+    "label": (_or_null(lambda value: isinstance(value, bool)), "give true, false or null"),
+    "reward": (_or_null(_is_number), "give a finite number or null"),
+    "completions": (
+        _list_of(lambda step: _is_text(step) and bool(step.strip())),
+        "give a list of steps, none blank",
+    ),
+    "labels": (
+        _is_step_labels,
+        "give one true or false a step (hard labels), or one number in [0, 1] with a decimal point a step "
+        "(soft labels), never both kinds in a row",
+    ),
+    "successes": (_or_null(_list_of(_is_count)), "give a list of whole numbers, or null"),
+    "trials": (_or_null(_list_of(_is_count)), "give a list of whole numbers, or null"),
+    "q_values": (_list_of(_is_number), "give a list of finite numbers"),
+    "step_rewards": (_list_of(_is_number), "give a list of finite numbers"),
+    "score": (_or_null(_is_number), "give a finite number or null"),
+}
+
+_SAME_LENGTH = (
+    ("logps_behavior", "completion_ids"),
+    ("labels", "completions"),
+    ("successes", "completions"),
+    ("trials", "completions"),
+    ("q_values", "completions"),
+    ("step_rewards", "completions"),
+)

@@ -1,0 +1,395 @@
+"""A stage's output on disk: `<name>.jsonl`, one row a line, and its sidecar `<name>.meta.json`.
+
+Rows are only ever appended, whole lines at a time, and are on the disk before the writer goes on. A killed
+stage is opened again with the same settings, skips the rows it has, and ends with the rows an uninterrupted
+run would have. The sidecar holds the stage, its settings and their fingerprint, so that rows made under other
+settings never mix.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+import qstep
+from qstep.types import Row
+
+
+class RowError(ValueError):
+    """A row that cannot be used. The message names the file, the line, the field, and what to do."""
+
+    def __init__(self, path: Path, line: int, field: str | None, problem: str) -> None:
+        where = f"{path}, line {line}" + (f", field {field!r}" if field else "")
+        super().__init__(f"{where}: {problem}")
+        self.path = path
+        self.line = line
+        self.field = field
+
+
+class SettingsChanged(ValueError):
+    """The rows on disk were made with other settings than the ones now asked for."""
+
+
+class StageBusy(RuntimeError):
+    """Another process is writing the same rows."""
+
+
+class StageFile:
+    """The rows of one stage, open for appending by one process. Use as a context manager.
+
+    done: the keys of the rows on disk. complete: whether `finish` was called, now or in an earlier run.
+    Memory grows with the keys only, never with the rows.
+    """
+
+    def __init__(self, path: Path, key: str, fd: int, meta: dict[str, Any], done: set[str], size: int) -> None:
+        self.path = path
+        self.key = key
+        self.done = done
+        self._fd = fd
+        self._meta = meta
+        self._size = size
+
+    @classmethod
+    def open(cls, path: Path, *, stage: str, settings: Mapping[str, Any], key: str = "id") -> StageFile:
+        """Opens the rows at `path` (`*.jsonl`) to write or to resume them.
+
+        A torn last line, left by a killed writer, is cut off; its row counts as not done.
+
+        Raises:
+            SettingsChanged: the rows there were made by another stage or with other settings.
+            StageBusy: another writer has the file open.
+            RowError: a line before the last is broken, lacks the key, or repeats one.
+            ValueError: the rows have no readable sidecar, or fewer rows than the sidecar says.
+        """
+        path = Path(path)
+        meta_path = _sidecar(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StageBusy(f"{path} is being written by another process; wait for it, or stop it") from None
+            if os.fstat(fd).st_size == 0 and not meta_path.exists():
+                meta = _new_meta(stage, settings)
+                write_json(meta_path, meta)
+            else:
+                meta = _read_meta(path)
+                _refuse_changes(path, meta, _new_meta(stage, settings))
+            done, size = _scan(path, key)
+            if meta["complete"]:
+                if len(done) != meta["rows"] or size != os.fstat(fd).st_size:
+                    raise ValueError(
+                        f"{path} holds {len(done)} whole rows, but finished with {meta['rows']}, as "
+                        f"{meta_path.name} says: it was changed since. Restore it, or delete both files"
+                    )
+            elif size != os.fstat(fd).st_size:
+                os.ftruncate(fd, size)
+                os.fsync(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        stage_file = cls(path, key, fd, meta, done, size)
+        _open_stages.add(stage_file)
+        return stage_file
+
+    @property
+    def complete(self) -> bool:
+        return bool(self._meta["complete"])
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Writes rows, all or none, and returns when they are on the disk.
+
+        A write that fails (disk full, file-size limit) is undone before its error propagates.
+
+        Raises:
+            ValueError: the stage is complete, or a row lacks its key, repeats one, or is not JSON. Nothing is
+                written.
+        """
+        if self.complete:
+            raise ValueError(f"{self.path} is complete; no row can be added")
+        keys: set[str] = set()
+        lines = []
+        for index, row in enumerate(rows):
+            name = row.get(self.key)
+            if not isinstance(name, str):
+                raise ValueError(f"{self.path}: row {index} to append needs a text {self.key!r}, not {name!r}")
+            if name in self.done or name in keys:
+                raise ValueError(f"{self.path}: a row with {self.key} {name!r} is already there")
+            keys.add(name)
+            lines.append(self._encode(name, row))
+        data = memoryview(b"".join(lines))
+        end = self._size + len(data)
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+            os.fsync(self._fd)
+        except BaseException:
+            os.ftruncate(self._fd, self._size)
+            raise
+        self._size = end
+        self.done |= keys
+
+    def finish(self, summary: Mapping[str, Any] | None = None) -> None:
+        """Marks the stage complete: its sidecar gets the number of rows and `summary`."""
+        finished = {**self._meta, "complete": True, "rows": len(self.done), "summary": dict(summary or {})}
+        write_json(_sidecar(self.path), finished)
+        self._meta = finished
+
+    def close(self) -> None:
+        """Releases the file to other writers."""
+        _open_stages.discard(self)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> StageFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _encode(self, name: str, row: Row) -> bytes:
+        try:
+            return _dump(row) + b"\n"
+        except (TypeError, ValueError) as error:
+            field = next((column for column, value in row.items() if not _is_json(value)), None)
+            raise ValueError(
+                f"{self.path}: row {name!r}, field {field!r} cannot be written as JSON: {error}"
+            ) from error
+
+
+# A forked child (a grading worker, say) shares its parent's lock and, if the parent were killed, would keep
+# it.
+_open_stages: weakref.WeakSet[StageFile] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for stage_file in list(_open_stages):
+        stage_file.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+def read_rows(path: Path, *, allow_torn: bool = False) -> Iterator[Row]:
+    """Yields the rows of a JSONL file in order.
+
+    Raises RowError at a line that is not a JSON object. A broken last line is the mark of an unfinished
+    stage: `allow_torn` leaves it out instead.
+    """
+    for _, row in numbered_rows(Path(path), allow_torn=allow_torn):
+        yield row
+
+
+def numbered_rows(path: Path, *, allow_torn: bool = False) -> Iterator[tuple[int, Row]]:
+    """Like `read_rows`, with each row's line number, counted from 1."""
+    for number, _, row in _lines(path, allow_torn=allow_torn):
+        yield number, row
+
+
+def count_rows(path: Path) -> int:
+    """How many lines a JSONL file has; they are not parsed."""
+    with Path(path).open("rb") as lines:
+        return sum(1 for _ in lines)
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the rows at `path` are all there: False for a stage that was stopped before its end.
+
+    A file without a sidecar is not a stage's, and counts as finished.
+    """
+    return bool(_read_meta(Path(path))["complete"]) if _sidecar(Path(path)).exists() else True
+
+
+def canonical_hash(path: Path) -> str:
+    """SHA-256 of the rows of a JSONL file, whatever their order and the order of their columns."""
+    digests = sorted(hashlib.sha256(canonical_json(row)).digest() for row in read_rows(path))
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def file_fingerprint(path: Path) -> str:
+    """SHA-256 of a file's bytes: what a stage records of the input it read."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON text of a value, UTF-8, keys sorted. Raises ValueError at NaN and infinities."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces `path` by `value` as JSON: a reader, or a crash, sees the old file or the new one, whole."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _replace(Path(path), [text.encode()])
+
+
+def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
+    """Replaces `path` by the rows, one a line, as whole as `write_json`."""
+    _replace(Path(path), (_dump(row) + b"\n" for row in rows))
+
+
+def _replace(path: Path, chunks: Iterable[bytes]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(chunks)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _sidecar(path: Path) -> Path:
+    if path.suffix != ".jsonl":
+        raise ValueError(f"{path}: a stage's rows are a .jsonl file")
+    return path.with_suffix(".meta.json")
+
+
+def _new_meta(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    identity = canonical_json({"stage": stage, "settings": dict(settings)})
+    return {
+        **json.loads(identity),
+        "fingerprint": hashlib.sha256(identity).hexdigest(),
+        "complete": False,
+        "qstep_version": qstep.__version__,
+    }
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    """The sidecar of the rows at `path`; ValueError where it is absent or broken."""
+    meta_path = _sidecar(path)
+    if not meta_path.exists():
+        raise ValueError(
+            f"{path} has rows but no {meta_path.name}, so the settings that made them are unknown: "
+            "restore that file, choose another --output_dir, or delete the rows"
+        )
+    try:
+        meta = _load(meta_path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{meta_path}: {error}; restore it, or delete it and {path.name}") from None
+    if missing := {"stage", "settings", "fingerprint", "complete"} - meta.keys():
+        raise ValueError(f"{meta_path} lacks {sorted(missing)}; restore it, or delete it and {path.name}")
+    return meta
+
+
+def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    if old["fingerprint"] == new["fingerprint"]:
+        return
+    before = _flat({"stage": old["stage"], **old["settings"]})
+    after = _flat({"stage": new["stage"], **new["settings"]})
+    changes = [
+        f"  {name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    raise SettingsChanged(
+        f"{path} was made with other settings:\n" + "\n".join(changes) + "\n"
+        f"Choose another --output_dir, or delete {path.name} and {_sidecar(path).name}"
+    )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as `outer.inner` -> JSON text."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = json.dumps(value, ensure_ascii=False)
+    return flat
+
+
+def _lines(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]]:
+    """Yields each line's number, counted from 1, its bytes and its row."""
+    with path.open("rb") as lines:
+        line = lines.readline()
+        number = 0
+        while line:
+            number += 1
+            following = lines.readline()
+            try:
+                row = _load(line)
+            except ValueError as error:
+                if following:
+                    raise RowError(path, number, None, f"{error}. Mend or delete this line") from None
+                if not allow_torn:
+                    raise RowError(
+                        path,
+                        number,
+                        None,
+                        f"{error}. The last line is torn: finish the stage that wrote it, or mend it",
+                    ) from None
+                return
+            yield number, line, row
+            line = following
+
+
+def _scan(path: Path, key: str) -> tuple[set[str], int]:
+    """The keys on disk, and the length of the file up to its torn tail."""
+    done: set[str] = set()
+    size = 0
+    for number, line, row in _lines(path, allow_torn=True):
+        if not line.endswith(b"\n"):
+            break
+        name = row.get(key)
+        if not isinstance(name, str):
+            raise RowError(path, number, key, "the row has no such text; was the file written by this stage?")
+        if name in done:
+            raise RowError(path, number, key, f"{name!r} is there twice; delete one of the rows")
+        done.add(name)
+        size += len(line)
+    return done, size
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        _dump(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _load(text: bytes) -> Row:
+    """One JSON object; ValueError, in words for the reader of the file, at anything else."""
+    try:
+        row = json.loads(text.decode(), parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"a {type(row).__name__}, not a JSON object")
+    if b"\\u" in text and not _is_json(row):
+        raise ValueError("a lone surrogate escape, which is not text")
+    return row
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON; write null for a value that is absent")

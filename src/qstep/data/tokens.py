@@ -1,0 +1,53 @@
+"""Text to token ids, the one way for sampling, training and scoring."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qstep.types import Prompt, Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    """The tokens a model continues from: a conversation through the chat template, with the assistant's turn
+    opened, or a text as it is. The beginning-of-sequence token is there once if the tokenizer adds one, and
+    no end-of-sequence token is.
+
+    Raises:
+        ValueError: a conversation is given, and the tokenizer has no chat template.
+    """
+    bos = tokenizer.bos_token_id
+    if isinstance(prompt, str):
+        ids = tokenizer.encode(prompt, add_special_tokens=False)
+        if bos is not None and tokenizer("")["input_ids"][:1] == [bos]:
+            ids = [bos, *ids]
+    else:
+        if tokenizer.chat_template is None:
+            raise ValueError("the prompt is a conversation, but the tokenizer has no chat template; give a text")
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+    return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The tokens of a model's own text. No special token is added, and none is recognised: `<|im_end|>` in
+    the text becomes the characters it is written with."""
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def encode_completion(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]:
+    """The tokens of a response: its `completion_ids`, else its `completion` and, unless it was cut off at a
+    length limit, the end-of-sequence token.
+
+    Raises:
+        ValueError: the tokenizer has no end-of-sequence token to end a text with.
+    """
+    if row.get("completion_ids") is not None:
+        return list(row["completion_ids"])
+    ids = encode_text(tokenizer, row["completion"])
+    if row.get("finish_reason") == "length":
+        return ids
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no end-of-sequence token, so a completion cannot be ended")
+    return [*ids, tokenizer.eos_token_id]

@@ -1,0 +1,216 @@
+"""Problems of every source and shape, and errors that name file, line and column."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qstep.data import RowError, grade_rows, load_problems
+from qstep.types import Problem
+
+DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}; set QSTEP_DATA")
+
+GSM8K = {
+    "question": "How many?",
+    "answer": "He has 2*600 = $<<2*600=1200>>1200.\nSo <<1200+34.5=1234.5>>1,234.5 in all.\n#### 1,234.5",
+}
+
+
+def write(path: Path, *rows: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_gsm8k(tmp_path: Path) -> None:
+    (problem,) = load_problems(write(tmp_path / "gsm.jsonl", GSM8K), split="test")
+    assert problem == Problem(
+        "gsm/test/0",
+        "How many?",
+        "1234.5",
+        "math",
+        {"solution": "He has 2*600 = $1200.\nSo 1,234.5 in all.\n#### 1,234.5"},
+    )
+
+
+def test_other_shapes(tmp_path: Path) -> None:
+    """MATH's gold keeps its comma; a number becomes its text; `prompt` and `gold` go first."""
+    chat = [{"role": "user", "content": "Q"}]
+    name = write(
+        tmp_path / "m.jsonl",
+        {"problem": "Polar?", "solution": "r = 3", "answer": "\\left( 3, \\frac{\\pi}{2} \\right)"},
+        {"id": 60, "problem": "AIME?", "answer": 204, "question": "AIME?"},
+        {"prompt": chat, "gold": "7", "answer": "no"},
+        {"prompt": "a", "answer": 0.5},
+    )
+    problems = load_problems(name)
+    golds = ["\\left( 3, \\frac{\\pi}{2} \\right)", "204", "7", "0.5"]
+    assert [problem.gold for problem in problems] == golds
+    assert [problem.prompt for problem in problems] == ["Polar?", "AIME?", chat, "a"]
+    assert problems[0].metadata == {"solution": "r = 3"} and problems[1].metadata == {}
+
+
+def test_limits_keep_the_numbering(tmp_path: Path) -> None:
+    name = write(tmp_path / "m.jsonl", *({"problem": f"Q{i}", "answer": f"{i}"} for i in range(5)))
+    assert [problem.id for problem in load_problems(name, limit=2, offset=1)] == ["m/train/1", "m/train/2"]
+    assert [problem.gold for problem in load_problems(name, offset=3)] == ["3", "4"]
+    assert len(load_problems(name, limit=9)) == 5
+    with pytest.raises(ValueError, match="no problem from number 5 on"):
+        load_problems(name, offset=5)
+    for bad in ({"limit": 0}, {"offset": -1}):
+        with pytest.raises(ValueError, match="at least"):
+            load_problems(name, **bad)
+
+
+def test_instructions_and_conversations(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    name = write(
+        tmp_path / "m.jsonl",
+        {"prompt": "Q", "answer": "1"},
+        {"prompt": [system, {"role": "user", "content": "Q"}], "answer": "1"},
+    )
+    user = {"role": "user", "content": "Q\n\nThink."}
+    text, chat = load_problems(name, instruction="Think.")
+    assert text.prompt == "Q\n\nThink." and chat.prompt == [system, user]
+    text, chat = load_problems(name, instruction="Think.", conversational=True)
+    assert text.prompt == [user] and chat.prompt == [system, user]
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "what"),
+    [
+        ({"text": "Q", "answer": "1"}, "prompt", "found text, answer"),
+        ({"problem": "Q", "result": "1"}, "gold", "found problem, result"),
+        ({"problem": "Q", "answer": None}, "answer", "is None"),
+        ({"problem": "Q", "answer": True}, "answer", "is True"),
+        ({"question": "Q", "answer": "Work.\n#### "}, "answer", "give the answer"),
+        ({"problem": " ", "answer": "1"}, "problem", "give a text"),
+        ({"prompt": [], "answer": "1"}, "prompt", "messages"),
+        ({"prompt": ["Q"], "answer": "1"}, "prompt", "messages"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, Any], field: str, what: str) -> None:
+    name = write(tmp_path / "m.jsonl", GSM8K, row)
+    with pytest.raises(RowError, match=what) as error:
+        load_problems(name)
+    assert (error.value.line, error.value.field, str(error.value.path)) == (2, field, name)
+
+
+def test_json_and_parquet_files(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    (tmp_path / "a.json").write_text(json.dumps([GSM8K]), encoding="utf-8")
+    Dataset.from_list([GSM8K]).to_parquet(tmp_path / "a.parquet")
+    (one,) = load_problems(str(tmp_path / "a.json"))
+    (other,) = load_problems(str(tmp_path / "a.parquet"))
+    assert one == other and one.id == "a/train/0"
+    for text in ('{"problem": "Q"}', "[1]", "nonsense"):
+        (tmp_path / "b.json").write_text(text)
+        with pytest.raises(ValueError, match=r"b\.json"):
+            load_problems(str(tmp_path / "b.json"))
+    for name in ("no.jsonl", "no.json", "no.parquet"):
+        with pytest.raises(FileNotFoundError, match=name):
+            load_problems(str(tmp_path / name))
+
+
+def test_hub_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked = []
+
+    def load_dataset(*names: Any, split: str) -> Any:
+        asked.append((*names, split))
+        return datasets.Dataset.from_list([GSM8K])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert load_problems("openai/gsm8k", split="test")[0].id == "openai/gsm8k/test/0"
+    load_problems("owner/data:hard")
+    load_problems("owner/data")
+    assert asked == [
+        ("openai/gsm8k", "main", "test"),
+        ("owner/data", "hard", "train"),
+        ("owner/data", None, "train"),
+    ]
+
+
+def test_the_miniature() -> None:
+    problems = load_problems("miniature", split="test", limit=3, offset=2, seed=1)
+    assert problems == load_problems("miniature", split="test", limit=5, seed=1)[2:]
+    assert problems[0].task == "miniature"
+    with pytest.raises(ValueError, match="endless"):
+        load_problems("miniature")
+    with pytest.raises(ValueError, match="vocabulary"):
+        load_problems("miniature", limit=1, conversational=True)
+    with pytest.raises(ValueError, match="'dev'"):
+        load_problems("miniature", limit=1, split="dev")
+
+
+def test_procedural_splits_are_disjoint_and_their_gold_answers_right() -> None:
+    """A small space of questions, so that streams meet: the greatest common divisors of two small numbers."""
+    texts: dict[str, set[str]] = {}
+    for split in ("train", "validation", "test"):
+        for seed in (0, 1):
+            problems = load_problems("reasoning_gym:lcm", split=split, limit=120, seed=seed)
+            prompts = [str(problem.prompt) for problem in problems]
+            assert len(set(prompts)) == len({problem.id for problem in problems}) == 120
+            texts.setdefault(split, set()).update(prompts)
+            rows = [
+                {
+                    "task": p.task,
+                    "gold": p.gold,
+                    "completion": f"#### {p.gold}",
+                    "metadata": json.loads(json.dumps(dict(p.metadata))),
+                }
+                for p in problems[:20]
+            ]
+            assert {grade.verdict for grade in grade_rows(rows)} == {"right"}
+    assert not texts["train"] & texts["validation"] | texts["train"] & texts["test"]
+    assert not texts["validation"] & texts["test"]
+
+
+def test_procedural_problems_are_stable_and_endless_ones_need_a_limit() -> None:
+    name = "reasoning_gym:gsm_symbolic"
+    some = load_problems(name, limit=4, seed=3)
+    assert some[2:] == load_problems(name, limit=2, offset=2, seed=3)
+    assert some != load_problems(name, limit=4, seed=4)
+    assert some[0].id == f"{name}/train/3/0" and some[0].task == name
+    with pytest.raises(ValueError, match="endless"):
+        load_problems(name)
+    with pytest.raises(ValueError, match="'dev'"):
+        load_problems(name, limit=1, split="dev")
+
+
+def test_a_procedural_task_that_runs_dry_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import reasoning_gym
+
+    entries = [{"question": f"Q{i}", "answer": "1", "metadata": {}} for i in range(40)]
+    monkeypatch.setattr(reasoning_gym, "create_dataset", lambda task, size, seed: entries)
+    splits = [load_problems("reasoning_gym:lcm", split=split, limit=2) for split in ("train", "test")]
+    assert not {problem.prompt for problem in splits[0]} & {problem.prompt for problem in splits[1]}
+    with pytest.raises(ValueError, match="distinct problems in train; ask for fewer"):
+        load_problems("reasoning_gym:lcm", limit=41)
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("file", "count"),
+    [
+        ("gsm8k_train", 7473),
+        ("gsm8k_test", 1319),
+        ("math500", 500),
+        ("aime24", 30),
+        ("gsmplus_testmini", 2400),
+    ],
+)
+def test_real_files(file: str, count: int) -> None:
+    problems = load_problems(str(DATA / f"{file}.jsonl"))
+    assert len(problems) == count
+    for problem in problems:
+        assert problem.gold and "####" not in problem.gold
+        if file.startswith("gsm8k"):
+            float(problem.gold)
+            assert "<<" not in problem.metadata["solution"]

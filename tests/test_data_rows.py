@@ -1,0 +1,207 @@
+"""Trajectory rows: what is accepted, what is refused and how, ids, groups and audits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qstep.data import Audit, RowError, outcome, read_groups, read_trajectories
+from qstep.data.rows import Format
+
+SAMPLED: dict[str, Any] = {
+    "id": "p/0#1",
+    "problem_id": "p/0",
+    "sample": 1,
+    "task": "math",
+    "prompt": "1+1=",
+    "gold": "2",
+    "completion": "1+1=2\n#2",
+    "completion_ids": [5, 6, 7],
+    "logps_behavior": [-0.1, -2.5, 0.0],
+    "finish_reason": "stop",
+}
+GRADED = {
+    **SAMPLED,
+    "answer": "2",
+    "verdict": "right",
+    "reason": "same",
+    "grader": "1",
+    "label": True,
+    "reward": 1.0,
+}
+ANNOTATED = {
+    **GRADED,
+    "completions": ["1+1=2", "#2"],
+    "labels": [1.0, 0.5],
+    "label_source": "monte_carlo",
+    "successes": [4, 2],
+    "trials": [4, 4],
+}
+SCORED = {**ANNOTATED, "q_values": [0.3, -2.0], "score": -2.0, "step_rewards": [0.57, 0.12]}
+STEPWISE = {"prompt": "Q", "completions": ["a", "2020-01-01"], "labels": [True, False]}
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def without(row: dict[str, Any], column: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != column}
+
+
+@pytest.mark.parametrize("row", [SAMPLED, GRADED, ANNOTATED, SCORED])
+def test_every_stages_rows_pass_unchanged(tmp_path: Path, row: dict[str, Any]) -> None:
+    format: Format = "stepwise" if "labels" in row else "unpaired" if "label" in row else "prompt-completion"
+    assert list(read_trajectories(write(tmp_path / "r.jsonl", row), format)) == [row]
+
+
+def test_nothing_is_cast(tmp_path: Path) -> None:
+    """Labels keep their kind, and a step that looks like a date stays a text."""
+    soft = {**STEPWISE, "labels": [1.0, 0.0]}
+    hard_back, soft_back = read_trajectories(write(tmp_path / "r.jsonl", STEPWISE, soft), "stepwise")
+    assert [type(label) for label in hard_back["labels"] + soft_back["labels"]] == [bool, bool, float, float]
+    assert hard_back["completions"] == ["a", "2020-01-01"]
+
+
+BAD_ROWS: list[tuple[Format, dict[str, Any], str, str]] = [
+    ("prompt-completion", without(SAMPLED, "prompt"), "prompt", "missing"),
+    ("prompt-completion", {**SAMPLED, "prompt": ""}, "prompt", "messages"),
+    ("prompt-completion", {**SAMPLED, "prompt": []}, "prompt", "messages"),
+    ("prompt-completion", {**SAMPLED, "prompt": [{"role": "user"}]}, "prompt", "messages"),
+    ("prompt-completion", {"prompt": "Q", "completion": " "}, "completion", "blank"),
+    ("prompt-completion", {**SAMPLED, "completion": ["a"]}, "completion", "text"),
+    ("prompt-completion", {**SAMPLED, "completion_ids": []}, "completion_ids", "non-empty"),
+    ("prompt-completion", {**SAMPLED, "completion_ids": [1, 2.0, 3]}, "completion_ids", "token ids"),
+    ("prompt-completion", {**SAMPLED, "completion_ids": [1, 2]}, "logps_behavior", "3 entries for 2"),
+    ("prompt-completion", {**SAMPLED, "logps_behavior": [-1.0, 0.5, -1.0]}, "logps_behavior", "at most 0"),
+    ("prompt-completion", {**SAMPLED, "finish_reason": "eos"}, "finish_reason", "'length'"),
+    ("prompt-completion", {**SAMPLED, "gold": 2}, "gold", "in quotes"),
+    ("prompt-completion", {**SAMPLED, "sample": True}, "sample", "whole number"),
+    ("unpaired", SAMPLED, "reward", "grade the rows"),
+    ("unpaired", {**GRADED, "label": 1}, "label", "true, false or null"),
+    ("unpaired", {**GRADED, "reward": True}, "reward", "finite number"),
+    ("unpaired", {**GRADED, "reward": "1"}, "reward", "finite number"),
+    ("unpaired", {**GRADED, "verdict": "correct"}, "verdict", "ungradable"),
+    ("stepwise", GRADED, "completions", "missing"),
+    ("stepwise", {**STEPWISE, "completions": [], "labels": []}, "completions", "at least one step"),
+    ("stepwise", {**STEPWISE, "completions": ["a", " "]}, "completions", "none blank"),
+    ("stepwise", {**STEPWISE, "completions": "a\nb"}, "completions", "list of steps"),
+    ("stepwise", {**STEPWISE, "labels": [True]}, "labels", "1 entries for 2"),
+    ("stepwise", {**STEPWISE, "labels": [True, 0.5]}, "labels", "never both kinds"),
+    ("stepwise", {**STEPWISE, "labels": [1, 0]}, "labels", "true or false"),
+    ("stepwise", {**STEPWISE, "labels": [2, 1]}, "labels", "true or false"),
+    ("stepwise", {**STEPWISE, "labels": [1.5, 0.0]}, "labels", "in \\[0, 1\\]"),
+    ("stepwise", {**STEPWISE, "labels": [True, -100]}, "labels", "true or false"),
+    ("stepwise", {**STEPWISE, "labels": [True, None]}, "labels", "true or false"),
+    ("stepwise", {**STEPWISE, "labels": ["+", "-"]}, "labels", "true or false"),
+    ("stepwise", {**ANNOTATED, "successes": [5, 1]}, "successes", "exceeds trials"),
+    ("stepwise", {**SCORED, "q_values": [0.1]}, "q_values", "1 entries for 2"),
+    ("preference", {"prompt": "Q", "chosen": "a"}, "rejected", "missing"),
+    ("preference", {"prompt": "Q", "chosen": "a", "rejected": ""}, "rejected", "text"),
+]
+
+
+@pytest.mark.parametrize(("format", "bad", "field", "advice"), BAD_ROWS)
+def test_a_bad_row_is_named(tmp_path: Path, format: Format, bad: dict[str, Any], field: str, advice: str) -> None:
+    good = {**SCORED, "chosen": "a", "rejected": "b", "id": "other"}
+    path = write(tmp_path / "rows.jsonl", good, bad)
+    with pytest.raises(RowError, match=advice) as error:
+        list(read_trajectories(path, format))
+    assert (error.value.path, error.value.line, error.value.field) == (path, 2, field)
+    assert str(error.value).startswith(f"{path}, line 2, field {field!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('{"prompt": "Q", "completion": "a", "reward": NaN}\n{}\n', "line 1: NaN"),
+        ("prompt,completion\nQ,a\n", "line 1: not JSON"),
+        ('["Q", "a"]\n["Q", "b"]\n', "line 1: a list"),
+        ('[{"prompt": "Q"}]\n', "line 1: a list"),
+        ('{"prompt": "Q", "completion": "a", "reward": 1}\n\n{}\n', "line 2: not JSON"),
+        ('{"prompt": "Q", "completion": "a", "reward": 1e999}\n', "line 1, field 'reward': is inf"),
+        ('{"prompt": "Q", "completion": "a", "reward": 1}\n{"prompt": "Q", "comp', "line 2: .*torn"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(tmp_path: Path, text: str, what: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    with pytest.raises(RowError, match=what):
+        list(read_trajectories(path, "unpaired"))
+
+
+def test_long_values_are_shortened_in_the_message(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.jsonl", {**STEPWISE, "labels": ["x" * 10_000] * 2})
+    with pytest.raises(RowError) as error:
+        list(read_trajectories(path, "stepwise"))
+    assert len(str(error.value)) < 500 + len(str(path))
+
+
+def test_needed_columns(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.jsonl", without(SAMPLED, "logps_behavior"))
+    assert list(read_trajectories(path, "prompt-completion", need={"completion_ids"}))
+    with pytest.raises(RowError, match="line 1, field 'logps_behavior': is missing"):
+        list(read_trajectories(path, "prompt-completion", need={"logps_behavior"}))
+
+
+def test_ids_are_made_of_the_content(tmp_path: Path) -> None:
+    """Same prompt, same problem; same row, same id, wherever it stands; copies are numbered."""
+    rows = [{"prompt": "Q", "completion": c, "label": True} for c in ("a", "b", "a")]
+    first, second, copy = read_trajectories(write(tmp_path / "r.jsonl", *rows), "unpaired")
+    assert first["problem_id"] == second["problem_id"] == copy["problem_id"]
+    assert len({first["id"], second["id"], copy["id"]}) == 3 and copy["id"] == first["id"] + "~2"
+    (alone,) = read_trajectories(write(tmp_path / "s.jsonl", rows[1]), "unpaired")
+    assert alone == second
+    with pytest.raises(RowError, match="line 2, field 'id': 'p/0#1' is there twice"):
+        list(read_trajectories(write(tmp_path / "t.jsonl", SAMPLED, SAMPLED), "prompt-completion"))
+
+
+def test_a_conversational_completion_becomes_its_text(tmp_path: Path) -> None:
+    prompt = [{"role": "user", "content": "Q"}]
+    reply = [{"role": "assistant", "content": "a"}]
+    path = write(tmp_path / "r.jsonl", {"prompt": prompt, "completion": reply, "reward": 0})
+    (row,) = read_trajectories(path, "unpaired")
+    assert row["prompt"] == prompt and row["completion"] == "a"
+    with pytest.raises(RowError, match="one assistant message"):
+        list(read_trajectories(write(path, {"prompt": prompt, "completion": prompt + reply, "reward": 0}), "unpaired"))
+
+
+def test_a_sampled_response_may_be_silent(tmp_path: Path) -> None:
+    silent = {**ANNOTATED, "completion": "", "completions": [], "labels": [], "successes": [], "trials": []}
+    assert list(read_trajectories(write(tmp_path / "r.jsonl", silent), "stepwise")) == [silent]
+
+
+def test_groups_need_not_be_consecutive() -> None:
+    rows = [
+        {"problem_id": "b", "prompt": "Q", "n": 0},
+        {"problem_id": "a", "prompt": "Q", "n": 1},
+        {"problem_id": "b", "prompt": "Q", "n": 2},
+        {"prompt": [{"role": "user", "content": "R"}], "n": 3},
+        {"prompt": [{"content": "R", "role": "user"}], "n": 4},
+        {"prompt": "Q", "n": 5},
+    ]
+    assert [[row["n"] for row in group] for group in read_groups(rows)] == [[0, 2], [1], [3, 4], [5]]
+
+
+def test_outcomes() -> None:
+    assert outcome({"reward": 0.25, "label": True}) == 0.25
+    assert [outcome({"label": label}) for label in (True, False, None)] == [1.0, 0.0, None]
+    assert outcome({"reward": None, "label": None}) is None
+
+
+def test_audit_counts_and_objects() -> None:
+    """3 kept of 5 is a share of .6."""
+    audit = Audit()
+    for reward in (1.0, 0.0, None, 1.0, None):
+        audit.drop("ungradable") if reward is None else audit.keep()
+    assert (audit.kept, audit.dropped, audit.total) == (3, {"ungradable": 2}, 5)
+    assert str(audit) == "3 of 5 rows kept, 2 dropped: ungradable"
+    audit.require(0.6)
+    with pytest.raises(ValueError, match="2 dropped: ungradable"):
+        audit.require(0.61)
+    with pytest.raises(ValueError, match="too few"):
+        Audit().require(0.0)
