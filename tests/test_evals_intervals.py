@@ -27,9 +27,7 @@ def test_equal_values_are_not_certain(n: int) -> None:
     right, quarter = mean_estimate([1.0] * n), mean_estimate([0.25] * n)
     unseen = Z2 / (n + Z2)
     assert (right.mean, right.low, right.high) == pytest.approx((1, 1 - unseen, 1))
-    assert (quarter.mean, quarter.low, quarter.high) == pytest.approx(
-        (0.25, 0.25 * (1 - unseen), 0.25 + 0.75 * unseen)
-    )
+    assert (quarter.mean, quarter.low, quarter.high) == pytest.approx((0.25, 0.25 * (1 - unseen), 0.25 + 0.75 * unseen))
     same = paired_difference([0.3] * n, [0.3] * n)
     assert (same.mean, same.low, same.high) == pytest.approx((0, -unseen, unseen))
 

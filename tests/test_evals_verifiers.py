@@ -29,8 +29,7 @@ def simulated(n_groups: int, n_samples: int) -> list[ScoredGroup]:
         correct = (rng.random(n_samples) < rng.beta(1, 1.5)).astype(int)
         answers = [0 if right else int(rng.integers(1, 6)) for right in correct]
         scores = {
-            name: (gain * correct + rng.normal(size=n_samples)).tolist()
-            for name, gain in (("pqm", 2.0), ("bce", 0.5))
+            name: (gain * correct + rng.normal(size=n_samples)).tolist() for name, gain in (("pqm", 2.0), ("bce", 0.5))
         }
         groups.append(ScoredGroup(f"p{g}", correct.tolist(), answers, scores))
     return groups
@@ -93,9 +92,7 @@ def test_report_of_a_simulated_study() -> None:
             assert (curve[n] <= curves["pass"][n] + 1e-12).all(), "no chooser beats a perfect one"
     group = groups[7]
     assert curves["pqm"][4][7] == best_of_n_accuracy(group.scores["pqm"], group.correct, 4)
-    assert curves["pqm_weighted"][4][7] == vote_accuracy(
-        group.answers, group.correct, 4, expit(group.scores["pqm"])
-    )
+    assert curves["pqm_weighted"][4][7] == vote_accuracy(group.answers, group.correct, 4, expit(group.scores["pqm"]))
     difference = report["differences"]["pqm_minus_bce"]
     paired = paired_difference(curves["pqm"][16], curves["bce"][16])
     assert (difference["mean"], difference["low"], difference["high"]) == (
@@ -118,9 +115,7 @@ def test_unequal_groups_are_judged_up_to_the_smallest() -> None:
 
 def test_bad_groups_are_named() -> None:
     def group(**changes: object) -> ScoredGroup:
-        return ScoredGroup(
-            **{"problem_id": "x", "correct": [1, 0], "answers": [1, 2], "scores": {}} | changes
-        )
+        return ScoredGroup(**{"problem_id": "x", "correct": [1, 0], "answers": [1, 2], "scores": {}} | changes)
 
     for changes, message in (
         ({"correct": []}, "'x': correct must hold"),

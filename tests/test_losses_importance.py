@@ -44,9 +44,13 @@ def test_refuses_what_it_does_not_know() -> None:
 
 
 def test_diagnostics_by_hand() -> None:
-    """Weights 1000, 1, 1, 1/1000: (1002.001)^2 / (4 * 1000002.000001); clipped at 1, (3 + 1/1000) / 4."""
-    diagnostics = importance_diagnostics(torch.tensor([1000.0, 1.0, 1.0, 0.001], dtype=torch.float64).log())
-    assert diagnostics["effective_sample_size"] == pytest.approx(1002.001**2 / (4 * 1000002.000001))
+    """Weights 1000, 1, 1, 1/1000: (1002.001)^2 / (4 * 1000002.000001); clipped at 1, (3.001)^2 / (4 * 3.000001)."""
+    log_weights = torch.tensor([1000.0, 1.0, 1.0, 0.001], dtype=torch.float64).log()
+    unclipped = importance_diagnostics(log_weights, math.inf)
+    assert unclipped["effective_sample_size"] == pytest.approx(1002.001**2 / (4 * 1000002.000001))
+    assert unclipped["mean_weight"] == pytest.approx(1002.001 / 4)
+    diagnostics = importance_diagnostics(log_weights)
+    assert diagnostics["effective_sample_size"] == pytest.approx(3.001**2 / (4 * 3.000001))
     assert diagnostics["mean_weight"] == pytest.approx(3.001 / 4)
     assert diagnostics["share_above_100"] == 0.25 and diagnostics["share_below_0.01"] == 0.25
     assert diagnostics["log_weight_p50"] == 0.0
@@ -58,4 +62,4 @@ def test_diagnostics_by_hand() -> None:
 def test_effective_sample_size_at_its_ends() -> None:
     assert importance_diagnostics(torch.full((8,), 3.0))["effective_sample_size"] == pytest.approx(1.0)
     lopsided = torch.tensor([0.0] * 7 + [500.0])  # e^500 is beyond float32
-    assert importance_diagnostics(lopsided)["effective_sample_size"] == pytest.approx(1 / 8)
+    assert importance_diagnostics(lopsided, math.inf)["effective_sample_size"] == pytest.approx(1 / 8)

@@ -75,17 +75,14 @@ def test_by_hand(kind: str, expected: float) -> None:
     scale=st.sampled_from([0.1, 1.0, 10.0]),
     margin=st.sampled_from([0.0, 0.5, 2.0, 4.0, 16.0]),
 )
-def test_agrees_with_float64(
-    kind: str, dtype: torch.dtype, seed: int, steps: int, scale: float, margin: float
-) -> None:
+def test_agrees_with_float64(kind: str, dtype: torch.dtype, seed: int, steps: int, scale: float, margin: float) -> None:
     """2,000 rows per loss and type, in batches of 100, against `plain` on the same rounded Q-values."""
     q_values, labels = rows(seed, 100, steps, scale)
     q_values = q_values.to(dtype)
     loss = LOSSES[kind](q_values, labels, margin)
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     exact = [
-        plain(kind, q, label, margin)
-        for q, label in zip(q_values.double().tolist(), labels.tolist(), strict=True)
+        plain(kind, q, label, margin) for q, label in zip(q_values.double().tolist(), labels.tolist(), strict=True)
     ]
     error = np.abs(loss.double().numpy() - exact)
     assert (error <= 1e-6 * np.maximum(1, np.abs(exact))).all(), error.max()
@@ -110,9 +107,7 @@ def test_finite_and_deaf_to_padding(
     clean = q_values.masked_fill(absent, 0).to(dtype).requires_grad_()
     dirty = q_values.masked_fill(absent, garbage).to(dtype).requires_grad_()
     losses = LOSSES[kind](clean, labels, margin), LOSSES[kind](dirty, labels, margin)
-    gradients = [
-        torch.autograd.grad(loss.sum(), q)[0] for loss, q in zip(losses, (clean, dirty), strict=True)
-    ]
+    gradients = [torch.autograd.grad(loss.sum(), q)[0] for loss, q in zip(losses, (clean, dirty), strict=True)]
     assert losses[0].isfinite().all() and gradients[0].isfinite().all()
     assert torch.equal(*losses) and torch.equal(*gradients)
     assert (gradients[0][absent] == 0).all()

@@ -51,9 +51,7 @@ def test_is_the_mean_of_n_step_returns(lam: float) -> None:
         for h, position in enumerate(positions):
             to_go = len(r) - h
             expected = lam ** (to_go - 1) * brute_force_n_step(r, v, h, to_go)
-            expected += sum(
-                (1 - lam) * lam ** (n - 1) * brute_force_n_step(r, v, h, n) for n in range(1, to_go)
-            )
+            expected += sum((1 - lam) * lam ** (n - 1) * brute_force_n_step(r, v, h, n) for n in range(1, to_go))
             assert returns[row, position].item() == pytest.approx(expected, abs=1e-12)
     assert (returns[~mask] == 0).all()
 

@@ -25,9 +25,7 @@ def test_by_hand() -> None:
     assert losses.log_ratios.tolist() == [[2.0, -4.0, 0.0]]
     assert losses.value.tolist() == [4.0] and losses.q.tolist() == [5.0]
 
-    by_trajectory = dqo_losses(
-        logps, reference, values, rewards, MASK, beta=0.5, lam=0.5, weights=torch.tensor([0.5])
-    )
+    by_trajectory = dqo_losses(logps, reference, values, rewards, MASK, beta=0.5, lam=0.5, weights=torch.tensor([0.5]))
     assert by_trajectory.value.tolist() == [2.0] and by_trajectory.q.tolist() == [2.5]
     prefix = torch.tensor([[1.0, 0.25, 0.0]])
     by_prefix = dqo_losses(logps, reference, values, rewards, MASK, beta=0.5, lam=0.5, weights=prefix)

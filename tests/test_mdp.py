@@ -53,9 +53,7 @@ def test_by_hand() -> None:
 def test_enumerates_every_trajectory_once(name: str) -> None:
     tree = TREES[name]
     rows = tree.trajectories
-    listed = [
-        tuple(tokens[: int(mask.sum())].tolist()) for tokens, mask in zip(rows.tokens, rows.mask, strict=True)
-    ]
+    listed = [tuple(tokens[: int(mask.sum())].tolist()) for tokens, mask in zip(rows.tokens, rows.mask, strict=True)]
     assert len(listed) == len(set(listed)) and sorted(listed) == sequences(tree)
     for row, tokens in enumerate(listed):
         for step, token in enumerate(tokens):

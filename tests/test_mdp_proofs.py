@@ -160,9 +160,7 @@ def test_nothing_is_left_to_learn_at_the_optimum(name: str, lam: float, mode: Im
     tree = TREES[name]
     rows, solution = tree.trajectories, tree.solve(BETA)
     logps, reference = rows.of_tokens(solution.log_policy), rows.of_tokens(tree.reference_logps)
-    losses = dqo_losses(
-        logps, reference, rows.of_states(solution.v), rows.rewards, rows.mask, beta=BETA, lam=lam
-    )
+    losses = dqo_losses(logps, reference, rows.of_states(solution.v), rows.rewards, rows.mask, beta=BETA, lam=lam)
     assert losses.value.max() < 1e-10 and losses.q.max() < 1e-10
     by_logits, by_values, _ = gradients(
         tree,

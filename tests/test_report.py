@@ -129,9 +129,7 @@ def results() -> dict[str, Any]:
             name: {str(n): estimate(a, 0.04, 300) for n, a in zip((1, 4, 16), curve, strict=True)}
             for name, curve in accuracies.items()
         },
-        "verifier_auc": {
-            "pqm": {"step_within_problem": 0.871, "response": estimate(0.84, 0.01), "undefined": None}
-        },
+        "verifier_auc": {"pqm": {"step_within_problem": 0.871, "response": estimate(0.84, 0.01), "undefined": None}},
         "labels": {
             "n_steps": 39120,
             "hard": {
@@ -157,9 +155,7 @@ def response(**changes: Any) -> dict[str, Any]:
 
 
 def examples() -> list[dict[str, Any]]:
-    picked = response(
-        verdict="right", answer="5", score=1.0, labels=[1, 1, None], chosen_by=["pqm", "majority"]
-    )
+    picked = response(verdict="right", answer="5", score=1.0, labels=[1, 1, None], chosen_by=["pqm", "majority"])
     return [{"problem_id": "p1", "prompt": "7+8*3=", "gold": "5", "responses": [response(), picked]}]
 
 
@@ -192,9 +188,7 @@ def page(page_path: Path) -> str:
         (0.01, math.inf, "cannot tell"),
     ],
 )
-def test_a_difference_counts_only_when_its_interval_leaves_out_zero(
-    low: float, high: float, verdict: str
-) -> None:
+def test_a_difference_counts_only_when_its_interval_leaves_out_zero(low: float, high: float, verdict: str) -> None:
     assert summary.judge(Estimate(0.03, low, high, 400)) == verdict
 
 
@@ -232,15 +226,12 @@ def test_findings_state_both_sides() -> None:
     )
     at_16 = {"pqm@16": Estimate(0.7, 0.6, 0.8, 9), "majority@16": Estimate(0.5, 0.4, 0.6, 9)}
     assert summary.find("pqm@16 - majority", Estimate(0.2, 0.1, 0.3, 9), at_16).sentence == (
-        "PQM@16 answers 70.0\u00a0% [60.0, 80.0] of 9 held-out problems, "
-        "majority vote 50.0\u00a0% [40.0, 60.0]"
+        "PQM@16 answers 70.0\u00a0% [60.0, 80.0] of 9 held-out problems, majority vote 50.0\u00a0% [40.0, 60.0]"
     )
     assert summary.find("no difference", Estimate(0.1, 0.05, 0.2, 1), {}).sentence == "no difference"
 
 
-@pytest.mark.parametrize(
-    "bad", [{"low": 0.1}, {"mean": "0.5"}, True, {"mean": 0.5, "low": 0.6, "high": 0.7}, [0.5]]
-)
+@pytest.mark.parametrize("bad", [{"low": 0.1}, {"mean": "0.5"}, True, {"mean": 0.5, "low": 0.6, "high": 0.7}, [0.5]])
 def test_a_malformed_estimate_is_refused_by_name(bad: Any) -> None:
     with pytest.raises(ValueError, match=r"results\['policies'\]\['dqo'\]\['greedy'\]"):
         summary.read_estimate(bad, "results['policies']['dqo']['greedy']")
@@ -251,10 +242,7 @@ def test_a_malformed_estimate_is_refused_by_name(bad: Any) -> None:
 
 def test_the_page_says_what_was_measured(page: str) -> None:
     text = " ".join(Page(page).text.split())
-    assert (
-        "DQO answers 70.1 % [66.5, 73.7] of 400 held-out problems when sampled, base 41.0 % [37.5, 44.5]"
-        in text
-    )
+    assert "DQO answers 70.1 % [66.5, 73.7] of 400 held-out problems when sampled, base 41.0 % [37.5, 44.5]" in text
     assert "Of 4 comparisons, 2 show an improvement, 1 shows a loss, and 1 cannot tell." in text
     for said in (
         "93.8 % [93.4, 94.2]",
@@ -311,9 +299,7 @@ def test_provenance_alone_is_enough_and_needed(tmp_path: Path) -> None:
 
 def test_empty_parts_and_unknown_numbers_are_shown_as_such(tmp_path: Path) -> None:
     nan = {"mean": math.nan, "low": math.nan, "high": math.nan, "n": 0}
-    logs = [
-        {"step": s, "loss": v} for s, v in enumerate([1.0, math.nan, math.inf, -math.inf, None, 3.0, 1e300])
-    ]
+    logs = [{"step": s, "loss": v} for s, v in enumerate([1.0, math.nan, math.inf, -math.inf, None, 3.0, 1e300])]
     measured = {
         "provenance": {},
         "policies": {"base": {"sampled": nan}, "dqo": {}},
@@ -482,9 +468,7 @@ def test_colours_have_contrast_in_light_and_dark() -> None:
 # In a browser
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-in_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH"
-)
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
 
 
 def browse(page: Path, profile: Path, *flags: str) -> str:
@@ -527,12 +511,8 @@ def test_a_browser_finds_nothing_active_in_the_hostile_page(hostile_path: Path, 
 
 
 @in_browser
-@pytest.mark.parametrize(
-    ("scheme", "ground"), [(1, (255, 255, 255)), (0, (19, 22, 26))], ids=["light", "dark"]
-)
-def test_a_browser_paints_the_page(
-    scheme: int, ground: tuple[int, int, int], page_path: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("scheme", "ground"), [(1, (255, 255, 255)), (0, (19, 22, 26))], ids=["light", "dark"])
+def test_a_browser_paints_the_page(scheme: int, ground: tuple[int, int, int], page_path: Path, tmp_path: Path) -> None:
     shot = tmp_path / "page.png"
     flags = ("--window-size=1280,1600", f"--blink-settings=preferredColorScheme={scheme}")
     browse(page_path, tmp_path / "profile", *flags, f"--screenshot={shot}")

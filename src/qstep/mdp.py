@@ -176,9 +176,7 @@ class TokenTree:
     def _backward(self, backup: Callable[[Tensor, slice], Tensor]) -> tuple[Tensor, Tensor]:
         """Backward induction, a level at a time: Q from the V below, V by `backup` from Q."""
         q = self.rewards.clone()
-        v = self.rewards.new_zeros(
-            state_count(self.vocabulary, self.depth + 1)
-        )  # the last level's leaves are 0
+        v = self.rewards.new_zeros(state_count(self.vocabulary, self.depth + 1))  # the last level's leaves are 0
         for level in reversed(self.levels):
             below = slice(self.vocabulary * level.start + 1, self.vocabulary * level.stop + 1)
             q[level] += v[below].view(-1, self.vocabulary).masked_fill(self.terminal[level], 0)

@@ -39,9 +39,7 @@ def accuracy_by_problem(rows: Iterable[Row]) -> dict[str, ProblemAccuracy]:
             if name not in row:
                 raise ValueError(f"row {number} has no field {name!r}: grade the trajectories first")
         if row["verdict"] not in get_args(Verdict):
-            raise ValueError(
-                f"row {number}: verdict {row['verdict']!r} is none of {', '.join(get_args(Verdict))}"
-            )
+            raise ValueError(f"row {number}: verdict {row['verdict']!r} is none of {', '.join(get_args(Verdict))}")
         of_problem = counts.setdefault(row["problem_id"], {"right": 0, "wrong": 0, "ungradable": 0})
         of_problem[row["verdict"]] += 1
     return {problem_id: ProblemAccuracy(**of_problem) for problem_id, of_problem in counts.items()}

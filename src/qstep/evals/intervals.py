@@ -31,15 +31,11 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: i
     """
     rates_a, rates_b = _checked_rates(a, "a"), _checked_rates(b, "b")
     if len(rates_a) != len(rates_b):
-        raise ValueError(
-            f"a has {len(rates_a)} problems and b has {len(rates_b)}: pair them by problem first"
-        )
+        raise ValueError(f"a has {len(rates_a)} problems and b has {len(rates_b)}: pair them by problem first")
     return _bootstrap(rates_a - rates_b, np.ones(len(rates_a)), lowest=-1.0, seed=seed, resamples=resamples)
 
 
-def ratio_estimate(
-    numerators: ArrayLike, denominators: ArrayLike, *, seed: int = 0, resamples: int = 2000
-) -> Estimate:
+def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, *, seed: int = 0, resamples: int = 2000) -> Estimate:
     """`sum numerators / sum denominators` over n problems, with its 95 % percentile bootstrap interval.
 
     For rates of things that come in clusters (steps agreed on / steps, of each problem). Where the n ratios

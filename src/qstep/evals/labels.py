@@ -37,9 +37,7 @@ def label_agreement(
         )
     for row, (labels, hits, rollouts) in enumerate(zip(exact, successes, trials, strict=True)):
         if not len(labels) == len(hits) == len(rollouts):
-            raise ValueError(
-                f"row {row} has {len(labels)} exact labels, {len(hits)} successes, {len(rollouts)} trials"
-            )
+            raise ValueError(f"row {row} has {len(labels)} exact labels, {len(hits)} successes, {len(rollouts)} trials")
         for step, (label, hit, rollout) in enumerate(zip(labels, hits, rollouts, strict=True)):
             if label not in (0, 1):
                 raise ValueError(f"row {row}, step {step}: exact label {label!r} is not 0 or 1")
@@ -50,9 +48,7 @@ def label_agreement(
     if problem.size == 0:
         raise ValueError("there is no step to compare")
     truth = np.concatenate([np.asarray(labels, dtype=bool) for labels in exact])
-    rate = np.concatenate(
-        [np.divide(hits, rollouts) for hits, rollouts in zip(successes, trials, strict=True)]
-    )
+    rate = np.concatenate([np.divide(hits, rollouts) for hits, rollouts in zip(successes, trials, strict=True)])
 
     def compared(labels: NDArray[np.bool_]) -> dict[str, Any]:
         steps = np.bincount(problem)

@@ -35,9 +35,7 @@ class ScoredGroup:
     def __post_init__(self) -> None:
         problem, n = f"problem {self.problem_id!r}", len(self.correct)
         if n == 0 or not np.isin(self.correct, (0, 1)).all():
-            raise ValueError(
-                f"{problem}: correct must hold a 0 or 1 for each response, got {list(self.correct)}"
-            )
+            raise ValueError(f"{problem}: correct must hold a 0 or 1 for each response, got {list(self.correct)}")
         if len(self.answers) != n:
             raise ValueError(f"{problem}: {n} responses but {len(self.answers)} answers")
         for name, scores in self.scores.items():
@@ -63,19 +61,13 @@ def best_of_n_curves(
     verifiers = list(groups[0].scores)
     methods = ["majority", "pass", *verifiers, *(f"{name}_weighted" for name in verifiers)]
     if len({*methods, "mean", "differences"}) < len(methods) + 2:
-        raise ValueError(
-            f"verifiers {verifiers} hide a column of the report, which are {methods}, mean, differences"
-        )
+        raise ValueError(f"verifiers {verifiers} hide a column of the report, which are {methods}, mean, differences")
     curves = {method: {n: np.empty(len(groups)) for n in ns} for method in methods}
     for g, group in enumerate(groups):
         if not 1 <= min(ns) <= max(ns) <= len(group.correct):
-            raise ValueError(
-                f"problem {group.problem_id!r} has {len(group.correct)} responses: too few for n in {ns}"
-            )
+            raise ValueError(f"problem {group.problem_id!r} has {len(group.correct)} responses: too few for n in {ns}")
         if set(group.scores) != set(verifiers):
-            raise ValueError(
-                f"problem {group.problem_id!r} has scores by {list(group.scores)}, not by {verifiers}"
-            )
+            raise ValueError(f"problem {group.problem_id!r} has scores by {list(group.scores)}, not by {verifiers}")
         classes, n_correct = answer_classes(group.answers), int(np.sum(group.correct))
         votes = {"majority": None} | {f"{name}_weighted": expit(group.scores[name]) for name in verifiers}
         for n in ns:
@@ -83,9 +75,7 @@ def best_of_n_curves(
             for name in verifiers:
                 curves[name][n][g] = best_of_n_accuracy(group.scores[name], group.correct, n)
             for method, weights in votes.items():
-                curves[method][n][g] = vote_accuracy(
-                    classes, group.correct, n, weights, draws=draws, seed=seed
-                )
+                curves[method][n][g] = vote_accuracy(classes, group.correct, n, weights, draws=draws, seed=seed)
     return curves
 
 

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 
-def bce_loss(
-    q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]
-) -> Float[Tensor, " B"]:
+def bce_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]) -> Float[Tensor, " B"]:
     """Binary cross-entropy of sigmoid(Q) with the label, mean over a trajectory's present steps.
 
     0 for a trajectory with none. Raises ValueError on labels outside [0, 1] other than -100.
@@ -31,9 +29,7 @@ def bce_loss(
     return _mean(F.binary_cross_entropy_with_logits(q, target.to(q.dtype), reduction="none"), present)
 
 
-def mse_loss(
-    q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]
-) -> Float[Tensor, " B"]:
+def mse_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]) -> Float[Tensor, " B"]:
     """Squared difference of sigmoid(Q) and the label, mean over a trajectory's present steps.
 
     0 for a trajectory with none. Raises ValueError on labels outside [0, 1] other than -100.
@@ -42,18 +38,14 @@ def mse_loss(
     return _mean((masked(q_values, present).sigmoid() - masked(labels, present)).square(), present)
 
 
-def orm_loss(
-    q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]
-) -> Float[Tensor, " B"]:
+def orm_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]) -> Float[Tensor, " B"]:
     """`bce_loss` of the last present step alone: an outcome reward model."""
     present = _present(q_values, labels)
     is_last = present & (present.cumsum(dim=1) == present.sum(dim=1, keepdim=True))
     return bce_loss(q_values, torch.where(is_last, labels, ABSENT))
 
 
-def _present(
-    q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]
-) -> Bool[Tensor, "B S"]:
+def _present(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]) -> Bool[Tensor, "B S"]:
     if q_values.shape != labels.shape:
         raise ValueError(f"q_values are {tuple(q_values.shape)} but labels are {tuple(labels.shape)}")
     present = labels != ABSENT

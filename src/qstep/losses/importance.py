@@ -59,17 +59,17 @@ def importance_weights(
 def importance_diagnostics(log_weights: Float[Tensor, " B"], clip: float = 1.0) -> dict[str, float]:
     """How far behaviour and policy are apart, from the unclipped log-weights of B trajectories.
 
-    `effective_sample_size` is `(sum w)^2 / (B sum w^2)` of the unclipped weights: 1 where all are equal,
-    1/B where one outweighs the rest. `mean_weight` is that of the weights clipped at `clip`. The
-    `log_weight_p*` are quantiles, in nats; `share_above_100` and `share_below_0.01` count unclipped
-    weights.
+    `effective_sample_size` is `(sum w)^2 / (B sum w^2)`, 1 where all weights are equal and 1/B where one outweighs the
+    rest, and `mean_weight` their mean, both of the weights trained with, clipped at `clip`. The `log_weight_p*` are
+    quantiles of the unclipped log-weights, in nats; `share_above_100` and `share_below_0.01` count unclipped weights.
     """
     log_weights = at_least_fp32(log_weights.detach())
-    log_size = 2 * log_weights.logsumexp(dim=0) - (2 * log_weights).logsumexp(dim=0)
+    clipped = log_weights.clamp(max=math.log(clip))
+    log_size = 2 * clipped.logsumexp(dim=0) - (2 * clipped).logsumexp(dim=0)
     low, median, high = log_weights.quantile(log_weights.new_tensor([0.05, 0.5, 0.95])).tolist()
     return {
         "effective_sample_size": log_size.exp().item() / len(log_weights),
-        "mean_weight": log_weights.clamp(max=math.log(clip)).exp().mean().item(),
+        "mean_weight": clipped.exp().mean().item(),
         "log_weight_p05": low,
         "log_weight_p50": median,
         "log_weight_p95": high,

@@ -77,9 +77,7 @@ def _slots(
     return F.pad(correct, (1, 0), value=True), F.pad(wrong, (1, 0), value=False)
 
 
-def _rivals_of_correct(
-    correct: Bool[Tensor, "B S+1"], wrong: Bool[Tensor, "B S+1"]
-) -> Bool[Tensor, "B S+1 S+1"]:
+def _rivals_of_correct(correct: Bool[Tensor, "B S+1"], wrong: Bool[Tensor, "B S+1"]) -> Bool[Tensor, "B S+1 S+1"]:
     """`[b, t, j]`: slot t is correct, and is to rank above j, which is wrong, or correct and earlier."""
     earlier_correct = correct[:, None, :].expand(-1, correct.shape[1], -1).tril(-1)
     return correct[:, :, None] & (earlier_correct | wrong[:, None, :])

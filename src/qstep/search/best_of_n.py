@@ -61,9 +61,7 @@ def best_of_n_accuracy(scores: ArrayLike, correct: ArrayLike, n: int) -> float:
     """
     picked, correctness = pick_probabilities(scores, n), np.asarray(correct, dtype=np.float64)
     if picked.ndim != 1 or picked.shape != correctness.shape:
-        raise ValueError(
-            f"scores {picked.shape} and correct {correctness.shape} must be two lists of one length"
-        )
+        raise ValueError(f"scores {picked.shape} and correct {correctness.shape} must be two lists of one length")
     return float(picked @ correctness)
 
 

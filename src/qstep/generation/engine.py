@@ -1,0 +1,96 @@
+"""What it takes to sample responses: the request, the settings, and the protocol that every engine keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from qstep.types import Response
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The responses wanted for one prompt.
+
+    `samples` are the indices of the responses to draw, so that a job which holds some of a problem's
+    responses can ask for the others alone. `key` names the prompt in the seeds of its rows: two requests of
+    one key, prompt, index and settings get the same tokens. `max_new_tokens` lowers the settings' limit for
+    this request (a rollout from the middle of a response has only the rest of it left).
+
+    Raises:
+        ValueError: the prompt is empty, no sample is asked for, a sample index occurs twice, or the limit is
+            below 1.
+    """
+
+    key: str
+    prompt_ids: list[int]
+    samples: Sequence[int]
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise ValueError(f"request {self.key!r}: prompt_ids is empty; give at least one token")
+        if not self.samples:
+            raise ValueError(f"request {self.key!r}: samples is empty; name at least one sample index")
+        if len(set(self.samples)) != len(self.samples):
+            raise ValueError(
+                f"request {self.key!r}: samples names an index twice: {list(self.samples)}; "
+                "the same index would draw the same response"
+            )
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"request {self.key!r}: max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+
+    def limit(self, settings: SamplingSettings) -> int:
+        """The most tokens a response of this request may have."""
+        own = self.max_new_tokens
+        return settings.max_new_tokens if own is None else min(own, settings.max_new_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """How a response is drawn.
+
+    A `temperature` of 0 is greedy decoding. `top_p` is the nucleus: the smallest set of likeliest tokens
+    whose probability, after temperature, reaches it.
+
+    Raises:
+        ValueError: a value lies outside its range.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature is {self.temperature}; it must be finite and at least 0 (0 is greedy)")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it must lie in (0, 1] (1 keeps every token)")
+
+
+class Engine(Protocol):
+    """Draws responses from a policy, whose `tokenizer` makes its prompts."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of a response's tokens, without the end-of-sequence token."""
+        ...
+
+    def sample(
+        self, requests: Iterable[Request], settings: SamplingSettings
+    ) -> Iterator[tuple[Request, list[Response]]]:
+        """Yields every request once, as soon as its responses are all there, in whatever order they finish.
+
+        The responses of a request come in the order of its `samples`. `requests` is read as it is needed, so
+        it may be longer than memory.
+        """
+        ...

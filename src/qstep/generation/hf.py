@@ -1,0 +1,357 @@
+"""Sampling inside this process from any causal language model of transformers.
+
+The unit of work is a group: a prompt is computed once, its keys and values are repeated to the rows of its
+responses, and the rows of many groups are decoded together. A row that has ended leaves batch and cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
+
+from qstep.generation.engine import Request, SamplingSettings
+from qstep.types import Response
+
+_LOOKAHEAD = 4
+"""Full batches read ahead, in which prompts of like length find each other."""
+
+_DROP_SHARE = 1 / 8
+"""Share of ended rows that compacts the batch: leaving them in costs compute, taking them out a copy."""
+
+_ROOM = 64
+"""Least number of positions by which a key-value buffer grows."""
+
+
+@dataclass(slots=True)
+class _Job:
+    request: Request
+    responses: dict[int, Response] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Row:
+    job: _Job
+    sample: int
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.job.request.prompt_ids)
+
+
+class HFEngine:
+    """Samples from a model of transformers in this process, on the CPU or a GPU.
+
+    Each row draws from random numbers of its own, seeded by (seed, key, sample). So its tokens do not depend
+    on which rows share the batch, up to floating-point rounding: kernels may round differently for other
+    batch shapes, and a draw within that rounding of the boundary between two tokens can go either way.
+
+    Args:
+        model: a decoder with a language-modelling head. Its mode (train or eval) is left as it was found.
+        tokenizer: decodes the responses. Its end-of-sequence token and those of the model's generation
+            config all end a response.
+        max_rows: most responses decoded at once; bounds the logits, `[max_rows, V]`.
+        max_tokens: most positions held in the key-value cache, prompt and `max_new_tokens` of every row
+            counted in full; bounds its memory. A row that is longer on its own is decoded alone.
+        device: where to move the model first; where it is, if absent.
+
+    Raises:
+        ValueError: neither model nor tokenizer has an end-of-sequence token, or a limit is below 1.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_rows: int = 1024,
+        max_tokens: int = 131_072,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if max_rows < 1 or max_tokens < 1:
+            raise ValueError(f"max_rows ({max_rows}) and max_tokens ({max_tokens}) must be at least 1")
+        if device is not None:
+            torch.nn.Module.to(model, device)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_rows = max_rows
+        self.max_tokens = max_tokens
+        self.eos_ids = _eos_ids(model, tokenizer)
+
+    def sample(
+        self, requests: Iterable[Request], settings: SamplingSettings
+    ) -> Iterator[tuple[Request, list[Response]]]:
+        """Yields every request once with its responses, batch by batch; see `Engine.sample`.
+
+        Raises:
+            ValueError: a request does not fit the model: prompt plus `max_new_tokens` is longer than its
+                positions (never truncated), or a token is outside its vocabulary.
+            FloatingPointError: the model's logits are not numbers.
+        """
+        source = iter(requests)
+        waiting: list[_Row] = []
+        exhausted = False
+        while not exhausted:
+            exhausted = True
+            for request in source:
+                self._check(request, settings)
+                job = _Job(request)
+                waiting.extend(_Row(job, sample) for sample in request.samples)
+                if len(waiting) >= _LOOKAHEAD * self.max_rows:
+                    exhausted = False
+                    break
+            batches = self._batches(waiting, settings)
+            # What does not fill a batch waits for more, unless there is no more.
+            waiting = [] if exhausted or len(batches) == 1 else batches.pop()
+            for batch in batches:
+                for row, response in zip(batch, self._decode(batch, settings), strict=True):
+                    job = row.job
+                    job.responses[row.sample] = response
+                    if len(job.responses) == len(job.request.samples):
+                        yield job.request, [job.responses[sample] for sample in job.request.samples]
+
+    def _check(self, request: Request, settings: SamplingSettings) -> None:
+        config = self.model.config.get_text_config(decoder=True)
+        limit = getattr(config, "max_position_embeddings", None)
+        length = len(request.prompt_ids)
+        wanted = request.limit(settings)
+        if limit is not None and length + wanted > limit:
+            raise ValueError(
+                f"request {request.key!r}: a prompt of {length} tokens and max_new_tokens = "
+                f"{wanted} exceed the {limit} positions of the model; shorten the prompt or "
+                f"lower max_new_tokens (here to {max(limit - length, 0)} at most)"
+            )
+        vocabulary = config.vocab_size
+        lowest, highest = min(request.prompt_ids), max(request.prompt_ids)
+        if lowest < 0 or highest >= vocabulary:
+            raise ValueError(
+                f"request {request.key!r}: prompt_ids reach from {lowest} to {highest}, outside the model's "
+                f"vocabulary of {vocabulary}; use the tokenizer that belongs to the model"
+            )
+
+    def _batches(self, rows: list[_Row], settings: SamplingSettings) -> list[list[_Row]]:
+        """Cuts rows into batches within both limits, longest prompts first so that little is padded."""
+        batches: list[list[_Row]] = []
+        limit = 0
+        for row in sorted(rows, key=lambda row: -row.prompt_length):
+            if not batches or len(batches[-1]) == limit:
+                limit = min(self.max_rows, self.max_tokens // (row.prompt_length + settings.max_new_tokens))
+                limit = max(limit, 1)
+                batches.append([])
+            batches[-1].append(row)
+        return batches
+
+    @torch.inference_mode()
+    def _decode(self, rows: list[_Row], settings: SamplingSettings) -> list[Response]:
+        """Draws one response per row. Neighbouring rows of one request share the pass over its prompt."""
+        limits_R = torch.tensor([row.job.request.limit(settings) for row in rows], device=self.model.device)
+        with _eval_mode(self.model):
+            tokens_RT, logps_RT = self._decode_tokens(rows, limits_R, settings)
+        ended_RT = torch.isin(tokens_RT, self._eos_tensor())
+        first_end_R = torch.where(ended_RT.any(dim=1), ended_RT.int().argmax(dim=1), limits_R)
+        stopped = first_end_R < limits_R
+        lengths = torch.where(stopped, first_end_R + 1, limits_R).tolist()
+        if not logps_RT.isfinite().all():
+            raise FloatingPointError(
+                "the model's logits are not finite, or overflow at this temperature "
+                f"({settings.temperature}); check the checkpoint and its dtype"
+            )
+        sampled = [
+            (ids[:length], stop)
+            for ids, length, stop in zip(tokens_RT.tolist(), lengths, stopped.tolist(), strict=True)
+        ]
+        return [
+            Response(
+                row.sample,
+                self.decode(ids[:-1] if stop else ids),
+                ids,
+                logps[: len(ids)],
+                "stop" if stop else "length",
+            )
+            for row, (ids, stop), logps in zip(rows, sampled, logps_RT.tolist(), strict=True)
+        ]
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of a response's tokens, without the end-of-sequence token."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _decode_tokens(self, rows: list[_Row], limits_R: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:
+        """Tokens and log-probs, `[R, T]` each; what follows a row's end or its limit is arbitrary."""
+        device = self.model.device
+        eos = self._eos_tensor()
+        cache, logits_RV, pads_R, width = self._prefill(rows)
+        padded = bool(pads_R.any())
+        mask_RL = torch.arange(width + settings.max_new_tokens, device=device) >= pads_R[:, None]
+        uniforms_RT = _uniforms(rows, settings).to(device)
+        tokens_RT = torch.full((len(rows), settings.max_new_tokens), self.eos_ids[0], device=device)
+        logps_RT = torch.zeros((len(rows), settings.max_new_tokens), device=device)
+        live_R = torch.arange(len(rows), device=device)
+        ended_R = torch.zeros(len(rows), dtype=torch.bool, device=device)
+        for step in range(settings.max_new_tokens):
+            token_R, logp_R = _choose(logits_RV, uniforms_RT[live_R, step], settings)
+            tokens_RT[live_R, step] = token_R
+            logps_RT[live_R, step] = logp_R
+            ended_R = ended_R | torch.isin(token_R, eos) | (limits_R == step + 1)
+            ended = int(ended_R.sum())
+            if ended == len(live_R) or step + 1 == settings.max_new_tokens:
+                break
+            if ended >= _DROP_SHARE * len(live_R):
+                keep = (~ended_R).nonzero().squeeze(1)
+                cache.reorder_cache(keep)
+                live_R, token_R, ended_R = live_R[keep], token_R[keep], ended_R[keep]
+                pads_R, mask_RL, limits_R = pads_R[keep], mask_RL[keep], limits_R[keep]
+            # Without padding the model needs neither: it then skips the mask, and counts positions itself.
+            where: dict[str, Any] = {}
+            if padded:
+                where["attention_mask"] = mask_RL[:, : width + step + 1]
+                where["position_ids"] = (width + step - pads_R)[:, None]
+            logits_RV = self.model(input_ids=token_R[:, None], past_key_values=cache, use_cache=True, **where).logits[
+                :, -1
+            ]
+        return tokens_RT, logps_RT
+
+    def _prefill(self, rows: list[_Row]) -> tuple[Any, Tensor, Tensor, int]:
+        """Computes each prompt once, left-padded to one width, and repeats the result to its rows.
+
+        Returns the `Cache` of the rows, their next-token logits `[R, V]`, their padding `[R]`, and the width.
+        """
+        device = self.model.device
+        prompts, repeats = [], []
+        for _, group in groupby(rows, key=lambda row: id(row.job)):
+            members = list(group)
+            prompts.append(members[0].job.request.prompt_ids)
+            repeats.append(len(members))
+        width = max(map(len, prompts))
+        padding = [width - len(prompt) for prompt in prompts]
+        inputs = torch.tensor([[0] * pad + prompt for pad, prompt in zip(padding, prompts, strict=True)], device=device)
+        pads = torch.tensor(padding, device=device)
+        where: dict[str, Any] = {}
+        if any(padding):
+            positions = torch.arange(width, device=device) - pads[:, None]
+            where = {"attention_mask": positions >= 0, "position_ids": positions.clamp(min=0)}
+        output = self.model(input_ids=inputs, use_cache=True, logits_to_keep=1, **where)
+        cache = output.past_key_values
+        prompt_of_row = torch.repeat_interleave(torch.tensor(repeats, device=device))
+        cache.reorder_cache(prompt_of_row)
+        cache.layers = [_GrowingLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+        return cache, output.logits[prompt_of_row, -1], pads[prompt_of_row], width
+
+    def _eos_tensor(self) -> Tensor:
+        return torch.tensor(self.eos_ids, device=self.model.device)
+
+
+class _GrowingLayer(DynamicLayer):
+    """Keys and values in a buffer with room to grow: a step writes its own position.
+
+    `DynamicLayer` concatenates, and so copies all it holds at every step.
+    """
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()
+        assert layer.keys is not None and layer.values is not None, "made of a layer that holds a prompt"
+        self.lazy_initialization(layer.keys, layer.values)
+        self._keys, self._values, self._length = layer.keys, layer.values, layer.keys.shape[-2]
+        self._expose()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        start, self._length = self._length, self._length + key_states.shape[-2]
+        if self._length > self._keys.shape[-2]:
+            capacity = self._length + max(_ROOM, self._length // 2)
+            self._keys = _moved(self._keys[:, :, :start], capacity)
+            self._values = _moved(self._values[:, :, :start], capacity)
+        self._keys[:, :, start : self._length] = key_states
+        self._values[:, :, start : self._length] = value_states
+        return self._expose()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self._keys = self._keys.index_select(0, beam_idx)
+        self._values = self._values.index_select(0, beam_idx)
+        self._expose()
+
+    def _expose(self) -> tuple[Tensor, Tensor]:
+        keys, values = self._keys[:, :, : self._length], self._values[:, :, : self._length]
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+def _moved(states: Tensor, capacity: int) -> Tensor:
+    """`states` at the front of a new buffer of `capacity` positions."""
+    rows, heads, length, size = states.shape
+    buffer = states.new_empty((rows, heads, capacity, size))
+    buffer[:, :, :length] = states
+    return buffer
+
+
+def _choose(logits_RV: Tensor, uniforms_R: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:
+    """The next token of every row and its log-probability under the distribution it was drawn from.
+
+    The token is the inverse of the cumulative distribution at the row's uniform number. Greedy tokens get
+    their log-probability at temperature 1.
+    """
+    if settings.temperature == 0:
+        logps_RV = logits_RV.float().log_softmax(dim=-1)
+        token_R = logps_RV.argmax(dim=-1)
+        return token_R, logps_RV.gather(1, token_R[:, None]).squeeze(1)
+    logps_RV = (logits_RV.float() / settings.temperature).log_softmax(dim=-1)
+    probs_RV = logps_RV.exp().double()
+    if settings.top_p < 1:
+        probs_RV = _nucleus(probs_RV, settings.top_p)
+    reachable_RV = probs_RV > 0
+    cumulative_RV = probs_RV.cumsum(dim=-1)
+    # Scaled to the mass that is reached, a uniform below 1 always falls on a token; a parallel sum may not be
+    # monotone in its last bit, so tokens without probability are ruled out by name.
+    mass_R = cumulative_RV.where(reachable_RV, 0).amax(dim=-1)
+    above_RV = (cumulative_RV > (uniforms_R * mass_R)[:, None]) & reachable_RV
+    token_R = above_RV.to(torch.uint8).argmax(dim=-1)
+    logp_R = logps_RV.gather(1, token_R[:, None]).squeeze(1)
+    if settings.top_p < 1:
+        logp_R = logp_R - mass_R.log().float()
+    return token_R, logp_R
+
+
+def _nucleus(probs_RV: Tensor, top_p: float) -> Tensor:
+    """Zeroes all but the smallest set of likeliest tokens whose mass reaches `top_p`; no renormalising."""
+    sorted_RV, order_RV = probs_RV.sort(dim=-1, descending=True, stable=True)
+    mass_before_RV = sorted_RV.cumsum(dim=-1) - sorted_RV
+    kept_RV = sorted_RV.masked_fill(mass_before_RV >= top_p, 0)
+    return torch.zeros_like(probs_RV).scatter(1, order_RV, kept_RV)
+
+
+def _uniforms(rows: list[_Row], settings: SamplingSettings) -> Tensor:
+    """Numbers in [0, 1), `[R, T]`: each row's from a counter-based generator keyed by (seed, key, sample)."""
+    uniforms = np.empty((len(rows), settings.max_new_tokens))
+    for row, out in zip(rows, uniforms, strict=True):
+        name = repr((settings.seed, row.job.request.key, row.sample)).encode()
+        key = int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little")
+        np.random.Generator(np.random.Philox(key=key)).random(out=out)
+    return torch.from_numpy(uniforms)
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    declared = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = set(declared) if isinstance(declared, list) else {declared}
+    ids = (ids | {tokenizer.eos_token_id}) - {None}
+    if not ids:
+        raise ValueError("no end-of-sequence token: set eos_token_id in the model's generation config or the tokenizer")
+    return sorted(ids)
+
+
+@contextmanager
+def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Puts every module into eval mode, and afterwards those back into train mode that were in it."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,130 @@
+"""`qstep annotate`: graded responses in, step labels out."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from qstep.stages.inputs import finished, load_causal_lm, model_fingerprint, settings_of
+from qstep.stages.progress import bar
+from qstep.types import Row
+
+if TYPE_CHECKING:
+    from qstep.generation import Engine
+
+
+@dataclass
+class AnnotateConfig:
+    """Labels each step: exactly, where the task can check one, or by Monte-Carlo rollouts of a model.
+
+    Rows whose verdict is `ungradable` are left out and counted in the output's `.meta.json`.
+
+    Args:
+        input: rows written by `qstep grade`.
+        output: the JSONL file to write.
+        method: exact (tasks that can check a step) or monte_carlo.
+        model_name_or_path: the model to continue from each step (monte_carlo).
+        rollouts: k, continuations per step (monte_carlo).
+        temperature: of the rollouts.
+        max_new_tokens: length limit of a whole response, the part before the step included.
+        seed: of the rollouts.
+        step_separator: the text between steps.
+        max_per_problem: label only the first responses of each problem (by their `sample`).
+        max_problems: label only as many problems (by the hash of their ids).
+        rows_at_once: responses whose rollouts are drawn together; as much is redone after a kill.
+        max_rows: rollouts decoded at once.
+        max_tokens: positions held in the cache at once.
+        device: cpu, cuda, or auto.
+        dtype: of the model's weights.
+    """
+
+    input: Path
+    output: Path
+    method: Literal["exact", "monte_carlo"] = "exact"
+    model_name_or_path: str | None = None
+    rollouts: int = 4
+    temperature: float = 1.0
+    max_new_tokens: int = 512
+    seed: int = 0
+    step_separator: str = "\n"
+    max_per_problem: int | None = None
+    max_problems: int | None = None
+    rows_at_once: int = 128
+    max_rows: int = 1024
+    max_tokens: int = 131_072
+    device: str = "auto"
+    dtype: str = "float32"
+
+
+def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
+    """Runs the stage and returns its output. `engine` replaces the model's own.
+
+    Raises:
+        ValueError: Monte-Carlo labels are asked for without a model, or exact ones of a task that cannot check.
+    """
+    from qstep.annotate import RolloutSettings, label_by_rollouts, label_exactly
+    from qstep.data import StageFile
+    from qstep.generation import SamplingSettings
+
+    monte_carlo = config.method == "monte_carlo"
+    if monte_carlo and config.model_name_or_path is None:
+        raise ValueError("method monte_carlo needs --model_name_or_path, the model to continue from each step")
+    settings = settings_of(
+        config,
+        *("output", "rows_at_once", "max_rows", "max_tokens", "device"),
+        input=finished(config.input),
+        model=model_fingerprint(config.model_name_or_path or ""),
+    )
+    with StageFile.open(config.output, stage="annotate", settings=settings) as file:
+        if file.complete:
+            return config.output
+        ungradable = sum(row["verdict"] == "ungradable" for row in _chosen(config))
+        total = sum(1 for _ in _chosen(config)) - ungradable
+        if monte_carlo and engine is None:
+            from qstep.generation import HFEngine
+
+            model, tokenizer = load_causal_lm(config.model_name_or_path or "", device=config.device, dtype=config.dtype)
+            engine = HFEngine(model, tokenizer, max_rows=config.max_rows, max_tokens=config.max_tokens)
+        rollouts = RolloutSettings(
+            config.rollouts,
+            SamplingSettings(config.max_new_tokens, config.temperature, seed=config.seed),
+            config.step_separator,
+        )
+        with bar(f"annotate {config.output.stem}", total, len(file.done)) as advance:
+            for rows in _blocks(config, file.done):
+                if monte_carlo and engine is not None:
+                    file.append(label_by_rollouts(engine, rows, rollouts))
+                else:
+                    file.append([label_exactly(row, config.step_separator) for row in rows])
+                advance(len(rows))
+        file.finish({"left_out_ungradable": ungradable})
+    return config.output
+
+
+def _chosen(config: AnnotateConfig) -> Iterator[Row]:
+    """The rows that the limits on problems and responses leave, whatever the order of the file."""
+    from qstep.data import read_rows
+
+    problems = sorted({row["problem_id"] for row in read_rows(config.input)}, key=_shuffled)
+    wanted = set(problems[: config.max_problems])
+    for row in read_rows(config.input):
+        few_enough = config.max_per_problem is None or row["sample"] < config.max_per_problem
+        if row["problem_id"] in wanted and few_enough:
+            yield row
+
+
+def _shuffled(problem_id: str) -> bytes:
+    return hashlib.sha256(problem_id.encode()).digest()
+
+
+def _blocks(config: AnnotateConfig, done: set[str]) -> Iterator[list[Row]]:
+    block: list[Row] = []
+    for row in _chosen(config):
+        if row["verdict"] != "ungradable" and row["id"] not in done:
+            block.append(row)
+        if len(block) == config.rows_at_once:
+            yield block
+            block = []
+    if block:
+        yield block

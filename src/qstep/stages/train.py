@@ -1,0 +1,128 @@
+"""`qstep train pqm|bce|mse|orm|dqo|dro|rs`: labelled rows in, a checkpoint out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.logging import disable_progress_bar
+
+from qstep.data import StageFile
+from qstep.models import load_policy, new_scorer
+from qstep.stages.inputs import finished, model_fingerprint
+from qstep.stages.progress import console
+from qstep.trainers import (
+    DQOConfig,
+    DQOTrainer,
+    DROTrainer,
+    GroupTrainer,
+    PolicyConfig,
+    RSTrainer,
+    ScorerConfig,
+    ScorerTrainer,
+)
+from qstep.trainers.pqm import Objective
+
+SCORERS = get_args(Objective)
+"""The objectives a step scorer can be trained with."""
+
+# What cannot change the weights a run ends with.
+_IRRELEVANT = {
+    "output_dir",
+    "run_name",
+    "report_to",
+    "logging_dir",
+    "disable_tqdm",
+    "logging_steps",
+    "project",
+}
+
+
+@dataclass
+class TrainInputs:
+    """What a training run starts from.
+
+    Args:
+        model_name_or_path: the causal language model to start from: a folder or a Hub id.
+        train_file: the JSONL rows to learn from.
+    """
+
+    model_name_or_path: str
+    train_file: Path
+
+
+def config_class(method: str) -> type[TrainingArguments]:
+    """The settings of a training method."""
+    if method in SCORERS:
+        return ScorerConfig
+    return {"dqo": DQOConfig, "dro": DQOConfig, "rs": PolicyConfig}[method]
+
+
+def train(method: str, inputs: TrainInputs, config: Any) -> Path:
+    """Trains, saves model and tokenizer to `config.output_dir`, and returns that folder.
+
+    The folder's `train_log.jsonl` holds every line of the log. A finished folder with unchanged settings is left
+    as it is; an unfinished one goes on from its newest checkpoint, where `save_strategy` left any.
+    """
+    output = Path(config.output_dir)
+    changed = {k: v for k, v in asdict(config).items() if k not in _IRRELEVANT}
+    settings = {
+        "method": method,
+        **{
+            name: value if isinstance(value, int | float | str | bool | None) else str(value)
+            for name, value in changed.items()
+        },
+        "train_file": finished(inputs.train_file),
+        "model": model_fingerprint(inputs.model_name_or_path),
+    }
+    with StageFile.open(output / "train_log.jsonl", stage=f"train {method}", settings=settings) as log:
+        if log.complete:
+            return output
+        set_seed(config.seed)
+        disable_progress_bar()  # of loading and saving; the trainer has its own
+        tokenizer = AutoTokenizer.from_pretrained(inputs.model_name_or_path)
+        trainer = _trainer(method, inputs, config, tokenizer, [_Log(log)])
+        if trainer.train_dataset.left_out:
+            console.print(f"{inputs.train_file}: left out {dict(trainer.train_dataset.left_out)}")
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)))
+        trainer.save_model()
+        log.finish({"rows": len(trainer.train_dataset.offsets), "left_out": dict(trainer.train_dataset.left_out)})
+    return output
+
+
+def _trainer(
+    method: str, inputs: TrainInputs, config: Any, tokenizer: PreTrainedTokenizerBase, callbacks: list[Any]
+) -> GroupTrainer:
+    build: dict[str, tuple[Callable[[str], PreTrainedModel], Callable[..., GroupTrainer]]] = {
+        **{name: (new_scorer, ScorerTrainer) for name in SCORERS},
+        "dqo": (load_policy, DQOTrainer),
+        "dro": (load_policy, DROTrainer),
+        "rs": (load_policy, RSTrainer),
+    }
+    load, trainer = build[method]
+    return trainer(load(inputs.model_name_or_path), config, inputs.train_file, tokenizer, callbacks)
+
+
+class _Log(TrainerCallback):
+    """Appends what the trainer logs to a stage file; a resumed run does not repeat a step's line."""
+
+    def __init__(self, file: StageFile) -> None:
+        self.file = file
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs, name = kwargs["logs"], str(state.global_step)
+        if state.is_world_process_zero and "loss" in logs and name not in self.file.done:
+            self.file.append([{"id": name, "step": state.global_step, "max_steps": state.max_steps, **logs}])

@@ -1,0 +1,280 @@
+"""The command line: quick help, config files, errors, and the whole chain of commands on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from qstep.cli import COMMANDS, TRAIN, _parse, main
+from qstep.data import miniature, read_rows
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, qstep.cli; qstep.cli.main(['--help']);"
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'jsonargparse', 'rich'} & set(sys.modules);"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    for command in COMMANDS:
+        assert f"  {command}" in done.stdout
+
+
+def test_help_is_quick() -> None:
+    """`qstep --help` in under 0.3 s and `import qstep` in under 0.2 s, the best of five processes."""
+    import time
+
+    def best(*arguments: str) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            assert python(*arguments).returncode == 0
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert best("-m", "qstep.cli", "--help") < 0.3
+    assert best("-c", "import qstep") < 0.2
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "train"])
+def test_every_command_explains_its_options(command: str) -> None:
+    done = python("-m", "qstep.cli", command, "--help")
+    assert done.returncode == 0, done.stderr
+    options = [line for line in done.stdout.splitlines() if re.match(r"  --\w", line)]
+    assert len(options) > 2
+    assert "--config" in done.stdout
+
+
+def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["no-such-command"]) == 2
+    assert "no command 'no-such-command'" in capsys.readouterr().err
+    assert main(["train", "ppo"]) == 2
+    assert "choose one of pqm" in capsys.readouterr().err
+    assert main(["grade", "--input", "no-such-file.jsonl", "--output", "out.jsonl"]) == 1
+    assert "no-such-file.jsonl" in capsys.readouterr().err
+
+
+def test_flags_override_the_config_file_wherever_it_stands(tmp_path: Path) -> None:
+    from qstep.stages.sample import SampleConfig
+
+    file = tmp_path / "sample.yaml"
+    file.write_text(yaml.safe_dump({"model_name_or_path": "m", "output": "o.jsonl", "num_samples": 3, "seed": 1}))
+    for arguments in (["--config", str(file), "--seed", "2"], ["--seed", "2", f"--config={file}"]):
+        (config,) = _parse("qstep sample", [SampleConfig], arguments)
+        assert (config.num_samples, config.seed) == (3, 2)
+
+
+def test_every_recipe_parses() -> None:
+    from qstep.demo import DemoConfig
+    from qstep.stages.train import config_class
+
+    recipes = sorted((ROOT / "recipes").glob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        (config,) = _parse("qstep demo", [DemoConfig], ["--config", str(recipe)])
+        for method, options in (("pqm", config.verifier), ("dqo", config.dqo), ("rs", config.rs)):
+            config_class(method)(output_dir="unused", use_cpu=True, **options)
+
+
+def test_every_command_of_the_readme_parses() -> None:
+    """Each `qstep ...` line of the README's shell blocks is accepted by the parser of its command."""
+    blocks = re.findall(r"```(?:sh|bash|shell)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.startswith("qstep ")]
+    assert len(lines) >= 8
+    from importlib import import_module
+
+    from qstep.stages.train import TrainInputs, config_class
+
+    for line in lines:
+        command, *rest = shlex.split(line, comments=True)[1:]
+        if command == "train":
+            assert rest[0] in TRAIN
+            _parse("qstep train", [TrainInputs, config_class(rest[0])], rest[1:], {"objective": rest[0]})
+        else:
+            module, config, _ = COMMANDS[command]
+            _parse(f"qstep {command}", [getattr(import_module(module), config)], rest)
+
+
+@pytest.fixture(scope="module")
+def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy of one layer, taught the form of the miniature's responses for a few seconds."""
+    from qstep.data import write_jsonl
+    from qstep.trainers import PolicyConfig, RSTrainer
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    shape = {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 24,
+    }
+    model = LlamaForCausalLM(LlamaConfig(**{**miniature.base_config().to_dict(), **shape}))
+    write_jsonl(folder / "textbook.jsonl", miniature.textbook(2000))
+    config = PolicyConfig(
+        output_dir=str(folder / "run"),
+        use_cpu=True,
+        max_steps=150,
+        per_device_train_batch_size=16,
+        learning_rate=5e-3,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    RSTrainer(model, config, folder / "textbook.jsonl", miniature.tokenizer()).train()
+    model.save_pretrained(folder / "model")
+    miniature.tokenizer().save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def test_the_chain_of_commands(tiny_policy: Path, tmp_path: Path) -> None:
+    """sample, grade, annotate, train, score, best-of-n, train, evaluate: each reads what the one before wrote."""
+
+    def qstep(*arguments: object) -> None:
+        assert main([str(argument) for argument in arguments]) == 0, arguments
+
+    training = [
+        "--use_cpu",
+        "true",
+        "--max_steps",
+        "2",
+        "--save_strategy",
+        "no",
+        "--report_to",
+        "none",
+        "--per_device_train_batch_size",
+        "2",
+    ]
+    rows = tmp_path / "samples.jsonl"
+    sampling = ["--model_name_or_path", tiny_policy, "--max_new_tokens", 64]
+    qstep("sample", *sampling, "--output", rows, "--num_problems", 6, "--num_samples", 4)
+    qstep("grade", "--input", rows, "--output", tmp_path / "graded.jsonl")
+    qstep("annotate", "--input", tmp_path / "graded.jsonl", "--output", tmp_path / "exact.jsonl")
+    qstep(
+        *("annotate", "--method", "monte_carlo", *sampling, "--rollouts", 2),
+        *("--input", tmp_path / "graded.jsonl", "--output", tmp_path / "rollouts.jsonl"),
+    )
+    for method, labels in (("pqm", "exact"), ("bce", "rollouts"), ("orm", "exact"), ("mse", "rollouts")):
+        qstep(
+            *(
+                "train",
+                method,
+                "--model_name_or_path",
+                tiny_policy,
+                "--train_file",
+                tmp_path / f"{labels}.jsonl",
+            ),
+            *("--output_dir", tmp_path / method, *training),
+        )
+    for method in ("pqm", "bce"):
+        qstep(
+            *("score", "--input", tmp_path / "exact.jsonl", "--output", tmp_path / f"scored_{method}.jsonl"),
+            *("--model_name_or_path", tmp_path / method),
+        )
+    inputs = json.dumps({method: str(tmp_path / f"scored_{method}.jsonl") for method in ("pqm", "bce")})
+    qstep("best-of-n", "--inputs", inputs, "--output", tmp_path / "best_of_n.json")
+    for method in ("dqo", "dro", "rs"):
+        extra = [] if method == "rs" else ["--process_rewards", "potential"]
+        qstep(
+            *(
+                "train",
+                method,
+                "--model_name_or_path",
+                tiny_policy,
+                "--train_file",
+                tmp_path / "scored_pqm.jsonl",
+            ),
+            *("--output_dir", tmp_path / method, *training, *extra),
+        )
+    qstep(
+        *("evaluate", "--model_name_or_path", tmp_path / "dqo", "--output_dir", tmp_path / "eval"),
+        *("--num_problems", 3, "--num_samples", 2, "--max_new_tokens", 64),
+    )
+    graded = list(read_rows(tmp_path / "graded.jsonl"))
+    assert len(graded) == 24 and {row["verdict"] for row in graded} <= {"right", "wrong"}
+    rolled = list(read_rows(tmp_path / "rollouts.jsonl"))
+    assert all(len(row["successes"]) == len(row["completions"]) == len(row["trials"]) for row in rolled)
+    best = json.loads((tmp_path / "best_of_n.json").read_text())
+    assert set(best["pqm"]) == {"1", "2", "4"}
+    assert best["pqm"]["1"]["mean"] == pytest.approx(best["bce"]["1"]["mean"])  # one of one is the mean sample
+    results = json.loads((tmp_path / "eval" / "results.json").read_text())
+    assert results["sampled"]["samples"] == 6 and results["greedy"]["n"] == 3
+
+
+def test_a_changed_setting_is_refused(tiny_policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["sample", "--model_name_or_path", str(tiny_policy), "--output", str(tmp_path / "rows.jsonl")]
+    arguments += ["--num_problems", "2", "--num_samples", "2", "--max_new_tokens", "64"]
+    assert main(arguments) == 0
+    before = (tmp_path / "rows.jsonl").read_bytes()
+    assert main([*arguments, "--temperature", "0.5"]) == 1
+    error = capsys.readouterr().err
+    assert "temperature" in error and "1.0" in error and "0.5" in error
+    assert main(arguments) == 0
+    assert (tmp_path / "rows.jsonl").read_bytes() == before
+
+
+def test_the_demo_in_small(tmp_path: Path) -> None:
+    """The whole job with a few steps of everything, twice: the second run skips all and changes nothing."""
+    training = {"max_steps": 2, "per_device_train_batch_size": 4}
+    arguments = [
+        *(
+            "demo",
+            "--output_dir",
+            str(tmp_path),
+            "--train_problems",
+            "8",
+            "--train_samples",
+            "8",
+            "--device",
+            "cpu",
+        ),
+        *(
+            "--held_out_problems",
+            "4",
+            "--held_out_samples",
+            "4",
+            "--eval_problems",
+            "4",
+            "--eval_samples",
+            "2",
+        ),
+        *("--rollout_problems", "2", "--rollout_samples", "2", "--rollouts", "2", "--textbook_rows", "2000"),
+        *("--base", json.dumps({"max_steps": 150, "per_device_train_batch_size": 16, "learning_rate": 5e-3})),
+        *(f"--{name}={json.dumps(training)}" for name in ("verifier", "dqo", "rs")),
+    ]
+    assert main(arguments) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    estimate = {"mean", "low", "high", "n"}
+    for policy in ("base", "rs", "dqo"):
+        for how in ("greedy", "sampled"):
+            assert estimate <= set(results["policies"][policy][how])
+    for method in ("pqm", "bce", "majority", "pqm_weighted", "pass"):
+        assert set(results["verifiers"][method]) == {"1", "2", "4"}
+        assert set(results["verifiers"][method]["4"]) == estimate
+    assert results["labels"]["agreement"] is not None
+    assert {"versions", "seeds", "git_commit", "command"} <= set(results["provenance"])
+    assert {"base", "sample", "grade", "annotate", "train", "best_of_n", "evaluate"} <= set(results["stages"])
+    assert "<script" not in (tmp_path / "report.html").read_text()
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl") if path.name != "examples.jsonl"}
+    assert main(arguments) == 0
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+    again = json.loads((tmp_path / "results.json").read_text())
+    again["provenance"]["date"] = results["provenance"]["date"]
+    assert again == results

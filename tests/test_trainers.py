@@ -1,0 +1,247 @@
+"""The trainers: invariants of the weights they end with, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from qstep.data import miniature, write_jsonl
+from qstep.models import load_policy, new_scorer
+from qstep.trainers import (
+    DQOConfig,
+    DQOTrainer,
+    DROTrainer,
+    ImportanceCollapse,
+    NonFiniteLoss,
+    PolicyConfig,
+    RSTrainer,
+    ScorerConfig,
+    ScorerTrainer,
+)
+from qstep.trainers.pqm import step_labels
+
+COMMON = dict(
+    use_cpu=True,
+    report_to="none",
+    save_strategy="no",
+    disable_tqdm=True,
+    logging_steps=1,
+    lr_scheduler_type="linear",
+    learning_rate=1e-3,
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    shape = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    config = LlamaConfig(**{**miniature.base_config().to_dict(), **shape, "num_key_value_heads": 2, "head_dim": 16})
+    LlamaForCausalLM(config).save_pretrained(folder)
+    miniature.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 problems with 4 responses each, every other one wrong in its second step."""
+    rows = []
+    for problem in miniature.problems("train", 16):
+        for sample in range(4):
+            lines = miniature.solution(problem.prompt).split("\n")
+            if sample % 2:
+                lines[1] = lines[1][:-1] + str((int(lines[1][-1]) + sample) % 10)
+            text = "\n".join(lines)
+            ids = [*miniature.tokenizer()(text)["input_ids"], miniature.tokenizer().eos_token_id]
+            rows.append(
+                {
+                    "id": f"{problem.id}#{sample}",
+                    "problem_id": problem.id,
+                    "prompt": problem.prompt,
+                    "completion": text,
+                    "completion_ids": ids,
+                    "logps_behavior": [-1.0] * len(ids),
+                    "label": sample % 2 == 0,
+                    "reward": float(sample % 2 == 0),
+                    "completions": lines,
+                    "labels": miniature.check_steps(problem.prompt, lines),
+                    "step_rewards": [1.0 if right else 0.0 for right in miniature.check_steps(problem.prompt, lines)],
+                }
+            )
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    write_jsonl(path, rows)
+    return path
+
+
+def trainer(kind: str, base: Path, rows: Path, output: Path, **options):
+    tokenizer = miniature.tokenizer()
+    options = {**COMMON, "output_dir": str(output), **options}
+    if kind == "dqo" or kind == "dro":
+        cls = DQOTrainer if kind == "dqo" else DROTrainer
+        options = {"importance": "none", "responses_per_prompt": 4, **options}
+        return cls(load_policy(base), DQOConfig(**options), rows, tokenizer)
+    if kind == "rs":
+        return RSTrainer(load_policy(base), PolicyConfig(**options), rows, tokenizer)
+    torch.manual_seed(0)
+    config = ScorerConfig(objective=kind, responses_per_prompt=4, **options)
+    return ScorerTrainer(new_scorer(base), config, rows, tokenizer)
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.bare_model.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", ["pqm", "orm", "rs", "dqo", "dro"])
+def test_accumulation_splits_share_one_trajectory(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """One batch of 8, and 8 batches of 1 accumulated, end with the same weights to 1e-6 (as do 2 of 4).
+
+    The optimizer is SGD, which shows the gradient: Adam divides by its size, and so blows rounding up where a
+    gradient is near zero.
+    """
+    ends = []
+    for size, splits in ((8, 1), (1, 8), (2, 4)):
+        run = trainer(
+            kind,
+            base,
+            rows_file,
+            tmp_path / f"{size}",
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=splits,
+            max_steps=4,
+            optim="sgd",
+            learning_rate=1e-2,
+            max_grad_norm=0.0,
+        )
+        run.train()
+        ends.append(weights(run))
+    for other in ends[1:]:
+        for name, value in ends[0].items():
+            assert (value - other[name]).abs().max() <= 1e-6, name
+
+
+@pytest.mark.parametrize("kind", ["pqm", "rs", "dqo"])
+def test_resume_gives_bit_equal_weights(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
+    options = dict(per_device_train_batch_size=4, max_steps=6, save_strategy="steps", save_steps=3)
+    whole = trainer(kind, base, rows_file, tmp_path / "whole", **options)
+    whole.train()
+    torch.manual_seed(99)
+    resumed = trainer(kind, base, rows_file, tmp_path / "resumed", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert resumed.state.global_step == 6
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[name]), name
+
+
+@pytest.mark.parametrize("kind", ["pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm", "rs", "dqo", "dro"])
+def test_every_method_lowers_its_loss(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
+    run = trainer(kind, base, rows_file, tmp_path, per_device_train_batch_size=16, max_steps=20, learning_rate=3e-3)
+    run.train()
+    losses = [line["loss"] for line in run.state.log_history if "loss" in line]
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_scorer_learns_to_tell_right_steps_from_wrong_ones(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    run = trainer("pqm", base, rows_file, tmp_path, per_device_train_batch_size=16, max_steps=100, learning_rate=5e-3)
+    run.train()
+    first, last = run.state.log_history[0], run.state.log_history[-2]
+    assert last["rewards/margins"] > first["rewards/margins"] + 1
+
+
+def test_dqo_logs_its_health(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    run = trainer(
+        "dqo", base, rows_file, tmp_path, importance="trajectory", per_device_train_batch_size=16, max_steps=2
+    )
+    run.train()
+    line = run.state.log_history[0]
+    expected = {
+        "importance/effective_sample_size",
+        "importance/mean_weight",
+        "logps/ratio",
+        "loss/value",
+        "loss/q",
+    }
+    assert expected <= set(line)
+    assert abs(line["logps/ratio"]) < 1e-5  # the first step is taken at the reference
+
+
+def test_a_collapse_of_the_effective_sample_size_stops_with_advice(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    run = trainer(
+        "dqo",
+        base,
+        rows_file,
+        tmp_path,
+        importance="trajectory",
+        per_device_train_batch_size=16,
+        max_steps=50,
+        min_effective_sample_size=1.1,
+        collapse_patience=3,
+    )
+    with pytest.raises(ImportanceCollapse, match=r"for 3 steps .* Lower learning_rate"):
+        run.train()
+    assert run.state.global_step < 5
+
+
+def test_a_non_finite_loss_names_the_row(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    run = trainer("rs", base, rows_file, tmp_path, per_device_train_batch_size=4, max_steps=2)
+    run.bare_model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(NonFiniteLoss, match=r"the loss of row 'miniature/train/0/\d+#\d'"):
+        run.train()
+
+
+def test_rows_left_out_are_counted(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    rows[0] |= {"label": None, "reward": None}
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert trainer("rs", base, tmp_path / "rows.jsonl", tmp_path).train_dataset.left_out == {
+        "ungradable": 1,
+        "not right": 32,
+    }
+    assert trainer("dqo", base, tmp_path / "rows.jsonl", tmp_path).train_dataset.left_out == {"ungradable": 1}
+
+
+@pytest.mark.parametrize("kind", ["rs", "pqm"])
+def test_an_over_long_row_is_refused(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: .* exceed"):
+        trainer(kind, base, rows_file, tmp_path, max_length=20)
+
+
+def test_potential_rewards_sum_to_zero_along_every_response(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """Differences of potentials telescope: what they add to the outcome is Phi(end) - Phi(start) = 0."""
+    plain = trainer("dqo", base, rows_file, tmp_path)
+    shaped = trainer("dqo", base, rows_file, tmp_path, process_rewards="potential")
+    items = [plain.train_dataset[0], plain.train_dataset[3]]
+    before, after = plain.collate(items)["rewards"], shaped.collate(items)["rewards"]
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(before.sum(1), after.sum(1))
+
+
+def test_additive_rewards_need_whole_groups(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="responses_per_prompt to null"):
+        trainer("dqo", base, rows_file, tmp_path, process_rewards="additive")
+    run = trainer("dqo", base, rows_file, tmp_path, process_rewards="additive", responses_per_prompt=None)
+    batch = run.collate([run.train_dataset[0]])
+    outcome = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    # Centred over the problem's steps, the additions cancel.
+    assert batch["rewards"].sum().item() == pytest.approx(outcome.sum().item(), abs=1e-4)
+
+
+def test_labels_as_each_objective_wants_them(tmp_path: Path) -> None:
+    """Soft [1, .5, 0, .25]: hard at threshold 0 is [1, 1, 0, 1], and after the first wrong step all are wrong."""
+    row = {"labels": [1.0, 0.5, 0.0, 0.25], "label": True}
+    config = {
+        name: ScorerConfig(objective=name, output_dir=str(tmp_path), use_cpu=True) for name in ("pqm", "mse", "orm")
+    }
+    assert step_labels(row, config["pqm"]) == [1, 1, 0, 0]
+    assert step_labels(row, config["mse"]) == [1.0, 0.5, 0.0, 0.25]
+    assert step_labels(row, config["orm"]) == [1.0, 0.5, 0.0, 1.0]
+    config["pqm"].threshold = 0.5
+    assert step_labels(row, config["pqm"]) == [1, 0, 0, 0]
+
+
+def test_an_unknown_objective_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="choose one of pqm"):
+        ScorerConfig(objective="nce", output_dir=str(tmp_path), use_cpu=True)
