@@ -245,3 +245,11 @@ def test_labels_as_each_objective_wants_them(tmp_path: Path) -> None:
 def test_an_unknown_objective_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="choose one of pqm"):
         ScorerConfig(objective="nce", output_dir=str(tmp_path), use_cpu=True)
+
+
+def test_margin_warms_up(tmp_path: Path) -> None:
+    """With 10 steps of warm-up: 0 up to step 10, half the margin of 4 at step 15, all of it from step 20 on."""
+    config = ScorerConfig(output_dir=str(tmp_path), use_cpu=True, margin=4.0, margin_warmup_steps=10)
+    assert [config.margin_at(step) for step in (0, 10, 15, 20, 99)] == [0, 0, 2, 4, 4]
+    config.margin_warmup_steps = 0
+    assert config.margin_at(0) == 4

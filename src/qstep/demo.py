@@ -30,6 +30,18 @@ from qstep.stages.score import ScoreConfig, score
 from qstep.types import Row
 
 
+def _options(batch_size: int, learning_rate: float, **options: Any) -> dict[str, Any]:
+    """Training options of the miniature, chosen on its validation problems."""
+    return {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "warmup_steps": 10,
+        "adam_beta2": 0.98,
+        **options,
+    }
+
+
 @dataclass
 class DemoConfig:
     """From nothing to a better reasoner: policy, samples, labels, verifiers, offline RL, evaluation, report.
@@ -96,47 +108,15 @@ class DemoConfig:
     rollout_samples: int = 8
     rollouts_at_once: int = 256
     step_separator: str = "\n"
-    textbook_rows: int = 24_000
-    base: dict[str, Any] = field(
-        default_factory=lambda: {
-            "num_train_epochs": 1,
-            "per_device_train_batch_size": 32,
-            "learning_rate": 4e-3,
-            "warmup_steps": 50,
-            "adam_beta2": 0.98,
-        }
-    )
+    textbook_rows: int = 19_200
+    base: dict[str, Any] = field(default_factory=lambda: _options(32, 4e-3, warmup_steps=50))
     verifier: dict[str, Any] = field(
-        default_factory=lambda: {
-            "max_steps": 800,
-            "per_device_train_batch_size": 8,
-            "responses_per_prompt": 4,
-            "learning_rate": 2e-3,
-            "warmup_steps": 50,
-            "adam_beta2": 0.98,
-            "margin": 4.0,
-        }
+        default_factory=lambda: _options(
+            32, 2e-3, warmup_steps=50, max_steps=800, responses_per_prompt=1, margin=4.0, margin_warmup_steps=200
+        )
     )
-    dqo: dict[str, Any] = field(
-        default_factory=lambda: {
-            "num_train_epochs": 1,
-            "per_device_train_batch_size": 16,
-            "responses_per_prompt": 4,
-            "learning_rate": 1e-4,
-            "value_learning_rate": 1e-3,
-            "warmup_steps": 10,
-            "adam_beta2": 0.98,
-        }
-    )
-    rs: dict[str, Any] = field(
-        default_factory=lambda: {
-            "num_train_epochs": 1,
-            "per_device_train_batch_size": 64,
-            "learning_rate": 1e-4,
-            "warmup_steps": 10,
-            "adam_beta2": 0.98,
-        }
-    )
+    dqo: dict[str, Any] = field(default_factory=lambda: _options(32, 2e-4, value_learning_rate=1e-3))
+    rs: dict[str, Any] = field(default_factory=lambda: _options(64, 3e-4))
     processes: int = 2
     max_rows: int = 1024
     max_tokens: int = 131_072
@@ -327,7 +307,7 @@ class _Run:
             if method == "rs":
                 del merged["step_separator"]
             if method == "bce":
-                merged.pop("margin", None)
+                merged = {name: value for name, value in merged.items() if not name.startswith("margin")}
             file = self.path(f"{name}.yaml")
             file.write_text(yaml.safe_dump(merged, sort_keys=True))
             waiting.append((name, [sys.executable, "-m", "qstep.cli", "train", method, "--config", str(file)]))

@@ -30,6 +30,8 @@ class ScorerConfig(TrainingArguments):
     Args:
         objective: pqm (Eq. 10 of arXiv 2410.11287), pqm_theoretical (Eq. 9), pqm_ablation (Eq. 12), bce, mse, orm.
         margin: zeta of the ranking losses.
+        margin_warmup_steps: the margin is 0 for so many optimizer steps and reaches its value after as many more. From
+            a cold head the full margin first pushes all Qs down, and telling steps apart is learned late or never.
         threshold: a soft label above it counts as correct for the ranking losses (0: any success is correct).
         step_separator: the text that separates steps in a response.
         separator_token: the single token put, by its id, after each step; the step's Q is read there.
@@ -39,6 +41,7 @@ class ScorerConfig(TrainingArguments):
 
     objective: Objective = "pqm"
     margin: float = 4.0
+    margin_warmup_steps: int = 0
     threshold: float = 0.0
     step_separator: str = "\n"
     separator_token: str = "\n"
@@ -56,17 +59,24 @@ class ScorerConfig(TrainingArguments):
         return "last" if self.objective == "orm" else "min"
 
 
-def loss_function(config: ScorerConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    def margin_at(self, step: int) -> float:
+        """The margin in use after `step` optimizer steps."""
+        if self.margin_warmup_steps == 0:
+            return self.margin
+        return self.margin * min(max(step / self.margin_warmup_steps - 1, 0), 1)
+
+
+def loss_function(objective: Objective, margin: float) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of one objective as a function of `(q_values [B, S], labels [B, S])`."""
     functions: dict[Objective, Callable[[Tensor, Tensor], Tensor]] = {
-        "pqm": partial(pqm_loss, margin=config.margin),
-        "pqm_theoretical": partial(pqm_theoretical_loss, margin=config.margin),
+        "pqm": partial(pqm_loss, margin=margin),
+        "pqm_theoretical": partial(pqm_theoretical_loss, margin=margin),
         "pqm_ablation": pqm_ablation_loss,
         "bce": bce_loss,
         "mse": mse_loss,
         "orm": orm_loss,
     }
-    return functions[config.objective]
+    return functions[objective]
 
 
 def step_labels(row: Row, config: ScorerConfig) -> list[float]:
@@ -107,7 +117,6 @@ class ScorerTrainer(GroupTrainer):
             objective=config.objective,
         )
         contract.attach(model)
-        self.loss = loss_function(config)
 
         def leave_out(row: Row, where: str) -> str | None:
             encode_steps(tokenizer, contract, row["prompt"], row["completions"], where=where)
@@ -154,4 +163,5 @@ class ScorerTrainer(GroupTrainer):
             rewards__accuracies=((q > 0) == right)[present].float().mean().item(),
             **{name: value for name, value in metrics.items() if math.isfinite(value)},
         )
-        return self.loss(q_values, labels)
+        loss = loss_function(self.config.objective, self.config.margin_at(self.state.global_step))
+        return loss(q_values, labels)
