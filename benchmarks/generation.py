@@ -7,7 +7,8 @@ temperature 1 and with the same limit, and the repeats alternate. Tokens per sec
 sampled, the end of the sequence included; padding after it does not count. Both times include decoding
 to text. Without `--model`, a base policy of the miniature task is trained first, briefly, so that
 responses have the lengths of real ones. The engine makes its own batches of all problems; `generate`
-gets 16 problems (256 rows) at a time, sorted by prompt length.
+is given one problem a call, as a loop over a data set does, and, in its best form, 16 problems
+(256 rows) a call, sorted by prompt length.
 
 Tokens per CPU second are the same count over the processor time of the process, which other work on the machine
 disturbs less.
@@ -22,6 +23,7 @@ import platform
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from qstep.data import miniature
 from qstep.generation import HFEngine, Request, SamplingSettings
 
 SAMPLES = 16
-BATCH = 16
+PROBLEMS_A_CALL = (1, 16)
 
 
 def train_base(steps: int, seed: int) -> LlamaForCausalLM:
@@ -70,13 +72,15 @@ def sample_transformers(
     prompts: list[list[int]],
     limit: int,
     seed: int,
+    problems_a_call: int,
 ) -> list[int]:
-    """Lengths of the responses of `model.generate`, given 16 problems at a time."""
+    """Lengths of the responses of `model.generate`."""
     torch.manual_seed(seed)
     lengths: list[int] = []
     ordered = sorted(prompts, key=len)
-    for start in range(0, len(ordered), BATCH):
-        batch = tokenizer.pad({"input_ids": ordered[start : start + BATCH]}, padding_side="left", return_tensors="pt")
+    for start in range(0, len(ordered), problems_a_call):
+        inputs = {"input_ids": ordered[start : start + problems_a_call]}
+        batch = tokenizer.pad(inputs, padding_side="left", return_tensors="pt")
         output = model.generate(
             **batch.to(model.device),
             do_sample=True,
@@ -107,11 +111,16 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     engine = HFEngine(model, tokenizer)
     samplers = {
         "qstep": lambda ids, seed: sample_qstep(engine, ids, args.max_new_tokens, seed),
-        "transformers": lambda ids, seed: sample_transformers(model, tokenizer, ids, args.max_new_tokens, seed),
+        **{
+            f"generate, {n} problems a call": partial(
+                lambda n, ids, seed: sample_transformers(model, tokenizer, ids, args.max_new_tokens, seed, n), n
+            )
+            for n in PROBLEMS_A_CALL
+        },
     }
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in samplers}
     for sampler in samplers.values():
-        sampler(prompts[:BATCH], args.seed)  # warm-up
+        sampler(prompts[:16], args.seed)  # warm-up
     for repeat in range(args.repeats):
         for name, sampler in samplers.items():
             start, start_cpu = time.perf_counter(), time.process_time()
@@ -148,7 +157,10 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "max_new_tokens": args.max_new_tokens,
         "prompt_lengths": [min(map(len, prompts)), max(map(len, prompts))],
         "medians": medians,
-        "ratios": {measure: of["qstep"] / of["transformers"] for measure, of in medians.items()},
+        "ratios": {
+            measure: {name: of["qstep"] / rate for name, rate in of.items() if name != "qstep"}
+            for measure, of in medians.items()
+        },
         "runs": runs,
     }
 
@@ -178,7 +190,8 @@ def main() -> None:
         print(f"{name}: responses of {mean_length:.1f} tokens on average")
     for measure, medians in result["medians"].items():
         rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in medians.items())
-        print(f"{measure}: {rates}, ratio {result['ratios'][measure]:.2f} (medians of {args.repeats})")
+        ratios = ", ".join(f"{ratio:.2f} times {name}" for name, ratio in result["ratios"][measure].items())
+        print(f"{measure}: {rates}; qstep is {ratios} (medians of {args.repeats})")
     if args.output:
         args.output.write_text(json.dumps(result, indent=2) + "\n")
 

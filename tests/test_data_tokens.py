@@ -126,3 +126,11 @@ def test_smollm2(smollm2: Any) -> None:
         "Σ = 😀.\n\n",
         "The answer is \\boxed{5}.<|im_end|>",
     ]
+
+
+def test_many_texts_are_encoded_as_each_alone() -> None:
+    from qstep.data import encode_texts, miniature
+
+    tokenizer, texts = miniature.tokenizer(), ["7+8=5", "", "#5"]
+    assert encode_texts(tokenizer, texts) == [encode_text(tokenizer, text) for text in texts]
+    assert encode_texts(tokenizer, []) == []

@@ -112,7 +112,14 @@ class DemoConfig:
     base: dict[str, Any] = field(default_factory=lambda: _options(32, 4e-3, warmup_steps=50))
     verifier: dict[str, Any] = field(
         default_factory=lambda: _options(
-            32, 2e-3, warmup_steps=50, max_steps=800, responses_per_prompt=1, margin=4.0, margin_warmup_steps=200
+            32,
+            2e-3,
+            warmup_steps=50,
+            max_steps=700,
+            weight_decay=0.3,
+            responses_per_prompt=1,
+            margin=4.0,
+            margin_warmup_steps=200,
         )
     )
     dqo: dict[str, Any] = field(default_factory=lambda: _options(32, 2e-4, value_learning_rate=1e-3))
@@ -280,47 +287,24 @@ class _Run:
         return rolled_out, train_exact, held_out_exact
 
     def train(self, jobs: dict[str, tuple[str, str, Path, dict[str, Any]]]) -> None:
-        """Runs trainings `{folder: (method, model, rows, options)}`, `processes` at a time.
+        """Runs trainings `{folder: (method, model, rows, options)}`, `processes` at a time, in the order given.
 
         On a CPU each process gets an equal share of the cores: models this small gain nothing from more.
         """
-        import yaml
-
-        waiting: list[tuple[str, list[str]]] = []
-        running: dict[str, subprocess.Popen[bytes]] = {}
-        for name, (method, model, rows, options) in jobs.items():
-            merged = {
-                "model_name_or_path": model,
-                "train_file": str(rows),
-                "output_dir": str(self.path(name)),
-                "seed": self.config.seed,
-                "step_separator": self.config.step_separator,
-                "lr_scheduler_type": "linear",
-                "weight_decay": 0.0,
-                "logging_steps": 10,
-                "save_strategy": "no",
-                "report_to": "none",
-                "disable_tqdm": True,
-                **({"use_cpu": True} if self.config.device == "cpu" else {}),
-                **options,
-            }
-            if method == "rs":
-                del merged["step_separator"]
-            if method == "bce":
-                merged = {name: value for name, value in merged.items() if not name.startswith("margin")}
-            file = self.path(f"{name}.yaml")
-            file.write_text(yaml.safe_dump(merged, sort_keys=True))
-            waiting.append((name, [sys.executable, "-m", "qstep.cli", "train", method, "--config", str(file)]))
+        waiting = [self._training(name, *job) for name, job in jobs.items()]
         cores = max(1, (os.cpu_count() or 1) // min(self.config.processes, len(jobs)))
         environment = os.environ | {"OMP_NUM_THREADS": str(cores), "TOKENIZERS_PARALLELISM": "false"}
+        running: dict[str, subprocess.Popen[bytes]] = {}
         with bars() as progress:
             tasks = {name: progress.add_task(f"train {name}", total=None, start=False) for name in jobs}
             try:
                 while waiting or running:
                     while waiting and len(running) < self.config.processes:
                         name, command = waiting.pop(0)
-                        log = self.path(f"{name}.log").open("w")
-                        running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+                        with self.path(f"{name}.log").open("w") as log:
+                            running[name] = subprocess.Popen(
+                                command, stdout=log, stderr=subprocess.STDOUT, env=environment
+                            )
                         progress.start_task(tasks[name])
                     time.sleep(0.2)
                     for name, process in list(running.items()):
@@ -332,6 +316,34 @@ class _Run:
             finally:
                 for process in running.values():
                     process.terminate()
+
+    def _training(
+        self, name: str, method: str, model: str, rows: Path, options: dict[str, Any]
+    ) -> tuple[str, list[str]]:
+        """A training's name and its command, whose options are written to `<name>.yaml`."""
+        import yaml
+
+        shared = {
+            "model_name_or_path": model,
+            "train_file": str(rows),
+            "output_dir": str(self.path(name)),
+            "seed": self.config.seed,
+            "lr_scheduler_type": "linear",
+            "weight_decay": 0.0,
+            "logging_steps": 10,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+        if method != "rs":
+            shared["step_separator"] = self.config.step_separator
+        if method == "bce":
+            options = {option: value for option, value in options.items() if not option.startswith("margin")}
+        if self.config.device == "cpu":
+            shared["use_cpu"] = True
+        file = self.path(f"{name}.yaml")
+        file.write_text(yaml.safe_dump(shared | options))
+        return name, [sys.executable, "-m", "qstep.cli", "train", method, "--config", str(file)]
 
     def _check(self, name: str, status: int) -> None:
         if status != 0:

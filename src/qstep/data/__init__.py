@@ -20,7 +20,7 @@ from qstep.data.shards import (
 )
 from qstep.data.steps import split_steps, step_token_ends
 from qstep.data.tasks import answer_classes_of, check_steps, grade_rows, grader_version
-from qstep.data.tokens import encode_completion, encode_prompt, encode_text
+from qstep.data.tokens import encode_completion, encode_prompt, encode_text, encode_texts
 
 __all__ = [
     "Audit",
@@ -37,6 +37,7 @@ __all__ = [
     "encode_completion",
     "encode_prompt",
     "encode_text",
+    "encode_texts",
     "file_fingerprint",
     "grade_rows",
     "grader_version",

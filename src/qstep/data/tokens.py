@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qstep.types import Prompt, Row
@@ -34,6 +35,11 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The tokens of a model's own text. No special token is added, and none is recognised: `<|im_end|>` in
     the text becomes the characters it is written with."""
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """`encode_text` of each text, in one call."""
+    return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from qstep.data import encode_prompt, encode_text
+from qstep.data import encode_prompt, encode_texts
 from qstep.models.forward import Batch, collate_groups, response_hidden
 from qstep.types import Aggregation, Prompt, Row
 
@@ -126,8 +126,8 @@ def encode_steps(
     prompt_ids = encode_prompt(tokenizer, prompt)
     response_ids: list[int] = []
     ends: list[int] = []
-    for step in steps:
-        response_ids += [*encode_text(tokenizer, step), contract.separator_token_id]
+    for step_ids in encode_texts(tokenizer, steps):
+        response_ids += [*step_ids, contract.separator_token_id]
         ends.append(len(response_ids) - 1)
     if len(prompt_ids) + len(response_ids) > contract.max_length:
         raise ValueError(

@@ -58,7 +58,6 @@ class ScorerConfig(TrainingArguments):
         """How a response's score is made of its Qs: the last for an ORM, else the smallest."""
         return "last" if self.objective == "orm" else "min"
 
-
     def margin_at(self, step: int) -> float:
         """The margin in use after `step` optimizer steps."""
         if self.margin_warmup_steps == 0:
