@@ -99,13 +99,14 @@ def test_every_command_of_the_readme_parses() -> None:
     assert len(lines) >= 8
     from importlib import import_module
 
-    from qstep.stages.train import TrainInputs, config_class
+    from qstep.stages.train import SCORERS, TrainInputs, config_class
 
     for line in lines:
         command, *rest = shlex.split(line, comments=True)[1:]
         if command == "train":
             assert rest[0] in TRAIN
-            _parse("qstep train", [TrainInputs, config_class(rest[0])], rest[1:], {"objective": rest[0]})
+            fixed = {"objective": rest[0]} if rest[0] in SCORERS else {}
+            _parse("qstep train", [TrainInputs, config_class(rest[0])], rest[1:], fixed)
         else:
             module, config, _ = COMMANDS[command]
             _parse(f"qstep {command}", [getattr(import_module(module), config)], rest)
