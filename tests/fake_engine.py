@@ -63,7 +63,9 @@ def run(stage: str, folder: Path) -> Path:
     from qstep.stages.grade import GradeConfig, grade
     from qstep.stages.sample import SampleConfig, sample
 
-    sampling = SampleConfig("fake", folder / "samples.jsonl", num_problems=300, num_samples=4, max_new_tokens=64)
+    sampling = SampleConfig(
+        model_name_or_path="fake", output=folder / "samples.jsonl", num_problems=300, num_samples=4, max_new_tokens=64
+    )
     if stage == "sample":
         return sample(sampling, FakeEngine())
     graded = grade(GradeConfig(sample(sampling, FakeEngine()), folder / "graded.jsonl"))

@@ -13,13 +13,12 @@ if TYPE_CHECKING:
     from qstep.generation import Engine
 
 
-@dataclass
-class SampleConfig:
-    """Samples `num_samples` responses to each problem.
+@dataclass(kw_only=True)
+class Sampling:
+    """Which problems to answer, with which model, and how responses are drawn.
 
     Args:
         model_name_or_path: a causal language model: a folder or a Hub id.
-        output: the JSONL file to write; a job that was killed goes on where it stopped.
         dataset_name: `miniature`, `reasoning_gym:<task>`, a .jsonl/.json/.parquet file, or a Hub id.
         split: the split of the data set.
         num_problems: how many problems, all by default.
@@ -39,7 +38,6 @@ class SampleConfig:
     """
 
     model_name_or_path: str
-    output: Path
     dataset_name: str = "miniature"
     split: str = "train"
     num_problems: int | None = None
@@ -56,6 +54,17 @@ class SampleConfig:
     max_tokens: int = 131_072
     device: str = "auto"
     dtype: str = "float32"
+
+
+@dataclass(kw_only=True)
+class SampleConfig(Sampling):
+    """Samples `num_samples` responses to each problem.
+
+    Args:
+        output: the JSONL file to write; a job that was killed goes on where it stopped.
+    """
+
+    output: Path
 
 
 def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
