@@ -133,6 +133,8 @@ class DemoConfig:
 
 def demo(config: DemoConfig) -> dict[str, Any]:
     """Runs the whole job, writes `results.json` and `report.html`, prints a closing table, returns the results."""
+    from qstep.data import read_rows, write_json, write_jsonl
+
     run = _Run(config)
     with run.stage("base"):
         base = config.model_name_or_path or run.learn_base()
@@ -145,14 +147,16 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     with run.stage("annotate"):
         rolled_out, labelled, held_out = run.annotate(base, train_rows, held_out)
     with run.stage("train"):
-        run.train(
-            {
-                "pqm": ("pqm", base, labelled, config.verifier),
-                "bce": ("bce", base, labelled, config.verifier),
-                "dqo": ("dqo", base, train_rows, config.dqo),
-                "rs": ("rs", base, train_rows, config.rs),
-            }
-        )
+        jobs = {
+            "pqm": ("pqm", base, labelled, config.verifier),
+            "bce": ("bce", base, labelled, config.verifier),
+            "dqo": ("dqo", base, train_rows, config.dqo),
+            "rs": ("rs", base, train_rows, config.rs),
+        }
+        if not any(row["verdict"] == "right" for row in read_rows(train_rows)):
+            console.print("rs is left out: none of the sampled responses is right, so it has nothing to learn from")
+            del jobs["rs"]
+        run.train(jobs)
     with run.stage("best_of_n"):
         scored = {
             name: score(
@@ -165,10 +169,9 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         policies = {
             name: evaluate(run.evaluation(name, model))
             for name, model in {"base": base, "rs": str(run.path("rs")), "dqo": str(run.path("dqo"))}.items()
+            if name in ("base", *jobs)
         }
     results = run.results(policies, verifiers, rolled_out)
-    from qstep.data import write_json, write_jsonl
-
     write_json(run.path("results.json"), results)
     write_jsonl(run.path("examples.jsonl"), _examples(scored["pqm"]))
     report(ReportConfig(run.path("results.json"), run.path("report.html"), run.path("examples.jsonl")))
@@ -371,7 +374,9 @@ class _Run:
             )
 
         largest = max(map(int, verifiers["pqm"]))
-        comparisons = {f"dqo - {other} (sampled)": difference("dqo", other) for other in ("base", "rs")}
+        comparisons = {
+            f"dqo - {other} (sampled)": difference("dqo", other) for other in ("base", "rs") if other in policies
+        }
         for name, label in (("majority", "majority"), ("mean", "mean sample"), ("bce", "bce")):
             comparisons[f"pqm@{largest} - {label}"] = verifiers["differences"][f"pqm_minus_{name}"]
         labels: dict[str, Any] = {}
@@ -394,7 +399,9 @@ class _Run:
             "verifier_auc": verifiers["auc"],
             "labels": labels,
             "training": {
-                name: list(read_rows(self.path(name) / "train_log.jsonl")) for name in ("pqm", "bce", "dqo", "rs")
+                name: list(read_rows(self.path(name) / "train_log.jsonl"))
+                for name in ("pqm", "bce", "dqo", "rs")
+                if name != "rs" or "rs" in policies
             },
             "provenance": _provenance(config),
         }
