@@ -87,14 +87,21 @@ class Pool:
         self._changed = threading.Condition()
 
     def judge(self, gold: str, answer: str, deadline_s: float) -> dict[str, Any]:
-        """The worker's reply on two normalised answers: `equal`, `unreadable` or `failed`."""
-        worker = self._take()
-        reply = None
-        try:
-            reply = worker.ask({"gold": gold, "answer": answer, "deadline_s": deadline_s}, deadline_s)
-        finally:  # also when interrupted: a worker with an open request must not serve another
-            self._give_back(worker, alive=reply is not None)
-        return reply or {"failed": f"no verdict within {deadline_s:g} s"}
+        """The worker's reply on two normalised answers: `equal`, `unreadable` or `failed`.
+
+        A worker found dead before it could be asked is replaced by another.
+        """
+        while True:
+            worker = self._take()
+            reply, asked = None, True
+            try:
+                reply = worker.ask({"gold": gold, "answer": answer, "deadline_s": deadline_s}, deadline_s)
+            except BrokenPipeError:
+                asked = False
+            finally:  # also when interrupted: a worker with an open request must not serve another
+                self._give_back(worker, alive=reply is not None)
+            if asked:
+                return reply or {"failed": f"no verdict within {deadline_s:g} s"}
 
     def grow(self, size: int) -> None:
         with self._changed:
