@@ -115,14 +115,14 @@ class DemoConfig:
             32,
             2e-3,
             warmup_steps=50,
-            max_steps=700,
+            max_steps=800,
             weight_decay=0.3,
             responses_per_prompt=1,
             margin=4.0,
-            margin_warmup_steps=200,
+            margin_warmup_steps=400,
         )
     )
-    dqo: dict[str, Any] = field(default_factory=lambda: _options(32, 2e-4, value_learning_rate=1e-3))
+    dqo: dict[str, Any] = field(default_factory=lambda: _options(32, 1e-4, value_learning_rate=1e-3))
     rs: dict[str, Any] = field(default_factory=lambda: _options(64, 3e-4))
     processes: int = 2
     max_rows: int = 1024
