@@ -145,6 +145,7 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
+@pytest.mark.timeout(900)
 def test_the_chain_of_commands(tiny_policy: Path, tmp_path: Path) -> None:
     """sample, grade, annotate, train, score, best-of-n, train, evaluate: each reads what the one before wrote."""
 
@@ -219,6 +220,7 @@ def test_the_chain_of_commands(tiny_policy: Path, tmp_path: Path) -> None:
     assert results["sampled"]["samples"] == 6 and results["greedy"]["n"] == 3
 
 
+@pytest.mark.timeout(600)
 def test_a_changed_setting_is_refused(tiny_policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["sample", "--model_name_or_path", str(tiny_policy), "--output", str(tmp_path / "rows.jsonl")]
     arguments += ["--num_problems", "2", "--num_samples", "2", "--max_new_tokens", "64"]
@@ -231,6 +233,7 @@ def test_a_changed_setting_is_refused(tiny_policy: Path, tmp_path: Path, capsys:
     assert (tmp_path / "rows.jsonl").read_bytes() == before
 
 
+@pytest.mark.timeout(1200)
 def test_the_demo_in_small(tmp_path: Path) -> None:
     """The whole job with a few steps of everything, twice: the second run skips all and changes nothing."""
     training = {"max_steps": 2, "per_device_train_batch_size": 4}

@@ -18,7 +18,7 @@ CHILD = Path(__file__).parent / "fake_engine.py"
 KILLS = 30
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("stage", "output"), [("sample", "samples.jsonl"), ("annotate", "labels.jsonl")])
 def test_a_killed_stage_ends_with_the_rows_of_an_undisturbed_one(stage: str, output: str, tmp_path: Path) -> None:
     start = time.monotonic()
