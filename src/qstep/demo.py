@@ -23,6 +23,7 @@ from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from qstep.stages.evaluate import EvaluateConfig, evaluate
 from qstep.stages.grade import GradeConfig, grade
+from qstep.stages.inputs import hide_loading_bars
 from qstep.stages.progress import bars, console
 from qstep.stages.report import ReportConfig, report
 from qstep.stages.sample import SampleConfig, sample
@@ -211,6 +212,7 @@ class _Run:
 
         from qstep.data import miniature, write_jsonl
 
+        hide_loading_bars()
         start, textbook = self.path("initial"), self.path("textbook.jsonl")
         if not (start / "config.json").exists():
             torch.manual_seed(self.config.seed)

@@ -29,15 +29,21 @@ def model_fingerprint(model_name_or_path: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def hide_loading_bars() -> None:
+    """Silences the bars of reading and writing weights: a stage shows its own progress."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
 def load_causal_lm(
     model_name_or_path: str, *, device: str, dtype: str, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer for sampling."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # qstep shows its own
+    hide_loading_bars()
     tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
     model = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=dtype, trust_remote_code=trust_remote_code)
     torch.nn.Module.to(model, choose_device(device))

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from qstep.stages.inputs import choose_device, finished, model_fingerprint, settings_of
+from qstep.stages.inputs import choose_device, finished, hide_loading_bars, model_fingerprint, settings_of
 from qstep.stages.progress import bar
 from qstep.types import Row
 
@@ -49,6 +49,7 @@ def score(config: ScoreConfig) -> Path:
     with StageFile.open(config.output, stage="score", settings=settings) as file:
         if file.complete:
             return config.output
+        hide_loading_bars()
         scorer = StepScorer.load(config.model_name_or_path, device=choose_device(config.device))
         contract = scorer.contract
 

@@ -18,11 +18,10 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils.logging import disable_progress_bar
 
 from qstep.data import StageFile
 from qstep.models import load_policy, new_scorer
-from qstep.stages.inputs import finished, model_fingerprint
+from qstep.stages.inputs import finished, hide_loading_bars, model_fingerprint
 from qstep.stages.progress import console
 from qstep.trainers import (
     DQOConfig,
@@ -92,7 +91,7 @@ def train(method: str, inputs: TrainInputs, config: Any) -> Path:
         if log.complete:
             return output
         set_seed(config.seed)
-        disable_progress_bar()  # of loading and saving; the trainer has its own
+        hide_loading_bars()
         tokenizer = AutoTokenizer.from_pretrained(inputs.model_name_or_path)
         trainer = _trainer(method, inputs, config, tokenizer, [_Log(log)])
         if trainer.train_dataset.left_out:
