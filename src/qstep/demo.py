@@ -401,7 +401,10 @@ class _Run:
             "verifier_auc": verifiers["auc"],
             "labels": labels,
             "training": {
-                name: list(read_rows(self.path(name) / "train_log.jsonl"))
+                name: [
+                    {metric: value for metric, value in line.items() if metric not in ("id", "max_steps")}
+                    for line in read_rows(self.path(name) / "train_log.jsonl")
+                ]
                 for name in ("pqm", "bce", "dqo", "rs")
                 if name != "rs" or "rs" in policies
             },
