@@ -14,7 +14,7 @@ demo-seeds: $(VENV)/.runtime
 	$(BIN)/python benchmarks/demo_seeds.py --output benchmarks/results/demo_seeds.json
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
