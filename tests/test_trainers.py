@@ -23,6 +23,7 @@ from qstep.trainers import (
     ScorerTrainer,
 )
 from qstep.trainers.pqm import step_labels
+from qstep.types import ABSENT
 
 COMMON = dict(
     use_cpu=True,
@@ -87,7 +88,7 @@ def trainer(kind: str, base: Path, rows: Path, output: Path, **options):
     if kind == "rs":
         return RSTrainer(load_policy(base), PolicyConfig(**options), rows, tokenizer)
     torch.manual_seed(0)
-    config = ScorerConfig(objective=kind, responses_per_prompt=4, **options)
+    config = ScorerConfig(objective=kind, **{"responses_per_prompt": 4, **options})
     return ScorerTrainer(new_scorer(base), config, rows, tokenizer)
 
 
@@ -242,14 +243,25 @@ def test_labels_as_each_objective_wants_them(tmp_path: Path) -> None:
     assert step_labels(row, config["pqm"]) == [1, 0, 0, 0]
 
 
+def test_stopping_at_the_first_error(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """A response wrong in its second step is read through that step and no further; a right one to its end."""
+    whole = trainer("pqm", base, rows_file, tmp_path)
+    run = trainer("pqm", base, rows_file, tmp_path, stop_at_first_error=True)
+    item = run.train_dataset[0]
+    cut, full = run.data_collator([item]), whole.data_collator([item])
+    for i, row in enumerate(item["rows"]):
+        kept = len(row["completions"]) if row["label"] else 2
+        assert cut["step_labels"][i].tolist()[:kept] == [float(label) for label in row["labels"][:kept]]
+        assert (cut["step_labels"][i, kept:] == ABSENT).all()
+        assert torch.equal(cut["step_ends"][i, :kept], full["step_ends"][i, :kept])
+        assert (cut["step_ends"][i, kept:] == -1).all()
+        assert cut["response_mask"][i].sum() == cut["step_ends"][i, kept - 1] + 1
+    row = {"labels": [1.0, 0.5, 0.0, 0.25]}
+    assert step_labels(row, ScorerConfig("out", objective="mse", stop_at_first_error=True)) == [1.0, 0.5, 0.0]
+    with pytest.raises(ValueError, match="an ORM reads the end"):
+        ScorerConfig("out", objective="orm", stop_at_first_error=True)
+
+
 def test_an_unknown_objective_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="choose one of pqm"):
         ScorerConfig(objective="nce", output_dir=str(tmp_path), use_cpu=True)
-
-
-def test_margin_warms_up(tmp_path: Path) -> None:
-    """With 10 steps of warm-up: 0 up to step 10, half the margin of 4 at step 15, all of it from step 20 on."""
-    config = ScorerConfig(output_dir=str(tmp_path), use_cpu=True, margin=4.0, margin_warmup_steps=10)
-    assert [config.margin_at(step) for step in (0, 10, 15, 20, 99)] == [0, 0, 2, 4, 4]
-    config.margin_warmup_steps = 0
-    assert config.margin_at(0) == 4

@@ -7,12 +7,13 @@ killed goes on; a changed setting is refused rather than mixed.
 import json
 import os
 import platform
+import selectors
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -27,7 +28,6 @@ from qstep.stages.inputs import hide_loading_bars
 from qstep.stages.progress import bars, console
 from qstep.stages.report import ReportConfig, report
 from qstep.stages.sample import SampleConfig, sample
-from qstep.stages.score import ScoreConfig, score
 from qstep.types import Row
 
 
@@ -116,11 +116,11 @@ class DemoConfig:
             32,
             2e-3,
             warmup_steps=50,
-            max_steps=800,
+            max_steps=500,
             weight_decay=0.3,
             responses_per_prompt=1,
             margin=4.0,
-            margin_warmup_steps=400,
+            stop_at_first_error=True,
         )
     )
     dqo: dict[str, Any] = field(default_factory=lambda: _options(32, 1e-4, value_learning_rate=1e-3))
@@ -134,9 +134,14 @@ class DemoConfig:
 
 def demo(config: DemoConfig) -> dict[str, Any]:
     """Runs the whole job, writes `results.json` and `report.html`, prints a closing table, returns the results."""
+    with closing(_Run(config)) as run:
+        return _demo(run)
+
+
+def _demo(run: "_Run") -> dict[str, Any]:
     from qstep.data import read_rows, write_json, write_jsonl
 
-    run = _Run(config)
+    config = run.config
     with run.stage("base"):
         base = config.model_name_or_path or run.learn_base()
     with run.stage("sample"):
@@ -148,10 +153,10 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     with run.stage("annotate"):
         rolled_out, labelled, held_out = run.annotate(base, train_rows, held_out)
     with run.stage("train"):
-        jobs = {
+        jobs = {  # the longest first, so that no core waits long at the end
+            "dqo": ("dqo", base, train_rows, config.dqo),
             "pqm": ("pqm", base, labelled, config.verifier),
             "bce": ("bce", base, labelled, config.verifier),
-            "dqo": ("dqo", base, train_rows, config.dqo),
             "rs": ("rs", base, train_rows, config.rs),
         }
         if not any(row["verdict"] == "right" for row in read_rows(train_rows)):
@@ -159,12 +164,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
             del jobs["rs"]
         run.train(jobs)
     with run.stage("best_of_n"):
-        scored = {
-            name: score(
-                ScoreConfig(held_out, run.path(f"held_out_{name}.jsonl"), str(run.path(name)), 256, config.device)
-            )
-            for name in ("pqm", "bce")
-        }
+        scored = run.score(held_out, ("pqm", "bce"))
         verifiers = json.loads(best_of_n(BestOfNConfig(scored, run.path("best_of_n.json"))).read_text())
     with run.stage("evaluate"):
         policies = {
@@ -188,6 +188,7 @@ class _Run:
         self.config = config
         config.output_dir.mkdir(parents=True, exist_ok=True)
         timings = self.path("timings.json")
+        self.workers: list[_Worker] = []
         self.seconds: dict[str, float] = json.loads(timings.read_text()) if timings.exists() else {}
 
     def path(self, name: str) -> Path:
@@ -212,6 +213,7 @@ class _Run:
 
         from qstep.data import miniature, write_jsonl
 
+        self.start_workers()
         hide_loading_bars()
         start, textbook = self.path("initial"), self.path("textbook.jsonl")
         if not (start / "config.json").exists():
@@ -292,40 +294,56 @@ class _Run:
         return rolled_out, train_exact, held_out_exact
 
     def train(self, jobs: dict[str, tuple[str, str, Path, dict[str, Any]]]) -> None:
-        """Runs trainings `{folder: (method, model, rows, options)}`, `processes` at a time, in the order given.
+        """Runs trainings `{folder: (method, model, rows, options)}` side by side."""
+        self.side_by_side({name: self._training(name, *job) for name, job in jobs.items()})
+
+    def score(self, rows: Path, scorers: Sequence[str]) -> dict[str, Path]:
+        """Scores the same rows with several scorers side by side."""
+        outputs = {name: self.path(f"held_out_{name}.jsonl") for name in scorers}
+        jobs = {}
+        for name, output in outputs.items():
+            options: dict[str, Any] = {"input": rows, "output": output, "model_name_or_path": self.path(name)}
+            options |= {"batch_size": 256, "device": self.config.device}
+            jobs[f"score_{name}"] = ["score", *(f"--{option}={value}" for option, value in options.items())]
+        self.side_by_side(jobs)
+        return outputs
+
+    def side_by_side(self, jobs: dict[str, list[str]]) -> None:
+        """Runs qstep commands, `processes` at a time, in the order given; a job's output goes to `<name>.log`.
 
         On a CPU each process gets an equal share of the cores: models this small gain nothing from more.
         """
-        waiting = [self._training(name, *job) for name, job in jobs.items()]
-        cores = max(1, (os.cpu_count() or 1) // min(self.config.processes, len(jobs)))
-        environment = os.environ | {"OMP_NUM_THREADS": str(cores), "TOKENIZERS_PARALLELISM": "false"}
-        running: dict[str, subprocess.Popen[bytes]] = {}
-        with bars() as progress:
-            tasks = {name: progress.add_task(f"train {name}", total=None, start=False) for name in jobs}
-            try:
-                while waiting or running:
-                    while waiting and len(running) < self.config.processes:
-                        name, command = waiting.pop(0)
-                        with self.path(f"{name}.log").open("w") as log:
-                            running[name] = subprocess.Popen(
-                                command, stdout=log, stderr=subprocess.STDOUT, env=environment
-                            )
+        self.start_workers()
+        threads = max(1, (os.cpu_count() or 1) // min(len(self.workers), len(jobs)))
+        waiting, busy = list(jobs), dict[_Worker, str]()
+        with bars() as progress, selectors.DefaultSelector() as selector:
+            tasks = {name: progress.add_task(name, total=None, start=False) for name in jobs}
+            for worker in self.workers:
+                selector.register(worker.answers, selectors.EVENT_READ, worker)
+            while waiting or busy:
+                for worker in self.workers:
+                    if waiting and worker not in busy:
+                        busy[worker] = name = waiting.pop(0)
+                        worker.run(jobs[name], self.path(f"{name}.log"), threads)
                         progress.start_task(tasks[name])
-                    time.sleep(0.2)
-                    for name, process in list(running.items()):
-                        last = _last_log_line(self.path(name) / "train_log.jsonl")
-                        progress.update(tasks[name], completed=last.get("step", 0), total=last.get("max_steps"))
-                        if process.poll() is not None:
-                            del running[name]
-                            self._check(name, process.returncode)
-            finally:
-                for process in running.values():
-                    process.terminate()
+                for key, _ in selector.select(timeout=0.2):
+                    status = key.data.status()
+                    self._check(busy.pop(key.data, "worker"), status)
+                for name in busy.values():
+                    last = _last_log_line(self.path(name) / "train_log.jsonl")
+                    progress.update(tasks[name], completed=last.get("step", 0), total=last.get("max_steps"))
 
-    def _training(
-        self, name: str, method: str, model: str, rows: Path, options: dict[str, Any]
-    ) -> tuple[str, list[str]]:
-        """A training's name and its command, whose options are written to `<name>.yaml`."""
+    def start_workers(self) -> None:
+        """Starts the processes that run commands, which takes them some seconds."""
+        if not self.workers:
+            self.workers = [_Worker() for _ in range(self.config.processes)]
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.process.terminate()
+
+    def _training(self, name: str, method: str, model: str, rows: Path, options: dict[str, Any]) -> list[str]:
+        """The command of a training, whose options are written to `<name>.yaml`."""
         import yaml
 
         shared = {
@@ -343,18 +361,18 @@ class _Run:
         if method != "rs":
             shared["step_separator"] = self.config.step_separator
         if method == "bce":
-            options = {option: value for option, value in options.items() if not option.startswith("margin")}
+            options = {option: value for option, value in options.items() if option != "margin"}
         if self.config.device == "cpu":
             shared["use_cpu"] = True
         file = self.path(f"{name}.yaml")
         file.write_text(yaml.safe_dump(shared | options))
-        return name, [sys.executable, "-m", "qstep.cli", "train", method, "--config", str(file)]
+        return ["train", method, "--config", str(file)]
 
     def _check(self, name: str, status: int) -> None:
         if status != 0:
             log = self.path(f"{name}.log")
-            tail = "\n".join(log.read_text().splitlines()[-15:])
-            raise RuntimeError(f"training {name} failed with status {status}; its log {log} ends:\n{tail}")
+            tail = "\n".join(log.read_text().splitlines()[-15:]) if log.exists() else ""
+            raise RuntimeError(f"{name} failed with status {status}; its log {log} ends:\n{tail}")
 
     def results(self, policies: dict[str, Any], verifiers: dict[str, Any], rolled_out: Path) -> dict[str, Any]:
         from qstep.data import read_rows
@@ -379,8 +397,8 @@ class _Run:
         comparisons = {
             f"dqo - {other} (sampled)": difference("dqo", other) for other in ("base", "rs") if other in policies
         }
-        for name, label in (("majority", "majority"), ("mean", "mean sample"), ("bce", "bce")):
-            comparisons[f"pqm@{largest} - {label}"] = verifiers["differences"][f"pqm_minus_{name}"]
+        for other in ("majority", "mean", "bce"):
+            comparisons[f"pqm@{largest} - {other}"] = verifiers["differences"][f"pqm_minus_{other}"]
         labels: dict[str, Any] = {}
         if config.exact_labels:
             exact = {row["id"]: row["labels"] for row in read_rows(self.path("train_exact.jsonl"))}
@@ -397,7 +415,7 @@ class _Run:
             "stages": self.seconds,
             "policies": policies,
             "comparisons": comparisons,
-            "verifiers": {k: v for k, v in verifiers.items() if k not in ("differences", "auc", "mean")},
+            "verifiers": {k: v for k, v in verifiers.items() if k not in ("differences", "auc")},
             "verifier_auc": verifiers["auc"],
             "labels": labels,
             "training": {
@@ -410,6 +428,30 @@ class _Run:
             },
             "provenance": _provenance(config),
         }
+
+
+class _Worker:
+    """A process that runs one qstep command at a time; see `qstep.cli.worker`."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "qstep.cli.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
+            text=True,
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.jobs, self.answers = self.process.stdin, self.process.stdout
+
+    def run(self, command: list[str], log: Path, threads: int) -> None:
+        self.jobs.write(json.dumps({"argv": command, "log": str(log), "threads": threads}) + "\n")
+        self.jobs.flush()
+
+    def status(self) -> int:
+        """The status of the job at hand, once `answers` can be read; of the process, if it has died."""
+        answer = self.answers.readline()
+        return json.loads(answer)["status"] if answer else self.process.wait() or 1
 
 
 def _last_log_line(path: Path) -> dict[str, Any]:

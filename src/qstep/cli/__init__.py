@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"qstep: no command {command!r}. Try `qstep --help`.", file=sys.stderr)
         return 2
+    _keep_freed_memory()
     try:
         if command == "train":
             return _train(rest)
@@ -68,6 +70,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"qstep {command}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep what a training step frees for the next step instead of returning it to the system.
+
+    Faulting the same pages in again at every step takes about a sixth of the time of a small model on a CPU.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:  # glibc alone has it
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+        set_option(trim_threshold, 2**31 - 1)
+        set_option(top_pad, 2**26)
+        set_option(mmap_threshold, 2**25)
 
 
 def _train(arguments: list[str]) -> int:

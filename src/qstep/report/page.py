@@ -205,9 +205,9 @@ def _response(response: Mapping[str, Any], where: str) -> View:
         raise ValueError(f'{where}["steps"] is {texts!r}; each must be text')
     if not all(label in (0, 1, None) for label in labels):
         raise ValueError(f'{where}["labels"] is {labels!r}; each must be 1, 0 or null')
-    first_wrong = labels.index(0) if 0 in labels else None
+    first_wrong = labels.index(0) if 0 in labels else len(labels)
     steps = [
-        {"text": text.strip("\n"), "label": label, "first_wrong": j == first_wrong, **_shade(q)}
+        {"text": text.strip("\n"), "label": label, "place": _place(j, first_wrong), **_shade(q)}
         for j, (text, q, label) in enumerate(zip(texts, qs, labels, strict=True))
     ]
     completion, score = response.get("completion", ""), response.get("score")
@@ -221,6 +221,10 @@ def _response(response: Mapping[str, Any], where: str) -> View:
         "rank": rank,
         "chosen_by": response.get("chosen_by") or [],
     }
+
+
+def _place(step: int, first_wrong: int) -> str:
+    return "first-wrong" if step == first_wrong else "after" if step > first_wrong else ""
 
 
 def _letters(text: str) -> str:

@@ -83,7 +83,10 @@ def scored_groups(inputs: dict[str, Path]) -> list[Any]:
 
 
 def step_auc(inputs: dict[str, Path]) -> dict[str, Any]:
-    """How well each scorer tells right steps from wrong ones within a problem, where the rows have hard step labels."""
+    """How well each scorer tells right steps from first wrong ones within a problem, where labels are exact.
+
+    What follows a response's first wrong step is left out: it is wrong whatever it says.
+    """
     from dataclasses import asdict
 
     from qstep.data import read_rows
@@ -95,8 +98,9 @@ def step_auc(inputs: dict[str, Path]) -> dict[str, Any]:
         labels: dict[str, list[int]] = {}
         for row in read_rows(path):
             if row.get("label_source") == "exact":
-                q_values.setdefault(row["problem_id"], []).extend(row["q_values"])
-                labels.setdefault(row["problem_id"], []).extend(map(int, row["labels"]))
+                through = row["labels"].index(False) + 1 if False in row["labels"] else len(row["labels"])
+                q_values.setdefault(row["problem_id"], []).extend(row["q_values"][:through])
+                labels.setdefault(row["problem_id"], []).extend(map(int, row["labels"][:through]))
         estimate = within_problem_auc(list(q_values.values()), list(labels.values())) if q_values else None
         if estimate is not None:
             report[name] = {"step_within_problem": asdict(estimate)}

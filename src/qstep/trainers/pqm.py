@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,9 +31,9 @@ class ScorerConfig(TrainingArguments):
     Args:
         objective: pqm (Eq. 10 of arXiv 2410.11287), pqm_theoretical (Eq. 9), pqm_ablation (Eq. 12), bce, mse, orm.
         margin: zeta of the ranking losses.
-        margin_warmup_steps: the margin is 0 for so many optimizer steps and reaches its value after as many more. From
-            a cold head the full margin first pushes all Qs down, and telling steps apart is learned late or never.
-        threshold: a soft label above it counts as correct for the ranking losses (0: any success is correct).
+        threshold: a soft label above it counts as correct (0: any success is correct).
+        stop_at_first_error: read each response only through its first wrong step, as PRM800K labels them (arXiv
+            2305.20050). The steps after it repeat its label whatever they say, and drown what there is to learn.
         step_separator: the text that separates steps in a response.
         separator_token: the single token put, by its id, after each step; the step's Q is read there.
         max_length: longest prompt and response together, in tokens; longer rows are refused.
@@ -41,8 +42,8 @@ class ScorerConfig(TrainingArguments):
 
     objective: Objective = "pqm"
     margin: float = 4.0
-    margin_warmup_steps: int = 0
     threshold: float = 0.0
+    stop_at_first_error: bool = False
     step_separator: str = "\n"
     separator_token: str = "\n"
     max_length: int = 2048
@@ -52,17 +53,13 @@ class ScorerConfig(TrainingArguments):
         super().__post_init__()
         if self.objective not in get_args(Objective):
             raise ValueError(f"objective is {self.objective!r}: choose one of {', '.join(get_args(Objective))}")
+        if self.objective == "orm" and self.stop_at_first_error:
+            raise ValueError("objective is 'orm' with stop_at_first_error: an ORM reads the end of every response")
 
     @property
     def aggregation(self) -> Aggregation:
         """How a response's score is made of its Qs: the last for an ORM, else the smallest."""
         return "last" if self.objective == "orm" else "min"
-
-    def margin_at(self, step: int) -> float:
-        """The margin in use after `step` optimizer steps."""
-        if self.margin_warmup_steps == 0:
-            return self.margin
-        return self.margin * min(max(step / self.margin_warmup_steps - 1, 0), 1)
 
 
 def loss_function(objective: Objective, margin: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -79,17 +76,18 @@ def loss_function(objective: Objective, margin: float) -> Callable[[Tensor, Tens
 
 
 def step_labels(row: Row, config: ScorerConfig) -> list[float]:
-    """A row's step labels as its objective wants them.
+    """The labels of the steps that are trained on, as the objective wants them.
 
     Ranking losses take hard labels, so a soft one is compared with `threshold`, and every step after the first
     wrong one is wrong (their order assumes it). An ORM's label is the verdict on the whole response where the row
-    has one. BCE and MSE take labels as they are.
+    has one. BCE and MSE take labels as they are. With `stop_at_first_error` the first wrong step is the last.
     """
     labels = [float(label) for label in row["labels"]]
+    first_wrong = next((t for t, label in enumerate(labels) if label <= config.threshold), len(labels))
+    if config.stop_at_first_error:
+        labels = labels[: first_wrong + 1]
     if config.objective in RANKING:
-        hard = [label > config.threshold for label in labels]
-        first_wrong = hard.index(False) if False in hard else len(hard)
-        return [float(t < first_wrong) for t in range(len(hard))]
+        return [float(t < first_wrong) for t in range(len(labels))]
     if config.objective == "orm" and row.get("label") is not None:
         return [*labels[:-1], float(row["label"])]
     return labels
@@ -126,12 +124,13 @@ class ScorerTrainer(GroupTrainer):
         )
 
         def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+            wanted = [[step_labels(row, config) for row in item["rows"]] for item in items]
             encoded = [
                 [
-                    encode_steps(tokenizer, contract, row["prompt"], row["completions"], where="row")
-                    for row in item["rows"]
+                    encode_steps(tokenizer, contract, row["prompt"], row["completions"][: len(labels)], where="row")
+                    for row, labels in zip(item["rows"], group, strict=True)
                 ]
-                for item in items
+                for item, group in zip(items, wanted, strict=True)
             ]
             batch = collate_steps(
                 [group[0][0] for group in encoded],
@@ -139,8 +138,8 @@ class ScorerTrainer(GroupTrainer):
                 [ends for group in encoded for _, _, ends in group],
             )
             labels = torch.full(batch["step_ends"].shape, float(ABSENT))
-            for i, row in enumerate(row for item in items for row in item["rows"]):
-                labels[i, : len(row["labels"])] = torch.tensor(step_labels(row, config))
+            for i, of_row in enumerate(chain.from_iterable(wanted)):
+                labels[i, : len(of_row)] = torch.tensor(of_row)
             batch["step_labels"] = labels
             batch["row_index"] = torch.tensor([index for item in items for index in item["row_index"]])
             return batch
@@ -162,5 +161,4 @@ class ScorerTrainer(GroupTrainer):
             rewards__accuracies=((q > 0) == right)[present].float().mean().item(),
             **{name: value for name, value in metrics.items() if math.isfinite(value)},
         )
-        loss = loss_function(self.config.objective, self.config.margin_at(self.state.global_step))
-        return loss(q_values, labels)
+        return loss_function(self.config.objective, self.config.margin)(q_values, labels)

@@ -1,0 +1,55 @@
+"""A process that runs qstep commands one after another, so that their imports are paid for once.
+
+Reads a job a line, `{"argv": [...], "log": path, "threads": n}`, sends the command's output to the log, and answers
+`{"status": n}`. It ends, whatever it is doing, when its input does: with the process that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+
+
+def serve() -> None:
+    """Runs the jobs of standard input and answers each on what was standard output."""
+    answers = os.fdopen(os.dup(1), "w")
+    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(jobs,), daemon=True).start()
+
+    import torch
+
+    import qstep.stages.train  # noqa: F401
+    from qstep.cli import main
+
+    while True:
+        job = json.loads(jobs.get())
+        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        torch.set_num_threads(job["threads"])
+        try:
+            status = main(job["argv"])
+        except SystemExit as stop:  # how the argument parser refuses
+            status = 2 if stop.code else 0
+        except Exception:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        answers.write(json.dumps({"status": status}) + "\n")
+        answers.flush()
+
+
+def _read(jobs: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        jobs.put(line)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    serve()
