@@ -22,7 +22,6 @@ from typing import Any
 
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
-from qstep.stages.evaluate import EvaluateConfig, evaluate
 from qstep.stages.grade import GradeConfig, grade
 from qstep.stages.inputs import hide_loading_bars
 from qstep.stages.progress import bars, console
@@ -153,26 +152,24 @@ def _demo(run: "_Run") -> dict[str, Any]:
     with run.stage("annotate"):
         rolled_out, labelled, held_out = run.annotate(base, train_rows, held_out)
     with run.stage("train"):
+        policies = {"base": base, "dqo": str(run.path("dqo")), "rs": str(run.path("rs"))}
         jobs = {  # the longest first, so that no core waits long at the end
-            "dqo": ("dqo", base, train_rows, config.dqo),
-            "pqm": ("pqm", base, labelled, config.verifier),
-            "bce": ("bce", base, labelled, config.verifier),
-            "rs": ("rs", base, train_rows, config.rs),
+            "dqo": run.training("dqo", base, train_rows, config.dqo),
+            "pqm": run.training("pqm", base, labelled, config.verifier),
+            "bce": run.training("bce", base, labelled, config.verifier),
+            "rs": run.training("rs", base, train_rows, config.rs),
         }
         if not any(row["verdict"] == "right" for row in read_rows(train_rows)):
             console.print("rs is left out: none of the sampled responses is right, so it has nothing to learn from")
-            del jobs["rs"]
-        run.train(jobs)
+            del jobs["rs"], policies["rs"]
+        scored = {name: run.path(f"held_out_{name}.jsonl") for name in ("pqm", "bce")}
+        run.side_by_side(jobs | {f"score_{name}": run.scoring(name, held_out, path) for name, path in scored.items()})
     with run.stage("best_of_n"):
-        scored = run.score(held_out, ("pqm", "bce"))
         verifiers = json.loads(best_of_n(BestOfNConfig(scored, run.path("best_of_n.json"))).read_text())
     with run.stage("evaluate"):
-        policies = {
-            name: evaluate(run.evaluation(name, model))
-            for name, model in {"base": base, "rs": str(run.path("rs")), "dqo": str(run.path("dqo"))}.items()
-            if name in ("base", *jobs)
-        }
-    results = run.results(policies, verifiers, rolled_out)
+        run.side_by_side({f"eval_{name}": run.evaluation(name, model) for name, model in policies.items()})
+        accuracies = {name: json.loads((run.path(f"eval_{name}") / "results.json").read_text()) for name in policies}
+    results = run.results(accuracies, verifiers, rolled_out)
     write_json(run.path("results.json"), results)
     write_jsonl(run.path("examples.jsonl"), _examples(scored["pqm"]))
     report(ReportConfig(run.path("results.json"), run.path("report.html"), run.path("examples.jsonl")))
@@ -222,7 +219,7 @@ class _Run:
             miniature.tokenizer().save_pretrained(start)
         if not textbook.exists():
             write_jsonl(textbook, miniature.textbook(self.config.textbook_rows, self.config.seed))
-        self.train({"base": ("rs", str(start), textbook, self.config.base)})
+        self.side_by_side({"base": self.training("rs", str(start), textbook, self.config.base, "base")})
         return str(self.path("base"))
 
     def sampling(self, model: str, name: str, problems: int, samples: int) -> SampleConfig:
@@ -233,15 +230,6 @@ class _Run:
             num_problems=problems,
             num_samples=samples,
             **self._problems(held_out),
-        )
-
-    def evaluation(self, name: str, model: str) -> EvaluateConfig:
-        return EvaluateConfig(
-            model_name_or_path=model,
-            output_dir=self.path(f"eval_{name}"),
-            num_problems=self.config.eval_problems,
-            num_samples=self.config.eval_samples,
-            **self._problems(held_out=True),
         )
 
     def _problems(self, held_out: bool) -> dict[str, Any]:
@@ -293,59 +281,9 @@ class _Run:
         )
         return rolled_out, train_exact, held_out_exact
 
-    def train(self, jobs: dict[str, tuple[str, str, Path, dict[str, Any]]]) -> None:
-        """Runs trainings `{folder: (method, model, rows, options)}` side by side."""
-        self.side_by_side({name: self._training(name, *job) for name, job in jobs.items()})
-
-    def score(self, rows: Path, scorers: Sequence[str]) -> dict[str, Path]:
-        """Scores the same rows with several scorers side by side."""
-        outputs = {name: self.path(f"held_out_{name}.jsonl") for name in scorers}
-        jobs = {}
-        for name, output in outputs.items():
-            options: dict[str, Any] = {"input": rows, "output": output, "model_name_or_path": self.path(name)}
-            options |= {"batch_size": 256, "device": self.config.device}
-            jobs[f"score_{name}"] = ["score", *(f"--{option}={value}" for option, value in options.items())]
-        self.side_by_side(jobs)
-        return outputs
-
-    def side_by_side(self, jobs: dict[str, list[str]]) -> None:
-        """Runs qstep commands, `processes` at a time, in the order given; a job's output goes to `<name>.log`.
-
-        On a CPU each process gets an equal share of the cores: models this small gain nothing from more.
-        """
-        self.start_workers()
-        threads = max(1, (os.cpu_count() or 1) // min(len(self.workers), len(jobs)))
-        waiting, busy = list(jobs), dict[_Worker, str]()
-        with bars() as progress, selectors.DefaultSelector() as selector:
-            tasks = {name: progress.add_task(name, total=None, start=False) for name in jobs}
-            for worker in self.workers:
-                selector.register(worker.answers, selectors.EVENT_READ, worker)
-            while waiting or busy:
-                for worker in self.workers:
-                    if waiting and worker not in busy:
-                        busy[worker] = name = waiting.pop(0)
-                        worker.run(jobs[name], self.path(f"{name}.log"), threads)
-                        progress.start_task(tasks[name])
-                for key, _ in selector.select(timeout=0.2):
-                    status = key.data.status()
-                    self._check(busy.pop(key.data, "worker"), status)
-                for name in busy.values():
-                    last = _last_log_line(self.path(name) / "train_log.jsonl")
-                    progress.update(tasks[name], completed=last.get("step", 0), total=last.get("max_steps"))
-
-    def start_workers(self) -> None:
-        """Starts the processes that run commands, which takes them some seconds."""
-        if not self.workers:
-            self.workers = [_Worker() for _ in range(self.config.processes)]
-
-    def close(self) -> None:
-        for worker in self.workers:
-            worker.process.terminate()
-
-    def _training(self, name: str, method: str, model: str, rows: Path, options: dict[str, Any]) -> list[str]:
-        """The command of a training, whose options are written to `<name>.yaml`."""
-        import yaml
-
+    def training(self, method: str, model: str, rows: Path, options: dict[str, Any], name: str | None = None) -> "_Job":
+        """A training that writes the folder `name` (by default that of its method)."""
+        name = name or method
         shared = {
             "model_name_or_path": model,
             "train_file": str(rows),
@@ -364,9 +302,74 @@ class _Run:
             options = {option: value for option, value in options.items() if option != "margin"}
         if self.config.device == "cpu":
             shared["use_cpu"] = True
+        return self._job(["train", method], name, shared | options)
+
+    def scoring(self, scorer: str, rows: Path, output: Path) -> "_Job":
+        """The scoring of rows, once the scorer is trained."""
+        options = {
+            "input": str(rows),
+            "output": str(output),
+            "model_name_or_path": str(self.path(scorer)),
+            "batch_size": 256,
+            "device": self.config.device,
+        }
+        return self._job(["score"], f"score_{scorer}", options, after=scorer)
+
+    def evaluation(self, policy: str, model: str) -> "_Job":
+        """The evaluation of a policy."""
+        options = {
+            "model_name_or_path": model,
+            "output_dir": str(self.path(f"eval_{policy}")),
+            "num_problems": self.config.eval_problems,
+            "num_samples": self.config.eval_samples,
+            **self._problems(held_out=True),
+        }
+        return self._job(["evaluate"], f"eval_{policy}", options)
+
+    def _job(self, command: list[str], name: str, options: dict[str, Any], after: str | None = None) -> "_Job":
+        """A command whose options are written to `<name>.yaml`."""
+        import yaml
+
         file = self.path(f"{name}.yaml")
-        file.write_text(yaml.safe_dump(shared | options))
-        return ["train", method, "--config", str(file)]
+        file.write_text(yaml.safe_dump(options))
+        return _Job([*command, "--config", str(file)], after)
+
+    def side_by_side(self, jobs: dict[str, "_Job"]) -> None:
+        """Runs qstep commands, `processes` at a time, in the order given; a job's output goes to `<name>.log`.
+
+        On a CPU each process gets an equal share of the cores: models this small gain nothing from more.
+        """
+        self.start_workers()
+        threads = max(1, (os.cpu_count() or 1) // min(len(self.workers), len(jobs)))
+        waiting, busy = dict(jobs), dict[_Worker, str]()
+        with bars() as progress, selectors.DefaultSelector() as selector:
+            tasks = {name: progress.add_task(name, total=None, start=False) for name in jobs}
+            for worker in self.workers:
+                selector.register(worker.answers, selectors.EVENT_READ, worker)
+            while waiting or busy:
+                unfinished = {*waiting, *busy.values()}
+                for worker in self.workers:
+                    name = next((name for name, job in waiting.items() if job.after not in unfinished), None)
+                    if name is not None and worker not in busy:
+                        worker.run(waiting.pop(name).command, self.path(f"{name}.log"), threads)
+                        busy[worker] = name
+                        progress.start_task(tasks[name])
+                for name in busy.values():
+                    last = _last_log_line(self.path(name) / "train_log.jsonl")
+                    progress.update(tasks[name], completed=last.get("step", 0), total=last.get("max_steps"))
+                for key, _ in selector.select(timeout=0.2):
+                    name = busy.pop(key.data, "worker")
+                    self._check(name, key.data.status())
+                    progress.update(tasks[name], completed=1, total=1)
+
+    def start_workers(self) -> None:
+        """Starts the processes that run commands, which takes them some seconds."""
+        if not self.workers:
+            self.workers = [_Worker() for _ in range(self.config.processes)]
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.process.terminate()
 
     def _check(self, name: str, status: int) -> None:
         if status != 0:
@@ -428,6 +431,14 @@ class _Run:
             },
             "provenance": _provenance(config),
         }
+
+
+@dataclass
+class _Job:
+    """A qstep command that waits for the job `after` to be done, if that is among the jobs it runs with."""
+
+    command: list[str]
+    after: str | None
 
 
 class _Worker:
