@@ -115,15 +115,17 @@ class DemoConfig:
             32,
             2e-3,
             warmup_steps=50,
-            max_steps=500,
+            max_steps=450,
             weight_decay=0.3,
             responses_per_prompt=1,
             margin=4.0,
             stop_at_first_error=True,
         )
     )
-    dqo: dict[str, Any] = field(default_factory=lambda: _options(32, 1e-4, value_learning_rate=1e-3))
-    rs: dict[str, Any] = field(default_factory=lambda: _options(64, 3e-4))
+    dqo: dict[str, Any] = field(
+        default_factory=lambda: _options(32, 1e-4, num_train_epochs=1.5, value_learning_rate=1e-3)
+    )
+    rs: dict[str, Any] = field(default_factory=lambda: _options(64, 6e-4, num_train_epochs=2))
     processes: int = 2
     max_rows: int = 1024
     max_tokens: int = 131_072
