@@ -108,7 +108,7 @@ class DemoConfig:
     rollout_samples: int = 8
     rollouts_at_once: int = 256
     step_separator: str = "\n"
-    textbook_rows: int = 19_200
+    textbook_rows: int = 16_000
     base: dict[str, Any] = field(default_factory=lambda: _options(32, 4e-3, warmup_steps=50))
     verifier: dict[str, Any] = field(
         default_factory=lambda: _options(

@@ -79,8 +79,7 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     with StageFile.open(config.output, stage="annotate", settings=settings) as file:
         if file.complete:
             return config.output
-        ungradable = sum(row["verdict"] == "ungradable" for row in _chosen(config))
-        total = sum(1 for _ in _chosen(config)) - ungradable
+        chosen, ungradable = _choose(config)
         if monte_carlo and engine is None:
             from qstep.generation import HFEngine
 
@@ -91,8 +90,8 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
             SamplingSettings(config.max_new_tokens, config.temperature, seed=config.seed),
             config.step_separator,
         )
-        with bar(f"annotate {config.output.stem}", total, len(file.done)) as advance:
-            for rows in _blocks(config, file.done):
+        with bar(f"annotate {config.output.stem}", len(chosen), len(file.done)) as advance:
+            for rows in _blocks(config, chosen - file.done):
                 if monte_carlo and engine is not None:
                     file.append(label_by_rollouts(engine, rows, rollouts))
                 else:
@@ -102,26 +101,33 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     return config.output
 
 
-def _chosen(config: AnnotateConfig) -> Iterator[Row]:
-    """The rows that the limits on problems and responses leave, whatever the order of the file."""
+def _choose(config: AnnotateConfig) -> tuple[set[str], int]:
+    """The ids of the rows to label, whatever the order of the file, and how many others cannot be graded."""
     from qstep.data import read_rows
 
-    problems = sorted({row["problem_id"] for row in read_rows(config.input)}, key=_shuffled)
-    wanted = set(problems[: config.max_problems])
+    ids: dict[str, list[str]] = {}
+    ungradable: dict[str, int] = {}
     for row in read_rows(config.input):
-        few_enough = config.max_per_problem is None or row["sample"] < config.max_per_problem
-        if row["problem_id"] in wanted and few_enough:
-            yield row
+        of_problem = ids.setdefault(row["problem_id"], [])
+        if config.max_per_problem is None or row["sample"] < config.max_per_problem:
+            if row["verdict"] == "ungradable":
+                ungradable[row["problem_id"]] = ungradable.get(row["problem_id"], 0) + 1
+            else:
+                of_problem.append(row["id"])
+    problems = sorted(ids, key=_shuffled)[: config.max_problems]
+    return {row_id for problem in problems for row_id in ids[problem]}, sum(ungradable.get(p, 0) for p in problems)
 
 
 def _shuffled(problem_id: str) -> bytes:
     return hashlib.sha256(problem_id.encode()).digest()
 
 
-def _blocks(config: AnnotateConfig, done: set[str]) -> Iterator[list[Row]]:
+def _blocks(config: AnnotateConfig, wanted: set[str]) -> Iterator[list[Row]]:
+    from qstep.data import read_rows
+
     block: list[Row] = []
-    for row in _chosen(config):
-        if row["verdict"] != "ungradable" and row["id"] not in done:
+    for row in read_rows(config.input):
+        if row["id"] in wanted:
             block.append(row)
         if len(block) == config.rows_at_once:
             yield block
