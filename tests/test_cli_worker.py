@@ -1,0 +1,58 @@
+"""The process that runs commands one after another: what it answers, and that it ends with its owner."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qstep.data import read_rows, write_jsonl
+
+
+@pytest.fixture
+def worker() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "qstep.cli.worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def send(worker: subprocess.Popen[str], log: Path, *argv: str) -> None:
+    assert worker.stdin is not None
+    worker.stdin.write(json.dumps({"argv": argv, "log": str(log), "threads": 1}) + "\n")
+    worker.stdin.flush()
+
+
+def test_a_worker_answers_each_command_and_goes_on_after_a_failure(
+    worker: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    rows, graded, logs = tmp_path / "rows.jsonl", tmp_path / "graded.jsonl", tmp_path / "log"
+    row = {"id": "p#0", "problem_id": "p", "sample": 0, "task": "miniature", "prompt": "7+8=\n", "gold": "5"}
+    write_jsonl(rows, [{**row, "completion": "7+8=5\n#5"}])
+    assert worker.stdout is not None
+    for argv, status, said in (
+        (["grade", "--input", str(tmp_path / "none.jsonl"), "--output", str(graded)], 1, "none.jsonl"),
+        (["grade", "--no_such_option", "1"], 2, "no_such_option"),
+        (["grade", "--input", str(rows), "--output", str(graded)], 0, ""),
+    ):
+        send(worker, logs, *argv)
+        assert json.loads(worker.stdout.readline()) == {"status": status}
+        assert said in logs.read_text()
+    assert [row["verdict"] for row in read_rows(graded)] == ["right"]
+
+
+def test_a_worker_ends_with_its_owner_in_the_middle_of_a_command(
+    worker: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """The command waits for a pipe that nobody writes; closing the worker's input is what its owner's death does."""
+    endless = tmp_path / "rows.jsonl"
+    os.mkfifo(endless)
+    send(worker, tmp_path / "log", "grade", "--input", str(endless), "--output", str(tmp_path / "graded.jsonl"))
+    assert worker.stdin is not None
+    worker.stdin.close()
+    assert worker.wait(timeout=120) == 1
