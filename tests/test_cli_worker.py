@@ -46,9 +46,7 @@ def test_a_worker_answers_each_command_and_goes_on_after_a_failure(
     assert [row["verdict"] for row in read_rows(graded)] == ["right"]
 
 
-def test_a_worker_ends_with_its_owner_in_the_middle_of_a_command(
-    worker: subprocess.Popen[str], tmp_path: Path
-) -> None:
+def test_a_worker_ends_with_its_owner_in_the_middle_of_a_command(worker: subprocess.Popen[str], tmp_path: Path) -> None:
     """The command waits for a pipe that nobody writes; closing the worker's input is what its owner's death does."""
     endless = tmp_path / "rows.jsonl"
     os.mkfifo(endless)

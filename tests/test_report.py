@@ -108,7 +108,7 @@ def results() -> dict[str, Any]:
             "epoch": s / 40,
             "loss": 1 / (s + 1),
             "loss/q": 2 / (s + 1),
-            "importance/ess": 1 - s / 90,
+            "importance/effective_sample_size": 1 - s / 90,
         }
         for s in range(0, 40, 2)
     ]

@@ -108,7 +108,7 @@ class DemoConfig:
     rollout_samples: int = 8
     rollouts_at_once: int = 256
     step_separator: str = "\n"
-    textbook_rows: int = 16_000
+    textbook_rows: int = 19_200
     base: dict[str, Any] = field(default_factory=lambda: _options(32, 4e-3, warmup_steps=50))
     verifier: dict[str, Any] = field(
         default_factory=lambda: _options(
@@ -165,12 +165,14 @@ def _demo(run: "_Run") -> dict[str, Any]:
             console.print("rs is left out: none of the sampled responses is right, so it has nothing to learn from")
             del jobs["rs"], policies["rs"]
         scored = {name: run.path(f"held_out_{name}.jsonl") for name in ("pqm", "bce")}
-        run.side_by_side(jobs | {f"score_{name}": run.scoring(name, held_out, path) for name, path in scored.items()})
+        scoring = {f"score_{name}": run.scoring(name, held_out, path) for name, path in scored.items()}
+        evaluations = {f"eval_{name}": run.evaluation(name, model) for name, model in policies.items()}
+        run.side_by_side(jobs | {"eval_base": evaluations.pop("eval_base")} | scoring)
+    with run.stage("evaluate"):
+        run.side_by_side(evaluations)
+        accuracies = {name: json.loads((run.path(f"eval_{name}") / "results.json").read_text()) for name in policies}
     with run.stage("best_of_n"):
         verifiers = json.loads(best_of_n(BestOfNConfig(scored, run.path("best_of_n.json"))).read_text())
-    with run.stage("evaluate"):
-        run.side_by_side({f"eval_{name}": run.evaluation(name, model) for name, model in policies.items()})
-        accuracies = {name: json.loads((run.path(f"eval_{name}") / "results.json").read_text()) for name in policies}
     results = run.results(accuracies, verifiers, rolled_out)
     write_json(run.path("results.json"), results)
     write_jsonl(run.path("examples.jsonl"), _examples(scored["pqm"]))

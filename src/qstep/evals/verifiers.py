@@ -89,7 +89,7 @@ def best_of_n_report(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """`best_of_n_curves` as estimates over problems: `report["pqm"]["8"]` is {"mean", "low", "high", "n"}.
 
-    `report["mean"]["1"]` is the accuracy of one sample. `report["differences"]["pqm_minus_majority"]` is
+    `report["mean"]` is the accuracy of one sample, at every n. `report["differences"]["pqm_minus_majority"]` is
     paired, at the largest n: each verifier V and `V_weighted` against `majority` and `mean`, and V against
     each verifier named after it (name the proposed one first), and `V_weighted` against V. Raises as
     `best_of_n_curves` does.
@@ -98,7 +98,7 @@ def best_of_n_report(
     mean = np.array([np.mean(group.correct) for group in groups])
     report = {
         method: {str(n): asdict(mean_estimate(a, seed=seed, resamples=resamples)) for n, a in curve.items()}
-        for method, curve in ({"mean": {1: mean}} | curves).items()
+        for method, curve in ({"mean": dict.fromkeys(ns, mean)} | curves).items()
     }
     chosen = {method: curve[max(ns)] for method, curve in curves.items()} | {"mean": mean}
     verifiers = list(groups[0].scores)

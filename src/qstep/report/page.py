@@ -21,7 +21,16 @@ Estimates = Mapping[str, Mapping[str, Estimate]]
 
 _MAX_POINTS = 240
 _SHOWN_METRICS = 8
-_FIRST = ("loss", "eval_loss", "loss/", "accuracy", "eval_", "importance/ess", "importance/", "log_ratio/")
+_FIRST = (
+    "loss",
+    "eval_loss",
+    "loss/",
+    "accuracy",
+    "eval_",
+    "importance/effective_sample_size",
+    "importance/",
+    "log_ratio/",
+)
 _LAST = ("grad_norm", "learning_rate")
 _NOT_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

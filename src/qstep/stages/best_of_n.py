@@ -1,6 +1,7 @@
 """`qstep best-of-n`: scored responses in, the accuracy of choosing among n of them out."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,18 +37,18 @@ def best_of_n(config: BestOfNConfig) -> Path:
     from qstep.data import write_json
     from qstep.evals import best_of_n_report
 
-    groups = scored_groups(config.inputs)
+    groups, auc = read_scored(config.inputs)
     smallest = min(len(group.correct) for group in groups)
     ns = config.ns or [2**i for i in range(smallest.bit_length()) if 2**i <= smallest]
     report = best_of_n_report(groups, ns, draws=config.draws, seed=config.seed)
-    report["auc"] = step_auc(config.inputs)
+    report["auc"] = auc
     write_json(config.output, report)
     print_table(report, ns)
     return config.output
 
 
-def scored_groups(inputs: dict[str, Path]) -> list[Any]:
-    """The problems of some scored files, with each scorer's scores.
+def read_scored(inputs: dict[str, Path]) -> tuple[list[Any], dict[str, Any]]:
+    """The problems of some scored files, with each scorer's scores, and each scorer's `step_auc`.
 
     Raises:
         ValueError: the files do not hold the same rows, or a row is not graded or not scored.
@@ -57,13 +58,16 @@ def scored_groups(inputs: dict[str, Path]) -> list[Any]:
 
     groups: dict[str, list[Row]] = {}
     scores: dict[str, dict[str, float]] = {}
+    steps: dict[str, dict[str, list[tuple[float, bool]]]] = {}
     for name, path in inputs.items():
-        scores[name] = {}
+        scores[name], steps[name] = {}, {}
         for row in read_rows(path):
             for field in ("verdict", "score", "problem_id"):
                 if field not in row:
                     raise ValueError(f"{path}: row {row.get('id')!r} has no {field!r}: grade and score the rows first")
             scores[name][row["id"]] = -math.inf if row["score"] is None else row["score"]
+            if row.get("label_source") == "exact":
+                steps[name].setdefault(row["problem_id"], []).extend(_through_first_error(row))
             if len(scores) == 1:
                 slim = ("id", "problem_id", "task", "verdict", "answer")
                 groups.setdefault(row["problem_id"], []).append({field: row[field] for field in slim})
@@ -71,7 +75,7 @@ def scored_groups(inputs: dict[str, Path]) -> list[Any]:
     for name, of_name in scores.items():
         if of_name.keys() != scores[first].keys():
             raise ValueError(f"{inputs[name]} and {inputs[first]} hold different rows: score the same file with both")
-    return [
+    scored = [
         ScoredGroup(
             problem_id,
             [int(row["verdict"] == "right") for row in rows],
@@ -80,28 +84,28 @@ def scored_groups(inputs: dict[str, Path]) -> list[Any]:
         )
         for problem_id, rows in groups.items()
     ]
+    return scored, step_auc(steps)
 
 
-def step_auc(inputs: dict[str, Path]) -> dict[str, Any]:
-    """How well each scorer tells right steps from first wrong ones within a problem, where labels are exact.
+def _through_first_error(row: Row) -> Iterator[tuple[float, bool]]:
+    """Each step's Q and label; what follows the first wrong step is wrong whatever it says, and left out."""
+    for q_value, label in zip(row["q_values"], row["labels"], strict=True):
+        yield q_value, bool(label)
+        if not label:
+            return
 
-    What follows a response's first wrong step is left out: it is wrong whatever it says.
-    """
+
+def step_auc(steps: dict[str, dict[str, list[tuple[float, bool]]]]) -> dict[str, Any]:
+    """How well each scorer tells right steps from first wrong ones within a problem, where labels are exact."""
     from dataclasses import asdict
 
-    from qstep.data import read_rows
     from qstep.evals import within_problem_auc
 
     report: dict[str, Any] = {}
-    for name, path in inputs.items():
-        q_values: dict[str, list[float]] = {}
-        labels: dict[str, list[int]] = {}
-        for row in read_rows(path):
-            if row.get("label_source") == "exact":
-                through = row["labels"].index(False) + 1 if False in row["labels"] else len(row["labels"])
-                q_values.setdefault(row["problem_id"], []).extend(row["q_values"][:through])
-                labels.setdefault(row["problem_id"], []).extend(map(int, row["labels"][:through]))
-        estimate = within_problem_auc(list(q_values.values()), list(labels.values())) if q_values else None
+    for name, problems in steps.items():
+        q_values = [[q_value for q_value, _ in pairs] for pairs in problems.values()]
+        labels = [[int(label) for _, label in pairs] for pairs in problems.values()]
+        estimate = within_problem_auc(q_values, labels) if problems else None
         if estimate is not None:
             report[name] = {"step_within_problem": asdict(estimate)}
     return report
