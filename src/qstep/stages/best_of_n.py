@@ -4,12 +4,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qstep.stages.progress import console
-
-if TYPE_CHECKING:
-    from qstep.types import Row
+from qstep.types import Row
 
 
 @dataclass
