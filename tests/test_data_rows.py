@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qstep.data import Audit, RowError, outcome, read_groups, read_trajectories
+from qstep.data import RowError, outcome, read_groups, read_trajectories
 from qstep.data.rows import Format
 
 SAMPLED: dict[str, Any] = {
@@ -191,17 +191,3 @@ def test_outcomes() -> None:
     assert outcome({"reward": 0.25, "label": True}) == 0.25
     assert [outcome({"label": label}) for label in (True, False, None)] == [1.0, 0.0, None]
     assert outcome({"reward": None, "label": None}) is None
-
-
-def test_audit_counts_and_objects() -> None:
-    """3 kept of 5 is a share of .6."""
-    audit = Audit()
-    for reward in (1.0, 0.0, None, 1.0, None):
-        audit.drop("ungradable") if reward is None else audit.keep()
-    assert (audit.kept, audit.dropped, audit.total) == (3, {"ungradable": 2}, 5)
-    assert str(audit) == "3 of 5 rows kept, 2 dropped: ungradable"
-    audit.require(0.6)
-    with pytest.raises(ValueError, match="2 dropped: ungradable"):
-        audit.require(0.61)
-    with pytest.raises(ValueError, match="too few"):
-        Audit().require(0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qstep.data.readers import load_problems
-from qstep.data.rows import Audit, Format, check_row, outcome, prompt_id, read_groups, read_trajectories
+from qstep.data.rows import Format, check_row, outcome, prompt_id, read_groups, read_trajectories
 from qstep.data.shards import (
     RowError,
     SettingsChanged,
@@ -23,7 +23,6 @@ from qstep.data.tasks import answer_classes_of, check_steps, grade_rows, grader_
 from qstep.data.tokens import encode_completion, encode_prompt, encode_text, encode_texts
 
 __all__ = [
-    "Audit",
     "Format",
     "RowError",
     "SettingsChanged",

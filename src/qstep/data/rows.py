@@ -19,7 +19,6 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -34,33 +33,6 @@ _COLUMNS: dict[Format, tuple[str, ...]] = {
     "stepwise": ("prompt", "completions", "labels"),
     "preference": ("prompt", "chosen", "rejected"),
 }
-
-
-@dataclass
-class Audit:
-    """How many rows were kept, and how many were dropped for which reason."""
-
-    kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    def keep(self) -> None:
-        self.kept += 1
-
-    def drop(self, reason: str) -> None:
-        self.dropped[reason] += 1
-
-    @property
-    def total(self) -> int:
-        return self.kept + sum(self.dropped.values())
-
-    def __str__(self) -> str:
-        reasons = "".join(f", {count} dropped: {reason}" for reason, count in self.dropped.most_common())
-        return f"{self.kept} of {self.total} rows kept{reasons}"
-
-    def require(self, share: float) -> None:
-        """Raises ValueError if less than `share` (0 to 1) of the rows, or none at all, was kept."""
-        if self.kept == 0 or self.kept < share * self.total:
-            raise ValueError(f"too few rows to go on: {self}")
 
 
 def read_trajectories(path: Path, format: Format, *, need: Collection[str] = ()) -> Iterator[Row]:
