@@ -47,7 +47,7 @@ class DQOConfig(PolicyConfig):
         value: a `separate` value network (the paper), or a linear `head` on the policy's trunk.
         value_learning_rate: of the value network.
         value_warmup_steps: optimizer steps in which V alone is trained; then the policy's learning rate rises over
-            `warmup_steps`. What an unfit V gets wrong, Q = beta * log(pi / reference) + V makes the policy mend.
+            `warmup_steps`. For a V that starts far from the rewards: what it gets wrong the policy is made to mend.
         process_rewards: what `step_rewards` of a row add to its outcome reward: `none`, `potential`
             (differences of potentials, which leave the optimal policy alone) or `additive` (centred per problem).
         process_reward_weight: factor on the step rewards.
