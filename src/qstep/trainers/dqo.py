@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qstep.data import outcome, split_steps, step_token_ends
@@ -46,8 +45,6 @@ class DQOConfig(PolicyConfig):
         importance_clip: upper limit of the weights.
         value: a `separate` value network (the paper), or a linear `head` on the policy's trunk.
         value_learning_rate: of the value network.
-        value_warmup_steps: optimizer steps in which V alone is trained; then the policy's learning rate rises over
-            `warmup_steps`. For a V that starts far from the rewards: what it gets wrong the policy is made to mend.
         process_rewards: what `step_rewards` of a row add to its outcome reward: `none`, `potential`
             (differences of potentials, which leave the optimal policy alone) or `additive` (centred per problem).
         process_reward_weight: factor on the step rewards.
@@ -63,7 +60,6 @@ class DQOConfig(PolicyConfig):
     importance_clip: float = 1.0
     value: ValueNetwork = "separate"
     value_learning_rate: float = 1e-3
-    value_warmup_steps: int = 0
     process_rewards: ProcessRewards = "none"
     process_reward_weight: float = 1.0
     min_effective_sample_size: float = 0.02
@@ -209,20 +205,6 @@ class DQOTrainer(GroupTrainer):
                 **{"weight_decay": self.args.weight_decay, **options},
             )
         return self.optimizer
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        scheduler = super().create_scheduler(num_training_steps, optimizer)
-        if self.config.value_warmup_steps:
-            if not isinstance(scheduler, LambdaLR):
-                raise ValueError(
-                    f"value_warmup_steps needs a schedule that depends on the step alone, such as linear or cosine; "
-                    f"lr_scheduler_type is {self.args.lr_scheduler_type}"
-                )
-            shared, start = scheduler.lr_lambdas[0], self.config.value_warmup_steps
-            rise = max(1, self.config.get_warmup_steps(num_training_steps))
-            scheduler.lr_lambdas[0] = lambda step: shared(step) * min(max((step + 1 - start) / rise, 0), 1)
-            scheduler.optimizer.param_groups[0]["lr"] = 0.0  # computed before, for the first step
-        return scheduler
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or str(self.config.output_dir))
