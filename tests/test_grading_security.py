@@ -12,6 +12,7 @@ from qstep.grading import grade, group_equivalent
 
 FORBIDDEN = {"eval", "exec", "sympify", "parse_expr"}
 CALLABLE = {"compile", "__import__"}
+GOLD = "7031"  # a number that no temporary folder's name ends in by chance
 
 
 def payloads(target: Path) -> list[str]:
@@ -20,7 +21,7 @@ def payloads(target: Path) -> list[str]:
     shell = f"touch {target}"
     return [
         write,
-        f"{write} or 42",
+        f"{write} or {GOLD}",
         f"\\pi*0+len({write})",
         f"__import__('os').system('{shell}')",
         f"__import__('pathlib').Path('{target}').touch()",
@@ -48,7 +49,7 @@ def test_no_payload_has_an_effect(tmp_path: Path, index: int) -> None:
     target = tmp_path / "owned"
     text = payloads(target)[index]
     for response in (text, rf"The answer is \boxed{{{text}}}.", f"<answer>{text}</answer>", f"#### {text}"):
-        assert grade("42", response, deadline_s=30).verdict != "right"
+        assert grade(GOLD, response, deadline_s=30).verdict != "right"
     grade(text, r"\boxed{x+1}", deadline_s=30)
     group_equivalent([text, "x+1"], deadline_s=30)
     assert not target.exists()
