@@ -30,7 +30,7 @@ from typing import Any
 import torch
 import transformers
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from qstep.data import miniature
 from qstep.generation import HFEngine, Request, SamplingSettings
@@ -39,11 +39,11 @@ SAMPLES = 16
 PROBLEMS_A_CALL = (1, 16)
 
 
-def train_base(steps: int, seed: int) -> LlamaForCausalLM:
+def train_base(steps: int, seed: int) -> Qwen3ForCausalLM:
     """A miniature policy after `steps` batches of 32 pages of the textbook."""
     torch.manual_seed(seed)
     tokenizer = miniature.tokenizer()
-    model = LlamaForCausalLM(miniature.base_config())
+    model = Qwen3ForCausalLM(miniature.base_config())
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     rows = miniature.textbook(32 * steps, seed)
     for step in range(steps):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from qstep.cli import COMMANDS, TRAIN, _parse, main
 from qstep.data import miniature, read_rows
@@ -126,8 +126,9 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
         "head_dim": 24,
+        "layer_types": None,
     }
-    model = LlamaForCausalLM(LlamaConfig(**{**miniature.base_config().to_dict(), **shape}))
+    model = Qwen3ForCausalLM(Qwen3Config(**{**miniature.base_config().to_dict(), **shape}))
     write_jsonl(folder / "textbook.jsonl", miniature.textbook(2000))
     config = PolicyConfig(
         output_dir=str(folder / "run"),

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from qstep.data import read_rows, write_jsonl
+from qstep.stages.workers import Job, Workers
 
 
 @pytest.fixture
@@ -54,3 +57,32 @@ def test_a_worker_ends_with_its_owner_in_the_middle_of_a_command(worker: subproc
     assert worker.stdin is not None
     worker.stdin.close()
     assert worker.wait(timeout=120) == 1
+
+
+def test_workers_run_jobs_in_order_and_say_which_failed(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    row = {"id": "p#0", "problem_id": "p", "sample": 0, "task": "miniature", "prompt": "7+8=\n", "gold": "5"}
+    write_jsonl(rows, [{**row, "completion": "7+8=5\n#5"}])
+
+    def grading(source: Path, name: str, after: str | None = None) -> Job:
+        command = ["grade", "--input", str(source), "--output", str(tmp_path / f"{name}.jsonl")]
+        return Job(command, tmp_path / name, after)
+
+    with closing(Workers(2)) as workers:
+        workers.run({"second": grading(tmp_path / "first.jsonl", "second", "first"), "first": grading(rows, "first")})
+        assert [row["verdict"] for row in read_rows(tmp_path / "second.jsonl")] == ["right"]
+        with pytest.raises(
+            RuntimeError, match=r"(?s)third failed with status 1; its log .*third\.log ends:.*none\.jsonl"
+        ):
+            workers.run({"third": grading(tmp_path / "none.jsonl", "third")})
+
+
+def test_a_worker_that_dies_is_noticed(tmp_path: Path) -> None:
+    endless = tmp_path / "rows.jsonl"
+    os.mkfifo(endless)
+    job = Job(["grade", "--input", str(endless), "--output", str(tmp_path / "graded.jsonl")], tmp_path / "graded")
+    with closing(Workers(1)) as workers:
+        workers.start()
+        threading.Timer(1.0, workers.close).start()
+        with pytest.raises(RuntimeError, match="graded ended with status -15"):
+            workers.run({"graded": job})

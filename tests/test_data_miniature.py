@@ -249,7 +249,7 @@ def test_text_cannot_smuggle_in_a_special_token_or_an_unknown_character() -> Non
 
 
 def test_base_config_fits_the_tokenizer_and_the_longest_response() -> None:
-    from transformers import LlamaForCausalLM
+    from transformers import Qwen3ForCausalLM
 
     config, tokenizer = miniature.base_config(), miniature.tokenizer()
     assert (config.vocab_size, config.eos_token_id, config.pad_token_id, config.bos_token_id) == (
@@ -258,7 +258,7 @@ def test_base_config_fits_the_tokenizer_and_the_longest_response() -> None:
         tokenizer.pad_token_id,
         None,
     )
-    assert 0.32e6 < LlamaForCausalLM(config).num_parameters() < 0.34e6
+    assert 0.32e6 < Qwen3ForCausalLM(config).num_parameters() < 0.34e6
     longest = max((p.prompt for p in miniature.problems("train", 100) if isinstance(p.prompt, str)), key=len)
     tokens = len(tokenizer(longest + miniature.solution(longest))["input_ids"]) + 1  # and end of sequence
     assert tokens == 78

@@ -16,6 +16,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from qstep.generation import HFEngine, Request, SamplingSettings
@@ -49,11 +51,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<pad>")
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2", "qwen2-sliding"])
+@pytest.fixture(scope="module", params=["llama", "qwen2", "qwen2-sliding", "qwen3"])
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     torch.manual_seed(0)
     if request.param == "llama":
         return LlamaForCausalLM(LlamaConfig(**_sizes(num_key_value_heads=4))).eval()
+    if request.param == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**_sizes(num_key_value_heads=2), head_dim=16)).eval()
     window = dict(use_sliding_window=True, sliding_window=6, max_window_layers=1)
     config = Qwen2Config(**_sizes(num_key_value_heads=2), **(window if "sliding" in request.param else {}))
     return Qwen2ForCausalLM(config).eval()

@@ -12,6 +12,8 @@ from transformers import (
     LlamaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from qstep.data import miniature
@@ -50,10 +52,12 @@ def tiny(kind: str) -> torch.nn.Module:
     )
     if kind == "llama":
         return LlamaForCausalLM(LlamaConfig(**shape))
+    if kind == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=16))
     return Qwen2ForCausalLM(Qwen2Config(**shape))
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_shared_prefix_gives_the_loss_and_gradients_of_the_padded_forward(kind: str) -> None:
     """Within 1e-5 relative, every parameter, in fp32; and the values are those of each sequence run alone."""
     model, batch = tiny(kind), collate_groups(PROMPTS, RESPONSES)
@@ -164,7 +168,7 @@ def test_a_model_that_bends_its_logits_is_refused(tmp_path) -> None:
 def scorer_folder(tmp_path):
     torch.manual_seed(0)
     tokenizer = miniature.tokenizer()
-    LlamaForCausalLM(miniature.base_config()).save_pretrained(tmp_path / "base")
+    Qwen3ForCausalLM(miniature.base_config()).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     model = new_scorer(tmp_path / "base")
     StepContract.create(

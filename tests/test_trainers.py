@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from qstep.data import miniature, write_jsonl
 from qstep.models import load_policy, new_scorer
@@ -41,8 +41,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
     shape = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-    config = LlamaConfig(**{**miniature.base_config().to_dict(), **shape, "num_key_value_heads": 2, "head_dim": 16})
-    LlamaForCausalLM(config).save_pretrained(folder)
+    config = Qwen3Config(
+        **{**miniature.base_config().to_dict(), **shape, "num_key_value_heads": 2, "layer_types": None}
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
     miniature.tokenizer().save_pretrained(folder)
     return folder
 

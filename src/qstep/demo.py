@@ -7,7 +7,6 @@ killed goes on; a changed setting is refused rather than mixed.
 import json
 import os
 import platform
-import selectors
 import shlex
 import subprocess
 import sys
@@ -24,9 +23,10 @@ from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from qstep.stages.grade import GradeConfig, grade
 from qstep.stages.inputs import hide_loading_bars
-from qstep.stages.progress import bars, console
+from qstep.stages.progress import console
 from qstep.stages.report import ReportConfig, report
 from qstep.stages.sample import SampleConfig, sample
+from qstep.stages.workers import Job, Workers
 from qstep.types import Row
 
 
@@ -108,7 +108,7 @@ class DemoConfig:
     rollout_samples: int = 8
     rollouts_at_once: int = 256
     step_separator: str = "\n"
-    textbook_rows: int = 19_200
+    textbook_rows: int = 16_000
     base: dict[str, Any] = field(default_factory=lambda: _options(32, 4e-3, warmup_steps=50))
     verifier: dict[str, Any] = field(
         default_factory=lambda: _options(
@@ -135,7 +135,8 @@ class DemoConfig:
 
 def demo(config: DemoConfig) -> dict[str, Any]:
     """Runs the whole job, writes `results.json` and `report.html`, prints a closing table, returns the results."""
-    with closing(_Run(config)) as run:
+    run = _Run(config)
+    with closing(run.workers):
         return _demo(run)
 
 
@@ -167,9 +168,9 @@ def _demo(run: "_Run") -> dict[str, Any]:
         scored = {name: run.path(f"held_out_{name}.jsonl") for name in ("pqm", "bce")}
         scoring = {f"score_{name}": run.scoring(name, held_out, path) for name, path in scored.items()}
         evaluations = {f"eval_{name}": run.evaluation(name, model) for name, model in policies.items()}
-        run.side_by_side(jobs | {"eval_base": evaluations.pop("eval_base")} | scoring)
+        run.workers.run(jobs | {"eval_base": evaluations.pop("eval_base")} | scoring)
     with run.stage("evaluate"):
-        run.side_by_side(evaluations)
+        run.workers.run(evaluations)
         accuracies = {name: json.loads((run.path(f"eval_{name}") / "results.json").read_text()) for name in policies}
     with run.stage("best_of_n"):
         verifiers = json.loads(best_of_n(BestOfNConfig(scored, run.path("best_of_n.json"))).read_text())
@@ -189,7 +190,7 @@ class _Run:
         self.config = config
         config.output_dir.mkdir(parents=True, exist_ok=True)
         timings = self.path("timings.json")
-        self.workers: list[_Worker] = []
+        self.workers = Workers(config.processes)
         self.seconds: dict[str, float] = json.loads(timings.read_text()) if timings.exists() else {}
 
     def path(self, name: str) -> Path:
@@ -210,20 +211,20 @@ class _Run:
     def learn_base(self) -> str:
         """A policy that has learned the miniature from its unreliable textbook."""
         import torch
-        from transformers import LlamaForCausalLM
+        from transformers import Qwen3ForCausalLM
 
         from qstep.data import miniature, write_jsonl
 
-        self.start_workers()
+        self.workers.start()
         hide_loading_bars()
         start, textbook = self.path("initial"), self.path("textbook.jsonl")
         if not (start / "config.json").exists():
             torch.manual_seed(self.config.seed)
-            LlamaForCausalLM(miniature.base_config()).save_pretrained(start)
+            Qwen3ForCausalLM(miniature.base_config()).save_pretrained(start)
             miniature.tokenizer().save_pretrained(start)
         if not textbook.exists():
             write_jsonl(textbook, miniature.textbook(self.config.textbook_rows, self.config.seed))
-        self.side_by_side({"base": self.training("rs", str(start), textbook, self.config.base, "base")})
+        self.workers.run({"base": self.training("rs", str(start), textbook, self.config.base, "base")})
         return str(self.path("base"))
 
     def sampling(self, model: str, name: str, problems: int, samples: int) -> SampleConfig:
@@ -285,7 +286,7 @@ class _Run:
         )
         return rolled_out, train_exact, held_out_exact
 
-    def training(self, method: str, model: str, rows: Path, options: dict[str, Any], name: str | None = None) -> "_Job":
+    def training(self, method: str, model: str, rows: Path, options: dict[str, Any], name: str | None = None) -> Job:
         """A training that writes the folder `name` (by default that of its method)."""
         name = name or method
         shared = {
@@ -308,7 +309,7 @@ class _Run:
             shared["use_cpu"] = True
         return self._job(["train", method], name, shared | options)
 
-    def scoring(self, scorer: str, rows: Path, output: Path) -> "_Job":
+    def scoring(self, scorer: str, rows: Path, output: Path) -> Job:
         """The scoring of rows, once the scorer is trained."""
         options = {
             "input": str(rows),
@@ -319,7 +320,7 @@ class _Run:
         }
         return self._job(["score"], f"score_{scorer}", options, after=scorer)
 
-    def evaluation(self, policy: str, model: str) -> "_Job":
+    def evaluation(self, policy: str, model: str) -> Job:
         """The evaluation of a policy."""
         options = {
             "model_name_or_path": model,
@@ -330,56 +331,13 @@ class _Run:
         }
         return self._job(["evaluate"], f"eval_{policy}", options)
 
-    def _job(self, command: list[str], name: str, options: dict[str, Any], after: str | None = None) -> "_Job":
+    def _job(self, command: list[str], name: str, options: dict[str, Any], after: str | None = None) -> Job:
         """A command whose options are written to `<name>.yaml`."""
         import yaml
 
         file = self.path(f"{name}.yaml")
         file.write_text(yaml.safe_dump(options))
-        return _Job([*command, "--config", str(file)], after)
-
-    def side_by_side(self, jobs: dict[str, "_Job"]) -> None:
-        """Runs qstep commands, `processes` at a time, in the order given; a job's output goes to `<name>.log`.
-
-        On a CPU each process gets an equal share of the cores: models this small gain nothing from more.
-        """
-        self.start_workers()
-        threads = max(1, (os.cpu_count() or 1) // min(len(self.workers), len(jobs)))
-        waiting, busy = dict(jobs), dict[_Worker, str]()
-        with bars() as progress, selectors.DefaultSelector() as selector:
-            tasks = {name: progress.add_task(name, total=None, start=False) for name in jobs}
-            for worker in self.workers:
-                selector.register(worker.answers, selectors.EVENT_READ, worker)
-            while waiting or busy:
-                unfinished = {*waiting, *busy.values()}
-                for worker in self.workers:
-                    name = next((name for name, job in waiting.items() if job.after not in unfinished), None)
-                    if name is not None and worker not in busy:
-                        worker.run(waiting.pop(name).command, self.path(f"{name}.log"), threads)
-                        busy[worker] = name
-                        progress.start_task(tasks[name])
-                for name in busy.values():
-                    last = _last_log_line(self.path(name) / "train_log.jsonl")
-                    progress.update(tasks[name], completed=last.get("step", 0), total=last.get("max_steps"))
-                for key, _ in selector.select(timeout=0.2):
-                    name = busy.pop(key.data, "worker")
-                    self._check(name, key.data.status())
-                    progress.update(tasks[name], completed=1, total=1)
-
-    def start_workers(self) -> None:
-        """Starts the processes that run commands, which takes them some seconds."""
-        if not self.workers:
-            self.workers = [_Worker() for _ in range(self.config.processes)]
-
-    def close(self) -> None:
-        for worker in self.workers:
-            worker.process.terminate()
-
-    def _check(self, name: str, status: int) -> None:
-        if status != 0:
-            log = self.path(f"{name}.log")
-            tail = "\n".join(log.read_text().splitlines()[-15:]) if log.exists() else ""
-            raise RuntimeError(f"{name} failed with status {status}; its log {log} ends:\n{tail}")
+        return Job([*command, "--config", str(file)], self.path(name), after)
 
     def results(self, policies: dict[str, Any], verifiers: dict[str, Any], rolled_out: Path) -> dict[str, Any]:
         from qstep.data import read_rows
@@ -435,46 +393,6 @@ class _Run:
             },
             "provenance": _provenance(config),
         }
-
-
-@dataclass
-class _Job:
-    """A qstep command that waits for the job `after` to be done, if that is among the jobs it runs with."""
-
-    command: list[str]
-    after: str | None
-
-
-class _Worker:
-    """A process that runs one qstep command at a time; see `qstep.cli.worker`."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "qstep.cli.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
-            text=True,
-        )
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.jobs, self.answers = self.process.stdin, self.process.stdout
-
-    def run(self, command: list[str], log: Path, threads: int) -> None:
-        self.jobs.write(json.dumps({"argv": command, "log": str(log), "threads": threads}) + "\n")
-        self.jobs.flush()
-
-    def status(self) -> int:
-        """The status of the job at hand, once `answers` can be read; of the process, if it has died."""
-        answer = self.answers.readline()
-        return json.loads(answer)["status"] if answer else self.process.wait() or 1
-
-
-def _last_log_line(path: Path) -> dict[str, Any]:
-    try:
-        lines = path.read_bytes().splitlines()
-        return json.loads(lines[-1]) if lines else {}
-    except (OSError, ValueError):  # not there yet, or being written
-        return {}
 
 
 def _provenance(config: DemoConfig) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from qstep.grading import Grade
 from qstep.types import Problem, Row
 
 if TYPE_CHECKING:
-    from transformers import LlamaConfig, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast, Qwen3Config
 
 Split = Literal["train", "validation", "test"]
 
@@ -163,19 +163,22 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def base_config() -> LlamaConfig:
-    """A Llama of 0.33 M parameters that learns the textbook in a minute on one CPU thread.
+def base_config() -> Qwen3Config:
+    """A Qwen3 of 0.33 M parameters that learns the textbook in two minutes on two CPU cores.
 
-    The wide initialisation matters: with the usual 0.02 a model this small learns far more slowly. The
-    longest problem takes 78 tokens (21 of prompt, 57 of response), the rest is room for separators.
+    What makes it learn for every seed: normalised queries and keys, six small heads rather than three, and the
+    wide initialisation (with the usual 0.02 a model this small learns far more slowly). The longest problem
+    takes 78 tokens (21 of prompt, 57 of response), the rest is room for separators.
     """
-    from transformers import LlamaConfig
+    from transformers import Qwen3Config
 
-    return LlamaConfig(
+    return Qwen3Config(
         vocab_size=len(_TOKENS),
         hidden_size=96,
         num_hidden_layers=3,
-        num_attention_heads=3,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        head_dim=16,
         intermediate_size=256,
         max_position_embeddings=128,
         initializer_range=0.06,
