@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from qstep.generation import HFEngine, Request, SamplingSettings
-from qstep.generation.hf import _choose, _Job, _Row
+from qstep.generation.hf import _choose, _Job, _next_states, _Row
 from qstep.types import Response
 
 VOCABULARY = ["<pad>", "<eos>", "<end>", *"abcdefghijklm"]
@@ -236,11 +236,11 @@ def test_the_inverse_of_the_cumulative_distribution() -> None:
     """
     inverse = torch.tensor([[0.5, 0.0, 0.25, 0.25]]).log()
     u = torch.tensor([0.0, 0.4999, 0.5, 0.7499, 0.75, 1 - 2**-53], dtype=torch.float64)
-    tokens, logps = _choose(inverse.expand(6, 4), u, SamplingSettings(1))
+    tokens, logps = _choose(inverse, torch.zeros(6, dtype=torch.long), u, SamplingSettings(1))
     assert tokens.tolist() == [0, 0, 2, 2, 3, 3]
     assert logps.exp().tolist() == pytest.approx([0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
     u = torch.tensor([0.0, 0.6666, 0.6667, 1 - 2**-53], dtype=torch.float64)
-    tokens, logps = _choose(inverse.expand(4, 4), u, SamplingSettings(1, top_p=0.6))
+    tokens, logps = _choose(inverse, torch.zeros(4, dtype=torch.long), u, SamplingSettings(1, top_p=0.6))
     assert tokens.tolist() == [0, 0, 2, 2]
     assert logps.exp().tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 3, 1 / 3])
 
@@ -253,9 +253,51 @@ def test_no_token_without_probability_is_drawn(dtype: torch.dtype) -> None:
     logits[:, ::2] = -torch.inf
     logits[:, -1] = -torch.inf
     for u in (0.0, 2**-53, 0.5, 1 - 2**-53):
-        tokens, logps = _choose(logits, torch.full((64,), u, dtype=torch.float64), SamplingSettings(1))
+        tokens, logps = _choose(
+            logits, torch.arange(64), torch.full((64,), u, dtype=torch.float64), SamplingSettings(1)
+        )
         assert torch.isfinite(logits.gather(1, tokens[:, None])).all()
         assert torch.isfinite(logps).all()
+
+
+def test_rows_that_draw_alike_go_on_as_one_state() -> None:
+    """States 0, 1, 2; state 1's rows part ways, state 2 has lost its rows: (0, 5), (1, 3), (1, 7) go on."""
+    rows, tokens = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([5, 5, 7, 3, 7])
+    source, token, state = _next_states(rows, tokens, 3)
+    assert source is not None and source.tolist() == [0, 1, 1]
+    assert token.tolist() == [5, 3, 7] and state.tolist() == [0, 0, 2, 1, 2]
+
+
+@pytest.mark.parametrize(("going", "copied"), [(16, False), (15, False), (14, True)])
+def test_the_cache_stays_while_few_states_have_lost_their_rows(going: int, copied: bool) -> None:
+    """Nothing splits, so only the share of dead states (an eighth of 16) has the cache copied."""
+    used, states = torch.arange(going), 16
+    source, token, state = _next_states(used, used + 1, states)
+    if copied:
+        assert source is not None and source.tolist() == state.tolist() == used.tolist()
+    else:
+        assert source is None and len(token) == states
+        assert token[state].tolist() == (used + 1).tolist()
+
+
+def test_equal_sequences_are_computed_once(llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """At a low temperature most of 64 samples agree: the model sees a position of each distinct prefix, no more."""
+    seen = 0
+
+    def count(module: torch.nn.Module, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        nonlocal seen
+        seen += kwargs["input_ids"].numel()
+
+    hook = llama.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        requests = [Request("a", PROMPTS[0], range(64)), Request("b", PROMPTS[0], range(64))]
+        results = _sampled(HFEngine(llama, tokenizer), requests, SamplingSettings(12, temperature=0.3))
+    finally:
+        hook.remove()
+    responses = [response.token_ids for responses in results.values() for response in responses]
+    prefixes = {tuple(ids[:length]) for ids in responses for length in range(1, len(ids))}
+    assert len(responses) == 128 and 1 < len(set(map(tuple, responses))) < 64
+    assert len(prefixes) <= seen - len(PROMPTS[0]) <= 1.3 * len(prefixes)  # ended states stay for a while
 
 
 def test_padded_prompts_have_the_logits_of_single_ones(
@@ -264,7 +306,8 @@ def test_padded_prompts_have_the_logits_of_single_ones(
     engine = HFEngine(model, tokenizer)
     rows = [_Row(_Job(Request(str(i), prompt, [0])), 0) for i, prompt in enumerate(PROMPTS)]
     with torch.inference_mode():
-        _, logits, pads, width = engine._prefill(rows)
+        _, logits, pads, states, width = engine._prefill(rows)
+        assert states.tolist() == [0, 1, 2, 3, 4]
         assert width == 7 and pads.tolist() == [4, 0, 3, 6, 2]
         for row, prompt in zip(logits, PROMPTS, strict=True):
             assert torch.allclose(row, model(torch.tensor([prompt])).logits[0, -1], atol=1e-5)

@@ -1,7 +1,11 @@
 """Sampling inside this process from any causal language model of transformers.
 
-The unit of work is a group: a prompt is computed once, its keys and values are repeated to the rows of its
-responses, and the rows of many groups are decoded together. A row that has ended leaves batch and cache.
+The unit of work is a state: what a prompt and the tokens after it have led to. Every row of a request starts from
+one state, and rows that draw the same token from the same state go on as one, so that no sequence is computed
+twice: samples of a confident model share most of their steps. The states of many requests are decoded together,
+and a state whose rows have all ended leaves batch and cache.
+
+Dimensions: R rows, S states, V vocabulary, T new tokens, L positions.
 """
 
 from __future__ import annotations
@@ -10,7 +14,6 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,7 @@ _LOOKAHEAD = 4
 """Full batches read ahead, in which prompts of like length find each other."""
 
 _DROP_SHARE = 1 / 8
-"""Share of ended rows that compacts the batch: leaving them in costs compute, taking them out a copy."""
+"""Share of ended states that compacts the batch: leaving them in costs compute, taking them out a copy."""
 
 _ROOM = 64
 """Least number of positions by which a key-value buffer grows."""
@@ -152,7 +155,7 @@ class HFEngine:
 
     @torch.inference_mode()
     def _decode(self, rows: list[_Row], settings: SamplingSettings) -> list[Response]:
-        """Draws one response per row. Neighbouring rows of one request share the pass over its prompt."""
+        """Draws one response per row."""
         limits_R = torch.tensor([row.job.request.limit(settings) for row in rows], device=self.model.device)
         with _eval_mode(self.model):
             tokens_RT, logps_RT = self._decode_tokens(rows, limits_R, settings)
@@ -188,62 +191,57 @@ class HFEngine:
         """Tokens and log-probs, `[R, T]` each; what follows a row's end or its limit is arbitrary."""
         device = self.model.device
         eos = self._eos_tensor()
-        cache, logits_RV, pads_R, width = self._prefill(rows)
-        padded = bool(pads_R.any())
-        mask_RL = torch.arange(width + settings.max_new_tokens, device=device) >= pads_R[:, None]
+        cache, logits_SV, pads_S, state_R, width = self._prefill(rows)
+        padded = bool(pads_S.any())
+        mask_SL = torch.arange(width + settings.max_new_tokens, device=device) >= pads_S[:, None]
         uniforms_RT = _uniforms(rows, settings).to(device)
         tokens_RT = torch.full((len(rows), settings.max_new_tokens), self.eos_ids[0], device=device)
         logps_RT = torch.zeros((len(rows), settings.max_new_tokens), device=device)
         live_R = torch.arange(len(rows), device=device)
-        ended_R = torch.zeros(len(rows), dtype=torch.bool, device=device)
         for step in range(settings.max_new_tokens):
-            token_R, logp_R = _choose(logits_RV, uniforms_RT[live_R, step], settings)
+            token_R, logp_R = _choose(logits_SV, state_R, uniforms_RT[live_R, step], settings)
             tokens_RT[live_R, step] = token_R
             logps_RT[live_R, step] = logp_R
-            ended_R = ended_R | torch.isin(token_R, eos) | (limits_R == step + 1)
-            ended = int(ended_R.sum())
-            if ended == len(live_R) or step + 1 == settings.max_new_tokens:
+            going_R = ~torch.isin(token_R, eos) & (limits_R[live_R] > step + 1)
+            live_R, state_R, token_R = live_R[going_R], state_R[going_R], token_R[going_R]
+            if not len(live_R):
                 break
-            if ended >= _DROP_SHARE * len(live_R):
-                keep = (~ended_R).nonzero().squeeze(1)
-                cache.reorder_cache(keep)
-                live_R, token_R, ended_R = live_R[keep], token_R[keep], ended_R[keep]
-                pads_R, mask_RL, limits_R = pads_R[keep], mask_RL[keep], limits_R[keep]
+            source_S, token_S, state_R = _next_states(state_R, token_R, len(logits_SV))
+            if source_S is not None:
+                cache.reorder_cache(source_S)
+                pads_S, mask_SL = pads_S[source_S], mask_SL[source_S]
             # Without padding the model needs neither: it then skips the mask, and counts positions itself.
             where: dict[str, Any] = {}
             if padded:
-                where["attention_mask"] = mask_RL[:, : width + step + 1]
-                where["position_ids"] = (width + step - pads_R)[:, None]
-            logits_RV = self.model(input_ids=token_R[:, None], past_key_values=cache, use_cache=True, **where).logits[
-                :, -1
-            ]
+                where["attention_mask"] = mask_SL[:, : width + step + 1]
+                where["position_ids"] = (width + step - pads_S)[:, None]
+            output = self.model(input_ids=token_S[:, None], past_key_values=cache, use_cache=True, **where)
+            logits_SV = output.logits[:, -1]
         return tokens_RT, logps_RT
 
-    def _prefill(self, rows: list[_Row]) -> tuple[Any, Tensor, Tensor, int]:
-        """Computes each prompt once, left-padded to one width, and repeats the result to its rows.
+    def _prefill(self, rows: list[_Row]) -> tuple[Any, Tensor, Tensor, Tensor, int]:
+        """Computes each distinct prompt once, left-padded to one width.
 
-        Returns the `Cache` of the rows, their next-token logits `[R, V]`, their padding `[R]`, and the width.
+        Returns the `Cache` of these first states, their next-token logits `[S, V]`, their padding `[S]`, the
+        state of each row `[R]`, and the width.
         """
         device = self.model.device
-        prompts, repeats = [], []
-        for _, group in groupby(rows, key=lambda row: id(row.job)):
-            members = list(group)
-            prompts.append(members[0].job.request.prompt_ids)
-            repeats.append(len(members))
-        width = max(map(len, prompts))
-        padding = [width - len(prompt) for prompt in prompts]
-        inputs = torch.tensor([[0] * pad + prompt for pad, prompt in zip(padding, prompts, strict=True)], device=device)
-        pads = torch.tensor(padding, device=device)
+        states: dict[tuple[int, ...], int] = {}
+        state_R = [states.setdefault(tuple(row.job.request.prompt_ids), len(states)) for row in rows]
+        width = max(map(len, states))
+        padding = [width - len(prompt) for prompt in states]
+        inputs = torch.tensor(
+            [[0] * pad + [*prompt] for pad, prompt in zip(padding, states, strict=True)], device=device
+        )
+        pads_S = torch.tensor(padding, device=device)
         where: dict[str, Any] = {}
         if any(padding):
-            positions = torch.arange(width, device=device) - pads[:, None]
+            positions = torch.arange(width, device=device) - pads_S[:, None]
             where = {"attention_mask": positions >= 0, "position_ids": positions.clamp(min=0)}
         output = self.model(input_ids=inputs, use_cache=True, logits_to_keep=1, **where)
         cache = output.past_key_values
-        prompt_of_row = torch.repeat_interleave(torch.tensor(repeats, device=device))
-        cache.reorder_cache(prompt_of_row)
         cache.layers = [_GrowingLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
-        return cache, output.logits[prompt_of_row, -1], pads[prompt_of_row], width
+        return cache, output.logits[:, -1], pads_S, torch.tensor(state_R, device=device), width
 
     def _eos_tensor(self) -> Tensor:
         return torch.tensor(self.eos_ids, device=self.model.device)
@@ -291,30 +289,50 @@ def _moved(states: Tensor, capacity: int) -> Tensor:
     return buffer
 
 
-def _choose(logits_RV: Tensor, uniforms_R: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:
+def _next_states(state_R: Tensor, token_R: Tensor, states: int) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Where rows in `state_R` (of `states` states) get to by `token_R`.
+
+    Returns the state that each next one continues (absent while the cache can stay as it is: nothing splits,
+    and few states have no row left), the token of each next state, and the next state of each row.
+    """
+    order = token_R.max() + 1
+    pair_S, next_R = torch.unique(state_R * order + token_R, return_inverse=True)
+    source_S, token_S = pair_S // order, pair_S % order
+    split = bool((source_S[1:] == source_S[:-1]).any())
+    if split or states - len(source_S) >= _DROP_SHARE * states:
+        return source_S, token_S, next_R
+    all_tokens_S = torch.zeros(states, dtype=token_S.dtype, device=token_S.device)
+    all_tokens_S[source_S] = token_S
+    return None, all_tokens_S, source_S[next_R]
+
+
+def _choose(
+    logits_SV: Tensor, state_R: Tensor, uniforms_R: Tensor, settings: SamplingSettings
+) -> tuple[Tensor, Tensor]:
     """The next token of every row and its log-probability under the distribution it was drawn from.
 
-    The token is the inverse of the cumulative distribution at the row's uniform number. Greedy tokens get
-    their log-probability at temperature 1.
+    The token is the inverse of its state's cumulative distribution at the row's uniform number. Greedy tokens
+    get their log-probability at temperature 1.
     """
     if settings.temperature == 0:
-        logps_RV = logits_RV.float().log_softmax(dim=-1)
-        token_R = logps_RV.argmax(dim=-1)
-        return token_R, logps_RV.gather(1, token_R[:, None]).squeeze(1)
-    logps_RV = (logits_RV.float() / settings.temperature).log_softmax(dim=-1)
-    probs_RV = logps_RV.exp().double()
+        logps_SV = logits_SV.float().log_softmax(dim=-1)
+        token_S = logps_SV.argmax(dim=-1)
+        return token_S[state_R], logps_SV.gather(1, token_S[:, None]).squeeze(1)[state_R]
+    logps_SV = (logits_SV.float() / settings.temperature).log_softmax(dim=-1)
+    probs_SV = logps_SV.exp().double()
     if settings.top_p < 1:
-        probs_RV = _nucleus(probs_RV, settings.top_p)
-    reachable_RV = probs_RV > 0
-    cumulative_RV = probs_RV.cumsum(dim=-1)
-    # Scaled to the mass that is reached, a uniform below 1 always falls on a token; a parallel sum may not be
-    # monotone in its last bit, so tokens without probability are ruled out by name.
-    mass_R = cumulative_RV.where(reachable_RV, 0).amax(dim=-1)
-    above_RV = (cumulative_RV > (uniforms_R * mass_R)[:, None]) & reachable_RV
+        probs_SV = _nucleus(probs_SV, settings.top_p)
+    reachable_SV = probs_SV > 0
+    # A token without probability gets a bound that no uniform number is below; a parallel sum may not be
+    # monotone in its last bit, so they are ruled out by name.
+    cumulative_SV = probs_SV.cumsum(dim=-1).where(reachable_SV, 0)
+    # Scaled to the mass that is reached, a uniform below 1 always falls on a token.
+    mass_S = cumulative_SV.amax(dim=-1)
+    above_RV = cumulative_SV[state_R] > (uniforms_R * mass_S[state_R])[:, None]
     token_R = above_RV.to(torch.uint8).argmax(dim=-1)
-    logp_R = logps_RV.gather(1, token_R[:, None]).squeeze(1)
+    logp_R = logps_SV[state_R, token_R]
     if settings.top_p < 1:
-        logp_R = logp_R - mass_R.log().float()
+        logp_R = logp_R - mass_S[state_R].log().float()
     return token_R, logp_R
 
 
