@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,15 +192,21 @@ class StepScorer:
         return next(iter(self._score_batch([(prompt, [list(steps)])], ["score()"])))
 
     def score_rows(self, rows: Iterable[Row], *, batch_size: int = 64) -> Iterator[tuple[Row, list[float]]]:
-        """Scores rows with a `prompt` and step texts in `completions`; yields in order, memory flat."""
-        stream = iter(rows)
-        while chunk := list(islice(stream, batch_size)):
-            groups = [(prompt, list(members)) for prompt, members in groupby(chunk, key=lambda row: row["prompt"])]
+        """Scores rows with a `prompt` and step texts in `completions`; yields in order, memory flat.
+
+        Equal responses to a prompt, of which a confident policy draws many, are computed once where they are
+        near each other.
+        """
+        for chunk, which in _distinct_chunks(rows, batch_size):
+            first = {place: row for row, place in zip(reversed(chunk), reversed(which), strict=True)}
+            distinct = [first[place] for place in range(len(first))]
+            groups = [(prompt, list(members)) for prompt, members in groupby(distinct, key=lambda row: row["prompt"])]
             q_values = self._score_batch(
                 [(prompt, [row["completions"] for row in members]) for prompt, members in groups],
-                [str(row.get("id", "row")) for row in chunk],
+                [str(row.get("id", "row")) for row in distinct],
             )
-            yield from zip(chunk, q_values, strict=True)
+            for row, place in zip(chunk, which, strict=True):
+                yield row, list(q_values[place])
 
     @torch.inference_mode()
     def _score_batch(self, groups: Sequence[tuple[Any, list[list[str]]]], names: Sequence[str]) -> list[list[float]]:
@@ -218,3 +224,18 @@ class StepScorer:
         batch = collate_steps(prompts, responses, all_ends)
         q = step_q_values(self.model, {k: v.to(self.model.device) for k, v in batch.items()}).float().cpu()
         return [q[i, : len(ends)].tolist() for i, ends in enumerate(all_ends)]
+
+
+def _distinct_chunks(rows: Iterable[Row], distinct: int) -> Iterator[tuple[list[Row], list[int]]]:
+    """Rows in lists of `distinct` different responses (and of 16 times as many rows at most), and which each is."""
+    chunk: list[Row] = []
+    which: list[int] = []
+    places: dict[str, int] = {}
+    for row in rows:
+        chunk.append(row)
+        which.append(places.setdefault(repr((row["prompt"], row["completions"])), len(places)))
+        if len(places) == distinct or len(chunk) == 16 * distinct:
+            yield chunk, which
+            chunk, which, places = [], [], {}
+    if chunk:
+        yield chunk, which
