@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from qstep.trainers import (
     ScorerConfig,
     ScorerTrainer,
 )
+from qstep.trainers.dataset import LengthGroupedSampler
 from qstep.trainers.pqm import step_labels
 from qstep.types import ABSENT
 
@@ -126,9 +128,11 @@ def test_accumulation_splits_share_one_trajectory(kind: str, base: Path, rows_fi
             assert (value - other[name]).abs().max() <= 1e-6, name
 
 
-@pytest.mark.parametrize("kind", ["pqm", "rs", "dqo"])
-def test_resume_gives_bit_equal_weights(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
-    options = dict(per_device_train_batch_size=4, max_steps=6, save_strategy="steps", save_steps=3)
+@pytest.mark.parametrize(("kind", "order"), [("pqm", "random"), ("rs", "random"), ("dqo", "group_by_length")])
+def test_resume_gives_bit_equal_weights(kind: str, order: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
+    options = dict(
+        per_device_train_batch_size=4, max_steps=6, save_strategy="steps", save_steps=3, train_sampling_strategy=order
+    )
     whole = trainer(kind, base, rows_file, tmp_path / "whole", **options)
     whole.train()
     torch.manual_seed(99)
@@ -137,6 +141,22 @@ def test_resume_gives_bit_equal_weights(kind: str, base: Path, rows_file: Path, 
     assert resumed.state.global_step == 6
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(resumed)[name]), name
+
+
+def test_batches_of_like_length_hold_every_item_once_in_an_order_of_their_own() -> None:
+    """963 items of ten lengths, 8 a batch: two lengths a batch at most, no trend from batch to batch."""
+    lengths = [i * 7 % 10 for i in range(963)]
+    sampler = LengthGroupedSampler(lengths, 8, seed=0)
+    first, again = list(sampler), list(sampler)
+    sampler.set_epoch(1)
+    other = list(sampler)
+    assert first == again != other
+    assert sorted(first) == sorted(other) == list(range(963)) and len(sampler) == 963
+    batches = [[lengths[i] for i in first[start : start + 8]] for start in range(0, 960, 8)]
+    assert all(max(batch) - min(batch) <= 1 for batch in batches)
+    means = [sum(batch) / 8 for batch in batches]
+    falls = sum(b < a for a, b in pairwise(means))
+    assert 40 < falls < 80  # about half of 119; pools from short to long would have 5, from long to short 114
 
 
 @pytest.mark.parametrize("kind", ["pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm", "rs", "dqo", "dro"])

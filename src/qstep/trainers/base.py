@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from qstep.trainers.dataset import GroupDataset
+from qstep.trainers.dataset import GroupDataset, LengthGroupedSampler
 
 
 class NonFiniteLoss(RuntimeError):
@@ -59,6 +60,14 @@ class GroupTrainer(Trainer):
     def count_items(self, inputs: dict[str, Tensor]) -> Tensor:
         """What the global loss is divided by: trajectories, unless a trainer says otherwise."""
         return torch.tensor(len(inputs["row_index"]))
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        args = self.args
+        batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return LengthGroupedSampler(self.train_dataset.lengths, batch_size, seed)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
         if not batch_samples:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import Dataset, Sampler
 
 from qstep.data import Format, check_row, numbered_rows, prompt_id
 from qstep.types import Row
@@ -19,7 +20,8 @@ class GroupDataset(Dataset[dict[str, Any]]):
     """Chunks of one problem's rows, the unit a batch is made of.
 
     Item i is `{"rows": [Row, ...], "row_index": [int, ...]}`: at most `responses_per_prompt` responses of one
-    problem (all of them if None), `row_index` counting the kept rows of the file.
+    problem (all of them if None), `row_index` counting the kept rows of the file. `lengths[i]` is the size of its
+    longest row in bytes of the file, which goes with its number of tokens.
 
     Args:
         path: JSONL rows; those of one `problem_id` (or, without one, of equal prompts) form a group.
@@ -45,7 +47,7 @@ class GroupDataset(Dataset[dict[str, Any]]):
         self.left_out: Counter[str] = Counter()
         self.offsets = array("q")
         groups: dict[str, list[int]] = {}
-        starts = _line_starts(path)
+        starts, sizes = _line_starts(path), array("q")
         for line, raw in numbered_rows(path):
             row = check_row(path, line, raw, format)
             reason = leave_out(row, f"{path}, line {line}")
@@ -54,9 +56,11 @@ class GroupDataset(Dataset[dict[str, Any]]):
                 continue
             groups.setdefault(row.get("problem_id") or prompt_id(row), []).append(len(self.offsets))
             self.offsets.append(starts[line - 1])
+            sizes.append(starts[line] - starts[line - 1])
         if not groups:
             raise ValueError(f"{path}: no row is left to train on; left out: {dict(self.left_out)}")
         self.chunks = [chunk for rows in groups.values() for chunk in _chunks(rows, responses_per_prompt)]
+        self.lengths = [max(sizes[row] for row in chunk) for chunk in self.chunks]
 
     def __len__(self) -> int:
         return len(self.chunks)
@@ -70,6 +74,38 @@ class GroupDataset(Dataset[dict[str, Any]]):
         with self.path.open("rb") as file:
             file.seek(self.offsets[index])
             return check_row(self.path, index, json.loads(file.readline()), self.format)
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """A random order in which the `batch_size` items of a batch are of like length, so that little is padded.
+
+    Shuffled items are sorted within pools of `pool` batches, and the batches shuffled in turn; an incomplete batch
+    comes last. (transformers' sampler of this name goes through each pool from its longest batch to its shortest,
+    so that the length of what is learned rises and falls with the steps.)
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, pool: int = 20) -> None:
+        self.lengths, self.batch_size, self.seed, self.pool = lengths, batch_size, seed, pool
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        pools = _chunks(order, self.pool * self.batch_size)
+        batches = [
+            batch for pool in pools for batch in _chunks(sorted(pool, key=self.lengths.__getitem__), self.batch_size)
+        ]
+        last = [batches.pop()] if len(batches[-1]) < self.batch_size else []
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[i]
+        for batch in last:
+            yield from batch
 
 
 def _chunks(rows: list[int], size: int | None) -> list[list[int]]:
