@@ -215,6 +215,24 @@ def test_scores_do_not_depend_on_the_batch(scorer_folder) -> None:
             assert q == pytest.approx(expected, abs=1e-5)
 
 
+def test_equal_responses_are_scored_once(scorer_folder, monkeypatch) -> None:
+    """Of 40 rows, 2 prompts with 2 responses each, at batch size 3: chunks of 3 and 2 distinct ones, not 40 rows."""
+    scorer = StepScorer.load(scorer_folder)
+    rows = [
+        {"id": f"{n}", "prompt": f"{5 + n // 20}+3=\n", "completions": ["8+3=1", "#1"][: 1 + n % 2]} for n in range(40)
+    ]
+    computed = []
+    whole = scorer._score_batch
+    monkeypatch.setattr(
+        scorer, "_score_batch", lambda groups, names: computed.append(len(names)) or whole(groups, names)
+    )
+    scored = list(scorer.score_rows(rows, batch_size=3))
+    assert [row for row, _ in scored] == rows
+    assert computed == [3, 2]
+    for row, q in scored:
+        assert q == pytest.approx(scorer.score(row["prompt"], row["completions"]), abs=1e-5)
+
+
 def test_contract_refuses_what_it_was_not_trained_with(scorer_folder) -> None:
     model = AutoModelForTokenClassification.from_pretrained(scorer_folder)
     tokenizer = miniature.tokenizer()

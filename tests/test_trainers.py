@@ -11,7 +11,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from qstep.data import miniature, write_jsonl
-from qstep.models import load_policy, new_scorer
+from qstep.models import collate_groups, load_policy, new_scorer, policy_logps
 from qstep.trainers import (
     DQOConfig,
     DQOTrainer,
@@ -172,6 +172,21 @@ def test_scorer_learns_to_tell_right_steps_from_wrong_ones(base: Path, rows_file
     run.train()
     first, last = run.state.log_history[0], run.state.log_history[-2]
     assert last["rewards/margins"] > first["rewards/margins"] + 1
+
+
+def test_reference_logps_are_those_of_each_row_alone(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """Rows of equal tokens, of which the file has many, are computed once; every row has its own values."""
+    run = trainer("dqo", base, rows_file, tmp_path)
+    policy = load_policy(base).eval()
+    distinct = set()
+    for index, logps in enumerate(run.reference):
+        row = run.train_dataset.row(index)
+        ids = row["completion_ids"]
+        distinct.add((row["prompt"], *ids))
+        batch = collate_groups([run.tokenizer(row["prompt"])["input_ids"]], [[ids]])
+        with torch.no_grad():
+            assert torch.from_numpy(logps).numpy() == pytest.approx(policy_logps(policy, batch)[0].numpy(), abs=1e-5)
+    assert len(distinct) < len(run.reference)
 
 
 def test_dqo_logs_its_health(base: Path, rows_file: Path, tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
         if column in row:
             row[column] = _completion_text(row[column])
     for column, (holds, problem) in _RULES.items():
-        if column in row:
-            require(holds(row[column]), column, f"is {_shown(row[column])}; {problem}")
+        if column in row and not holds(row[column]):
+            raise RowError(path, line, column, f"is {_shown(row[column])}; {problem}")
     if "completion" in row and "completion_ids" not in row:
         require(
             bool(row["completion"].strip()),
@@ -197,6 +197,14 @@ def _is_step_labels(value: Any) -> bool:
     return hard or all(isinstance(label, float) and 0 <= label <= 1 for label in value)
 
 
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and {*map(type, value)} <= {int, float} and all(map(math.isfinite, value))
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, list) and {*map(type, value)} <= {int} and min(value, default=0) >= 0
+
+
 def _list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(holds(item) for item in value)
 
@@ -223,11 +231,11 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "chosen": (_is_name, "give a text, or one assistant message"),
     "rejected": (_is_name, "give a text, or one assistant message"),
     "completion_ids": (
-        lambda ids: _list_of(_is_count)(ids) and bool(ids),
+        lambda ids: _are_counts(ids) and bool(ids),
         "give a non-empty list of token ids",
     ),
     "logps_behavior": (
-        _list_of(lambda logp: _is_number(logp) and logp <= _LARGEST_LOGP),
+        lambda logps: _are_numbers(logps) and max(logps, default=0.0) <= _LARGEST_LOGP,
         "give a list of log-probabilities (natural, at most 0)",
     ),
     "finish_reason": (_one_of(get_args(FinishReason)), "give 'stop' or 'length'"),
@@ -244,10 +252,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "give one true or false a step (hard labels), or one number in [0, 1] with a decimal point a step "
         "(soft labels), never both kinds in a row",
     ),
-    "successes": (_or_null(_list_of(_is_count)), "give a list of whole numbers, or null"),
-    "trials": (_or_null(_list_of(_is_count)), "give a list of whole numbers, or null"),
-    "q_values": (_list_of(_is_number), "give a list of finite numbers"),
-    "step_rewards": (_list_of(_is_number), "give a list of finite numbers"),
+    "successes": (_or_null(_are_counts), "give a list of whole numbers, or null"),
+    "trials": (_or_null(_are_counts), "give a list of whole numbers, or null"),
+    "q_values": (_are_numbers, "give a list of finite numbers"),
+    "step_rewards": (_are_numbers, "give a list of finite numbers"),
     "score": (_or_null(_is_number), "give a finite number or null"),
 }
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qstep.models import policy_logps
 from qstep.trainers.dataset import GroupDataset
-from qstep.trainers.rs import PolicyConfig, collate_rows
+from qstep.trainers.rs import Item, PolicyConfig, collate_rows
 
 _TOKENS_AT_ONCE = 16384
 
@@ -20,21 +20,36 @@ _TOKENS_AT_ONCE = 16384
 def reference_logps(
     model: PreTrainedModel, dataset: GroupDataset, tokenizer: PreTrainedTokenizerBase, config: PolicyConfig
 ) -> Sequence[NDArray[np.float32]]:
-    """log pi_ref of every response token, one fp32 array per kept row; 4 bytes a token in memory."""
+    """log pi_ref of every response token, one fp32 array per kept row; 4 bytes a token in memory.
+
+    Equal responses to a prompt are computed once where they are near each other.
+    """
     torch.nn.Module.to(model, config.device)
     model.eval()
     logps: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(dataset.offsets)
-    pending: list[dict] = []
+    pending: list[Item] = []
+    equal: dict[str, list[int]] = {}  # rows of the same tokens, of which the first is pending for all
     size = 0
     for index in range(len(dataset)):
-        pending.append(dataset[index])
-        size += sum(len(row.get("completion_ids") or row["completion"]) for row in pending[-1]["rows"])
+        first: Item = {"rows": [], "row_index": []}
+        item = dataset[index]
+        for row, row_index in zip(item["rows"], item["row_index"], strict=True):
+            response = row.get("completion_ids") or row["completion"]
+            twins = equal.setdefault(repr((row["prompt"], response)), [])
+            twins.append(row_index)
+            if len(twins) == 1:
+                first["rows"].append(row)
+                first["row_index"].append(row_index)
+                size += len(response)
+        if first["rows"]:
+            pending.append(first)
         if size < _TOKENS_AT_ONCE and index + 1 < len(dataset):
             continue
         batch = {k: v.to(config.device) for k, v in collate_rows(tokenizer, config, pending).items()}
         values = policy_logps(model, batch).cpu().numpy()
         lengths = batch["response_mask"].sum(1).tolist()
-        for row_index, row, length in zip(batch["row_index"].tolist(), values, lengths, strict=True):
-            logps[row_index] = row[:length].copy()
-        pending, size = [], 0
+        for twins, row_logps, length in zip(equal.values(), values, lengths, strict=True):
+            for row_index in twins:
+                logps[row_index] = row_logps[:length].copy()
+        pending, equal, size = [], {}, 0
     return logps
