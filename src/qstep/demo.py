@@ -38,6 +38,7 @@ def _options(batch_size: int, learning_rate: float, **options: Any) -> dict[str,
         "learning_rate": learning_rate,
         "warmup_steps": 10,
         "adam_beta2": 0.98,
+        "train_sampling_strategy": "group_by_length",
         **options,
     }
 
@@ -108,14 +109,16 @@ class DemoConfig:
     rollout_samples: int = 8
     rollouts_at_once: int = 256
     step_separator: str = "\n"
-    textbook_rows: int = 16_000
-    base: dict[str, Any] = field(default_factory=lambda: _options(32, 4e-3, warmup_steps=50))
+    textbook_rows: int = 12_800
+    base: dict[str, Any] = field(
+        default_factory=lambda: _options(32, 4e-3, warmup_steps=50, train_sampling_strategy="random")
+    )
     verifier: dict[str, Any] = field(
         default_factory=lambda: _options(
             32,
             2e-3,
             warmup_steps=50,
-            max_steps=450,
+            max_steps=350,
             weight_decay=0.3,
             responses_per_prompt=1,
             margin=4.0,
@@ -127,8 +130,8 @@ class DemoConfig:
     )
     rs: dict[str, Any] = field(default_factory=lambda: _options(64, 6e-4, num_train_epochs=2))
     processes: int = 2
-    max_rows: int = 1024
-    max_tokens: int = 131_072
+    max_rows: int = 4096
+    max_tokens: int = 524_288
     device: str = "auto"
     dtype: str = "float32"
 
@@ -146,13 +149,13 @@ def _demo(run: "_Run") -> dict[str, Any]:
     config = run.config
     with run.stage("base"):
         base = config.model_name_or_path or run.learn_base()
-    with run.stage("sample"):
+    with run.stage("sample"), run.few_threads():
         train_rows = sample(run.sampling(base, "train", config.train_problems, config.train_samples))
         held_out = sample(run.sampling(base, "held_out", config.held_out_problems, config.held_out_samples))
     with run.stage("grade"):
         train_rows = grade(GradeConfig(train_rows, run.path("train_graded.jsonl")))
         held_out = grade(GradeConfig(held_out, run.path("held_out_graded.jsonl")))
-    with run.stage("annotate"):
+    with run.stage("annotate"), run.few_threads():
         rolled_out, labelled, held_out = run.annotate(base, train_rows, held_out)
     with run.stage("train"):
         policies = {"base": base, "dqo": str(run.path("dqo")), "rs": str(run.path("rs"))}
@@ -190,7 +193,9 @@ class _Run:
         self.config = config
         config.output_dir.mkdir(parents=True, exist_ok=True)
         timings = self.path("timings.json")
-        self.workers = Workers(config.processes)
+        # The miniature's model is so small that two threads take longer than one.
+        self.threads = 1 if config.model_name_or_path is None else None
+        self.workers = Workers(config.processes, self.threads)
         self.seconds: dict[str, float] = json.loads(timings.read_text()) if timings.exists() else {}
 
     def path(self, name: str) -> Path:
@@ -207,6 +212,18 @@ class _Run:
         if name not in self.seconds:
             self.seconds[name] = round(time.monotonic() - start, 1)
             write_json(self.path("timings.json"), self.seconds)
+
+    @contextmanager
+    def few_threads(self) -> Iterator[None]:
+        """Computes in this process with as many threads as a worker has."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def learn_base(self) -> str:
         """A policy that has learned the miniature from its unreliable textbook."""

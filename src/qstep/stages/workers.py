@@ -30,10 +30,15 @@ class Job:
 
 
 class Workers:
-    """Processes that run qstep commands, one at a time each. They end with the process that started them."""
+    """Processes that run qstep commands, one at a time each. They end with the process that started them.
 
-    def __init__(self, processes: int) -> None:
-        self._processes = processes
+    Args:
+        processes: how many.
+        threads: of each for its computations; by default an equal share of the cores.
+    """
+
+    def __init__(self, processes: int, threads: int | None = None) -> None:
+        self._processes, self._threads = processes, threads
         self._started: list[_Worker] = []
 
     def start(self) -> None:
@@ -49,12 +54,10 @@ class Workers:
     def run(self, jobs: Mapping[str, Job]) -> None:
         """Runs the named jobs, as many at a time as there are processes, in the order given.
 
-        On a CPU each process gets an equal share of the cores: models this small gain nothing from more.
-
         Raises RuntimeError, with the end of its log, when a job fails.
         """
         self.start()
-        threads = max(1, (os.cpu_count() or 1) // min(len(self._started), len(jobs)))
+        threads = self._threads or max(1, (os.cpu_count() or 1) // min(len(self._started), len(jobs)))
         waiting, busy = dict(jobs), dict[_Worker, str]()
         with bars() as progress, selectors.DefaultSelector() as selector:
             tasks = {name: progress.add_task(name, total=None, start=False) for name in jobs}
