@@ -1,15 +1,10 @@
-"""The report page: words that match the numbers, text that stays text, and a page a browser can show."""
+"""The report page: words that match the numbers, and colours that can be read."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-import shutil
-import struct
-import subprocess
-import zlib
-from html.parser import HTMLParser
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -19,148 +14,7 @@ import pytest
 
 from qstep.report import charts, render_report, summary
 from qstep.types import Estimate
-
-PAYLOADS = [
-    "<script>alert(1)</script>",
-    "</script><script>alert(1)</script>",
-    "</style><script>alert(1)</script>",
-    "</title><script>alert(1)</script>",
-    "</pre><img src=x onerror=alert(1)>",
-    "</details><svg onload=alert(1)>",
-    "<svg><script>alert(1)</script></svg>",
-    "<svg><a xlink:href='javascript:alert(1)'><text>x</text></a></svg>",
-    "<svg><animate onbegin=alert(1) attributeName=x dur=1s>",
-    "<svg><foreignObject><body onload=alert(1)></foreignObject></svg>",
-    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>",
-    "<iframe src='javascript:alert(1)'></iframe>",
-    "<iframe srcdoc='<script>alert(1)</script>'>",
-    "<object data='data:text/html,<script>alert(1)</script>'>",
-    "<embed src='https://evil.example/x.swf'>",
-    "<a href='javascript:alert(1)'>x</a>",
-    "<a href='&#106;avascript:alert(1)'>x</a>",
-    "<form action='https://evil.example'><input autofocus onfocus=alert(1)>",
-    "<base href='https://evil.example/'>",
-    "<meta http-equiv=refresh content='0;url=https://evil.example'>",
-    "<link rel=stylesheet href='https://evil.example/x.css'>",
-    "<style>@import 'https://evil.example/x.css';</style>",
-    "<video><source onerror=alert(1)></video>",
-    "<template><script>alert(1)</script></template>",
-    "<noscript><p title='</noscript><img src=x onerror=alert(1)>'>",
-    "<!--><img src=x onerror=alert(1)>-->",
-    "]]><script>alert(1)</script>",
-    '" onmouseover="alert(1)" x="\' onclick=\'alert(1)',
-    "{{ 7 * 7 }}{% raw %}${alert(1)}`;alert(1)//",
-    "&lt;script&gt;alert(1)&lt;/script&gt;<ScRiPt/x>alert(1)</sCrIpT \t>",
-]
-
-
-class Page(HTMLParser):
-    """The elements of a page with their attributes, and its text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.nodes: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.nodes.append((tag, dict(attrs)))
-        self.text += " "
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def tags(self, *names: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.nodes if tag in names]
-
-    def active(self) -> list[tuple[str, str, str | None]]:
-        """Whatever could run, load or lead away."""
-        loaders = "script iframe object embed base link form input button img video audio source image use a"
-        found: list[tuple[str, str, str | None]] = []
-        for tag, attributes in self.nodes:
-            if tag in loaders.split() and not (tag == "a" and list(attributes) == ["href"]):
-                found.append((tag, "", None))
-            for name, value in attributes.items():
-                safe_style = re.fullmatch(r"width: [\d.]+%", value or "")
-                local_link = re.fullmatch(r"#[a-z]+", value or "")
-                if (
-                    name.startswith("on")
-                    or name in ("src", "srcdoc", "action", "data", "xlink:href", "formaction")
-                    or (name == "style" and not safe_style)
-                    or (name == "href" and not local_link)
-                    or (name == "http-equiv" and value != "Content-Security-Policy")
-                ):
-                    found.append((tag, name, value))
-        return found
-
-
-def estimate(mean: float, half: float, n: int = 400) -> dict[str, float]:
-    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
-
-
-def results() -> dict[str, Any]:
-    """What a small run of everything measured; the numbers are made up."""
-    accuracies = {"pqm": (0.42, 0.62, 0.71), "majority": (0.42, 0.44, 0.46), "pass": (0.42, 0.73, 0.93)}
-    logs = [
-        {
-            "step": s,
-            "epoch": s / 40,
-            "loss": 1 / (s + 1),
-            "loss/q": 2 / (s + 1),
-            "importance/effective_sample_size": 1 - s / 90,
-        }
-        for s in range(0, 40, 2)
-    ]
-    return {
-        "title": "Chained arithmetic",
-        "stages": {"base": 61.4, "sample": 14.9},
-        "policies": {
-            "base": {"greedy": estimate(0.453, 0.05), "sampled": estimate(0.410, 0.035)},
-            "dqo": {"greedy": estimate(0.886, 0.03), "sampled": estimate(0.701, 0.036)},
-        },
-        "comparisons": {
-            "dqo - base (sampled)": estimate(0.291, 0.041),
-            "pqm@16 - majority@16": estimate(0.25, 0.05),
-            "pqm@4 - majority@4": estimate(0.01, 0.02),
-            "majority@16 - pass@16": estimate(-0.47, 0.05),
-        },
-        "verifiers": {
-            name: {str(n): estimate(a, 0.04, 300) for n, a in zip((1, 4, 16), curve, strict=True)}
-            for name, curve in accuracies.items()
-        },
-        "verifier_auc": {"pqm": {"step_within_problem": 0.871, "response": estimate(0.84, 0.01), "undefined": None}},
-        "labels": {
-            "n_steps": 39120,
-            "hard": {
-                "agreement": estimate(0.938, 0.004),
-                "kappa": 0.861,
-                "confusion": {"both_correct": 24410},
-            },
-            "half": {
-                "agreement": estimate(0.921, 0.004),
-                "kappa": None,
-                "confusion": {"both_correct": 23999},
-            },
-        },
-        "training": {"dqo": [*logs, {"step": 40, "train_runtime": 55.2}]},
-        "provenance": {"versions": {"torch": "2.13.0"}, "seeds": {"base": [0, 1]}, "git_commit": "3f9c2ab"},
-    }
-
-
-def response(**changes: Any) -> dict[str, Any]:
-    steps = ["7+8=5\n", "5*3=6\n", "#6"]
-    fields = {"completion": "".join(steps), "verdict": "wrong", "answer": "6", "steps": steps, "score": -2.5}
-    return fields | {"q_values": [2.0, -2.5, 0.0], "labels": [1, 0, 0], "chosen_by": []} | changes
-
-
-def examples() -> list[dict[str, Any]]:
-    picked = response(verdict="right", answer="5", score=1.0, labels=[1, 1, None], chosen_by=["pqm", "majority"])
-    return [{"problem_id": "p1", "prompt": "7+8*3=", "gold": "5", "responses": [response(), picked]}]
-
-
-def html(results: Any, examples: Any, folder: Path) -> str:
-    return render_report(results, examples, folder / "new" / "report.html").read_text(encoding="utf-8")
+from report_samples import Page, examples, html, response, results
 
 
 @pytest.fixture(scope="module")
@@ -370,67 +224,6 @@ def test_long_runs_are_thinned_and_it_is_said(tmp_path: Path) -> None:
     assert "Long series are thinned" in shown and len(shown) < 60_000
 
 
-# Text stays text
-
-
-def hostile(payloads: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Every payload in every place where text can flow in."""
-    every = " ".join(payloads)
-    e = estimate(0.5, 0.1)
-    logs = [{"step": s, every: float(s)} for s in range(3)] + [{"step": 3, **dict.fromkeys(payloads, 1.0)}]
-    measured = {
-        "title": every,
-        "stages": dict.fromkeys(payloads, 1.0),
-        "policies": {p: {"sampled": e, every: e} for p in payloads},
-        "comparisons": {f"{p} - {p} (sampled)": e for p in payloads} | dict.fromkeys(payloads, e),
-        "verifiers": {p: {"1": e, "2": e} for p in payloads},
-        "verifier_auc": {p: {p: e} for p in payloads},
-        "labels": {p: {"agreement": e, "confusion": {p: p}} for p in payloads} | {f"n_{every}": 3},
-        "training": {every: logs, "broken": [{"step": 0, **{p: p for p in payloads}}]},
-        "provenance": {
-            "date": every,
-            "git_commit": every,
-            "hardware": every,
-            "versions": {p: p for p in payloads},
-        },
-    }
-    bodies = [
-        response(completion=p, steps=[p, p, "x"], answer=p, verdict=p, chosen_by=[p] * (i % 2))
-        for i, p in enumerate(payloads)
-    ]
-    chat = [{"role": p, "content": p} for p in payloads]
-    shown = [
-        {"problem_id": every, "prompt": every, "gold": every, "responses": bodies},
-        {"prompt": chat, "responses": [response(completion=every, steps=[], q_values=[], labels=[])]},
-    ]
-    return measured, shown
-
-
-@pytest.fixture(scope="module")
-def hostile_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render_report(*hostile(PAYLOADS), tmp_path_factory.mktemp("page") / "hostile.html")
-
-
-def test_payloads_change_no_element_of_the_page(hostile_path: Path, tmp_path: Path) -> None:
-    """30 payloads in every sink leave the same elements and attributes as 30 harmless words."""
-    assert len(PAYLOADS) == 30
-    attacked = Page(hostile_path.read_text(encoding="utf-8"))
-    harmless = Page(html(*hostile([f"w{i}" for i in range(30)]), tmp_path))
-    assert attacked.active() == []
-    assert [(tag, sorted(a)) for tag, a in attacked.nodes] == [(tag, sorted(a)) for tag, a in harmless.nodes]
-    for payload in PAYLOADS:
-        assert payload in attacked.text
-
-
-def test_what_is_no_text_is_shown_as_replaced(tmp_path: Path) -> None:
-    shown = html(
-        {"provenance": {"x": "a\x00b\ud800c\x1b[0m\u202ed"}, "policies": {"\x07\udfff": {"sampled": 0.5}}},
-        [],
-        tmp_path,
-    )
-    assert "a\ufffdb\ufffdc\ufffd[0m" in shown and "\x00" not in shown and "\ufffd\ufffd" in shown
-
-
 # Colours
 
 
@@ -463,58 +256,3 @@ def test_colours_have_contrast_in_light_and_dark() -> None:
     shades = re.findall(r"\.q\d \{ background: (#\w{6});(?: color: (#fff);)? \}", css)
     assert ink is not None and len(shades) == 9
     assert all(contrast(ground, "#ffffff" if white else ink[1]) >= 4.5 for ground, white in shades)
-
-
-# In a browser
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
-
-
-def browse(page: Path, profile: Path, *flags: str) -> str:
-    quiet = ("gpu", "quic", "background-networking", "component-update", "sync")
-    command = [
-        str(CHROMIUM),
-        "--headless",
-        "--no-sandbox",
-        "--no-first-run",
-        *(f"--disable-{x}" for x in quiet),
-    ]
-    command += [f"--user-data-dir={profile}", "--hide-scrollbars", *flags, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-
-def png(path: Path) -> tuple[int, int, tuple[int, int, int]]:
-    """Width, height and the first pixel (which every PNG filter leaves as it is) of a true-colour PNG."""
-    data, at, packed = path.read_bytes(), 8, b""
-    width, height = struct.unpack(">II", data[16:24])
-    while at < len(data):
-        (size,) = struct.unpack(">I", data[at : at + 4])
-        packed += data[at + 8 : at + 8 + size] if data[at + 4 : at + 8] == b"IDAT" else b""
-        at += size + 12
-    red, green, blue = zlib.decompress(packed)[1:4]
-    return width, height, (red, green, blue)
-
-
-@in_browser
-def test_a_browser_shows_headline_and_figures(page_path: Path, tmp_path: Path) -> None:
-    dom = Page(browse(page_path, tmp_path / "profile", "--dump-dom"))
-    assert "DQO answers 70.1\u00a0%" in dom.text
-    assert len(dom.tags("svg")) == 7
-
-
-@in_browser
-def test_a_browser_finds_nothing_active_in_the_hostile_page(hostile_path: Path, tmp_path: Path) -> None:
-    dom = Page(browse(hostile_path, tmp_path / "profile", "--dump-dom"))
-    assert dom.active() == []
-    assert PAYLOADS[0] in dom.text
-
-
-@in_browser
-@pytest.mark.parametrize(("scheme", "ground"), [(1, (255, 255, 255)), (0, (19, 22, 26))], ids=["light", "dark"])
-def test_a_browser_paints_the_page(scheme: int, ground: tuple[int, int, int], page_path: Path, tmp_path: Path) -> None:
-    shot = tmp_path / "page.png"
-    flags = ("--window-size=1280,1600", f"--blink-settings=preferredColorScheme={scheme}")
-    browse(page_path, tmp_path / "profile", *flags, f"--screenshot={shot}")
-    assert png(shot) == (1280, 1600, ground)
-    assert shot.stat().st_size > 60_000  # an empty page of this size takes some 10 kB

@@ -1,0 +1,169 @@
+"""Model text stays text in the report page, and a browser shows what was measured."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qstep.report import render_report
+from report_samples import Page, estimate, examples, html, response, results
+
+PAYLOADS = [
+    "<script>alert(1)</script>",
+    "</script><script>alert(1)</script>",
+    "</style><script>alert(1)</script>",
+    "</title><script>alert(1)</script>",
+    "</pre><img src=x onerror=alert(1)>",
+    "</details><svg onload=alert(1)>",
+    "<svg><script>alert(1)</script></svg>",
+    "<svg><a xlink:href='javascript:alert(1)'><text>x</text></a></svg>",
+    "<svg><animate onbegin=alert(1) attributeName=x dur=1s>",
+    "<svg><foreignObject><body onload=alert(1)></foreignObject></svg>",
+    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>",
+    "<iframe src='javascript:alert(1)'></iframe>",
+    "<iframe srcdoc='<script>alert(1)</script>'>",
+    "<object data='data:text/html,<script>alert(1)</script>'>",
+    "<embed src='https://evil.example/x.swf'>",
+    "<a href='javascript:alert(1)'>x</a>",
+    "<a href='&#106;avascript:alert(1)'>x</a>",
+    "<form action='https://evil.example'><input autofocus onfocus=alert(1)>",
+    "<base href='https://evil.example/'>",
+    "<meta http-equiv=refresh content='0;url=https://evil.example'>",
+    "<link rel=stylesheet href='https://evil.example/x.css'>",
+    "<style>@import 'https://evil.example/x.css';</style>",
+    "<video><source onerror=alert(1)></video>",
+    "<template><script>alert(1)</script></template>",
+    "<noscript><p title='</noscript><img src=x onerror=alert(1)>'>",
+    "<!--><img src=x onerror=alert(1)>-->",
+    "]]><script>alert(1)</script>",
+    '" onmouseover="alert(1)" x="\' onclick=\'alert(1)',
+    "{{ 7 * 7 }}{% raw %}${alert(1)}`;alert(1)//",
+    "&lt;script&gt;alert(1)&lt;/script&gt;<ScRiPt/x>alert(1)</sCrIpT \t>",
+]
+
+
+@pytest.fixture(scope="module")
+def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render_report(results(), examples(), tmp_path_factory.mktemp("page") / "report.html")
+
+
+# Text stays text
+
+
+def hostile(payloads: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Every payload in every place where text can flow in."""
+    every = " ".join(payloads)
+    e = estimate(0.5, 0.1)
+    logs = [{"step": s, every: float(s)} for s in range(3)] + [{"step": 3, **dict.fromkeys(payloads, 1.0)}]
+    measured = {
+        "title": every,
+        "stages": dict.fromkeys(payloads, 1.0),
+        "policies": {p: {"sampled": e, every: e} for p in payloads},
+        "comparisons": {f"{p} - {p} (sampled)": e for p in payloads} | dict.fromkeys(payloads, e),
+        "verifiers": {p: {"1": e, "2": e} for p in payloads},
+        "verifier_auc": {p: {p: e} for p in payloads},
+        "labels": {p: {"agreement": e, "confusion": {p: p}} for p in payloads} | {f"n_{every}": 3},
+        "training": {every: logs, "broken": [{"step": 0, **{p: p for p in payloads}}]},
+        "provenance": {
+            "date": every,
+            "git_commit": every,
+            "hardware": every,
+            "versions": {p: p for p in payloads},
+        },
+    }
+    bodies = [
+        response(completion=p, steps=[p, p, "x"], answer=p, verdict=p, chosen_by=[p] * (i % 2))
+        for i, p in enumerate(payloads)
+    ]
+    chat = [{"role": p, "content": p} for p in payloads]
+    shown = [
+        {"problem_id": every, "prompt": every, "gold": every, "responses": bodies},
+        {"prompt": chat, "responses": [response(completion=every, steps=[], q_values=[], labels=[])]},
+    ]
+    return measured, shown
+
+
+@pytest.fixture(scope="module")
+def hostile_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render_report(*hostile(PAYLOADS), tmp_path_factory.mktemp("page") / "hostile.html")
+
+
+def test_payloads_change_no_element_of_the_page(hostile_path: Path, tmp_path: Path) -> None:
+    """30 payloads in every sink leave the same elements and attributes as 30 harmless words."""
+    assert len(PAYLOADS) == 30
+    attacked = Page(hostile_path.read_text(encoding="utf-8"))
+    harmless = Page(html(*hostile([f"w{i}" for i in range(30)]), tmp_path))
+    assert attacked.active() == []
+    assert [(tag, sorted(a)) for tag, a in attacked.nodes] == [(tag, sorted(a)) for tag, a in harmless.nodes]
+    for payload in PAYLOADS:
+        assert payload in attacked.text
+
+
+def test_what_is_no_text_is_shown_as_replaced(tmp_path: Path) -> None:
+    shown = html(
+        {"provenance": {"x": "a\x00b\ud800c\x1b[0m\u202ed"}, "policies": {"\x07\udfff": {"sampled": 0.5}}},
+        [],
+        tmp_path,
+    )
+    assert "a\ufffdb\ufffdc\ufffd[0m" in shown and "\x00" not in shown and "\ufffd\ufffd" in shown
+
+
+# In a browser
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
+
+
+def browse(page: Path, profile: Path, *flags: str) -> str:
+    quiet = ("gpu", "quic", "background-networking", "component-update", "sync")
+    command = [
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--no-first-run",
+        *(f"--disable-{x}" for x in quiet),
+    ]
+    command += [f"--user-data-dir={profile}", "--hide-scrollbars", *flags, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def png(path: Path) -> tuple[int, int, tuple[int, int, int]]:
+    """Width, height and the first pixel (which every PNG filter leaves as it is) of a true-colour PNG."""
+    data, at, packed = path.read_bytes(), 8, b""
+    width, height = struct.unpack(">II", data[16:24])
+    while at < len(data):
+        (size,) = struct.unpack(">I", data[at : at + 4])
+        packed += data[at + 8 : at + 8 + size] if data[at + 4 : at + 8] == b"IDAT" else b""
+        at += size + 12
+    red, green, blue = zlib.decompress(packed)[1:4]
+    return width, height, (red, green, blue)
+
+
+@in_browser
+def test_a_browser_shows_headline_and_figures(page_path: Path, tmp_path: Path) -> None:
+    dom = Page(browse(page_path, tmp_path / "profile", "--dump-dom"))
+    assert "DQO answers 70.1\u00a0%" in dom.text
+    assert len(dom.tags("svg")) == 7
+
+
+@in_browser
+def test_a_browser_finds_nothing_active_in_the_hostile_page(hostile_path: Path, tmp_path: Path) -> None:
+    dom = Page(browse(hostile_path, tmp_path / "profile", "--dump-dom"))
+    assert dom.active() == []
+    assert PAYLOADS[0] in dom.text
+
+
+@in_browser
+@pytest.mark.parametrize(("scheme", "ground"), [(1, (255, 255, 255)), (0, (19, 22, 26))], ids=["light", "dark"])
+def test_a_browser_paints_the_page(scheme: int, ground: tuple[int, int, int], page_path: Path, tmp_path: Path) -> None:
+    shot = tmp_path / "page.png"
+    flags = ("--window-size=1280,1600", f"--blink-settings=preferredColorScheme={scheme}")
+    browse(page_path, tmp_path / "profile", *flags, f"--screenshot={shot}")
+    assert png(shot) == (1280, 1600, ground)
+    assert shot.stat().st_size > 60_000  # an empty page of this size takes some 10 kB
