@@ -6,9 +6,12 @@ Both draw 16 responses for each of the same problems of the miniature task, from
 temperature 1 and with the same limit, and the repeats alternate. Tokens per second count the tokens
 sampled, the end of the sequence included; padding after it does not count. Both times include decoding
 to text. Without `--model`, a base policy of the miniature task is trained first, briefly, so that
-responses have the lengths of real ones. The engine makes its own batches of all problems; `generate`
-is given one problem a call, as a loop over a data set does, and, in its best form, 16 problems
-(256 rows) a call, sorted by prompt length.
+responses have the lengths of real ones. The engine makes its own batches of all problems; `generate` is
+given one problem a call, as a loop over a data set does, and, in its best form, 16 problems (256 rows) a
+call, sorted by prompt length.
+
+The engine computes a sequence of tokens once, however many responses begin with it. How much that saves
+depends on how sure of itself the model is, and a policy of the miniature is.
 
 Tokens per CPU second are the same count over the processor time of the process, which other work on the machine
 disturbs less.
