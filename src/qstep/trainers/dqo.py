@@ -197,31 +197,14 @@ class DQOTrainer(GroupTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
-            policy, values = self.parameters_apart()
+            values = self.bare_model.value_parameters()
+            own = {id(parameter) for parameter in values}
+            policy = [p for p in self.bare_model.parameters() if id(p) not in own and p.requires_grad]
             self.optimizer = optimizer_class(
                 [{"params": policy}, {"params": values, "lr": self.config.value_learning_rate}],
                 **{"weight_decay": self.args.weight_decay, **options},
             )
         return self.optimizer
-
-    def parameters_apart(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The trained parameters of the policy, and those of V alone."""
-        values = self.bare_model.value_parameters()
-        own = {id(parameter) for parameter in values}
-        return [p for p in self.bare_model.parameters() if id(p) not in own and p.requires_grad], values
-
-    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        """Clips the policy's gradient and V's each to `max_grad_norm`, and returns the policy's norm before.
-
-        Together, as Trainer does it, the large gradients of a V that is still wrong would shrink the policy's
-        steps, and let them grow as V improves; the paper updates the two in turn.
-        """
-        self.accelerator.unscale_gradients()
-        policy, values = (
-            nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm) for parameters in self.parameters_apart()
-        )
-        self.record(grad_norm__value=values.item())
-        return policy
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or str(self.config.output_dir))
