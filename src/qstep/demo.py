@@ -130,8 +130,8 @@ class DemoConfig:
     )
     rs: dict[str, Any] = field(default_factory=lambda: _options(64, 6e-4, num_train_epochs=2))
     processes: int = 2
-    max_rows: int = 4096
-    max_tokens: int = 524_288
+    max_rows: int = 1024
+    max_tokens: int = 131_072
     device: str = "auto"
     dtype: str = "float32"
 

@@ -164,11 +164,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def base_config() -> Qwen3Config:
-    """A Qwen3 of 0.33 M parameters that learns the textbook in two minutes on two CPU cores.
+    """A Qwen3 of 0.33 M parameters that learns the textbook in two minutes on one CPU thread.
 
-    What makes it learn soon, for most seeds: normalised queries and keys, six small heads rather than three, and the
-    wide initialisation (with the usual 0.02 a model this small learns far more slowly). The longest problem
-    takes 78 tokens (21 of prompt, 57 of response), the rest is room for separators.
+    What makes it learn soon, for most seeds: normalised queries and keys, six small heads rather than three,
+    and the wide initialisation (with the usual 0.02 a model this small learns far more slowly). The longest
+    problem takes 78 tokens (21 of prompt, 57 of response), the rest is room for separators.
     """
     from transformers import Qwen3Config
 
