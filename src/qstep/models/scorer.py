@@ -197,9 +197,7 @@ class StepScorer:
         Equal responses to a prompt, of which a confident policy draws many, are computed once where they are
         near each other.
         """
-        for chunk, which in _distinct_chunks(rows, batch_size):
-            first = {place: row for row, place in zip(reversed(chunk), reversed(which), strict=True)}
-            distinct = [first[place] for place in range(len(first))]
+        for chunk, distinct, which in _distinct_chunks(rows, batch_size):
             groups = [(prompt, list(members)) for prompt, members in groupby(distinct, key=lambda row: row["prompt"])]
             q_values = self._score_batch(
                 [(prompt, [row["completions"] for row in members]) for prompt, members in groups],
@@ -226,16 +224,23 @@ class StepScorer:
         return [q[i, : len(ends)].tolist() for i, ends in enumerate(all_ends)]
 
 
-def _distinct_chunks(rows: Iterable[Row], distinct: int) -> Iterator[tuple[list[Row], list[int]]]:
-    """Rows in lists of `distinct` different responses (and of 16 times as many rows at most), and which each is."""
+def _distinct_chunks(rows: Iterable[Row], most: int) -> Iterator[tuple[list[Row], list[Row], list[int]]]:
+    """Rows in lists that hold `most` different responses (in 16 times as many rows at most).
+
+    Yields each list, the first row of each different response in it, and which of these each row equals.
+    """
     chunk: list[Row] = []
+    distinct: list[Row] = []
     which: list[int] = []
     places: dict[str, int] = {}
     for row in rows:
+        place = places.setdefault(repr((row["prompt"], row["completions"])), len(distinct))
+        if place == len(distinct):
+            distinct.append(row)
         chunk.append(row)
-        which.append(places.setdefault(repr((row["prompt"], row["completions"])), len(places)))
-        if len(places) == distinct or len(chunk) == 16 * distinct:
-            yield chunk, which
-            chunk, which, places = [], [], {}
+        which.append(place)
+        if len(distinct) == most or len(chunk) == 16 * most:
+            yield chunk, distinct, which
+            chunk, distinct, which, places = [], [], [], {}
     if chunk:
-        yield chunk, which
+        yield chunk, distinct, which

@@ -15,6 +15,9 @@ from torch.utils.data import Dataset, Sampler
 from qstep.data import Format, check_row, numbered_rows, prompt_id
 from qstep.types import Row
 
+_POOL = 20
+"""Batches' worth of items that are sorted by length together."""
+
 
 class GroupDataset(Dataset[dict[str, Any]]):
     """Chunks of one problem's rows, the unit a batch is made of.
@@ -79,13 +82,13 @@ class GroupDataset(Dataset[dict[str, Any]]):
 class LengthGroupedSampler(Sampler[int]):
     """A random order in which the `batch_size` items of a batch are of like length, so that little is padded.
 
-    Shuffled items are sorted within pools of `pool` batches, and the batches shuffled in turn; an incomplete batch
+    Shuffled items are sorted within pools of some batches, and the batches shuffled in turn; an incomplete batch
     comes last. (transformers' sampler of this name goes through each pool from its longest batch to its shortest,
     so that the length of what is learned rises and falls with the steps.)
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, pool: int = 20) -> None:
-        self.lengths, self.batch_size, self.seed, self.pool = lengths, batch_size, seed, pool
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -97,7 +100,7 @@ class LengthGroupedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        pools = _chunks(order, self.pool * self.batch_size)
+        pools = _chunks(order, _POOL * self.batch_size)
         batches = [
             batch for pool in pools for batch in _chunks(sorted(pool, key=self.lengths.__getitem__), self.batch_size)
         ]
