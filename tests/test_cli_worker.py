@@ -77,6 +77,18 @@ def test_workers_run_jobs_in_order_and_say_which_failed(tmp_path: Path) -> None:
             workers.run({"third": grading(tmp_path / "none.jsonl", "third")})
 
 
+def test_progress_counts_the_rows_written_or_the_steps_trained(tmp_path: Path) -> None:
+    sampling = Job(["sample"], tmp_path / "rows", rows=3)
+    assert sampling.progress() == (0, 3)
+    write_jsonl(tmp_path / "rows.jsonl", [{"id": "a"}, {"id": "b"}])
+    assert sampling.progress() == (2, 3)
+    training = Job(["train"], tmp_path / "pqm")
+    assert training.progress() == (0, None)
+    training.folder.mkdir()
+    write_jsonl(tmp_path / "pqm" / "train_log.jsonl", [{"id": "1", "step": 10, "max_steps": 450}])
+    assert training.progress() == (10, 450)
+
+
 def test_a_worker_that_dies_is_noticed(tmp_path: Path) -> None:
     endless = tmp_path / "rows.jsonl"
     os.mkfifo(endless)

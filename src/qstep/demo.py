@@ -19,13 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from qstep.stages.grade import GradeConfig, grade
 from qstep.stages.inputs import hide_loading_bars
 from qstep.stages.progress import console
 from qstep.stages.report import ReportConfig, report
-from qstep.stages.sample import SampleConfig, sample
 from qstep.stages.workers import Job, Workers
 from qstep.types import Row
 
@@ -38,7 +36,6 @@ def _options(batch_size: int, learning_rate: float, **options: Any) -> dict[str,
         "learning_rate": learning_rate,
         "warmup_steps": 10,
         "adam_beta2": 0.98,
-        "train_sampling_strategy": "group_by_length",
         **options,
     }
 
@@ -109,16 +106,14 @@ class DemoConfig:
     rollout_samples: int = 8
     rollouts_at_once: int = 256
     step_separator: str = "\n"
-    textbook_rows: int = 12_800
-    base: dict[str, Any] = field(
-        default_factory=lambda: _options(32, 4e-3, warmup_steps=50, train_sampling_strategy="random")
-    )
+    textbook_rows: int = 16_000
+    base: dict[str, Any] = field(default_factory=lambda: _options(32, 4e-3, warmup_steps=50))
     verifier: dict[str, Any] = field(
         default_factory=lambda: _options(
             32,
             2e-3,
             warmup_steps=50,
-            max_steps=350,
+            max_steps=400,
             weight_decay=0.3,
             responses_per_prompt=1,
             margin=4.0,
@@ -126,9 +121,18 @@ class DemoConfig:
         )
     )
     dqo: dict[str, Any] = field(
-        default_factory=lambda: _options(32, 1e-4, num_train_epochs=1.5, value_learning_rate=1e-3)
+        default_factory=lambda: _options(
+            32,
+            1e-4,
+            num_train_epochs=1.25,
+            train_sampling_strategy="group_by_length",
+            beta=0.2,
+            value_learning_rate=1e-3,
+        )
     )
-    rs: dict[str, Any] = field(default_factory=lambda: _options(64, 6e-4, num_train_epochs=2))
+    rs: dict[str, Any] = field(
+        default_factory=lambda: _options(64, 6e-4, num_train_epochs=2, train_sampling_strategy="group_by_length")
+    )
     processes: int = 2
     max_rows: int = 1024
     max_tokens: int = 131_072
@@ -140,6 +144,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     """Runs the whole job, writes `results.json` and `report.html`, prints a closing table, returns the results."""
     run = _Run(config)
     with closing(run.workers):
+        run.workers.start()
         return _demo(run)
 
 
@@ -149,14 +154,24 @@ def _demo(run: "_Run") -> dict[str, Any]:
     config = run.config
     with run.stage("base"):
         base = config.model_name_or_path or run.learn_base()
-    with run.stage("sample"), run.few_threads():
-        train_rows = sample(run.sampling(base, "train", config.train_problems, config.train_samples))
-        held_out = sample(run.sampling(base, "held_out", config.held_out_problems, config.held_out_samples))
+    with run.stage("sample"):
+        sampling = {
+            "held_out": run.sampling("held_out", base, config.held_out_problems, config.held_out_samples),
+            "train": run.sampling("train", base, config.train_problems, config.train_samples),
+        }
+        run.workers.run({f"sample {name}": job for name, job in sampling.items()})
     with run.stage("grade"):
-        train_rows = grade(GradeConfig(train_rows, run.path("train_graded.jsonl")))
-        held_out = grade(GradeConfig(held_out, run.path("held_out_graded.jsonl")))
-    with run.stage("annotate"), run.few_threads():
-        rolled_out, labelled, held_out = run.annotate(base, train_rows, held_out)
+        train_rows, held_out = (
+            grade(GradeConfig(run.path(f"{name}.jsonl"), run.path(f"{name}_graded.jsonl")))
+            for name in ("train", "held_out")
+        )
+    with run.stage("annotate"):
+        rolled_out = labelled = run.path("train_rollouts.jsonl")
+        jobs = {"annotate by rollouts": run.rolling_out(base, train_rows)}
+        if config.exact_labels:
+            jobs |= {f"annotate {name}": run.annotation(name) for name in ("train", "held_out")}
+            labelled, held_out = run.path("train_exact.jsonl"), run.path("held_out_exact.jsonl")
+        run.workers.run(jobs)
     with run.stage("train"):
         policies = {"base": base, "dqo": str(run.path("dqo")), "rs": str(run.path("rs"))}
         jobs = {  # the longest first, so that no core waits long at the end
@@ -194,8 +209,7 @@ class _Run:
         config.output_dir.mkdir(parents=True, exist_ok=True)
         timings = self.path("timings.json")
         # The miniature's model is so small that two threads take longer than one.
-        self.threads = 1 if config.model_name_or_path is None else None
-        self.workers = Workers(config.processes, self.threads)
+        self.workers = Workers(config.processes, threads=1 if config.model_name_or_path is None else None)
         self.seconds: dict[str, float] = json.loads(timings.read_text()) if timings.exists() else {}
 
     def path(self, name: str) -> Path:
@@ -213,18 +227,6 @@ class _Run:
             self.seconds[name] = round(time.monotonic() - start, 1)
             write_json(self.path("timings.json"), self.seconds)
 
-    @contextmanager
-    def few_threads(self) -> Iterator[None]:
-        """Computes in this process with as many threads as a worker has."""
-        import torch
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads or before)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
     def learn_base(self) -> str:
         """A policy that has learned the miniature from its unreliable textbook."""
         import torch
@@ -232,7 +234,6 @@ class _Run:
 
         from qstep.data import miniature, write_jsonl
 
-        self.workers.start()
         hide_loading_bars()
         start, textbook = self.path("initial"), self.path("textbook.jsonl")
         if not (start / "config.json").exists():
@@ -244,15 +245,16 @@ class _Run:
         self.workers.run({"base": self.training("rs", str(start), textbook, self.config.base, "base")})
         return str(self.path("base"))
 
-    def sampling(self, model: str, name: str, problems: int, samples: int) -> SampleConfig:
-        held_out = name != "train"
-        return SampleConfig(
-            model_name_or_path=model,
-            output=self.path(f"{name}.jsonl"),
-            num_problems=problems,
-            num_samples=samples,
-            **self._problems(held_out),
-        )
+    def sampling(self, name: str, model: str, problems: int, samples: int) -> Job:
+        """The sampling of `<name>.jsonl`."""
+        options = {
+            "model_name_or_path": model,
+            "output": str(self.path(f"{name}.jsonl")),
+            "num_problems": problems,
+            "num_samples": samples,
+            **self._problems(held_out=name == "held_out"),
+        }
+        return self._job(["sample"], name, options, rows=problems * samples)
 
     def _problems(self, held_out: bool) -> dict[str, Any]:
         """What every sampling shares: where the problems come from and how responses are drawn."""
@@ -272,36 +274,38 @@ class _Run:
             "dtype": config.dtype,
         }
 
-    def annotate(self, base: str, train_rows: Path, held_out: Path) -> tuple[Path, Path, Path]:
-        """Monte-Carlo labels, the labels the verifiers learn from, and the held-out rows (labelled where possible)."""
+    def rolling_out(self, model: str, rows: Path) -> Job:
+        """Monte-Carlo labels of some of the training rows."""
         config = self.config
-        rolled_out = annotate(
-            AnnotateConfig(
-                train_rows,
-                self.path("train_rollouts.jsonl"),
-                "monte_carlo",
-                base,
-                rollouts=config.rollouts,
-                temperature=config.temperature,
-                max_new_tokens=config.max_new_tokens,
-                seed=config.seed,
-                step_separator=config.step_separator,
-                max_problems=config.rollout_problems,
-                max_per_problem=config.rollout_samples,
-                rows_at_once=config.rollouts_at_once,
-                max_rows=config.max_rows,
-                max_tokens=config.max_tokens,
-                device=config.device,
-                dtype=config.dtype,
-            )
-        )
-        if not config.exact_labels:
-            return rolled_out, rolled_out, held_out
-        train_exact, held_out_exact = (
-            annotate(AnnotateConfig(rows, self.path(f"{name}_exact.jsonl"), step_separator=config.step_separator))
-            for name, rows in (("train", train_rows), ("held_out", held_out))
-        )
-        return rolled_out, train_exact, held_out_exact
+        options = {
+            "input": str(rows),
+            "output": str(self.path("train_rollouts.jsonl")),
+            "method": "monte_carlo",
+            "model_name_or_path": model,
+            "rollouts": config.rollouts,
+            "temperature": config.temperature,
+            "max_new_tokens": config.max_new_tokens,
+            "seed": config.seed,
+            "step_separator": config.step_separator,
+            "max_problems": config.rollout_problems,
+            "max_per_problem": config.rollout_samples,
+            "rows_at_once": config.rollouts_at_once,
+            "max_rows": config.max_rows,
+            "max_tokens": config.max_tokens,
+            "device": config.device,
+            "dtype": config.dtype,
+        }
+        rows_to_label = config.rollout_problems * min(config.rollout_samples, config.train_samples)
+        return self._job(["annotate"], "train_rollouts", options, rows=rows_to_label)
+
+    def annotation(self, name: str) -> Job:
+        """Exact labels of the graded rows."""
+        options = {
+            "input": str(self.path(f"{name}_graded.jsonl")),
+            "output": str(self.path(f"{name}_exact.jsonl")),
+            "step_separator": self.config.step_separator,
+        }
+        return self._job(["annotate"], f"{name}_exact", options)
 
     def training(self, method: str, model: str, rows: Path, options: dict[str, Any], name: str | None = None) -> Job:
         """A training that writes the folder `name` (by default that of its method)."""
@@ -348,13 +352,20 @@ class _Run:
         }
         return self._job(["evaluate"], f"eval_{policy}", options)
 
-    def _job(self, command: list[str], name: str, options: dict[str, Any], after: str | None = None) -> Job:
+    def _job(
+        self,
+        command: list[str],
+        name: str,
+        options: dict[str, Any],
+        after: str | None = None,
+        rows: int | None = None,
+    ) -> Job:
         """A command whose options are written to `<name>.yaml`."""
         import yaml
 
         file = self.path(f"{name}.yaml")
         file.write_text(yaml.safe_dump(options))
-        return Job([*command, "--config", str(file)], self.path(name), after)
+        return Job([*command, "--config", str(file)], self.path(name), after, rows)
 
     def results(self, policies: dict[str, Any], verifiers: dict[str, Any], rolled_out: Path) -> dict[str, Any]:
         from qstep.data import read_rows

@@ -17,16 +17,25 @@ from qstep.stages.progress import bars
 class Job:
     """A qstep command, run once the job named `after` is done, if that is among the jobs it runs with.
 
-    Its output goes to `<folder>.log`; the bar follows `<folder>/train_log.jsonl`, if there is one.
+    Its output goes to `<folder>.log`. The bar follows `<folder>/train_log.jsonl`, or the file `<folder>.jsonl` of a
+    job that writes `rows` rows.
     """
 
     command: list[str]
     folder: Path
     after: str | None = None
+    rows: int | None = None
 
     @property
     def log(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.log")
+
+    def progress(self) -> tuple[int, int | None]:
+        """How much is done, and of how much, if that is known by now."""
+        if self.rows is not None:
+            return _lines(self.folder.with_name(f"{self.folder.name}.jsonl")), self.rows
+        last = _last_line(self.folder / "train_log.jsonl")
+        return last.get("step", 0), last.get("max_steps")
 
 
 class Workers:
@@ -72,14 +81,15 @@ class Workers:
                         busy[worker] = name
                         progress.start_task(tasks[name])
                 for name in busy.values():
-                    last = _last_line(jobs[name].folder / "train_log.jsonl")
-                    progress.update(tasks[name], completed=last.get("step", 0), total=last.get("max_steps"))
+                    completed, total = jobs[name].progress()
+                    progress.update(tasks[name], completed=completed, total=total)
                 for key, _ in selector.select(timeout=0.2):
                     status, name = key.data.status(), busy.pop(key.data, None)
                     if status != 0:
                         raise RuntimeError(_failure(name, jobs[name].log if name else None, status))
                     if name is not None:
-                        progress.update(tasks[name], completed=1, total=1)
+                        total = jobs[name].progress()[1] or 1
+                        progress.update(tasks[name], completed=total, total=total)
 
 
 class _Worker:
@@ -111,6 +121,13 @@ def _failure(name: str | None, log: Path | None, status: int) -> str:
         return f"{name or 'an idle worker process'} ended with status {status}"
     tail = "\n".join(log.read_text().splitlines()[-15:])
     return f"{name} failed with status {status}; its log {log} ends:\n{tail}"
+
+
+def _lines(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _last_line(path: Path) -> dict[str, Any]:

@@ -38,7 +38,8 @@ class DQOConfig(PolicyConfig):
     """How to train a policy by DQO (arXiv 2410.09302). The defaults are those found on the miniature.
 
     Args:
-        beta: weight of the KL term against the reference, in units of reward per nat.
+        beta: weight of the KL term against the reference, in units of reward per nat. A wrong response (reward 0)
+            has to become `V / beta` nats less likely before its loss is 0; where that is far, right ones go with it.
         lam: lambda of the lambda-return; 1 (the paper's best) never bootstraps.
         reference: `model` (the policy as it was when training began) or `uniform`.
         importance: product of pi/mu over the `trajectory`, over its `prefix`, or `none`.
@@ -53,7 +54,7 @@ class DQOConfig(PolicyConfig):
         step_separator: the text between steps, for placing step rewards on tokens.
     """
 
-    beta: float = 0.05
+    beta: float = 0.2
     lam: float = 1.0
     reference: Literal["model", "uniform"] = "model"
     importance: ImportanceMode = "trajectory"
