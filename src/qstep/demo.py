@@ -5,17 +5,10 @@ killed goes on; a changed setting is refused rather than mixed.
 """
 
 import json
-import os
-import platform
-import shlex
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +16,9 @@ from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from qstep.stages.grade import GradeConfig, grade
 from qstep.stages.inputs import hide_loading_bars
 from qstep.stages.progress import console
+from qstep.stages.provenance import provenance
 from qstep.stages.report import ReportConfig, report
 from qstep.stages.workers import Job, Workers
-from qstep.types import Row
 
 
 def _options(batch_size: int, learning_rate: float, **options: Any) -> dict[str, Any]:
@@ -150,6 +143,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 
 def _demo(run: "_Run") -> dict[str, Any]:
     from qstep.data import read_rows, write_json, write_jsonl
+    from qstep.report import choose_examples
 
     config = run.config
     with run.stage("base"):
@@ -194,7 +188,7 @@ def _demo(run: "_Run") -> dict[str, Any]:
         verifiers = json.loads(best_of_n(BestOfNConfig(scored, run.path("best_of_n.json"))).read_text())
     results = run.results(accuracies, verifiers, rolled_out)
     write_json(run.path("results.json"), results)
-    write_jsonl(run.path("examples.jsonl"), _examples(scored["pqm"]))
+    write_jsonl(run.path("examples.jsonl"), choose_examples(read_rows(scored["pqm"])))
     report(ReportConfig(run.path("results.json"), run.path("report.html"), run.path("examples.jsonl")))
     _closing_table(results)
     console.print(f"\nresults  {run.path('results.json')}\nreport   {run.path('report.html')}  (open it in a browser)")
@@ -419,70 +413,8 @@ class _Run:
                 for name in ("pqm", "bce", "dqo", "rs")
                 if name != "rs" or "rs" in policies
             },
-            "provenance": _provenance(config),
+            "provenance": provenance(asdict(config)),
         }
-
-
-def _provenance(config: DemoConfig) -> dict[str, Any]:
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    packages = ("qstep", "torch", "transformers", "math-verify", "numpy")
-    cpu = next(
-        (line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")),
-        platform.processor(),
-    )
-    return {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "seeds": {"seed": config.seed},
-        "git_commit": git.stdout.strip() or None,
-        "command": shlex.join(["qstep", *sys.argv[1:]]),
-        "hardware": f"{os.cpu_count()} cores, {cpu}",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "settings": {
-            name: value if not isinstance(value, Path) else str(value) for name, value in asdict(config).items()
-        },
-    }
-
-
-def _cpu_info() -> Sequence[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def _examples(scored: Path, problems: int = 6, responses: int = 8) -> list[Row]:
-    """Problems to look at: first those where the verifier is right and the majority is not, then any others."""
-    from qstep.data import answer_classes_of, read_groups, read_rows
-    from qstep.search import best_of_n_index, vote
-
-    telling: list[Row] = []
-    plain: list[Row] = []
-    for rows in read_groups(read_rows(scored)):
-        best = best_of_n_index([float("-inf") if row["score"] is None else row["score"] for row in rows])
-        classes = answer_classes_of(rows)
-        winner = vote(classes)
-        majority = classes.index(winner) if winner in classes else 0
-        shown = sorted({best, majority, *range(responses)} & set(range(len(rows))))
-        example = {
-            "problem_id": rows[0]["problem_id"],
-            "prompt": rows[0]["prompt"],
-            "gold": rows[0]["gold"],
-            "responses": [
-                {
-                    **{name: rows[i].get(name) for name in ("completion", "verdict", "answer", "q_values", "score")},
-                    "steps": rows[i]["completions"],
-                    "labels": rows[i].get("labels") or [None] * len(rows[i]["completions"]),
-                    "chosen_by": [name for name, index in (("pqm", best), ("majority", majority)) if index == i],
-                }
-                for i in shown
-            ],
-        }
-        won = rows[best]["verdict"] == "right" and rows[majority]["verdict"] != "right"
-        (telling if won else plain).append(example)
-        if len(telling) >= problems:
-            break
-    half = max(problems // 2, problems - len(plain))
-    return [*telling[:half], *plain[: problems - len(telling[:half])]]
 
 
 def _closing_table(results: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qstep.report.examples import choose_examples
 from qstep.report.page import render_report
 
-__all__ = ["render_report"]
+__all__ = ["choose_examples", "render_report"]

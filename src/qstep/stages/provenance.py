@@ -1,0 +1,35 @@
+"""Where numbers come from: what a result has to say about itself to be run again."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("qstep", "torch", "transformers", "math-verify", "numpy")
+
+
+def provenance(settings: dict[str, Any]) -> dict[str, Any]:
+    """Versions, seed, git commit, command, hardware, date, and the settings of this process's run."""
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "seeds": {"seed": settings["seed"]},
+        "git_commit": git.stdout.strip() or None,
+        "command": shlex.join(["qstep", *sys.argv[1:]]),
+        "hardware": f"{os.cpu_count()} cores, {_cpu()}",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
