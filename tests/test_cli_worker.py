@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qstep.data import read_rows, write_jsonl
-from qstep.stages.workers import Job, Workers
+from qstep.stages.workers import Follower, Job, Workers
 
 
 @pytest.fixture
@@ -78,13 +78,16 @@ def test_workers_run_jobs_in_order_and_say_which_failed(tmp_path: Path) -> None:
 
 
 def test_progress_counts_the_rows_written_or_the_steps_trained(tmp_path: Path) -> None:
-    sampling = Job(["sample"], tmp_path / "rows", rows=3)
+    sampling = Follower(Job(["sample"], tmp_path / "rows", rows=3))
     assert sampling.progress() == (0, 3)
-    write_jsonl(tmp_path / "rows.jsonl", [{"id": "a"}, {"id": "b"}])
-    assert sampling.progress() == (2, 3)
-    training = Job(["train"], tmp_path / "pqm")
+    with (tmp_path / "rows.jsonl").open("w") as file:
+        for written, rows in (('{"id": "a"}\n{"id"', 1), (': "b"}\n', 2), ('{"id": "c"}\n', 3)):
+            file.write(written)
+            file.flush()
+            assert sampling.progress() == (rows, 3)
+    training = Follower(Job(["train"], tmp_path / "pqm"))
     assert training.progress() == (0, None)
-    training.folder.mkdir()
+    (tmp_path / "pqm").mkdir()
     write_jsonl(tmp_path / "pqm" / "train_log.jsonl", [{"id": "1", "step": 10, "max_steps": 450}])
     assert training.progress() == (10, 450)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qstep.report import charts, render_report, summary
+from qstep.report import charts, choose_examples, render_report, summary
 from qstep.types import Estimate
 from report_samples import Page, examples, html, response, results
 
@@ -256,3 +256,30 @@ def test_colours_have_contrast_in_light_and_dark() -> None:
     shades = re.findall(r"\.q\d \{ background: (#\w{6});(?: color: (#fff);)? \}", css)
     assert ink is not None and len(shades) == 9
     assert all(contrast(ground, "#ffffff" if white else ink[1]) >= 4.5 for ground, white in shades)
+
+
+# Which problems are shown
+
+
+def scored_problem(name: str, rows: list[tuple[str, str, float | None]]) -> list[dict[str, Any]]:
+    """The rows `(answer, verdict, score)` of one problem as `qstep score` writes them."""
+    return [
+        {"id": f"{name}#{i}", "problem_id": name, "task": "miniature", "prompt": "7+8=\n", "gold": "5"}
+        | {"completion": f"#{answer}", "completions": [f"#{answer}"], "answer": answer, "verdict": verdict}
+        | {"score": score, "q_values": [score]}
+        for i, (answer, verdict, score) in enumerate(rows)
+    ]
+
+
+def test_half_of_the_examples_are_those_where_the_verifier_beats_the_majority() -> None:
+    beats = [("4", "wrong", -1.0), ("4", "wrong", 0.0), ("6", "wrong", None), ("5", "right", 2.0)]
+    agrees = [("5", "right", 1.0), ("5", "right", 0.0), ("4", "wrong", -1.0), ("5", "right", -2.0)]
+    groups = [scored_problem(f"{kind}{i}", rows) for i in range(3) for kind, rows in (("a", agrees), ("b", beats))]
+    chosen = choose_examples([row for group in groups for row in group], problems=4, responses=1)
+    assert [example["problem_id"] for example in chosen] == ["b0", "b1", "a0", "a1"]
+    shown = [(r["answer"], r["score"], r["labels"], r["chosen_by"]) for r in chosen[0]["responses"]]
+    assert shown == [("4", -1.0, [None], ["majority"]), ("5", 2.0, [None], ["pqm"])]
+    assert [r["chosen_by"] for r in chosen[2]["responses"]] == [["pqm", "majority"]]
+    only = choose_examples([row for group in groups[1::2] for row in group], problems=4)
+    assert [example["problem_id"] for example in only] == ["b0", "b1", "b2"]
+    assert [len(example["responses"]) for example in only] == [4, 4, 4]

@@ -68,9 +68,9 @@ class DemoConfig:
         verifier: options of `qstep train pqm` and `bce`.
         dqo: options of `qstep train dqo`.
         rs: options of `qstep train rs`.
-        processes: trainings run side by side.
-        max_rows: responses decoded at once.
-        max_tokens: positions held in the cache at once.
+        processes: commands run side by side, each with a model of its own; 1 where memory is short.
+        max_rows: responses decoded at once, in each process.
+        max_tokens: positions held in the cache at once, in each process.
         device: cpu, cuda, or auto.
         dtype: of the weights when sampling.
     """
@@ -200,6 +200,7 @@ class _Run:
 
     def __init__(self, config: DemoConfig) -> None:
         self.config = config
+        self.provenance = provenance(asdict(config))
         config.output_dir.mkdir(parents=True, exist_ok=True)
         timings = self.path("timings.json")
         # The miniature's model is so small that two threads take longer than one.
@@ -413,7 +414,7 @@ class _Run:
                 for name in ("pqm", "bce", "dqo", "rs")
                 if name != "rs" or "rs" in policies
             },
-            "provenance": provenance(asdict(config)),
+            "provenance": self.provenance,
         }
 
 

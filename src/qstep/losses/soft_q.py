@@ -6,7 +6,7 @@ See "Enhancing Multi-Step Reasoning Abilities of Language Models through Direct 
     Q*(s, a) = beta log(pi* / pi_ref)(a | s) + V*(s),        Q*(s_h, a_h) = r_h + V*(s_{h+1}),
 
 so a policy and a value network are a Q-function. Every target is detached, hence one backward pass over the
-sum of both losses equals alternating updates.
+sum of both losses has the gradients of both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The problems a report shows: where the verifier's pick beats the majority first, then any others."""
+"""The problems a report shows: some where the verifier's pick beats the majority, and some others."""
 
 from __future__ import annotations
 

@@ -15,18 +15,26 @@ _PACKAGES = ("qstep", "torch", "transformers", "math-verify", "numpy")
 
 def provenance(settings: dict[str, Any]) -> dict[str, Any]:
     """Versions, seed, git commit, command, hardware, date, and the settings of this process's run."""
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         "seeds": {"seed": settings["seed"]},
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": _commit(),
         "command": shlex.join(["qstep", *sys.argv[1:]]),
         "hardware": f"{os.cpu_count()} cores, {_cpu()}",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
     }
+
+
+def _commit() -> str | None:
+    """The commit of the source that runs; None without git, or where the source is not in a repository."""
+    try:
+        git = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return git.stdout.strip() or None
 
 
 def _cpu() -> str:

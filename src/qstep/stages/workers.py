@@ -30,12 +30,27 @@ class Job:
     def log(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.log")
 
+
+class Follower:
+    """How far a job is, from the files it writes. Of a file of rows it reads only what has been added."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.offset = self.rows = 0
+
     def progress(self) -> tuple[int, int | None]:
         """How much is done, and of how much, if that is known by now."""
-        if self.rows is not None:
-            return _lines(self.folder.with_name(f"{self.folder.name}.jsonl")), self.rows
-        last = _last_line(self.folder / "train_log.jsonl")
-        return last.get("step", 0), last.get("max_steps")
+        if self.job.rows is None:
+            last = _last_line(self.job.folder / "train_log.jsonl")
+            return last.get("step", 0), last.get("max_steps")
+        path = self.job.folder.with_name(f"{self.job.folder.name}.jsonl")
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(self.offset)
+                added = file.read()
+            self.rows += added.count(b"\n")
+            self.offset += added.rfind(b"\n") + 1
+        return self.rows, self.job.rows
 
 
 class Workers:
@@ -70,6 +85,7 @@ class Workers:
         waiting, busy = dict(jobs), dict[_Worker, str]()
         with bars() as progress, selectors.DefaultSelector() as selector:
             tasks = {name: progress.add_task(name, total=None, start=False) for name in jobs}
+            followers = {name: Follower(job) for name, job in jobs.items()}
             for worker in self._started:
                 selector.register(worker.answers, selectors.EVENT_READ, worker)
             while waiting or busy:
@@ -81,14 +97,14 @@ class Workers:
                         busy[worker] = name
                         progress.start_task(tasks[name])
                 for name in busy.values():
-                    completed, total = jobs[name].progress()
+                    completed, total = followers[name].progress()
                     progress.update(tasks[name], completed=completed, total=total)
                 for key, _ in selector.select(timeout=0.2):
                     status, name = key.data.status(), busy.pop(key.data, None)
                     if status != 0:
                         raise RuntimeError(_failure(name, jobs[name].log if name else None, status))
                     if name is not None:
-                        total = jobs[name].progress()[1] or 1
+                        total = followers[name].progress()[1] or 1
                         progress.update(tasks[name], completed=total, total=total)
 
 
@@ -121,13 +137,6 @@ def _failure(name: str | None, log: Path | None, status: int) -> str:
         return f"{name or 'an idle worker process'} ended with status {status}"
     tail = "\n".join(log.read_text().splitlines()[-15:])
     return f"{name} failed with status {status}; its log {log} ends:\n{tail}"
-
-
-def _lines(path: Path) -> int:
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _last_line(path: Path) -> dict[str, Any]:
