@@ -215,8 +215,8 @@ def test_the_chain_of_commands(tiny_policy: Path, tmp_path: Path) -> None:
     rolled = list(read_rows(tmp_path / "rollouts.jsonl"))
     assert all(len(row["successes"]) == len(row["completions"]) == len(row["trials"]) for row in rolled)
     best = json.loads((tmp_path / "best_of_n.json").read_text())
-    assert set(best["pqm"]) == {"1", "2", "4"}
-    assert best["pqm"]["1"]["mean"] == pytest.approx(best["bce"]["1"]["mean"])  # one of one is the mean sample
+    assert set(best["curves"]["pqm"]) == {"1", "2", "4"}
+    assert best["curves"]["pqm"]["1"]["mean"] == pytest.approx(best["curves"]["bce"]["1"]["mean"])  # one of one is the mean sample
     results = json.loads((tmp_path / "eval" / "results.json").read_text())
     assert results["sampled"]["samples"] == 6 and results["greedy"]["n"] == 3
 
@@ -272,7 +272,7 @@ def test_the_demo_in_small(tmp_path: Path) -> None:
             assert estimate <= set(results["policies"][policy][how])
     for method in ("pqm", "bce", "majority", "pqm_weighted", "pass"):
         assert set(results["verifiers"][method]) == {"1", "2", "4"}
-        assert set(results["verifiers"][method]["4"]) == estimate
+        assert set(results["verifiers"][method]["4"]) >= estimate
     assert results["labels"]["agreement"] is not None
     assert {"versions", "seeds", "git_commit", "command"} <= set(results["provenance"])
     assert {"base", "sample", "grade", "annotate", "train", "best_of_n", "evaluate"} <= set(results["stages"])

@@ -1,48 +1,124 @@
-"""Accuracy of a policy from graded rows, by hand."""
+"""Accuracy of a policy from graded rows, by hand, with what cannot be graded told apart."""
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 
-from qstep.evals import ProblemAccuracy, accuracy_by_problem, mean_estimate, policy_report
+from qstep.evals import (
+    Outcomes,
+    VerdictCounts,
+    accuracy,
+    accuracy_difference,
+    mean_estimate,
+    paired_difference,
+    policy_difference,
+    policy_report,
+    ratio_estimate,
+    verdicts_by_problem,
+)
 
 
 def rows(**verdicts: str) -> list[dict[str, str]]:
     names = {"r": "right", "w": "wrong", "u": "ungradable"}
-    return [{"problem_id": p, "verdict": names[v]} for p, letters in verdicts.items() for v in letters]
+    return [{"problem_id": p, "prompt": p, "verdict": names[v]} for p, letters in verdicts.items() for v in letters]
 
 
 def test_verdicts_are_counted_by_problem() -> None:
-    problems = accuracy_by_problem(rows(a="rrwu", b="w"))
-    assert problems == {"a": ProblemAccuracy(2, 1, 1), "b": ProblemAccuracy(0, 1, 0)}
-    assert problems["a"].accuracy == 0.5
-    assert accuracy_by_problem(rows(a="rr", b="w") + rows(a="wu")) == problems
+    problems = verdicts_by_problem(rows(a="rrwu", b="w"))
+    assert problems == {"a": VerdictCounts(2, 1, 1), "b": VerdictCounts(0, 1, 0)}
+    assert verdicts_by_problem(rows(a="rr", b="w") + rows(a="wu")) == problems
 
 
-def test_report_weighs_problems_equally_and_counts_ungradable() -> None:
-    """a: 2 of 4, b: 0 of 1, c: 1 of 1: mean (1/2 + 0 + 1) / 3 = 1/2, not 3 of 6 by chance of the same
-    sizes."""
-    report = policy_report(rows(a="rrwu", b="w", c="r"))
+def test_prompts_that_share_an_id_are_problems_apart() -> None:
+    other = [{**row, "prompt": "another question"} for row in rows(a="ww")]
+    assert verdicts_by_problem([*rows(a="r"), *other]) == {
+        "a": VerdictCounts(1, 0, 0),
+        "a (prompt 2)": VerdictCounts(0, 2, 0),
+    }
+
+
+def test_report_weighs_problems_equally() -> None:
+    """a: 2 of 4, b: 0 of 1, c: 1 of 1: mean (1/2 + 0 + 1) / 3 = 1/2."""
+    report = policy_report(verdicts_by_problem(rows(a="rrww", b="w", c="r")))
     estimate = mean_estimate([0.5, 0, 1])
     assert report == {
-        "mean": 0.5,
-        "low": estimate.low,
-        "high": estimate.high,
-        "n": 3,
-        "samples": 6,
-        "right": 3,
-        "wrong": 2,
-        "ungradable": 1,
+        **{"mean": 0.5, "low": estimate.low, "high": estimate.high, "n": 3},
+        **{"ungradable_share": 0, "as_wrong": 0.5, "as_right": 0.5},
+        **{"samples": 6, "right": 3, "wrong": 3, "ungradable": 0},
     }
-    assert policy_report(rows(a="rrrw", b="w"))["mean"] == 0.375
+
+
+def test_what_cannot_be_graded_is_never_called_wrong() -> None:
+    """a: right 1/2, gradable 3/4; b: 0, 1; c: 0 of nothing gradable; d: 1, 1.
+
+    Over the gradable (1/2 + 0 + 0 + 1) / (3/4 + 1 + 0 + 1) = 6/11 of 3 problems; ungradable (1/4 + 0 + 1 + 0) / 4 =
+    5/16; as wrong (1/2 + 1) / 4 = 3/8; as right 3/8 + 5/16.
+    """
+    report = policy_report(verdicts_by_problem(rows(a="rrwu", b="w", c="uu", d="r")))
+    assert report["mean"] == pytest.approx(6 / 11)
+    assert report["n"] == 3
+    assert report["ungradable_share"] == pytest.approx(5 / 16)
+    assert (report["as_wrong"], report["as_right"]) == pytest.approx((3 / 8, 11 / 16))
+    expected = ratio_estimate([0.5, 0, 1], [0.75, 1, 1])
+    assert (report["low"], report["high"]) == (expected.low, expected.high)
+    assert (report["right"], report["wrong"], report["ungradable"]) == (3, 2, 3)
+
+
+def test_nothing_gradable_is_unknown_and_not_zero() -> None:
+    report = policy_report(verdicts_by_problem(rows(a="uu", b="u")))
+    assert (report["mean"], report["low"], report["high"], report["n"]) == (None, None, None, 0)
+    assert (report["ungradable_share"], report["as_wrong"], report["as_right"]) == (1, 0, 1)
+    json.dumps(report, allow_nan=False)
+    difference = policy_difference(verdicts_by_problem(rows(a="uu")), verdicts_by_problem(rows(a="rw")))
+    assert difference["mean"] is None and difference["as_wrong"] == -0.5
+
+
+def test_the_bounds_enclose_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        gradable = rng.random(20).round(1)
+        report = accuracy(Outcomes(gradable * rng.random(20), gradable), resamples=50)
+        assert report["as_wrong"] <= report["mean"] <= report["as_right"]
+        assert report["as_right"] - report["as_wrong"] == pytest.approx(report["ungradable_share"])
+
+
+def test_difference_without_ungradable_is_the_paired_one() -> None:
+    rng = np.random.default_rng(0)
+    a, b, ones = rng.random(30), rng.random(30), np.ones(30)
+    report, paired = accuracy_difference(Outcomes(a, ones), Outcomes(b, ones)), paired_difference(a, b)
+    assert (report["mean"], report["low"], report["high"]) == pytest.approx((paired.mean, paired.low, paired.high))
+    assert report["mean"] == pytest.approx(report["as_wrong"]) == pytest.approx((a - b).mean())
+
+
+def test_difference_by_hand() -> None:
+    """a over the gradable (1 + 1/2) / 2 = 3/4; b (1/4) / (1/2 + 1) = 1/6; the second problem of b is half unknown."""
+    a, b = Outcomes([1, 0.5], [1, 1]), Outcomes([0, 0.25], [1, 0.5])
+    difference = accuracy_difference(a, b)
+    assert difference["mean"] == pytest.approx(3 / 4 - 1 / 6)
+    assert difference["as_wrong"] == pytest.approx(3 / 4 - 1 / 8)
+    assert difference["as_right"] == pytest.approx(3 / 4 - (1 / 8 + 1 / 4))
+
+
+def test_policies_are_paired_by_problem() -> None:
+    ours, theirs = verdicts_by_problem(rows(a="rr", b="rw")), verdicts_by_problem(rows(b="ww", a="rw"))
+    assert policy_difference(ours, theirs)["mean"] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="only one of them answered problem 'c'"):
+        policy_difference(ours, verdicts_by_problem(rows(a="r", b="r", c="r")))
 
 
 def test_bad_rows_are_named() -> None:
     with pytest.raises(ValueError, match="row 1 has no field 'verdict'"):
-        accuracy_by_problem([*rows(a="r"), {"problem_id": "a"}])
+        verdicts_by_problem([*rows(a="r"), {"problem_id": "a", "prompt": "a"}])
     with pytest.raises(ValueError, match="row 0 has no field 'problem_id'"):
-        accuracy_by_problem([{"verdict": "right"}])
+        verdicts_by_problem([{"verdict": "right"}])
     with pytest.raises(ValueError, match="row 0: verdict True"):
-        accuracy_by_problem([{"problem_id": "a", "verdict": True}])
+        verdicts_by_problem([{"problem_id": "a", "prompt": "a", "verdict": True}])
     with pytest.raises(ValueError, match="no trajectory"):
-        policy_report([])
+        policy_report({})
+    with pytest.raises(ValueError, match="no more right than gradable"):
+        Outcomes([0.5], [0.25])
+    with pytest.raises(ValueError, match="one of each a problem"):
+        Outcomes([0.5], [1, 1])

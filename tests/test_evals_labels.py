@@ -66,13 +66,23 @@ def test_a_row_without_steps_adds_nothing() -> None:
         label_agreement([[]], [[]], [[]], ["x"])
 
 
+def test_what_was_not_tried_or_not_labelled_is_left_out_and_counted() -> None:
+    """Of 6 steps one has no exact label, one no trial, and two belong to a row without rollouts: 2 are compared."""
+    report = label_agreement(
+        [[1, None, 0, 1], [1, 0], []], [[2, 1, 0, 0], None, None], [[2, 2, 2, 0], None, None], ["x", "y", "z"]
+    )
+    assert (report["n_steps"], report["n_rows"], report["n_problems"]) == (2, 1, 1)
+    assert (report["n_unlabelled_steps"], report["n_untried_steps"]) == (1, 3)
+    assert report["hard"] == label_agreement([[1, 0]], [[2, 0]], [[2, 2]], ["x"])["hard"]
+    with pytest.raises(ValueError, match="none has an exact label and a trial"):
+        label_agreement([[1], [None]], [[0], [1]], [[0], [1]], ["x", "y"])
+
+
 def test_bad_labels_are_named() -> None:
     with pytest.raises(ValueError, match="row 0, step 1: exact label -100"):
         label_agreement([[1, -100]], [[1, 1]], [[1, 1]], ["x"])
     with pytest.raises(ValueError, match="row 1, step 0: 3 successes in 2 trials"):
         label_agreement([[1], [1]], [[1], [3]], [[2], [2]], ["x", "y"])
-    with pytest.raises(ValueError, match="row 0, step 0: 0 successes in 0 trials"):
-        label_agreement([[1]], [[0]], [[0]], ["x"])
     with pytest.raises(ValueError, match="row 0 has 2 exact labels, 1 successes"):
         label_agreement([[1, 0]], [[1]], [[2, 2]], ["x"])
     with pytest.raises(ValueError, match="the same rows"):

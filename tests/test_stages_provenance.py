@@ -12,9 +12,9 @@ from qstep.stages.provenance import provenance
 
 
 def test_provenance_can_be_written_and_names_the_commit(tmp_path: Path) -> None:
-    written = json.loads(json.dumps(provenance({"seed": 3, "output_dir": tmp_path, "base": {"learning_rate": 4e-3}})))
+    written = json.loads(json.dumps(provenance({"seed": 3, "output_dir": tmp_path, "base": {"files": [tmp_path]}})))
     assert written["seeds"] == {"seed": 3}
-    assert written["settings"] == {"seed": 3, "output_dir": str(tmp_path), "base": {"learning_rate": 4e-3}}
+    assert written["settings"] == {"seed": 3, "output_dir": str(tmp_path), "base": {"files": [str(tmp_path)]}}
     assert written["versions"]["torch"]
     assert written["git_commit"] is None or re.fullmatch("[0-9a-f]{40}", written["git_commit"])
 

@@ -1,4 +1,4 @@
-"""qstep: Q-functions over the reasoning of language models, trained, used and proved.
+"""qstep: Q-functions over the reasoning of language models, trained, used and verified.
 
 The rooms, top to bottom; each imports only from those below it:
 `cli`, `demo`, `stages`, `report | trainers | evals`, `search`, `annotate`, `generation`, `models`, `data`,

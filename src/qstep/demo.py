@@ -364,26 +364,18 @@ class _Run:
 
     def results(self, policies: dict[str, Any], verifiers: dict[str, Any], rolled_out: Path) -> dict[str, Any]:
         from qstep.data import read_rows
-        from qstep.evals import accuracy_by_problem, label_agreement, paired_difference
+        from qstep.evals import label_agreement, policy_difference, verdicts_by_problem
 
         config = self.config
         sampled = {
-            name: accuracy_by_problem(read_rows(self.path(f"eval_{name}") / "sampled_graded.jsonl"))
+            name: verdicts_by_problem(read_rows(self.path(f"eval_{name}") / "sampled_graded.jsonl"))
             for name in policies
         }
-
-        def difference(a: str, b: str) -> dict[str, Any]:
-            problems = sampled[a]
-            return asdict(
-                paired_difference(
-                    [sampled[a][problem].accuracy for problem in problems],
-                    [sampled[b][problem].accuracy for problem in problems],
-                )
-            )
-
-        largest = max(map(int, verifiers["pqm"]))
+        largest = max(verifiers["ns"])
         comparisons = {
-            f"dqo - {other} (sampled)": difference("dqo", other) for other in ("base", "rs") if other in policies
+            f"dqo - {other} (sampled)": policy_difference(sampled["dqo"], sampled[other])
+            for other in ("base", "rs")
+            if other in policies
         }
         for other in ("majority", "mean", "bce"):
             comparisons[f"pqm@{largest} - {other}"] = verifiers["differences"][f"pqm_minus_{other}"]
@@ -401,9 +393,9 @@ class _Run:
         return {
             "title": config.title,
             "stages": self.seconds,
-            "policies": policies,
+            "policies": {name: {how: of[how] for how in ("greedy", "sampled")} for name, of in policies.items()},
             "comparisons": comparisons,
-            "verifiers": {k: v for k, v in verifiers.items() if k not in ("differences", "auc")},
+            "verifiers": verifiers["curves"],
             "verifier_auc": verifiers["auc"],
             "labels": labels,
             "training": {

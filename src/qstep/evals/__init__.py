@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from qstep.evals.accuracy import ProblemAccuracy, accuracy_by_problem, policy_report
-from qstep.evals.intervals import mean_estimate, paired_difference, ratio_estimate
+from qstep.evals.accuracy import (
+    Outcomes,
+    VerdictCounts,
+    accuracy,
+    accuracy_difference,
+    policy_difference,
+    policy_report,
+    verdicts_by_problem,
+)
+from qstep.evals.intervals import mean_estimate, paired_difference, ratio_difference, ratio_estimate
 from qstep.evals.labels import label_agreement
 from qstep.evals.verifiers import (
+    METHODS,
     ScoredGroup,
     auc,
     best_of_n_curves,
@@ -14,16 +23,22 @@ from qstep.evals.verifiers import (
 )
 
 __all__ = [
-    "ProblemAccuracy",
+    "METHODS",
+    "Outcomes",
     "ScoredGroup",
-    "accuracy_by_problem",
+    "VerdictCounts",
+    "accuracy",
+    "accuracy_difference",
     "auc",
     "best_of_n_curves",
     "best_of_n_report",
     "label_agreement",
     "mean_estimate",
     "paired_difference",
+    "policy_difference",
     "policy_report",
+    "ratio_difference",
     "ratio_estimate",
+    "verdicts_by_problem",
     "within_problem_auc",
 ]

@@ -1,17 +1,26 @@
-"""How often a policy is right: graded trajectory rows in, accuracy over problems out."""
+"""How often responses are right, said honestly where some cannot be graded.
+
+An ungradable response is neither right nor wrong. The `mean` of an accuracy is over what can be graded, and beside it
+stand the share that cannot, and what the accuracy would be with all of that counted as wrong, and as right.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from qstep.evals.intervals import mean_estimate
+import numpy as np
+from numpy.typing import NDArray
+
+from qstep.data import prompt_id
+from qstep.evals.intervals import mean_estimate, ratio_difference, ratio_estimate
 from qstep.types import Row, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class ProblemAccuracy:
+class VerdictCounts:
     """The verdicts on one problem's responses, counted."""
 
     right: int
@@ -22,40 +31,122 @@ class ProblemAccuracy:
     def samples(self) -> int:
         return self.right + self.wrong + self.ungradable
 
-    @property
-    def accuracy(self) -> float:
-        """The share of responses that are right; an ungradable one is not (and is counted apart)."""
-        return self.right / self.samples
 
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Of each problem's responses, or of a choice among them: the share that is `right`, and that is right or wrong.
 
-def accuracy_by_problem(rows: Iterable[Row]) -> dict[str, ProblemAccuracy]:
-    """Counts the verdicts of trajectory rows (`problem_id`, `verdict`) by problem, in order of appearance.
-
-    Raises ValueError, naming the row, on a missing field or an unknown verdict.
+    Both [G], with 0 <= `right` <= `gradable` <= 1. Raises ValueError otherwise, and on no problem.
     """
-    counts: dict[str, dict[Verdict, int]] = {}
+
+    right: NDArray[np.float64]
+    gradable: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        for name in ("right", "gradable"):  # an expectation summed to 1 - 1e-16 is a 1
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64).round(12))
+        if self.right.ndim != 1 or self.right.shape != self.gradable.shape or not self.right.size:
+            raise ValueError(f"right {self.right.shape} and gradable {self.gradable.shape}: one of each a problem")
+        if not ((self.right >= 0) & (self.right <= self.gradable) & (self.gradable <= 1)).all():
+            raise ValueError("outcomes must be shares in [0, 1], with no more right than gradable")
+
+    @classmethod
+    def of(cls, problems: Iterable[VerdictCounts]) -> Outcomes:
+        """From verdicts, which `verdicts_by_problem` counts."""
+        counts = list(problems)
+        return cls(
+            np.array([count.right / count.samples for count in counts]),
+            np.array([(count.right + count.wrong) / count.samples for count in counts]),
+        )
+
+
+def accuracy(outcomes: Outcomes, *, seed: int = 0, resamples: int = 2000) -> dict[str, Any]:
+    """`mean`, `low`, `high` (95 % over problems) and `n` of what can be graded, and what the rest could change.
+
+    The mean is `sum right / sum gradable`, so that each of the `n` problems with something gradable weighs by its
+    gradable share, however many responses it has; it is null where nothing can be graded. `ungradable_share`, and the
+    bounds `as_wrong` and `as_right`, which count every ungradable response as wrong and as right, are means over all
+    problems. Without ungradable responses all three means are the same.
+    """
+    right, gradable = outcomes.right, outcomes.gradable
+    graded = gradable > 0
+    report: dict[str, Any] = {"mean": None, "low": None, "high": None, "n": 0}
+    if graded.any():
+        whole = (gradable[graded] == 1).all()
+        report = asdict(
+            mean_estimate(right[graded], seed=seed, resamples=resamples)
+            if whole
+            else ratio_estimate(right[graded], gradable[graded], seed=seed, resamples=resamples)
+        )
+    return report | {
+        "ungradable_share": float(1 - gradable.mean()),
+        "as_wrong": float(right.mean()),
+        "as_right": float((right + 1 - gradable).mean()),
+    }
+
+
+def accuracy_difference(a: Outcomes, b: Outcomes, *, seed: int = 0, resamples: int = 2000) -> dict[str, Any]:
+    """The difference of two `accuracy` means on the same problems, with its paired 95 % interval.
+
+    `as_wrong` and `as_right` are the differences of these bounds. Null where either side has nothing gradable. Raises
+    ValueError on different numbers of problems.
+    """
+    if len(a.right) != len(b.right):
+        raise ValueError(f"a has {len(a.right)} problems and b has {len(b.right)}: pair them by problem first")
+    report: dict[str, Any] = {"mean": None, "low": None, "high": None, "n": 0}
+    if a.gradable.any() and b.gradable.any():
+        pairs = ((a.right, a.gradable), (b.right, b.gradable))
+        report = asdict(ratio_difference(*pairs, seed=seed, resamples=resamples))
+    return report | {
+        "as_wrong": float((a.right - b.right).mean()),
+        "as_right": float((a.right - a.gradable - b.right + b.gradable).mean()),
+    }
+
+
+def verdicts_by_problem(rows: Iterable[Row]) -> dict[str, VerdictCounts]:
+    """Counts the verdicts of trajectory rows (`problem_id`, `prompt`, `verdict`) by problem, in order of appearance.
+
+    A problem is named by its `problem_id`; where several prompts share one, each is a problem, and the second is named
+    `problem_id (prompt 2)`. Raises ValueError, naming the row, on a missing field or an unknown verdict.
+    """
+    counts: dict[tuple[str, str], Counter[Verdict]] = {}
     for number, row in enumerate(rows):
-        for name in ("problem_id", "verdict"):
+        for name in ("problem_id", "prompt", "verdict"):
             if name not in row:
                 raise ValueError(f"row {number} has no field {name!r}: grade the trajectories first")
         if row["verdict"] not in get_args(Verdict):
             raise ValueError(f"row {number}: verdict {row['verdict']!r} is none of {', '.join(get_args(Verdict))}")
-        of_problem = counts.setdefault(row["problem_id"], {"right": 0, "wrong": 0, "ungradable": 0})
-        of_problem[row["verdict"]] += 1
-    return {problem_id: ProblemAccuracy(**of_problem) for problem_id, of_problem in counts.items()}
+        key = (row["problem_id"], prompt_id(row))
+        counts.setdefault(key, Counter())[row["verdict"]] += 1
+    prompts: Counter[str] = Counter()
+    named: dict[str, VerdictCounts] = {}
+    for (problem_id, _), count in counts.items():
+        prompts[problem_id] += 1
+        name = problem_id if prompts[problem_id] == 1 else f"{problem_id} (prompt {prompts[problem_id]})"
+        named[name] = VerdictCounts(count["right"], count["wrong"], count["ungradable"])
+    return named
 
 
-def policy_report(rows: Iterable[Row], *, seed: int = 0, resamples: int = 2000) -> dict[str, Any]:
-    """The mean over problems of each problem's accuracy: `mean`, `low`, `high` (95 %), `n` problems.
+def policy_report(problems: Mapping[str, VerdictCounts], *, seed: int = 0, resamples: int = 2000) -> dict[str, Any]:
+    """The `accuracy` of a policy, every problem weighing the same however many responses it has.
 
-    Also `samples`, `right`, `wrong` and `ungradable` responses in all. Every problem weighs the same, however
-    many responses it has. Raises as `accuracy_by_problem` does, and ValueError on no row.
+    Also `samples`, `right`, `wrong` and `ungradable` responses in all. Raises ValueError on no problem.
     """
-    problems = accuracy_by_problem(rows).values()
     if not problems:
         raise ValueError("there is no trajectory to report on")
-    estimate = mean_estimate([problem.accuracy for problem in problems], seed=seed, resamples=resamples)
-    return asdict(estimate) | {
-        name: sum(getattr(problem, name) for problem in problems)
-        for name in ("samples", "right", "wrong", "ungradable")
+    counts = list(problems.values())
+    return accuracy(Outcomes.of(counts), seed=seed, resamples=resamples) | {
+        name: sum(getattr(count, name) for count in counts) for name in ("samples", "right", "wrong", "ungradable")
     }
+
+
+def policy_difference(
+    a: Mapping[str, VerdictCounts], b: Mapping[str, VerdictCounts], *, seed: int = 0, resamples: int = 2000
+) -> dict[str, Any]:
+    """The `accuracy_difference` of two policies. Raises ValueError unless they answered the same problems."""
+    if a.keys() != b.keys():
+        name = next(iter(a.keys() ^ b.keys()))
+        raise ValueError(f"only one of them answered problem {name!r}: evaluate both on the same problems")
+    return accuracy_difference(
+        Outcomes.of(a.values()), Outcomes.of(b[name] for name in a), seed=seed, resamples=resamples
+    )

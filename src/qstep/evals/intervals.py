@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest
 
 from qstep.types import Estimate
+
+Ratio = tuple[ArrayLike, ArrayLike]
+"""Numerators and denominators of n problems, [n] each."""
+
+_DRAWN_AT_ONCE = 1 << 20
 
 
 def mean_estimate(values: ArrayLike, *, seed: int = 0, resamples: int = 2000) -> Estimate:
@@ -23,18 +30,6 @@ def mean_estimate(values: ArrayLike, *, seed: int = 0, resamples: int = 2000) ->
     return ratio_estimate(rates, np.ones_like(rates), seed=seed, resamples=resamples)
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: int = 2000) -> Estimate:
-    """The mean of `a - b`, two rates in [0, 1] of the same n problems, with its paired 95 % interval.
-
-    Percentile bootstrap over problems. Where all differences are equal the rule of `ratio_estimate` holds,
-    with rates in [-1, 1]. Raises ValueError on different lengths, no value, or one outside [0, 1].
-    """
-    rates_a, rates_b = _checked_rates(a, "a"), _checked_rates(b, "b")
-    if len(rates_a) != len(rates_b):
-        raise ValueError(f"a has {len(rates_a)} problems and b has {len(rates_b)}: pair them by problem first")
-    return _bootstrap(rates_a - rates_b, np.ones(len(rates_a)), lowest=-1.0, seed=seed, resamples=resamples)
-
-
 def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, *, seed: int = 0, resamples: int = 2000) -> Estimate:
     """`sum numerators / sum denominators` over n problems, with its 95 % percentile bootstrap interval.
 
@@ -44,27 +39,75 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, *, seed: int 
     1]. (For all 0 or all 1 this is Wilson's interval.) Raises ValueError on different lengths, no problem, a
     denominator that is not positive, or a ratio outside [0, 1].
     """
-    weights = np.asarray(denominators, dtype=np.float64)
-    if weights.shape != np.shape(numerators) or not (np.isfinite(weights) & (weights > 0)).all():
+    below = np.asarray(denominators, dtype=np.float64)
+    if below.shape != np.shape(numerators) or not (np.isfinite(below) & (below > 0)).all():
         raise ValueError("denominators must be positive and finite, one for each numerator")
-    rates = _checked_rates(np.asarray(numerators, dtype=np.float64) / weights, "ratios")
-    return _bootstrap(rates, weights, lowest=0.0, seed=seed, resamples=resamples)
+    above = below * _checked_rates(np.asarray(numerators, dtype=np.float64) / below, "ratios")
+
+    def ratio(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        return above[drawn].sum(axis=-1) / below[drawn].sum(axis=-1)
+
+    return _bootstrap(ratio, len(above), len(above), lowest=0.0, seed=seed, resamples=resamples)
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: int = 2000) -> Estimate:
+    """The mean of `a - b`, two rates in [0, 1] of the same n problems, with its paired 95 % interval.
+
+    Percentile bootstrap over problems. Where all differences are equal the rule of `ratio_estimate` holds,
+    with rates in [-1, 1]. Raises ValueError on different lengths, no value, or one outside [0, 1].
+    """
+    rates_a, rates_b = _checked_rates(a, "a"), _checked_rates(b, "b")
+    if len(rates_a) != len(rates_b):
+        raise ValueError(f"a has {len(rates_a)} problems and b has {len(rates_b)}: pair them by problem first")
+    ones = np.ones(len(rates_a))
+    return ratio_difference((rates_a, ones), (rates_b, ones), seed=seed, resamples=resamples)
+
+
+def ratio_difference(a: Ratio, b: Ratio, *, seed: int = 0, resamples: int = 2000) -> Estimate:
+    """`sum a_above / sum a_below - sum b_above / sum b_below` over the same n problems, paired, as `paired_difference`.
+
+    A problem may have a denominator of 0, with a numerator of 0, on either side; its `n` counts the problems where
+    neither has. A resample in which a side has no other problem is left out.
+    """
+    (a_above, a_below), (b_above, b_below) = (tuple(np.asarray(x, dtype=np.float64) for x in side) for side in (a, b))
+
+    def difference(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):
+            ours = a_above[drawn].sum(axis=-1) / a_below[drawn].sum(axis=-1)
+            return ours - b_above[drawn].sum(axis=-1) / b_below[drawn].sum(axis=-1)
+
+    n = int(((a_below > 0) & (b_below > 0)).sum())
+    return _bootstrap(difference, len(a_above), n, lowest=-1.0, seed=seed, resamples=resamples)
 
 
 def _bootstrap(
-    rates: NDArray[np.float64], weights: NDArray[np.float64], *, lowest: float, seed: int, resamples: int
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    problems: int,
+    n: int,
+    *,
+    lowest: float,
+    seed: int,
+    resamples: int,
 ) -> Estimate:
-    """The weighted mean of rates in [lowest, 1], resampled by problem."""
+    """A statistic in [lowest, 1] of the problems with the given indices [..., problems], resampled by problem."""
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    n = len(rates)
-    if np.ptp(rates) < 1e-12:
-        mean, unseen = float(rates[0]), float(binomtest(0, n).proportion_ci(method="wilson").high)
+    mean = float(statistic(np.arange(problems)))
+    values = np.concatenate([statistic(drawn) for drawn in _resampled(problems, seed, resamples)])
+    values = values[~np.isnan(values)]
+    if not values.size or np.ptp(values) < 1e-12:
+        unseen = float(binomtest(0, max(n, 1)).proportion_ci(method="wilson").high)
         return Estimate(mean, mean + unseen * (lowest - mean), mean + unseen * (1 - mean), n)
-    drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
-    means = (rates * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return Estimate(float(rates @ weights / weights.sum()), float(low), float(high), n)
+    low, high = np.percentile(values, (2.5, 97.5))
+    return Estimate(mean, float(low), float(high), n)
+
+
+def _resampled(problems: int, seed: int, resamples: int) -> Iterator[NDArray[np.int64]]:
+    """`resamples` draws of as many problems with replacement, [.., problems] at a time."""
+    generator = np.random.default_rng(seed)
+    at_once = max(1, _DRAWN_AT_ONCE // problems)
+    for done in range(0, resamples, at_once):
+        yield generator.integers(0, problems, size=(min(at_once, resamples - done), problems))
 
 
 def _checked_rates(values: ArrayLike, name: str) -> NDArray[np.float64]:

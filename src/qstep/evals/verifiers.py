@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, product
 from typing import Any
 
@@ -12,30 +13,34 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from qstep.evals.intervals import mean_estimate, paired_difference
+from qstep.evals.accuracy import Outcomes, accuracy, accuracy_difference
+from qstep.evals.intervals import mean_estimate
 from qstep.search import answer_classes, best_of_n_accuracy, pass_at_k, vote_accuracy
 from qstep.types import Estimate
+
+METHODS = ("mean", "majority", "pass")
+"""The ways to answer that need no verifier: one response, a vote, and a perfect verifier."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
     """One problem's N responses as verifiers see them.
 
-    `correct` [N] is 1 or 0; equal `answers` [N] are equivalent answers, None is no answer; `scores` holds
-    one score per response [N] by name of verifier, on the scale of a Q, -inf for a response that must lose.
-    Raises ValueError, naming the problem, on different lengths, no response, another `correct`, or a NaN
-    score.
+    `correct` [N] is 1 or 0, or None for one that cannot be graded; equal `answers` [N] are equivalent answers, None is
+    no answer; `scores` holds one score per response [N] by name of verifier, on the scale of a Q, -inf for a response
+    that must lose. Raises ValueError, naming the problem, on different lengths, no response, another `correct`, or a
+    NaN score.
     """
 
     problem_id: str
-    correct: Sequence[int]
+    correct: Sequence[int | None]
     answers: Sequence[Hashable | None]
     scores: Mapping[str, Sequence[float]]
 
     def __post_init__(self) -> None:
         problem, n = f"problem {self.problem_id!r}", len(self.correct)
-        if n == 0 or not np.isin(self.correct, (0, 1)).all():
-            raise ValueError(f"{problem}: correct must hold a 0 or 1 for each response, got {list(self.correct)}")
+        if n == 0 or not all(correct in (0, 1, None) for correct in self.correct):
+            raise ValueError(f"{problem}: correct must hold 0, 1 or None for each response, got {list(self.correct)}")
         if len(self.answers) != n:
             raise ValueError(f"{problem}: {n} responses but {len(self.answers)} answers")
         for name, scores in self.scores.items():
@@ -47,36 +52,45 @@ class ScoredGroup:
 
 def best_of_n_curves(
     groups: Sequence[ScoredGroup], ns: Sequence[int], *, draws: int = 2048, seed: int = 0
-) -> dict[str, dict[int, NDArray[np.float64]]]:
-    """The expected accuracy of each way to choose among n responses, by method and n, one per problem [G].
+) -> dict[str, dict[int, Outcomes]]:
+    """What becomes of each problem by each way to choose among n responses: `curves[method][n]` over G problems.
 
-    `majority` is the vote and `pass` a perfect verifier; for a verifier V, `V` is best-of-n and `V_weighted`
-    the vote weighted by sigmoid(score). Expectations are over which n of its N responses a group shows:
-    exact, except votes with more than `draws` subsets (see `vote_accuracy`), which then are the same for all
-    methods and groups. Raises ValueError where a group has fewer than n responses or other verifiers than
-    the first (naming it), or where a verifier's name would hide a method.
+    `mean` is one response, `majority` the vote and `pass` a perfect verifier; for a verifier V, `V` is best-of-n and
+    `V_weighted` the vote weighted by sigmoid(score). Chances are over which n of its N responses a group shows: exact,
+    except votes with more than `draws` subsets (see `vote_accuracy`), which then are the same for all methods and
+    groups. What is chosen may be ungradable; `pass` is where no response shown is right and one cannot be graded.
+    Raises ValueError where a group has fewer than n responses or other verifiers than the first (naming it), or where
+    a verifier has the name of another method.
     """
     if not groups or not ns:
         raise ValueError("best-of-n needs at least one group and one n")
     verifiers = list(groups[0].scores)
-    methods = ["majority", "pass", *verifiers, *(f"{name}_weighted" for name in verifiers)]
-    if len({*methods, "mean", "differences"}) < len(methods) + 2:
-        raise ValueError(f"verifiers {verifiers} hide a column of the report, which are {methods}, mean, differences")
-    curves = {method: {n: np.empty(len(groups)) for n in ns} for method in methods}
+    methods = [*METHODS, *verifiers, *(f"{name}_weighted" for name in verifiers)]
+    if len(set(methods)) < len(methods):
+        taken = next(name for name in methods if methods.count(name) > 1)
+        raise ValueError(f"two ways to choose are called {taken!r}: give the verifier another name")
+    chances = {method: {n: np.empty((2, len(groups))) for n in ns} for method in methods}
     for g, group in enumerate(groups):
         if not 1 <= min(ns) <= max(ns) <= len(group.correct):
             raise ValueError(f"problem {group.problem_id!r} has {len(group.correct)} responses: too few for n in {ns}")
         if set(group.scores) != set(verifiers):
             raise ValueError(f"problem {group.problem_id!r} has scores by {list(group.scores)}, not by {verifiers}")
-        classes, n_correct = answer_classes(group.answers), int(np.sum(group.correct))
+        right = np.array([correct == 1 for correct in group.correct], dtype=np.float64)
+        gradable = np.array([correct is not None for correct in group.correct], dtype=np.float64)
         votes = {"majority": None} | {f"{name}_weighted": expit(group.scores[name]) for name in verifiers}
+        classes = answer_classes(group.answers)
+        n_right, n_unknown = int(right.sum()), int(len(right) - gradable.sum())
         for n in ns:
-            curves["pass"][n][g] = pass_at_k(len(group.correct), n_correct, n)
-            for name in verifiers:
-                curves[name][n][g] = best_of_n_accuracy(group.scores[name], group.correct, n)
+            chosen: dict[str, Callable[[NDArray[np.float64]], float]] = {"mean": lambda share: float(share.mean())}
+            chosen |= {name: partial(best_of_n_accuracy, group.scores[name], n=n) for name in verifiers}
             for method, weights in votes.items():
-                curves[method][n][g] = vote_accuracy(classes, group.correct, n, weights, draws=draws, seed=seed)
-    return curves
+                chosen[method] = partial(vote_accuracy, classes, n=n, weights=weights, draws=draws, seed=seed)
+            for method, share in chosen.items():
+                chances[method][n][:, g] = share(right), share(gradable) if n_unknown else 1.0
+            any_right = pass_at_k(len(right), n_right, n)
+            some_unknown = pass_at_k(len(right), n_right + n_unknown, n) - any_right
+            chances["pass"][n][:, g] = any_right, 1 - some_unknown
+    return {method: {n: Outcomes(*of_n) for n, of_n in curve.items()} for method, curve in chances.items()}
 
 
 def best_of_n_report(
@@ -86,30 +100,30 @@ def best_of_n_report(
     draws: int = 2048,
     seed: int = 0,
     resamples: int = 2000,
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """`best_of_n_curves` as estimates over problems: `report["pqm"]["8"]` is {"mean", "low", "high", "n"}.
+) -> dict[str, Any]:
+    """`best_of_n_curves` as accuracies: `report["curves"]["pqm"]["8"]` is what `accuracy` makes of it.
 
-    `report["mean"]` is the accuracy of one sample, at every n. `report["differences"]["pqm_minus_majority"]` is
-    paired, at the largest n: each verifier V and `V_weighted` against `majority` and `mean`, and V against
-    each verifier named after it (name the proposed one first), and `V_weighted` against V. Raises as
-    `best_of_n_curves` does.
+    `report["differences"]["pqm_minus_majority"]` is paired, at the largest n: each verifier V and `V_weighted` against
+    `majority` and `mean`, and V against each verifier named after it (name the proposed one first), and `V_weighted`
+    against V. Raises as `best_of_n_curves` does.
     """
     curves = best_of_n_curves(groups, ns, draws=draws, seed=seed)
-    mean = np.array([np.mean(group.correct) for group in groups])
-    report = {
-        method: {str(n): asdict(mean_estimate(a, seed=seed, resamples=resamples)) for n, a in curve.items()}
-        for method, curve in ({"mean": dict.fromkeys(ns, mean)} | curves).items()
-    }
-    chosen = {method: curve[max(ns)] for method, curve in curves.items()} | {"mean": mean}
     verifiers = list(groups[0].scores)
     judged = [*verifiers, *(f"{name}_weighted" for name in verifiers)]
     pairs = [*product(judged, ("majority", "mean")), *combinations(verifiers, 2)]
     pairs += [(f"{name}_weighted", name) for name in verifiers]
-    report["differences"] = {
-        f"{a}_minus_{b}": asdict(paired_difference(chosen[a], chosen[b], seed=seed, resamples=resamples))
-        for a, b in pairs
+    return {
+        "curves": {
+            method: {str(n): accuracy(outcomes, seed=seed, resamples=resamples) for n, outcomes in curve.items()}
+            for method, curve in curves.items()
+        },
+        "differences": {
+            f"{a}_minus_{b}": accuracy_difference(
+                curves[a][max(ns)], curves[b][max(ns)], seed=seed, resamples=resamples
+            )
+            for a, b in pairs
+        },
     }
-    return report
 
 
 def auc(scores: ArrayLike, correct: ArrayLike) -> float | None:

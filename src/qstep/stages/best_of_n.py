@@ -1,31 +1,45 @@
-"""`qstep best-of-n`: scored responses in, the accuracy of choosing among n of them out."""
+"""`qstep best-of-n`: graded responses in, the accuracy of choosing among n of them out."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from qstep.stages.progress import console
-from qstep.types import Row
+from qstep.stages.progress import accuracy_text, console, print_table
+from qstep.stages.provenance import provenance
+from qstep.types import Row, Verdict
+
+if TYPE_CHECKING:
+    from qstep.evals import ScoredGroup
+
+Steps = dict[str, list[tuple[float, bool]]]
+"""The Q and the exact label of steps, by problem."""
 
 
 @dataclass
 class BestOfNConfig:
-    """Compares best-of-n by one or more scorers, majority and weighted votes, and pass@n, exactly or seeded.
+    """Compares best-of-n by scorers, majority and weighted votes, and pass@n, exactly or seeded.
+
+    An answer that cannot be graded is not counted as wrong: accuracies are over what can be graded, with the share
+    that cannot and both bounds beside them.
 
     Args:
-        inputs: scored and graded rows by name of the scorer, e.g. `{"pqm": "pqm.jsonl", "bce": "bce.jsonl"}`;
-            name the proposed scorer first.
+        inputs: a file of graded rows (majority and pass@n need no scorer), or graded and scored files by name of the
+            scorer, which hold the same rows: `--inputs.pqm pqm.jsonl --inputs.bce bce.jsonl`. Name the proposed
+            scorer first.
         output: the JSON file to write.
-        ns: the numbers of responses to choose among; 1, 2, 4, ... up to what every problem has by default.
+        ns: the numbers of responses to choose among, as `1,4,12` or a list. Problems with fewer responses than the
+            largest are left out, and counted. By default 1, 2, 4, ... up to what every problem has.
         draws: subsets drawn where a vote over all of them would be too many.
         seed: of the drawing and of the bootstrap.
     """
 
-    inputs: dict[str, Path]
+    inputs: dict[str, Path] | Path
     output: Path
-    ns: list[int] | None = None
+    ns: list[int] | str | None = None
     draws: int = 2048
     seed: int = 0
 
@@ -35,89 +49,139 @@ def best_of_n(config: BestOfNConfig) -> Path:
     from qstep.data import write_json
     from qstep.evals import best_of_n_report
 
-    groups, auc = read_scored(config.inputs)
-    smallest = min(len(group.correct) for group in groups)
-    ns = config.ns or [2**i for i in range(smallest.bit_length()) if 2**i <= smallest]
-    report = best_of_n_report(groups, ns, draws=config.draws, seed=config.seed)
-    report["auc"] = auc
+    groups, auc = read_groups_of(config.inputs)
+    sizes = [len(group.correct) for group in groups]
+    ns = sorted({*_numbers(config.ns)}) if config.ns else _up_to(min(sizes))
+    kept = [group for group in groups if len(group.correct) >= max(ns)]
+    if not kept:
+        raise ValueError(f"no problem has {max(ns)} responses; the most any has is {max(sizes)}: choose smaller --ns")
+    verdicts = [correct for group in kept for correct in group.correct]
+    report = {
+        "problems": len(kept),
+        "responses": len(verdicts),
+        "ungradable_share": verdicts.count(None) / len(verdicts),
+        "left_out": {"problems": len(groups) - len(kept), "with_fewer_responses_than": max(ns)},
+        "ns": ns,
+        **best_of_n_report(kept, ns, draws=config.draws, seed=config.seed),
+        "auc": auc,
+        "provenance": provenance(asdict(config)),
+    }
     write_json(config.output, report)
-    print_table(report, ns)
+    print_table(
+        "accuracy of choosing among n responses, 95 % intervals",
+        ["", *(f"n = {n}" for n in ns)],
+        [[method, *(accuracy_text(curve[str(n)]) for n in ns)] for method, curve in report["curves"].items()],
+    )
+    console.print("{problems} problems, {responses} responses, {ungradable_share:.1%} ungradable".format(**report))
+    if len(kept) < len(groups):
+        console.print(f"{len(groups) - len(kept)} problems with fewer than {max(ns)} responses are left out")
+    elif not config.ns and max(sizes) > max(ns):
+        console.print(
+            f"n goes up to {max(ns)}, as a problem has no more; --ns goes further and leaves such problems out"
+        )
     return config.output
 
 
-def read_scored(inputs: dict[str, Path]) -> tuple[list[Any], dict[str, Any]]:
-    """The problems of some scored files, with each scorer's scores, and each scorer's `step_auc`.
+def _numbers(ns: list[int] | str) -> list[int]:
+    try:
+        numbers = [int(n) for n in (ns.split(",") if isinstance(ns, str) else ns)]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise ValueError(f"--ns is {ns!r}: give whole numbers from 1, such as 1,4,12")
+    return numbers
+
+
+def _up_to(most: int) -> list[int]:
+    """1, 2, 4, ... and `most` itself."""
+    return sorted({*(2**i for i in range(most.bit_length())), most})
+
+
+def read_groups_of(inputs: dict[str, Path] | Path) -> tuple[list[ScoredGroup], dict[str, Any]]:
+    """The problems of graded files, with the scores of each that names a scorer, and each scorer's `step_auc`.
+
+    A single file without a name is scored by `scorer`, if its rows are scored. A problem is a `problem_id` with its
+    prompt.
 
     Raises:
-        ValueError: the files do not hold the same rows, or a row is not graded or not scored.
+        ValueError: the files do not hold the same rows, or a row is not graded, not scored or there twice.
     """
-    from qstep.data import answer_classes_of, read_rows
+    from qstep.data import answer_classes_of, prompt_id, read_rows
     from qstep.evals import ScoredGroup
 
-    groups: dict[str, list[Row]] = {}
+    if isinstance(inputs, Path):
+        first_row = next(iter(read_rows(inputs)), {})
+        inputs = {"scorer" if "score" in first_row else "": inputs}
+    groups: dict[tuple[str, str], list[Row]] = {}
     scores: dict[str, dict[str, float]] = {}
-    steps: dict[str, dict[str, list[tuple[float, bool]]]] = {}
+    steps: dict[str, Steps] = {}
     for name, path in inputs.items():
-        scores[name], steps[name] = {}, {}
+        of_scorer, of_steps = scores.setdefault(name, {}), steps.setdefault(name, {})
         for row in read_rows(path):
-            for field in ("verdict", "score", "problem_id"):
-                if field not in row:
-                    raise ValueError(f"{path}: row {row.get('id')!r} has no {field!r}: grade and score the rows first")
-            scores[name][row["id"]] = -math.inf if row["score"] is None else row["score"]
-            if row.get("label_source") == "exact":
-                steps[name].setdefault(row["problem_id"], []).extend(_through_first_error(row))
+            _require(row, path, scored=bool(name))
+            if row["id"] in of_scorer:
+                raise ValueError(f"{path}: row {row['id']!r} is there twice: give each row an id of its own")
+            score = row["score"] if name else 0.0
+            of_scorer[row["id"]] = -math.inf if score is None else score
+            problem = (row["problem_id"], prompt_id(row))
+            if row.get("label_source") == "exact" and "q_values" in row:
+                of_steps.setdefault(row["problem_id"], []).extend(_through_first_error(row))
             if len(scores) == 1:
-                slim = ("id", "problem_id", "task", "verdict", "answer")
-                groups.setdefault(row["problem_id"], []).append({field: row[field] for field in slim})
+                slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer")}
+                groups.setdefault(problem, []).append(slim)
+    if not groups:
+        raise ValueError(f"{', '.join(map(str, inputs.values()))}: there is no row")
     first = next(iter(scores))
-    for name, of_name in scores.items():
-        if of_name.keys() != scores[first].keys():
+    for name, of_scorer in scores.items():
+        if of_scorer.keys() != scores[first].keys():
             raise ValueError(f"{inputs[name]} and {inputs[first]} hold different rows: score the same file with both")
     scored = [
         ScoredGroup(
             problem_id,
-            [int(row["verdict"] == "right") for row in rows],
+            [None if row["verdict"] == "ungradable" else int(row["verdict"] == "right") for row in rows],
             answer_classes_of(rows),
-            {name: [of_name[row["id"]] for row in rows] for name, of_name in scores.items()},
+            {name: [of_scorer[row["id"]] for row in rows] for name, of_scorer in scores.items() if name},
         )
-        for problem_id, rows in groups.items()
+        for (problem_id, _), rows in groups.items()
     ]
     return scored, step_auc(steps)
 
 
+def _require(row: Row, path: Path, *, scored: bool) -> None:
+    """Raises ValueError, naming the row, where it is not one of a graded file, or not of a scored one."""
+    for field in ("id", "problem_id", "prompt"):
+        if field not in row:
+            raise ValueError(f"{path}: row {row.get('id')!r} has no {field!r}: `qstep grade` gives rows what they need")
+    if row.get("verdict") not in get_args(Verdict):
+        raise ValueError(f"{path}: row {row['id']!r} has no verdict: run `qstep grade` on it first")
+    if scored and "score" not in row:
+        raise ValueError(
+            f"{path}: row {row['id']!r} has no score: run `qstep score` on it first, or give the file without a name "
+            f"(--inputs {path}) for what needs no scorer"
+        )
+    score = row.get("score")
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or math.isnan(score)):
+        raise ValueError(f"{path}: row {row['id']!r}: score {score!r} is not a number")
+
+
 def _through_first_error(row: Row) -> Iterator[tuple[float, bool]]:
-    """Each step's Q and label; what follows the first wrong step is wrong whatever it says, and left out."""
+    """Each labelled step's Q and label; what follows the first wrong step is wrong whatever it says, and left out."""
     for q_value, label in zip(row["q_values"], row["labels"], strict=True):
-        yield q_value, bool(label)
-        if not label:
+        if label is not None:
+            yield q_value, bool(label)
+        if label is False:
             return
 
 
-def step_auc(steps: dict[str, dict[str, list[tuple[float, bool]]]]) -> dict[str, Any]:
+def step_auc(steps: dict[str, Steps]) -> dict[str, Any]:
     """How well each scorer tells right steps from first wrong ones within a problem, where labels are exact."""
-    from dataclasses import asdict
-
     from qstep.evals import within_problem_auc
 
     report: dict[str, Any] = {}
     for name, problems in steps.items():
         q_values = [[q_value for q_value, _ in pairs] for pairs in problems.values()]
         labels = [[int(label) for _, label in pairs] for pairs in problems.values()]
-        estimate = within_problem_auc(q_values, labels) if problems else None
+        estimate = within_problem_auc(q_values, labels) if name and problems else None
         if estimate is not None:
             report[name] = {"step_within_problem": asdict(estimate)}
     return report
-
-
-def print_table(report: dict[str, Any], ns: list[int]) -> None:
-    """Accuracy by method and n."""
-    from rich.table import Table
-
-    table = Table(title="accuracy of choosing among n responses")
-    table.add_column("method")
-    for n in ns:
-        table.add_column(f"n = {n}", justify="right")
-    for method, curve in report.items():
-        if method not in ("differences", "mean", "auc"):
-            table.add_row(method, *(f"{curve[str(n)]['mean']:.3f}" for n in ns))
-    console.print(table)

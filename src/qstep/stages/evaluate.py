@@ -1,17 +1,21 @@
 """`qstep evaluate`: a policy and problems in, its greedy and sampled accuracy out."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from qstep.stages.grade import GradeConfig, grade
-from qstep.stages.progress import console
+from qstep.stages.progress import accuracy_text, print_table
+from qstep.stages.provenance import provenance
 from qstep.stages.sample import SampleConfig, Sampling, sample
 
 
 @dataclass(kw_only=True)
 class EvaluateConfig(Sampling):
     """Samples and grades a policy's responses, greedy and at a temperature, and reports accuracy with 95 % intervals.
+
+    An answer that cannot be graded is not counted as wrong: accuracies are over what can be graded, with the share
+    that cannot and both bounds beside them.
 
     Args:
         output_dir: where the rows and `results.json` go.
@@ -25,17 +29,48 @@ class EvaluateConfig(Sampling):
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Runs the stage and returns `{"greedy": ..., "sampled": ...}`, also written to `results.json`."""
+    """Runs the stage and returns what it writes to `results.json`.
+
+    `name` is that of `output_dir`; `greedy` and `sampled` are what `qstep.evals.policy_report` makes of the rows;
+    `problems` holds each problem's counts [right, wrong, ungradable] for both, from which `qstep report` makes paired
+    differences between policies; `results` and `n-samples` are laid out as lm-evaluation-harness does.
+    """
     from qstep.data import read_rows, write_json
-    from qstep.evals import policy_report
+    from qstep.evals import policy_report, verdicts_by_problem
 
     common = {field.name: getattr(config, field.name) for field in fields(Sampling)}
-    results = {}
+    accuracies: dict[str, dict[str, Any]] = {}
+    problems: dict[str, dict[str, list[int]]] = {}
     for name, changed in (("greedy", {"num_samples": 1, "temperature": 0.0}), ("sampled", {})):
         rows = sample(SampleConfig(output=config.output_dir / f"{name}.jsonl", **(common | changed)))
         graded = grade(GradeConfig(rows, config.output_dir / f"{name}_graded.jsonl", config.deadline_s))
-        results[name] = policy_report(read_rows(graded))
-        line = "{mean:.3f} [{low:.3f}, {high:.3f}] of {n} problems, {samples} responses, {ungradable} ungradable"
-        console.print(f"{config.output_dir.name} {name}: {line.format(**results[name])}")
+        counts = verdicts_by_problem(read_rows(graded))
+        accuracies[name] = policy_report(counts, seed=config.seed)
+        problems[name] = {problem: [count.right, count.wrong, count.ungradable] for problem, count in counts.items()}
+    results = {
+        "name": config.output_dir.name,
+        **accuracies,
+        "problems": problems,
+        "results": {config.dataset_name: harness_metrics(accuracies)},
+        "n-samples": {config.dataset_name: {"effective": len(problems["greedy"])}},
+        "provenance": provenance(asdict(config)),
+    }
     write_json(config.output_dir / "results.json", results)
+    columns = ("accuracy, 95 % interval", "problems", "responses", "right", "wrong", "ungradable")
+    counted = ("n", "samples", "right", "wrong", "ungradable")
+    print_table(
+        f"{results['name']} on {config.dataset_name}",
+        ["", *columns],
+        [[name, accuracy_text(of), *(str(of[count]) for count in counted)] for name, of in accuracies.items()],
+    )
     return results
+
+
+def harness_metrics(accuracies: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    """`exact_match,<mode>` and its standard error, read off the 95 % interval: the keys lm-evaluation-harness uses."""
+    metrics: dict[str, float | None] = {}
+    for mode, of in accuracies.items():
+        metrics[f"exact_match,{mode}"] = of["mean"]
+        known = of["mean"] is not None
+        metrics[f"exact_match_stderr,{mode}"] = (of["high"] - of["low"]) / (2 * 1.96) if known else None
+    return metrics

@@ -1,9 +1,10 @@
-"""Progress on the terminal, for everything that takes more than a moment."""
+"""What a stage shows on the terminal: progress, for everything that takes more than a moment, and its results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 console = Console(stderr=True)
 
@@ -38,3 +40,38 @@ def bar(description: str, total: int, done: int = 0) -> Iterator[Callable[[int],
     with bars() as progress:
         task = progress.add_task(description, total=total, completed=done)
         yield lambda n: progress.advance(task, n)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table whose first column names the rows. No cell is cut: too wide a table becomes several.
+
+    Each of these repeats the names. A single column wider than the terminal runs over its edge.
+    """
+
+    def table(first: int, end: int) -> Table:
+        part = Table(title=title if first == 1 else f"{title}, continued", title_justify="left")
+        for column in (columns[0], *columns[first:end]):
+            part.add_column(column, no_wrap=True, justify="left" if column is columns[0] else "right")
+        for row in rows:
+            part.add_row(row[0], *row[first:end])
+        return part
+
+    def width(part: Table) -> int:
+        return console.measure(part, options=console.options.update(width=10_000)).maximum
+
+    first = 1
+    while first < len(columns):
+        end = first + 1
+        while end < len(columns) and width(table(first, end + 1)) <= console.width:
+            end += 1
+        part = table(first, end)
+        console.print(part, width=max(width(part), console.width), crop=False, no_wrap=True, overflow="ignore")
+        first = end
+
+
+def accuracy_text(accuracy: Mapping[str, Any]) -> str:
+    """An accuracy as `0.643 [0.610, 0.680]`, and below it what ungradable responses could change, if there are any."""
+    text = "unknown" if accuracy["mean"] is None else "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**accuracy)
+    if not accuracy["ungradable_share"]:
+        return text
+    return text + "\n{as_wrong:.3f} to {as_right:.3f} with {ungradable_share:.1%} ungradable".format(**accuracy)

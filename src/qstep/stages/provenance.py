@@ -22,8 +22,17 @@ def provenance(settings: dict[str, Any]) -> dict[str, Any]:
         "command": shlex.join(["qstep", *sys.argv[1:]]),
         "hardware": f"{os.cpu_count()} cores, {_cpu()}",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
+        "settings": _plain(settings),
     }
+
+
+def _plain(value: Any) -> Any:
+    """The same settings in what JSON knows: paths as text."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _commit() -> str | None:

@@ -1,0 +1,179 @@
+"""`qstep best-of-n` on files: with and without scorers, on unequal, ungraded, unscored and real rows."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qstep.cli import main
+from qstep.data import write_jsonl
+from qstep.search import pass_at_k
+from qstep.stages import progress
+from qstep.stages.best_of_n import BestOfNConfig, best_of_n
+
+DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def problem(name: str, verdicts: str, scores: list[float | None] | None = None, **changes: Any) -> list[dict[str, Any]]:
+    """Graded rows of one problem, a letter a verdict; right answers are equal, wrong ones differ."""
+    words = {"r": "right", "w": "wrong", "u": "ungradable"}
+    answers = {"r": "5", "u": None}
+    return [
+        {"id": f"{name}#{i}", "problem_id": name, "prompt": f"question {name}", "task": "miniature"}
+        | {"completion": "#", "verdict": words[v], "answer": answers.get(v, f"wrong {i}")}
+        | ({} if scores is None else {"score": scores[i]})
+        | changes
+        for i, v in enumerate(verdicts)
+    ]
+
+
+def report(tmp_path: Path, rows: dict[str, list[Any]] | list[Any], **options: Any) -> dict[str, Any]:
+    """What best-of-n makes of rows, or of rows by scorer."""
+    if isinstance(rows, dict):
+        files: Any = {name: tmp_path / f"{name}.jsonl" for name in rows}
+        for name, of_name in rows.items():
+            write_jsonl(files[name], of_name)
+    else:
+        files = tmp_path / "graded.jsonl"
+        write_jsonl(files, rows)
+    return json.loads(best_of_n(BestOfNConfig(files, tmp_path / "out.json", **options)).read_text())
+
+
+def test_without_a_scorer(tmp_path: Path) -> None:
+    """a: right 3 of 4 with one answer; b: 1 of 4. n = 4: the majority of a is right, all four of b tie."""
+    made = report(tmp_path, problem("a", "rrrw") + problem("b", "rwww"))
+    assert list(made["curves"]) == ["mean", "majority", "pass"]
+    assert made["ns"] == [1, 2, 4] and made["differences"] == {} and made["auc"] == {}
+    assert made["curves"]["mean"]["4"]["mean"] == pytest.approx(0.5)
+    assert made["curves"]["majority"]["4"]["mean"] == pytest.approx((1 + 1 / 4) / 2)
+    assert made["curves"]["pass"]["2"]["mean"] == pytest.approx((1 + 1 / 2) / 2)
+    assert (made["problems"], made["responses"], made["ungradable_share"]) == (2, 8, 0)
+
+
+def test_a_file_without_a_name_is_a_scorers_where_its_rows_are_scored(tmp_path: Path) -> None:
+    made = report(tmp_path, problem("a", "rw", [0.0, 1.0]) + problem("b", "rw", [1.0, None]))
+    assert made["curves"]["scorer"]["2"]["mean"] == 0.5
+    assert set(made["differences"]) >= {"scorer_minus_majority", "scorer_weighted_minus_scorer"}
+
+
+def test_scorers_may_have_the_names_of_the_reports_parts(tmp_path: Path) -> None:
+    rows = problem("a", "rw", [1.0, 0.0], label_source="exact", q_values=[1.0, 0.0], labels=[True, False])
+    made = report(tmp_path, {"auc": rows, "differences": rows, "curves": rows})
+    for name in ("auc", "differences", "curves"):
+        assert made["curves"][name]["2"]["mean"] == 1
+        assert made["auc"][name]["step_within_problem"]["mean"] == 1
+    for name in ("mean", "majority", "pass"):
+        with pytest.raises(ValueError, match=f"called '{name}': give the verifier another name"):
+            report(tmp_path, {name: rows})
+
+
+def test_ungradable_answers_are_told_apart(tmp_path: Path) -> None:
+    """a: one of three ungradable; b: nothing gradable. Over the gradable 1/3 of 2/3, of 1 problem; bounds 1/6, 5/6."""
+    made = report(tmp_path, problem("a", "rwu") + problem("b", "uuu"), ns="1,3")
+    one = made["curves"]["mean"]["1"]
+    assert (one["mean"], one["n"]) == (pytest.approx(1 / 2), 1)
+    assert (one["as_wrong"], one["as_right"]) == pytest.approx((1 / 6, 5 / 6))
+    assert made["ungradable_share"] == pytest.approx(4 / 6)
+    nothing = report(tmp_path, problem("b", "uu"))
+    assert nothing["curves"]["majority"]["2"]["mean"] is None
+    assert nothing["curves"]["pass"]["2"]["as_right"] == 1
+
+
+def test_a_problem_is_an_id_with_its_prompt(tmp_path: Path) -> None:
+    other = [{**row, "id": f"{row['id']}'"} for row in problem("a", "ww", prompt="another question")]
+    made = report(tmp_path, problem("a", "rr") + other)
+    assert made["problems"] == 2 and made["curves"]["majority"]["2"]["mean"] == 0.5
+
+
+def test_unequal_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = problem("a", "rrw") + problem("b", "rw")
+    assert report(tmp_path, rows)["ns"] == [1, 2]
+    assert "n goes up to 2" in capsys.readouterr().err
+    made = report(tmp_path, rows, ns=[1, 3])
+    assert made["problems"] == 1 and made["left_out"] == {"problems": 1, "with_fewer_responses_than": 3}
+    assert "1 problems with fewer than 3 responses are left out" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="the most any has is 3"):
+        report(tmp_path, rows, ns="4")
+
+
+@pytest.mark.parametrize(("ns", "read"), [("1,4", [1, 4]), ("4", [4]), ([4, 1], [1, 4]), ("2, 3", [2, 3])])
+def test_ns_is_a_list_or_numbers_with_commas(ns: Any, read: list[int], tmp_path: Path) -> None:
+    assert report(tmp_path, problem("a", "rrww"), ns=ns)["ns"] == read
+
+
+def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graded, scored = problem("a", "rw"), problem("a", "rw", [1.0, 0.0])
+    for rows, says in (
+        ([{**row, "verdict": None} for row in graded], "'a#0' has no verdict: run `qstep grade`"),
+        ({"pqm": graded}, "'a#0' has no score: run `qstep score` on it first"),
+        ({"pqm": scored, "bce": scored[:1]}, "hold different rows"),
+        (graded + graded, "'a#0' is there twice"),
+        ([{"prompt": "q", "completion": "5"}], "has no 'id'"),
+        ([], "there is no row"),
+        ({"pqm": [{**row, "score": True} for row in scored]}, "score True is not a number"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            report(tmp_path, rows)
+    with pytest.raises(ValueError, match="--ns is '0': give whole numbers from 1"):
+        report(tmp_path, graded, ns="0")
+    assert main(["best-of-n", "--inputs", str(tmp_path / "none.jsonl"), "--output", str(tmp_path / "o.json")]) == 1
+    assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", problem("a", "rrww", [1.0, 2.0, 0.0, 0.0]))
+    for inputs, methods in (("--inputs.pqm", {"pqm", "pqm_weighted"}), ("--inputs", {"scorer", "scorer_weighted"})):
+        arguments = [inputs, str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out.json"), "--ns", "1,4"]
+        assert main(["best-of-n", *arguments]) == 0
+        made = json.loads((tmp_path / "out.json").read_text())
+        assert set(made["curves"]) == {"mean", "majority", "pass"} | methods and made["ns"] == [1, 4]
+
+
+def test_unlabelled_steps_have_no_part_in_the_auc(tmp_path: Path) -> None:
+    rows = problem("a", "rw", [0.0, 0.0], label_source="exact")
+    rows[0] |= {"q_values": [2.0, -9.0, 1.0], "labels": [True, None, True]}
+    rows[1] |= {"q_values": [9.0, 1.5, -5.0], "labels": [None, False, False]}
+    auc = report(tmp_path, {"v": rows})["auc"]["v"]["step_within_problem"]
+    assert auc["mean"] == 0.5  # 2 and 1 right against 1.5, the first wrong step
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_cell_of_a_table_is_cut(width: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nine columns, too wide for most terminals, become several tables; every number is there, whole."""
+    with (tmp_path / "shown").open("w") as shown:
+        monkeypatch.setattr(progress, "console", progress.Console(file=shown, width=width))
+        cells = [[f"{row}.{column} [0.000, 1.000]" for column in range(9)] for row in range(3)]
+        progress.print_table("title", ["", *(f"n = {2**n}" for n in range(9))], [["a name", *row] for row in cells])
+    text = (tmp_path / "shown").read_text()
+    assert "…" not in text
+    assert all(cell in text for row in cells for cell in row)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("n = ") == 9
+
+
+@pytest.mark.skipif(not (DATA / "gsm8k_responses.jsonl").exists(), reason=f"no gsm8k_responses.jsonl in {DATA}")
+def test_real_responses(tmp_path: Path) -> None:
+    """12 models' responses to 60 problems, with their published verdicts: pass@n as counted by hand."""
+    rows, rights = [], []
+    with (DATA / "gsm8k_responses.jsonl").open() as lines:
+        for line in [next(lines) for _ in range(60)]:
+            of = json.loads(line)
+            rights.append(sum(response["correct"] for response in of["responses"]))
+            rows += [
+                {"id": f"{of['problem_id']}#{i}", "problem_id": of["problem_id"], "prompt": of["question"]}
+                | {"task": "math", "gold": of["answer"], "completion": response["text"]}
+                | {"verdict": "right" if response["correct"] else "wrong"}
+                | {"answer": response["text"].split()[-1].strip("$.")}
+                for i, response in enumerate(of["responses"])
+            ]
+    made = report(tmp_path, rows, ns="1,4,12")
+    assert (made["problems"], made["responses"]) == (60, 720)
+    for n in (1, 4, 12):
+        by_hand = sum(pass_at_k(12, right, n) for right in rights) / 60
+        assert made["curves"]["pass"][str(n)]["mean"] == pytest.approx(by_hand)
+    means = {method: curve["12"]["mean"] for method, curve in made["curves"].items()}
+    assert means["mean"] < means["majority"] < means["pass"]
