@@ -1,4 +1,4 @@
-"""The proof bench: a token tree small enough to enumerate, with its exact soft-optimal solution.
+"""The verification bench: a token tree small enough to enumerate, with its exact soft-optimal solution.
 
 A state is a prefix of tokens, an action the next one; a prefix ends at `depth` tokens or at the
 end-of-sequence token. States are numbered as an A-ary heap, the root 0 and the child of state s by token a
