@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qstep.data.index import Index, index_rows
 from qstep.data.readers import load_problems
 from qstep.data.rows import Format, check_row, outcome, prompt_id, read_groups, read_trajectories
 from qstep.data.shards import (
@@ -24,6 +25,7 @@ from qstep.data.tokens import encode_completion, encode_prompt, encode_text, enc
 
 __all__ = [
     "Format",
+    "Index",
     "RowError",
     "SettingsChanged",
     "StageBusy",
@@ -40,6 +42,7 @@ __all__ = [
     "file_fingerprint",
     "grade_rows",
     "grader_version",
+    "index_rows",
     "is_finished",
     "load_problems",
     "numbered_rows",

@@ -285,7 +285,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
             "restore that file, choose another --output_dir, or delete the rows"
         )
     try:
-        meta = _load(meta_path.read_bytes())
+        meta = parse_row(meta_path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{meta_path}: {error}; restore it, or delete it and {path.name}") from None
     if missing := {"stage", "settings", "fingerprint", "complete"} - meta.keys():
@@ -329,7 +329,7 @@ def _lines(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]]:
             number += 1
             following = lines.readline()
             try:
-                row = _load(line)
+                row = parse_row(line)
             except ValueError as error:
                 if following:
                     raise RowError(path, number, None, f"{error}. Mend or delete this line") from None
@@ -374,7 +374,7 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-def _load(text: bytes) -> Row:
+def parse_row(text: bytes) -> Row:
     """One JSON object; ValueError, in words for the reader of the file, at anything else."""
     try:
         row = json.loads(text.decode(), parse_constant=_refuse_constant)

@@ -1,0 +1,348 @@
+"""Where the rows of a JSONL file lie and what they hold, found in one pass and kept beside the file.
+
+A training set of a million rows is read once, checked row by row in several processes, and never parsed again
+until its content changes: `<name>.<format>.index` holds some 75 bytes a row and is mapped into memory, not read. It
+knows nothing of tokenizers, models or methods, so all of these share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstep.data.rows import Format, check_row, outcome
+from qstep.data.shards import RowError, canonical_json, file_fingerprint, parse_row
+from qstep.types import Row
+
+_VERSION = 1
+_BYTES_A_PROCESS = 1 << 25
+"""Smaller files, which one process checks in a second, are not worth another."""
+_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from qstep.data.index import scan_for_parent; scan_for_parent()"
+
+COLUMNS: np.dtype[np.void] = np.dtype(
+    [
+        ("offset", "<i8"),  # where the line begins
+        ("size", "<i4"),  # its bytes
+        ("problem", "<u8"),  # hash of (problem_id, prompt): what makes a group
+        ("id", "<u8"),  # hash of the id, 0 without one
+        ("outcome", "<f8"),  # the reward, NaN where nobody knows
+        ("prompt_bytes", "<i4"),  # of the prompt's text, or its messages' texts
+        ("prompt_extra", "<i4"),  # bytes beyond one a character
+        ("response_bytes", "<i4"),  # of the steps' texts, else of the completion
+        ("response_extra", "<i4"),
+        ("steps", "<i4"),  # number of `completions`, -1 without
+        ("labelled", "<i4"),  # number of steps with a label
+        ("ids", "<i4"),  # number of `completion_ids`, -1 without
+        ("roles", "<i4"),  # who speaks in the prompt, an entry of `Index.roles`
+        ("separator", "<i4"),  # an entry of `Index.separators`
+        ("graded", "?"),  # has a label or a reward, null or not
+        ("behavior", "?"),  # has logps_behavior
+        ("rewarded", "?"),  # has step_rewards
+    ]
+)
+_PACK = struct.Struct("<qiQQd" + "i" * 9 + "???").pack
+
+
+@dataclass(frozen=True)
+class Index:
+    """A file's rows, in the file's order; row i is line i + 1.
+
+    table: one record of `COLUMNS` a row. separators: how rows say their steps were split (None: they do not).
+    roles: the roles of the messages of prompts, `()` for a text. fingerprint: SHA-256 of the file.
+    """
+
+    path: Path
+    format: Format
+    fingerprint: str
+    table: NDArray[np.void]
+    separators: list[str | None]
+    roles: list[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def row(self, index: int) -> Row:
+        """The row of that number, read from the file. Raises RowError if the file was changed since."""
+        with self.path.open("rb") as file:
+            file.seek(int(self.table["offset"][index]))
+            return _checked(self.path, index + 1, file.read(int(self.table["size"][index])), self.format, ())
+
+
+def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = ()) -> Index:
+    """The index of a JSONL file: the one beside it if that is of the same content, else a new one.
+
+    Every row is checked by `check_row`. The index is written beside the file, else (a folder that cannot be
+    written) in `~/.cache/qstep`, else it stays in memory.
+
+    Args:
+        forbidden: texts that no step may contain (the scorer's separator, say).
+
+    Raises:
+        RowError: a row is bad, a step holds a forbidden text, or two rows have one id.
+        ValueError: the file is empty.
+    """
+    path = Path(path).resolve()
+    fingerprint = file_fingerprint(path)
+    key = {"version": _VERSION, "file": fingerprint, "format": format, "forbidden": list(forbidden)}
+
+    def built() -> tuple[dict[str, Any], NDArray[Any]]:
+        table, texts = _build(path, format, forbidden)
+        return texts, table
+
+    texts, table = cached_array(path, f"{format}.index", key, COLUMNS, built)
+    return Index(path, format, fingerprint, table, texts["separators"], [tuple(roles) for roles in texts["roles"]])
+
+
+def cached_array(
+    path: Path, suffix: str, key: dict[str, Any], dtype: np.dtype[Any], build: Any
+) -> tuple[dict[str, Any], NDArray[Any]]:
+    """An array derived from the file at `path`, and a few words about it, mapped from `<path>.<suffix>`.
+
+    `build() -> (words, array)` makes both where no cache of the same `key` is found. The cache is one line of
+    JSON and the array's bytes, replaced as a whole: a reader sees an old one or a new one.
+    """
+    places = [folder / f"{path.name}.{suffix}" for folder in cache_folders(path)]
+    for place in places:
+        with suppress(OSError, ValueError):
+            header, start = _read_header(place)
+            if header["key"] == key and place.stat().st_size == start + header["rows"] * dtype.itemsize:
+                return header["words"], np.memmap(place, dtype, "r", start, (header["rows"],))
+    words, array = build()
+    header = {"key": key, "rows": len(array), "words": words}
+    for place in places:
+        with suppress(OSError):
+            write_whole(place, canonical_json(header) + b"\n", array)
+            return words, np.memmap(place, dtype, "r", _read_header(place)[1], (len(array),))
+    return words, array
+
+
+def cache_folders(path: Path) -> Iterator[Path]:
+    """Where things derived from a file may be kept: its own folder, else one in the user's cache."""
+    yield path.parent
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    yield cache / "qstep" / hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+
+
+def write_whole(place: Path, header: bytes, array: NDArray[Any]) -> None:
+    """Replaces the file at `place` by a header and an array's bytes. Raises OSError where it cannot be written."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(header)
+            file.write(np.ascontiguousarray(array).view(np.uint8).data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, place)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _read_header(place: Path) -> tuple[dict[str, Any], int]:
+    with place.open("rb") as file:
+        line = file.readline()
+    header = json.loads(line)
+    if not isinstance(header, dict) or not {"key", "rows", "words"} <= header.keys():
+        raise ValueError(f"{place} is not a cache of qstep")
+    return header, len(line)
+
+
+def _checked(path: Path, line: int, text: bytes, format: Format, forbidden: Sequence[str]) -> Row:
+    try:
+        raw = parse_row(text)
+    except ValueError as error:
+        raise RowError(path, line, None, f"{error}. Mend or delete this line") from None
+    row = check_row(path, line, raw, format)
+    for step in row.get("completions", ()):
+        for separator in forbidden:
+            if separator in step:
+                raise RowError(
+                    path,
+                    line,
+                    "completions",
+                    f"the step {step[:60]!r} contains the separator {separator!r}: split it there, or choose another "
+                    "separator",
+                )
+    return row
+
+
+def _build(path: Path, format: Format, forbidden: Sequence[str]) -> tuple[NDArray[np.void], dict[str, Any]]:
+    size = path.stat().st_size
+    workers = min(len(os.sched_getaffinity(0)), max(1, size // _BYTES_A_PROCESS))
+    bounds = [size * i // workers for i in range(workers + 1)]
+    if workers == 1:
+        records = io.BytesIO()
+        found = [_scan(path, 0, size, format, forbidden, records)]
+        table = np.frombuffer(records.getbuffer(), COLUMNS)
+    else:
+        table, found = _in_processes(path, bounds, format, forbidden)
+    before = 0
+    for part in found:
+        if part["stopped_at"] is not None:
+            _raise_what_is_wrong(path, before + part["rows"] + 1, part["stopped_at"], format, forbidden)
+        before += part["rows"]
+    if before == 0:
+        raise ValueError(f"{path} has no rows")
+    words: dict[str, Any] = {}
+    for name, column_name in (("separators", "separator"), ("roles", "roles")):
+        codes: dict[str, int] = {}
+        start = 0
+        for part in found:
+            mapping = np.array([codes.setdefault(json.dumps(value), len(codes)) for value in part[name]], "<i4")
+            column = table[column_name][start : start + part["rows"]]
+            column[:] = mapping[column]
+            start += part["rows"]
+        words[name] = [json.loads(value) for value in codes]
+    _refuse_repeated_ids(path, table, format)
+    return table, words
+
+
+def _in_processes(
+    path: Path, bounds: list[int], format: Format, forbidden: Sequence[str]
+) -> tuple[NDArray[np.void], list[dict[str, Any]]]:
+    """Each process is a program of its own, so nothing of the calling program is imported or forked."""
+    with tempfile.TemporaryDirectory(prefix="qstep-index-") as folder:
+        processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for i, (start, end) in enumerate(pairwise(bounds)):
+                request = {
+                    "path": str(path),
+                    "start": start,
+                    "end": end,
+                    "format": format,
+                    "forbidden": list(forbidden),
+                    "records": f"{folder}/{i}",
+                }
+                process = subprocess.Popen(
+                    [sys.executable, "-c", _BOOT, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                )
+                processes.append(process)
+                assert process.stdin
+                process.stdin.write(json.dumps(request).encode())
+                process.stdin.close()
+            found = []
+            for process in processes:
+                assert process.stdout
+                answer = process.stdout.read()
+                if process.wait() != 0:
+                    raise RuntimeError(f"a process that reads {path} ended with status {process.returncode}")
+                found.append(json.loads(answer))
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+        return np.concatenate([np.fromfile(f"{folder}/{i}", COLUMNS) for i in range(len(found))]), found
+
+
+def scan_for_parent() -> None:
+    """What a process of `index_rows` runs: a request on stdin, the records in a file, what was found on stdout."""
+    request = json.loads(sys.stdin.buffer.read())
+    with open(request.pop("records"), "wb") as records:
+        found = _scan(Path(request.pop("path")), **request, records=records)
+    sys.stdout.write(json.dumps(found))
+
+
+def _scan(
+    path: Path, start: int, end: int, format: Format, forbidden: Sequence[str], records: BinaryIO
+) -> dict[str, Any]:
+    """Writes a record for each line that begins in `[start, end)`, up to the first bad one."""
+    separators: dict[str | None, int] = {}
+    roles: dict[tuple[str, ...], int] = {}
+    rows = 0
+    stopped_at: int | None = None
+    with path.open("rb") as file:
+        if start > 0:
+            file.seek(start - 1)
+            start += len(file.readline()) - 1
+        offset = start
+        while offset < end:
+            text = file.readline()
+            try:
+                row = _checked(path, 0, text, format, forbidden)
+            except RowError:
+                stopped_at = offset
+                break
+            records.write(_record(row, offset, len(text), separators, roles))
+            offset += len(text)
+            rows += 1
+    return {"rows": rows, "stopped_at": stopped_at, "separators": list(separators), "roles": list(roles)}
+
+
+def _record(
+    row: Row, offset: int, size: int, separators: dict[str | None, int], roles: dict[tuple[str, ...], int]
+) -> bytes:
+    prompt, steps, ids = row["prompt"], row.get("completions"), row.get("completion_ids")
+    turns = [] if isinstance(prompt, str) else [(message["role"], message["content"]) for message in prompt]
+    speakers = tuple(role for role, _ in turns)
+    prompt_text = prompt if isinstance(prompt, str) else "".join(content for _, content in turns)
+    response = "".join(steps) if steps is not None else row.get("completion", "")
+    prompt_bytes, response_bytes = len(prompt_text.encode()), len(response.encode())
+    reward = outcome(row)
+    separator = row.get("step_separator")
+    return _PACK(
+        offset,
+        size,
+        _hash((row.get("problem_id"), turns or prompt)),
+        _hash(row["id"]) if "id" in row else 0,
+        float("nan") if reward is None else reward,
+        prompt_bytes,
+        prompt_bytes - len(prompt_text),
+        response_bytes,
+        response_bytes - len(response),
+        -1 if steps is None else len(steps),
+        sum(label is not None for label in row.get("labels") or ()),
+        -1 if ids is None else len(ids),
+        roles.setdefault(speakers, len(roles)),
+        separators.setdefault(separator, len(separators)),
+        "label" in row or "reward" in row,
+        row.get("logps_behavior") is not None,
+        row.get("step_rewards") is not None,
+    )
+
+
+def _hash(value: Any) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(value).encode(), digest_size=8).digest(), "little") or 1
+
+
+def _raise_what_is_wrong(path: Path, line: int, offset: int, format: Format, forbidden: Sequence[str]) -> None:
+    with path.open("rb") as file:
+        file.seek(offset)
+        text = file.readline()
+    _checked(path, line, text, format, forbidden)
+    raise RowError(path, line, None, "the file was changed while it was read; begin again")
+
+
+def _refuse_repeated_ids(path: Path, table: NDArray[np.void], format: Format) -> None:
+    order = np.argsort(table["id"], kind="stable")
+    hashes = table["id"][order]
+    same = np.flatnonzero((hashes[1:] == hashes[:-1]) & (hashes[1:] != 0))
+    if not len(same):
+        return
+    index = Index(path, format, "", table, [], [])
+    first, second = min(
+        ((int(order[i]), int(order[i + 1])) for i in same),
+        key=lambda pair: pair[1],
+    )
+    name = index.row(second)["id"]
+    if index.row(first)["id"] == name:
+        raise RowError(
+            path, second + 1, "id", f"{name!r} is there twice (first on line {first + 1}); give each row its own"
+        )
