@@ -275,7 +275,7 @@ def test_half_of_the_examples_are_those_where_the_verifier_beats_the_majority() 
     beats = [("4", "wrong", -1.0), ("4", "wrong", 0.0), ("6", "wrong", None), ("5", "right", 2.0)]
     agrees = [("5", "right", 1.0), ("5", "right", 0.0), ("4", "wrong", -1.0), ("5", "right", -2.0)]
     groups = [scored_problem(f"{kind}{i}", rows) for i in range(3) for kind, rows in (("a", agrees), ("b", beats))]
-    chosen = choose_examples([row for group in groups for row in group], problems=4, responses=1)
+    chosen = choose_examples([row for group in groups for row in group], "pqm", problems=4, responses=1)
     assert [example["problem_id"] for example in chosen] == ["b0", "b1", "a0", "a1"]
     shown = [(r["answer"], r["score"], r["labels"], r["chosen_by"]) for r in chosen[0]["responses"]]
     assert shown == [("4", -1.0, [None], ["majority"]), ("5", 2.0, [None], ["pqm"])]

@@ -59,7 +59,7 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hostile(payloads: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Every payload in every place where text can flow in."""
     every = " ".join(payloads)
-    e = estimate(0.5, 0.1)
+    e = estimate(0.5, 0.1) | {"ungradable_share": 0.2, "as_wrong": 0.4, "as_right": 0.6}
     logs = [{"step": s, every: float(s)} for s in range(3)] + [{"step": 3, **dict.fromkeys(payloads, 1.0)}]
     measured = {
         "title": every,

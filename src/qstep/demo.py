@@ -142,8 +142,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 
 
 def _demo(run: "_Run") -> dict[str, Any]:
-    from qstep.data import read_rows, write_json, write_jsonl
-    from qstep.report import choose_examples
+    from qstep.data import read_rows, write_json
 
     config = run.config
     with run.stage("base"):
@@ -188,8 +187,7 @@ def _demo(run: "_Run") -> dict[str, Any]:
         verifiers = json.loads(best_of_n(BestOfNConfig(scored, run.path("best_of_n.json"))).read_text())
     results = run.results(accuracies, verifiers, rolled_out)
     write_json(run.path("results.json"), results)
-    write_jsonl(run.path("examples.jsonl"), choose_examples(read_rows(scored["pqm"])))
-    report(ReportConfig(run.path("results.json"), run.path("report.html"), run.path("examples.jsonl")))
+    report(ReportConfig(run.path("results.json"), run.path("report.html"), examples={"pqm": scored["pqm"]}))
     _closing_table(results)
     console.print(f"\nresults  {run.path('results.json')}\nreport   {run.path('report.html')}  (open it in a browser)")
     return results

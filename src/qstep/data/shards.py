@@ -243,6 +243,7 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
 
 
 def _replace(path: Path, chunks: Iterable[bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

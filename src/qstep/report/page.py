@@ -20,6 +20,7 @@ View = dict[str, Any]
 Estimates = Mapping[str, Mapping[str, Estimate]]
 
 _MAX_POINTS = 240
+_COLUMNS = 5  # of a table, so that none is wider than the page
 _SHOWN_METRICS = 8
 _FIRST = (
     "loss",
@@ -60,6 +61,7 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, An
         findings=findings,
         differences=charts.differences(findings) if findings else None,
         best_of_n=_best_of_n(verifiers),
+        unknown={key: _unknown(results, key) for key in ("verifiers", "policies")},
         auc=_estimates(results, "verifier_auc"),
         policies=_policies(policies),
         labels=_labels(results.get("labels", {})),
@@ -117,7 +119,24 @@ def _best_of_n(verifiers: Estimates) -> View | None:
                 raise ValueError(f'results["verifiers"][{name!r}]: {n!r} is not a number of responses')
     curves = {name: {int(n): curve[n] for n in sorted(curve, key=int)} for name, curve in verifiers.items()}
     sizes = sorted({n for curve in curves.values() for n in curve})
-    return {"chart": charts.best_of_n(curves), "curves": curves, "sizes": sizes} if sizes else None
+    names = list(curves)
+    tables = [{name: curves[name] for name in names[i : i + _COLUMNS]} for i in range(0, len(names), _COLUMNS)]
+    return {"chart": charts.best_of_n(curves), "tables": tables, "sizes": sizes} if sizes else None
+
+
+def _unknown(results: Mapping[str, Any], key: str) -> list[tuple[str, str, str, str]]:
+    """Of each accuracy of which a share cannot be graded: name, n or mode, the share, and the bounds."""
+    found = []
+    for name, of_name in results.get(key, {}).items():
+        for x, e in of_name.items():
+            if not _mapping(e).get("ungradable_share"):
+                continue
+            numbers = [e.get(bound) for bound in ("ungradable_share", "as_wrong", "as_right")]
+            if not all(summary.is_number(number) for number in numbers):
+                raise ValueError(f"results[{key!r}][{name!r}][{x!r}]: ungradable_share, as_wrong, as_right: {numbers}")
+            share, low, high = (f"{100 * number:.1f}\u00a0%" for number in numbers)
+            found.append((summary.label(name), x, share, f"{low} to {high}"))
+    return found
 
 
 def _policies(policies: Estimates) -> View | None:

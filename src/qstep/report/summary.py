@@ -18,6 +18,7 @@ _NAMES = {
     "bce_weighted": "BCE-weighted vote",
     "pass": "any right (oracle)",
     "mean": "one response",
+    "verifier": "the verifier",
     "rs": "rejection sampling",
 } | {name: name.upper() for name in ("pqm", "bce", "mse", "orm", "sft", "dpo", "kto", "dro", "dqo")}
 _COMPARISON = re.compile(r"(?P<left>.+?) - (?P<right>.+?)(?P<mode> \([^()]+\))?")

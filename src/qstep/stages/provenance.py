@@ -17,7 +17,7 @@ def provenance(settings: dict[str, Any]) -> dict[str, Any]:
     """Versions, seed, git commit, command, hardware, date, and the settings of this process's run."""
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
-        "seeds": {"seed": settings["seed"]},
+        "seeds": {name: settings[name] for name in ("seed", "data_seed") if name in settings},
         "git_commit": _commit(),
         "command": shlex.join(["qstep", *sys.argv[1:]]),
         "hardware": f"{os.cpu_count()} cores, {_cpu()}",

@@ -1,0 +1,167 @@
+"""`qstep report` on the results of evaluations and of best-of-n, alone and together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qstep.cli import main
+from qstep.data import write_json, write_jsonl
+from qstep.evals import VerdictCounts, policy_report
+from qstep.stages.best_of_n import BestOfNConfig, best_of_n
+from qstep.stages.report import ReportConfig, report
+from report_samples import Page
+
+
+def evaluation(path: Path, **verdicts: tuple[int, int, int]) -> Path:
+    """What `qstep evaluate` writes, from counts (right, wrong, ungradable) by problem; greedy is one of each."""
+    sampled = {name: VerdictCounts(*of) for name, of in verdicts.items()}
+    greedy = {name: VerdictCounts(int(of.right > 0), int(of.right == 0), 0) for name, of in sampled.items()}
+    modes = {"greedy": greedy, "sampled": sampled}
+    write_json(
+        path,
+        {
+            "name": path.stem,
+            **{mode: policy_report(of) for mode, of in modes.items()},
+            "problems": {
+                mode: {p: [c.right, c.wrong, c.ungradable] for p, c in of.items()} for mode, of in modes.items()
+            },
+            "provenance": {"command": "qstep evaluate", "git_commit": "3f9c2ab", "date": "2026-01-01"},
+        },
+    )
+    return path
+
+
+def scored(path: Path, scores: dict[str, list[float]], **changes: Any) -> Path:
+    """Two responses a problem, the first right, with their scores."""
+    write_jsonl(
+        path,
+        [
+            {"id": f"{name}#{i}", "problem_id": name, "prompt": f"question {name}", "task": "miniature", "gold": "5"}
+            | {"completion": f"7+8=5\n#{5 + i}", "completions": ["7+8=5", f"#{5 + i}"], "answer": str(5 + i)}
+            | {"verdict": "wrong" if i else "right", "score": score, "q_values": [1.0, score]}
+            | {"labels": [True, not i], "label_source": "exact", "successes": [2, 0], "trials": [2, 2 - i]}
+            | changes
+            for name, of in scores.items()
+            for i, score in enumerate(of)
+        ],
+    )
+    return path
+
+
+def choice(path: Path, **scorers: Path) -> Path:
+    return best_of_n(BestOfNConfig(dict(scorers), path))
+
+
+def shown(output: Path) -> str:
+    return " ".join(Page(output.read_text()).text.split())
+
+
+def test_an_evaluation_alone(tmp_path: Path) -> None:
+    """b and c right in 3 of 4 gradable ones, a in 1 of 4: 7/12; the tenth of a hundred decimals is in the table."""
+    results = evaluation(tmp_path / "dqo.json", a=(1, 3, 0), b=(3, 1, 0), c=(3, 1, 0))
+    text = shown(report(ReportConfig(results, tmp_path / "page.html")))
+    assert "makes no claim of improvement" in text and "58.3 %" in text
+    assert "cannot be graded" not in text
+
+
+def test_what_cannot_be_graded_is_on_the_page(tmp_path: Path) -> None:
+    """(1/4 + 3/4) / (1/2 + 1) = 2/3 over the gradable; a quarter cannot be graded: 50 % as wrong, 75 % as right."""
+    results = evaluation(tmp_path / "dqo.json", a=(1, 1, 2), b=(3, 1, 0))
+    text = shown(report(ReportConfig(results, tmp_path / "page.html")))
+    assert "66.7 %" in text
+    assert "Some answers cannot be graded" in text and "DQO sampled 25.0 % 50.0 % to 75.0 %" in text
+
+
+def test_policies_are_compared_problem_by_problem(tmp_path: Path) -> None:
+    """dqo is right 1/4, 3/4, 4/4, base 0, 2/4, 3/4: each differs by 1/4."""
+    dqo = evaluation(tmp_path / "a.json", a=(1, 3, 0), b=(3, 1, 0), c=(4, 0, 0))
+    base = evaluation(tmp_path / "b.json", a=(0, 4, 0), c=(3, 1, 0), b=(2, 2, 0))
+    config = ReportConfig({"dqo": dqo, "base": base}, tmp_path / "page.html", summary=tmp_path / "results.json")
+    text = shown(report(config))
+    numbers = json.loads((tmp_path / "results.json").read_text())
+    assert numbers["comparisons"]["dqo - base (sampled)"]["mean"] == pytest.approx(0.25)
+    assert set(numbers["policies"]) == {"dqo", "base"} and set(numbers["policies"]["dqo"]) == {"greedy", "sampled"}
+    assert "DQO answers 66.7 %" in text and "of 3 held-out problems when sampled, base 41.7 %" in text
+    other = evaluation(tmp_path / "c.json", z=(1, 1, 0))
+    with pytest.raises(ValueError, match="dqo and other: only one of them answered problem"):
+        report(ReportConfig({"dqo": dqo, "other": other}, tmp_path / "page.html"))
+
+
+def test_any_best_of_n_result(tmp_path: Path) -> None:
+    """`good` picks the right one of both problems, `bad` never; together with an evaluation, labels and training."""
+    good = scored(tmp_path / "good.jsonl", {"a": [2.0, -1.0], "b": [1.0, 0.0]})
+    bad = scored(tmp_path / "bad.jsonl", {"a": [-2.0, 1.0], "b": [0.0, 1.0]})
+    both = choice(tmp_path / "both.json", good=good, bad=bad)
+    write_jsonl(tmp_path / "run" / "train_log.jsonl", [{"id": "0", "step": s, "loss": 1 / (s + 1)} for s in range(4)])
+    config = ReportConfig(
+        [both, evaluation(tmp_path / "base.json", a=(1, 1, 0))],
+        *(tmp_path / "page.html", "A title"),
+        training={"good": tmp_path / "run"},
+        labels={"exact": good, "monte_carlo": bad},
+        examples={"good": good},
+        summary=tmp_path / "results.json",
+    )
+    text = shown(report(config))
+    numbers = json.loads((tmp_path / "results.json").read_text())
+    assert {name: e["mean"] for name, e in numbers["comparisons"].items()} == {
+        **{"good@2 - majority": 0.5, "good@2 - mean": 0.5, "good@2 - bad": 1}
+    }
+    assert numbers["labels"]["n_untried_steps"] == 0 and numbers["labels"]["hard"]["agreement"]["mean"] == 0.75
+    for said in ("A title", "Good@2 answers 100.0 %", "★ picked by good", "step within problem", "base", "loss"):
+        assert said in text
+    again = report(ReportConfig(tmp_path / "results.json", tmp_path / "again.html"))
+    assert "Good@2 answers 100.0 %" in shown(again)
+
+
+def test_several_best_of_n_results_keep_apart(tmp_path: Path) -> None:
+    rows = scored(tmp_path / "rows.jsonl", {"a": [2.0, -1.0]})
+    named = {name: choice(tmp_path / f"{name}.json", pqm=rows) for name in ("base", "dqo")}
+    summary = tmp_path / "results.json"
+    report(ReportConfig(named, tmp_path / "page.html", summary=summary))
+    numbers = json.loads(summary.read_text())
+    assert {"base: pqm", "dqo: pqm", "base: majority"} <= set(numbers["verifiers"])
+    assert set(numbers["verifier_auc"]) == {"base: pqm", "dqo: pqm"} == {*numbers["verifier_auc"]}
+
+
+def test_a_wide_table_becomes_several(tmp_path: Path) -> None:
+    """Four scorers make eleven ways to choose: tables of at most five, in which every one has its column."""
+    rows = scored(tmp_path / "rows.jsonl", {"a": [2.0, -1.0]})
+    names = [f"scorer_{i}" for i in range(4)]
+    page = report(ReportConfig(choice(tmp_path / "c.json", **dict.fromkeys(names, rows)), tmp_path / "page.html"))
+    tables = page.read_text().split('aria-label="Table of best-of-n accuracies"')[1:]
+    heads = [Page(table.split("</thead>")[0]).text.split()[-6:] for table in tables]
+    assert len(tables) == 3
+    columns = [table.split("</thead>")[0].count('<th scope="col" class="number">') for table in tables]
+    assert columns == [5, 5, 1], heads
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    rows = scored(tmp_path / "rows.jsonl", {"a": [2.0, -1.0]})
+    result = choice(tmp_path / "c.json", pqm=rows)
+    write_json(tmp_path / "other.json", {"loss": 1.0})
+    (tmp_path / "list.json").write_text("[]")
+    other = scored(tmp_path / "steps.jsonl", {"a": [2.0, -1.0]}, completions=["7+8=5\n#5"], labels=[True])
+    page = tmp_path / "page.html"
+    for config, says in (
+        (ReportConfig(tmp_path / "other.json", page), "other.json is no result of"),
+        (ReportConfig(tmp_path / "list.json", page), "list.json holds no result, but a list"),
+        (ReportConfig(rows, page), "rows.jsonl is not JSON"),
+        (ReportConfig([result, result], page), "are both called 'c'"),
+        (ReportConfig(result, page, labels={"exact": rows}), "give two files, exact and monte_carlo"),
+        (ReportConfig(result, page, labels={"exact": other, "monte_carlo": rows}), "no row 'a#0' with the steps of"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            report(config)
+    assert not page.exists()
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    dqo, base = (evaluation(tmp_path / f"{name}.json", a=(1, 1, 0), b=(2, 0, 0)) for name in ("dqo", "base"))
+    page = str(tmp_path / "page.html")
+    assert main(["report", "--results.dqo", str(dqo), "--results.base", str(base), "--output", page]) == 0
+    assert main(["report", "--results", str(dqo), "--output", page]) == 0
+    assert main(["report", "--results", json.dumps([str(dqo), str(base)]), "--output", page]) == 0
