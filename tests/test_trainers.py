@@ -11,7 +11,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from qstep.data import miniature, write_jsonl
-from qstep.models import collate_groups, load_policy, new_scorer, policy_logps
+from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, ScorerModel, collate_groups
 from qstep.trainers import (
     DQOConfig,
     DQOTrainer,
@@ -82,18 +82,23 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def model_options(base: Path) -> ModelOptions:
+    return ModelOptions(model_name_or_path=str(base))
+
+
 def trainer(kind: str, base: Path, rows: Path, output: Path, **options):
     tokenizer = miniature.tokenizer()
     options = {**COMMON, "output_dir": str(output), **options}
     if kind == "dqo" or kind == "dro":
         cls = DQOTrainer if kind == "dqo" else DROTrainer
         options = {"importance": "none", "responses_per_prompt": 4, **options}
-        return cls(load_policy(base), DQOConfig(**options), rows, tokenizer)
+        config = DQOConfig(**options)
+        return cls(PolicyWithValue.new_with_value(model_options(base), config.value), config, rows, tokenizer)
     if kind == "rs":
-        return RSTrainer(load_policy(base), PolicyConfig(**options), rows, tokenizer)
+        return RSTrainer(PolicyModel.new(model_options(base)), PolicyConfig(**options), rows, tokenizer)
     torch.manual_seed(0)
     config = ScorerConfig(objective=kind, **{"responses_per_prompt": 4, **options})
-    return ScorerTrainer(new_scorer(base), config, rows, tokenizer)
+    return ScorerTrainer(ScorerModel.new(model_options(base)), config, rows, tokenizer)
 
 
 def weights(trainer) -> dict[str, torch.Tensor]:
@@ -177,7 +182,7 @@ def test_scorer_learns_to_tell_right_steps_from_wrong_ones(base: Path, rows_file
 def test_reference_logps_are_those_of_each_row_alone(base: Path, rows_file: Path, tmp_path: Path) -> None:
     """Rows of equal tokens, of which the file has many, are computed once; every row has its own values."""
     run = trainer("dqo", base, rows_file, tmp_path)
-    policy = load_policy(base).eval()
+    policy = PolicyModel.new(model_options(base)).eval()
     distinct = set()
     for index, logps in enumerate(run.reference):
         row = run.train_dataset.row(index)
@@ -185,7 +190,7 @@ def test_reference_logps_are_those_of_each_row_alone(base: Path, rows_file: Path
         distinct.add((row["prompt"], *ids))
         batch = collate_groups([run.tokenizer(row["prompt"])["input_ids"]], [[ids]])
         with torch.no_grad():
-            assert torch.from_numpy(logps).numpy() == pytest.approx(policy_logps(policy, batch)[0].numpy(), abs=1e-5)
+            assert torch.from_numpy(logps).numpy() == pytest.approx(policy(batch)[0].detach().numpy(), abs=1e-5)
     assert len(distinct) < len(run.reference)
 
 
@@ -225,7 +230,7 @@ def test_a_collapse_of_the_effective_sample_size_stops_with_advice(base: Path, r
 
 def test_a_non_finite_loss_names_the_row(base: Path, rows_file: Path, tmp_path: Path) -> None:
     run = trainer("rs", base, rows_file, tmp_path, per_device_train_batch_size=4, max_steps=2)
-    run.bare_model.model.norm.weight.data[0] = float("nan")
+    run.bare_model.pretrained.model.norm.weight.data[0] = float("nan")
     with pytest.raises(NonFiniteLoss, match=r"the loss of row 'miniature/train/0/\d+#\d'"):
         run.train()
 

@@ -329,7 +329,6 @@ class _Run:
             "input": str(rows),
             "output": str(output),
             "model_name_or_path": str(self.path(scorer)),
-            "batch_size": 256,
             "device": self.config.device,
         }
         return self._job(["score"], f"score_{scorer}", options, after=scorer)

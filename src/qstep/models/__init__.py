@@ -1,29 +1,25 @@
-"""Models: the step scorer and its contract, the policy's log-probabilities, the value network, forward on groups."""
+"""Models: modules whose forward(batch) gives Q-values, log-probs, or log-probs and values; the step contract."""
 
-from qstep.models.forward import Batch, collate_groups, response_hidden
-from qstep.models.policy import PolicyWithValue, ValueNetwork, load_policy, policy_logps, token_logps
-from qstep.models.scorer import (
-    StepContract,
-    StepScorer,
-    collate_steps,
-    encode_steps,
-    new_scorer,
-    step_q_values,
-)
+from qstep.models.loading import Dtype, ModelOptions
+from qstep.models.logps import token_logps
+from qstep.models.merge import merge_adapter
+from qstep.models.packing import Batch, collate_groups, packed_hidden
+from qstep.models.policy import PolicyModel, PolicyWithValue, ValueNetwork
+from qstep.models.scorer import ScorerModel, StepContract, collate_steps, encode_steps
 
 __all__ = [
     "Batch",
+    "Dtype",
+    "ModelOptions",
+    "PolicyModel",
     "PolicyWithValue",
+    "ScorerModel",
     "StepContract",
-    "StepScorer",
     "ValueNetwork",
     "collate_groups",
     "collate_steps",
     "encode_steps",
-    "load_policy",
-    "new_scorer",
-    "policy_logps",
-    "response_hidden",
-    "step_q_values",
+    "merge_adapter",
+    "packed_hidden",
     "token_logps",
 ]

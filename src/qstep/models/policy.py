@@ -2,127 +2,206 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from qstep.models.forward import Batch, response_hidden
+from qstep.models.adapters import adapted, base_of, restore_pretrained, save_pretrained, saved_adapter
+from qstep.models.loading import ADAPTER_CONFIG, Dtype, ModelOptions, adapter_off, bare, load_causal_lm, pack
+from qstep.models.logps import token_logps
+from qstep.models.packing import Batch, packed_hidden, states_before
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from peft import LoraConfig, PeftModel
 
 ValueNetwork = Literal["separate", "head"]
 """`separate`: a second network initialised from the policy (the paper); `head`: a linear head on its trunk."""
 
-_LOGITS_AT_ONCE = 1 << 24  # 64 MiB of fp32 logits
+VALUE_FILE = "value.safetensors"
 
 
-def load_policy(model_name_or_path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Loads a causal language model in fp32 from a local path or Hub id, dropout as its config says.
+class PolicyModel(nn.Module):
+    """A policy as one module: `forward(batch)` gives log pi(a_t | s_t) of every response token, `[B, T]`, in fp32.
 
-    Raises:
-        ValueError: if its logits are not `lm_head(trunk)` (soft-capped or scaled), which qstep's
-            log-probabilities assume.
+    `pretrained` is a causal language model of transformers, or a peft model around one.
     """
-    model = AutoModelForCausalLM.from_pretrained(
-        model_name_or_path, dtype=torch.float32, trust_remote_code=trust_remote_code
-    )
-    _check_head(model)
-    return model
+
+    def __init__(self, pretrained: PreTrainedModel | PeftModel) -> None:
+        super().__init__()
+        pack(bare(pretrained))
+        self.pretrained = pretrained
+
+    @classmethod
+    def new(cls, options: ModelOptions) -> PolicyModel:
+        """A policy about to be trained, or a reference.
+
+        Raises ValueError for a family whose layers or logits qstep cannot compute; the message says which.
+        """
+        model = load_causal_lm(options)
+        lora = options.lora("CAUSAL_LM")
+        return cls(model if lora is None else adapted(model, lora))
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return bare(self.pretrained).config
+
+    @property
+    def device(self) -> torch.device:
+        return self.pretrained.device
+
+    def forward(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """log pi(a_t | s_t), 0 where the mask is 0."""
+        model = bare(self.pretrained)
+        return self.logps(states_before(packed_hidden(model.base_model, batch), batch), batch)
+
+    def logps(self, states: Float[Tensor, "M D"], batch: Batch) -> Float[Tensor, "B T"]:
+        """The log-probabilities of the batch's response tokens in the states they were chosen in."""
+        mask = batch["response_mask"].bool()
+        chosen = token_logps(bare(self.pretrained), states, batch["response_ids"][mask])
+        return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).masked_scatter(mask, chosen)
+
+    def reference(self) -> AbstractContextManager[Any]:
+        """A context in which the adapter is off: then this is the policy that training began with."""
+        return adapter_off(self.pretrained)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Recomputes each layer in the backward pass instead of keeping what is in it."""
+        bare(self.pretrained).gradient_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
+
+    def gradient_checkpointing_disable(self) -> None:
+        bare(self.pretrained).gradient_checkpointing_disable()
+
+    def save(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Writes a checkpoint of transformers, or of peft.
+
+        `state_dict` is this module's whole state, where its own parameters are sharded.
+        """
+        save_pretrained(self.pretrained, folder, state_dict, "pretrained.")
+
+    def restore(self, folder: str | Path) -> None:
+        """Takes back the weights that `save` wrote, exactly."""
+        restore_pretrained(self.pretrained, folder)
 
 
-@torch.no_grad()
-def _check_head(model: PreTrainedModel) -> None:
-    ids = torch.arange(min(4, model.config.get_text_config().vocab_size), device=model.device).unsqueeze(0)
-    training = model.training
-    model.eval()
-    logits = model(input_ids=ids, use_cache=False).logits.float()
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    model.train(training)
-    if not torch.allclose(model.get_output_embeddings()(hidden).float(), logits, rtol=1e-3, atol=1e-3):
-        raise ValueError(
-            f"{type(model).__name__} transforms its logits after the output embedding (soft-capping or scaling); "
-            "its log-probabilities cannot be computed from the hidden states. Use a model without it."
-        )
-
-
-def token_logps(hidden: Float[Tensor, "B T D"], head: nn.Module, ids: Tensor, mask: Tensor) -> Float[Tensor, "B T"]:
-    """log pi(token) of `ids [B, T]` in the states `hidden`, 0 where `mask` is 0; fp32 whatever the model's dtype.
-
-    Logits exist for a slice of the tokens at a time, in the backward pass too (they are recomputed), so
-    memory does not grow with tokens x vocabulary.
-    """
-    present = mask.bool()
-    states, targets = hidden[present], ids[present]
-    size = max(1, _LOGITS_AT_ONCE // head.get_parameter("weight").shape[0])
-
-    def logps(states: Tensor, targets: Tensor) -> Tensor:
-        logits = head(states).float()
-        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-
-    if len(states) <= size:
-        chosen = logps(states, targets)
-    else:
-        slices = zip(states.split(size), targets.split(size), strict=True)
-        chosen = torch.cat([checkpoint(logps, s, t, use_reentrant=False) for s, t in slices])
-    return torch.zeros(mask.shape, dtype=torch.float32, device=hidden.device).masked_scatter(present, chosen)
-
-
-def policy_logps(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "B T"]:
-    """log pi(a_t | s_t) of every response token of the batch."""
-    hidden = response_hidden(model.base_model, batch)[:, :-1]
-    return token_logps(hidden, model.get_output_embeddings(), batch["response_ids"], batch["response_mask"])
-
-
-class PolicyWithValue(nn.Module):
+class PolicyWithValue(PolicyModel):
     """A policy pi_theta and its value function V_phi, called together: `(logps [B, T], values [B, T])`.
 
-    `values[:, t]` is V of the state in which token t is chosen. With `value="separate"` V is a network of its
-    own, initialised from the policy's weights; with `"head"` a linear head reads the policy's trunk, in one
-    forward pass. `value_init` is the head's initial bias (the mean reward is a good one); its weights start
-    at zero, so V starts constant.
+    `values[:, t]` is V of the state in which token t is chosen. With `value="separate"` V is a network of its own,
+    initialised from the policy's weights (under an adapter: one of its own on the same frozen weights); with `"head"`
+    a linear head reads the policy's trunk, in one forward pass. The head's weights start at zero, so V starts constant:
+    at its bias, which `start_value` sets (the mean reward is a good one).
     """
 
-    def __init__(self, policy: PreTrainedModel, value: ValueNetwork, value_init: float = 0.0) -> None:
-        super().__init__()
-        self.policy = policy
-        self.value_trunk: nn.Module | None = None
-        hidden_size = policy.config.get_text_config().hidden_size
-        self.value_head = nn.Linear(hidden_size, 1, device=policy.device)
+    def __init__(self, pretrained: PreTrainedModel | PeftModel, value_trunk: nn.Module | None) -> None:
+        super().__init__(pretrained)
+        self.value_trunk = value_trunk
+        hidden_size = self.config.get_text_config().hidden_size
+        self.value_head = nn.Linear(hidden_size, 1, device=self.device)
         nn.init.zeros_(self.value_head.weight)
-        nn.init.constant_(self.value_head.bias, value_init)
-        if value == "separate":
-            self.value_trunk = type(policy.base_model)(policy.config).to(policy.device)
-            self.value_trunk.load_state_dict(policy.base_model.state_dict())
+        nn.init.zeros_(self.value_head.bias)
 
-    def forward(self, batch: Batch) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-        states = response_hidden(self.policy.base_model, batch)[:, :-1]
-        logps = token_logps(states, self.policy.get_output_embeddings(), batch["response_ids"], batch["response_mask"])
+    @classmethod
+    def new_with_value(cls, options: ModelOptions, value: ValueNetwork) -> PolicyWithValue:
+        """A policy about to be trained with its value function; raises as `PolicyModel.new` does."""
+        return cls._made_of(load_causal_lm(options), options.lora("CAUSAL_LM"), value)
+
+    @classmethod
+    def load(cls, folder: str | Path, dtype: Dtype = "float32") -> PolicyWithValue:
+        """A policy and its V that `save` or `qstep merge` wrote; of an adapter, on the base model that it names.
+
+        Raises ValueError where the folder holds no value function.
+        """
+        from safetensors import safe_open
+
+        file = Path(folder) / VALUE_FILE
+        if not file.exists():
+            raise ValueError(f"{folder} holds no value function ({VALUE_FILE}): it was not trained by DQO or DRO")
+        with safe_open(file, "pt") as tensors:
+            separate = any(name.startswith("value_trunk.") for name in tensors.keys())  # noqa: SIM118 (not a dict)
+        lora = saved_adapter(folder) if (Path(folder) / ADAPTER_CONFIG).exists() else None
+        base = str(folder) if lora is None else base_of(folder)
+        model = load_causal_lm(ModelOptions(model_name_or_path=base, dtype=dtype))
+        policy = cls._made_of(model, lora, "separate" if separate else "head")
+        policy.restore(folder)
+        return policy
+
+    @classmethod
+    def _made_of(cls, model: PreTrainedModel, lora: LoraConfig | None, value: ValueNetwork) -> PolicyWithValue:
+        trunk = None
+        if value == "separate":
+            # Under adapters both networks stand on the same frozen weights, of which there is one copy.
+            shared = {} if lora is None else {id(weight): weight for weight in model.base_model.parameters()}
+            trunk = copy.deepcopy(model.base_model, dict(shared))
+        if lora is None:
+            return cls(model, trunk)
+        if trunk is not None:
+            from peft import inject_adapter_in_model
+
+            own = copy.deepcopy(lora)
+            if own.target_modules and not isinstance(own.target_modules, str):  # a saved adapter's, from the head down
+                prefix = f"{model.base_model_prefix}."
+                own.target_modules = {name.removeprefix(prefix) for name in own.target_modules}
+            inject_adapter_in_model(own, trunk)
+        return cls(adapted(model, lora), trunk)
+
+    def start_value(self, value: float) -> None:
+        """Sets V's initial constant."""
+        nn.init.constant_(self.value_head.bias, value)
+
+    def forward(self, batch: Batch) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:  # type: ignore[override]
+        """log pi(a_t | s_t) and V(s_t), 0 where the mask is 0."""
+        states = states_before(packed_hidden(bare(self.pretrained).base_model, batch), batch)
+        logps = self.logps(states, batch)
         if self.value_trunk is not None:
-            states = response_hidden(self.value_trunk, batch)[:, :-1]
-        return logps, self.value_head(states).squeeze(-1).float()
+            states = states_before(packed_hidden(self.value_trunk, batch), batch)
+        with torch.autocast(states.device.type, enabled=False):
+            chosen = self.value_head(states.float()).squeeze(-1)
+        return logps, torch.zeros_like(logps).masked_scatter(batch["response_mask"].bool(), chosen)
+
+    def policy_logps(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """The policy's log-probabilities alone, as `PolicyModel` computes them."""
+        return super().forward(batch)
 
     def value_parameters(self) -> list[nn.Parameter]:
+        """What V alone is made of, as far as it is trained."""
         trunk = [] if self.value_trunk is None else list(self.value_trunk.parameters())
-        return [*trunk, *self.value_head.parameters()]
+        return [p for p in (*trunk, *self.value_head.parameters()) if p.requires_grad]
 
-    def save_value(self, folder: Path) -> None:
-        """Writes V beside the policy as `value.safetensors`."""
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+        if isinstance(self.value_trunk, PreTrainedModel):
+            self.value_trunk.gradient_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
+
+    def gradient_checkpointing_disable(self) -> None:
+        super().gradient_checkpointing_disable()
+        if isinstance(self.value_trunk, PreTrainedModel):
+            self.value_trunk.gradient_checkpointing_disable()
+
+    def save(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Writes the policy as `PolicyModel.save` does, and what is trained of V beside it as `value.safetensors`."""
         from safetensors.torch import save_file
 
-        state = {k: v.contiguous() for k, v in self.state_dict().items() if k.startswith("value_")}
-        save_file(state, folder / "value.safetensors")
+        super().save(folder, state_dict)
+        trained = {name for name, p in self.named_parameters() if name.startswith("value_") and p.requires_grad}
+        state = self.state_dict() if state_dict is None else state_dict
+        save_file({name: state[name].contiguous() for name in sorted(trained)}, Path(folder) / VALUE_FILE)
 
-    def load_saved(self, folder: Path) -> None:
-        """Restores policy and V from a folder written by `policy.save_pretrained` and `save_value`."""
+    def restore(self, folder: str | Path) -> None:
+        """Takes back what `save` wrote, exactly. Raises ValueError where V's file does not fit this network."""
         from safetensors.torch import load_file
 
-        saved = AutoModelForCausalLM.from_pretrained(folder, dtype=self.policy.dtype)
-        self.policy.load_state_dict(saved.state_dict())
-        missing, unexpected = self.load_state_dict(load_file(folder / "value.safetensors"), strict=False)
-        if unexpected or any(name.startswith("value_") for name in missing):
-            raise ValueError(f"{folder / 'value.safetensors'} does not fit this value network: {missing} {unexpected}")
+        super().restore(folder)
+        state = load_file(Path(folder) / VALUE_FILE)
+        trained = {name for name, p in self.named_parameters() if name.startswith("value_") and p.requires_grad}
+        if state.keys() != trained:
+            raise ValueError(
+                f"{Path(folder) / VALUE_FILE} does not fit this value network: it lacks "
+                f"{sorted(trained - state.keys())} and has {sorted(state.keys() - trained)}"
+            )
+        self.load_state_dict(state, strict=False)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from qstep.data import encode_prompt, encode_texts
-from qstep.models.forward import Batch, collate_groups, response_hidden
-from qstep.types import Aggregation, Prompt, Row
+from qstep.models.adapters import adapted, load_adapter, restore_pretrained, save_pretrained
+from qstep.models.loading import ADAPTER_CONFIG, Dtype, ModelOptions, bare, head_name, load_token_classifier, pack
+from qstep.models.packing import Batch, collate_groups, packed_hidden, response_starts
+from qstep.types import Aggregation, Prompt
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from peft import PeftModel
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,14 @@ class StepContract:
         )
 
     @classmethod
-    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> StepContract:
+    def of(cls, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> StepContract:
         """The contract a checkpoint carries, checked against the tokenizer it is about to be used with.
 
         Raises:
             ValueError: if the checkpoint has no contract, one of another version, or was trained with
                 another separator token or chat template.
         """
-        stored = getattr(model.config, "qstep", None)
+        stored = getattr(config, "qstep", None)
         if not isinstance(stored, dict):
             raise ValueError(
                 "This checkpoint has no step contract ('qstep' in its config.json): it was not trained by "
@@ -101,9 +103,9 @@ class StepContract:
             )
         return contract
 
-    def attach(self, model: PreTrainedModel) -> None:
-        """Writes the contract into the model's config, so that `save_pretrained` stores it."""
-        model.config.qstep = asdict(self)
+    def attach(self, config: PretrainedConfig) -> None:
+        """Writes the contract into a model's config, so that `save_pretrained` stores it."""
+        config.qstep = asdict(self)
 
 
 def _template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -137,26 +139,80 @@ def encode_steps(
     return prompt_ids, response_ids, ends
 
 
-def new_scorer(model_name_or_path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A scorer about to be trained: the trunk of any causal LM under a fresh scalar head, without dropout, fp32."""
-    config = AutoConfig.from_pretrained(
-        model_name_or_path, num_labels=1, problem_type="regression", trust_remote_code=trust_remote_code
-    )
-    config.classifier_dropout = 0.0
-    return AutoModelForTokenClassification.from_pretrained(
-        model_name_or_path, config=config, dtype=torch.float32, trust_remote_code=trust_remote_code
-    )
+class ScorerModel(nn.Module):
+    """A step scorer as one module: `forward(batch)` gives the Q of each step, `[B, S]`, in fp32.
 
-
-def step_q_values(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "B S"]:
-    """Q of each step, read at its separator: `batch["step_ends"] [B, S]` indexes response tokens, -1 absent.
-
-    Values at absent steps are 0.
+    `pretrained` is an `AutoModelForTokenClassification` with one output, or a peft model around one.
     """
-    after = response_hidden(model.base_model, batch)[:, 1:]
-    ends = batch["step_ends"]
-    states = after.gather(1, ends.clamp(min=0).unsqueeze(-1).expand(-1, -1, after.shape[-1]))
-    return model.get_submodule("score")(states).squeeze(-1).masked_fill(ends < 0, 0.0)
+
+    def __init__(self, pretrained: PreTrainedModel | PeftModel) -> None:
+        super().__init__()
+        pack(bare(pretrained))
+        self.pretrained = pretrained
+
+    @classmethod
+    def new(cls, options: ModelOptions) -> ScorerModel:
+        """A scorer about to be trained: the trunk of a causal LM under a fresh scalar head, without dropout.
+
+        Raises ValueError for a family that cannot be packed, or where peft is asked for and not installed.
+        """
+        config = AutoConfig.from_pretrained(
+            options.model_name_or_path, num_labels=1, problem_type="regression", **options.load_arguments()
+        )
+        model = load_token_classifier(
+            options.model_name_or_path, config, dtype=options.dtype, **options.load_arguments()
+        )
+        lora = options.lora("TOKEN_CLS", modules_to_save=[head_name(model)])
+        return cls(model if lora is None else adapted(model, lora))
+
+    @classmethod
+    def load(cls, folder: str | Path, dtype: Dtype = "float32") -> ScorerModel:
+        """A scorer that `save` or `qstep merge` wrote; of an adapter, on the base model that it names."""
+        config = AutoConfig.from_pretrained(folder)
+        if not (Path(folder) / ADAPTER_CONFIG).exists():
+            return cls(load_token_classifier(folder, config, dtype=dtype))
+        return cls(load_adapter(folder, lambda base: load_token_classifier(base, config, dtype=dtype)))
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return bare(self.pretrained).config
+
+    @property
+    def device(self) -> torch.device:
+        return self.pretrained.device
+
+    def forward(self, batch: Batch) -> Float[Tensor, "B S"]:
+        """Q of each step, read at its separator: `batch["step_ends"] [B, S]` indexes response tokens, -1 absent.
+
+        Values at absent steps are 0.
+        """
+        model = bare(self.pretrained)
+        hidden = packed_hidden(model.base_model, batch)
+        starts, _ = response_starts(batch)
+        ends = batch["step_ends"]
+        places = (starts[:, None] + ends.clamp(min=0)).clamp(max=len(hidden) - 1)
+        states = hidden.index_select(0, places.flatten()).view(*ends.shape, -1)
+        with torch.autocast(states.device.type, enabled=False):
+            q_values = model.get_submodule(head_name(model))(states.float()).squeeze(-1)
+        return q_values.masked_fill(ends < 0, 0.0)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Recomputes each layer in the backward pass instead of keeping what is in it."""
+        bare(self.pretrained).gradient_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
+
+    def gradient_checkpointing_disable(self) -> None:
+        bare(self.pretrained).gradient_checkpointing_disable()
+
+    def save(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Writes a checkpoint of transformers, or of peft; the step contract is in its `config.json` in both.
+
+        `state_dict` is this module's whole state, where its own parameters are sharded.
+        """
+        save_pretrained(self.pretrained, folder, state_dict, "pretrained.")
+
+    def restore(self, folder: str | Path) -> None:
+        """Takes back the weights that `save` wrote, exactly."""
+        restore_pretrained(self.pretrained, folder)
 
 
 def collate_steps(
@@ -169,78 +225,3 @@ def collate_steps(
     width = max((len(ends) for ends in step_ends), default=0)
     batch["step_ends"] = torch.tensor([[*ends, *[-1] * (width - len(ends))] for ends in step_ends], dtype=torch.long)
     return batch
-
-
-class StepScorer:
-    """A trained scorer ready to use: `score(prompt, steps)`, or `score_rows` for a stream of rows."""
-
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.contract = StepContract.of(model, tokenizer)
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-
-    @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> StepScorer:
-        """Loads a checkpoint written by `qstep train pqm|bce|mse|orm`."""
-        from transformers import AutoTokenizer
-
-        model = AutoModelForTokenClassification.from_pretrained(path, dtype=torch.float32).to(device)
-        return cls(model, AutoTokenizer.from_pretrained(path))
-
-    def score(self, prompt: Prompt, steps: Sequence[str]) -> list[float]:
-        """The Q-value of each step."""
-        return next(iter(self._score_batch([(prompt, [list(steps)])], ["score()"])))
-
-    def score_rows(self, rows: Iterable[Row], *, batch_size: int = 64) -> Iterator[tuple[Row, list[float]]]:
-        """Scores rows with a `prompt` and step texts in `completions`; yields in order, memory flat.
-
-        Equal responses to a prompt, of which a confident policy draws many, are computed once where they are
-        near each other.
-        """
-        for chunk, distinct, which in _distinct_chunks(rows, batch_size):
-            groups = [(prompt, list(members)) for prompt, members in groupby(distinct, key=lambda row: row["prompt"])]
-            q_values = self._score_batch(
-                [(prompt, [row["completions"] for row in members]) for prompt, members in groups],
-                [str(row.get("id", "row")) for row in distinct],
-            )
-            for row, place in zip(chunk, which, strict=True):
-                yield row, list(q_values[place])
-
-    @torch.inference_mode()
-    def _score_batch(self, groups: Sequence[tuple[Any, list[list[str]]]], names: Sequence[str]) -> list[list[float]]:
-        prompts: list[list[int]] = []
-        responses: list[list[list[int]]] = []
-        all_ends: list[list[int]] = []
-        labels = iter(names)
-        for prompt, members in groups:
-            encoded = [
-                encode_steps(self.tokenizer, self.contract, prompt, steps, where=next(labels)) for steps in members
-            ]
-            prompts.append(encoded[0][0])
-            responses.append([ids for _, ids, _ in encoded])
-            all_ends.extend(ends for _, _, ends in encoded)
-        batch = collate_steps(prompts, responses, all_ends)
-        q = step_q_values(self.model, {k: v.to(self.model.device) for k, v in batch.items()}).float().cpu()
-        return [q[i, : len(ends)].tolist() for i, ends in enumerate(all_ends)]
-
-
-def _distinct_chunks(rows: Iterable[Row], most: int) -> Iterator[tuple[list[Row], list[Row], list[int]]]:
-    """Rows in lists that hold `most` different responses (in 16 times as many rows at most).
-
-    Yields each list, the first row of each different response in it, and which of these each row equals.
-    """
-    chunk: list[Row] = []
-    distinct: list[Row] = []
-    which: list[int] = []
-    places: dict[str, int] = {}
-    for row in rows:
-        place = places.setdefault(repr((row["prompt"], row["completions"])), len(distinct))
-        if place == len(distinct):
-            distinct.append(row)
-        chunk.append(row)
-        which.append(place)
-        if len(distinct) == most or len(chunk) == 16 * most:
-            yield chunk, distinct, which
-            chunk, distinct, which, places = [], [], [], {}
-    if chunk:
-        yield chunk, distinct, which

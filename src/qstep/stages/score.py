@@ -10,6 +10,8 @@ from qstep.stages.inputs import choose_device, finished, hide_loading_bars, mode
 from qstep.stages.progress import bar
 from qstep.types import Row
 
+_ROWS_AT_ONCE = 64
+
 
 @dataclass
 class ScoreConfig:
@@ -23,26 +25,26 @@ class ScoreConfig:
         input: rows written by `qstep sample`, `grade` or `annotate`.
         output: the JSONL file to write.
         model_name_or_path: a folder or Hub id written by `qstep train pqm|bce|mse|orm`.
-        batch_size: responses scored at once.
+        max_tokens: tokens computed at once; a prompt counts once for the rows that share it.
         device: cpu, cuda, or auto.
     """
 
     input: Path
     output: Path
     model_name_or_path: str
-    batch_size: int = 64
+    max_tokens: int = 8192
     device: str = "auto"
 
 
 def score(config: ScoreConfig) -> Path:
     """Runs the stage and returns its output."""
     from qstep.data import StageFile, count_rows, read_rows, split_steps
-    from qstep.models import StepScorer
+    from qstep.scoring import StepScorer
     from qstep.search import aggregate
 
     settings = settings_of(
         config,
-        *("output", "batch_size", "device"),
+        *("output", "max_tokens", "device"),
         input=finished(config.input),
         model=model_fingerprint(config.model_name_or_path),
     )
@@ -63,7 +65,7 @@ def score(config: ScoreConfig) -> Path:
         rows = (with_steps(row) for row in read_rows(config.input) if row["id"] not in file.done)
         with bar(f"score {config.output.stem}", count_rows(config.input), len(file.done)) as advance:
             pending: list[Row] = []
-            for row, q_values in scorer.score_rows(rows, batch_size=config.batch_size):
+            for row, q_values in scorer.score_rows(rows, max_tokens=config.max_tokens):
                 total = aggregate(q_values, contract.aggregation)
                 pending.append(
                     {
@@ -73,7 +75,7 @@ def score(config: ScoreConfig) -> Path:
                         "step_rewards": [1 / (1 + math.exp(-q)) if q > -700 else 0.0 for q in q_values],
                     }
                 )
-                if len(pending) == config.batch_size:
+                if len(pending) == _ROWS_AT_ONCE:
                     file.append(pending)
                     advance(len(pending))
                     pending = []

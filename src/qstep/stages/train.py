@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from torch import nn
 from transformers import (
     AutoTokenizer,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
     TrainerControl,
@@ -20,7 +20,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from qstep.data import StageFile
-from qstep.models import load_policy, new_scorer
+from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, ScorerModel
 from qstep.stages.inputs import finished, hide_loading_bars, model_fingerprint
 from qstep.stages.progress import console
 from qstep.trainers import (
@@ -50,16 +50,14 @@ _IRRELEVANT = {
 }
 
 
-@dataclass
-class TrainInputs:
+@dataclass(kw_only=True)
+class TrainInputs(ModelOptions):
     """What a training run starts from.
 
     Args:
-        model_name_or_path: the causal language model to start from: a folder or a Hub id.
         train_file: the JSONL rows to learn from.
     """
 
-    model_name_or_path: str
     train_file: Path
 
 
@@ -84,6 +82,7 @@ def train(method: str, inputs: TrainInputs, config: Any) -> Path:
             name: value if isinstance(value, int | float | str | bool | None) else str(value)
             for name, value in changed.items()
         },
+        **{k: v for k, v in asdict(inputs).items() if k not in ("model_name_or_path", "train_file")},
         "train_file": finished(inputs.train_file),
         "model": model_fingerprint(inputs.model_name_or_path),
     }
@@ -92,7 +91,7 @@ def train(method: str, inputs: TrainInputs, config: Any) -> Path:
             return output
         set_seed(config.seed)
         hide_loading_bars()
-        tokenizer = AutoTokenizer.from_pretrained(inputs.model_name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(inputs.model_name_or_path, **inputs.load_arguments())
         trainer = _trainer(method, inputs, config, tokenizer, [_Log(log)])
         if trainer.train_dataset.left_out:
             console.print(f"{inputs.train_file}: left out {dict(trainer.train_dataset.left_out)}")
@@ -105,14 +104,17 @@ def train(method: str, inputs: TrainInputs, config: Any) -> Path:
 def _trainer(
     method: str, inputs: TrainInputs, config: Any, tokenizer: PreTrainedTokenizerBase, callbacks: list[Any]
 ) -> GroupTrainer:
-    build: dict[str, tuple[Callable[[str], PreTrainedModel], Callable[..., GroupTrainer]]] = {
-        **{name: (new_scorer, ScorerTrainer) for name in SCORERS},
-        "dqo": (load_policy, DQOTrainer),
-        "dro": (load_policy, DROTrainer),
-        "rs": (load_policy, RSTrainer),
+    def with_value(options: ModelOptions) -> PolicyWithValue:
+        return PolicyWithValue.new_with_value(options, config.value)
+
+    build: dict[str, tuple[Callable[[ModelOptions], nn.Module], Callable[..., GroupTrainer]]] = {
+        **{name: (ScorerModel.new, ScorerTrainer) for name in SCORERS},
+        "dqo": (with_value, DQOTrainer),
+        "dro": (with_value, DROTrainer),
+        "rs": (PolicyModel.new, RSTrainer),
     }
     load, trainer = build[method]
-    return trainer(load(inputs.model_name_or_path), config, inputs.train_file, tokenizer, callbacks)
+    return trainer(load(inputs), config, inputs.train_file, tokenizer, callbacks)
 
 
 class _Log(TrainerCallback):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,6 +104,16 @@ class GroupTrainer(Trainer):
         means = {name: sum(values) / len(values) for name, values in self.recorded.items()}
         self.recorded.clear()
         super().log({**logs, **means}, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.bare_model.save(folder, state_dict)
+        assert isinstance(self.processing_class, PreTrainedTokenizerBase)
+        self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.bare_model.restore(Path(resume_from_checkpoint))
 
     @property
     def bare_model(self) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from qstep.data import outcome, split_steps, step_token_ends
 from qstep.losses import (
@@ -89,7 +89,7 @@ class DQOTrainer(GroupTrainer):
 
     def __init__(
         self,
-        policy: PreTrainedModel,
+        model: PolicyWithValue,
         config: DQOConfig,
         path: Path,
         tokenizer: PreTrainedTokenizerBase,
@@ -101,8 +101,8 @@ class DQOTrainer(GroupTrainer):
         self.log_weights: list[Tensor] = []
         dataset = policy_dataset(path, config, tokenizer, "unpaired", ungraded)
         rewards = [outcome(dataset.row(i)) or 0.0 for i in range(len(dataset.offsets))]
-        model = PolicyWithValue(policy, config.value, value_init=sum(rewards) / len(rewards))
-        self.reference = reference_logps(policy, dataset, tokenizer, config)
+        model.start_value(sum(rewards) / len(rewards))
+        self.reference = reference_logps(model, dataset, tokenizer, config)
         super().__init__(model, config, dataset, self.collate, tokenizer, callbacks)
 
     def collate(self, items: list[Item]) -> Batch:
@@ -206,16 +206,6 @@ class DQOTrainer(GroupTrainer):
                 **{"weight_decay": self.args.weight_decay, **options},
             )
         return self.optimizer
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = Path(output_dir or str(self.config.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        self.bare_model.policy.save_pretrained(folder)
-        self.bare_model.save_value(folder)
-        self.tokenizer.save_pretrained(folder)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.bare_model.load_saved(Path(resume_from_checkpoint))
 
 
 class DROTrainer(DQOTrainer):

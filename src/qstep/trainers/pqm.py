@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from qstep.losses import bce_loss, mse_loss, orm_loss, pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
-from qstep.models import StepContract, collate_steps, encode_steps, step_q_values
+from qstep.models import ScorerModel, StepContract, collate_steps, encode_steps
 from qstep.trainers.base import GroupTrainer
 from qstep.trainers.dataset import GroupDataset
 from qstep.types import ABSENT, Aggregation, Row
@@ -98,7 +98,7 @@ class ScorerTrainer(GroupTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: ScorerModel,
         config: ScorerConfig,
         path: Path,
         tokenizer: PreTrainedTokenizerBase,
@@ -113,7 +113,7 @@ class ScorerTrainer(GroupTrainer):
             aggregation=config.aggregation,
             objective=config.objective,
         )
-        contract.attach(model)
+        contract.attach(model.config)
 
         def leave_out(row: Row, where: str) -> str | None:
             encode_steps(tokenizer, contract, row["prompt"], row["completions"], where=where)
@@ -147,7 +147,7 @@ class ScorerTrainer(GroupTrainer):
         super().__init__(model, config, dataset, collate, tokenizer, callbacks)
 
     def losses(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        q_values, labels = step_q_values(model, inputs), inputs["step_labels"]
+        q_values, labels = model(inputs), inputs["step_labels"]
         present = labels != ABSENT
         right, wrong = (labels > 0.5) & present, (labels <= 0.5) & present
         q = q_values.detach().float()

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from qstep.models import policy_logps
+from qstep.models import PolicyWithValue
 from qstep.trainers.dataset import GroupDataset
 from qstep.trainers.rs import Item, PolicyConfig, collate_rows
 
@@ -18,7 +18,7 @@ _TOKENS_AT_ONCE = 16384
 
 @torch.inference_mode()
 def reference_logps(
-    model: PreTrainedModel, dataset: GroupDataset, tokenizer: PreTrainedTokenizerBase, config: PolicyConfig
+    model: PolicyWithValue, dataset: GroupDataset, tokenizer: PreTrainedTokenizerBase, config: PolicyConfig
 ) -> Sequence[NDArray[np.float32]]:
     """log pi_ref of every response token, one fp32 array per kept row; 4 bytes a token in memory.
 
@@ -46,7 +46,8 @@ def reference_logps(
         if size < _TOKENS_AT_ONCE and index + 1 < len(dataset):
             continue
         batch = {k: v.to(config.device) for k, v in collate_rows(tokenizer, config, pending).items()}
-        values = policy_logps(model, batch).cpu().numpy()
+        with model.reference():
+            values = model.policy_logps(batch).cpu().numpy()
         lengths = batch["response_mask"].sum(1).tolist()
         for twins, row_logps, length in zip(equal.values(), values, lengths, strict=True):
             for row_index in twins:

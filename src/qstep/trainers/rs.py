@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from qstep.data import Format, encode_completion, encode_prompt, outcome
-from qstep.models import Batch, collate_groups, policy_logps
+from qstep.models import Batch, PolicyModel, collate_groups
 from qstep.trainers.base import GroupTrainer
 from qstep.trainers.dataset import GroupDataset
 from qstep.types import Row
@@ -89,7 +89,7 @@ class RSTrainer(GroupTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PolicyModel,
         config: PolicyConfig,
         path: Path,
         tokenizer: PreTrainedTokenizerBase,
@@ -104,4 +104,4 @@ class RSTrainer(GroupTrainer):
         return inputs["response_mask"].sum()
 
     def losses(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        return -policy_logps(model, inputs).sum(dim=1)
+        return -model(inputs).sum(dim=1)

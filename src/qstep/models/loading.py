@@ -1,0 +1,187 @@
+"""Loading a model to be trained or asked for Q: its options, its adapter, and whether it can be packed."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_layers import GenericForTokenClassification
+
+from qstep.models.logps import finished_logits
+from qstep.models.packing import PACKED_ATTENTION, collate_groups, packed_hidden
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(kw_only=True)
+class ModelOptions:
+    """Which model to train, and whether all of it or a low-rank adapter (TRL's names).
+
+    Args:
+        model_name_or_path: the causal language model to start from: a folder or a Hub id.
+        model_revision: of a Hub id: branch, tag or commit.
+        dtype: of the weights: float32, bfloat16, float16, or auto for the checkpoint's own.
+        trust_remote_code: run code that the checkpoint brings along.
+        use_peft: train a LoRA adapter on frozen weights instead of the weights; needs `pip install 'qstep[peft]'`.
+        lora_r: rank of the adapter.
+        lora_alpha: its scale is lora_alpha / lora_r.
+        lora_dropout: dropout before the adapter.
+        lora_target_modules: the linear layers it changes; all but the head by default.
+    """
+
+    model_name_or_path: str
+    model_revision: str | None = None
+    dtype: Dtype = "float32"
+    trust_remote_code: bool = False
+    use_peft: bool = False
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    lora_target_modules: list[str] | None = field(default=None)
+
+    def lora(self, task_type: str, modules_to_save: list[str] | None = None) -> LoraConfig | None:
+        """The adapter's configuration; None where the whole model is trained.
+
+        Raises ValueError where peft is asked for and not installed.
+        """
+        if not self.use_peft:
+            return None
+        try:
+            from peft import LoraConfig
+        except ImportError:
+            raise ValueError("use_peft needs the peft package: pip install 'qstep[peft]'") from None
+        return LoraConfig(
+            r=self.lora_r,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules=self.lora_target_modules or "all-linear",
+            modules_to_save=modules_to_save,
+            task_type=task_type,
+        )
+
+    def load_arguments(self) -> dict[str, Any]:
+        """What `from_pretrained` is told."""
+        return {"revision": self.model_revision, "trust_remote_code": self.trust_remote_code}
+
+
+def load_causal_lm(options: ModelOptions) -> PreTrainedModel:
+    """A causal language model to train or to take log-probabilities from, without dropout.
+
+    Raises:
+        ValueError: its layers or its logits are of a kind qstep cannot compute; the message says which.
+    """
+    config = AutoConfig.from_pretrained(options.model_name_or_path, **options.load_arguments())
+    model = AutoModelForCausalLM.from_pretrained(
+        options.model_name_or_path, config=without_dropout(config), dtype=options.dtype, **options.load_arguments()
+    )
+    return pack(model)
+
+
+def load_token_classifier(path: str | Path, config: PretrainedConfig, **arguments: Any) -> PreTrainedModel:
+    """An `AutoModelForTokenClassification` with one output; made alike where transformers has none for a family."""
+    config = without_dropout(config)
+    classes: Any = AutoModelForTokenClassification._model_mapping
+    model_class = classes[type(config)] if type(config) in classes else _token_classifier(config)
+    model = pack(model_class.from_pretrained(path, config=config, **arguments))
+    model.get_submodule(head_name(model)).float()  # a Q has more digits than half precision holds
+    return model
+
+
+def _token_classifier(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The class that transformers would have for this family's token classification."""
+    classes: Any = AutoModelForCausalLM._model_mapping
+    if type(config) not in classes:
+        raise ValueError(f"{config.model_type} is no causal language model of transformers; start from one that is")
+    causal = classes[type(config)]
+    family = next(base for base in causal.__mro__ if base.__name__.endswith("PreTrainedModel"))
+    name = causal.__name__.replace("ForCausalLM", "") + "ForTokenClassification"
+    # The trunk's name within the model is where `from_pretrained` looks for its weights.
+    members = {"base_model_prefix": causal.base_model_prefix, "__module__": __name__}
+    return type(name, (GenericForTokenClassification, family), members)
+
+
+def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
+    """The config with every dropout at 0, in place: a Q-value is one number, the same in training and in use."""
+    text = config.get_text_config()
+    for name, value in vars(text).items():
+        if ("dropout" in name or "pdrop" in name or name == "layerdrop") and isinstance(value, float):
+            setattr(text, name, 0.0)
+    if "classifier_dropout" in vars(text) or hasattr(text, "classifier_dropout"):
+        text.classifier_dropout = 0.0
+    return config
+
+
+def head_name(model: PreTrainedModel) -> str:
+    """The name of a token classifier's last layer: `score` or `classifier`."""
+    return next(name for name in ("score", "classifier") if hasattr(model, name))
+
+
+@torch.no_grad()
+def pack(model: PreTrainedModel) -> PreTrainedModel:
+    """Makes the model attend within packed batches, after showing that it computes the same that way.
+
+    Raises ValueError where it does not (its layers carry a state along the sequence, say), and where its logits are not
+    those of its output embedding, as far as `finished_logits` knows.
+    """
+    original = model.config._attn_implementation
+    if original == PACKED_ATTENTION:
+        return model
+    training = model.training
+    model.eval()
+    trunk, tolerance = model.base_model, 1e-3 if model.dtype == torch.float32 else 0.1
+    ids = [token % model.config.get_text_config().vocab_size for token in range(11, 18)]
+    prompt, responses = ids[:3], [ids[3:5], ids[3:7]]
+    refusal = f"{type(model).__name__} ({model.config.model_type}) cannot be used:"
+    expected = []
+    for response in responses:
+        inputs = torch.tensor([prompt + response], device=model.device)
+        expected.append(trunk(input_ids=inputs, use_cache=False).last_hidden_state[0])
+        head = model.get_output_embeddings()
+        if head is not None:
+            logits = finished_logits(model.config.get_text_config(), head(expected[-1]))
+            if not _alike(model(input_ids=inputs, use_cache=False).logits[0], logits, tolerance):
+                raise ValueError(f"{refusal} its logits are not those of its output embedding, and how is unknown")
+    try:
+        model.set_attn_implementation(PACKED_ATTENTION)
+        batch = {name: value.to(model.device) for name, value in collate_groups([prompt], [responses]).items()}
+        hidden = packed_hidden(trunk, batch)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{refusal} its attention cannot be replaced by one on packed batches: {error}"
+        ) from error
+    rows = [torch.cat([hidden[:3], hidden[3:5]]), torch.cat([hidden[:3], hidden[5:9]])]
+    if not all(_alike(*pair, tolerance) for pair in zip(expected, rows, strict=True)):
+        raise ValueError(f"{refusal} a response's states depend on what is beside it in a packed batch")
+    model.train(training)
+    return model
+
+
+def _alike(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return bool((a - b).float().norm() <= tolerance * a.float().norm())
+
+
+def adapter_off(model: nn.Module) -> AbstractContextManager[Any]:
+    """A context in which a peft model computes what its base does; of any other model, nothing changes."""
+    peft_model: Any = model
+    return peft_model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
+
+
+def bare(model: Any) -> PreTrainedModel:
+    """The model of transformers inside a peft model, its adapted layers in place."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,0 +1,203 @@
+"""Groups as one packed sequence: a prompt is computed once, and nothing is padded.
+
+A batch of G prompts with B responses in all is one row of L tokens, each prompt followed by its responses. Every
+layer of a decoder but attention treats positions on their own, so it computes just the tokens there are; attention
+(`packed_attention`) lets a prompt see itself, and a response see its prompt and itself. One ordinary call of the
+model, so precision, distribution, adapters and gradient checkpointing need to know nothing of it.
+
+A batch is a plain dict of tensors (so that `transformers.Trainer` can move it between devices):
+
+    input_ids      [L]  each prompt, then its responses      group_index      [B]  the prompt of each response
+    prompt_lengths [G]  in tokens                            response_lengths [B]  in tokens
+    response_ids [B, T] padded on the right, for the losses  response_mask [B, T]  1 where a token is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+Batch = dict[str, Tensor]
+
+PACKED_ATTENTION = "qstep_packed"
+"""The name under which `packed_attention` is known to transformers (`set_attn_implementation`)."""
+
+
+def collate_groups(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> Batch:
+    """Builds a batch from the token ids of G prompts and, for each, of its responses.
+
+    Raises ValueError for a prompt without tokens: nothing would predict the first token of its responses.
+    """
+    if not all(map(len, prompts)):
+        raise ValueError(f"prompt {[*map(len, prompts)].index(0)} of the batch has no tokens; give it at least one")
+    members = [ids for group in responses for ids in group]
+    segments = [ids for prompt, group in zip(prompts, responses, strict=True) for ids in (prompt, *group)]
+    lengths = torch.tensor([len(ids) for ids in members], dtype=torch.long)
+    width = int(lengths.max()) if members else 0
+    return {
+        "input_ids": torch.tensor([token for ids in segments for token in ids], dtype=torch.long),
+        "prompt_lengths": torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long),
+        "response_lengths": lengths,
+        "group_index": torch.tensor([g for g, group in enumerate(responses) for _ in group], dtype=torch.long),
+        "response_ids": torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in members], dtype=torch.long).view(
+            len(members), width
+        ),
+        "response_mask": (torch.arange(width) < lengths[:, None]).long(),
+    }
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the segments of a batch lie: each prompt, then its responses. Handed to every attention layer.
+
+    lengths: tokens of each segment. prompt_of: for each segment, the segment of its prompt (a prompt's is itself).
+    """
+
+    lengths: list[int]
+    prompt_of: list[int]
+    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: Batch) -> Packing:
+        prompts, lengths = batch["prompt_lengths"].tolist(), batch["response_lengths"].tolist()
+        sizes: list[int] = []
+        prompt_of: list[int] = []
+        members: list[list[int]] = [[] for _ in prompts]
+        for length, group in zip(lengths, batch["group_index"].tolist(), strict=True):
+            members[group].append(length)
+        for prompt, group_lengths in zip(prompts, members, strict=True):
+            prompt_of += [len(sizes)] * (1 + len(group_lengths))
+            sizes += [prompt, *group_lengths]
+        return cls(sizes, prompt_of)
+
+    def positions(self, device: torch.device) -> Int[Tensor, " L"]:
+        """Each token's position in the text it stands in: a response goes on where its prompt ends."""
+        starts = [0 if at == prompt else self.lengths[prompt] for at, prompt in enumerate(self.prompt_of)]
+        return torch.cat(
+            [torch.arange(start, start + n, device=device) for start, n in zip(starts, self.lengths, strict=True)]
+        )
+
+    def mask(self, before: int, length: int, window: int | None, device: torch.device) -> Tensor:
+        """Which of `before + length` keys each of the last `length` positions sees, `[length, before + length]`."""
+        key = (before, length, window)
+        if key not in self.masks:
+            query = torch.arange(before, before + length, device=device)[:, None]
+            seen = torch.arange(before + length, device=device)
+            mask = seen <= query
+            self.masks[key] = mask if window is None else mask & (seen > query - window)
+        return self.masks[key]
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 H L d"],
+    key: Float[Tensor, "1 K L d"],
+    value: Float[Tensor, "1 K L d"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    packing: Packing | None = None,
+    **_: Any,
+) -> tuple[Float[Tensor, "1 L H d"], None]:
+    """Causal attention within each prompt, and from each response to its prompt and itself.
+
+    What transformers' decoders call for their attention. Grouped keys, sliding windows and soft-capped scores are
+    done as each model asks.
+
+    Raises RuntimeError where a model does not hand the packing on, and where dropout is asked for.
+    """
+    if packing is None or attention_mask is not None:
+        raise RuntimeError(f"{type(module).__name__} was called without a packed batch; use qstep.models to call it")
+    if dropout:
+        raise RuntimeError(f"{type(module).__name__} drops out attention: load the model with qstep.models")
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    segments = zip(*(states.split(packing.lengths, dim=2) for states in (query, key, value)), strict=True)
+    outputs: list[Tensor] = []
+    prompt_key = prompt_value = key
+    for at, (q, k, v) in enumerate(segments):
+        before = 0
+        if packing.prompt_of[at] == at:
+            prompt_key, prompt_value = k, v
+        else:
+            before = prompt_key.shape[2]
+            k, v = torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2)
+        outputs.append(_attend(q, k, v, packing, before, scaling, sliding_window, softcap) if q.shape[2] else q)
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: Packing,
+    before: int,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    length = query.shape[2]
+    if window is not None and before + length <= window:
+        window = None
+    grouped = key.shape[1] != query.shape[1]
+    plain = before == 0 and window is None
+    if softcap is None and (plain or not query.is_cuda):
+        mask = None if plain else packing.mask(before, length, window, query.device)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=plain, scale=scaling, enable_gqa=grouped
+        )
+    mask = packing.mask(before, length, window, query.device)
+    if grouped:  # no kernel of a GPU takes grouped keys and a mask together
+        repeats = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    if softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scale / softcap)
+    scores = scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
+    return scores.softmax(dim=-1).to(value.dtype) @ value
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+
+
+def packed_hidden(trunk: nn.Module, batch: Batch) -> Float[Tensor, "L D"]:
+    """The last hidden state of every token of a batch; `trunk` is a decoder without its head."""
+    packing = Packing.of(batch)
+    ids = batch["input_ids"].unsqueeze(0)
+    positions = packing.positions(ids.device).unsqueeze(0)
+    output = trunk(input_ids=ids, position_ids=positions, use_cache=False, packing=packing)
+    return output.last_hidden_state.squeeze(0)
+
+
+def response_starts(batch: Batch) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
+    """Where each response begins in the packed row, and where its prompt's last token is."""
+    lengths, groups = batch["response_lengths"], batch["group_index"]
+    ends_of_prompts = list(accumulate(batch["prompt_lengths"].tolist()))
+    before = lengths.cumsum(0) - lengths  # tokens of earlier responses
+    through_prompt = torch.tensor(ends_of_prompts, device=lengths.device)[groups]
+    starts = through_prompt + before
+    first_of_group = torch.zeros(len(ends_of_prompts), dtype=torch.long, device=lengths.device)
+    first_of_group.scatter_reduce_(0, groups, before, "amin", include_self=False)
+    return starts, through_prompt + first_of_group[groups] - 1
+
+
+def states_before(hidden: Float[Tensor, "L D"], batch: Batch) -> Float[Tensor, "M D"]:
+    """The states in which the M response tokens were chosen, in the order of `response_mask`'s ones."""
+    starts, prompt_ends = response_starts(batch)
+    mask = batch["response_mask"].bool()
+    index = starts[:, None] - 1 + torch.arange(mask.shape[1], device=mask.device)
+    if index.shape[1]:
+        index[:, 0] = prompt_ends
+    return hidden.index_select(0, index[mask])

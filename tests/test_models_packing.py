@@ -1,0 +1,188 @@
+"""Packed groups: what every family computes on them is what it computes on each sequence alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from model_families import FAMILIES, REFUSED, saved, tiny
+from torch import nn
+
+from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, ScorerModel, collate_groups, collate_steps
+from qstep.models import logps as logps_module
+
+PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [3]]
+RESPONSES = [[[1, 2, 3, 4], [5, 6]], [[7], [8, 9, 10], [2] * 6], [[5]]]
+WEIGHTS = torch.arange(1.0, 7.0)
+
+
+def options(folder: Path, **others: object) -> ModelOptions:
+    return ModelOptions(model_name_or_path=str(folder), **others)
+
+
+def alone(model: nn.Module) -> list[torch.Tensor]:
+    """The log-probs of each response, in a forward pass of its own through transformers' attention."""
+    return [
+        model(torch.tensor([prompt + ids]), use_cache=False)
+        .logits.float()
+        .log_softmax(-1)[0, len(prompt) - 1 : -1]
+        .gather(1, torch.tensor(ids)[:, None])[:, 0]
+        for prompt, group in zip(PROMPTS, RESPONSES, strict=True)
+        for ids in group
+    ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_packed_logps_and_gradients_are_those_of_each_sequence_alone(family: str, checkpointing: bool) -> None:
+    """Within 1e-5 relative for every parameter, in fp32, gradient checkpointing or not."""
+    plain, packed = tiny(family), PolicyModel(tiny(family))
+    expected = alone(plain)
+    sum(w * row.sum() for w, row in zip(WEIGHTS, expected, strict=True)).backward()
+    if checkpointing:
+        packed.train()
+        packed.gradient_checkpointing_enable()
+    logps = packed(collate_groups(PROMPTS, RESPONSES))
+    for row, own in zip(logps, expected, strict=True):
+        torch.testing.assert_close(row[: len(own)], own, rtol=1e-4, atol=1e-5)
+        assert (row[len(own) :] == 0).all()
+    (logps.sum(1) * WEIGHTS).sum().backward()
+    gradients = {name: p.grad for name, p in packed.pretrained.named_parameters()}
+    least = 1e-2 * max(p.grad.norm() for p in plain.parameters())  # some biases have no gradient but rounding
+    for name, parameter in plain.named_parameters():
+        assert (gradients[name] - parameter.grad).norm() <= 1e-5 * max(parameter.grad.norm(), least), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_scores_and_its_scorer_is_a_token_classifier(family: str, tmp_path: Path) -> None:
+    """A fresh scorer has the base's trunk, Q read at the separators of each response, and comes back from disk."""
+    base = tiny(family)
+    scorer = ScorerModel.new(options(saved(family, tmp_path / "base")))
+    for name, weight in base.base_model.state_dict().items():
+        assert torch.equal(weight, scorer.pretrained.base_model.state_dict()[name]), name
+    batch = collate_steps(PROMPTS[:1], [RESPONSES[0]], [[1, 3], [1]])
+    q_values = scorer.eval()(batch)
+    head = scorer.pretrained.get_submodule("score" if hasattr(scorer.pretrained, "score") else "classifier")
+    states = [
+        base.base_model(torch.tensor([PROMPTS[0] + ids]), use_cache=False).last_hidden_state[0, len(PROMPTS[0]) :]
+        for ids in RESPONSES[0]
+    ]
+    own = [head(states[0][1]), head(states[0][3]), head(states[1][1]), torch.zeros(1)]
+    torch.testing.assert_close(q_values, torch.stack(own).view(2, 2), rtol=1e-4, atol=1e-5)
+    scorer.save(tmp_path / "scorer")
+    assert torch.equal(ScorerModel.load(tmp_path / "scorer").eval()(batch), q_values)
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_other_families_are_refused_in_a_sentence_when_they_are_loaded(family: str, tmp_path: Path) -> None:
+    folder = saved(family, tmp_path / "base")
+    with pytest.raises(ValueError, match=f"{family}.* cannot be used"):
+        PolicyModel.new(options(folder))
+
+
+def test_logits_that_are_bent_in_an_unknown_way_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    original = model.forward
+
+    def bent(*args: object, **kwargs: object) -> object:
+        output = original(*args, **kwargs)
+        output.logits = torch.tanh(output.logits)
+        return output
+
+    monkeypatch.setattr(model, "forward", bent)
+    model.lm_head.weight.data.mul_(30)
+    with pytest.raises(ValueError, match="not those of its output embedding"):
+        PolicyModel(model)
+
+
+def test_logps_in_slices_are_the_same_with_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = PolicyModel(tiny("llama")), collate_groups(PROMPTS, RESPONSES)
+    whole = model(batch)
+    whole.sum().backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    monkeypatch.setattr(logps_module, "_LOGITS_AT_ONCE", 3 * 18)  # three tokens at a time
+    rows: list[int] = []
+    model.pretrained.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    sliced = model(batch)
+    sliced.sum().backward()
+    torch.testing.assert_close(sliced, whole)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
+    assert max(rows) == 3  # never tokens x vocabulary
+    assert sum(rows) == 2 * 17  # each token once forward, once again for the backward pass
+
+
+def test_padding_content_changes_nothing() -> None:
+    model, batch = PolicyModel(tiny("llama")), collate_groups(PROMPTS, RESPONSES)
+    before = model(batch)
+    batch["response_ids"][batch["response_mask"] == 0] = 9
+    assert torch.equal(model(batch), before)
+
+
+def test_the_trunk_computes_just_the_tokens_there_are() -> None:
+    """10 prompt and 17 response tokens, each once: no padding, and no prompt for every response."""
+    model, seen = PolicyModel(tiny("llama")), []
+    model.pretrained.model.layers[0].mlp.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].shape[:2])
+    )
+    model(collate_groups(PROMPTS, RESPONSES))
+    assert seen == [(1, 27)]
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    with pytest.raises(ValueError, match="prompt 1 of the batch has no tokens"):
+        collate_groups([[1], []], [[[2]], [[3]]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_reaches_the_linear_layers_and_leaves_the_outputs_in_fp32(dtype: torch.dtype) -> None:
+    model, batch, seen = PolicyWithValue(tiny("qwen3"), None), collate_groups(PROMPTS, RESPONSES), set()
+    exact, _ = model(batch)
+    for module in model.pretrained.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    with torch.autocast("cpu", dtype):
+        logps, values = model(batch)
+    assert seen == {dtype}
+    assert logps.dtype == values.dtype == torch.float32
+    torch.testing.assert_close(logps, exact, rtol=0.05, atol=0.05)
+
+
+def test_weights_in_bf16_compute_close_to_fp32(tmp_path: Path) -> None:
+    folder, batch = saved("qwen3", tmp_path / "base"), collate_groups(PROMPTS, RESPONSES)
+    model = PolicyModel.new(options(folder, dtype="bfloat16"))
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(model(batch), PolicyModel.new(options(folder))(batch), rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("value", ["separate", "head"])
+def test_value_network_starts_constant_and_survives_saving(value: str, tmp_path: Path) -> None:
+    folder, batch = saved("llama", tmp_path / "base"), collate_groups(PROMPTS, RESPONSES)
+    model = PolicyWithValue.new_with_value(options(folder), value)
+    model.start_value(0.25)
+    _, values = model(batch)
+    mask = batch["response_mask"].bool()
+    assert torch.allclose(values[mask], torch.tensor(0.25)) and (values[~mask] == 0).all()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    outputs = model(batch)
+    model.save(tmp_path / "saved")
+    other = PolicyWithValue.new_with_value(options(folder), value)
+    other.restore(tmp_path / "saved")
+    for restored in (other, PolicyWithValue.load(tmp_path / "saved")):
+        for got, expected in zip(restored(batch), outputs, strict=True):
+            assert torch.equal(got, expected)
+
+
+def test_value_gradient_reaches_the_policy_only_through_a_shared_trunk(tmp_path: Path) -> None:
+    folder, batch = saved("llama", tmp_path / "base"), collate_groups(PROMPTS, RESPONSES)
+    for value, expected in (("separate", False), ("head", True)):
+        model = PolicyWithValue.new_with_value(options(folder), value)
+        torch.nn.init.normal_(model.value_head.weight)
+        _, values = model(batch)
+        values.sum().backward()
+        reached = any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.pretrained.parameters())
+        assert reached is expected
