@@ -15,9 +15,7 @@ from transformers import (
 from qstep.data import miniature
 from qstep.models.loading import without_dropout
 
-_SHAPE = dict(
-    vocab_size=18, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128
-)
+_SHAPE = dict(vocab_size=18, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128)
 _LLAMA = dict(**_SHAPE, intermediate_size=64, num_key_value_heads=2, initializer_range=0.06)
 # Windows of 5 tokens, so that they matter; caps at 1 and 2, so that they bend what they cap.
 _GEMMA = dict(**_LLAMA, head_dim=8, sliding_window=5, query_pre_attn_scalar=8)

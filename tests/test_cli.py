@@ -116,6 +116,7 @@ def test_every_command_of_the_readme_parses() -> None:
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy of one layer, taught the form of the miniature's responses for a few seconds."""
     from qstep.data import write_jsonl
+    from qstep.models import PolicyModel
     from qstep.trainers import PolicyConfig, RSTrainer
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -140,7 +141,7 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         report_to="none",
         disable_tqdm=True,
     )
-    RSTrainer(model, config, folder / "textbook.jsonl", miniature.tokenizer()).train()
+    RSTrainer(PolicyModel(model), config, folder / "textbook.jsonl", miniature.tokenizer()).train()
     model.save_pretrained(folder / "model")
     miniature.tokenizer().save_pretrained(folder / "model")
     return folder / "model"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_families import saved
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
+from model_families import saved
 from qstep.data import miniature
 from qstep.models import (
     ModelOptions,

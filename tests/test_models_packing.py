@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_families import FAMILIES, REFUSED, saved, tiny
 from torch import nn
 
+from model_families import FAMILIES, REFUSED, saved, tiny
 from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, ScorerModel, collate_groups, collate_steps
 from qstep.models import logps as logps_module
 

@@ -30,9 +30,7 @@ def saved_adapter(folder: str | Path) -> LoraConfig:
     try:
         from peft import LoraConfig, PeftConfig
     except ImportError:
-        raise ValueError(
-            f"{folder} holds an adapter, which needs peft: pip install 'qstep[peft]'"
-        ) from None
+        raise ValueError(f"{folder} holds an adapter, which needs peft: pip install 'qstep[peft]'") from None
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{Path(folder) / ADAPTER_CONFIG} is of a {type(config).__name__}; qstep knows LoRA")

@@ -162,9 +162,7 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
         batch = {name: value.to(model.device) for name, value in collate_groups([prompt], [responses]).items()}
         hidden = packed_hidden(trunk, batch)
     except (TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"{refusal} its attention cannot be replaced by one on packed batches: {error}"
-        ) from error
+        raise ValueError(f"{refusal} its attention cannot be replaced by one on packed batches: {error}") from error
     rows = [torch.cat([hidden[:3], hidden[3:5]]), torch.cat([hidden[:3], hidden[5:9]])]
     if not all(_alike(*pair, tolerance) for pair in zip(expected, rows, strict=True)):
         raise ValueError(f"{refusal} a response's states depend on what is beside it in a packed batch")

@@ -146,7 +146,7 @@ class PolicyWithValue(PolicyModel):
             own = copy.deepcopy(lora)
             if own.target_modules and not isinstance(own.target_modules, str):  # a saved adapter's, from the head down
                 prefix = f"{model.base_model_prefix}."
-                own.target_modules = {name.removeprefix(prefix) for name in own.target_modules}
+                own.target_modules = [name.removeprefix(prefix) for name in own.target_modules]
             inject_adapter_in_model(own, trunk)
         return cls(adapted(model, lora), trunk)
 

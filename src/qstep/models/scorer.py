@@ -191,7 +191,7 @@ class ScorerModel(nn.Module):
         starts, _ = response_starts(batch)
         ends = batch["step_ends"]
         places = (starts[:, None] + ends.clamp(min=0)).clamp(max=len(hidden) - 1)
-        states = hidden.index_select(0, places.flatten()).view(*ends.shape, -1)
+        states = hidden.index_select(0, places.flatten()).view(*ends.shape, hidden.shape[-1])
         with torch.autocast(states.device.type, enabled=False):
             q_values = model.get_submodule(head_name(model))(states.float()).squeeze(-1)
         return q_values.masked_fill(ends < 0, 0.0)
