@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from qstep.losses import following, lambda_return, n_step_return
+from qstep.losses import following, lambda_return
 
 LAMBDAS = [0.0, 0.3, 0.5, 0.9, 0.95, 1.0]
 
@@ -36,7 +36,6 @@ def test_by_hand() -> None:
     assert lambda_return(rewards, values, mask, 0.5).tolist() == [[20.5, 19.0, 4.0, 0.0]]
     assert lambda_return(rewards, values, mask, 1.0).tolist() == [[7.0, 6.0, 4.0, 0.0]]
     assert lambda_return(rewards, values, mask, 0.0).tolist() == [[21.0, 32.0, 4.0, 0.0]]
-    assert n_step_return(rewards, values, mask, 2).tolist() == [[33.0, 6.0, 4.0, 0.0]]
     assert following(values, mask).tolist() == [[20.0, 30.0, 0.0, 0.0]]
 
 
@@ -54,18 +53,6 @@ def test_is_the_mean_of_n_step_returns(lam: float) -> None:
             expected += sum((1 - lam) * lam ** (n - 1) * brute_force_n_step(r, v, h, n) for n in range(1, to_go))
             assert returns[row, position].item() == pytest.approx(expected, abs=1e-12)
     assert (returns[~mask] == 0).all()
-
-
-@pytest.mark.parametrize("n", [1, 2, 4, 9, 12])
-def test_n_step_return(n: int) -> None:
-    rewards, values, mask = random_rows(seed=1)
-    returns = n_step_return(rewards, values, mask, n)
-    for row in range(len(mask)):
-        positions = mask[row].nonzero()[:, 0].tolist()
-        r, v = rewards[row, positions].tolist(), values[row, positions].tolist()
-        for h, position in enumerate(positions):
-            expected = brute_force_n_step(r, v, h, n)
-            assert returns[row, position].item() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("lam", LAMBDAS)

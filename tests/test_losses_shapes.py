@@ -28,7 +28,6 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "orm_loss": (Q, LABELS),
     "following": (TOKENS, MASK),
     "lambda_return": (TOKENS, TOKENS, MASK, 0.9),
-    "n_step_return": (TOKENS, TOKENS, MASK, 2),
     "dqo_value_loss": (TOKENS, TOKENS, MASK, ROWS),
     "dqo_q_loss": (TOKENS, TOKENS, TOKENS, TOKENS, MASK, 0.1, TOKENS),
     "dro_loss": (ROWS, ROWS, ROWS, 0.1),

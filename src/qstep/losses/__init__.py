@@ -19,7 +19,7 @@ from qstep.losses.importance import (
 )
 from qstep.losses.process_rewards import additive_rewards, potential_based_rewards
 from qstep.losses.ranking import pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
-from qstep.losses.returns import following, lambda_return, n_step_return
+from qstep.losses.returns import following, lambda_return
 from qstep.losses.soft_q import DQOLosses, dqo_losses, dqo_q_loss, dqo_value_loss
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "importance_weights",
     "lambda_return",
     "mse_loss",
-    "n_step_return",
     "orm_loss",
     "potential_based_rewards",
     "pqm_ablation_loss",

@@ -39,16 +39,6 @@ def lambda_return(
     return masked(_suffix_scan(factor, one_step), mask)
 
 
-def n_step_return(
-    rewards: Float[Tensor, "B T"], values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], n: int
-) -> Float[Tensor, "B T"]:
-    """`G^(n)_h = sum_{l < n} r_{h+l} + V(s_{h+n})`: n Bellman backups of the values along the trajectory."""
-    returns = masked(values, mask)
-    for _ in range(n):
-        returns = masked(rewards + following(returns, mask), mask)
-    return returns
-
-
 def _suffix_scan(factor: Float[Tensor, "B T"], term: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """`y_t = term_t + factor_t * y_{t+1}` with y_T = 0, in log2(T) rounds: each one doubles the reach."""
     reach = 1
