@@ -35,8 +35,8 @@ import transformers
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from qstep.data import miniature
 from qstep.generation import HFEngine, Request, SamplingSettings
+from qstep.tasks import miniature
 
 SAMPLES = 16
 PROBLEMS_A_CALL = (1, 16)

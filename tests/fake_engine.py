@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from qstep.data import miniature
 from qstep.generation import Request, SamplingSettings
+from qstep.tasks import miniature
 from qstep.types import Response
 
 CHARACTERS = "0123456789+-*=#\n"

@@ -12,8 +12,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from qstep.data import miniature
 from qstep.models.loading import without_dropout
+from qstep.tasks import miniature
 
 _SHAPE = dict(vocab_size=18, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128)
 _LLAMA = dict(**_SHAPE, intermediate_size=64, num_key_value_heads=2, initializer_range=0.06)

@@ -15,7 +15,8 @@ import yaml
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from qstep.cli import COMMANDS, TRAIN, _parse, main
-from qstep.data import miniature, read_rows
+from qstep.data import read_rows
+from qstep.tasks import miniature
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from qstep.data import RowError, grade_rows, load_problems
+from qstep.data import RowError
+from qstep.tasks import grade_rows, load_problems
 from qstep.types import Problem
 
 DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -188,7 +189,12 @@ def test_a_procedural_task_that_runs_dry_says_so(monkeypatch: pytest.MonkeyPatch
     import reasoning_gym
 
     entries = [{"question": f"Q{i}", "answer": "1", "metadata": {}} for i in range(40)]
-    monkeypatch.setattr(reasoning_gym, "create_dataset", lambda task, size, seed: entries)
+    real = reasoning_gym.create_dataset
+
+    def few(task: str, size: int, seed: int) -> Any:
+        return real(task, size=size, seed=seed) if size == 1 else entries
+
+    monkeypatch.setattr(reasoning_gym, "create_dataset", few)
     splits = [load_problems("reasoning_gym:lcm", split=split, limit=2) for split in ("train", "test")]
     assert not {problem.prompt for problem in splits[0]} & {problem.prompt for problem in splits[1]}
     with pytest.raises(ValueError, match="distinct problems in train; ask for fewer"):

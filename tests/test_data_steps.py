@@ -9,7 +9,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from qstep.data import encode_text, miniature, split_steps, step_token_ends
+from qstep.data import encode_text, split_steps, step_token_ends
+from qstep.tasks import miniature
 
 WORDS = [
     "x",

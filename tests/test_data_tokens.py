@@ -129,7 +129,8 @@ def test_smollm2(smollm2: Any) -> None:
 
 
 def test_many_texts_are_encoded_as_each_alone() -> None:
-    from qstep.data import encode_texts, miniature
+    from qstep.data import encode_texts
+    from qstep.tasks import miniature
 
     tokenizer, texts = miniature.tokenizer(), ["7+8=5", "", "#5"]
     assert encode_texts(tokenizer, texts) == [encode_text(tokenizer, text) for text in texts]

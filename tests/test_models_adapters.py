@@ -10,7 +10,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from model_families import saved
-from qstep.data import miniature
 from qstep.models import (
     ModelOptions,
     PolicyModel,
@@ -22,6 +21,7 @@ from qstep.models import (
     merge_adapter,
 )
 from qstep.scoring import StepScorer
+from qstep.tasks import miniature
 
 pytest.importorskip("peft")
 

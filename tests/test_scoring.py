@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForTokenClassification, Qwen3ForCausalLM
 
-from qstep.data import miniature
 from qstep.models import ModelOptions, ScorerModel, StepContract, encode_steps
 from qstep.scoring import Scorer, StepScorer
+from qstep.tasks import miniature
 
 
 @pytest.fixture

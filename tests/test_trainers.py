@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from qstep.data import miniature, write_jsonl
+from qstep.data import write_jsonl
 from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, ScorerModel, collate_groups
+from qstep.tasks import miniature
 from qstep.trainers import (
     DQOConfig,
     DQOTrainer,

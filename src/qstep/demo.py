@@ -225,7 +225,8 @@ class _Run:
         import torch
         from transformers import Qwen3ForCausalLM
 
-        from qstep.data import miniature, write_jsonl
+        from qstep.data import write_jsonl
+        from qstep.tasks import miniature
 
         hide_loading_bars()
         start, textbook = self.path("initial"), self.path("textbook.jsonl")

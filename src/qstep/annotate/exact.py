@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from qstep.data import check_steps, split_steps
+from qstep.data import split_steps
+from qstep.tasks import BUILT_IN, Tasks
 from qstep.types import Row
 
 
-def label_exactly(row: Row, separator: str = "\n") -> Row:
+def label_exactly(row: Row, separator: str = "\n", tasks: Tasks = BUILT_IN) -> Row:
     """The row with its steps in `completions` and, in `labels`, whether each step and all before it are right.
 
     Raises:
         ValueError: the row's task cannot check steps.
     """
     steps = split_steps(row["completion"], separator)
+    labels = tasks.of(row).check_steps(row, steps)
+    if None in labels:
+        raise ValueError(
+            f"steps of task {row['task']!r} cannot be checked exactly; label them with the method monte_carlo"
+        )
     return {
         **row,
         "completions": steps,
-        "labels": check_steps(row, steps),
+        "labels": labels,
         "label_source": "exact",
         "successes": None,
         "trials": None,

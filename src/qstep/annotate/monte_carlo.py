@@ -10,8 +10,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from qstep.data import encode_prompt, grade_rows, split_steps, step_token_ends
+from qstep.data import encode_prompt, split_steps, step_token_ends
 from qstep.generation import Engine, Request, SamplingSettings
+from qstep.tasks import BUILT_IN, Tasks, grade_rows
 from qstep.types import Row
 
 
@@ -37,7 +38,9 @@ class _Prefix:
         return f"{self.row['problem_id']}@{digest}"
 
 
-def label_by_rollouts(engine: Engine, rows: Sequence[Row], settings: RolloutSettings) -> list[Row]:
+def label_by_rollouts(
+    engine: Engine, rows: Sequence[Row], settings: RolloutSettings, tasks: Tasks = BUILT_IN
+) -> list[Row]:
     """The rows with `completions`, and per step `successes`, `trials` and their ratio in `labels`.
 
     Responses of a problem that share a prefix share its rollouts. The last step of a response that ended by
@@ -54,7 +57,7 @@ def label_by_rollouts(engine: Engine, rows: Sequence[Row], settings: RolloutSett
             )
     plans = [(row, *_prefixes(engine, row, settings.separator)) for row in rows]
     wanted = {prefix.key: prefix for _, _, prefixes in plans for prefix in prefixes}
-    counts = _count_successes(engine, list(wanted.values()), settings)
+    counts = _count_successes(engine, list(wanted.values()), settings, tasks)
     return [_labelled(row, steps, [counts[prefix.key] for prefix in prefixes]) for row, steps, prefixes in plans]
 
 
@@ -82,7 +85,7 @@ def _labelled(row: Row, steps: list[str], counts: list[tuple[int, int]]) -> Row:
 
 
 def _count_successes(
-    engine: Engine, prefixes: Sequence[_Prefix], settings: RolloutSettings
+    engine: Engine, prefixes: Sequence[_Prefix], settings: RolloutSettings, tasks: Tasks
 ) -> dict[str, tuple[int, int]]:
     by_key = {prefix.key: prefix for prefix in prefixes}
 
@@ -104,7 +107,7 @@ def _count_successes(
     counts = {prefix.key: (0, settings.k) for prefix in prefixes}
     for key in {row["id"] for row in rollouts}:
         counts[key] = (0, 0)
-    for row, grade in zip(rollouts, grade_rows(rollouts), strict=True):
+    for row, grade in zip(rollouts, grade_rows(rollouts, tasks), strict=True):
         successes, trials = counts[row["id"]]
         if grade.verdict != "ungradable":
             counts[row["id"]] = (successes + (grade.verdict == "right"), trials + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qstep.data.index import Index, index_rows
-from qstep.data.readers import load_problems
+from qstep.data.readers import read_problems
 from qstep.data.rows import Format, check_row, outcome, prompt_id, read_groups, read_trajectories
 from qstep.data.shards import (
     RowError,
@@ -20,7 +20,6 @@ from qstep.data.shards import (
     write_jsonl,
 )
 from qstep.data.steps import split_steps, step_token_ends
-from qstep.data.tasks import answer_classes_of, check_steps, grade_rows, grader_version
 from qstep.data.tokens import encode_completion, encode_prompt, encode_text, encode_texts
 
 __all__ = [
@@ -30,25 +29,21 @@ __all__ = [
     "SettingsChanged",
     "StageBusy",
     "StageFile",
-    "answer_classes_of",
     "canonical_hash",
     "check_row",
-    "check_steps",
     "count_rows",
     "encode_completion",
     "encode_prompt",
     "encode_text",
     "encode_texts",
     "file_fingerprint",
-    "grade_rows",
-    "grader_version",
     "index_rows",
     "is_finished",
-    "load_problems",
     "numbered_rows",
     "outcome",
     "prompt_id",
     "read_groups",
+    "read_problems",
     "read_rows",
     "read_trajectories",
     "split_steps",

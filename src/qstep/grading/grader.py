@@ -22,11 +22,15 @@ _MAX_DEPTH = 60
 
 @dataclass(frozen=True)
 class Grade:
-    """A verdict, why it was given, and the final answer found in the response (None when there was none)."""
+    """A verdict, why it was given, and the final answer found in the response (None when there was none).
+
+    `reward` is the number behind the verdict, where that is not 1 for right and 0 for wrong.
+    """
 
     verdict: Verdict
     reason: str
     answer: str | None
+    reward: float | None = None
 
 
 _Outcome = tuple[Verdict, str]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from qstep.data import answer_classes_of, read_groups
+from qstep.data import read_groups
 from qstep.search import best_of_n_index, vote
+from qstep.tasks import answer_classes_of
 from qstep.types import Row
 
 

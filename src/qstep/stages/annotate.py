@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from qstep.stages.inputs import finished, load_causal_lm, model_fingerprint, settings_of
+from qstep.stages.inputs import finished, model_fingerprint, settings_of
+from qstep.stages.options import NO_EFFECT, EngineOptions, GradingOptions, SamplingOptions, StepOptions
 from qstep.stages.progress import bar
 from qstep.types import Row
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class AnnotateConfig:
+class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, StepOptions):
     """Labels each step: exactly, where the task can check one, or by Monte-Carlo rollouts of a model.
 
     Rows whose verdict is `ungradable` are left out and counted in the output's `.meta.json`.
@@ -26,17 +27,9 @@ class AnnotateConfig:
         method: exact (tasks that can check a step) or monte_carlo.
         model_name_or_path: the model to continue from each step (monte_carlo).
         rollouts: k, continuations per step (monte_carlo).
-        temperature: of the rollouts.
-        max_new_tokens: length limit of a whole response, the part before the step included.
-        seed: of the rollouts.
-        step_separator: the text between steps.
         max_per_problem: label only the first responses of each problem (by their `sample`).
         max_problems: label only as many problems (by the hash of their ids).
         rows_at_once: responses whose rollouts are drawn together; as much is redone after a kill.
-        max_rows: rollouts decoded at once.
-        max_tokens: positions held in the cache at once.
-        device: cpu, cuda, or auto.
-        dtype: of the model's weights.
     """
 
     input: Path
@@ -44,17 +37,9 @@ class AnnotateConfig:
     method: Literal["exact", "monte_carlo"] = "exact"
     model_name_or_path: str | None = None
     rollouts: int = 4
-    temperature: float = 1.0
-    max_new_tokens: int = 512
-    seed: int = 0
-    step_separator: str = "\n"
     max_per_problem: int | None = None
     max_problems: int | None = None
     rows_at_once: int = 128
-    max_rows: int = 1024
-    max_tokens: int = 131_072
-    device: str = "auto"
-    dtype: str = "float32"
 
 
 def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
@@ -65,14 +50,13 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     """
     from qstep.annotate import RolloutSettings, label_by_rollouts, label_exactly
     from qstep.data import StageFile
-    from qstep.generation import SamplingSettings
 
     monte_carlo = config.method == "monte_carlo"
     if monte_carlo and config.model_name_or_path is None:
         raise ValueError("method monte_carlo needs --model_name_or_path, the model to continue from each step")
     settings = settings_of(
         config,
-        *("output", "rows_at_once", "max_rows", "max_tokens", "device"),
+        *(*NO_EFFECT, "rows_at_once"),
         input=finished(config.input),
         model=model_fingerprint(config.model_name_or_path or ""),
     )
@@ -81,21 +65,15 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
             return config.output
         chosen, ungradable = _choose(config)
         if monte_carlo and engine is None:
-            from qstep.generation import HFEngine
-
-            model, tokenizer = load_causal_lm(config.model_name_or_path or "", device=config.device, dtype=config.dtype)
-            engine = HFEngine(model, tokenizer, max_rows=config.max_rows, max_tokens=config.max_tokens)
-        rollouts = RolloutSettings(
-            config.rollouts,
-            SamplingSettings(config.max_new_tokens, config.temperature, seed=config.seed),
-            config.step_separator,
-        )
+            engine = config.engine(config.model_name_or_path or "")
+        tasks = config.tasks()
+        rollouts = RolloutSettings(config.rollouts, config.sampling(), config.step_separator)
         with bar(f"annotate {config.output.stem}", len(chosen), len(file.done)) as advance:
             for rows in _blocks(config, chosen - file.done):
                 if monte_carlo and engine is not None:
-                    file.append(label_by_rollouts(engine, rows, rollouts))
+                    file.append(label_by_rollouts(engine, rows, rollouts, tasks))
                 else:
-                    file.append([label_exactly(row, config.step_separator) for row in rows])
+                    file.append([label_exactly(row, config.step_separator, tasks) for row in rows])
                 advance(len(rows))
         file.finish({"left_out_ungradable": ungradable})
     return config.output

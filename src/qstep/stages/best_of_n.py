@@ -106,8 +106,9 @@ def read_groups_of(inputs: dict[str, Path] | Path) -> tuple[list[ScoredGroup], d
     Raises:
         ValueError: the files do not hold the same rows, or a row is not graded, not scored or there twice.
     """
-    from qstep.data import answer_classes_of, prompt_id, read_rows
+    from qstep.data import prompt_id, read_rows
     from qstep.evals import ScoredGroup
+    from qstep.tasks import answer_classes_of
 
     if isinstance(inputs, Path):
         first_row = next(iter(read_rows(inputs)), {})

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from qstep.stages.grade import GradeConfig, grade
+from qstep.stages.options import GradingOptions
 from qstep.stages.progress import accuracy_text, print_table
 from qstep.stages.provenance import provenance
 from qstep.stages.sample import SampleConfig, Sampling, sample
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig(Sampling):
+class EvaluateConfig(GradingOptions, Sampling):
     """Samples and grades a policy's responses, greedy and at a temperature, and reports accuracy with 95 % intervals.
 
     An answer that cannot be graded is not counted as wrong: accuracies are over what can be graded, with the share
@@ -19,13 +20,11 @@ class EvaluateConfig(Sampling):
 
     Args:
         output_dir: where the rows and `results.json` go.
-        deadline_s: seconds the grading of one answer may take.
     """
 
     output_dir: Path
     split: str = "test"
     num_samples: int = 4
-    deadline_s: float = 3.0
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -38,12 +37,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from qstep.data import read_rows, write_json
     from qstep.evals import policy_report, verdicts_by_problem
 
-    common = {field.name: getattr(config, field.name) for field in fields(Sampling)}
+    common, grading = (
+        {field.name: getattr(config, field.name) for field in fields(of)} for of in (Sampling, GradingOptions)
+    )
     accuracies: dict[str, dict[str, Any]] = {}
     problems: dict[str, dict[str, list[int]]] = {}
     for name, changed in (("greedy", {"num_samples": 1, "temperature": 0.0}), ("sampled", {})):
         rows = sample(SampleConfig(output=config.output_dir / f"{name}.jsonl", **(common | changed)))
-        graded = grade(GradeConfig(rows, config.output_dir / f"{name}_graded.jsonl", config.deadline_s))
+        graded = grade(GradeConfig(rows, config.output_dir / f"{name}_graded.jsonl", **grading))
         counts = verdicts_by_problem(read_rows(graded))
         accuracies[name] = policy_report(counts, seed=config.seed)
         problems[name] = {problem: [count.right, count.wrong, count.ungradable] for problem, count in counts.items()}

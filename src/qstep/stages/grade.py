@@ -4,41 +4,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qstep.stages.inputs import finished, settings_of
+from qstep.stages.options import NO_EFFECT, GradingOptions
 from qstep.stages.progress import bar
 from qstep.types import Row
+
+if TYPE_CHECKING:
+    from qstep.grading import Grade
 
 _ROWS_AT_ONCE = 256
 
 
 @dataclass
-class GradeConfig:
+class GradeConfig(GradingOptions):
     """Grades every response: `right`, `wrong`, or `ungradable` (never counted as wrong).
 
     Args:
         input: rows written by `qstep sample`.
         output: the JSONL file to write.
-        deadline_s: seconds one answer may take before its worker is killed.
     """
 
     input: Path
     output: Path
-    deadline_s: float = 3.0
 
 
 def grade(config: GradeConfig) -> Path:
     """Runs the stage and returns its output."""
-    from qstep.data import StageFile, count_rows, grade_rows, grader_version, read_rows
+    from qstep.data import StageFile, count_rows, read_rows
+    from qstep.tasks import grade_rows
 
-    settings = settings_of(config, "output", input=finished(config.input))
+    tasks = config.tasks()
+    settings = settings_of(config, *NO_EFFECT, input=finished(config.input))
     with StageFile.open(config.output, stage="grade", settings=settings) as file:
         if file.complete:
             return config.output
         verdicts = {"right": 0, "wrong": 0, "ungradable": 0}
 
         def flush(rows: list[Row]) -> None:
-            grades = grade_rows(rows, deadline_s=config.deadline_s)
+            grades = grade_rows(rows, tasks)
             file.append(
                 [
                     {
@@ -46,9 +51,8 @@ def grade(config: GradeConfig) -> Path:
                         "answer": grade.answer,
                         "verdict": grade.verdict,
                         "reason": grade.reason,
-                        "grader": grader_version(row["task"]),
-                        "label": None if grade.verdict == "ungradable" else grade.verdict == "right",
-                        "reward": None if grade.verdict == "ungradable" else float(grade.verdict == "right"),
+                        "grader": tasks.of(row).version,
+                        **_outcome(grade),
                     }
                     for row, grade in zip(rows, grades, strict=True)
                 ]
@@ -70,3 +74,10 @@ def grade(config: GradeConfig) -> Path:
             verdicts[row["verdict"]] += 1
         file.finish({"verdicts": verdicts})
     return config.output
+
+
+def _outcome(grade: Grade) -> Row:
+    if grade.verdict == "ungradable":
+        return {"label": None, "reward": None}
+    right = grade.verdict == "right"
+    return {"label": right, "reward": float(right) if grade.reward is None else grade.reward}

@@ -9,7 +9,8 @@ one operation a line and closes with the final answer:
 Every step can be checked exactly. The textbook a base model learns from cannot be trusted: a fifth of the
 facts `a op b` are *hard*, and it states each of those correctly only part of the time, and otherwise always
 with the same wrong digit. So a model that has learned the textbook samples right and wrong steps alike, while
-a verifier or a policy that has seen final answers can do better.
+a verifier or a policy that has seen final answers can do better. Which facts are hard is the *world*, and follows
+the textbook's seed.
 """
 
 from __future__ import annotations
@@ -17,23 +18,18 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from qstep.grading import Grade
 from qstep.types import Problem, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3Config
-
-Split = Literal["train", "validation", "test"]
-
-WORLD_SEED = 2410
-"""Fixes which facts are hard, their wrong digits and their reliabilities: one world for all runs."""
 
 HARD_SHARE = 0.2
 
@@ -46,6 +42,26 @@ _PROMPT = re.compile(r"[0-9](?:[-+*][0-9])+=\n")
 _ANSWER = re.compile(r"#[0-9]")
 
 
+class Miniature:
+    """The task `miniature`: graded and checked exactly."""
+
+    version = "miniature 1"
+
+    def problems(self, split: str, *, seed: int, offset: int, limit: int | None) -> Iterable[Problem]:
+        if limit is None:
+            raise ValueError("miniature is endless: say how many problems you want")
+        return problems(split, limit, seed, offset)
+
+    def grade(self, rows: Sequence[Row], *, deadline_s: float) -> list[Grade]:
+        return [grade(row["gold"], row["completion"]) for row in rows]
+
+    def check_steps(self, row: Row, steps: Sequence[str]) -> list[bool | None]:
+        return [*check_steps(row["prompt"], list(steps))]
+
+    def same_answer(self, a: str, b: str) -> bool:
+        return a == b
+
+
 @dataclass(frozen=True, slots=True)
 class HardFact:
     """A fact that the textbook states rightly with probability `reliability`, otherwise as `distractor`."""
@@ -54,7 +70,7 @@ class HardFact:
     reliability: float
 
 
-def problems(split: Split, n: int, seed: int = 0, offset: int = 0) -> list[Problem]:
+def problems(split: str, n: int, seed: int = 0, offset: int = 0) -> list[Problem]:
     """Problems `offset` to `offset + n` of the endless sequence that `split` and `seed` name.
 
     The first k of n problems are the first k of any other n, and no two of one sequence are alike. A problem
@@ -109,12 +125,12 @@ def check_steps(prompt: str, steps: list[str]) -> list[bool]:
 
 
 @cache
-def hard_facts() -> Mapping[tuple[int, str, int], HardFact]:
-    """The facts `(a, op, b)` that the textbook gets wrong at times: the same fifth of all 300 in every run.
+def hard_facts(seed: int = 0) -> Mapping[tuple[int, str, int], HardFact]:
+    """The facts `(a, op, b)` that the textbook of this seed gets wrong at times: a fifth of all 300.
 
     Reliabilities are drawn from U(.25, .75), distractors from the nine wrong digits.
     """
-    rng = random.Random(WORLD_SEED)
+    rng = random.Random(f"miniature world/{seed}")
     facts = [(a, op, b) for a in range(10) for op in _OPERATORS for b in range(10)]
     hard = {}
     for fact in rng.sample(facts, round(HARD_SHARE * len(facts))):
@@ -124,14 +140,14 @@ def hard_facts() -> Mapping[tuple[int, str, int], HardFact]:
 
 
 def textbook(n: int, seed: int = 0) -> list[Row]:
-    """`n` worked problems of the train split with unreliable hard facts: rows `id`, `prompt`, `completion`.
+    """`n` worked problems of the train split in the world of `seed`: rows `id`, `prompt`, `completion`.
 
     Each occurrence of a hard fact is right with the fact's reliability, on its own draw. The chain goes on
     from the digit written, so a row never contradicts itself, but its final answer may be wrong.
 
     Raises ValueError for a negative `n`.
     """
-    hard = hard_facts()
+    hard = hard_facts(seed)
     rng = random.Random(f"textbook facts/{seed}")
 
     def state(a: int, op: str, b: int) -> int:
@@ -189,7 +205,7 @@ def base_config() -> Qwen3Config:
     )
 
 
-def _prompts(split: Split, stream: str, n: int, offset: int = 0) -> list[str]:
+def _prompts(split: str, stream: str, n: int, offset: int = 0) -> list[str]:
     """Texts `offset` to `offset + n` of the distinct problems of `split` in the named random stream."""
     if split not in _BUCKETS:
         raise ValueError(f"split is {split!r}: choose one of {', '.join(_BUCKETS)}")

@@ -1,0 +1,148 @@
+"""Options that several commands share, each written once; a command's config inherits those it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qstep.stages.inputs import load_causal_lm
+
+if TYPE_CHECKING:
+    from qstep.generation import Engine, SamplingSettings
+    from qstep.tasks import Tasks
+    from qstep.types import Problem
+
+NO_EFFECT = ("output", "max_rows", "max_tokens", "device")
+"""Options that cannot change a stage's rows."""
+
+
+@dataclass(kw_only=True)
+class TaskOptions:
+    """Who knows the answers.
+
+    Args:
+        task: the task of problems and rows that name none: `math`, `miniature`, `reasoning_gym:<family>`, or
+            `module:object`, one of your own (`qstep.tasks.Task`), which rows may name only if you do.
+    """
+
+    task: str = "math"
+
+
+@dataclass(kw_only=True)
+class GradingOptions(TaskOptions):
+    """How answers are graded.
+
+    Args:
+        grader: `module:function`, a reward function as TRL has them (prompts, completions, **columns), instead of
+            the task's grading; 1 and more is right, less is wrong, None ungradable.
+        deadline_s: seconds one answer may take before its worker is killed.
+    """
+
+    grader: str | None = None
+    deadline_s: float = 3.0
+
+    def tasks(self) -> Tasks:
+        """Finds the task of a row, graded as these options say."""
+        from qstep.tasks import Tasks
+
+        return Tasks(self.task, self.grader, self.deadline_s)
+
+
+@dataclass(kw_only=True)
+class ProblemOptions(TaskOptions):
+    """Which problems.
+
+    Args:
+        dataset_name: `miniature`, `reasoning_gym:<family>`, `module:object` (a task of your own), a
+            .jsonl/.json/.parquet file, or a Hub id.
+        dataset_options: parameters of a reasoning_gym family, such as `--dataset_options.min_terms 2`.
+        split: the split of the data set.
+        num_problems: how many problems, all by default.
+        offset: how many problems to skip first.
+        data_seed: seed of generated problems.
+        instruction: text put after each question, behind a blank line.
+        conversational: put the question through the model's chat template.
+    """
+
+    dataset_name: str = "miniature"
+    dataset_options: dict[str, Any] | None = None
+    split: str = "train"
+    num_problems: int | None = None
+    offset: int = 0
+    data_seed: int = 0
+    instruction: str | None = None
+    conversational: bool = False
+
+    def problems(self) -> list[Problem]:
+        """The problems these options name; raises as `qstep.tasks.load_problems` does."""
+        from qstep.tasks import load_problems
+
+        return load_problems(
+            self.dataset_name,
+            options=self.dataset_options,
+            split=self.split,
+            limit=self.num_problems,
+            offset=self.offset,
+            seed=self.data_seed,
+            instruction=self.instruction,
+            conversational=self.conversational,
+            task=self.task,
+        )
+
+
+@dataclass(kw_only=True)
+class SamplingOptions:
+    """How responses are drawn.
+
+    Args:
+        max_new_tokens: length limit of a whole response, counted from its prompt.
+        temperature: 0 is greedy.
+        top_p: nucleus.
+        seed: of the sampling; each response has its own stream, whatever the batch.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def sampling(self) -> SamplingSettings:
+        """The same for an engine."""
+        from qstep.generation import SamplingSettings
+
+        return SamplingSettings(self.max_new_tokens, self.temperature, self.top_p, self.seed)
+
+
+@dataclass(kw_only=True)
+class EngineOptions:
+    """What draws responses.
+
+    Args:
+        max_rows: responses decoded at once.
+        max_tokens: positions held in the cache at once; lower it when memory runs out.
+        device: cpu, cuda, or auto.
+        dtype: of the model's weights.
+    """
+
+    max_rows: int = 1024
+    max_tokens: int = 131_072
+    device: str = "auto"
+    dtype: str = "float32"
+
+    def engine(self, model_name_or_path: str) -> Engine:
+        """The engine of a model."""
+        from qstep.generation import HFEngine
+
+        model, tokenizer = load_causal_lm(model_name_or_path, device=self.device, dtype=self.dtype)
+        return HFEngine(model, tokenizer, max_rows=self.max_rows, max_tokens=self.max_tokens)
+
+
+@dataclass(kw_only=True)
+class StepOptions:
+    """How a response is cut into steps.
+
+    Args:
+        step_separator: the text between steps.
+    """
+
+    step_separator: str = "\n"

@@ -1,0 +1,8 @@
+"""One object a task: its problems, who grades their answers and checks their steps."""
+
+from __future__ import annotations
+
+from qstep.tasks.problems import load_problems
+from qstep.tasks.task import BUILT_IN, Task, Tasks, answer_classes_of, grade_rows
+
+__all__ = ["BUILT_IN", "Task", "Tasks", "answer_classes_of", "grade_rows", "load_problems"]

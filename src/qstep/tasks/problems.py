@@ -1,0 +1,74 @@
+"""Problems by the name of their data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from qstep.data import read_problems
+from qstep.tasks.procedural import REASONING_GYM, with_options
+from qstep.tasks.task import Tasks, is_users
+from qstep.types import Problem, Prompt
+
+
+def load_problems(
+    dataset_name: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    offset: int = 0,
+    seed: int = 0,
+    instruction: str | None = None,
+    conversational: bool = False,
+    task: str = "math",
+) -> list[Problem]:
+    """Problems `offset` to `offset + limit` (or to the end) of a data set, ids `<name>/<split>/<index>`.
+
+    Args:
+        dataset_name: `miniature`; `reasoning_gym:<family>`; `module:object`, a task of the user's own; a .jsonl,
+            .json (a list) or .parquet file; or a Hub id, with its configuration after a colon where it needs one
+            (`openai/gsm8k:main`).
+        options: parameters of a reasoning_gym family.
+        split: which split; for a file only a name. Splits of generated problems are disjoint, whatever the
+            seeds.
+        limit: at most as many problems; generated data sets are endless and need one.
+        offset: how many problems to skip.
+        seed: of generated problems; files keep their order.
+        instruction: put after the question, behind a blank line.
+        conversational: makes a text prompt the one message of a user.
+        task: who grades the problems of a file or of the Hub.
+
+    Raises:
+        RowError: a row of a file lacks a column, or it is blank.
+        ValueError: the data set is unknown, no problem is left, or an argument does not suit the data set.
+    """
+    if offset < 0 or (limit is not None and limit < 1):
+        raise ValueError(f"offset {offset} must be at least 0 and limit {limit} at least 1")
+    if options:
+        if not dataset_name.startswith(REASONING_GYM):
+            raise ValueError(f"{dataset_name} takes no dataset_options; the families of reasoning_gym do")
+        dataset_name = with_options(dataset_name, options)
+    if dataset_name == "miniature" and (instruction is not None or conversational):
+        raise ValueError("miniature takes no instruction and no conversation: its vocabulary has neither")
+    if dataset_name == "miniature" or dataset_name.startswith(REASONING_GYM) or is_users(dataset_name):
+        found = Tasks(dataset_name).named(dataset_name).problems(split, seed=seed, offset=offset, limit=limit)
+        chosen = [replace(problem, task=dataset_name) for problem in found]
+    else:
+        stop = None if limit is None else offset + limit
+        chosen = list(islice(read_problems(dataset_name, split=split, task=task), offset, stop))
+    if not chosen:
+        raise ValueError(f"{dataset_name} has no problem from number {offset} on")
+    return [replace(problem, prompt=_worded(problem.prompt, instruction, conversational)) for problem in chosen]
+
+
+def _worded(prompt: Prompt, instruction: str | None, conversational: bool) -> Prompt:
+    if not isinstance(prompt, str):
+        if instruction is None:
+            return prompt
+        *before, last = prompt
+        return [*before, {**last, "content": f"{last['content']}\n\n{instruction}"}]
+    text = prompt if instruction is None else f"{prompt}\n\n{instruction}"
+    return [{"role": "user", "content": text}] if conversational else text

@@ -1,0 +1,69 @@
+"""A task graded by a reward function with the signature that TRL's have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qstep.grading import Grade, extract_answer
+from qstep.types import Problem, Row
+
+if TYPE_CHECKING:
+    from qstep.tasks.task import Task
+
+RewardFunction = Callable[..., list[float | None]]
+"""`f(prompts, completions, **columns) -> one reward a row`, None where the answer cannot be graded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewarded:
+    """`task`, with the grading of `function`: right at a reward of 1 or more, wrong below, ungradable at None.
+
+    The function gets lists: the prompts; the completions, in TRL's way as one assistant message each where the
+    prompt is a conversation; and by keyword every other column of the rows and of their `metadata` (None where a
+    row lacks it), `gold` among them, which is also `solution` where the rows have no other.
+    """
+
+    task: Task
+    function: RewardFunction
+    version: str
+
+    def problems(self, split: str, *, seed: int, offset: int, limit: int | None) -> Iterable[Problem]:
+        return self.task.problems(split, seed=seed, offset=offset, limit=limit)
+
+    def grade(self, rows: Sequence[Row], *, deadline_s: float) -> list[Grade]:
+        """Raises ValueError where the function does not return one finite number or None for each row."""
+        if not rows:
+            return []
+        known = [{"solution": row.get("gold"), **row.get("metadata", {}), **row} for row in rows]
+        names = {name for row in known for name in row} - {"prompt", "completion"}
+        columns = {name: [row.get(name) for row in known] for name in names}
+        rewards = self.function(
+            prompts=[row["prompt"] for row in rows], completions=[_completion(row) for row in rows], **columns
+        )
+        if not isinstance(rewards, list) or len(rewards) != len(rows):
+            raise ValueError(
+                f"{self.version} returned {rewards!r}; it must return a list, one for each of {len(rows)} rows"
+            )
+        return [self._verdict(row["completion"], reward) for row, reward in zip(rows, rewards, strict=True)]
+
+    def check_steps(self, row: Row, steps: Sequence[str]) -> list[bool | None]:
+        return self.task.check_steps(row, steps)
+
+    def same_answer(self, a: str, b: str) -> bool:
+        return self.task.same_answer(a, b)
+
+    def _verdict(self, completion: str, reward: Any) -> Grade:
+        answer = extract_answer(completion)
+        if reward is None:
+            return Grade("ungradable", "no reward", answer)
+        if not isinstance(reward, int | float) or not math.isfinite(reward):
+            raise ValueError(f"{self.version} returned {reward!r}; a reward is a finite number, or None")
+        return Grade("right" if reward >= 1 else "wrong", f"reward {reward:g}", answer, float(reward))
+
+
+def _completion(row: Row) -> Any:
+    text = row["completion"]
+    return text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]

@@ -1,0 +1,172 @@
+"""What a row's `task` names, and how the object behind the name is found."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from qstep.grading import Grade
+from qstep.tasks.mathematics import Mathematics
+from qstep.tasks.miniature import Miniature
+from qstep.tasks.procedural import REASONING_GYM, ReasoningGym
+from qstep.tasks.rewarded import Rewarded
+from qstep.types import Problem, Row
+
+_USERS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class Task(Protocol):
+    """A kind of problem: where it comes from, who grades its answers and checks its steps.
+
+    A user's own task is any object with these members, named `module:object` on the command line.
+    """
+
+    @property
+    def version(self) -> str:
+        """Names what grades and its version; kept with every verdict."""
+        ...
+
+    def problems(self, split: str, *, seed: int, offset: int, limit: int | None) -> Iterable[Problem]:
+        """Problems `offset` to `offset + limit`, or to the end; ids are distinct over splits and seeds.
+
+        Raises ValueError for a split that does not exist, and where `limit` is None but the problems have no end.
+        """
+        ...
+
+    def grade(self, rows: Sequence[Row], *, deadline_s: float) -> list[Grade]:
+        """The verdict on each row's `completion`, given its `gold`; an answer that takes longer than `deadline_s`
+        is ungradable."""
+        ...
+
+    def check_steps(self, row: Row, steps: Sequence[str]) -> list[bool | None]:
+        """Whether each step and all before it are right; None where that cannot be told from the steps alone."""
+        ...
+
+    def same_answer(self, a: str, b: str) -> bool:
+        """Whether two final answers of one problem are the same answer, however written."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Finds the task of a row.
+
+    Rows may name this package's tasks (`math`, `miniature`, `reasoning_gym:<family>`). Code of the user's own is
+    imported only if the user named it here, never because a file of rows did.
+
+    Args:
+        task: the task of rows that have no `task`; `module:object` for a task of the user's own.
+        grader: `module:function`, a reward function with TRL's signature that replaces the grading of every task.
+        deadline_s: seconds the grading of one answer may take; it is ungradable after that.
+    """
+
+    task: str = "math"
+    grader: str | None = None
+    deadline_s: float = 3.0
+
+    def of(self, row: Row) -> Task:
+        """The task of a row.
+
+        Raises:
+            ValueError: the task is unknown, or a `module:object` other than the one named here.
+        """
+        return self.named(row.get("task", self.task))
+
+    def named(self, name: str) -> Task:
+        """The task of that name; raises as `of` does."""
+        if is_users(name) and name != self.task:
+            raise ValueError(f"task {name!r} is code of your own: name it with --task {name} to have it loaded")
+        return _find(name, self.grader)
+
+
+BUILT_IN = Tasks()
+"""The tasks of this package alone."""
+
+
+def is_users(name: str) -> bool:
+    """Whether a task is `module:object`, not one of this package's."""
+    return _USERS.fullmatch(name) is not None and not name.startswith(REASONING_GYM)
+
+
+def grade_rows(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[Grade]:
+    """Grades each row's `completion` against its `gold` by its task, in order; raises as `Tasks.of` does."""
+    by_task: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_task.setdefault(row.get("task", tasks.task), []).append(index)
+    grades: dict[int, Grade] = {}
+    for name, indices in by_task.items():
+        found = tasks.named(name).grade([rows[index] for index in indices], deadline_s=tasks.deadline_s)
+        grades.update(zip(indices, found, strict=True))
+    return [grades[index] for index in range(len(rows))]
+
+
+def answer_classes_of(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[int | None]:
+    """Numbers the graded rows of one problem by their `answer`: the same answers alike, None where there is none.
+
+    An answer joins the first class whose first member it is the same as.
+    """
+    classes: list[int | None] = []
+    number: dict[str, int] = {}
+    firsts: list[str] = []
+    for row in rows:
+        answer = row["answer"]
+        if answer is None or not answer.strip():
+            classes.append(None)
+            continue
+        if answer not in number:
+            task = tasks.of(row)
+            known = (i for i, first in enumerate(firsts) if task.same_answer(first, answer))
+            number[answer] = next(known, len(firsts))
+            if number[answer] == len(firsts):
+                firsts.append(answer)
+        classes.append(number[answer])
+    return classes
+
+
+@cache
+def _find(name: str, grader: str | None) -> Task:
+    if grader is not None:
+        function, version = _load(grader, "grader")
+        if not callable(function):
+            raise ValueError(f"grader {grader!r} is no function, but {function!r}")
+        return Rewarded(_find(name, None), function, version)
+    if name == "math":
+        return Mathematics()
+    if name == "miniature":
+        return Miniature()
+    if name.startswith(REASONING_GYM):
+        return ReasoningGym.named(name)
+    if not is_users(name):
+        raise ValueError(
+            f"task {name!r} is unknown; there are math, miniature, {REASONING_GYM}<family> and your own, module:object"
+        )
+    task, _ = _load(name, "task")
+    members = [member for member in vars(Task) if not member.startswith("_")]
+    missing = [member for member in members if not hasattr(task, member)]
+    if missing:
+        raise ValueError(f"task {name!r} has no {', '.join(missing)}; a task has {', '.join(members)}")
+    return cast(Task, task)
+
+
+def _load(name: str, what: str) -> tuple[Any, str]:
+    """The object `module:object`, also of a module in the working directory, and its name with a digest of its file."""
+    module_name, _, attribute = name.partition(":")
+    if not attribute:
+        raise ValueError(f"{what} {name!r} is not of the form module:{'object' if what == 'task' else 'function'}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that no file there hides an installed module
+    try:
+        module = import_module(module_name)
+        found = getattr(module, attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"{what} {name!r} cannot be loaded: {error}") from error
+    source = Path(module.__file__).read_bytes() if module.__file__ else b""
+    return found, f"{name} {hashlib.sha256(source).hexdigest()[:12]}"
