@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qstep.data import read_rows, write_jsonl
-from qstep.stages.workers import Follower, Job, Workers
+from qstep.recipes.workers import Follower, Job, JobFailed, Workers
 
 
 @pytest.fixture
@@ -64,28 +64,32 @@ def test_workers_run_jobs_in_order_and_say_which_failed(tmp_path: Path) -> None:
     row = {"id": "p#0", "problem_id": "p", "sample": 0, "task": "miniature", "prompt": "7+8=\n", "gold": "5"}
     write_jsonl(rows, [{**row, "completion": "7+8=5\n#5"}])
 
-    def grading(source: Path, name: str, after: str | None = None) -> Job:
-        command = ["grade", "--input", str(source), "--output", str(tmp_path / f"{name}.jsonl")]
-        return Job(command, tmp_path / name, after)
+    def grading(source: Path, name: str, *after: str) -> Job:
+        output = tmp_path / f"{name}.jsonl"
+        argv = ["grade", "--input", str(source), "--output", str(output)]
+        return Job(argv, tmp_path / f"{name}.log", output, frozenset(after))
 
+    finished: list[str] = []
     with closing(Workers(2)) as workers:
-        workers.run({"second": grading(tmp_path / "first.jsonl", "second", "first"), "first": grading(rows, "first")})
+        jobs = {"second": grading(tmp_path / "first.jsonl", "second", "first"), "first": grading(rows, "first")}
+        workers.run(jobs, lambda name, seconds: finished.append(name))
+        assert finished == ["first", "second"]
         assert [row["verdict"] for row in read_rows(tmp_path / "second.jsonl")] == ["right"]
-        with pytest.raises(
-            RuntimeError, match=r"(?s)third failed with status 1; its log .*third\.log ends:.*none\.jsonl"
-        ):
-            workers.run({"third": grading(tmp_path / "none.jsonl", "third")})
+        with pytest.raises(JobFailed, match=r"(?s)third failed with status 1; its log .*third\.log ends:.*none\.jsonl"):
+            jobs = {"third": grading(tmp_path / "none.jsonl", "third"), "fourth": grading(rows, "fourth", "third")}
+            workers.run(jobs)
+        assert not (tmp_path / "fourth.jsonl").exists()
 
 
 def test_progress_counts_the_rows_written_or_the_steps_trained(tmp_path: Path) -> None:
-    sampling = Follower(Job(["sample"], tmp_path / "rows", rows=3))
+    sampling = Follower(Job(["sample"], tmp_path / "log", tmp_path / "rows.jsonl", rows=3))
     assert sampling.progress() == (0, 3)
     with (tmp_path / "rows.jsonl").open("w") as file:
         for written, rows in (('{"id": "a"}\n{"id"', 1), (': "b"}\n', 2), ('{"id": "c"}\n', 3)):
             file.write(written)
             file.flush()
             assert sampling.progress() == (rows, 3)
-    training = Follower(Job(["train"], tmp_path / "pqm"))
+    training = Follower(Job(["train"], tmp_path / "log", tmp_path / "pqm"))
     assert training.progress() == (0, None)
     (tmp_path / "pqm").mkdir()
     write_jsonl(tmp_path / "pqm" / "train_log.jsonl", [{"id": "1", "step": 10, "max_steps": 450}])
@@ -95,9 +99,9 @@ def test_progress_counts_the_rows_written_or_the_steps_trained(tmp_path: Path) -
 def test_a_worker_that_dies_is_noticed(tmp_path: Path) -> None:
     endless = tmp_path / "rows.jsonl"
     os.mkfifo(endless)
-    job = Job(["grade", "--input", str(endless), "--output", str(tmp_path / "graded.jsonl")], tmp_path / "graded")
+    graded = tmp_path / "graded.jsonl"
+    job = Job(["grade", "--input", str(endless), "--output", str(graded)], tmp_path / "log", graded)
     with closing(Workers(1)) as workers:
-        workers.start()
         threading.Timer(1.0, workers.close).start()
-        with pytest.raises(RuntimeError, match="graded ended with status -15"):
+        with pytest.raises(JobFailed, match="graded failed with status -15"):
             workers.run({"graded": job})

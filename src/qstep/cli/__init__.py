@@ -1,49 +1,31 @@
-"""The command line: parse, call, print. Every command's options are the fields of its config dataclass."""
+"""The command line: parse, call, print. Every command's options are the fields of its config dataclasses."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-COMMANDS = {
-    "demo": (
-        "qstep.demo",
-        "DemoConfig",
-        "the whole job from nothing, on the miniature or on your model and problems",
-    ),
-    "sample": ("qstep.stages.sample", "SampleConfig", "sample groups of responses to problems"),
-    "grade": ("qstep.stages.grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
-    "annotate": (
-        "qstep.stages.annotate",
-        "AnnotateConfig",
-        "label steps, exactly or by Monte-Carlo rollouts",
-    ),
-    "train": ("qstep.stages.train", "", "train a verifier (pqm, bce, mse, orm) or a policy (dqo, dro, rs)"),
-    "score": ("qstep.stages.score", "ScoreConfig", "score the steps of responses with a verifier"),
-    "best-of-n": ("qstep.stages.best_of_n", "BestOfNConfig", "accuracy of choosing among n responses"),
-    "evaluate": ("qstep.stages.evaluate", "EvaluateConfig", "greedy and sampled accuracy of a policy"),
-    "report": ("qstep.stages.report", "ReportConfig", "render results as one HTML page"),
-}
+from qstep.stages.commands import COMMANDS, Command
 
-TRAIN = {
-    "pqm": "PQM's practical ranking loss (Eq. 10)",
-    "pqm_theoretical": "PQM's theoretical loss (Eq. 9)",
-    "pqm_ablation": "PQM's ablation (Eq. 12)",
-    "bce": "step classification",
-    "mse": "step regression",
-    "orm": "classification of the last step only",
-    "dqo": "direct Q-function optimization",
-    "dro": "DQO's bandit baseline",
-    "rs": "rejection sampling: supervised learning on right responses",
-}
+RECIPES: Mapping[str, Command] = MappingProxyType(
+    {
+        name: Command(name, module, (f"{module}:{config}",), about, positional=positional)
+        for name, module, config, positional, about in (
+            ("run", "qstep.recipes.command", "RunConfig", "recipe", "run a recipe: stages, variants and seeds in YAML"),
+            ("demo", "qstep.demo", "DemoConfig", None, "the whole job on the embedded miniature"),
+        )
+    }
+)
+"""The commands that run others."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0 done, 1 failed as the message says, 2 wrong usage."""
+    """Runs one command; returns the exit status: 0 done, 1 failed as the message says, 2 wrong usage, 130 Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -52,24 +34,66 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"qstep {__version__}")
         return 0
-    command, *rest = arguments
-    if command not in COMMANDS:
-        print(f"qstep: no command {command!r}. Try `qstep --help`.", file=sys.stderr)
+    name, rest = _name(arguments)
+    if name == "train" and rest[:1] in ([], ["-h"], ["--help"]):
+        print("usage: qstep train METHOD [--config FILE.yaml] [--option VALUE ...]\n\nmethods:")
+        print("\n".join(_table("train ")))
+        print("\nqstep train METHOD --help lists a method's options.")
+        return 0
+    known = {**RECIPES, **COMMANDS}
+    if name not in known:
+        if name == "train":
+            methods = ", ".join(known_name[6:] for known_name in known if known_name.startswith("train "))
+            print(f"qstep train: no method {rest[0]!r}: choose one of {methods}", file=sys.stderr)
+        else:
+            print(f"qstep: no command {name!r}. Try `qstep --help`.", file=sys.stderr)
         return 2
-    _keep_freed_memory()
+    if {"-h", "--help"} & set(rest):
+        from qstep.cli.options import short_help
+
+        print(short_help(known[name]))
+        return 0
     try:
-        if command == "train":
-            return _train(rest)
-        module_name, config_name, _ = COMMANDS[command]
-        module = import_module(module_name)
-        config = _parse(f"qstep {command}", [getattr(module, config_name)], rest)[0]
-        getattr(module, command.replace("-", "_"))(config)
+        return _run(known[name], rest)
+    except KeyboardInterrupt:
+        print(
+            f"\nqstep {name}: interrupted. The same command goes on where it stopped"
+            f"{', from the newest checkpoint that save_steps left' if name.startswith('train ') else ''}.",
+            file=sys.stderr,
+        )
+        return 130
     except (ValueError, OSError, RuntimeError) as error:
-        if "--debug" in sys.argv:
+        if debug or not _is_told(error):
             raise
-        print(f"qstep {command}: {error}", file=sys.stderr)
+        print(f"qstep {name}: {error}", file=sys.stderr)
         return 1
+
+
+def _run(command: Command, arguments: list[str]) -> int:
+    import jsonargparse
+
+    _keep_freed_memory()
+    if "--help-all" in arguments:
+        command.parser().print_help()
+        return 0
+    try:
+        configs = command.parse(arguments)
+    except jsonargparse.ArgumentError as error:
+        print(f"qstep {command.name}: {error}\nqstep {command.name} --help lists its options.", file=sys.stderr)
+        return 2
+    command.run(configs)
     return 0
+
+
+def _is_told(error: Exception) -> bool:
+    """Whether an error's message says all: what users can cause. Any other keeps its traceback."""
+    return isinstance(error, ValueError | OSError) or type(error).__module__.partition(".")[0] == "qstep"
+
+
+def _name(arguments: list[str]) -> tuple[str, list[str]]:
+    """The command, of one word or two, and its arguments."""
+    two = " ".join(arguments[:2])
+    return (two, arguments[2:]) if two in COMMANDS else (arguments[0], arguments[1:])
 
 
 def _keep_freed_memory() -> None:
@@ -85,53 +109,14 @@ def _keep_freed_memory() -> None:
         set_option(mmap_threshold, 2**25)
 
 
-def _train(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: qstep train METHOD [--config FILE.yaml] [--option VALUE ...]\n\nmethods:")
-        print("\n".join(f"  {name:16} {text}" for name, text in TRAIN.items()))
-        print("\nqstep train METHOD --help lists a method's options.")
-        return 0
-    method, *rest = arguments
-    if method not in TRAIN:
-        print(f"qstep train: no method {method!r}: choose one of {', '.join(TRAIN)}", file=sys.stderr)
-        return 2
-    from qstep.stages.train import SCORERS, TrainInputs, config_class, train
-
-    fixed = {"objective": method} if method in SCORERS else {}
-    inputs, config = _parse(f"qstep train {method}", [TrainInputs, config_class(method)], rest, fixed)
-    train(method, inputs, config)
-    return 0
-
-
-def _parse(program: str, classes: list[type], arguments: list[str], fixed: dict[str, Any] | None = None) -> list[Any]:
-    """Instances of the config classes from `--config file.yaml` and flags, which override it."""
-    import jsonargparse
-
-    parser = jsonargparse.ArgumentParser(prog=program, description=classes[-1].__doc__)
-    parser.add_argument("--config", action="config", help="a YAML file of options; flags override it")
-    names = []
-    for config in classes:
-        names.append(parser.add_class_arguments(config, skip=set(fixed or {})))
-    parsed = parser.parse_args(_config_first(arguments)).as_dict()
-    parsed.pop("config")
-    options = [{name: parsed[name] for name in owned if name in parsed} for owned in names]
-    if fixed:
-        options[-1].update(fixed)
-    return [config(**values) for config, values in zip(classes, options, strict=True)]
-
-
-def _config_first(arguments: list[str]) -> list[str]:
-    """Moves `--config FILE` to the front, so that flags override it wherever it stands."""
-    for i, argument in enumerate(arguments):
-        if argument == "--config" and i + 1 < len(arguments):
-            return [argument, arguments[i + 1], *arguments[:i], *arguments[i + 2 :]]
-        if argument.startswith("--config="):
-            return [argument, *arguments[:i], *arguments[i + 1 :]]
-    return arguments
+def _table(prefix: str = "") -> list[str]:
+    """A line for each command, or for each whose name begins with the prefix."""
+    names = [name.removeprefix(prefix) for name in COMMANDS if name.startswith(prefix)]
+    return [f"  {name:16} {COMMANDS[prefix + name].about}" for name in names if " " not in name]
 
 
 def _overview() -> str:
-    lines = [f"  {name:10} {text}" for name, (_, _, text) in COMMANDS.items()]
+    recipes = [f"  {command.name:16} {command.about}" for command in RECIPES.values()]
     return "\n".join(
         [
             "usage: qstep COMMAND [--config FILE.yaml] [--option VALUE ...]",
@@ -139,8 +124,10 @@ def _overview() -> str:
             "Q-functions over the reasoning of language models: PQM process reward models and DQO policies.",
             "",
             "commands:",
-            *lines,
+            *recipes,
+            *_table(),
+            f"  {'train METHOD':16} train a verifier (pqm, bce, mse, orm) or a policy (dqo, dro, rs)",
             "",
-            "qstep COMMAND --help lists a command's options.",
+            "qstep COMMAND --help lists a command's options; --debug shows where an error comes from.",
         ]
     )

@@ -1,0 +1,242 @@
+"""A recipe: stages with their options, values they share, variants and seeds, read from YAML and checked.
+
+Each stage is a qstep command with its own options under its own flags' names. In an option `${name}` stands for the
+output of the stage `name`, for one of the recipe's `values`, or, as `${seed}`, for the seed; what a stage refers to is
+run before it. A variant overrides options of stages; each variant is run with each seed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qstep.stages.commands import COMMANDS, Command
+
+_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+_NAME = re.compile(r"\w+")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run. The message names the file, the stage and the option."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of a recipe: its options, and the seconds it takes on the recipe's hardware, which order the work."""
+
+    name: str
+    command: Command
+    options: Mapping[str, Any]
+    seconds: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as it stands in its file.
+
+    Args:
+        file: where it was read from.
+        title: what it is, in a line.
+        about: the command, the hardware, and the figures to expect.
+        stages: the stages as written: `command`, optionally `seconds`, and options.
+        values: names for what several stages share or a user may want to set.
+        variants: by name, what to change in which stages; by default the stages as they are.
+        seeds: what `${seed}` stands for, one run each.
+        processes: commands that run side by side.
+        threads: of each; by default an equal share of the cores.
+        output_dir: where everything goes unless the command line says otherwise.
+        shared: for YAML anchors; not read.
+    """
+
+    file: Path
+    title: str
+    about: str
+    stages: Mapping[str, Mapping[str, Any]]
+    output_dir: Path
+    values: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    seeds: Sequence[int] = (0,)
+    processes: int = 1
+    threads: int | None = None
+    shared: Any = None
+
+    def resolved(self, variant: str | None, seed: int) -> dict[str, Stage]:
+        """The stages of one variant and seed, values and seed filled in, in an order that can be run.
+
+        What is left of references are those to stages.
+
+        Raises:
+            RecipeError: an unknown stage, command or name, or a cycle.
+        """
+        changes = self.variants[variant] if variant is not None else {}
+        for name in changes:
+            if name not in self.stages:
+                raise self.error(f"variant {variant!r} changes an unknown stage {name!r}", name, self.stages)
+        names = {**self.values, "seed": seed}
+        stages = {}
+        for name, written in self.stages.items():
+            options = {**written, **changes.get(name, {})}
+            command, seconds = options.pop("command", None), options.pop("seconds", 1.0)
+            if command not in COMMANDS:
+                raise self.error(f"stage {name!r}: no command {command!r}", str(command), COMMANDS)
+            if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds <= 0:
+                raise self.error(f"stage {name!r}: seconds is {seconds!r}: give a number above 0")
+            filled = {
+                option: fill(value, {known: names[known] for known in references(value) if known in names})
+                for option, value in options.items()
+            }
+            for option, value in filled.items():
+                for reference in references(value):
+                    if reference not in self.stages:
+                        problem = f"stage {name!r}, option {option!r}: nothing is called {reference!r}"
+                        raise self.error(problem, reference, [*self.stages, *names])
+            stages[name] = Stage(name, COMMANDS[command], filled, float(seconds))
+        return {name: stages[name] for name in self._ordered(stages)}
+
+    def _ordered(self, stages: Mapping[str, Stage]) -> list[str]:
+        """The names of the stages, each after those it refers to."""
+        order: list[str] = []
+        open_: list[str] = []
+
+        def visit(name: str) -> None:
+            if name in open_:
+                raise self.error(f"stages refer to each other in a circle: {' -> '.join([*open_, name])}")
+            if name not in order:
+                open_.append(name)
+                for reference in sorted(references(stages[name].options)):
+                    visit(reference)
+                order.append(open_.pop())
+
+        for name in stages:
+            visit(name)
+        return order
+
+    def check(self, stage: Stage) -> None:
+        """Refuses options that the stage's command does not have, lacks, or cannot take.
+
+        Raises:
+            RecipeError: naming the stage and the option.
+        """
+        own = {f.name for config in stage.command.classes() for f in fields(config)} - set(stage.command.fixed)
+        for option in stage.options:
+            if option in stage.command.outputs:
+                raise self.error(f"stage {stage.name!r}: {option} is given by the recipe's output folder; leave it out")
+            if option not in own:
+                problem = f"stage {stage.name!r}: `qstep {stage.command.name}` has no option {option!r}"
+                raise self.error(problem, option, own)
+        outputs = {option: file.format(stage=stage.name) for option, file in stage.command.outputs.items()}
+        try:
+            stage.command.check({**stage.options, **outputs})
+        except (ValueError, TypeError, _argument_error()) as error:
+            raise self.error(f"stage {stage.name!r}, `qstep {stage.command.name}`: {error}") from None
+
+    def error(self, problem: str, name: str = "", known: Iterable[str] = ()) -> RecipeError:
+        """The error with the file's name, and what in `known` the wrong `name` may have been meant to be."""
+        close = difflib.get_close_matches(name, list(known), 1)
+        return RecipeError(f"{self.file}: {problem}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+
+
+def read_recipe(file: Path, values: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in a YAML file, with some of its values set anew.
+
+    Raises:
+        RecipeError: it is not a recipe, or has no value of a name in `values`.
+    """
+    file = Path(file)
+    try:
+        written = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{file}: not YAML: {error}") from None
+    bare = Recipe(file, "", "", {}, Path())
+    if not isinstance(written, dict):
+        raise bare.error(f"a {type(written).__name__}, not a mapping with `title`, `about`, `output_dir` and `stages`")
+    known = {f.name for f in fields(Recipe)} - {"file"}
+    for key in written:
+        if key not in known:
+            raise bare.error(f"a recipe has no {key!r}", str(key), known)
+    for key in ("title", "about", "stages", "output_dir"):
+        if not written.get(key):
+            raise bare.error(f"{key!r} is missing")
+    for key in ("stages", "values", "variants"):
+        _check_mapping(bare, written.get(key, {}), f"{key!r}")
+    for name, stage in written["stages"].items():
+        _check_mapping(bare, stage, f"stage {name!r}")
+    for name, variant in written.get("variants", {}).items():
+        for stage, changed in _check_mapping(bare, variant, f"variant {name!r}").items():
+            _check_mapping(bare, changed, f"variant {name!r}, stage {stage!r}")
+    recipe = replace(bare, **{**written, "output_dir": Path(written["output_dir"])})
+    if twice := {"seed", *recipe.values} & set(recipe.stages):
+        raise bare.error(f"{sorted(twice)} would name a stage and a value")
+    if not recipe.seeds or not all(isinstance(seed, int) for seed in recipe.seeds):
+        raise bare.error(f"seeds is {recipe.seeds!r}: give a list of numbers")
+    for name in values or {}:
+        if name not in recipe.values:
+            raise bare.error(f"no value {name!r} to set", name, recipe.values)
+    return replace(recipe, values={**recipe.values, **(values or {})})
+
+
+def references(value: Any) -> set[str]:
+    """The names that a value refers to."""
+    return {name for text in _texts(value) for name in _REFERENCE.findall(text)}
+
+
+def fill(value: Any, names: Mapping[str, Any]) -> Any:
+    """The value with the given names put in; one that is a reference and nothing else becomes what it stands for."""
+    if isinstance(value, Mapping):
+        return {key: fill(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, names) for item in value]
+    if not isinstance(value, str):
+        return value
+    whole = _REFERENCE.fullmatch(value)
+    if whole and whole[1] in names:
+        return names[whole[1]]
+    return _REFERENCE.sub(lambda match: str(names.get(match[1], match[0])), value)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def _check_mapping(recipe: Recipe, value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise recipe.error(f"{where} is {value!r}, not a mapping")
+    for name in value:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise recipe.error(f"{where}: {name!r} is no name: letters, digits and _ only")
+    return value
+
+
+def _argument_error() -> type[Exception]:
+    import jsonargparse
+
+    return jsonargparse.ArgumentError
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key that is there twice is an error, and 1e-4 is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)

@@ -1,0 +1,121 @@
+"""What came of a recipe: its reports' tables, and their comparisons over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from qstep.data.shards import write_json
+from qstep.recipes.graph import Run
+from qstep.recipes.recipe import Recipe
+from qstep.stages.progress import console
+
+SUMMARY = "results.json"
+
+
+def summarise(recipe: Recipe, runs: Sequence[Run], output_dir: Path) -> None:
+    """Prints each run's accuracies and differences; several runs' are also written to `<output_dir>/results.json`."""
+    results = {of_run.folder: _results(of_run) for of_run in runs}
+    for of_run in runs:
+        found = results[of_run.folder]
+        if found is not None:
+            name = ", ".join(filter(None, (of_run.variant, f"seed {of_run.seed}")))
+            _print_accuracies(f"{recipe.title} ({name})", found)
+    variants = {
+        variant: {r.seed: found for r in runs if r.variant == variant if (found := results[r.folder]) is not None}
+        for variant in recipe.variants or (None,)
+    }
+    for variant, of_seeds in variants.items():
+        if of_seeds:
+            _print_claims(variant, claims(of_seeds))
+    if len(runs) > 1 and any(variants.values()):
+        pooled_by = {variant or "all": _pooled_results(of_seeds) for variant, of_seeds in variants.items()}
+        write_json(
+            output_dir / SUMMARY, {"recipe": recipe.title, **(pooled_by if recipe.variants else pooled_by["all"])}
+        )
+    console.print(f"\nin {output_dir}: {', '.join(sorted(_links(output_dir, runs)))}")
+
+
+def _pooled_results(of_seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The claims over seeds, and what each seed's report says, without its curves of training."""
+    seeds = {str(s): {k: v for k, v in found.items() if k != "training"} for s, found in of_seeds.items()}
+    return {"claims": claims(of_seeds), "seeds": seeds}
+
+
+def claims(of_seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Each comparison pooled over the seeds that have it, and each seed's own."""
+    names = dict.fromkeys(name for results in of_seeds.values() for name in results.get("comparisons", {}))
+    found = {}
+    for name in names:
+        by_seed = {str(s): r["comparisons"][name] for s, r in of_seeds.items() if name in r["comparisons"]}
+        above = all(estimate["mean"] > 0 for estimate in by_seed.values())
+        found[name] = {**pooled(list(by_seed.values())), "above_zero_on_every_seed": above, "by_seed": by_seed}
+    return found
+
+
+def pooled(estimates: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of the seeds' differences, with the 95 % interval of a mean of independent estimates.
+
+    Every seed has its own model, problems and samples. The interval is over problems, not over all conceivable seeds.
+    """
+    n = len(estimates)
+    mean = sum(e["mean"] for e in estimates) / n
+    errors = [(e["high"] - e["low"]) / (2 * 1.96) for e in estimates]
+    half = 1.96 * math.sqrt(sum(error**2 for error in errors)) / n
+    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": n}
+
+
+def _results(of_run: Run) -> dict[str, Any] | None:
+    """What the run's report says in numbers, if it has one."""
+    for work in of_run.stages.values():
+        for output in work.outputs.values():
+            if output.name == SUMMARY:
+                return json.loads(output.read_text())
+    return None
+
+
+def _print_accuracies(title: str, results: Mapping[str, Any]) -> None:
+    policies, verifiers = results.get("policies", {}), results.get("verifiers", {})
+    columns = list(dict.fromkeys(mode for modes in policies.values() for mode in modes))
+    if policies:
+        table = Table("policy", *columns, title=f"{title}: accuracy, 95 % intervals over problems")
+        for name, modes in policies.items():
+            table.add_row(name, *(interval(modes[mode]) if mode in modes else "" for mode in columns))
+        console.print(table)
+    if verifiers:
+        largest = max((n for curve in verifiers.values() for n in curve), key=int)
+        table = Table("choosing", f"among {largest}", title=f"{title}: accuracy, 95 % intervals over problems")
+        for name, curve in verifiers.items():
+            if largest in curve:
+                table.add_row(name, interval(curve[largest]))
+        console.print(table)
+
+
+def _print_claims(variant: str | None, found: Mapping[str, Any]) -> None:
+    if variant is not None:
+        console.rule(variant)
+    for name, claim in found.items():
+        verdict = "above 0" if claim["low"] > 0 else "below 0" if claim["high"] < 0 else "cannot tell"
+        each = f", above 0 on every one of {claim['seeds']} seeds" if claim["above_zero_on_every_seed"] else ""
+        console.print(f"{name:28} {interval(claim, signed=True)}  {verdict}{each if claim['seeds'] > 1 else ''}")
+
+
+def interval(estimate: Mapping[str, Any], signed: bool = False) -> str:
+    """`.813 [.791, .834]`; n/a where there is no number."""
+    numbers = [estimate.get(name) for name in ("mean", "low", "high")]
+    if any(number is None for number in numbers):
+        return "n/a" if numbers[0] is None else f"{numbers[0]:.3f}"
+    form = "+.3f" if signed else ".3f"
+    return "{} [{}, {}]".format(*(f"{number:{form}}" for number in numbers))
+
+
+def _links(output_dir: Path, runs: Sequence[Run]) -> set[str]:
+    """The reports' pages, or where there is none the last stages' outputs, by their links."""
+    last = [(r, output) for r in runs for output in list(r.stages.values())[-1].outputs.values()]
+    pages = [(r, o) for r in runs for w in r.stages.values() for o in w.outputs.values() if o.suffix == ".html"]
+    return {str((r.folder / output.name).relative_to(output_dir)) for r, output in pages or last}

@@ -1,0 +1,140 @@
+"""The commands: which function runs each, which dataclasses hold its options, and the parser over them.
+
+The table loads nothing: `qstep --help` prints it, a recipe looks its stages up in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jsonargparse
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Args:
+        name: as it is typed: `sample`, `train pqm`.
+        module: the module of the function that runs it, which has the command's first word as its name.
+        configs: `module:class` of each dataclass of options; the function takes an instance of each.
+        about: a phrase for the overview.
+        outputs: the options that say where output goes, and the file or folder that a recipe gives them.
+        fixed: options of the last dataclass that the command's name settles.
+        first: what the function takes before them.
+        positional: an option that may be given without its name, as the first argument.
+    """
+
+    name: str
+    module: str
+    configs: tuple[str, ...]
+    about: str
+    outputs: Mapping[str, str] = field(default_factory=lambda: {"output": "{stage}.jsonl"})
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    first: tuple[str, ...] = ()
+    positional: str | None = None
+
+    def classes(self) -> list[type]:
+        """The dataclasses of options, imported."""
+        return [getattr(import_module(module), name) for module, name in (c.split(":") for c in self.configs)]
+
+    def parser(self) -> jsonargparse.ArgumentParser:
+        """The parser of the command's options, `--config` among them; a wrong option raises ArgumentError."""
+        import jsonargparse
+
+        classes = self.classes()
+        parser = jsonargparse.ArgumentParser(
+            prog=f"qstep {self.name}", description=classes[-1].__doc__, exit_on_error=False
+        )
+        parser.add_argument("--config", action="config", help="a YAML file of options; flags override it")
+        for config in classes:
+            parser.add_class_arguments(config, skip=set(self.fixed))
+        return parser
+
+    def instances(self, options: Mapping[str, Any]) -> list[Any]:
+        """The dataclasses filled with parsed options."""
+        from dataclasses import fields
+
+        filled = []
+        for config in self.classes():
+            names = {f.name for f in fields(config) if f.init}
+            own = {name: value for name, value in {**options, **self.fixed}.items() if name in names}
+            filled.append(config(**own))
+        return filled
+
+    def parse(self, arguments: Sequence[str]) -> list[Any]:
+        """The dataclasses from `--config file.yaml` and flags, which override it."""
+        named = list(arguments)
+        if self.positional and named and not named[0].startswith("-"):
+            named.insert(0, f"--{self.positional}")
+        return self.instances(self.parser().parse_args(_config_first(named)).as_dict())
+
+    def check(self, options: Mapping[str, Any]) -> list[Any]:
+        """The dataclasses from a mapping of options, as a recipe holds them."""
+        return self.instances(self.parser().parse_object(dict(options)).as_dict())
+
+    def run(self, configs: Sequence[Any]) -> Any:
+        """Runs the command."""
+        return getattr(import_module(self.module), self.name.split()[0].replace("-", "_"))(*self.first, *configs)
+
+
+def _stage(name: str, config: str, about: str, outputs: Mapping[str, str] | None = None) -> Command:
+    module = f"qstep.stages.{name.replace('-', '_')}"
+    command = Command(name, module, (f"{module}:{config}",), about)
+    return command if outputs is None else Command(name, module, command.configs, about, outputs)
+
+
+_FOLDER = {"output_dir": "{stage}"}
+_STAGES = (
+    _stage("sample", "SampleConfig", "sample groups of responses to problems"),
+    _stage("grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
+    _stage("annotate", "AnnotateConfig", "label steps, exactly or by Monte-Carlo rollouts"),
+    _stage("score", "ScoreConfig", "score the steps of responses with a verifier"),
+    _stage("best-of-n", "BestOfNConfig", "accuracy of choosing among n responses", {"output": "{stage}.json"}),
+    _stage("evaluate", "EvaluateConfig", "greedy and sampled accuracy of a policy", _FOLDER),
+    _stage("report", "ReportConfig", "render results as one HTML page", {"output": "{stage}.html"}),
+    _stage("miniature", "MiniatureConfig", "write the embedded task's textbook and untrained model", _FOLDER),
+)
+
+_METHODS = {
+    "pqm": ("pqm:ScorerConfig", "PQM's practical ranking loss (Eq. 10)"),
+    "pqm_theoretical": ("pqm:ScorerConfig", "PQM's theoretical loss (Eq. 9)"),
+    "pqm_ablation": ("pqm:ScorerConfig", "PQM's ablation (Eq. 12)"),
+    "bce": ("pqm:ScorerConfig", "step classification"),
+    "mse": ("pqm:ScorerConfig", "step regression"),
+    "orm": ("pqm:ScorerConfig", "classification of the last step only"),
+    "dqo": ("dqo:DQOConfig", "direct Q-function optimization"),
+    "dro": ("dqo:DQOConfig", "DQO's bandit baseline"),
+    "rs": ("rs:PolicyConfig", "rejection sampling: supervised learning on right responses"),
+}
+
+COMMANDS: Mapping[str, Command] = {
+    **{command.name: command for command in _STAGES},
+    **{
+        f"train {method}": Command(
+            f"train {method}",
+            "qstep.stages.train",
+            ("qstep.stages.train:TrainInputs", f"qstep.trainers.{config}"),
+            about,
+            _FOLDER,
+            {"objective": method} if config == "pqm:ScorerConfig" else {},
+            (method,),
+        )
+        for method, (config, about) in _METHODS.items()
+    },
+}
+"""Every command by its name."""
+
+
+def _config_first(arguments: list[str]) -> list[str]:
+    """Moves `--config FILE` to the front, so that flags override it wherever it stands."""
+    for i, argument in enumerate(arguments):
+        if argument == "--config" and i + 1 < len(arguments):
+            return [argument, arguments[i + 1], *arguments[:i], *arguments[i + 2 :]]
+        if argument.startswith("--config="):
+            return [argument, *arguments[:i], *arguments[i + 1 :]]
+    return arguments

@@ -1,0 +1,39 @@
+"""`qstep miniature`: what the embedded task starts from, its unreliable textbook and a model that knows nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class MiniatureConfig:
+    """Writes `textbook.jsonl`, to be learned with `qstep train rs`, and `model`, untrained, with its tokenizer.
+
+    Args:
+        output_dir: the folder to write; what is there is written anew.
+        textbook_rows: how many worked problems the textbook has.
+        seed: of the model's weights and of the textbook.
+    """
+
+    output_dir: Path
+    textbook_rows: int = 16_000
+    seed: int = 0
+
+
+def miniature(config: MiniatureConfig) -> Path:
+    """Runs the stage and returns its folder."""
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    from qstep.data import miniature, write_jsonl
+    from qstep.stages.inputs import hide_loading_bars
+
+    hide_loading_bars()
+    model = config.output_dir / "model"
+    model.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    Qwen3ForCausalLM(miniature.base_config()).save_pretrained(model)
+    miniature.tokenizer().save_pretrained(model)
+    write_jsonl(config.output_dir / "textbook.jsonl", miniature.textbook(config.textbook_rows, config.seed))
+    return config.output_dir
