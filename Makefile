@@ -11,7 +11,8 @@ demo: $(VENV)/.runtime
 	$(BIN)/qstep demo --output_dir runs/demo
 
 demo-seeds: $(VENV)/.runtime
-	$(BIN)/python benchmarks/demo_seeds.py --output benchmarks/results/demo_seeds.json
+	$(BIN)/qstep demo --seeds 10,11,12 --output_dir runs/demo-seeds
+	cp runs/demo-seeds/results.json benchmarks/results/demo_seeds.json
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

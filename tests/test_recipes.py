@@ -14,14 +14,17 @@ from typing import Any
 import pytest
 import yaml
 
-from qstep.data import miniature, read_rows, write_jsonl
+from qstep.cli import main
+from qstep.data import read_rows, write_jsonl
 from qstep.recipes import JobFailed, OutputBusy, Recipe, RecipeError, plan, read_recipe, run
+from qstep.recipes.command import MINIATURE
 from qstep.recipes.graph import _alone, _longest_first
 from qstep.recipes.recipe import fill
 from qstep.recipes.summary import claims, pooled
+from qstep.tasks import miniature
 
 ROOT = Path(__file__).parents[1]
-SHIPPED: list[Path] = []
+SHIPPED = [MINIATURE, *sorted((ROOT / "recipes").glob("*.yaml"))]
 
 
 def write(folder: Path, **parts: Any) -> Path:
@@ -267,3 +270,34 @@ def test_the_api_takes_a_recipe_object(tmp_path: Path) -> None:
     (of_run,) = run(recipe, tmp_path / "elsewhere", only="graded")
     record = json.loads((of_run.stages["graded"].folder / "done.json").read_text())
     assert record["seconds"] >= 0 and "graded.jsonl" in record["files"]
+
+
+@pytest.mark.timeout(1200)
+def test_the_miniature_in_small_with_two_seeds(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The packaged recipe with a few steps of everything."""
+    recipe = yaml.safe_load(MINIATURE.read_text())
+    small = {"textbook_rows": 500, "num_problems": 4, "num_samples": 4, "max_problems": 2, "max_per_problem": 2}
+    for stage in recipe["stages"].values():
+        stage |= {option: value for option, value in small.items() if option in stage}
+        if stage["command"].startswith("train"):
+            stage |= {"max_steps": 2, "per_device_train_batch_size": 4, "warmup_steps": 0, "use_cpu": True}
+    # The tiny base solves nothing, and rejection sampling needs a right response.
+    recipe["stages"]["rs"]["train_file"] = "${miniature}/textbook.jsonl"
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    assert main(["run", str(file), "--output_dir", str(tmp_path / "out"), "--seeds", "1,2"]) == 0
+    printed = capfd.readouterr().err
+    comparisons = {"dqo - base (sampled)", "dqo - rs (sampled)", "pqm@4 - majority", "pqm@4 - mean", "pqm@4 - bce"}
+    for seed in (1, 2):
+        results = json.loads((tmp_path / "out" / f"seed-{seed}" / "results.json").read_text())
+        assert set(results["comparisons"]) == comparisons
+        assert set(results["policies"]) == {"base", "rs", "dqo"}
+        assert {"pqm", "bce", "majority", "mean", "pass", "pqm_weighted"} <= set(results["verifiers"])
+        assert {"versions", "git_commit", "command"} <= set(results["provenance"])
+        assert set(results["training"]) == {"pqm", "bce", "dqo", "rs"} and results["labels"]
+        assert "<script" not in (tmp_path / "out" / f"seed-{seed}" / "report.html").read_text()
+    pooled_results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(pooled_results["claims"]) == comparisons and set(pooled_results["seeds"]) == {"1", "2"}
+    assert all(claim["seeds"] == 2 and name in printed for name, claim in pooled_results["claims"].items())
+    first, second = (tmp_path / "out" / f"seed-{seed}" / "base" for seed in (1, 2))
+    assert (first / "model.safetensors").read_bytes() != (second / "model.safetensors").read_bytes()

@@ -11,10 +11,10 @@ from qstep.stages.commands import COMMANDS, Command
 
 RECIPES: Mapping[str, Command] = MappingProxyType(
     {
-        name: Command(name, module, (f"{module}:{config}",), about, positional=positional)
-        for name, module, config, positional, about in (
-            ("run", "qstep.recipes.command", "RunConfig", "recipe", "run a recipe: stages, variants and seeds in YAML"),
-            ("demo", "qstep.demo", "DemoConfig", None, "the whole job on the embedded miniature"),
+        name: Command(name, "qstep.recipes.command", (f"qstep.recipes.command:{config}",), about, positional=positional)
+        for name, config, positional, about in (
+            ("run", "RunConfig", "recipe", "run a recipe: stages, variants and seeds in one YAML file"),
+            ("demo", "DemoConfig", None, "run the packaged miniature recipe: from nothing to a better reasoner"),
         )
     }
 )

@@ -25,10 +25,11 @@ from qstep.data.shards import canonical_json, file_fingerprint, write_json
 from qstep.recipes.recipe import Recipe, Stage, fill, read_recipe, references
 from qstep.recipes.workers import Job, Workers
 from qstep.stages.inputs import model_fingerprint
+from qstep.stages.options import NO_EFFECT
 from qstep.stages.progress import console
 
-_SPEED_ONLY = frozenset({"batch_size", "device", "disable_tqdm", "max_rows", "max_tokens", "rows_at_once"})
-"""Options of commands that change how fast rows come, not what is in them."""
+_NO_EFFECT = frozenset({*NO_EFFECT, "batch_size", "disable_tqdm", "rows_at_once"})
+"""Options that change how fast an output comes, not what is in it."""
 
 _DATA_FILE = re.compile(r".*\.(jsonl|json|parquet)")
 
@@ -182,7 +183,7 @@ def _work(recipe: Recipe, stage: Stage, done: Mapping[str, Work], output_dir: Pa
         for option, value in stage.options.items()
         for path, fingerprint in _inputs(recipe, stage, option, value)
     }
-    kept = {option: value for option, value in content.items() if option not in _SPEED_ONLY}
+    kept = {option: value for option, value in content.items() if option not in _NO_EFFECT}
     identity = canonical_json({"command": stage.command.name, "options": kept, "inputs": inputs})
     key = f"{stage.name}-{hashlib.sha256(identity).hexdigest()[:12]}"
     folder = output_dir / "jobs" / key

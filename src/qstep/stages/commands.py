@@ -6,6 +6,7 @@ The table loads nothing: `qstep --help` prints it, a recipe looks its stages up 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,8 @@ class Command:
 
     def check(self, options: Mapping[str, Any]) -> list[Any]:
         """The dataclasses from a mapping of options, as a recipe holds them."""
-        return self.instances(self.parser().parse_object(dict(options)).as_dict())
+        # The parser writes into what it is given.
+        return self.instances(self.parser().parse_object(deepcopy(dict(options))).as_dict())
 
     def run(self, configs: Sequence[Any]) -> Any:
         """Runs the command."""
@@ -89,6 +91,7 @@ def _stage(name: str, config: str, about: str, outputs: Mapping[str, str] | None
 
 
 _FOLDER = {"output_dir": "{stage}"}
+_PAGE = {"output": "{stage}.html", "summary": "results.json"}
 _STAGES = (
     _stage("sample", "SampleConfig", "sample groups of responses to problems"),
     _stage("grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
@@ -96,7 +99,7 @@ _STAGES = (
     _stage("score", "ScoreConfig", "score the steps of responses with a verifier"),
     _stage("best-of-n", "BestOfNConfig", "accuracy of choosing among n responses", {"output": "{stage}.json"}),
     _stage("evaluate", "EvaluateConfig", "greedy and sampled accuracy of a policy", _FOLDER),
-    _stage("report", "ReportConfig", "render results as one HTML page", {"output": "{stage}.html"}),
+    _stage("report", "ReportConfig", "render results as one HTML page", _PAGE),
     _stage("miniature", "MiniatureConfig", "write the embedded task's textbook and untrained model", _FOLDER),
 )
 

@@ -13,7 +13,7 @@ class MiniatureConfig:
     Args:
         output_dir: the folder to write; what is there is written anew.
         textbook_rows: how many worked problems the textbook has.
-        seed: of the model's weights and of the textbook.
+        seed: of the world (which facts are hard), of the textbook, and of the model's weights.
     """
 
     output_dir: Path
@@ -26,8 +26,9 @@ def miniature(config: MiniatureConfig) -> Path:
     import torch
     from transformers import Qwen3ForCausalLM
 
-    from qstep.data import miniature, write_jsonl
+    from qstep.data import write_jsonl
     from qstep.stages.inputs import hide_loading_bars
+    from qstep.tasks import miniature
 
     hide_loading_bars()
     model = config.output_dir / "model"
