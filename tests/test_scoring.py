@@ -7,26 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForTokenClassification, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForTokenClassification
 
-from qstep.models import ModelOptions, ScorerModel, StepContract, encode_steps
+from qstep.models import StepContract, encode_steps
 from qstep.scoring import Scorer, StepScorer
 from qstep.tasks import miniature
+from scorers import miniature_scorer
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    tokenizer = miniature.tokenizer()
-    Qwen3ForCausalLM(miniature.base_config()).save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    model = ScorerModel.new(ModelOptions(model_name_or_path=str(tmp_path / "base")))
-    StepContract.create(
-        tokenizer, step_separator="\n", separator_token="\n", max_length=128, aggregation="min", objective="pqm"
-    ).attach(model.config)
-    model.save(tmp_path / "scorer")
-    tokenizer.save_pretrained(tmp_path / "scorer")
-    return tmp_path / "scorer"
+    return miniature_scorer(tmp_path / "scorer")
 
 
 def test_a_scorer_is_a_plain_token_classifier(folder: Path) -> None:
@@ -107,3 +98,18 @@ def test_an_over_long_row_is_refused_not_truncated(folder: Path) -> None:
     scorer = StepScorer.load(folder)
     with pytest.raises(ValueError, match=r"here: .* exceed this scorer's max_length of 128"):
         encode_steps(miniature.tokenizer(), scorer.contract, "7+8=\n", ["7+8=5"] * 30, where="here")
+
+
+def test_what_fits_is_what_can_be_encoded(folder: Path) -> None:
+    """Around the limit of 128 tokens, for prompts of 5 and 7: a row fits exactly where `encode_steps` takes it."""
+    scorer = StepScorer.load(folder)
+    for prompt in ("7+8=\n", "7+8*3=\n"):
+        for n in range(15, 25):
+            for last in ("#5", "8*3=5"):
+                row = {"prompt": prompt, "completions": ["7+8=5"] * n + [last]}
+                try:
+                    encode_steps(scorer.tokenizer, scorer.contract, prompt, row["completions"], where="here")
+                except ValueError:
+                    assert not scorer.fits(row)
+                else:
+                    assert scorer.fits(row)

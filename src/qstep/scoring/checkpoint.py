@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from qstep.data import encode_prompt, encode_texts
 from qstep.models import Dtype, ScorerModel, StepContract, collate_steps, encode_steps
 from qstep.types import Aggregation, Prompt, Row
 
@@ -20,6 +21,7 @@ class StepScorer:
         self.contract = StepContract.of(model.config, tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self._prompt: tuple[Prompt, int] | None = None
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu", dtype: Dtype = "float32") -> StepScorer:
@@ -59,6 +61,19 @@ class StepScorer:
                 yield from self._scored(batch)
                 batch = _Pending()
         yield from self._scored(batch)
+
+    def fits(self, row: Row) -> bool:
+        """Whether a row, as `score_rows` takes it, is within the contract's `max_length`."""
+        if self._prompt is None or self._prompt[0] != row["prompt"]:
+            self._prompt = row["prompt"], len(encode_prompt(self.tokenizer, row["prompt"]))
+        steps, room = row["completions"], self.contract.max_length - self._prompt[1]
+        text = "".join(steps)
+        size = len(text.encode())
+        # A token covers a byte at least, of text that normalisation (NFC) makes at most three times as long where it
+        # is not ASCII; so most rows need not be tokenised to know that they are short enough.
+        if size + 4 * (size - len(text)) + 2 * len(steps) <= room:
+            return True
+        return sum(len(ids) + 1 for ids in encode_texts(self.tokenizer, steps)) <= room
 
     @torch.inference_mode()
     def _scored(self, pending: _Pending) -> Iterator[tuple[Row, list[float]]]:

@@ -3,48 +3,64 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from qstep.stages.inputs import choose_device, finished, hide_loading_bars, model_fingerprint, settings_of
-from qstep.stages.progress import bar
+from qstep.stages.options import NO_EFFECT
+from qstep.stages.progress import bar, console
 from qstep.types import Row
 
-_ROWS_AT_ONCE = 64
+if TYPE_CHECKING:
+    from qstep.scoring import StepScorer
+
+_NAMED = 5
 
 
 @dataclass
 class ScoreConfig:
     """Scores every step of every response.
 
-    Adds `completions` (the steps, where the row has none yet), `q_values`, `score` (their aggregation by the
-    scorer's own contract; null for a response without a step, which loses to every other) and `step_rewards`
-    (the probabilities sigmoid(Q), for `qstep train dqo --process_rewards`).
+    Adds `completions` (the steps, where the row has none yet) and `step_separator` (what they were split at),
+    `q_values`, `score` (their aggregation by the scorer's own contract; null for a response without a step, which
+    loses to every other) and `step_rewards` (the probabilities sigmoid(Q), for `qstep train dqo --process_rewards`).
 
     Args:
-        input: rows written by `qstep sample`, `grade` or `annotate`.
+        input: rows with a `prompt` and a `completion`, or its steps in `completions`.
         output: the JSONL file to write.
         model_name_or_path: a folder or Hub id written by `qstep train pqm|bce|mse|orm`.
+        over_long: what to do with rows longer than the scorer's `max_length`: refuse, before any is scored, or drop
+            and count them. Nothing is truncated.
         max_tokens: tokens computed at once; a prompt counts once for the rows that share it.
         device: cpu, cuda, or auto.
+        dtype: of the scorer's weights.
     """
 
     input: Path
     output: Path
     model_name_or_path: str
+    over_long: Literal["refuse", "drop"] = "refuse"
     max_tokens: int = 8192
     device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 def score(config: ScoreConfig) -> Path:
-    """Runs the stage and returns its output."""
-    from qstep.data import StageFile, count_rows, read_rows, split_steps
+    """Runs the stage and returns its output.
+
+    Raises:
+        ValueError: a row's steps were split at another separator than the scorer's, or contain it, or rows are longer
+            than its `max_length` (unless they are to be dropped).
+    """
+    from qstep.data import StageFile, count_rows
     from qstep.scoring import StepScorer
-    from qstep.search import aggregate
 
     settings = settings_of(
         config,
-        *("output", "max_tokens", "device"),
+        *NO_EFFECT,
+        "over_long",
         input=finished(config.input),
         model=model_fingerprint(config.model_name_or_path),
     )
@@ -52,34 +68,84 @@ def score(config: ScoreConfig) -> Path:
         if file.complete:
             return config.output
         hide_loading_bars()
-        scorer = StepScorer.load(config.model_name_or_path, device=choose_device(config.device))
+        scorer = StepScorer.load(config.model_name_or_path, device=choose_device(config.device), dtype=config.dtype)
+        dropped = _too_long(config, scorer)
+        skipped = file.done | dropped
+        rows = (row for row in _split_rows(config.input, scorer) if row["id"] not in skipped)
+        with bar(f"score {config.output.stem}", count_rows(config.input) - len(dropped), len(file.done)) as advance:
+            for batch in _scored_batches(scorer, rows, config.max_tokens):
+                file.append(batch)
+                advance(len(batch))
         contract = scorer.contract
-
-        def with_steps(row: Row) -> Row:
-            return (
-                row
-                if "completions" in row
-                else {**row, "completions": split_steps(row["completion"], contract.step_separator)}
-            )
-
-        rows = (with_steps(row) for row in read_rows(config.input) if row["id"] not in file.done)
-        with bar(f"score {config.output.stem}", count_rows(config.input), len(file.done)) as advance:
-            pending: list[Row] = []
-            for row, q_values in scorer.score_rows(rows, max_tokens=config.max_tokens):
-                total = aggregate(q_values, contract.aggregation)
-                pending.append(
-                    {
-                        **row,
-                        "q_values": q_values,
-                        "score": total if math.isfinite(total) else None,
-                        "step_rewards": [1 / (1 + math.exp(-q)) if q > -700 else 0.0 for q in q_values],
-                    }
-                )
-                if len(pending) == _ROWS_AT_ONCE:
-                    file.append(pending)
-                    advance(len(pending))
-                    pending = []
-            file.append(pending)
-            advance(len(pending))
-        file.finish({"objective": contract.objective, "aggregation": contract.aggregation})
+        file.finish({"objective": contract.objective, "aggregation": contract.aggregation, "over_long": len(dropped)})
+    if dropped:
+        console.print(f"{len(dropped)} rows longer than {contract.max_length} tokens are left out")
     return config.output
+
+
+def _split_rows(path: Path, scorer: StepScorer) -> Iterator[Row]:
+    """The rows with their steps in `completions`, split at the scorer's separator where a row has none."""
+    from qstep.data import RowError, numbered_rows, split_steps
+
+    wanted = scorer.step_separator
+    forbidden = {wanted, scorer.tokenizer.decode([scorer.contract.separator_token_id])}
+    for line, row in numbered_rows(path):
+        used = row.get("step_separator")
+        if used is not None and used != wanted:
+            problem = f"its steps were split at {used!r}, and this scorer was taught steps split at {wanted!r}"
+            raise RowError(path, line, "step_separator", f"{problem}: split the responses again, or train a scorer so")
+        if "completions" not in row:
+            yield {**row, "completions": split_steps(row["completion"], wanted), "step_separator": wanted}
+            continue
+        for step in row["completions"]:
+            if any(separator in step for separator in forbidden):
+                problem = f"the step {step[:60]!r} contains the separator {wanted!r}: split it there"
+                raise RowError(path, line, "completions", problem)
+        yield row
+
+
+def _too_long(config: ScoreConfig, scorer: StepScorer) -> set[str]:
+    """The ids of the rows that the scorer cannot hold.
+
+    Raises:
+        ValueError: there are some, and they are to be refused.
+    """
+    long = [row["id"] for row in _split_rows(config.input, scorer) if not scorer.fits(row)]
+    if long and config.over_long == "refuse":
+        named = ", ".join(map(repr, long[:_NAMED])) + (", ..." if len(long) > _NAMED else "")
+        raise ValueError(
+            f"{config.input}: {len(long)} rows are longer than this scorer's max_length of "
+            f"{scorer.contract.max_length} tokens: {named}. Leave them out with --over_long drop; nothing is truncated"
+        )
+    return set(long)
+
+
+def _scored_batches(scorer: StepScorer, rows: Iterable[Row], max_tokens: int) -> Iterator[list[Row]]:
+    """The rows that were computed together, with their scores: what is written at once is begun again at once."""
+    from qstep.search import aggregate
+
+    taken = 0
+
+    def counted() -> Iterator[Row]:
+        nonlocal taken
+        for row in rows:
+            taken += 1
+            yield row
+
+    batch: list[Row] = []
+    for given, (row, q_values) in enumerate(scorer.score_rows(counted(), max_tokens=max_tokens), 1):
+        total = aggregate(q_values, scorer.aggregation)
+        batch.append(row | _columns(q_values, total))
+        if given == taken:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _columns(q_values: list[float], total: float) -> dict[str, Any]:
+    return {
+        "q_values": q_values,
+        "score": total if math.isfinite(total) else None,
+        "step_rewards": [1 / (1 + math.exp(-q)) if q > -700 else 0.0 for q in q_values],
+    }
