@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -34,7 +34,11 @@ class RowError(ValueError):
 
 
 class SettingsChanged(ValueError):
-    """The rows on disk were made with other settings than the ones now asked for."""
+    """The rows on disk were made with other settings than the ones now asked for: `names` are those that differ."""
+
+    def __init__(self, message: str, names: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.names = frozenset(names)
 
 
 class StageBusy(RuntimeError):
@@ -57,10 +61,19 @@ class StageFile:
         self._size = size
 
     @classmethod
-    def open(cls, path: Path, *, stage: str, settings: Mapping[str, Any], key: str = "id") -> StageFile:
+    def open(
+        cls,
+        path: Path,
+        *,
+        stage: str,
+        settings: Mapping[str, Any],
+        key: str = "id",
+        may_grow: Collection[str] = (),
+    ) -> StageFile:
         """Opens the rows at `path` (`*.jsonl`) to write or to resume them.
 
-        A torn last line, left by a killed writer, is cut off; its row counts as not done.
+        A torn last line, left by a killed writer, is cut off; its row counts as not done. Where only settings named
+        in `may_grow` differ, numbers that are larger now, the stage goes on under the new ones, complete or not.
 
         Raises:
             SettingsChanged: the rows there were made by another stage or with other settings.
@@ -71,18 +84,18 @@ class StageFile:
         path = Path(path)
         meta_path = _sidecar(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        fd = _lock(path)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StageBusy(f"{path} is being written by another process; wait for it, or stop it") from None
-            if os.fstat(fd).st_size == 0 and not meta_path.exists():
-                meta = _new_meta(stage, settings)
-                write_json(meta_path, meta)
+            asked = _new_meta(stage, settings)
+            if os.fstat(fd).st_size == 0 and not (meta_path.exists() and _read_meta(path)["complete"]):
+                meta = asked  # nothing was made yet, under whatever settings
             else:
                 meta = _read_meta(path)
-                _refuse_changes(path, meta, _new_meta(stage, settings))
+                if meta["fingerprint"] != asked["fingerprint"]:
+                    _refuse_changes(path, meta, asked, may_grow)
+                    meta = asked
+            if meta is asked:
+                write_json(meta_path, meta)
             done, size = _scan(path, key)
             if meta["complete"]:
                 if len(done) != meta["rows"] or size != os.fstat(fd).st_size:
@@ -143,6 +156,11 @@ class StageFile:
         write_json(_sidecar(self.path), finished)
         self._meta = finished
 
+    def reopen(self) -> None:
+        """Marks a complete stage incomplete: what it made beside its rows has to be made again."""
+        self._meta = {**self._meta, "complete": False}
+        write_json(_sidecar(self.path), self._meta)
+
     def close(self) -> None:
         """Releases the file to other writers."""
         _open_stages.discard(self)
@@ -156,6 +174,9 @@ class StageFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and not self.done and not self.complete:
+            self.path.unlink(missing_ok=True)
+            _sidecar(self.path).unlink(missing_ok=True)
         self.close()
 
     def _encode(self, name: str, row: Row) -> bytes:
@@ -171,6 +192,20 @@ class StageFile:
 # A forked child (a grading worker, say) shares its parent's lock and, if the parent were killed, would keep
 # it.
 _open_stages: weakref.WeakSet[StageFile] = weakref.WeakSet()
+
+
+def _lock(path: Path) -> int:
+    """A descriptor of the rows at `path`, which are made where there are none, for this process alone."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise StageBusy(f"{path} is being written by another process; wait for it, or stop it") from None
+        if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
+            return fd
+        os.close(fd)  # its last writer failed, and deleted it, between our opening and our lock
 
 
 def _close_in_child() -> None:
@@ -254,11 +289,16 @@ def _replace(path: Path, chunks: Iterable[bytes]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file's content, or a folder's list of files, is on the disk."""
+    fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(fd)
     finally:
-        os.close(folder)
+        os.close(fd)
 
 
 def _sidecar(path: Path) -> Path:
@@ -294,19 +334,18 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    if old["fingerprint"] == new["fingerprint"]:
-        return
+def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], may_grow: Collection[str]) -> None:
     before = _flat({"stage": old["stage"], **old["settings"]})
     after = _flat({"stage": new["stage"], **new["settings"]})
-    changes = [
-        f"  {name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    ]
+    grown = {n for n in may_grow if n in before and n in after and float(before[n]) < float(after[n])}
+    if before.keys() == after.keys() and all(before[n] == after[n] for n in before.keys() - grown):
+        return
+    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    changes = [f"  {name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}" for name in names]
     raise SettingsChanged(
         f"{path} was made with other settings:\n" + "\n".join(changes) + "\n"
-        f"Choose another --output_dir, or delete {path.name} and {_sidecar(path).name}"
+        f"Choose another --output_dir, or delete {path.name} and {_sidecar(path).name}",
+        names,
     )
 
 

@@ -58,7 +58,9 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
         config,
         *(*NO_EFFECT, "rows_at_once"),
         input=finished(config.input),
-        model=model_fingerprint(config.model_name_or_path or ""),
+        model=model_fingerprint(config.model_name_or_path)
+        if config.model_name_or_path and engine is None
+        else config.model_name_or_path,
     )
     with StageFile.open(config.output, stage="annotate", settings=settings) as file:
         if file.complete:

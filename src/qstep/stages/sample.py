@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qstep.stages.inputs import model_fingerprint, settings_of
+from qstep.stages.inputs import model_fingerprint, problems_fingerprint, settings_of
 from qstep.stages.options import NO_EFFECT, EngineOptions, ProblemOptions, SamplingOptions
 from qstep.stages.progress import bar
 from qstep.types import Problem, Response, Row
@@ -43,11 +43,16 @@ def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
     from qstep.data import StageFile, encode_prompt
     from qstep.generation import Request
 
-    settings = settings_of(config, *NO_EFFECT, model=model_fingerprint(config.model_name_or_path))
+    problems = {problem.id: problem for problem in config.problems()}
+    settings = settings_of(
+        config,
+        *NO_EFFECT,
+        model=model_fingerprint(config.model_name_or_path) if engine is None else config.model_name_or_path,
+        problems=problems_fingerprint(problems.values()),
+    )
     with StageFile.open(config.output, stage="sample", settings=settings) as file:
         if file.complete:
             return config.output
-        problems = {problem.id: problem for problem in config.problems()}
         engine = engine or config.engine(config.model_name_or_path)
         tokenizer = engine.tokenizer
 

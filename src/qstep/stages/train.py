@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
+    SchedulerType,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
-from qstep.data import StageFile
+from qstep.data import SettingsChanged, StageFile, file_fingerprint
 from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, ScorerModel
-from qstep.stages.inputs import finished, hide_loading_bars, model_fingerprint
+from qstep.stages.inputs import finished, hide_loading_bars, model_files, model_fingerprint, settings_of
 from qstep.stages.progress import console
 from qstep.trainers import (
     DQOConfig,
@@ -33,21 +36,31 @@ from qstep.trainers import (
     ScorerConfig,
     ScorerTrainer,
 )
+from qstep.trainers.checkpoints import MARKER, Checkpoint, newest_usable, seal, settings_of_marker, why_unusable
 from qstep.trainers.pqm import Objective
 
 SCORERS = get_args(Objective)
 """The objectives a step scorer can be trained with."""
 
-# What cannot change the weights a run ends with.
+LENGTH = ("max_steps", "num_train_epochs")
+"""The settings that say how long a run is."""
+
+# What cannot change the weights a run ends with. Tokens are among it, and so are never written.
 _IRRELEVANT = {
-    "output_dir",
-    "run_name",
-    "report_to",
-    "logging_dir",
-    "disable_tqdm",
-    "logging_steps",
-    "project",
+    *("output_dir", "run_name", "project", "report_to", "disable_tqdm", "log_level", "log_level_replica"),
+    *("log_on_each_node", "include_num_input_tokens_seen", "skip_memory_metrics", "debug", "push_to_hub"),
+    *("do_train", "do_eval", "do_predict", "local_rank", "ddp_timeout", "torch_empty_cache_steps"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
+    *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "resume_from_checkpoint"),
+    *("enable_jit_checkpoint", "restore_callback_states_from_checkpoint", "save_on_each_node", "save_only_model"),
 }
+_IRRELEVANT_PREFIXES = ("logging_", "hub_", "trackio_")
+# Unless the best checkpoint is kept, or the learning rate follows the evaluation.
+_CADENCE_PREFIXES = ("save_", "eval_", "per_device_eval_", "metric_for_best_", "greater_is_better", "prediction_loss")
+_FOLLOWS_EVALUATION = ("reduce_lr_on_plateau", "greedy")
+_LENGTH_FREE = ("constant", "constant_with_warmup", "inverse_sqrt")
+
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -71,34 +84,161 @@ def config_class(method: str) -> type[TrainingArguments]:
 def train(method: str, inputs: TrainInputs, config: Any) -> Path:
     """Trains, saves model and tokenizer to `config.output_dir`, and returns that folder.
 
-    The folder's `train_log.jsonl` holds every line of the log. A finished folder with unchanged settings is left
-    as it is; an unfinished one goes on from its newest checkpoint, where `save_strategy` left any.
+    The folder's `train_log.jsonl` holds every line of the log. A finished folder with unchanged settings is left as
+    it is. An unfinished one goes on from its newest whole checkpoint of the same settings, where `save_strategy`
+    left any, and ends with the weights of an undisturbed run. A run whose learning rate does not depend on its
+    length may be made longer in place. `resume_from_checkpoint` names the checkpoint to go on from instead, whose
+    run may have been of another length.
+
+    Of several processes the first alone opens and writes files; the others follow its decision.
+
+    Raises:
+        SettingsChanged: the folder was made with other settings.
+        ValueError: the checkpoint to go on from is not whole, or of other settings; or a finished model was changed.
     """
     output = Path(config.output_dir)
-    changed = {k: v for k, v in asdict(config).items() if k not in _IRRELEVANT}
-    settings = {
-        "method": method,
-        **{
-            name: value if isinstance(value, int | float | str | bool | None) else str(value)
-            for name, value in changed.items()
-        },
-        **{k: v for k, v in asdict(inputs).items() if k not in ("model_name_or_path", "train_file")},
-        "train_file": finished(inputs.train_file),
-        "model": model_fingerprint(inputs.model_name_or_path),
-    }
-    with StageFile.open(output / "train_log.jsonl", stage=f"train {method}", settings=settings) as log:
-        if log.complete:
+    if config.hub_token is not None:  # where huggingface_hub looks for it; nothing that is written holds it now
+        os.environ["HF_TOKEN"], config.hub_token = config.hub_token, None
+    with ExitStack() as stack:
+        run = _Run(method, inputs, config, stack)
+        complete, checkpoint = _decided_by_first(config, run.open)
+        if complete:
             return output
         set_seed(config.seed)
         hide_loading_bars()
         tokenizer = AutoTokenizer.from_pretrained(inputs.model_name_or_path, **inputs.load_arguments())
-        trainer = _trainer(method, inputs, config, tokenizer, [_Log(log)])
-        if trainer.train_dataset.left_out:
-            console.print(f"{inputs.train_file}: left out {dict(trainer.train_dataset.left_out)}")
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)))
+        trainer = _trainer(method, inputs, config, tokenizer, [_Log(run.log)] if run.log else [])
+        trainer.settings = run.settings
+        left_out = dict(trainer.train_dataset.left_out)
+        if left_out and run.log:
+            console.print(f"{inputs.train_file}: left out {left_out}")
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if trainer.state.global_step > trainer.state.max_steps:
+            raise ValueError(f"{checkpoint} is beyond this run's last step, {trainer.state.max_steps}")
         trainer.save_model()
-        log.finish({"rows": len(trainer.train_dataset.offsets), "left_out": dict(trainer.train_dataset.left_out)})
+        if run.log:
+            seal(output, run.settings, model_files(output))
+            run.log.finish({"rows": len(trainer.train_dataset.offsets), "left_out": left_out})
     return output
+
+
+class _Run:
+    """What the first process knows of a run: its settings, its log, and where it goes on."""
+
+    def __init__(self, method: str, inputs: TrainInputs, config: Any, stack: ExitStack) -> None:
+        self.method, self.inputs, self.config, self.stack = method, inputs, config, stack
+        self.settings: dict[str, Any] = {}
+        self.log: StageFile | None = None
+
+    def open(self) -> tuple[bool, str | None]:
+        """Whether the run is complete, and the checkpoint to go on from."""
+        output = Path(self.config.output_dir)
+        whole = {
+            "method": self.method,
+            **training_settings(self.config),
+            **settings_of(self.inputs, "model_name_or_path", "model_revision"),
+            "train_file": finished(self.inputs.train_file),
+            "model": model_fingerprint(self.inputs.model_name_or_path, self.inputs.model_revision),
+        }
+        length = {name: whole[name] for name in LENGTH if name in whole}
+        self.settings = _without_length(whole) if length_free(self.config) else whole
+        asked = self.config.resume_from_checkpoint
+        start = self._start(Checkpoint.at(Path(asked))) if asked is not None else None
+        try:
+            log = StageFile.open(
+                output / "train_log.jsonl",
+                stage=f"train {self.method}",
+                settings=self.settings | length,
+                may_grow=LENGTH if length_free(self.config) else (),
+            )
+        except SettingsChanged as error:
+            raise SettingsChanged(f"{error}{_how_to_lengthen(output, error)}", error.names) from None
+        self.log = self.stack.enter_context(log)
+        if log.complete:
+            reason = why_unusable(output, self.settings)
+            if reason is not None:
+                raise ValueError(
+                    f"{output} is finished, but {reason}. Restore it, or delete train_log.jsonl and "
+                    "train_log.meta.json to train it again"
+                )
+            return True, None
+        newest, passed_over = newest_usable(output, self.settings)
+        for folder, why in passed_over.items():
+            console.print(f"{folder} is passed over: {why}")
+        if start is None or (newest is not None and newest.step >= start.step):
+            start = newest
+        if start is not None:
+            console.print(f"{output} goes on from {start.path}")
+        return False, None if start is None else str(start.path)
+
+    def _start(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint asked for, checked; one of a run of another length is named in the settings."""
+        reason = why_unusable(checkpoint.path, self.settings)
+        if reason is None:
+            return checkpoint
+        made_with = settings_of_marker(checkpoint.path)
+        if made_with is None or _without_length(made_with) != _without_length(self.settings):
+            raise ValueError(f"resume_from_checkpoint {checkpoint.path}: {reason}")
+        if (damage := why_unusable(checkpoint.path, made_with)) is not None:
+            raise ValueError(f"resume_from_checkpoint {checkpoint.path}: {damage}")
+        console.print(
+            f"{checkpoint.path} is of a run of another length: from step {checkpoint.step} on the learning rate "
+            "follows this run's schedule, so the weights will be those of neither run from its beginning"
+        )
+        self.settings["resumed_from"] = {"step": checkpoint.step, "marker": file_fingerprint(checkpoint.path / MARKER)}
+        return checkpoint
+
+
+def training_settings(config: TrainingArguments) -> dict[str, Any]:
+    """What the weights follow from, among the options of training, as JSON; the number of processes included."""
+    schedule = SchedulerType(config.lr_scheduler_type).value
+    cadence = () if config.load_best_model_at_end or schedule in _FOLLOWS_EVALUATION else _CADENCE_PREFIXES
+    idle = "num_train_epochs" if config.max_steps > 0 else "max_steps"
+    return {
+        **{
+            name: value if isinstance(value, int | float | str | bool | None) else str(value)
+            for name, value in asdict(config).items()
+            if name not in _IRRELEVANT and name != idle and not name.startswith((*_IRRELEVANT_PREFIXES, *cadence))
+        },
+        "num_processes": config.world_size,
+    }
+
+
+def length_free(config: TrainingArguments) -> bool:
+    """Whether a longer run begins with the steps of a shorter one: its learning rate does not depend on its end."""
+    return SchedulerType(config.lr_scheduler_type).value in _LENGTH_FREE and not 0 < config.warmup_steps < 1
+
+
+def _without_length(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in (*LENGTH, "resumed_from")}
+
+
+def _how_to_lengthen(output: Path, error: SettingsChanged) -> str:
+    if not error.names & set(LENGTH):
+        return ""
+    return (
+        "\nA run can be made longer in place where its learning rate does not depend on its length (lr_scheduler_type "
+        f"{', '.join(_LENGTH_FREE)}); else go on in another --output_dir with --resume_from_checkpoint "
+        f"{output}/checkpoint-<step>"
+    )
+
+
+def _decided_by_first(config: TrainingArguments, decide: Callable[[], T]) -> T:
+    """What the first process decides, on every process; where it fails, all do."""
+    result: list[Any] = [None, None]
+    error: Exception | None = None
+    if config.process_index == 0:
+        try:
+            result[0] = decide()
+        except Exception as raised:
+            error, result[1] = raised, str(raised)
+    if config.world_size > 1:
+        broadcast_object_list(result)
+    if error is not None:
+        raise error
+    if result[1] is not None:
+        raise ValueError(f"the first process stopped: {result[1]}")
+    return result[0]
 
 
 def _trainer(

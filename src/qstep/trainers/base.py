@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from qstep.trainers.checkpoints import sealed
 from qstep.trainers.dataset import GroupDataset, LengthGroupedSampler
 
 
@@ -28,9 +29,12 @@ class GroupTrainer(Trainer):
     The optimised loss is their sum over the global batch (all accumulation steps, all processes) divided by
     `count_items` of that batch, so neither the accumulation split nor the number of devices changes the result.
     A non-finite loss stops the run.
+
+    settings: what the weights follow from, by name; each checkpoint's marker holds them.
     """
 
     train_dataset: GroupDataset
+    settings: Mapping[str, Any] = {}
 
     def __init__(
         self,
@@ -105,7 +109,24 @@ class GroupTrainer(Trainer):
         self.recorded.clear()
         super().log({**logs, **means}, start_time)
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with sealed(self, self.settings):
+            super()._save_checkpoint(model, trial)
+
+    def _init_training_state(self, max_steps: int, *rest: Any) -> tuple[int, int]:
+        begun = super()._init_training_state(max_steps, *rest)
+        self.state.compute_steps(self.args, max_steps)  # how often to log and save is not a checkpoint's to say
+        return begun
+
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        """Takes no step where the checkpoint that was resumed has taken the last one."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **options)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Writes model and tokenizer; not the pickled arguments, in which a token would travel."""
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         self.bare_model.save(folder, state_dict)

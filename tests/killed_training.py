@@ -1,0 +1,138 @@
+"""Trainings that processes of their own run, to be killed: in the middle of anything, or at a named point.
+
+The processes are forked from a server that has imported what they need, so each costs a second rather than ten.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from qstep.data import miniature, write_jsonl
+from qstep.stages.train import TrainInputs, config_class, train
+
+METHODS = ("rs", "pqm", "dqo")
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["qstep.stages.train", "transformers.models.qwen3.modeling_qwen3", "transformers.trainer"])
+
+OPTIONS: dict[str, Any] = dict(
+    use_cpu=True,
+    report_to="none",
+    disable_tqdm=True,
+    per_device_train_batch_size=4,
+    responses_per_prompt=2,
+    learning_rate=1e-2,
+    max_steps=6,
+    save_strategy="steps",
+    save_steps=1,
+    save_total_limit=2,
+)
+
+
+def write_inputs(folder: Path) -> TrainInputs:
+    """A tiny model with dropout, so that the state of the random numbers counts, and 16 problems of 4 responses."""
+    torch.manual_seed(0)
+    shape = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=8)
+    base = miniature.base_config().to_dict() | shape | {"intermediate_size": 32, "layer_types": None}
+    Qwen3ForCausalLM(Qwen3Config(**base | {"attention_dropout": 0.1})).save_pretrained(folder / "base")
+    miniature.tokenizer().save_pretrained(folder / "base")
+    rows = []
+    for problem in miniature.problems("train", 16):
+        for sample in range(4):
+            steps = miniature.solution(str(problem.prompt)).split("\n")
+            if sample % 2:
+                steps[1] = steps[1][:-1] + str((int(steps[1][-1]) + sample) % 10)
+            rows.append(
+                {
+                    "id": f"{problem.id}#{sample}",
+                    "problem_id": problem.id,
+                    "prompt": problem.prompt,
+                    "completion": "\n".join(steps),
+                    "completions": steps,
+                    "labels": miniature.check_steps(str(problem.prompt), steps),
+                    "label": sample % 2 == 0,
+                }
+            )
+    write_jsonl(folder / "rows.jsonl", rows)
+    return TrainInputs(str(folder / "base"), folder / "rows.jsonl")
+
+
+def run(method: str, inputs: TrainInputs, output: Path, **options: Any) -> Path:
+    """One training in this process."""
+    fixed = {"objective": method} if method == "pqm" else {}
+    config = config_class(method)(output_dir=str(output), **{**OPTIONS, **fixed, **options})
+    return train(method, inputs, config)
+
+
+def start(
+    method: str, inputs: TrainInputs, output: Path, log: Path, *, at: str = "", limit: int = 0, **options: Any
+) -> BaseProcess:
+    """A training in a process of its own, its output in `log`.
+
+    at: where it kills itself, `module:function:n` for the n-th call (`:after` for its end).
+    limit: the largest file it may write, in bytes, as on a full disk.
+    """
+    child = CONTEXT.Process(target=_child, args=(method, inputs, output, log, at, limit, options))
+    child.start()
+    return child
+
+
+def _child(
+    method: str, inputs: TrainInputs, output: Path, log: Path, at: str, limit: int, options: dict[str, Any]
+) -> None:
+    with log.open("a") as stream, redirect_stdout(stream), redirect_stderr(stream):
+        from qstep.stages import train as stage
+
+        stage.console.file = stream
+        torch.set_num_threads(1)
+        if at:
+            _kill_at(*at.split(":"))
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        run(method, inputs, output, **options)
+
+
+def _kill_at(owner: str, function: str, call: str, when: str = "before") -> None:
+    module, _, cls = owner.partition("/")
+    place = getattr(sys.modules[module], cls) if cls else sys.modules[module]
+    original: Callable[..., Any] = getattr(place, function)
+    calls = 0
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == int(call) and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **options)
+        if calls == int(call):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(place, function, counted)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a model's folder."""
+    return {
+        f"{file.name}/{name}": value
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, value in load_file(file).items()
+    }
+
+
+def same_weights(folder: Path, other: Path) -> bool:
+    """Whether the tensors are equal, bit for bit."""
+    ours, theirs = weights(folder), weights(other)
+    return bool(ours) and ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -1,0 +1,88 @@
+"""Training that is killed, runs out of disk, or finds its checkpoints damaged: it ends with the same weights, or says
+why not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from transformers.trainer_utils import SaveStrategy
+
+from killed_training import METHODS, OPTIONS, run, same_weights, start, weights, write_inputs
+from qstep.data import SettingsChanged, read_rows
+from qstep.stages.train import TrainInputs
+from qstep.trainers.checkpoints import MARKER, newest_usable, why_unusable
+
+KILLS = int(os.environ.get("QSTEP_KILLS", "3"))
+"""SIGKILLs per method; `make test-faults` asks for 30."""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> TrainInputs:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: TrainInputs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The weights of undisturbed runs."""
+    folder = tmp_path_factory.mktemp("whole")
+    return {method: run(method, inputs, folder / method) for method in METHODS}
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("method", METHODS)
+def test_sigkills_at_random_moments(method: str, inputs: TrainInputs, whole: dict[str, Path], tmp_path: Path) -> None:
+    begun = time.monotonic()
+    calm = start(method, inputs, tmp_path / "calm", tmp_path / "log")
+    calm.join()
+    duration = time.monotonic() - begun
+    rng = random.Random(method)
+    kills = ends = 0
+    while kills < KILLS:
+        output = tmp_path / f"run{ends}"
+        child = start(method, inputs, output, tmp_path / "log")
+        child.join(rng.uniform(duration / 4, duration))
+        child.kill()
+        child.join()
+        if child.exitcode == -signal.SIGKILL:
+            kills += 1
+        else:
+            assert child.exitcode == 0, (tmp_path / "log").read_text()
+            assert same_weights(output, whole[method])
+            ends += 1
+    last = tmp_path / f"run{ends}"
+    run(method, inputs, last)
+    assert same_weights(last, whole[method])
+    steps = [row["step"] for row in read_rows(last / "train_log.jsonl")]
+    assert len(steps) == len(set(steps))
+
+
+CHECKPOINTS, TRAINER = "qstep.trainers.checkpoints", "qstep.trainers/GroupTrainer"
+POINTS = {
+    "before the first marker": f"{CHECKPOINTS}:seal:1",
+    "before a later marker": f"{CHECKPOINTS}:seal:4",
+    "between marker and rotation": f"{CHECKPOINTS}:rotate:4",
+    "in the rotation": "shutil:rmtree:9",
+    "between the last checkpoint and the final model": f"{CHECKPOINTS}:rotate:6:after",
+    "before the final model": f"{TRAINER}:save_model:7",
+    "after the final model": "qstep.stages.train:seal:1",
+    "before the log is finished": "qstep.stages.train:seal:1:after",
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_sigkill_at_a_point(point: str, inputs: TrainInputs, whole: dict[str, Path], tmp_path: Path) -> None:
+    """A run of 6 steps with a checkpoint at each is killed at the point, and the next run ends with the weights."""
+    child = start("rs", inputs, tmp_path / "run", tmp_path / "log", at=POINTS[point])
+    child.join()
+    assert child.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    run("rs", inputs, tmp_path / "run")
+    assert same_weights(tmp_path / "run", whole["rs"])
+    assert [row["step"] for row in read_rows(tmp_path / "run" / "train_log.jsonl")] == [
+        row["step"] for row in read_rows(whole["rs"] / "train_log.jsonl")
+    ]
