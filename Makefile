@@ -1,11 +1,12 @@
 # make demo   from nothing to a better reasoner, in an environment of its own
 # make test   the tests            make check   lint, types, import layers
+# make test-faults   many more kills of trainings, damaged checkpoints, full disks
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-seeds test check format clean
+.PHONY: demo demo-seeds test test-faults check format clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/qstep demo --output_dir runs/demo
@@ -16,6 +17,11 @@ demo-seeds: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# 30 SIGKILLs each of training by RS, PQM and DQO, where `make test` has 3.
+test-faults: $(VENV)/.dev
+	QSTEP_KILLS=30 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_train_killed.py tests/test_trainers_checkpoints.py \
+		tests/test_stages_killed.py tests/test_data_shards.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -25,7 +25,9 @@ from qstep.stages.train import TrainInputs, config_class, train
 
 METHODS = ("rs", "pqm", "dqo")
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["qstep.stages.train", "transformers.models.qwen3.modeling_qwen3", "transformers.trainer"])
+CONTEXT.set_forkserver_preload(
+    ["qstep.stages.train", "transformers.models.qwen3.modeling_qwen3", "transformers.trainer"]
+)
 
 OPTIONS: dict[str, Any] = dict(
     use_cpu=True,
@@ -35,6 +37,7 @@ OPTIONS: dict[str, Any] = dict(
     responses_per_prompt=2,
     learning_rate=1e-2,
     max_steps=6,
+    logging_steps=1,
     save_strategy="steps",
     save_steps=1,
     save_total_limit=2,

@@ -3,7 +3,6 @@ why not."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -11,12 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from transformers.trainer_utils import SaveStrategy
 
-from killed_training import METHODS, OPTIONS, run, same_weights, start, weights, write_inputs
-from qstep.data import SettingsChanged, read_rows
+from killed_training import METHODS, run, same_weights, start, write_inputs
+from qstep.data import read_rows
 from qstep.stages.train import TrainInputs
-from qstep.trainers.checkpoints import MARKER, newest_usable, why_unusable
 
 KILLS = int(os.environ.get("QSTEP_KILLS", "3"))
 """SIGKILLs per method; `make test-faults` asks for 30."""
@@ -37,16 +34,16 @@ def whole(inputs: TrainInputs, tmp_path_factory: pytest.TempPathFactory) -> dict
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("method", METHODS)
 def test_sigkills_at_random_moments(method: str, inputs: TrainInputs, whole: dict[str, Path], tmp_path: Path) -> None:
-    begun = time.monotonic()
-    calm = start(method, inputs, tmp_path / "calm", tmp_path / "log")
-    calm.join()
-    duration = time.monotonic() - begun
+    for name in ("first", "calm"):  # the first one waits for the imports
+        begun = time.monotonic()
+        start(method, inputs, tmp_path / name, tmp_path / "log").join()
+        duration = time.monotonic() - begun
     rng = random.Random(method)
     kills = ends = 0
     while kills < KILLS:
         output = tmp_path / f"run{ends}"
         child = start(method, inputs, output, tmp_path / "log")
-        child.join(rng.uniform(duration / 4, duration))
+        child.join(rng.uniform(duration / 8, duration * 3 / 4))
         child.kill()
         child.join()
         if child.exitcode == -signal.SIGKILL:
@@ -86,3 +83,13 @@ def test_a_sigkill_at_a_point(point: str, inputs: TrainInputs, whole: dict[str, 
     assert [row["step"] for row in read_rows(tmp_path / "run" / "train_log.jsonl")] == [
         row["step"] for row in read_rows(whole["rs"] / "train_log.jsonl")
     ]
+
+
+@pytest.mark.parametrize("size", [2_000, 20_000, 60_000])
+def test_a_full_disk(size: int, inputs: TrainInputs, whole: dict[str, Path], tmp_path: Path) -> None:
+    """No file may grow beyond the size: the run fails, and with room again it ends with the weights."""
+    child = start("rs", inputs, tmp_path / "run", tmp_path / "log", limit=size)
+    child.join()
+    assert child.exitcode == 1
+    run("rs", inputs, tmp_path / "run")
+    assert same_weights(tmp_path / "run", whole["rs"])

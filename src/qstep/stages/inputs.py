@@ -130,6 +130,11 @@ def finished(path: Path) -> str:
     Raises:
         ValueError: the stage that writes it has not finished, so that part of its rows would be left out silently.
     """
+    if not is_finished(path):
+        raise ValueError(f"{path} is unfinished: run the command that writes it to its end first")
+    return file_fingerprint(path)
+
+
 def settings_of(config: Any, *ignored: str, **inputs: Any) -> dict[str, Any]:
     """The settings that determine a stage's rows: its config without what cannot change them, and its inputs."""
     return {name: value for name, value in asdict(config).items() if name not in ignored} | inputs

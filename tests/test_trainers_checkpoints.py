@@ -1,0 +1,220 @@
+"""What a run goes on from: the newest whole checkpoint of the same settings, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from killed_training import CONTEXT, run, same_weights, start, write_inputs
+from qstep.data import SettingsChanged, StageBusy, StageFile, read_rows
+from qstep.stages import train as stage
+from qstep.stages.train import TrainInputs
+from qstep.trainers.checkpoints import MARKER, checkpoints, newest_usable, why_unusable
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> TrainInputs:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: TrainInputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of 6 steps with its checkpoints 2, 4 and 6."""
+    return run("rs", inputs, tmp_path_factory.mktemp("whole") / "run", save_steps=2, save_total_limit=None)
+
+
+@pytest.fixture
+def half(whole: Path, tmp_path: Path) -> Path:
+    """That run as a kill after step 4 would have left it."""
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    for file in [*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jsonl")]:
+        file.unlink()
+    shutil.rmtree(folder / "checkpoint-6")
+    return folder
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    text = io.StringIO()
+    monkeypatch.setattr(stage.console, "file", text)
+    monkeypatch.setattr(stage.console, "width", 10_000, raising=False)
+    return text
+
+
+OPTIONS: dict[str, Any] = dict(save_steps=2, save_total_limit=None)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no optimizer": (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt is missing"),
+    "no scheduler": (lambda folder: (folder / "scheduler.pt").unlink(), "scheduler.pt is missing"),
+    "no random state": (lambda folder: (folder / "rng_state.pth").unlink(), "rng_state.pth is missing"),
+    "a flipped byte": (lambda folder: flip(folder / "model.safetensors"), "model.safetensors was changed since"),
+    "a cut file": (lambda folder: (folder / "optimizer.pt").write_bytes(b"cut"), "optimizer.pt has 3 bytes instead"),
+    "no marker": (lambda folder: (folder / MARKER).unlink(), "was not written to its end"),
+    "a torn marker": (lambda folder: (folder / MARKER).write_text('{"version": 1,'), f"its {MARKER} is damaged"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    damage: str, inputs: TrainInputs, whole: Path, half: Path, said: io.StringIO
+) -> None:
+    harm, words = DAMAGES[damage]
+    harm(half / "checkpoint-4")
+    run("rs", inputs, half, **OPTIONS)
+    assert f"{half / 'checkpoint-4'} is passed over: " in said.getvalue() and words in said.getvalue()
+    assert f"goes on from {half / 'checkpoint-2'}" in said.getvalue()
+    assert same_weights(half, whole)
+    assert all(why_unusable(found.path, marker_settings(found.path)) is None for found in checkpoints(half))
+
+
+def marker_settings(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / MARKER).read_text())["settings"]
+
+
+def test_without_a_whole_checkpoint_the_run_begins_anew(
+    inputs: TrainInputs, whole: Path, half: Path, said: io.StringIO
+) -> None:
+    for folder in ("checkpoint-2", "checkpoint-4"):
+        flip(half / folder / "optimizer.pt")
+    run("rs", inputs, half, **OPTIONS)
+    assert "goes on from" not in said.getvalue()
+    assert same_weights(half, whole)
+
+
+def test_a_checkpoint_of_other_settings_is_passed_over(
+    inputs: TrainInputs, half: Path, tmp_path: Path, said: io.StringIO
+) -> None:
+    """As after a changed setting and a deleted log: the weights are those of the new settings alone."""
+    run("rs", inputs, half, **OPTIONS, learning_rate=3e-3)
+    assert f"{half / 'checkpoint-4'} is passed over: it is of other settings (learning_rate)" in said.getvalue()
+    assert same_weights(half, run("rs", inputs, tmp_path / "fresh", **OPTIONS, learning_rate=3e-3))
+
+
+def test_what_cannot_change_the_weights_may_change(
+    inputs: TrainInputs, whole: Path, half: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How often to save and log, how many to keep, who loads the data, where to report; and the new cadence holds."""
+    monkeypatch.setenv("HF_TOKEN", "")
+    run(
+        "rs",
+        inputs,
+        half,
+        save_strategy="steps",
+        save_steps=5,
+        save_total_limit=7,
+        logging_steps=2,
+        dataloader_num_workers=1,
+        dataloader_pin_memory=False,
+        run_name="other",
+        hub_token="hf_secret",
+        eval_delay=3,
+    )
+    assert same_weights(half, whole)
+    assert [found.step for found in checkpoints(half)] == [2, 4, 5, 6]
+
+
+def test_nothing_secret_is_written(inputs: TrainInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "")
+    folder = run("rs", inputs, tmp_path / "run", hub_token="hf_very_secret", max_steps=1)
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert len(files) > 10
+    assert not [file for file in files if b"hf_very_secret" in file.read_bytes() or file.name == "training_args.bin"]
+
+
+def test_rotation_waits_for_the_marker_and_leaves_other_runs_alone(
+    inputs: TrainInputs, half: Path, whole: Path, tmp_path: Path
+) -> None:
+    """Of a run killed before the marker of its second checkpoint, the first is there, whole."""
+    child = start(
+        "rs", inputs, tmp_path / "killed", tmp_path / "log", at="qstep.trainers.checkpoints:seal:2", save_total_limit=1
+    )
+    child.join()
+    settings = marker_settings(tmp_path / "killed" / "checkpoint-1")
+    found, passed_over = newest_usable(tmp_path / "killed", settings)
+    assert found is not None and found.step == 1
+    assert list(passed_over) == [tmp_path / "killed" / "checkpoint-2"]
+    run("rs", inputs, half, learning_rate=3e-3, save_steps=3, save_total_limit=1)
+    assert [found.step for found in checkpoints(half)] == [2, 4, 6]
+    assert marker_settings(half / "checkpoint-4") == marker_settings(whole / "checkpoint-4")
+
+
+def test_a_run_can_be_made_longer_where_its_learning_rate_allows_it(inputs: TrainInputs, tmp_path: Path) -> None:
+    constant = dict(lr_scheduler_type="constant_with_warmup", warmup_steps=2)
+    run("rs", inputs, tmp_path / "run", max_steps=3, **constant)
+    run("rs", inputs, tmp_path / "run", max_steps=6, **constant)
+    longer = run("rs", inputs, tmp_path / "longer", max_steps=6, **constant)
+    assert same_weights(tmp_path / "run", longer)
+    assert len(list(read_rows(tmp_path / "run" / "train_log.jsonl"))) == len(
+        list(read_rows(longer / "train_log.jsonl"))
+    )
+    with pytest.raises(SettingsChanged, match="max_steps: 6 -> 4"):
+        run("rs", inputs, tmp_path / "run", max_steps=4, **constant)
+
+
+def test_a_run_whose_learning_rate_ends_with_it_goes_on_elsewhere_when_asked(
+    inputs: TrainInputs, whole: Path, tmp_path: Path, said: io.StringIO
+) -> None:
+    with pytest.raises(SettingsChanged, match=r"max_steps: 6 -> 8\n.*\n.*lr_scheduler_type constant.*another"):
+        run("rs", inputs, whole, **OPTIONS, max_steps=8)
+    asked = dict(max_steps=8, resume_from_checkpoint=str(whole / "checkpoint-6"), **OPTIONS)
+    run("rs", inputs, tmp_path / "on", **asked)
+    assert "follows this run's schedule" in said.getvalue()
+    assert [row["step"] for row in read_rows(tmp_path / "on" / "train_log.jsonl")] == [7, 8]
+    assert [found.step for found in checkpoints(tmp_path / "on")] == [8]
+    child = start("rs", inputs, tmp_path / "killed", tmp_path / "log", at="qstep.stages.train:seal:1", **asked)
+    child.join()
+    run("rs", inputs, tmp_path / "killed", **asked)
+    assert f"goes on from {tmp_path / 'killed' / 'checkpoint-8'}" in said.getvalue()
+    assert same_weights(tmp_path / "killed", tmp_path / "on")
+
+
+def test_a_checkpoint_asked_for_is_checked(inputs: TrainInputs, whole: Path, half: Path, tmp_path: Path) -> None:
+    folder = half / "checkpoint-2"
+    with pytest.raises(ValueError, match=r"checkpoint-2: it is of other settings \(learning_rate\)"):
+        run("rs", inputs, tmp_path / "a", resume_from_checkpoint=str(folder), learning_rate=3e-3)
+    with pytest.raises(ValueError, match="a checkpoint is a folder called checkpoint-<step>"):
+        run("rs", inputs, tmp_path / "b", resume_from_checkpoint=str(half))
+    flip(folder / "optimizer.pt")
+    with pytest.raises(ValueError, match=r"checkpoint-2: optimizer\.pt was changed"):
+        run("rs", inputs, tmp_path / "c", resume_from_checkpoint=str(folder), max_steps=8)
+    run("rs", inputs, tmp_path / "d", resume_from_checkpoint=str(whole / "checkpoint-4"), **OPTIONS)
+    assert same_weights(tmp_path / "d", whole)
+    assert not [name for name in "abc" if (tmp_path / name / "train_log.jsonl").exists()]
+
+
+def test_a_finished_model_that_was_changed_is_not_taken_for_finished(
+    inputs: TrainInputs, whole: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    assert run("rs", inputs, folder, **OPTIONS) == folder
+    flip(folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"is finished, but model\.safetensors was changed since"):
+        run("rs", inputs, folder, **OPTIONS)
+
+
+def test_a_failing_run_leaves_no_log_behind(inputs: TrainInputs, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="exceed max_length"):
+        run("rs", inputs, tmp_path / "run", max_length=4)
+    assert not list((tmp_path / "run").glob("*log*"))
+
+
+def test_two_trainings_of_one_folder_are_refused(inputs: TrainInputs, tmp_path: Path) -> None:
+    with (
+        StageFile.open(tmp_path / "train_log.jsonl", stage="train rs", settings={}),
+        pytest.raises(StageBusy),
+    ):
+        run("rs", inputs, tmp_path)
+    assert CONTEXT.get_start_method() == "forkserver"
