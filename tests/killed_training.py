@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from qstep.data import miniature, write_jsonl
+from qstep.data import write_jsonl
 from qstep.stages.train import TrainInputs, config_class, train
+from qstep.tasks import miniature
 
 METHODS = ("rs", "pqm", "dqo")
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -45,11 +46,11 @@ OPTIONS: dict[str, Any] = dict(
 
 
 def write_inputs(folder: Path) -> TrainInputs:
-    """A tiny model with dropout, so that the state of the random numbers counts, and 16 problems of 4 responses."""
+    """A tiny model, and 16 problems of 4 responses."""
     torch.manual_seed(0)
     shape = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=8)
     base = miniature.base_config().to_dict() | shape | {"intermediate_size": 32, "layer_types": None}
-    Qwen3ForCausalLM(Qwen3Config(**base | {"attention_dropout": 0.1})).save_pretrained(folder / "base")
+    Qwen3ForCausalLM(Qwen3Config(**base)).save_pretrained(folder / "base")
     miniature.tokenizer().save_pretrained(folder / "base")
     rows = []
     for problem in miniature.problems("train", 16):
@@ -69,7 +70,7 @@ def write_inputs(folder: Path) -> TrainInputs:
                 }
             )
     write_jsonl(folder / "rows.jsonl", rows)
-    return TrainInputs(str(folder / "base"), folder / "rows.jsonl")
+    return TrainInputs(model_name_or_path=str(folder / "base"), train_file=folder / "rows.jsonl")
 
 
 def run(method: str, inputs: TrainInputs, output: Path, **options: Any) -> Path:
