@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qstep.data import encode_completion, encode_prompt, encode_text, split_steps, step_token_ends
+from qstep.data.tokens import PROMPT_DATE
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
@@ -135,3 +138,27 @@ def test_many_texts_are_encoded_as_each_alone() -> None:
     tokenizer, texts = miniature.tokenizer(), ["7+8=5", "", "#5"]
     assert encode_texts(tokenizer, texts) == [encode_text(tokenizer, text) for text in texts]
     assert encode_texts(tokenizer, []) == []
+
+
+DATED = {
+    "llama 3": "{% if strftime_now is defined %}{% set d = strftime_now('%d %b %Y') %}{% else %}{% set d = '?' %}"
+    "{% endif %}Today Date: {{ d }}\n",
+    "gpt-oss": "\n{% macro head() %}Current date: {{ strftime_now('%Y-%m-%d') }}{% endmacro %}{{ head() }}",
+    "granite": "  {%- set form = '%B %d, %Y' %}\nToday's Date: {{ strftime_now(form) }}.",
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [("llama 3", "Today Date: 26 Jul 2024"), ("gpt-oss", "\nCurrent date: 2024-07-26"), ("granite", "July 26, 2024.")],
+)
+def test_a_prompt_is_the_same_on_all_days(family: str, text: str) -> None:
+    """Whatever today is; and nothing else of the template changes, as its text with today's date in it shows."""
+    tokens = copy.deepcopy(tokenizer())
+    tokens.chat_template = DATED[family]
+    rendered = text_of(tokens, encode_prompt(tokens, CHAT))
+    assert text in rendered
+    today = tokens.apply_chat_template(CHAT, tokenize=False)
+    for form in ("%d %b %Y", "%Y-%m-%d", "%B %d, %Y"):
+        today = today.replace(date.today().strftime(form), PROMPT_DATE.strftime(form))
+    assert rendered == today

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
+from functools import cache
 from typing import TYPE_CHECKING
 
 from qstep.types import Prompt, Row
@@ -11,10 +13,29 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+PROMPT_DATE = date(2024, 7, 26)
+"""The day that chat templates take it to be, so that a prompt is the same on all days: Llama 3.1's own default."""
+
+
+_CODES = (*"YymdBbAajHIMSpDFTx", "-d", "-m", "-H", "-I")
+
+
+@cache
+def undated(template: str) -> str:
+    """A chat template in which `strftime_now(format)` is `PROMPT_DATE`, at midnight, whatever the day.
+
+    (What a template is given besides the conversation has to be data, so the function is one of the template's own.)
+    """
+    if "strftime_now" not in template:
+        return template
+    parts = "".join(f" | replace('%{code}', {PROMPT_DATE.strftime('%' + code)!r})" for code in _CODES)
+    return f"{{% macro strftime_now(format) %}}{{{{ format{parts} }}}}{{% endmacro %}}\n{template}"
+
+
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """The tokens a model continues from: a conversation through the chat template, with the assistant's turn
-    opened, or a text as it is. The beginning-of-sequence token is there once if the tokenizer adds one, and
-    no end-of-sequence token is.
+    opened and the day `PROMPT_DATE`, or a text as it is. The beginning-of-sequence token is there once if the
+    tokenizer adds one, and no end-of-sequence token is.
 
     Raises:
         ValueError: a conversation is given, and the tokenizer has no chat template.
@@ -27,7 +48,10 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     else:
         if tokenizer.chat_template is None:
             raise ValueError("the prompt is a conversation, but the tokenizer has no chat template; give a text")
-        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        template = undated(tokenizer.get_chat_template())
+        ids = tokenizer.apply_chat_template(
+            prompt, chat_template=template, add_generation_prompt=True, return_dict=False
+        )
     return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
 
 

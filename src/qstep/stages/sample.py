@@ -41,6 +41,7 @@ class SampleConfig(Sampling):
 def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
     """Runs the stage and returns its output. `engine` replaces the model's own."""
     from qstep.data import StageFile, encode_prompt
+    from qstep.data.tokens import PROMPT_DATE
     from qstep.generation import Request
 
     problems = {problem.id: problem for problem in config.problems()}
@@ -49,6 +50,7 @@ def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
         *NO_EFFECT,
         model=model_fingerprint(config.model_name_or_path) if engine is None else config.model_name_or_path,
         problems=problems_fingerprint(problems.values()),
+        prompt_date=str(PROMPT_DATE),
     )
     with StageFile.open(config.output, stage="sample", settings=settings) as file:
         if file.complete:
