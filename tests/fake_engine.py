@@ -24,6 +24,7 @@ class CharacterTokenizer:
 
     bos_token_id = None
     chat_template = None
+    eos_token_id = EOS
 
     def encode(self, text: str, **options: bool) -> list[int]:
         return [CHARACTERS.index(character) for character in text]

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from qstep.data import RowError
+from qstep.data import RowError, count_responses, read_responses, read_rows
+from qstep.stages.grade import GradeConfig, grade
 from qstep.tasks import grade_rows, load_problems
 from qstep.types import Problem
 
@@ -220,3 +221,83 @@ def test_real_files(file: str, count: int) -> None:
         if file.startswith("gsm8k"):
             float(problem.gold)
             assert "<<" not in problem.metadata["solution"]
+
+
+def write_lines(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_responses_made_elsewhere_get_what_they_lack(tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "r.jsonl",
+        {"question": "Q", "answer": 8, "text": "#### 8", "model": "m"},
+        {"problem": "Q", "answer": "2 * 4 = <<2*4=8>>8\n#### 8", "response": ""},
+        {"prompt": "R", "gold": "9", "completions": ["a", "b"], "id": 5, "problem_id": 3, "correct": True},
+    )
+    first, second, third = read_responses(path)
+    assert first == {
+        "model": "m",
+        "prompt": "Q",
+        "gold": "8",
+        "completion": "#### 8",
+        "problem_id": first["problem_id"],
+        "sample": 0,
+        "id": f"{first['problem_id']}#0",
+        "task": "math",
+    }
+    assert (second["id"], second["completion"]) == (f"{first['problem_id']}#1", "")
+    assert second["metadata"] == {"solution": "2 * 4 = 8\n#### 8"} and second["gold"] == "8"
+    assert (third["id"], third["problem_id"], third["completion"], third["correct"]) == ("5", "3", "a\nb", True)
+    assert count_responses(path) == 3
+
+
+def test_nested_responses_become_rows(tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "r.jsonl",
+        {"problem_id": "p0", "question": "Q", "answer": "1", "responses": [{"text": "1", "model": "a"}, "2"]},
+        {"problem_id": "p1", "question": "R", "answer": "2", "responses": ["3"]},
+        {"problem_id": "p0", "question": "Q", "answer": "1", "responses": ["4"]},
+    )
+    rows = list(read_responses(path))
+    assert [row["id"] for row in rows] == ["p0#0", "p0#1", "p1#0", "p0#2"] and count_responses(path) == 4
+    assert [row["completion"] for row in rows] == ["1", "2", "3", "4"] and rows[0]["model"] == "a"
+    assert all("responses" not in row for row in rows)
+    assert [row["id"] for row in read_responses(path, offset=1)] == ["p1#0"]
+    assert [row["id"] for row in read_responses(path, limit=1)] == ["p0#0", "p0#1", "p0#2"]
+
+
+def test_a_graded_rows_answer_is_the_models(tmp_path: Path) -> None:
+    graded = {"id": "a", "prompt": "Q", "gold": "1", "completion": "2", "answer": "2", "verdict": "wrong"}
+    (row,) = read_responses(write_lines(tmp_path / "r.jsonl", graded), need=("gold", "verdict"))
+    assert {name: row[name] for name in graded} == graded and list(row)[: len(graded)] == list(graded)
+    with pytest.raises(RowError, match="line 1, field 'gold': is missing"):
+        list(read_responses(write_lines(tmp_path / "s.jsonl", {"prompt": "Q", "text": "2"}), need=("gold",)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"id": "a", "prompt": "Q", "text": "x"}] * 2, "line 2, field 'id': 'a' is there twice"),
+        ([{"prompt": "Q"}], "field 'completion': is missing, and so is response and text"),
+        ([{"text": "x"}], "field 'prompt': is missing"),
+        ([{"prompt": "Q", "text": None}], "field 'completion': is None"),
+        ([{"prompt": "Q", "answer": ["1"], "text": "x"}], "give the answer as a text or a number"),
+        ([{"prompt": "Q", "responses": "x"}], "field 'responses': is no list"),
+        ([{"prompt": "Q", "responses": [1]}], "field 'responses': has 1"),
+        ([{"prompt": "Q", "responses": [{"model": "m"}]}], "field 'completion': is missing"),
+        ([{"prompt": "Q", "answer": "w #### 1", "text": "x", "metadata": 3}], "field 'metadata': is 3"),
+        ([{"prompt": "Q", "completions": ["a\nb"], "step_separator": "\n"}], "contains the step_separator"),
+    ],
+)
+def test_responses_that_cannot_be_read_are_named(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(RowError, match=message):
+        list(read_responses(write_lines(tmp_path / "r.jsonl", *rows)))
+
+
+@needs_data
+def test_the_real_responses_are_graded_as_they_are(tmp_path: Path) -> None:
+    config = GradeConfig(DATA / "gsm8k_responses.jsonl", tmp_path / "graded.jsonl", offset=2, num_problems=2)
+    rows = list(read_rows(grade(config)))
+    assert len(rows) == 24 and rows[0]["id"] == "gsm8k/test/2#0" and rows[0]["model"] == "openai_6b_finetuning"
+    assert sum((row["verdict"] == "right") == row["correct"] for row in rows) >= 23

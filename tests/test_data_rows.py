@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qstep.data import RowError, outcome, read_groups, read_trajectories
+from qstep.data import RowError, check_row, numbered_rows, outcome, read_groups
 from qstep.data.rows import Format
 
 SAMPLED: dict[str, Any] = {
@@ -35,6 +36,7 @@ GRADED = {
 ANNOTATED = {
     **GRADED,
     "completions": ["1+1=2", "#2"],
+    "step_separator": "\n",
     "labels": [1.0, 0.5],
     "label_source": "monte_carlo",
     "successes": [4, 2],
@@ -42,6 +44,10 @@ ANNOTATED = {
 }
 SCORED = {**ANNOTATED, "q_values": [0.3, -2.0], "score": -2.0, "step_rewards": [0.57, 0.12]}
 STEPWISE = {"prompt": "Q", "completions": ["a", "2020-01-01"], "labels": [True, False]}
+
+
+def checked(path: Path, format: Format, need: Collection[str] = ()) -> list[dict[str, Any]]:
+    return [check_row(path, line, raw, format, need=need) for line, raw in numbered_rows(path)]
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:
@@ -56,13 +62,13 @@ def without(row: dict[str, Any], column: str) -> dict[str, Any]:
 @pytest.mark.parametrize("row", [SAMPLED, GRADED, ANNOTATED, SCORED])
 def test_every_stages_rows_pass_unchanged(tmp_path: Path, row: dict[str, Any]) -> None:
     format: Format = "stepwise" if "labels" in row else "unpaired" if "label" in row else "prompt-completion"
-    assert list(read_trajectories(write(tmp_path / "r.jsonl", row), format)) == [row]
+    assert checked(write(tmp_path / "r.jsonl", row), format) == [row]
 
 
 def test_nothing_is_cast(tmp_path: Path) -> None:
     """Labels keep their kind, and a step that looks like a date stays a text."""
     soft = {**STEPWISE, "labels": [1.0, 0.0]}
-    hard_back, soft_back = read_trajectories(write(tmp_path / "r.jsonl", STEPWISE, soft), "stepwise")
+    hard_back, soft_back = checked(write(tmp_path / "r.jsonl", STEPWISE, soft), "stepwise")
     assert [type(label) for label in hard_back["labels"] + soft_back["labels"]] == [bool, bool, float, float]
     assert hard_back["completions"] == ["a", "2020-01-01"]
 
@@ -96,7 +102,11 @@ BAD_ROWS: list[tuple[Format, dict[str, Any], str, str]] = [
     ("stepwise", {**STEPWISE, "labels": [2, 1]}, "labels", "true or false"),
     ("stepwise", {**STEPWISE, "labels": [1.5, 0.0]}, "labels", "in \\[0, 1\\]"),
     ("stepwise", {**STEPWISE, "labels": [True, -100]}, "labels", "true or false"),
-    ("stepwise", {**STEPWISE, "labels": [True, None]}, "labels", "true or false"),
+    ("stepwise", {**STEPWISE, "labels": [True, None, 0.5]}, "labels", "never both kinds"),
+    ("stepwise", {**STEPWISE, "step_separator": "-"}, "completions", "contains the step_separator"),
+    ("stepwise", {**STEPWISE, "step_separator": ""}, "step_separator", "text between"),
+    ("prompt-completion", without(SAMPLED, "completion_ids"), "logps_behavior", "without completion_ids"),
+    ("prompt-completion", {**SAMPLED, "metadata": "none"}, "metadata", "object"),
     ("stepwise", {**STEPWISE, "labels": ["+", "-"]}, "labels", "true or false"),
     ("stepwise", {**ANNOTATED, "successes": [5, 1]}, "successes", "exceeds trials"),
     ("stepwise", {**SCORED, "q_values": [0.1]}, "q_values", "1 entries for 2"),
@@ -110,7 +120,7 @@ def test_a_bad_row_is_named(tmp_path: Path, format: Format, bad: dict[str, Any],
     good = {**SCORED, "chosen": "a", "rejected": "b", "id": "other"}
     path = write(tmp_path / "rows.jsonl", good, bad)
     with pytest.raises(RowError, match=advice) as error:
-        list(read_trajectories(path, format))
+        checked(path, format)
     assert (error.value.path, error.value.line, error.value.field) == (path, 2, field)
     assert str(error.value).startswith(f"{path}, line 2, field {field!r}: ")
 
@@ -131,48 +141,42 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, text: str, what: str) -
     path = tmp_path / "rows.jsonl"
     path.write_text(text)
     with pytest.raises(RowError, match=what):
-        list(read_trajectories(path, "unpaired"))
+        checked(path, "unpaired")
+
+
+@pytest.mark.parametrize("labels", [[None, None], [True, None], [None, 0.5]])
+def test_null_is_a_label_beside_one_kind(tmp_path: Path, labels: list[Any]) -> None:
+    row = {**STEPWISE, "labels": labels}
+    assert checked(write(tmp_path / "r.jsonl", row), "stepwise") == [row]
 
 
 def test_long_values_are_shortened_in_the_message(tmp_path: Path) -> None:
     path = write(tmp_path / "r.jsonl", {**STEPWISE, "labels": ["x" * 10_000] * 2})
     with pytest.raises(RowError) as error:
-        list(read_trajectories(path, "stepwise"))
+        checked(path, "stepwise")
     assert len(str(error.value)) < 500 + len(str(path))
 
 
 def test_needed_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "r.jsonl", without(SAMPLED, "logps_behavior"))
-    assert list(read_trajectories(path, "prompt-completion", need={"completion_ids"}))
+    assert checked(path, "prompt-completion", need={"completion_ids"})
     with pytest.raises(RowError, match="line 1, field 'logps_behavior': is missing"):
-        list(read_trajectories(path, "prompt-completion", need={"logps_behavior"}))
-
-
-def test_ids_are_made_of_the_content(tmp_path: Path) -> None:
-    """Same prompt, same problem; same row, same id, wherever it stands; copies are numbered."""
-    rows = [{"prompt": "Q", "completion": c, "label": True} for c in ("a", "b", "a")]
-    first, second, copy = read_trajectories(write(tmp_path / "r.jsonl", *rows), "unpaired")
-    assert first["problem_id"] == second["problem_id"] == copy["problem_id"]
-    assert len({first["id"], second["id"], copy["id"]}) == 3 and copy["id"] == first["id"] + "~2"
-    (alone,) = read_trajectories(write(tmp_path / "s.jsonl", rows[1]), "unpaired")
-    assert alone == second
-    with pytest.raises(RowError, match="line 2, field 'id': 'p/0#1' is there twice"):
-        list(read_trajectories(write(tmp_path / "t.jsonl", SAMPLED, SAMPLED), "prompt-completion"))
+        checked(path, "prompt-completion", need={"logps_behavior"})
 
 
 def test_a_conversational_completion_becomes_its_text(tmp_path: Path) -> None:
     prompt = [{"role": "user", "content": "Q"}]
     reply = [{"role": "assistant", "content": "a"}]
     path = write(tmp_path / "r.jsonl", {"prompt": prompt, "completion": reply, "reward": 0})
-    (row,) = read_trajectories(path, "unpaired")
+    (row,) = checked(path, "unpaired")
     assert row["prompt"] == prompt and row["completion"] == "a"
     with pytest.raises(RowError, match="one assistant message"):
-        list(read_trajectories(write(path, {"prompt": prompt, "completion": prompt + reply, "reward": 0}), "unpaired"))
+        checked(write(path, {"prompt": prompt, "completion": prompt + reply, "reward": 0}), "unpaired")
 
 
 def test_a_sampled_response_may_be_silent(tmp_path: Path) -> None:
     silent = {**ANNOTATED, "completion": "", "completions": [], "labels": [], "successes": [], "trials": []}
-    assert list(read_trajectories(write(tmp_path / "r.jsonl", silent), "stepwise")) == [silent]
+    assert checked(write(tmp_path / "r.jsonl", silent), "stepwise") == [silent]
 
 
 def test_groups_need_not_be_consecutive() -> None:
@@ -185,6 +189,11 @@ def test_groups_need_not_be_consecutive() -> None:
         {"prompt": "Q", "n": 5},
     ]
     assert [[row["n"] for row in group] for group in read_groups(rows)] == [[0, 2], [1], [3, 4], [5]]
+
+
+def test_a_problem_is_its_id_and_its_prompt() -> None:
+    rows = [{"problem_id": "7", "prompt": prompt, "n": n} for n, prompt in enumerate(("Q", "R", "Q"))]
+    assert [[row["n"] for row in group] for group in read_groups(rows)] == [[0, 2], [1]]
 
 
 def test_outcomes() -> None:

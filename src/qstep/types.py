@@ -55,13 +55,14 @@ class Response:
 
     `token_ids` are exactly the tokens sampled, the end-of-sequence token included when `finish_reason` is
     `stop`. `logps[t]` is the natural log-probability of token t under the distribution it was drawn from
-    (after temperature and nucleus), which is the behaviour policy mu of DQO's importance weights.
+    (after temperature and nucleus), which is the behaviour policy mu of DQO's importance weights. A server may
+    give neither (None); whoever needs them says so.
     """
 
     sample: int
     text: str
-    token_ids: list[int]
-    logps: list[float]
+    token_ids: list[int] | None
+    logps: list[float] | None
     finish_reason: FinishReason
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qstep.data import split_steps
+from qstep.data import steps_of
 from qstep.tasks import BUILT_IN, Tasks
 from qstep.types import Row
 
@@ -11,17 +11,19 @@ def label_exactly(row: Row, separator: str = "\n", tasks: Tasks = BUILT_IN) -> R
     """The row with its steps in `completions` and, in `labels`, whether each step and all before it are right.
 
     Raises:
-        ValueError: the row's task cannot check steps.
+        ValueError: the row's task cannot check every step, or the row was split at another separator.
     """
-    steps = split_steps(row["completion"], separator)
+    steps = steps_of(row, separator)
     labels = tasks.of(row).check_steps(row, steps)
     if None in labels:
         raise ValueError(
-            f"steps of task {row['task']!r} cannot be checked exactly; label them with the method monte_carlo"
+            f"steps of task {row['task']!r} cannot all be checked exactly; label them with the method monte_carlo "
+            "(needs a model) or outcome (needs none)"
         )
     return {
         **row,
         "completions": steps,
+        "step_separator": separator,
         "labels": labels,
         "label_source": "exact",
         "successes": None,

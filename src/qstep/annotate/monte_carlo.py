@@ -1,7 +1,7 @@
 """Monte-Carlo step labels: how often the policy, continuing from a step, still ends right.
 
 See "Math-Shepherd" (arXiv 2312.08935). Successes and trials are kept, not only a bit: the soft label is their
-ratio, the hard one whether any rollout succeeded.
+ratio, the hard one whether any rollout succeeded. What was not tried is no trial: a step without one has no label.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from qstep.data import encode_prompt, split_steps, step_token_ends
+from qstep.data import encode_completion, encode_prompt, group_key, step_token_ends, steps_of
 from qstep.generation import Engine, Request, SamplingSettings
 from qstep.tasks import BUILT_IN, Tasks, grade_rows
 from qstep.types import Row
@@ -34,8 +34,9 @@ class _Prefix:
 
     @property
     def key(self) -> str:
-        digest = hashlib.blake2b(repr(self.ids).encode(), digest_size=12).hexdigest()
-        return f"{self.row['problem_id']}@{digest}"
+        problem_id, prompt = group_key(self.row)
+        digest = hashlib.blake2b(repr((prompt, self.ids)).encode(), digest_size=12).hexdigest()
+        return f"{problem_id}@{digest}"
 
 
 def label_by_rollouts(
@@ -44,40 +45,59 @@ def label_by_rollouts(
     """The rows with `completions`, and per step `successes`, `trials` and their ratio in `labels`.
 
     Responses of a problem that share a prefix share its rollouts. The last step of a response that ended by
-    itself needs none: its verdict is known (one trial). A rollout that cannot be graded is no trial; a step
-    left without a trial raises.
+    itself or is right needs none: its verdict is known (one trial); so too where the response fills the length
+    limit. A rollout that cannot be graded is no trial, nor is one that the limit leaves no room for; a step without
+    trials has the label null.
 
     Raises:
-        ValueError: a row has no verdict, or all rollouts of one of its steps were ungradable.
+        ValueError: a row has no verdict, or one of another grader; its tokens do not read as its completion; or it
+            was split at another separator.
     """
     for row in rows:
         if row.get("verdict") not in ("right", "wrong"):
             raise ValueError(
                 f"row {row['id']!r} has verdict {row.get('verdict')!r}: annotate right and wrong rows only"
             )
-    plans = [(row, *_prefixes(engine, row, settings.separator)) for row in rows]
+        grader = tasks.of(row).version
+        if row.get("grader", grader) != grader:
+            raise ValueError(
+                f"row {row['id']!r} was graded by {row['grader']!r}, and its rollouts would be by {grader!r}: "
+                "use the same grader, or grade the rows again"
+            )
+    plans = [(row, *_prefixes(engine, row, settings)) for row in rows]
     wanted = {prefix.key: prefix for _, _, prefixes in plans for prefix in prefixes}
     counts = _count_successes(engine, list(wanted.values()), settings, tasks)
-    return [_labelled(row, steps, [counts[prefix.key] for prefix in prefixes]) for row, steps, prefixes in plans]
+    return [
+        _labelled(row, steps, [counts[prefix.key] for prefix in prefixes], settings.separator)
+        for row, steps, prefixes in plans
+    ]
 
 
-def _prefixes(engine: Engine, row: Row, separator: str) -> tuple[list[str], list[_Prefix]]:
-    steps = split_steps(row["completion"], separator)
-    ends = step_token_ends(engine.tokenizer, row["completion_ids"], steps, separator)
-    if row["finish_reason"] == "stop":
+def _prefixes(engine: Engine, row: Row, settings: RolloutSettings) -> tuple[list[str], list[_Prefix]]:
+    """The steps of a row, and the prefixes to continue from: all but the last where the verdict says it all."""
+    steps = steps_of(row, settings.separator)
+    ids = encode_completion(engine.tokenizer, row)
+    try:
+        ends = step_token_ends(engine.tokenizer, ids, steps, settings.separator)
+    except ValueError as error:
+        raise ValueError(
+            f"row {row['id']!r}: {error}. Were its completion_ids made by another tokenizer than this model's? "
+            "Then leave that column out"
+        ) from None
+    full = len(ids) >= settings.sampling.max_new_tokens
+    if row.get("finish_reason", "stop") == "stop" or row["verdict"] == "right" or full:
         ends = ends[:-1]
-    return steps, [_Prefix(row, row["completion_ids"][: end + 1]) for end in ends]
+    return steps, [_Prefix(row, ids[: end + 1]) for end in ends]
 
 
-def _labelled(row: Row, steps: list[str], counts: list[tuple[int, int]]) -> Row:
+def _labelled(row: Row, steps: list[str], counts: list[tuple[int, int]], separator: str) -> Row:
     if len(counts) < len(steps):
         counts = [*counts, (int(row["verdict"] == "right"), 1)]
-    if any(trials == 0 for _, trials in counts):
-        raise ValueError(f"row {row['id']!r}: every rollout of one of its steps was ungradable")
     return {
         **row,
         "completions": steps,
-        "labels": [successes / trials for successes, trials in counts],
+        "step_separator": separator,
+        "labels": [successes / trials if trials else None for successes, trials in counts],
         "label_source": "monte_carlo",
         "successes": [successes for successes, _ in counts],
         "trials": [trials for _, trials in counts],
@@ -100,13 +120,13 @@ def _count_successes(
     for request, responses in engine.sample(requests(), settings.sampling):
         prefix = by_key[request.key]
         for response in responses:
-            ids = [*prefix.ids, *response.token_ids]
-            text = engine.decode(ids[:-1] if response.finish_reason == "stop" else ids)
+            if response.token_ids is None:
+                text = engine.decode(prefix.ids) + response.text
+            else:
+                ids = [*prefix.ids, *response.token_ids]
+                text = engine.decode(ids[:-1] if response.finish_reason == "stop" else ids)
             rollouts.append({**_graded_fields(prefix.row), "id": request.key, "completion": text})
-    # A prefix that already fills the length limit can only fail.
-    counts = {prefix.key: (0, settings.k) for prefix in prefixes}
-    for key in {row["id"] for row in rollouts}:
-        counts[key] = (0, 0)
+    counts = {prefix.key: (0, 0) for prefix in prefixes}
     for row, grade in zip(rollouts, grade_rows(rollouts, tasks), strict=True):
         successes, trials = counts[row["id"]]
         if grade.verdict != "ungradable":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from qstep.data.index import Index, index_rows
-from qstep.data.readers import read_problems
-from qstep.data.rows import Format, check_row, outcome, prompt_id, read_groups, read_trajectories
+from qstep.data.readers import count_responses, read_problems, read_responses
+from qstep.data.rows import Format, check_row, group_key, outcome, prompt_id, read_groups
 from qstep.data.shards import (
     RowError,
     SettingsChanged,
@@ -21,7 +21,7 @@ from qstep.data.shards import (
     write_json,
     write_jsonl,
 )
-from qstep.data.steps import split_steps, step_token_ends
+from qstep.data.steps import split_steps, step_token_ends, steps_of
 from qstep.data.tokens import encode_completion, encode_prompt, encode_text, encode_texts
 
 __all__ = [
@@ -34,12 +34,14 @@ __all__ = [
     "canonical_hash",
     "canonical_json",
     "check_row",
+    "count_responses",
     "count_rows",
     "encode_completion",
     "encode_prompt",
     "encode_text",
     "encode_texts",
     "file_fingerprint",
+    "group_key",
     "index_rows",
     "is_finished",
     "numbered_rows",
@@ -47,10 +49,11 @@ __all__ = [
     "prompt_id",
     "read_groups",
     "read_problems",
+    "read_responses",
     "read_rows",
-    "read_trajectories",
     "split_steps",
     "step_token_ends",
+    "steps_of",
     "sync",
     "write_json",
     "write_jsonl",

@@ -1,18 +1,22 @@
-"""Problems of files and of the Hub."""
+"""What people bring: problems of files and of the Hub, and responses that were made elsewhere."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from qstep.data.shards import RowError, numbered_rows
+from qstep.data.rows import check_row, group_key, prompt_id
+from qstep.data.shards import RowError, count_rows, numbered_rows
 from qstep.types import Problem, Row
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _PROMPT_COLUMNS = ("prompt", "problem", "question")
 _GOLD_COLUMNS = ("gold", "answer")
+_COMPLETION_COLUMNS = ("completion", "response", "text")
 _FILES = (".jsonl", ".json", ".parquet")
 _HUB_CONFIG = {"openai/gsm8k": "main"}
 
@@ -65,15 +69,8 @@ def _hub_rows(name: str, config: str | None, split: str) -> Iterable[Row]:
 def _problem(path: Path, line: int, row: Row, identifier: str, task: str) -> Problem:
     question = _first(path, line, row, _PROMPT_COLUMNS)
     answer = _first(path, line, row, _GOLD_COLUMNS)
-    prompt, gold = row[question], row[answer]
-    if isinstance(gold, int | float) and not isinstance(gold, bool):
-        gold = str(gold)
-    solution = row.get("solution")
-    if isinstance(gold, str) and "####" in gold:
-        solution = gold
-        gold = gold.rpartition("####")[2].replace(",", "")
-    if not isinstance(gold, str) or not gold.strip():
-        raise RowError(path, line, answer, f"is {row[answer]!r}; give the answer as a text or a number")
+    prompt = row[question]
+    gold, solution = _gold(path, line, answer, row[answer], row.get("solution"))
     conversation = (
         isinstance(prompt, list)
         and bool(prompt)
@@ -81,11 +78,111 @@ def _problem(path: Path, line: int, row: Row, identifier: str, task: str) -> Pro
     )
     if not conversation and not (isinstance(prompt, str) and prompt.strip()):
         raise RowError(path, line, question, f"is {prompt!r}; give a text or a list of messages")
-    metadata = {"solution": _CALCULATOR.sub("", solution)} if isinstance(solution, str) else {}
-    return Problem(identifier, prompt, gold.strip(), task, metadata)
+    metadata = {} if solution is None else {"solution": solution}
+    return Problem(identifier, prompt, gold, task, metadata)
 
 
-def _first(path: Path, line: int, row: Row, columns: tuple[str, ...]) -> str:
+def _gold(path: Path, line: int, column: str, answer: Any, solution: Any = None) -> tuple[str, str | None]:
+    """The gold answer and the worked solution, if there is one."""
+    gold = str(answer) if isinstance(answer, int | float) and not isinstance(answer, bool) else answer
+    if isinstance(gold, str) and "####" in gold:
+        solution, gold = gold, gold.rpartition("####")[2].replace(",", "")
+    if not isinstance(gold, str) or not gold.strip():
+        raise RowError(path, line, column, f"is {answer!r}; give the answer as a text or a number")
+    return gold.strip(), _CALCULATOR.sub("", solution) if isinstance(solution, str) else None
+
+
+def read_responses(
+    path: Path, *, task: str = "math", offset: int = 0, limit: int | None = None, need: Sequence[str] = ()
+) -> Iterator[Row]:
+    """The responses of a JSONL file, written by qstep or made elsewhere, one row each, as `qstep.data.rows` says.
+
+    The question may be called `prompt`, `problem` or `question`; the gold answer `gold` or `answer` (of GSM8K's form
+    the part after `####` is taken, and the rest kept as `metadata["solution"]`); the response `completion`,
+    `response` or `text`, or be given as steps (`completions`). A row with a list `responses` holds several responses
+    to its question, texts or objects. Columns of other names are kept. What is missing is made: `problem_id` (of the
+    prompt), `sample` (counted in each problem), `id` (`<problem_id>#<sample>`), `task`.
+
+    Args:
+        path: the file.
+        task: of rows that name none.
+        offset: how many problems to skip, in order of appearance.
+        limit: at most as many problems.
+        need: further columns that a row must have.
+
+    Raises:
+        RowError: a row is bad, or two rows have one id.
+    """
+    numbers: dict[tuple[str, str], int] = {}
+    samples: Counter[tuple[str, str]] = Counter()
+    seen: set[str] = set()
+    for line, raw in numbered_rows(path):
+        for given in _flat(path, line, raw):
+            row = check_row(path, line, _renamed(path, line, given), "response", need=need)
+            row.setdefault("problem_id", prompt_id(row))
+            key = group_key(row)
+            number = numbers.setdefault(key, len(numbers))
+            row.setdefault("sample", samples[key])
+            samples[key] += 1
+            row.setdefault("id", f"{row['problem_id']}#{row['sample']}")
+            row.setdefault("task", task)
+            if row["id"] in seen:
+                raise RowError(path, line, "id", f"{row['id']!r} is there twice; give each row an id of its own")
+            seen.add(row["id"])
+            if offset <= number and (limit is None or number < offset + limit):
+                yield row
+
+
+def count_responses(path: Path) -> int:
+    """How many responses a file holds, nested ones too."""
+    _, first = next(iter(numbered_rows(path)), (0, {}))
+    if "responses" not in first:
+        return count_rows(path)
+    return sum(len(row["responses"]) if isinstance(row.get("responses"), list) else 1 for _, row in numbered_rows(path))
+
+
+def _flat(path: Path, line: int, row: Row) -> Iterator[Row]:
+    if "responses" not in row:
+        yield row
+        return
+    shared = {name: value for name, value in row.items() if name != "responses"}
+    if not isinstance(row["responses"], list):
+        raise RowError(path, line, "responses", "is no list; give the responses as texts, or as objects with a 'text'")
+    for response in row["responses"]:
+        if not isinstance(response, str | dict):
+            raise RowError(path, line, "responses", f"has {response!r}; give a text, or an object with a 'text'")
+        yield {**shared, **({"text": response} if isinstance(response, str) else response)}
+
+
+def _renamed(path: Path, line: int, row: Row) -> Row:
+    """The row with this package's names for its question, gold answer and response, and texts for its ids."""
+    row = dict(row)
+
+    def rename(columns: Sequence[str]) -> None:
+        column = _first(path, line, row, columns)
+        if column != columns[0]:
+            row[columns[0]] = row.pop(column)
+
+    for column in ("id", "problem_id"):
+        if type(row.get(column)) is int:
+            row[column] = str(row[column])
+    rename(_PROMPT_COLUMNS)
+    if "completion" not in row and _are_texts(row.get("completions")):
+        row["completion"] = row.get("step_separator", "\n").join(row["completions"])
+    rename(_COMPLETION_COLUMNS)
+    if "gold" in row or ("answer" in row and "verdict" not in row):  # a graded row's answer is the model's
+        rename(_GOLD_COLUMNS)
+        row["gold"], solution = _gold(path, line, "gold", row["gold"])
+        if solution is not None and isinstance(row.setdefault("metadata", {}), dict):
+            row["metadata"] = {"solution": solution, **row["metadata"]}
+    return row
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _first(path: Path, line: int, row: Row, columns: Sequence[str]) -> str:
     for column in columns:
         if column in row:
             return column

@@ -2,32 +2,36 @@
 
 A row is one response. Sampling writes the first columns, and every later stage adds its own:
 
-    sampled    id ("<problem_id>#<sample>"), problem_id, sample, task, prompt, gold, completion,
-               completion_ids, logps_behavior, finish_reason, and metadata where the problem has any
+    sampled    id ("<problem_id>#<sample>"), problem_id, sample, task, prompt, gold, completion, finish_reason,
+               metadata where the problem has any, and, of an engine that gives them, completion_ids and
+               logps_behavior
     graded     answer, verdict, reason, grader, label (true, false, null), reward (number, null)
-    annotated  completions (the step texts), labels, label_source, successes, trials
+    annotated  completions (the step texts), step_separator (what was between them), labels, label_source,
+               successes, trials
     scored     q_values, score, step_rewards
 
 Rows that people bring need only the columns of their format: `prompt-completion` (prompt, completion),
 `unpaired` (also label or reward), `stepwise` (prompt, completions, labels) or `preference` (prompt, chosen,
-rejected). A prompt is text or a conversation. Nothing is cast: `true` is a hard label, `0.75` a soft one.
+rejected); `response` is a completion that may be blank. A prompt is text or a conversation. Nothing is cast: `true`
+is a hard label, `0.75` a soft one, and `null` says that nobody knows: losses leave the step out. A problem is its
+`problem_id` together with its prompt.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from qstep.data.shards import RowError, canonical_json, numbered_rows
+from qstep.data.shards import RowError, canonical_json
 from qstep.types import FinishReason, Row, Verdict
 
-Format = Literal["prompt-completion", "unpaired", "stepwise", "preference"]
+Format = Literal["response", "prompt-completion", "unpaired", "stepwise", "preference"]
 
 _COLUMNS: dict[Format, tuple[str, ...]] = {
+    "response": ("prompt", "completion"),
     "prompt-completion": ("prompt", "completion"),
     "unpaired": ("prompt", "completion"),
     "stepwise": ("prompt", "completions", "labels"),
@@ -35,46 +39,25 @@ _COLUMNS: dict[Format, tuple[str, ...]] = {
 }
 
 
-def read_trajectories(path: Path, format: Format, *, need: Collection[str] = ()) -> Iterator[Row]:
-    """Yields the rows of a JSONL file, each checked by `check_row`, with `id` and `problem_id`.
-
-    A row without them gets a `problem_id` made of its prompt and an `id` made of its content; the n-th copy
-    of the same row gets the id `...~n`. Rows whose reward and label are null are yielded: count them where
-    they are dropped.
-
-    Raises:
-        RowError: a row is bad, or repeats an `id`.
-    """
-    path = Path(path)
-    seen: set[str] = set()
-    copies: Counter[str] = Counter()
-    for line, raw in numbered_rows(path):
-        row = check_row(path, line, raw, format, need=need)
-        row.setdefault("problem_id", prompt_id(row))
-        if "id" not in row:
-            name = f"{row['problem_id']}#{_digest([row[column] for column in _COLUMNS[format][1:]])}"
-            copies[name] += 1
-            row["id"] = name if copies[name] == 1 else f"{name}~{copies[name]}"
-        if row["id"] in seen:
-            raise RowError(path, line, "id", f"{row['id']!r} is there twice; give each row an id of its own")
-        seen.add(row["id"])
-        yield row
-
-
 def read_groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
     """Yields each problem's rows, problems in order of appearance; the rows need not be consecutive.
 
-    Rows without a `problem_id` are grouped by their prompt. Holds all rows in memory.
+    Holds all rows in memory.
     """
-    groups: dict[str, list[Row]] = {}
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault(row["problem_id"] if "problem_id" in row else prompt_id(row), []).append(row)
+        groups.setdefault(group_key(row), []).append(row)
     yield from groups.values()
+
+
+def group_key(row: Row) -> tuple[str, str]:
+    """What makes rows responses of one problem: their `problem_id`, if they have one, and their prompt."""
+    return row.get("problem_id", ""), prompt_id(row)
 
 
 def prompt_id(row: Row) -> str:
     """The `problem_id` of a row that has none: the same for the same prompt."""
-    return _digest(row["prompt"])
+    return hashlib.sha256(canonical_json(row["prompt"])).hexdigest()[:16]
 
 
 def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collection[str] = ()) -> Row:
@@ -107,7 +90,7 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
     for column, (holds, problem) in _RULES.items():
         if column in row and not holds(row[column]):
             raise RowError(path, line, column, f"is {_shown(row[column])}; {problem}")
-    if "completion" in row and "completion_ids" not in row:
+    if "completion" in row and "completion_ids" not in row and format != "response":
         require(
             bool(row["completion"].strip()),
             "completion",
@@ -121,6 +104,14 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
             "completions",
             "is empty; give at least one step, or drop the row",
         )
+    for step in row.get("completions", ()):
+        require(
+            "step_separator" not in row or row["step_separator"] not in step,
+            "completions",
+            f"has the step {_shown(step)}, which contains the step_separator; split it there",
+        )
+    if row.get("logps_behavior") is not None:
+        require("completion_ids" in row, "logps_behavior", "is there without completion_ids; give the tokens it is of")
     for column, of in _SAME_LENGTH:
         if row.get(column) is not None and row.get(of) is not None:
             require(
@@ -139,10 +130,6 @@ def outcome(row: Row) -> float | None:
     if row.get("reward") is not None:
         return float(row["reward"])
     return None if row.get("label") is None else float(row["label"])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(canonical_json(value)).hexdigest()[:16]
 
 
 def _completion_text(completion: Any) -> Any:
@@ -193,8 +180,9 @@ def _is_prompt(value: Any) -> bool:
 def _is_step_labels(value: Any) -> bool:
     if not isinstance(value, list):
         return False
-    hard = all(isinstance(label, bool) for label in value)
-    return hard or all(isinstance(label, float) and 0 <= label <= 1 for label in value)
+    known = [label for label in value if label is not None]
+    hard = all(isinstance(label, bool) for label in known)
+    return hard or all(isinstance(label, float) and 0 <= label <= 1 for label in known)
 
 
 def _are_numbers(value: Any) -> bool:
@@ -225,6 +213,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "problem_id": (_is_name, "give a text"),
     "sample": (_is_count, "give a whole number from 0"),
     "task": (_is_name, "give a text"),
+    "metadata": (lambda value: isinstance(value, dict), "give an object"),
     "prompt": (_is_prompt, 'give a text, or messages {"role", "content"} of text'),
     "gold": (_is_text, "give a text, in quotes even if it is a number"),
     "completion": (_is_text, "give a text, or one assistant message"),
@@ -247,10 +236,11 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         _list_of(lambda step: _is_text(step) and bool(step.strip())),
         "give a list of steps, none blank",
     ),
+    "step_separator": (_is_name, "give the text between the steps"),
     "labels": (
         _is_step_labels,
         "give one true or false a step (hard labels), or one number in [0, 1] with a decimal point a step "
-        "(soft labels), never both kinds in a row",
+        "(soft labels), never both kinds in a row; null for a step that has none",
     ),
     "successes": (_or_null(_are_counts), "give a list of whole numbers, or null"),
     "trials": (_or_null(_are_counts), "give a list of whole numbers, or null"),

@@ -6,6 +6,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from qstep.types import Row
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +18,23 @@ def split_steps(text: str, separator: str = "\n") -> list[str]:
     Raises ValueError for an empty separator.
     """
     return [part.strip() for part in text.split(separator) if part.strip()]
+
+
+def steps_of(row: Row, separator: str) -> list[str]:
+    """The steps of a response: its `completions` if it was split before, else its completion, split.
+
+    Raises:
+        ValueError: it was split at another separator, or a step contains this one.
+    """
+    if "completions" not in row:
+        return split_steps(row["completion"], separator)
+    split_at = row.get("step_separator", separator)
+    if split_at != separator:
+        raise ValueError(f"row {row.get('id')!r} was split into steps at {split_at!r}, not at {separator!r}: use that")
+    for step in row["completions"]:
+        if separator in step:
+            raise ValueError(f"row {row.get('id')!r} has a step that contains the separator {separator!r}: {step!r}")
+    return list(row["completions"])
 
 
 def step_token_ends(

@@ -1,6 +1,7 @@
 """`qstep annotate`: graded responses in, step labels out."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from qstep.stages.inputs import finished, model_fingerprint, settings_of
 from qstep.stages.options import NO_EFFECT, EngineOptions, GradingOptions, SamplingOptions, StepOptions
-from qstep.stages.progress import bar
+from qstep.stages.progress import bar, console
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, StepOptions):
-    """Labels each step: exactly, where the task can check one, or by Monte-Carlo rollouts of a model.
+    """Labels each step: exactly, where the task can check one, by Monte-Carlo rollouts of a model, or from outcomes.
 
-    Rows whose verdict is `ungradable` are left out and counted in the output's `.meta.json`.
+    `outcome` needs no model: a step is right if some right response of the problem begins with the same steps up to
+    it, wrong if an equation in it or before it is false or if it ends a wrong response, and unlabelled (null)
+    otherwise. Rows whose verdict is `ungradable` are left out, and counted in the output's `.meta.json`, as are the
+    steps by label.
 
     Args:
         input: rows written by `qstep grade`.
         output: the JSONL file to write.
-        method: exact (tasks that can check a step) or monte_carlo.
+        method: exact (tasks that can check a step), monte_carlo (needs a model) or outcome (needs neither).
         model_name_or_path: the model to continue from each step (monte_carlo).
         rollouts: k, continuations per step (monte_carlo).
         max_per_problem: label only the first responses of each problem (by their `sample`).
@@ -34,7 +38,7 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, StepOptions
 
     input: Path
     output: Path
-    method: Literal["exact", "monte_carlo"] = "exact"
+    method: Literal["exact", "monte_carlo", "outcome"] = "exact"
     model_name_or_path: str | None = None
     rollouts: int = 4
     max_per_problem: int | None = None
@@ -48,8 +52,8 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     Raises:
         ValueError: Monte-Carlo labels are asked for without a model, or exact ones of a task that cannot check.
     """
-    from qstep.annotate import RolloutSettings, label_by_rollouts, label_exactly
-    from qstep.data import StageFile
+    from qstep.annotate import OutcomePool, RolloutSettings, label_by_outcome, label_by_rollouts, label_exactly
+    from qstep.data import StageFile, read_rows
 
     monte_carlo = config.method == "monte_carlo"
     if monte_carlo and config.model_name_or_path is None:
@@ -70,43 +74,64 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
             engine = config.engine(config.model_name_or_path or "")
         tasks = config.tasks()
         rollouts = RolloutSettings(config.rollouts, config.sampling(), config.step_separator)
+        separator = config.step_separator
+        pool = OutcomePool.of(_read(config), separator) if config.method == "outcome" else None
         with bar(f"annotate {config.output.stem}", len(chosen), len(file.done)) as advance:
             for rows in _blocks(config, chosen - file.done):
-                if monte_carlo and engine is not None:
+                if pool is not None:
+                    file.append([label_by_outcome(row, pool, separator, tasks) for row in rows])
+                elif monte_carlo and engine is not None:
                     file.append(label_by_rollouts(engine, rows, rollouts, tasks))
                 else:
-                    file.append([label_exactly(row, config.step_separator, tasks) for row in rows])
+                    file.append([label_exactly(row, separator, tasks) for row in rows])
                 advance(len(rows))
-        file.finish({"left_out_ungradable": ungradable})
+        labels = Counter(_kind(label) for row in read_rows(config.output, allow_torn=True) for label in row["labels"])
+        summary = {"left_out_ungradable": ungradable, "steps": dict(sorted(labels.items()))}
+        file.finish(summary)
+        console.print(f"annotate {config.output.stem}: {summary}")
     return config.output
+
+
+def _kind(label: bool | float | None) -> str:
+    if label is None:
+        return "unlabelled"
+    if isinstance(label, bool):
+        return "right" if label else "wrong"
+    return "soft"
+
+
+def _read(config: AnnotateConfig) -> Iterator[Row]:
+    from qstep.data import read_responses
+
+    return read_responses(config.input, task=config.task, need=("gold", "verdict"))
 
 
 def _choose(config: AnnotateConfig) -> tuple[set[str], int]:
     """The ids of the rows to label, whatever the order of the file, and how many others cannot be graded."""
-    from qstep.data import read_rows
+    from qstep.data import group_key
 
-    ids: dict[str, list[str]] = {}
-    ungradable: dict[str, int] = {}
-    for row in read_rows(config.input):
-        of_problem = ids.setdefault(row["problem_id"], [])
+    ids: dict[tuple[str, str], list[str]] = {}
+    ungradable: Counter[tuple[str, str]] = Counter()
+    for row in _read(config):
+        problem = group_key(row)
+        of_problem = ids.setdefault(problem, [])
         if config.max_per_problem is None or row["sample"] < config.max_per_problem:
             if row["verdict"] == "ungradable":
-                ungradable[row["problem_id"]] = ungradable.get(row["problem_id"], 0) + 1
+                ungradable[problem] += 1
             else:
                 of_problem.append(row["id"])
     problems = sorted(ids, key=_shuffled)[: config.max_problems]
-    return {row_id for problem in problems for row_id in ids[problem]}, sum(ungradable.get(p, 0) for p in problems)
+    return {row_id for problem in problems for row_id in ids[problem]}, sum(ungradable[problem] for problem in problems)
 
 
-def _shuffled(problem_id: str) -> bytes:
-    return hashlib.sha256(problem_id.encode()).digest()
+def _shuffled(problem: tuple[str, str]) -> tuple[bytes, str]:
+    problem_id, prompt = problem
+    return hashlib.sha256(problem_id.encode()).digest(), prompt
 
 
 def _blocks(config: AnnotateConfig, wanted: set[str]) -> Iterator[list[Row]]:
-    from qstep.data import read_rows
-
     block: list[Row] = []
-    for row in read_rows(config.input):
+    for row in _read(config):
         if row["id"] in wanted:
             block.append(row)
         if len(block) == config.rows_at_once:

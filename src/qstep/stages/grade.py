@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,21 +23,28 @@ class GradeConfig(GradingOptions):
     """Grades every response: `right`, `wrong`, or `ungradable` (never counted as wrong).
 
     Args:
-        input: rows written by `qstep sample`.
+        input: rows written by `qstep sample`, or responses made elsewhere: a question (`question`, `problem` or
+            `prompt`), its answer (`answer` or `gold`) and the text (`text`, `response` or `completion`) a line, or a
+            list of `responses`.
         output: the JSONL file to write.
+        offset: how many problems of the input to skip, in order of appearance.
+        num_problems: how many problems, all by default.
     """
 
     input: Path
     output: Path
+    offset: int = 0
+    num_problems: int | None = None
 
 
 def grade(config: GradeConfig) -> Path:
     """Runs the stage and returns its output."""
-    from qstep.data import StageFile, count_rows, read_rows
+    from qstep.data import StageFile, count_responses, read_responses, read_rows
     from qstep.tasks import grade_rows
 
     tasks = config.tasks()
-    settings = settings_of(config, *NO_EFFECT, input=finished(config.input))
+    version = tasks.named(config.task).version
+    settings = settings_of(config, *NO_EFFECT, input=finished(config.input), version=version)
     with StageFile.open(config.output, stage="grade", settings=settings) as file:
         if file.complete:
             return config.output
@@ -58,9 +66,16 @@ def grade(config: GradeConfig) -> Path:
                 ]
             )
 
-        with bar(f"grade {config.output.stem}", count_rows(config.input), len(file.done)) as advance:
+        def rows() -> Iterator[Row]:
+            return read_responses(
+                config.input, task=config.task, offset=config.offset, limit=config.num_problems, need=("gold",)
+            )
+
+        some = config.offset or config.num_problems is not None
+        total = sum(1 for _ in rows()) if some else count_responses(config.input)
+        with bar(f"grade {config.output.stem}", total, len(file.done)) as advance:
             pending: list[Row] = []
-            for row in read_rows(config.input):
+            for row in rows():
                 if row["id"] in file.done:
                     continue
                 pending.append(row)

@@ -87,8 +87,8 @@ def _rows(problem: Problem, responses: Sequence[Response]) -> list[Row]:
             "gold": problem.gold,
             **({"metadata": dict(problem.metadata)} if problem.metadata else {}),
             "completion": response.text,
-            "completion_ids": response.token_ids,
-            "logps_behavior": response.logps,
+            **({} if response.token_ids is None else {"completion_ids": response.token_ids}),
+            **({} if response.logps is None else {"logps_behavior": response.logps}),
             "finish_reason": response.finish_reason,
         }
         for response in responses

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from qstep.grading import GRADER_VERSION, Grade, equivalent, grade_many
+from qstep.tasks.arithmetic import has_false_equation
 from qstep.types import Problem, Row
 
 
@@ -24,7 +25,9 @@ class Mathematics:
         return grade_many(pairs, deadline_s=deadline_s) if pairs else []
 
     def check_steps(self, row: Row, steps: Sequence[str]) -> list[bool | None]:
-        return [None for _ in steps]
+        """False from the first step on that holds a false equation, as `arithmetic` finds them; None before."""
+        false = next((t for t, step in enumerate(steps) if has_false_equation(step)), len(steps))
+        return [None if t < false else False for t in range(len(steps))]
 
     def same_answer(self, a: str, b: str) -> bool:
         return equivalent(a, b)

@@ -1,0 +1,76 @@
+"""Step labels from what is known without another model: the outcomes of a problem's responses, and its steps' checks.
+
+The responses of a problem are rollouts of one another: where one passed through a sequence of steps and ended right,
+that sequence can lead to the right answer, which is Math-Shepherd's hard label (arXiv 2312.08935, Eq. 3, with the
+responses at hand for rollouts). So, in this order, a step is
+
+    right    if some right response of the problem begins with the same steps up to it;
+    wrong    if the task finds an error in it or before it (for math, an equation that does not hold);
+    wrong    if it is the last step of a wrong response that ended by itself;
+    null     otherwise: a wrong response does not tell where it went wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from qstep.data import group_key, steps_of
+from qstep.tasks import BUILT_IN, Tasks
+from qstep.types import Row
+
+
+@dataclass(slots=True)
+class OutcomePool:
+    """How many graded responses passed through each sequence of steps, and how many of those ended right."""
+
+    successes: Counter[int] = field(default_factory=Counter)
+    trials: Counter[int] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], separator: str = "\n") -> OutcomePool:
+        """The pool of all rows with a verdict; ungradable ones are no trials."""
+        pool = cls()
+        for row in rows:
+            if row["verdict"] != "ungradable":
+                for prefix in _prefixes(row, steps_of(row, separator)):
+                    pool.trials[prefix] += 1
+                    if row["verdict"] == "right":
+                        pool.successes[prefix] += 1
+        return pool
+
+
+def label_by_outcome(row: Row, pool: OutcomePool, separator: str = "\n", tasks: Tasks = BUILT_IN) -> Row:
+    """The row with `completions`, hard or null `labels` as this module's docstring says, and the pooled counts.
+
+    Raises:
+        ValueError: the row was split at another separator, or its task is unknown.
+    """
+    steps = steps_of(row, separator)
+    prefixes = list(_prefixes(row, steps))
+    known_wrong = [label is False for label in tasks.of(row).check_steps(row, steps)]
+    if steps and row["verdict"] == "wrong" and row.get("finish_reason", "stop") == "stop":
+        known_wrong[-1] = True
+    labels = [
+        True if pool.successes[prefix] else False if wrong else None
+        for prefix, wrong in zip(prefixes, known_wrong, strict=True)
+    ]
+    return {
+        **row,
+        "completions": steps,
+        "step_separator": separator,
+        "labels": labels,
+        "label_source": "outcome",
+        "successes": [pool.successes[prefix] for prefix in prefixes],
+        "trials": [pool.trials[prefix] for prefix in prefixes],
+    }
+
+
+def _prefixes(row: Row, steps: Sequence[str]) -> Iterator[int]:
+    """A number for each sequence of steps from the problem on, the same for the same sequence."""
+    state = hashlib.blake2b(repr(group_key(row)).encode(), digest_size=8)
+    for step in steps:
+        state.update(f"{len(step)}:{step}".encode(errors="surrogatepass"))
+        yield int.from_bytes(state.copy().digest(), "little")

@@ -1,0 +1,210 @@
+"""Step labels are evidence: what was not tried is no trial, what nobody knows is null."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fake_engine import EOS, CharacterTokenizer
+from qstep.annotate import OutcomePool, RolloutSettings, label_by_outcome, label_by_rollouts, label_exactly
+from qstep.data import read_rows, write_jsonl
+from qstep.generation import Request, SamplingSettings
+from qstep.stages.annotate import AnnotateConfig, annotate
+from qstep.tasks import Tasks, miniature
+from qstep.types import Response, Row
+
+TOKENIZER = CharacterTokenizer()
+PROMPT = "7+8*3-9+1*2=\n"
+LINES = miniature.solution(PROMPT).split("\n")  # 7+8=5, 5*3=5, 5-9=6, 6+1=7, 7*2=4, #4
+
+
+class Solver:
+    """Ends every response rightly, if it is given the room, without ids or log-probs as a server may; keeps the
+    requests it saw."""
+
+    tokenizer = TOKENIZER
+
+    def __init__(self, with_ids: bool = True) -> None:
+        self.with_ids = with_ids
+        self.seen: list[Request] = []
+
+    def decode(self, ids: list[int]) -> str:
+        return TOKENIZER.decode(ids)
+
+    def sample(
+        self, requests: Iterable[Request], settings: SamplingSettings
+    ) -> Iterator[tuple[Request, list[Response]]]:
+        for request in requests:
+            self.seen.append(request)
+            begun = self.decode(request.prompt_ids).removeprefix(PROMPT)
+            rest = miniature.solution(PROMPT).removeprefix(begun)[: request.limit(settings)]
+            ids = [*TOKENIZER.encode(rest), EOS] if self.with_ids else None
+            yield request, [Response(sample, rest, ids, None, "stop") for sample in request.samples]
+
+
+def row(text: str, finish: str = "stop", **columns: Any) -> Row:
+    ids = TOKENIZER.encode(text) + [EOS] * (finish == "stop")
+    verdict = miniature.grade("4", text).verdict
+    return {
+        "id": "p#0",
+        "problem_id": "p",
+        "sample": 0,
+        "task": "miniature",
+        "prompt": PROMPT,
+        "gold": "4",
+        "completion": text,
+        "completion_ids": ids,
+        "finish_reason": finish,
+        "verdict": verdict,
+        **columns,
+    }
+
+
+def rollouts(limit: int, separator: str = "\n") -> RolloutSettings:
+    return RolloutSettings(3, SamplingSettings(limit), separator)
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_a_right_response_cut_at_the_limit_knows_its_own_verdict(with_ids: bool) -> None:
+    text = "\n".join(LINES)
+    (labelled,) = label_by_rollouts(Solver(with_ids), [row(text, "length")], rollouts(len(text)))
+    assert labelled["successes"] == [3, 3, 3, 3, 3, 1] and labelled["trials"] == [3, 3, 3, 3, 3, 1]
+    assert labelled["labels"] == [1.0] * 6 and labelled["step_separator"] == "\n"
+
+
+def test_a_wrong_response_cut_at_the_limit_is_continued_only_where_there_is_room() -> None:
+    cut = row("\n".join(LINES[:2]), "length")
+    (full,) = label_by_rollouts(Solver(), [cut], rollouts(len(cut["completion"])))
+    assert (full["successes"][-1], full["trials"][-1]) == (0, 1), "it failed within the limit"
+    (longer,) = label_by_rollouts(Solver(), [cut], rollouts(100))
+    assert (longer["successes"], longer["trials"]) == ([3, 3], [3, 3])
+
+
+def test_a_limit_below_the_responses_leaves_later_steps_untried() -> None:
+    """Steps of 6 tokens each, separators included: 13 tokens leave one to try behind the second, none behind it."""
+    solver = Solver()
+    (labelled,) = label_by_rollouts(solver, [row("\n".join(LINES))], rollouts(13))
+    assert labelled["trials"] == [3, 3, 0, 0, 0, 1] and labelled["successes"] == [0, 0, 0, 0, 0, 1]
+    assert labelled["labels"] == [0.0, 0.0, None, None, None, 1.0]
+    assert [request.max_new_tokens for request in solver.seen] == [7, 1]
+
+
+def test_ungradable_rollouts_are_no_trials_and_annotation_goes_on(tmp_path: Path) -> None:
+    """A grader that shrugs at everything but the first step's rollouts."""
+    rows = [{**row("\n".join(LINES), grader=Tasks("miniature", "test_annotate:shrug").named("miniature").version)}]
+    source = write_jsonl_at(tmp_path / "graded.jsonl", rows)
+    config = AnnotateConfig(
+        source,
+        tmp_path / "labels.jsonl",
+        "monte_carlo",
+        "fake",
+        rollouts=3,
+        max_new_tokens=64,
+        grader="test_annotate:shrug",
+    )
+    (labelled,) = read_rows(annotate(config, Solver()))
+    assert labelled["labels"] == [None] * 5 + [1.0] and labelled["trials"] == [0] * 5 + [1]
+    meta = json.loads((tmp_path / "labels.meta.json").read_text())
+    assert meta["summary"] == {"left_out_ungradable": 0, "steps": {"soft": 1, "unlabelled": 5}}
+
+
+def shrug(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+    return [None for _ in completions]
+
+
+def write_jsonl_at(path: Path, rows: list[Row]) -> Path:
+    write_jsonl(path, rows)
+    return path
+
+
+def test_what_cannot_be_trusted_is_refused() -> None:
+    good = row("\n".join(LINES))
+    other_ids = [(i + 1) % EOS for i in good["completion_ids"]]
+    bad: list[tuple[Row, str]] = [
+        ({**good, "completion_ids": other_ids}, "made by another tokenizer"),
+        ({**good, "verdict": "ungradable"}, "right and wrong rows only"),
+        ({**good, "grader": "miniature 0"}, "use the same grader"),
+        ({**good, "completions": LINES, "step_separator": "\n\n"}, r"split into steps at '\\n\\n', not at '\\n'"),
+        ({**good, "completions": ["\n".join(LINES)]}, "contains the separator"),
+    ]
+    for changed, message in bad:
+        with pytest.raises(ValueError, match=message):
+            label_by_rollouts(Solver(), [changed], rollouts(64))
+    without_ids = {name: value for name, value in good.items() if name not in ("completion_ids", "finish_reason")}
+    (labelled,) = label_by_rollouts(Solver(), [without_ids], rollouts(64))
+    assert labelled["labels"] == [1.0] * 6, "text alone is encoded"
+
+
+def test_responses_of_two_prompts_under_one_problem_id_share_nothing() -> None:
+    other = "1+1+1+1+1+1=\n"
+    solver = Solver()
+    rows = [row("\n".join(LINES)), {**row("\n".join(LINES)), "prompt": other, "id": "p#1"}]
+    label_by_rollouts(solver, rows, rollouts(64))
+    assert len(solver.seen) == 10
+
+
+def test_exact_labels_are_for_tasks_that_can_check_every_step() -> None:
+    labelled = label_exactly(row("\n".join([*LINES[:2], "5-9=7", "#7"])))
+    assert labelled["labels"] == [True, True, False, False] and labelled["step_separator"] == "\n"
+    with pytest.raises(ValueError, match="outcome"):
+        label_exactly({"task": "math", "prompt": "Q", "completion": "1+1=2"})
+
+
+def response(sample: int, text: str, verdict: str, **columns: Any) -> Row:
+    return {
+        "id": f"q#{sample}",
+        "problem_id": "q",
+        "sample": sample,
+        "task": "math",
+        "prompt": "Q",
+        "gold": "8",
+        "completion": text,
+        "verdict": verdict,
+        **columns,
+    }
+
+
+GROUP = [
+    response(0, "two and two\n2+2 = <<2+2=4>>4\n#### 8", "right"),
+    response(1, "two and two\nso seven\n#### 7", "wrong"),
+    response(2, "two and two\n2+2 = <<2+2=4>>4\n4*2 = 9\nmore\n#### 9", "wrong"),
+    response(3, "perhaps\n2+2 =", "wrong", finish_reason="length"),
+    response(4, "2+2 = 5\n#### 8", "right"),
+    response(5, "two and two\nwho knows", "ungradable"),
+]
+
+
+def test_outcomes_of_a_group_label_what_they_show() -> None:
+    pool = OutcomePool.of(GROUP)
+    labelled = [label_by_outcome(row, pool) for row in GROUP[:5]]
+    assert [row["labels"] for row in labelled] == [
+        [True, True, True],
+        [True, None, False],  # another response went right from the first step; "so seven" is nobody's evidence
+        [True, True, False, False, False],  # 4*2 = 9 is false, and what follows it
+        [None, None],  # cut off: where it went wrong is not known, nor that it did
+        [True, True],  # a false equation that did not keep it from the right answer
+    ]
+    assert labelled[0]["successes"] == [1, 1, 1] and labelled[0]["trials"] == [3, 2, 1]
+    assert labelled[1]["trials"] == [3, 1, 1] and labelled[1]["label_source"] == "outcome"
+    elsewhere = label_by_outcome({**GROUP[1], "prompt": "R"}, pool)
+    assert elsewhere["labels"] == [None, None, False], "another prompt is another problem"
+
+
+def test_responses_made_elsewhere_are_annotated_by_outcome(tmp_path: Path) -> None:
+    plain = [
+        {"question": row["prompt"], "answer": "8", "text": row["completion"], "model": "m", "verdict": row["verdict"]}
+        for row in GROUP
+    ]
+    for line in plain:
+        line["gold"] = line.pop("answer")
+    source = write_jsonl_at(tmp_path / "made_elsewhere.jsonl", plain)
+    rows = list(read_rows(annotate(AnnotateConfig(source, tmp_path / "labels.jsonl", "outcome"))))
+    assert [row["labels"] for row in rows[:2]] == [[True, True, True], [True, None, False]]
+    assert len(rows) == 5 and rows[0]["model"] == "m" and rows[0]["task"] == "math"
+    meta = json.loads((tmp_path / "labels.meta.json").read_text())
+    # Whether row 3 was cut off is not known any more: it counts as ended, so its last step is wrong.
+    assert meta["summary"] == {"left_out_ungradable": 1, "steps": {"right": 8, "unlabelled": 2, "wrong": 5}}
