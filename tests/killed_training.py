@@ -75,8 +75,7 @@ def write_inputs(folder: Path) -> TrainInputs:
 
 def run(method: str, inputs: TrainInputs, output: Path, **options: Any) -> Path:
     """One training in this process."""
-    fixed = {"objective": method} if method == "pqm" else {}
-    config = config_class(method)(output_dir=str(output), **{**OPTIONS, **fixed, **options})
+    config = config_class(method)(output_dir=str(output), **{**OPTIONS, **options})
     return train(method, inputs, config)
 
 

@@ -38,9 +38,8 @@ def short_help(command: Command) -> str:
     lines = [f"usage: qstep {command.name} [--config FILE.yaml] [--option VALUE ...]", "", *_paragraphs(abouts[-1])]
     lines += ["", "options:", *_entry("--config FILE.yaml", "a YAML file of options; flags override it")]
     for option in sorted(options.values(), key=lambda option: option.default is not None):
-        if option.name not in command.fixed:
-            default = "required" if option.default is None else f"default: {option.default}"
-            lines += _entry(f"--{option.name} {_metavar(option.type)}", f"{option.about} ({default})")
+        default = "required" if option.default is None else f"default: {option.default}"
+        lines += _entry(f"--{option.name} {_metavar(option.type)}", f"{option.about} ({default})")
     if outside:
         bases = ", ".join(dict.fromkeys(outside))
         lines += ["", f"qstep {command.name} --help-all adds those of transformers' {bases}, such as --output_dir,"]

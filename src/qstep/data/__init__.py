@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qstep.data.index import Index, index_rows
+from qstep.data.index import Index, cache_folders, cached_array, index_rows, write_whole
 from qstep.data.readers import count_responses, read_problems, read_responses
 from qstep.data.rows import Format, check_row, group_key, outcome, prompt_id, read_groups
 from qstep.data.shards import (
@@ -22,7 +22,14 @@ from qstep.data.shards import (
     write_jsonl,
 )
 from qstep.data.steps import split_steps, step_token_ends, steps_of
-from qstep.data.tokens import encode_completion, encode_prompt, encode_text, encode_texts
+from qstep.data.tokens import (
+    check_completion_ids,
+    encode_completion,
+    encode_prompt,
+    encode_text,
+    encode_texts,
+    tokenizer_fingerprint,
+)
 
 __all__ = [
     "Format",
@@ -31,8 +38,11 @@ __all__ = [
     "SettingsChanged",
     "StageBusy",
     "StageFile",
+    "cache_folders",
+    "cached_array",
     "canonical_hash",
     "canonical_json",
+    "check_completion_ids",
     "check_row",
     "count_responses",
     "count_rows",
@@ -55,6 +65,8 @@ __all__ = [
     "step_token_ends",
     "steps_of",
     "sync",
+    "tokenizer_fingerprint",
     "write_json",
     "write_jsonl",
+    "write_whole",
 ]

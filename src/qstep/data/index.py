@@ -43,7 +43,7 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("outcome", "<f8"),  # the reward, NaN where nobody knows
         ("prompt_bytes", "<i4"),  # of the prompt's text, or its messages' texts
         ("prompt_extra", "<i4"),  # bytes beyond one a character
-        ("response_bytes", "<i4"),  # of the steps' texts, else of the completion
+        ("response_bytes", "<i4"),  # of the completion, or in the format stepwise of the steps' texts
         ("response_extra", "<i4"),
         ("steps", "<i4"),  # number of `completions`, -1 without
         ("labelled", "<i4"),  # number of steps with a label
@@ -280,20 +280,25 @@ def _scan(
             except RowError:
                 stopped_at = offset
                 break
-            records.write(_record(row, offset, len(text), separators, roles))
+            records.write(_record(row, format, offset, len(text), separators, roles))
             offset += len(text)
             rows += 1
     return {"rows": rows, "stopped_at": stopped_at, "separators": list(separators), "roles": list(roles)}
 
 
 def _record(
-    row: Row, offset: int, size: int, separators: dict[str | None, int], roles: dict[tuple[str, ...], int]
+    row: Row,
+    format: Format,
+    offset: int,
+    size: int,
+    separators: dict[str | None, int],
+    roles: dict[tuple[str, ...], int],
 ) -> bytes:
     prompt, steps, ids = row["prompt"], row.get("completions"), row.get("completion_ids")
     turns = [] if isinstance(prompt, str) else [(message["role"], message["content"]) for message in prompt]
     speakers = tuple(role for role, _ in turns)
     prompt_text = prompt if isinstance(prompt, str) else "".join(content for _, content in turns)
-    response = "".join(steps) if steps is not None else row.get("completion", "")
+    response = "".join(steps) if format == "stepwise" and steps else row.get("completion", "")
     prompt_bytes, response_bytes = len(prompt_text.encode()), len(response.encode())
     reward = outcome(row)
     separator = row.get("step_separator")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import date
 from functools import cache
@@ -81,3 +82,29 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token, so a completion cannot be ended")
     return [*ids, tokenizer.eos_token_id]
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Names what a tokenizer makes of texts and conversations."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    parts = (type(tokenizer).__name__, state, tokenizer.chat_template, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def check_completion_ids(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> None:
+    """Refuses a row whose `completion_ids` are not its `completion` in this tokenizer: another sampled them.
+
+    Raises ValueError, naming `where`.
+    """
+    ids = row.get("completion_ids")
+    if ids is None:
+        return
+    known = max(ids) < len(tokenizer)
+    text = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)) if known else "?"
+    if text.strip() != row["completion"].strip():
+        raise ValueError(
+            f"{where}, field 'completion_ids': this tokenizer reads them as {text[:60]!r}, and the completion is "
+            f"{row['completion'][:60]!r}. Another tokenizer sampled them: train with its model, or drop the column "
+            "(and logps_behavior)"
+        )

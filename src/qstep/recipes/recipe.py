@@ -123,7 +123,7 @@ class Recipe:
         Raises:
             RecipeError: naming the stage and the option.
         """
-        own = {f.name for config in stage.command.classes() for f in fields(config)} - set(stage.command.fixed)
+        own = {f.name for config in stage.command.classes() for f in fields(config)}
         for option in stage.options:
             if option in stage.command.outputs:
                 raise self.error(f"stage {stage.name!r}: {option} is given by the recipe's output folder; leave it out")

@@ -25,7 +25,6 @@ class Command:
         configs: `module:class` of each dataclass of options; the function takes an instance of each.
         about: a phrase for the overview.
         outputs: the options that say where output goes, and the file or folder that a recipe gives them.
-        fixed: options of the last dataclass that the command's name settles.
         first: what the function takes before them.
         positional: an option that may be given without its name, as the first argument.
     """
@@ -35,7 +34,6 @@ class Command:
     configs: tuple[str, ...]
     about: str
     outputs: Mapping[str, str] = field(default_factory=lambda: {"output": "{stage}.jsonl"})
-    fixed: Mapping[str, Any] = field(default_factory=dict)
     first: tuple[str, ...] = ()
     positional: str | None = None
 
@@ -53,7 +51,7 @@ class Command:
         )
         parser.add_argument("--config", action="config", help="a YAML file of options; flags override it")
         for config in classes:
-            parser.add_class_arguments(config, skip=set(self.fixed))
+            parser.add_class_arguments(config)
         return parser
 
     def instances(self, options: Mapping[str, Any]) -> list[Any]:
@@ -63,7 +61,7 @@ class Command:
         filled = []
         for config in self.classes():
             names = {f.name for f in fields(config) if f.init}
-            own = {name: value for name, value in {**options, **self.fixed}.items() if name in names}
+            own = {name: value for name, value in options.items() if name in names}
             filled.append(config(**own))
         return filled
 
@@ -105,15 +103,15 @@ _STAGES = (
 )
 
 _METHODS = {
-    "pqm": ("pqm:ScorerConfig", "PQM's practical ranking loss (Eq. 10)"),
-    "pqm_theoretical": ("pqm:ScorerConfig", "PQM's theoretical loss (Eq. 9)"),
-    "pqm_ablation": ("pqm:ScorerConfig", "PQM's ablation (Eq. 12)"),
-    "bce": ("pqm:ScorerConfig", "step classification"),
-    "mse": ("pqm:ScorerConfig", "step regression"),
-    "orm": ("pqm:ScorerConfig", "classification of the last step only"),
-    "dqo": ("dqo:DQOConfig", "direct Q-function optimization"),
-    "dro": ("dqo:DQOConfig", "DQO's bandit baseline"),
-    "rs": ("rs:PolicyConfig", "rejection sampling: supervised learning on right responses"),
+    "pqm": ("scorer:RankingConfig", "PQM's practical ranking loss (Eq. 10)"),
+    "pqm_theoretical": ("scorer:RankingConfig", "PQM's theoretical loss (Eq. 9)"),
+    "pqm_ablation": ("scorer:StepwiseConfig", "PQM's ablation (Eq. 12)"),
+    "bce": ("scorer:StepwiseConfig", "step classification"),
+    "mse": ("scorer:StepwiseConfig", "step regression"),
+    "orm": ("scorer:ScorerConfig", "classification of the last step only"),
+    "dqo": ("value:DQOConfig", "direct Q-function optimization"),
+    "dro": ("value:DROConfig", "DQO's bandit baseline"),
+    "rs": ("policy:PolicyConfig", "rejection sampling: supervised learning on right responses"),
 }
 
 COMMANDS: Mapping[str, Command] = {
@@ -125,7 +123,6 @@ COMMANDS: Mapping[str, Command] = {
             ("qstep.stages.train:TrainInputs", f"qstep.trainers.{config}"),
             about,
             _FOLDER,
-            {"objective": method} if config == "pqm:ScorerConfig" else {},
             (method,),
         )
         for method, (config, about) in _METHODS.items()

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from accelerate.utils import broadcast_object_list
-from torch import nn
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
@@ -23,24 +22,11 @@ from transformers import (
 )
 
 from qstep.data import SettingsChanged, StageFile, file_fingerprint
-from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, ScorerModel
+from qstep.models import ModelOptions
 from qstep.stages.inputs import finished, hide_loading_bars, model_files, model_fingerprint, settings_of
 from qstep.stages.progress import console
-from qstep.trainers import (
-    DQOConfig,
-    DQOTrainer,
-    DROTrainer,
-    GroupTrainer,
-    PolicyConfig,
-    RSTrainer,
-    ScorerConfig,
-    ScorerTrainer,
-)
+from qstep.trainers import METHODS, GroupTrainer
 from qstep.trainers.checkpoints import MARKER, Checkpoint, newest_usable, seal, settings_of_marker, why_unusable
-from qstep.trainers.pqm import Objective
-
-SCORERS = get_args(Objective)
-"""The objectives a step scorer can be trained with."""
 
 LENGTH = ("max_steps", "num_train_epochs")
 """The settings that say how long a run is."""
@@ -69,16 +55,17 @@ class TrainInputs(ModelOptions):
 
     Args:
         train_file: the JSONL rows to learn from.
+        eval_file: rows to evaluate on during training, as eval_strategy says; load_best_model_at_end and
+            metric_for_best_model keep the best checkpoint.
     """
 
     train_file: Path
+    eval_file: Path | None = None
 
 
 def config_class(method: str) -> type[TrainingArguments]:
     """The settings of a training method."""
-    if method in SCORERS:
-        return ScorerConfig
-    return {"dqo": DQOConfig, "dro": DQOConfig, "rs": PolicyConfig}[method]
+    return METHODS[method].config
 
 
 def train(method: str, inputs: TrainInputs, config: Any) -> Path:
@@ -118,7 +105,7 @@ def train(method: str, inputs: TrainInputs, config: Any) -> Path:
         trainer.save_model()
         if run.log:
             seal(output, run.settings, model_files(output))
-            run.log.finish({"rows": len(trainer.train_dataset.offsets), "left_out": left_out})
+            run.log.finish({"rows": len(trainer.train_dataset.rows), "left_out": left_out})
     return output
 
 
@@ -138,6 +125,7 @@ class _Run:
             **training_settings(self.config),
             **settings_of(self.inputs, "model_name_or_path", "model_revision"),
             "train_file": finished(self.inputs.train_file),
+            "eval_file": None if self.inputs.eval_file is None else finished(self.inputs.eval_file),
             "model": model_fingerprint(self.inputs.model_name_or_path, self.inputs.model_revision),
         }
         length = {name: whole[name] for name in LENGTH if name in whole}
@@ -244,17 +232,9 @@ def _decided_by_first(config: TrainingArguments, decide: Callable[[], T]) -> T:
 def _trainer(
     method: str, inputs: TrainInputs, config: Any, tokenizer: PreTrainedTokenizerBase, callbacks: list[Any]
 ) -> GroupTrainer:
-    def with_value(options: ModelOptions) -> PolicyWithValue:
-        return PolicyWithValue.new_with_value(options, config.value)
-
-    build: dict[str, tuple[Callable[[ModelOptions], nn.Module], Callable[..., GroupTrainer]]] = {
-        **{name: (ScorerModel.new, ScorerTrainer) for name in SCORERS},
-        "dqo": (with_value, DQOTrainer),
-        "dro": (with_value, DROTrainer),
-        "rs": (PolicyModel.new, RSTrainer),
-    }
-    load, trainer = build[method]
-    return trainer(load(inputs), config, inputs.train_file, tokenizer, callbacks)
+    chosen = METHODS[method]
+    model = chosen.new_model(inputs, config)
+    return chosen.trainer(model, config, inputs.train_file, tokenizer, eval_file=inputs.eval_file, callbacks=callbacks)
 
 
 class _Log(TrainerCallback):
@@ -264,6 +244,7 @@ class _Log(TrainerCallback):
         self.file = file
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        logs, name = kwargs["logs"], str(state.global_step)
-        if state.is_world_process_zero and "loss" in logs and name not in self.file.done:
+        logs = kwargs["logs"]
+        name = f"{state.global_step}" if "loss" in logs else f"{state.global_step}/eval"
+        if state.is_world_process_zero and {"loss", "eval_loss"} & logs.keys() and name not in self.file.done:
             self.file.append([{"id": name, "step": state.global_step, "max_steps": state.max_steps, **logs}])

@@ -1,22 +1,32 @@
 """What qstep's trainers share: losses per trajectory, divided by the number of trajectories in the whole step.
 
-`transformers.Trainer` supplies checkpoints, resume, accumulation, distribution, PEFT and logging.
+`transformers.Trainer` supplies checkpoints, resume, accumulation, distribution and logging.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
+from qstep.models import Batch
+from qstep.trainers.batches import StepSampler
 from qstep.trainers.checkpoints import sealed
-from qstep.trainers.dataset import GroupDataset, LengthGroupedSampler
+from qstep.trainers.dataset import GroupDataset
+from qstep.trainers.processes import gathered, somewhere, together
+
+_OVERFLOWS = 25
+"""fp16 steps that may overflow one after another: the loss scale starts at 2^16 and halves at each."""
+
+_log = logging.getLogger(__name__)
 
 
 class NonFiniteLoss(RuntimeError):
@@ -27,8 +37,11 @@ class GroupTrainer(Trainer):
     """A Trainer whose `losses(model, inputs)` returns one loss per trajectory, `[B]`.
 
     The optimised loss is their sum over the global batch (all accumulation steps, all processes) divided by
-    `count_items` of that batch, so neither the accumulation split nor the number of devices changes the result.
-    A non-finite loss stops the run.
+    `count_items` of that batch, so neither the accumulation split nor the number of devices changes the result. What
+    is recorded, and the evaluation's loss and metrics, are averaged in the same way.
+
+    A non-finite loss stops the run, on all processes. In fp16 it is an overflow instead: GradScaler skips the step,
+    whose loss is logged as null, and only many in a row stop the run.
 
     settings: what the weights follow from, by name; each checkpoint's marker holds them.
     """
@@ -41,73 +54,187 @@ class GroupTrainer(Trainer):
         model: nn.Module,
         args: TrainingArguments,
         train_dataset: GroupDataset,
-        collator: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+        collate: Callable[[list[dict[str, Any]]], Batch],
         tokenizer: PreTrainedTokenizerBase,
+        eval_dataset: GroupDataset | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
         args.remove_unused_columns = False
         args.logging_nan_inf_filter = False
+        if args.train_sampling_strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"train_sampling_strategy is {args.train_sampling_strategy!r}: choose random or sequential. Batches "
+                "hold no padding, and each process gets about as many tokens: lengths have nothing to gain"
+            )
+        if args.eval_strategy != "no" and eval_dataset is None:
+            raise ValueError("eval_strategy asks for evaluations: give an eval_file")
+        if args.n_gpu > 1:
+            # Trainer would replicate the model within this process (nn.DataParallel).
+            _log.warning("%d GPUs are visible, and one is used: start with torchrun to use more", args.n_gpu)
+            args._n_gpu = 1
         super().__init__(
             model=model,
             args=args,
             train_dataset=train_dataset,
-            data_collator=collator,
+            eval_dataset=eval_dataset,
+            data_collator=lambda items: _weighted(collate(items), items),
             processing_class=tokenizer,
             callbacks=callbacks,
         )
+        if args.fp16 and args.device.type == "cpu":  # of which accelerate would say nothing, and compute in fp32
+            self.accelerator.native_amp = True
+            self.accelerator.scaler = torch.amp.GradScaler("cpu")
         self.loss_is_scaled_for_ga = True
-        self.recorded: dict[str, list[float]] = defaultdict(list)
+        self.overflows = 0
+        self._sums: dict[str, tuple[Tensor, int]] = {}
 
-    def losses(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    def losses(self, model: Any, inputs: Batch) -> Tensor:
         """The loss of each trajectory, `[B]`."""
         raise TypeError(f"{type(self).__name__} does not say how its losses are computed")
 
-    def count_items(self, inputs: dict[str, Tensor]) -> Tensor:
-        """What the global loss is divided by: trajectories, unless a trainer says otherwise."""
-        return torch.tensor(len(inputs["row_index"]))
+    def count_items(self, inputs: Batch) -> Tensor:
+        """What each trajectory adds to the number that the global loss is divided by, `[B]`."""
+        return torch.ones_like(inputs["row_weight"])
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
+    def sampler(self, dataset: GroupDataset, *, training: bool) -> StepSampler:
+        """The order in which a data set is learned from, or evaluated on."""
         args = self.args
-        batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return LengthGroupedSampler(self.train_dataset.lengths, batch_size, seed)
+        accumulation = args.gradient_accumulation_steps if training else 1
+        size = self._train_batch_size if training else args.eval_batch_size
+        return StepSampler(
+            dataset.lengths,
+            size * accumulation * args.world_size,
+            accumulation=accumulation,
+            process=args.process_index,
+            processes=args.world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            shuffle=training and args.train_sampling_strategy == "random",
+            drop_last=training and args.dataloader_drop_last,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        return self._loader(self.train_dataset, training=True)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        return self._loader(self.eval_dataset if eval_dataset is None else eval_dataset, training=False)
+
+    def _loader(self, dataset: Any, *, training: bool) -> DataLoader:
+        args = self.args
+        return DataLoader(
+            dataset,
+            batch_sampler=self.sampler(dataset, training=training),
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The micro-batches of a step; where one process cannot read its own, none goes on."""
+        batches = together(lambda: [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)])
+        return batches, self._get_num_items_in_batch(batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
         if not batch_samples:
             return None
-        items = torch.stack([self.count_items(batch) for batch in batch_samples]).sum().to(device)
-        return self.accelerator.gather(items).sum()
+        items = sum((self.count_items(batch) * batch["row_weight"]).sum() for batch in batch_samples)
+        return self.accelerator.gather(torch.as_tensor(items).to(device)).sum()
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
+        weights = inputs["row_weight"]
+        counted = weights > 0
+        before = dict(self._sums)
         losses = self.losses(model, inputs)
-        bad = (~losses.isfinite()).nonzero().flatten().tolist()
-        if bad:
-            row = self.train_dataset.row(int(inputs["row_index"][bad[0]]))
-            raise NonFiniteLoss(
-                f"step {self.state.global_step}: the loss of row {row.get('id', row)!r} of {self.train_dataset.path} "
-                f"is {losses[bad[0]].item()} ({len(bad)} such rows in this batch). Lower the learning rate, or look "
-                "at the row."
-            )
-        items = self.count_items(inputs) if num_items_in_batch is None else num_items_in_batch
-        return losses.sum() / items * self.accelerator.num_processes
+        if not counted.any():
+            self._sums = before
+        self._refuse_non_finite(losses, counted, inputs)
+        items = (self.count_items(inputs) * weights).sum() if num_items_in_batch is None else num_items_in_batch
+        return losses.masked_fill(~counted, 0.0).sum() / items * self.accelerator.num_processes
 
-    def record(self, **metrics: float) -> None:
-        """Adds to the averages that the next log line shows; double underscores become slashes."""
-        for name, value in metrics.items():
-            self.recorded[name.replace("__", "/")].append(value)
+    def _refuse_non_finite(self, losses: Tensor, counted: Tensor, inputs: Batch) -> None:
+        bad = ~losses.isfinite() & counted
+        if not somewhere(bad.any()):
+            self.overflows = 0
+            return
+        self.overflows += 1
+        if self.accelerator.scaler is not None and self.overflows <= _OVERFLOWS:
+            return
+        if not bad.any():
+            raise NonFiniteLoss(f"step {self.state.global_step}: a row's loss is not finite on another process")
+        places = bad.nonzero().flatten().tolist()
+        number = int(inputs["row_index"][places[0]])
+        dataset = self.train_dataset
+        row = dataset.row(number)
+        raise NonFiniteLoss(
+            f"step {self.state.global_step}: the loss of row {row.get('id', row)!r} ({dataset.where(number)}) is "
+            f"{losses[places[0]].item()} ({len(places)} such rows in this batch). Lower the learning rate, or look at "
+            "the row."
+        )
+
+    def record(self, **values: Tensor) -> None:
+        """Adds to the averages that the next log line shows; double underscores in a name become slashes."""
+        for name, value in values.items():
+            value = value.detach().float()
+            total, count = self._sums.get(name, (torch.zeros((), device=value.device), 0))
+            self._sums[name] = (total + value.sum(), count + value.numel())
+
+    def summarised(self, means: dict[str, float]) -> dict[str, float]:
+        """What is logged, given the means of what was recorded."""
+        return means
+
+    def _means(self) -> dict[str, float]:
+        """The averages over all processes of what was recorded; forgets it. Called by all of them."""
+        here = {name.replace("__", "/"): (total.item(), count) for name, (total, count) in self._sums.items()}
+        self._sums = {}
+        everywhere = gathered(here)
+        names = sorted({name for sums in everywhere for name in sums})
+        parts = {name: [sums[name] for sums in everywhere if name in sums] for name in names}
+        counts = {name: sum(count for _, count in part) for name, part in parts.items()}
+        means = {name: sum(total for total, _ in part) / counts[name] for name, part in parts.items() if counts[name]}
+        return self.summarised(means)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        means = {name: sum(values) / len(values) for name, values in self.recorded.items()}
-        self.recorded.clear()
-        super().log({**logs, **means}, start_time)
+        logs = {**logs, **self._means()} if "loss" in logs else logs
+        # null: JSON has no NaN
+        super().log({name: None if _is_odd(value) else value for name, value in logs.items()}, start_time)  # type: ignore[misc]
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The mean loss over all of a data set, and the means of what `losses` records."""
+        model: Any = self.model
+        if not self.accelerator._models:
+            model = self.accelerator.prepare_model(model, evaluation_mode=True)
+        model.eval()
+        training, self._sums = self._sums, {}
+        iterator = iter(dataloader)
+        for _ in range(len(dataloader)):
+            inputs = self._prepare_inputs(together(lambda: next(iterator)))
+            before = dict(self._sums)
+            with torch.no_grad():
+                losses = self.losses(model, inputs)
+            weights = inputs["row_weight"]
+            if not weights.any():
+                self._sums = before
+            total, count = self._sums.get("loss", (torch.zeros((), device=losses.device), 0))
+            items = int((self.count_items(inputs) * weights).sum())
+            self._sums["loss"] = (total + losses.masked_fill(weights == 0, 0.0).sum(), count + items)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        means, self._sums = self._means(), training
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        return EvalLoopOutput(None, None, metrics, len(dataloader.dataset))  # type: ignore[arg-type]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with sealed(self, self.settings):
@@ -136,7 +263,22 @@ class GroupTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.bare_model.restore(Path(resume_from_checkpoint))
 
+    def _load_best_model(self) -> None:
+        assert self.state.best_model_checkpoint is not None
+        self.bare_model.restore(Path(self.state.best_model_checkpoint))
+
     @property
     def bare_model(self) -> Any:
         """The model without the wrappers of distributed training."""
         return self.accelerator.unwrap_model(self.model)
+
+
+def _weighted(batch: Batch, items: list[dict[str, Any]]) -> Batch:
+    """Adds which row of the file each response is, `row_index [B]`, and what it counts, `row_weight [B]`."""
+    batch["row_index"] = torch.tensor([number for item in items for number in item["row_index"]])
+    batch["row_weight"] = torch.tensor([item["weight"] for item in items for _ in item["row_index"]])
+    return batch
+
+
+def _is_odd(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

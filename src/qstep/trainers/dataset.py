@@ -1,124 +1,221 @@
-"""A trajectory file as a training set: read by byte offset, so memory does not grow with the length of its rows."""
+"""A trajectory file as a training set: chunks of one problem's rows, read by byte offset when they are reached."""
 
 from __future__ import annotations
 
 import json
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from torch.utils.data import Dataset, Sampler
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
 
-from qstep.data import Format, check_row, numbered_rows, prompt_id
+from qstep.data import Format, Index, RowError, cached_array, encode_prompt, index_rows, tokenizer_fingerprint
+from qstep.trainers.processes import first_then_all
 from qstep.types import Row
 
-_POOL = 20
-"""Batches' worth of items that are sorted by length together."""
+OverLong = Literal["refuse", "drop"]
+"""What becomes of rows longer than `max_length` tokens."""
+
+Reasons = Mapping[str, NDArray[np.bool_]]
+"""Why rows are left out: by reason, which rows of an index."""
+
+_NAMED = 5
+"""Over-long rows that an error names."""
 
 
 class GroupDataset(Dataset[dict[str, Any]]):
-    """Chunks of one problem's rows, the unit a batch is made of.
+    """Chunks of one problem's rows, the unit a batch is made of; a problem is a (problem_id, prompt).
 
-    Item i is `{"rows": [Row, ...], "row_index": [int, ...]}`: at most `responses_per_prompt` responses of one
-    problem (all of them if None), `row_index` counting the kept rows of the file. `lengths[i]` is the size of its
-    longest row in bytes of the file, which goes with its number of tokens.
+    Item i is `{"rows": [Row, ...], "row_index": [int, ...], "where": [str, ...], "weight": 1}`: at most
+    `responses_per_prompt` responses of one problem (all of them if None), `row_index` counting the rows of the file,
+    `where` naming them for errors. Item ~i is the same with weight 0. `lengths[i]` is about the number of its tokens.
 
-    Args:
-        path: JSONL rows; those of one `problem_id` (or, without one, of equal prompts) form a group.
-        format: the columns the rows must have.
-        leave_out: names the reason to leave a row out, or None to keep it; `left_out` counts the reasons. It is
-            called with the row and a name for its place, and may raise.
-
-    Raises:
-        RowError: a row is bad.
-        ValueError: no row is left to train on.
+    left_out: how many rows were left out for which reason. rows: the numbers of those kept, problem by problem.
+    columns: what else items carry for each row, from its number (reference log-probabilities, say).
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        format: Format,
-        responses_per_prompt: int | None,
-        leave_out: Callable[[Row, str], str | None],
+        self, index: Index, rows: NDArray[np.int64], responses_per_prompt: int | None, left_out: Counter[str]
     ) -> None:
-        self.path = path
-        self.format = format
-        self.left_out: Counter[str] = Counter()
-        self.offsets = array("q")
-        groups: dict[str, list[int]] = {}
-        starts, sizes = _line_starts(path), array("q")
-        for line, raw in numbered_rows(path):
-            row = check_row(path, line, raw, format)
-            reason = leave_out(row, f"{path}, line {line}")
-            if reason is not None:
-                self.left_out[reason] += 1
-                continue
-            groups.setdefault(row.get("problem_id") or prompt_id(row), []).append(len(self.offsets))
-            self.offsets.append(starts[line - 1])
-            sizes.append(starts[line] - starts[line - 1])
-        if not groups:
-            raise ValueError(f"{path}: no row is left to train on; left out: {dict(self.left_out)}")
-        self.chunks = [chunk for rows in groups.values() for chunk in _chunks(rows, responses_per_prompt)]
-        self.lengths = [max(sizes[row] for row in chunk) for chunk in self.chunks]
+        if not len(rows):
+            raise ValueError(f"{index.path}: no row is left to train on; left out: {dict(left_out)}")
+        self.index, self.left_out = index, left_out
+        self.path = index.path
+        self.columns: dict[str, Any] = {}
+        problems = index.table["problem"][rows]
+        _, first, inverse = np.unique(problems, return_index=True, return_inverse=True)
+        order = np.argsort(first[inverse], kind="stable")  # problems as they first appear, rows as in the file
+        self.rows = rows[order]
+        problems = problems[order]
+        begins = np.flatnonzero(np.r_[True, problems[1:] != problems[:-1]])
+        sizes = np.diff(np.r_[begins, len(problems)])
+        most = responses_per_prompt or int(sizes.max())
+        chunks = -(-sizes // most)  # of each problem
+        within = np.arange(chunks.sum()) - np.repeat(np.cumsum(chunks) - chunks, chunks)
+        self.starts = np.repeat(begins, chunks) + within * most
+        self.ends = np.minimum(self.starts + most, np.repeat(begins + sizes, chunks))
+        table = index.table
+        responses = np.where(table["ids"] >= 0, table["ids"], table["response_bytes"] // 4)[self.rows]
+        self.lengths = np.add.reduceat(responses, self.starts) + table["prompt_bytes"][self.rows[self.starts]] // 4
 
     def __len__(self) -> int:
-        return len(self.chunks)
+        return len(self.starts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        rows = self.chunks[index]
-        return {"rows": [self.row(i) for i in rows], "row_index": rows}
+        item = index if index >= 0 else ~index
+        numbers = self.row_numbers(item)
+        rows = [self.row(number) for number in numbers]
+        if any(row["prompt"] != rows[0]["prompt"] for row in rows):
+            raise ValueError(f"{self.path}: rows {numbers} have one hash and two prompts; give them problem_ids")
+        where = [self.where(number) for number in numbers]
+        more = {name: [column[number] for number in numbers] for name, column in self.columns.items()}
+        return {"rows": rows, "row_index": numbers, "where": where, "weight": float(index >= 0), **more}
 
-    def row(self, index: int) -> Row:
-        """The kept row of that number."""
-        with self.path.open("rb") as file:
-            file.seek(self.offsets[index])
-            return check_row(self.path, index, json.loads(file.readline()), self.format)
+    def row_numbers(self, item: int) -> list[int]:
+        """The rows of an item."""
+        return self.rows[self.starts[item] : self.ends[item]].tolist()
+
+    def row(self, number: int) -> Row:
+        """The row of that number of the file, counted from 0."""
+        return self.index.row(number)
+
+    def where(self, number: int) -> str:
+        """How an error names a row."""
+        return f"{self.path}, line {number + 1}"
 
 
-class LengthGroupedSampler(Sampler[int]):
-    """A random order in which the `batch_size` items of a batch are of like length, so that little is padded.
+def select_rows(
+    path: Path,
+    format: Format,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    leave_out: Callable[[Index], Reasons],
+    encode: Callable[[Row], int],
+    fixed_tokens: Callable[[NDArray[np.void]], NDArray[np.int64]],
+    max_length: int,
+    over_long: OverLong,
+    step_separator: str | None,
+    responses_per_prompt: int | None,
+    forbidden: tuple[str, ...] = (),
+) -> GroupDataset:
+    """The rows of a file that can be trained on.
 
-    Shuffled items are sorted within pools of some batches, and the batches shuffled in turn; an incomplete batch
-    comes last. (transformers' sampler of this name goes through each pool from its longest batch to its shortest,
-    so that the length of what is learned rises and falls with the steps.)
+    Args:
+        leave_out: which rows are left out, and why.
+        encode: how many tokens a row has.
+        fixed_tokens: how many of them at most are not of its texts (separators, say), or are known exactly.
+        step_separator: what rows' steps must be split by; None where steps do not matter.
+        forbidden: texts that no step may contain.
+
+    Raises:
+        RowError: a row is bad, or its steps are split by another separator.
+        ValueError: rows are longer than `max_length` (unless they are to be dropped), or none is left.
     """
+    index = first_then_all(lambda: index_rows(path, format, forbidden=forbidden))
+    table = index.table
+    if step_separator is not None:
+        _refuse_other_separators(index, step_separator)
+    kept = np.ones(len(table), bool)
+    left_out: Counter[str] = Counter()
+    for reason, rows in leave_out(index).items():
+        left_out[reason] += int((rows & kept).sum())
+        kept &= ~rows
+    most = most_text_tokens(index, tokenizer) + fixed_tokens(table)
+    doubtful = np.flatnonzero(kept & (most > max_length))
+    if len(doubtful):
+        key = {
+            "file": index.fingerprint,
+            "tokenizer": tokenizer_fingerprint(tokenizer),
+            "format": format,
+            "rows": len(doubtful),
+            "max_length": max_length,
+        }
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
-        self.epoch = 0
+        def measure() -> tuple[dict[str, Any], NDArray[Any]]:
+            return {}, np.array([encode(index.row(int(number))) for number in doubtful], "<i8")
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        pools = _chunks(order, _POOL * self.batch_size)
-        batches = [
-            batch for pool in pools for batch in _chunks(sorted(pool, key=self.lengths.__getitem__), self.batch_size)
-        ]
-        last = [batches.pop()] if len(batches[-1]) < self.batch_size else []
-        for i in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[i]
-        for batch in last:
-            yield from batch
+        _, exact = first_then_all(
+            lambda: cached_array(path.resolve(), f"{format}.lengths", key, np.dtype("<i8"), measure)
+        )
+        long = exact > max_length
+        if long.any() and over_long == "refuse":
+            named = ", ".join(f"line {n + 1} ({t})" for n, t in zip(doubtful[long], exact[long][:_NAMED], strict=False))
+            raise ValueError(
+                f"{path}: {int(long.sum())} rows are longer than max_length {max_length} tokens: {named}"
+                f"{', ...' if long.sum() > _NAMED else ''}. Raise max_length, or leave them out with over_long: drop; "
+                "nothing is truncated."
+            )
+        if long.any():
+            left_out["longer than max_length"] += int(long.sum())
+            kept[doubtful[long]] = False
+    return GroupDataset(index, np.flatnonzero(kept), responses_per_prompt, +left_out)
 
 
-def _chunks(rows: list[int], size: int | None) -> list[list[int]]:
-    size = size or len(rows)
-    return [rows[i : i + size] for i in range(0, len(rows), size)]
+def _refuse_other_separators(index: Index, wanted: str) -> None:
+    for code, separator in enumerate(index.separators):
+        if separator is not None and separator != wanted:
+            line = int(np.flatnonzero(index.table["separator"] == code)[0]) + 1
+            raise RowError(
+                index.path,
+                line,
+                "step_separator",
+                f"its steps were split by {separator!r}, and this run splits by {wanted!r}: set step_separator to that "
+                "of the rows",
+            )
 
 
-def _line_starts(path: Path) -> array[int]:
-    starts = array("q", [0])
-    with path.open("rb") as file:
-        for line in file:
-            starts.append(starts[-1] + len(line))
-    return starts
+def most_text_tokens(index: Index, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """No fewer than the tokens of each row's prompt and (unless it has `completion_ids`) of its texts.
+
+    A token covers a byte of the normalised text at least, so most rows need not be tokenised to know that they are
+    short enough. Where a tokenizer is of a kind this is not known of, the largest number there is.
+    """
+    table = index.table
+    growth = _growth(tokenizer)
+    if growth is None:
+        return np.full(len(table), np.iinfo(np.int32).max, np.int64)
+    framing = np.array([_framing(tokenizer, roles) for roles in index.roles])
+
+    def most(part: str) -> NDArray[np.int64]:
+        # A character of more than one byte has at most two bytes for each it has beyond the first.
+        outside_ascii = 2 * table[f"{part}_extra"].astype(np.int64)
+        return table[f"{part}_bytes"] + (growth - 1) * outside_ascii
+
+    texts = 1 + np.maximum(table["steps"], 0)  # a tokenizer may put a token before each
+    return most("prompt") + framing[table["roles"]] + np.where(table["ids"] >= 0, 0, most("response") + texts)
+
+
+def _framing(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> int:
+    """Tokens of a prompt that are not of its texts: a beginning, or what the chat template puts around messages."""
+    if not roles:
+        return 2
+    return len(encode_prompt(tokenizer, [{"role": role, "content": "x"} for role in roles])) + 8 * len(roles)
+
+
+def _growth(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Bytes that normalisation makes of one, at most, outside ASCII (Unicode's annex 15); None if not known."""
+    if not tokenizer.is_fast:
+        return None
+    backend: Any = tokenizer
+    normalizer = backend.backend_tokenizer.normalizer
+    if normalizer is None:
+        return 1
+    state = json.loads(normalizer.__getstate__())
+    growth = 1
+    for part in state["normalizers"] if state["type"] == "Sequence" else [state]:
+        match part["type"]:
+            case "NFC" | "NFD":
+                growth *= 3
+            case "NFKC" | "NFKD":
+                growth *= 11
+            case "Prepend":
+                pass  # one token, which is counted
+            case "Replace" if part["pattern"] == {"String": " "} and len(part["content"]) == 1:
+                pass
+            case _:
+                return None
+    return growth

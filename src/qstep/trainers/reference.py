@@ -1,56 +1,172 @@
-"""Log-probabilities of the training rows under the reference model, computed once."""
+"""Log-probabilities of training rows under the reference model: computed once, by all processes, kept on the disk.
+
+They lie beside the rows in `<name>.reference-<key>/`, where the key names the rows, the reference's weights and the
+tokenizer. Each process appends files of its own, whole ones only, so a run that was killed, one that goes further, and
+one on another number of processes compute what is missing and no more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+from torch import nn
 
-from qstep.models import PolicyWithValue
+from qstep.data import cache_folders, write_whole
+from qstep.models import Batch
 from qstep.trainers.dataset import GroupDataset
-from qstep.trainers.rs import Item, PolicyConfig, collate_rows
+from qstep.trainers.processes import gathered, here, together
 
 _TOKENS_AT_ONCE = 16384
+"""Packed tokens of a forward pass; a longer item is computed alone."""
+_TOKENS_A_FILE = 1 << 20
+
+_PLACES = np.dtype([("row", "<i8"), ("start", "<i8"), ("length", "<i8")])
 
 
-@torch.inference_mode()
-def reference_logps(
-    model: PolicyWithValue, dataset: GroupDataset, tokenizer: PreTrainedTokenizerBase, config: PolicyConfig
-) -> Sequence[NDArray[np.float32]]:
-    """log pi_ref of every response token, one fp32 array per kept row; 4 bytes a token in memory.
+class ReferenceStore:
+    """fp32 log-probabilities by row number, in files of a folder that are mapped into memory."""
 
-    Equal responses to a prompt are computed once where they are near each other.
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.places: dict[int, tuple[NDArray[np.float32], int, int]] = {}
+        self.read()
+
+    def __contains__(self, row: int) -> bool:
+        return row in self.places
+
+    def __getitem__(self, row: int) -> NDArray[np.float32]:
+        values, start, length = self.places[row]
+        return values[start : start + length]
+
+    def read(self) -> None:
+        """Takes in the files that were written since."""
+        for file in sorted(self.folder.glob("*.logps")):
+            with file.open("rb") as stream:
+                header = stream.readline()
+                count = json.loads(header)["rows"]
+                places = np.frombuffer(stream.read(count * _PLACES.itemsize), _PLACES)
+            values = np.memmap(file, np.dtype("<f4"), "r", len(header) + places.nbytes)
+            for row, start, length in places.tolist():
+                self.places.setdefault(row, (values, start, length))
+
+    def write(self, logps: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
+        """Adds a file of rows' values."""
+        lengths = np.array([len(values) for _, values in logps], np.int64)
+        places = np.empty(len(logps), _PLACES)
+        places["row"] = [row for row, _ in logps]
+        places["start"], places["length"] = np.cumsum(lengths) - lengths, lengths
+        header = json.dumps({"rows": len(logps)}).encode() + b"\n" + places.tobytes()
+        values = np.concatenate([values for _, values in logps]).astype("<f4")
+        write_whole(self.folder / f"{uuid.uuid4().hex}.logps", header, values)
+
+
+def reference_store(
+    dataset: GroupDataset,
+    items: Sequence[int],
+    key: str,
+    collate: Callable[[list[dict[str, Any]]], Batch],
+    logps: Callable[[Batch], torch.Tensor],
+) -> ReferenceStore:
+    """The store of a reference model, holding all rows of `items`. Called by all processes.
+
+    Equal responses to a prompt are computed once where they are in one item.
+
+    Args:
+        key: names the reference's weights and the tokenizer.
+        logps: the reference's log-probabilities `[B, T]` of a batch that `collate` made.
     """
-    torch.nn.Module.to(model, config.device)
-    model.eval()
-    logps: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(dataset.offsets)
-    pending: list[Item] = []
-    equal: dict[str, list[int]] = {}  # rows of the same tokens, of which the first is pending for all
+    name = hashlib.sha256(f"{dataset.index.fingerprint} {key}".encode()).hexdigest()[:16]
+    first = gathered(_writable(dataset.path, f"{dataset.path.name}.reference-{name}"))[0]
+    store = together(lambda: ReferenceStore(first))
+    missing = [item for item in items if any(row not in store for row in dataset.row_numbers(item))]
+    batches = list(_bounded(missing, dataset.lengths))
+    position, processes = here()
+
+    def compute() -> None:
+        done: list[tuple[int, NDArray[np.float32]]] = []
+        for batch in batches[position::processes]:
+            done += _logps_of([dataset[item] for item in batch], collate, logps)
+            if sum(len(values) for _, values in done) > _TOKENS_A_FILE:
+                store.write(done)
+                done = []
+        if done:
+            store.write(done)
+
+    together(compute)
+    if batches:
+        together(store.read)
+    return store
+
+
+def weights_fingerprint(model: nn.Module, kept: Callable[[str], bool]) -> str:
+    """SHA-256 of the weights whose names are kept, bit by bit."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        if kept(name):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _logps_of(
+    items: list[dict[str, Any]],
+    collate: Callable[[list[dict[str, Any]]], Batch],
+    logps: Callable[[Batch], torch.Tensor],
+) -> list[tuple[int, NDArray[np.float32]]]:
+    distinct: list[dict[str, Any]] = []
+    twins: list[list[int]] = []
+    for item in items:
+        places: dict[str, list[int]] = {}
+        unique: dict[str, Any] = {**item, "rows": [], "row_index": [], "where": []}
+        for row, number, where in zip(item["rows"], item["row_index"], item["where"], strict=True):
+            same = places.setdefault(repr((row.get("completion_ids"), row["completion"], row.get("finish_reason"))), [])
+            same.append(number)
+            if len(same) == 1:
+                unique["rows"].append(row)
+                unique["row_index"].append(number)
+                unique["where"].append(where)
+        distinct.append(unique)
+        twins += places.values()
+    batch = collate(distinct)
+    with torch.inference_mode():
+        values = logps(batch).float().cpu().numpy()
+    lengths = batch["response_mask"].sum(1).tolist()
+    return [
+        (number, row_logps[:length].copy())
+        for numbers, row_logps, length in zip(twins, values, lengths, strict=True)
+        for number in numbers
+    ]
+
+
+def _bounded(items: Sequence[int], lengths: NDArray[np.int64]) -> Iterator[list[int]]:
+    """Items in lists of at most `_TOKENS_AT_ONCE` tokens, or of one item."""
+    batch: list[int] = []
     size = 0
-    for index in range(len(dataset)):
-        first: Item = {"rows": [], "row_index": []}
-        item = dataset[index]
-        for row, row_index in zip(item["rows"], item["row_index"], strict=True):
-            response = row.get("completion_ids") or row["completion"]
-            twins = equal.setdefault(repr((row["prompt"], response)), [])
-            twins.append(row_index)
-            if len(twins) == 1:
-                first["rows"].append(row)
-                first["row_index"].append(row_index)
-                size += len(response)
-        if first["rows"]:
-            pending.append(first)
-        if size < _TOKENS_AT_ONCE and index + 1 < len(dataset):
-            continue
-        batch = {k: v.to(config.device) for k, v in collate_rows(tokenizer, config, pending).items()}
-        with model.reference():
-            values = model.policy_logps(batch).cpu().numpy()
-        lengths = batch["response_mask"].sum(1).tolist()
-        for twins, row_logps, length in zip(equal.values(), values, lengths, strict=True):
-            for row_index in twins:
-                logps[row_index] = row_logps[:length].copy()
-        pending, equal, size = [], {}, 0
-    return logps
+    for item in items:
+        length = int(lengths[item])
+        if batch and size + length > _TOKENS_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += length
+    if batch:
+        yield batch
+
+
+def _writable(path: Path, name: str) -> Path:
+    for folder in cache_folders(path):
+        with suppress(OSError):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder / name):
+                return folder / name
+    return Path(tempfile.mkdtemp(prefix="qstep-"))

@@ -1,0 +1,207 @@
+"""Training a step scorer: PQM's ranking losses and its baselines, on the same rows with the same trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from qstep.data import Index
+from qstep.losses import bce_loss, mse_loss, orm_loss, pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
+from qstep.models import Batch, ScorerModel, StepContract, collate_steps, encode_steps
+from qstep.trainers.base import GroupTrainer
+from qstep.trainers.dataset import GroupDataset, OverLong, Reasons, select_rows
+from qstep.types import ABSENT, Row
+
+Objective = Literal["pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm"]
+RANKING = ("pqm", "pqm_theoretical", "pqm_ablation")
+
+
+@dataclass
+class ScorerConfig(TrainingArguments):
+    """How to train a step scorer. Batches count prompts: each brings `responses_per_prompt` responses.
+
+    Args:
+        step_separator: the text that separates steps in a response.
+        separator_token: the single token put, by its id, after each step; the step's Q is read there.
+        max_length: longest prompt and response together, in tokens.
+        over_long: rows longer than that are refused with their number, or dropped and counted.
+        responses_per_prompt: responses of one problem that share one pass over its prompt in a batch.
+    """
+
+    step_separator: str = "\n"
+    separator_token: str = "\n"
+    max_length: int = 2048
+    over_long: OverLong = "refuse"
+    responses_per_prompt: int | None = 16
+
+
+@dataclass
+class StepwiseConfig(ScorerConfig):
+    """How to train a scorer on the labels of steps.
+
+    Args:
+        threshold: a soft label above it counts as correct (0: any success is correct).
+        stop_at_first_error: read each response only through its first wrong step, as PRM800K labels them (arXiv
+            2305.20050). The steps after it repeat its label whatever they say, and drown what there is to learn.
+    """
+
+    threshold: float = 0.0
+    stop_at_first_error: bool = False
+
+
+@dataclass
+class RankingConfig(StepwiseConfig):
+    """How to train a scorer by PQM's ranking (arXiv 2410.11287).
+
+    Args:
+        margin: zeta of the ranking losses.
+    """
+
+    margin: float = 4.0
+
+
+def loss_function(objective: Objective, config: ScorerConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of one objective as a function of `(q_values [B, S], labels [B, S])`."""
+    if isinstance(config, RankingConfig):
+        return partial(pqm_loss if objective == "pqm" else pqm_theoretical_loss, margin=config.margin)
+    return {"pqm_ablation": pqm_ablation_loss, "bce": bce_loss, "mse": mse_loss, "orm": orm_loss}[objective]
+
+
+def step_labels(
+    row: Row, objective: Objective, threshold: float = 0.0, stop_at_first_error: bool = False
+) -> list[float]:
+    """The labels of the steps that are trained on, as the objective wants them; `ABSENT` for a label of null.
+
+    Ranking losses take hard labels, so a soft one is compared with `threshold`, and every labelled step after the first
+    wrong one is wrong (their order assumes it). An ORM's label is the verdict on the whole response where the row has
+    one, else its last step's. BCE and MSE take labels as they are. With `stop_at_first_error` the first wrong step is
+    the last.
+    """
+    labels = [float(ABSENT) if label is None else float(label) for label in row["labels"]]
+    if objective == "orm":
+        verdict = row.get("label")
+        return [float(ABSENT)] * (len(labels) - 1) + [labels[-1] if verdict is None else float(verdict)]
+    wrong = (t for t, label in enumerate(labels) if label not in (ABSENT,) and label <= threshold)
+    first_wrong = next(wrong, len(labels))
+    if stop_at_first_error:
+        labels = labels[: first_wrong + 1]
+    if objective in RANKING:
+        return [label if label == ABSENT else float(t < first_wrong) for t, label in enumerate(labels)]
+    return labels
+
+
+class ScorerTrainer(GroupTrainer):
+    """Trains a `ScorerModel` on rows with `completions` and `labels`."""
+
+    def __init__(
+        self,
+        model: ScorerModel,
+        config: ScorerConfig,
+        train_file: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        objective: Objective,
+        eval_file: Path | None = None,
+        callbacks: list[Any] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.loss_of = loss_function(objective, config)
+        self.labels_of = partial(step_labels, objective=objective)
+        if isinstance(config, StepwiseConfig):
+            self.labels_of.keywords.update(threshold=config.threshold, stop_at_first_error=config.stop_at_first_error)
+        self.contract = StepContract.create(
+            tokenizer,
+            step_separator=config.step_separator,
+            separator_token=config.separator_token,
+            max_length=config.max_length,
+            aggregation="last" if objective == "orm" else "min",
+            objective=objective,
+        )
+        self.contract.attach(model.config)
+        unlabelled = _without_verdict if objective == "orm" else _without_labels
+
+        def rows(path: Path) -> GroupDataset:
+            return select_rows(
+                path,
+                "stepwise",
+                tokenizer,
+                leave_out=unlabelled,
+                encode=self.count_tokens,
+                fixed_tokens=lambda table: np.maximum(table["steps"], 0).astype(np.int64),
+                max_length=config.max_length,
+                over_long=config.over_long,
+                step_separator=config.step_separator,
+                responses_per_prompt=config.responses_per_prompt,
+                forbidden=tuple({config.step_separator, config.separator_token}),
+            )
+
+        evaluated = None if eval_file is None else rows(eval_file)
+        super().__init__(model, config, rows(train_file), self.collate, tokenizer, evaluated, callbacks)
+
+    def count_tokens(self, row: Row) -> int:
+        """Of prompt, steps and separators."""
+        unlimited = 1 << 62
+        contract = StepContract(**{**vars(self.contract), "max_length": unlimited})
+        prompt_ids, response_ids, _ = encode_steps(
+            self.tokenizer, contract, row["prompt"], row["completions"], where="row"
+        )
+        return len(prompt_ids) + len(response_ids)
+
+    def collate(self, items: list[dict[str, Any]]) -> Batch:
+        wanted = [[self.labels_of(row) for row in item["rows"]] for item in items]
+        encoded = [
+            [
+                encode_steps(
+                    self.tokenizer,
+                    self.contract,
+                    row["prompt"],
+                    row["completions"][: len(labels)],
+                    where=where,
+                )
+                for row, where, labels in zip(item["rows"], item["where"], group, strict=True)
+            ]
+            for item, group in zip(items, wanted, strict=True)
+        ]
+        batch = collate_steps(
+            [group[0][0] for group in encoded],
+            [[ids for _, ids, _ in group] for group in encoded],
+            [ends for group in encoded for _, _, ends in group],
+        )
+        labels = torch.full(batch["step_ends"].shape, float(ABSENT))
+        for i, of_row in enumerate(chain.from_iterable(wanted)):
+            labels[i, : len(of_row)] = torch.tensor(of_row)
+        batch["step_labels"] = labels
+        return batch
+
+    def losses(self, model: Any, inputs: Batch) -> Tensor:
+        q_values, labels = model(inputs), inputs["step_labels"]
+        present = labels != ABSENT
+        right, wrong = (labels > 0.5) & present, (labels <= 0.5) & present
+        self.record(
+            q__right=q_values[right], q__wrong=q_values[wrong], rewards__accuracies=((q_values > 0) == right)[present]
+        )
+        return self.loss_of(q_values, labels)
+
+    def summarised(self, means: dict[str, float]) -> dict[str, float]:
+        if {"q/right", "q/wrong"} <= means.keys():
+            means["rewards/margins"] = means["q/right"] - means["q/wrong"]
+        return means
+
+
+def _without_labels(index: Index) -> Reasons:
+    return {"no steps": index.table["steps"] <= 0, "no step has a label": index.table["labelled"] == 0}
+
+
+def _without_verdict(index: Index) -> Reasons:
+    unknown: NDArray[np.bool_] = np.isnan(index.table["outcome"]) & (index.table["labelled"] == 0)
+    return {"no steps": index.table["steps"] <= 0, "neither a verdict nor a labelled step": unknown}

@@ -1,0 +1,336 @@
+"""Training a policy with its value function on graded responses: DRO; and DQO, whose policy is its Q-function."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from qstep.data import Index, RowError, outcome, step_token_ends, steps_of, tokenizer_fingerprint
+from qstep.losses import (
+    ImportanceMode,
+    additive_rewards,
+    dqo_losses,
+    dro_loss,
+    importance_diagnostics,
+    importance_weights,
+    potential_based_rewards,
+)
+from qstep.models import Batch, PolicyWithValue, ValueNetwork
+from qstep.trainers.base import GroupTrainer
+from qstep.trainers.dataset import GroupDataset, Reasons
+from qstep.trainers.policy import Item, PolicyConfig, collate_rows, policy_rows
+from qstep.trainers.processes import gathered, here
+from qstep.trainers.reference import reference_store, weights_fingerprint
+from qstep.types import Row
+
+ProcessRewards = Literal["none", "potential", "additive"]
+
+_log = logging.getLogger(__name__)
+
+
+class ImportanceCollapse(RuntimeError):
+    """The importance weights have left too few effective samples to learn from."""
+
+
+@dataclass
+class DROConfig(PolicyConfig):
+    """How to train a policy and a value function on graded responses.
+
+    Args:
+        beta: weight of the KL term against the reference, in units of reward per nat. A wrong response (reward 0)
+            has to become `V / beta` nats less likely before its loss is 0; where that is far, right ones go with it.
+        reference: `model` (the policy as it was when training began) or `uniform`.
+        value: a `separate` value network (the paper), or a linear `head` on the policy's trunk.
+        value_learning_rate: of the value function. The default is that of fine-tuning a pretrained network; a small one
+            that is trained from scratch takes a hundred times as much.
+    """
+
+    beta: float = 0.2
+    reference: Literal["model", "uniform"] = "model"
+    value: ValueNetwork = "separate"
+    value_learning_rate: float = 1e-5
+
+
+@dataclass
+class DQOConfig(DROConfig):
+    """How to train a policy by DQO (arXiv 2410.09302).
+
+    Args:
+        lam: lambda of the lambda-return; 1 (the paper's best) never bootstraps.
+        importance: product of pi/mu over the `trajectory`, over its `prefix`, or `none`.
+        importance_clip: upper limit of the weights.
+        process_rewards: what `step_rewards` of a row add to its outcome reward: `none`, `potential`
+            (differences of potentials, which leave the optimal policy alone) or `additive` (centred per problem).
+        process_reward_weight: factor on the step rewards.
+        min_effective_sample_size: stop when the share of effective samples, or the mean weight, is below this
+            for `collapse_patience` optimizer steps in a row.
+        step_separator: the text between steps, for placing step rewards on tokens.
+    """
+
+    lam: float = 1.0
+    importance: ImportanceMode = "trajectory"
+    importance_clip: float = 1.0
+    process_rewards: ProcessRewards = "none"
+    process_reward_weight: float = 1.0
+    min_effective_sample_size: float = 0.02
+    collapse_patience: int = 10
+    step_separator: str = "\n"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.process_rewards == "additive" and self.responses_per_prompt is not None:
+            raise ValueError(
+                "process_rewards additive are centred per problem, over all its responses: "
+                "set responses_per_prompt to null so that a batch holds whole groups."
+            )
+
+
+def ungraded(index: Index) -> Reasons:
+    """Leaves out rows whose reward is null: nobody knows whether they are right."""
+    return {"ungradable": np.isnan(index.table["outcome"])}
+
+
+class DROTrainer(GroupTrainer):
+    """DRO: the whole response as one action, and V of the prompt alone. Reads rows with `reward` or `label`."""
+
+    step_separator: str | None = None
+
+    def __init__(
+        self,
+        model: PolicyWithValue,
+        config: DROConfig,
+        train_file: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        eval_file: Path | None = None,
+        callbacks: list[Any] | None = None,
+    ) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        train, evaluated = (
+            None if path is None else policy_rows(path, config, tokenizer, "unpaired", ungraded, self.step_separator)
+            for path in (train_file, eval_file)
+        )
+        assert train is not None
+        model.start_value(float(train.index.table["outcome"][train.rows].mean()))
+        super().__init__(model, config, train, self.collate, tokenizer, evaluated, callbacks)
+        self._add_reference()
+
+    def needs_reference(self, dataset: GroupDataset) -> bool:
+        """Whether the losses read the reference's log-probabilities of these rows."""
+        return self.config.reference == "model"
+
+    def _add_reference(self) -> None:
+        """Has items carry the reference's log-probabilities, of the rows that the run will reach."""
+        args, model = self.args, self.bare_model
+        order = self.sampler(self.train_dataset, training=True)
+        steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * order.steps)
+        wanted = [(self.train_dataset, order.reached(steps))]
+        if isinstance(self.eval_dataset, GroupDataset):
+            wanted.append((self.eval_dataset, list(range(len(self.eval_dataset)))))
+        if not any(self.needs_reference(dataset) for dataset, _ in wanted):
+            return
+        weights = weights_fingerprint(model, lambda name: not name.startswith("value_") and "lora_" not in name)
+        key = f"{weights} {tokenizer_fingerprint(self.tokenizer)} {args.mixed_precision}"
+
+        def logps(batch: Batch) -> Tensor:
+            with self.accelerator.autocast(), model.reference():
+                return model.policy_logps({name: value.to(args.device) for name, value in batch.items()})
+
+        model.eval()
+        for dataset, items in wanted:
+            store = reference_store(dataset, items, key, lambda items: collate_rows(self.tokenizer, items), logps)
+            dataset.columns["reference_logps"] = store
+        model.train()
+
+    def collate(self, items: list[Item]) -> Batch:
+        batch = collate_rows(self.tokenizer, items)
+        mask = batch["response_mask"].bool()
+        batch["outcomes"] = torch.tensor([outcome(row) for item in items for row in item["rows"]])
+        if "reference_logps" in items[0]:
+            values = [logps for item in items for logps in item["reference_logps"]]
+            batch["reference_logps"] = torch.zeros(mask.shape)
+            batch["reference_logps"][mask] = torch.from_numpy(np.concatenate(values))
+        return batch
+
+    def losses(self, model: Any, inputs: Batch) -> Tensor:
+        logps, values = model(inputs)
+        log_ratios = logps if self.config.reference == "uniform" else logps - inputs["reference_logps"]
+        log_ratios = (log_ratios * inputs["response_mask"]).sum(1)
+        self.record(logps__ratio=log_ratios, values__mean=values[:, 0], **_by_outcome(logps, inputs))
+        return dro_loss(log_ratios, values[:, 0], inputs["outcomes"], self.config.beta)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Policy and value function at learning rates of their own; norms and biases are not decayed."""
+        if self.optimizer is None:
+            trained: Any = self.model if model is None else model
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
+            own = {id(parameter) for parameter in self.bare_model.value_parameters()}
+            decayed = set(self.get_decay_parameter_names(trained))
+            groups = []
+            for of_value in (False, True):
+                for decay in (True, False):
+                    members = [
+                        parameter
+                        for name, parameter in trained.named_parameters()
+                        if parameter.requires_grad and (id(parameter) in own) == of_value and (name in decayed) == decay
+                    ]
+                    if members:
+                        rate = {"lr": self.config.value_learning_rate} if of_value else {}
+                        weight_decay = self.args.weight_decay if decay else 0.0
+                        groups.append({"params": members, "weight_decay": weight_decay, **rate})
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+
+class DQOTrainer(DROTrainer):
+    """DQO: every token an action. Reads `logps_behavior` and, for process rewards, `step_rewards` too.
+
+    Rows without `logps_behavior` are taken to come from the reference model, with a warning.
+    """
+
+    config: DQOConfig
+
+    def __init__(
+        self,
+        model: PolicyWithValue,
+        config: DQOConfig,
+        train_file: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        eval_file: Path | None = None,
+        callbacks: list[Any] | None = None,
+    ) -> None:
+        self.steps_below = 0
+        self.log_weights: list[Tensor] = []
+        self.step_separator = None if config.process_rewards == "none" else config.step_separator
+        super().__init__(model, config, train_file, tokenizer, eval_file=eval_file, callbacks=callbacks)
+        rows = self.train_dataset.rows
+        if config.process_rewards != "none":
+            unscored = rows[~self.train_dataset.index.table["rewarded"][rows]]
+            if len(unscored):
+                raise RowError(
+                    self.train_dataset.path,
+                    int(unscored.min()) + 1,
+                    "step_rewards",
+                    f"is missing ({len(unscored)} such rows), and process_rewards is {config.process_rewards}; `qstep "
+                    "score` writes it",
+                )
+        assumed = _assumed(self.train_dataset)
+        if assumed and config.importance != "none" and here()[0] == 0:
+            _log.warning(
+                "%s: %d of %d rows have no logps_behavior. They are taken to be sampled by the reference model; if "
+                "they were not, their importance weights are wrong: set importance to none",
+                self.train_dataset.path,
+                assumed,
+                len(rows),
+            )
+
+    def needs_reference(self, dataset: GroupDataset) -> bool:
+        weighted = self.config.importance != "none"
+        return super().needs_reference(dataset) or (weighted and _assumed(dataset) > 0)
+
+    def collate(self, items: list[Item]) -> Batch:
+        batch = super().collate(items)
+        rows = [row for item in items for row in item["rows"]]
+        mask = batch["response_mask"].bool()
+        if self.config.importance != "none":
+            behavior = batch.get("reference_logps", torch.zeros(mask.shape)).clone()
+            for i, row in enumerate(rows):
+                if row.get("logps_behavior") is not None:
+                    behavior[i, mask[i]] = torch.tensor(row["logps_behavior"], dtype=torch.float32)
+            batch["behavior_logps"] = behavior
+        last = mask.cumsum(1).eq(mask.sum(1, keepdim=True)) & mask
+        batch["rewards"] = last * batch["outcomes"].unsqueeze(1) + self.process_rewards(rows, batch)
+        return batch
+
+    def process_rewards(self, rows: list[Row], batch: Batch) -> Tensor:
+        """The rewards `[B, T]` that the rows' `step_rewards` add, on the tokens that end the steps."""
+        mask = batch["response_mask"].bool()
+        if self.config.process_rewards == "none":
+            return torch.zeros(mask.shape)
+        rewards = [row["step_rewards"] for row in rows]
+        width = max(len(values) for values in rewards)
+        scores, ends = torch.zeros(len(rows), width), torch.full((len(rows), width), -1)
+        for i, (row, values) in enumerate(zip(rows, rewards, strict=True)):
+            ids = batch["response_ids"][i][mask[i]].tolist()
+            steps = steps_of(row, self.config.step_separator)
+            positions = step_token_ends(self.tokenizer, ids, steps, self.config.step_separator)
+            scores[i, : len(values)] = torch.tensor(values) * self.config.process_reward_weight
+            ends[i, : len(values)] = torch.tensor(positions)
+        if self.config.process_rewards == "potential":
+            return potential_based_rewards(scores, ends, mask)
+        return additive_rewards(scores, ends, mask, batch["group_index"])
+
+    def losses(self, model: Any, inputs: Batch) -> Tensor:
+        logps, values = model(inputs)
+        mask = inputs["response_mask"].bool()
+        weights = None
+        if self.config.importance != "none":
+            importance = importance_weights(
+                logps, inputs["behavior_logps"], mask, self.config.importance, self.config.importance_clip
+            )
+            weights = importance.weights
+            if model.training:
+                self.log_weights.append(importance.log_weights[inputs["row_weight"] > 0])
+        losses = dqo_losses(
+            logps,
+            inputs["reference_logps"] if self.config.reference == "model" else None,
+            values,
+            inputs["rewards"],
+            mask,
+            beta=self.config.beta,
+            lam=self.config.lam,
+            weights=weights,
+        )
+        self.record(
+            loss__value=losses.value,
+            loss__q=losses.q,
+            logps__ratio=losses.log_ratios.sum(1),
+            values__mean=values[mask],
+            **_by_outcome(logps, inputs),
+        )
+        return losses.value + losses.q
+
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients and self.config.importance != "none":
+            self.watch_importance()
+        return loss
+
+    def watch_importance(self) -> None:
+        """Logs the weights' health over one optimizer step and stops the run when they have collapsed."""
+        here = torch.cat(self.log_weights).tolist()
+        self.log_weights.clear()
+        log_weights = torch.tensor([weight for process in gathered(here) for weight in process])
+        diagnostics = importance_diagnostics(log_weights, self.config.importance_clip)
+        self.record(**{f"importance__{name}": torch.tensor(value) for name, value in diagnostics.items()})
+        worst = min(diagnostics["effective_sample_size"], diagnostics["mean_weight"])
+        self.steps_below = self.steps_below + 1 if worst < self.config.min_effective_sample_size else 0
+        if self.steps_below >= self.config.collapse_patience:
+            raise ImportanceCollapse(
+                f"step {self.state.global_step}: for {self.steps_below} steps the importance weights have kept less "
+                f"than {self.config.min_effective_sample_size:.0%} of the batch (effective sample size "
+                f"{diagnostics['effective_sample_size']:.2%}, mean weight {diagnostics['mean_weight']:.2e}): the "
+                "policy has left the data and no longer learns. Lower learning_rate, raise warmup_steps or beta, or "
+                "use importance: prefix or none."
+            )
+
+
+def _by_outcome(logps: Tensor, inputs: Batch) -> dict[str, Tensor]:
+    """The responses' log-probabilities, right ones and others apart."""
+    sums, right = logps.sum(1), inputs["outcomes"] > 0
+    return {"logps__chosen": sums[right], "logps__rejected": sums[~right]}
+
+
+def _assumed(dataset: GroupDataset) -> int:
+    """How many rows do not say with what probability they were sampled."""
+    return int((~dataset.index.table["behavior"][dataset.rows]).sum())

@@ -1,0 +1,125 @@
+"""Rows as a training set: what makes an item, what is left out, and which rows are too long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from qstep.data import RowError, encode_prompt, encode_text, index_rows, write_jsonl
+from qstep.tasks import miniature
+from qstep.trainers import METHODS, dataset
+from qstep.trainers.dataset import GroupDataset, most_text_tokens
+from qstep.trainers.policy import PolicyConfig, not_right, policy_rows
+from qstep.types import Row
+
+TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}<|assistant|>\n"
+
+
+def byte_tokenizer(normalizer: normalizers.Normalizer | None = None) -> PreTrainedTokenizerFast:
+    """Byte-level BPE that has learned next to nothing, so that a text has nearly as many tokens as bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=260, initial_alphabet=alphabet, special_tokens=["<eos>"])
+    tokenizer.train_from_iterator(["aa bb"], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", chat_template=TEMPLATE)
+
+
+def rows_of(path: Path, rows: list[Row], **options: object) -> GroupDataset:
+    write_jsonl(path, rows)
+    config = PolicyConfig(str(path.parent), use_cpu=True, report_to="none", **options)
+    return policy_rows(path, config, byte_tokenizer(), "prompt-completion", not_right)
+
+
+def test_items_are_chunks_of_one_problem_and_prompt(tmp_path: Path) -> None:
+    """p has 3 rows of prompt a and 1 of prompt b, q one, not side by side: with 2 a chunk, items of 2, 1, 1, 1."""
+    order = [("p", "a"), ("q", "a"), ("p", "a"), ("p", "b"), ("p", "a")]
+    rows = [{"problem_id": p, "prompt": prompt, "completion": f"c{i}"} for i, (p, prompt) in enumerate(order)]
+    found = rows_of(tmp_path / "rows.jsonl", rows, responses_per_prompt=2)
+    assert [found[i]["row_index"] for i in range(len(found))] == [[0, 2], [4], [1], [3]]
+    assert found[0]["rows"] == [rows[0], rows[2]] and found[0]["weight"] == 1
+    assert found[~1]["row_index"] == [4] and found[~1]["weight"] == 0
+    whole = rows_of(tmp_path / "rows.jsonl", rows, responses_per_prompt=None)
+    assert [whole[i]["row_index"] for i in range(len(whole))] == [[0, 2, 4], [1], [3]]
+
+
+def test_rows_are_left_out_for_one_reason_each(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "c", "reward": reward} for reward in (1.0, None, 0.0, 2.0, -1.0)]
+    found = rows_of(tmp_path / "rows.jsonl", [*rows, {"prompt": "a", "completion": "d"}])
+    assert found.rows.tolist() == [0, 3, 5] and found.left_out == {"ungradable": 1, "not right": 2}
+    with pytest.raises(ValueError, match="no row is left to train on"):
+        rows_of(tmp_path / "rows.jsonl", rows[1:2])
+
+
+def test_over_long_rows_are_refused_with_their_number_or_dropped_and_counted(tmp_path: Path) -> None:
+    """A prompt " a" of 2 tokens, completions of n letters are n + 1 (the blank) + 1 (the end)."""
+    rows = [{"prompt": "a", "completion": "x" * n} for n in (3, 30, 6, 40, 7)]
+    with pytest.raises(ValueError, match=r"3 rows are longer than max_length 10 tokens: line 2 \(34\), line 4 \(44\)"):
+        rows_of(tmp_path / "rows.jsonl", rows, max_length=10)
+    found = rows_of(tmp_path / "rows.jsonl", rows, max_length=10, over_long="drop")
+    assert found.rows.tolist() == [0, 2] and found.left_out == {"longer than max_length": 3}
+    assert rows_of(tmp_path / "rows.jsonl", rows, max_length=11, over_long="drop").rows.tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize("normalizer", [None, normalizers.NFC(), normalizers.NFKD(), normalizers.Lowercase()])
+def test_no_row_has_more_tokens_than_its_bytes_tell(normalizer: normalizers.Normalizer | None, tmp_path: Path) -> None:
+    """U+1D160 grows to three times its bytes under NFC, U+FDFA to eleven times under NFKD."""
+    texts = ["plain", "äöü ß", "\U0001d160" * 9, "\ufdfa" * 5, "混ぜ 物", "\n\n ", "é" * 30]
+    prompts = [*texts, *([{"role": "system", "content": t}, {"role": "user", "content": t}] for t in texts)]
+    rows = [{"prompt": prompt, "completion": f".{text}"} for prompt, text in zip(prompts, texts * 2, strict=True)]
+    rows = [row for row in rows if str(row["prompt"]).strip()]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    tokenizer = byte_tokenizer(normalizer)
+    most = most_text_tokens(index_rows(tmp_path / "rows.jsonl", "prompt-completion"), tokenizer)
+    real = [len(encode_prompt(tokenizer, r["prompt"])) + len(encode_text(tokenizer, r["completion"])) for r in rows]
+    assert (most >= real).all()
+    if normalizer is None:
+        assert most[0] <= real[0] + 5
+
+
+def test_only_doubtful_rows_are_tokenised_and_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"prompt": "a", "completion": "x" * n} for n in (3, 90, 6)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    read: list[int] = []
+    row = dataset.Index.row
+    monkeypatch.setattr(dataset.Index, "row", lambda self, number: read.append(number) or row(self, number))
+    monkeypatch.setattr("qstep.trainers.policy._CHECKED", 1)
+    for _ in range(2):
+        rows_of(tmp_path / "rows.jsonl", rows, max_length=94)
+    assert read.count(1) == 1 and 2 not in read
+
+
+def test_rows_split_by_another_separator_are_refused(tmp_path: Path) -> None:
+    write_jsonl(
+        tmp_path / "rows.jsonl",
+        [
+            {"prompt": "1+1=\n", "completions": ["1+1=2", "#2"], "labels": [True, True], "step_separator": separator}
+            for separator in ("\n", "\n\n")
+        ],
+    )
+    method = METHODS["bce"]
+    config = method.config(str(tmp_path), use_cpu=True, report_to="none")
+    model = type("Model", (), {"config": type("Config", (), {})()})()
+    with pytest.raises(RowError, match=r"line 2, field 'step_separator': its steps were split by '\\n\\n'"):
+        method.trainer(model, config, tmp_path / "rows.jsonl", miniature.tokenizer())
+
+
+def test_ids_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    ids = encode_text(byte_tokenizer(), "seven")
+    good = {"prompt": "a", "completion": "seven", "completion_ids": ids}
+    assert len(rows_of(tmp_path / "rows.jsonl", [good])) == 1
+    for other in ([*ids, ids[1]], [7 * 10**8]):
+        with pytest.raises(ValueError, match=r"rows\.jsonl, line 2, field 'completion_ids': this tokenizer reads"):
+            rows_of(tmp_path / "rows.jsonl", [good, {**good, "completion_ids": other}])
+
+
+def test_lengths_are_those_of_prompt_and_responses(tmp_path: Path) -> None:
+    rows = [{"prompt": "a" * 40, "completion": "b" * n} for n in (40, 80)]
+    assert np.array_equal(rows_of(tmp_path / "rows.jsonl", rows, responses_per_prompt=2).lengths, [40])
