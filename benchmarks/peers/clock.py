@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 
 def arguments(description: str | None, **variants: tuple[str, ...]) -> argparse.Namespace:
-    """The command line of a contender; `variants` are its own options, with their choices."""
+    """The command line of a contender; `variants` are its own options: their choices, the first the default."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", type=Path, required=True, help="the rows of each batch, in the order of the batches")
@@ -26,7 +26,7 @@ def arguments(description: str | None, **variants: tuple[str, ...]) -> argparse.
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--output_dir", required=True)
     for name, choices in variants.items():
-        parser.add_argument(f"--{name}", choices=choices, required=True)
+        parser.add_argument(f"--{name}", choices=choices, default=choices[0])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

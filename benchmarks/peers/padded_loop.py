@@ -12,7 +12,7 @@ from qstep.types import ABSENT
 
 
 def main() -> None:
-    args = arguments(__doc__, micro_batch=("4", "12"))
+    args = arguments(__doc__, micro_batch=("12", "4"))
     size = int(args.micro_batch)
     rows = read_rows(args.rows)
     model = AutoModelForTokenClassification.from_pretrained(args.model, num_labels=1, dtype=torch.float32)

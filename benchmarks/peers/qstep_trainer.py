@@ -10,22 +10,26 @@ from clock import StepClock, arguments, read_rows, trainer_options
 from step_profile import StepProfiler
 from transformers import AutoTokenizer
 
-from qstep.models import load_policy, new_scorer
+from qstep.models import ModelOptions, PolicyWithValue, ScorerModel
 from qstep.trainers import DQOConfig, DQOTrainer, GroupTrainer, ScorerConfig, ScorerTrainer
 
 
 def build(args: Namespace, callbacks: list[Any]) -> GroupTrainer:
     """The trainer of one variant, over the rows as they lie in the file."""
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    options = {**trainer_options(args, 1), "responses_per_prompt": args.batch_size}
+    settings = {**trainer_options(args, 1), "responses_per_prompt": args.batch_size, "max_length": 8192}
+    options = ModelOptions(model_name_or_path=args.model, use_peft=args.adapter == "lora", lora_r=16)
     if args.method == "pqm":
-        return ScorerTrainer(new_scorer(args.model), ScorerConfig(**options), args.rows, tokenizer, callbacks)
-    config = DQOConfig(value="head" if args.method == "dqo_head" else "separate", value_learning_rate=1e-6, **options)
-    return DQOTrainer(load_policy(args.model), config, args.rows, tokenizer, callbacks)
+        return ScorerTrainer(ScorerModel.new(options), ScorerConfig(**settings), args.rows, tokenizer, callbacks)
+    value = "head" if args.method == "dqo_head" else "separate"
+    config = DQOConfig(value=value, value_learning_rate=1e-6, **settings)
+    return DQOTrainer(PolicyWithValue.new_with_value(options, value), config, args.rows, tokenizer, callbacks)
 
 
 def main() -> None:
-    args = arguments(__doc__, method=("pqm", "dqo_separate", "dqo_head"), profile=("yes", "no"))
+    args = arguments(
+        __doc__, method=("pqm", "dqo_separate", "dqo_head"), adapter=("none", "lora"), profile=("no", "yes")
+    )
     clock = StepClock()
     if args.profile == "yes":
         profiler = StepProfiler()

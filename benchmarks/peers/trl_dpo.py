@@ -23,7 +23,7 @@ def main() -> None:
     if args.adapter == "lora":
         from peft import LoraConfig
 
-        peft_config = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
+        peft_config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     clock = StepClock()
     trainer = DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(args.model, dtype="float32"),
