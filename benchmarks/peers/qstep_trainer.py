@@ -10,20 +10,20 @@ from clock import StepClock, arguments, read_rows, trainer_options
 from step_profile import StepProfiler
 from transformers import AutoTokenizer
 
-from qstep.models import ModelOptions, PolicyWithValue, ScorerModel
-from qstep.trainers import DQOConfig, DQOTrainer, GroupTrainer, ScorerConfig, ScorerTrainer
+from qstep.models import ModelOptions
+from qstep.trainers import METHODS, GroupTrainer
 
 
 def build(args: Namespace, callbacks: list[Any]) -> GroupTrainer:
     """The trainer of one variant, over the rows as they lie in the file."""
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
     settings = {**trainer_options(args, 1), "responses_per_prompt": args.batch_size, "max_length": 8192}
+    method = METHODS["pqm" if args.method == "pqm" else "dqo"]
+    if args.method != "pqm":
+        settings |= {"value": "head" if args.method == "dqo_head" else "separate", "value_learning_rate": 1e-6}
+    config = method.config(**settings)
     options = ModelOptions(model_name_or_path=args.model, use_peft=args.adapter == "lora", lora_r=16)
-    if args.method == "pqm":
-        return ScorerTrainer(ScorerModel.new(options), ScorerConfig(**settings), args.rows, tokenizer, callbacks)
-    value = "head" if args.method == "dqo_head" else "separate"
-    config = DQOConfig(value=value, value_learning_rate=1e-6, **settings)
-    return DQOTrainer(PolicyWithValue.new_with_value(options, value), config, args.rows, tokenizer, callbacks)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    return method.trainer(method.new_model(options, config), config, args.rows, tokenizer, callbacks=callbacks)
 
 
 def main() -> None:
