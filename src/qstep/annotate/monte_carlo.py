@@ -15,6 +15,13 @@ from qstep.generation import Engine, Request, SamplingSettings
 from qstep.tasks import BUILT_IN, Tasks, grade_rows
 from qstep.types import Row
 
+_OF_RESPONSE = {
+    *("completion", "completion_ids", "logps_behavior", "finish_reason", "sample"),
+    *("answer", "verdict", "reason", "grader", "label", "reward"),
+    *("completions", "step_separator", "labels", "label_source", "successes", "trials"),
+    *("q_values", "score", "step_rewards"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutSettings:
@@ -125,7 +132,7 @@ def _count_successes(
             else:
                 ids = [*prefix.ids, *response.token_ids]
                 text = engine.decode(ids[:-1] if response.finish_reason == "stop" else ids)
-            rollouts.append({**_graded_fields(prefix.row), "id": request.key, "completion": text})
+            rollouts.append({**_of_problem(prefix.row), "id": request.key, "completion": text})
     counts = {prefix.key: (0, 0) for prefix in prefixes}
     for row, grade in zip(rollouts, grade_rows(rollouts, tasks), strict=True):
         successes, trials = counts[row["id"]]
@@ -134,5 +141,6 @@ def _count_successes(
     return counts
 
 
-def _graded_fields(row: Row) -> Row:
-    return {name: row[name] for name in ("task", "gold", "prompt", "metadata") if name in row}
+def _of_problem(row: Row) -> Row:
+    """What a rollout shares with the response it continues: all a grader may read but the response itself."""
+    return {name: value for name, value in row.items() if name not in _OF_RESPONSE}

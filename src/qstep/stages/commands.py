@@ -93,7 +93,7 @@ _PAGE = {"output": "{stage}.html", "summary": "results.json"}
 _STAGES = (
     _stage("sample", "SampleConfig", "sample groups of responses to problems"),
     _stage("grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
-    _stage("annotate", "AnnotateConfig", "label steps, exactly or by Monte-Carlo rollouts"),
+    _stage("annotate", "AnnotateConfig", "label steps: exactly, by Monte-Carlo rollouts, or from outcomes"),
     _stage("score", "ScoreConfig", "score the steps of responses with a verifier"),
     _stage("best-of-n", "BestOfNConfig", "accuracy of choosing among n responses", {"output": "{stage}.json"}),
     _stage("evaluate", "EvaluateConfig", "greedy and sampled accuracy of a policy", _FOLDER),

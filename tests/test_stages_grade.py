@@ -1,0 +1,75 @@
+"""`qstep grade` and `annotate` with graders of the user's own, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fake_engine import FakeEngine
+from qstep.cli import main
+from qstep.data import read_rows, write_jsonl
+from qstep.stages.annotate import AnnotateConfig, annotate
+from qstep.stages.sample import SampleConfig, sample
+
+RESPONSES = [
+    {"question": "What is twice 4?", "answer": 8, "source": "s", "responses": ["It is 8", {"text": "It is 9"}, "?"]},
+]
+
+
+def qstep(*arguments: Any) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    write_jsonl(path, rows)
+    return path
+
+
+def test_a_reward_function_grades_responses_made_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = written(tmp_path / "made.jsonl", RESPONSES), tmp_path / "graded.jsonl"
+    grading = ("grade", "--input", source, "--output", output)
+    assert qstep(*grading, "--grader", "my_task:reward_by_gold") == 0
+    rows = list(read_rows(output))
+    assert [(row["verdict"], row["label"], row["reward"]) for row in rows] == [
+        ("right", True, 1.0),
+        ("wrong", False, 0.5),
+        ("ungradable", None, None),
+    ]
+    assert all(row["grader"].startswith("my_task:reward_by_gold ") and row["source"] == "s" for row in rows)
+    meta = json.loads((tmp_path / "graded.meta.json").read_text())
+    assert meta["summary"] == {"verdicts": {"right": 1, "wrong": 1, "ungradable": 1}}
+    assert qstep(*grading, "--grader", "my_task:nothing") == 1
+    assert "grader 'my_task:nothing' cannot be loaded" in capsys.readouterr().err
+    assert qstep(*grading) == 1, "another grader's verdicts are not mixed in"
+    assert "version" in capsys.readouterr().err
+
+
+def test_rollouts_are_graded_as_their_rows_were(tmp_path: Path) -> None:
+    """With all columns of the row that are not of its response."""
+    source = sample(
+        SampleConfig(
+            model_name_or_path="fake", output=tmp_path / "s.jsonl", num_problems=1, num_samples=2, max_new_tokens=64
+        ),
+        FakeEngine(),
+    )
+    rows = [{**row, "source": "s"} for row in read_rows(source)]
+    grading = ("grade", "--input", written(tmp_path / "in.jsonl", rows), "--output", tmp_path / "graded.jsonl")
+    assert qstep(*grading, "--grader", "my_task:reward_by_gold") == 0
+
+    def labels(name: str, grader: str | None) -> list[dict[str, Any]]:
+        config = AnnotateConfig(
+            tmp_path / "graded.jsonl",
+            tmp_path / f"{name}.jsonl",
+            "monte_carlo",
+            "fake",
+            max_new_tokens=64,
+            grader=grader,
+        )
+        return list(read_rows(annotate(config, FakeEngine())))
+
+    assert all(set(row["trials"]) == {4, 1} for row in labels("same", "my_task:reward_by_gold"))
+    with pytest.raises(ValueError, match="use the same grader"):
+        labels("other", None)
