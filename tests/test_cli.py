@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import Qwen3Config, Qwen3ForCausalLM, TrainingArguments
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, TrainingArguments
 
 from qstep.cli import RECIPES, main
-from qstep.data import read_rows
+from qstep.data import read_rows, write_jsonl
 from qstep.data.shards import StageBusy
 from qstep.stages.commands import COMMANDS
 from qstep.tasks import miniature
@@ -66,7 +67,7 @@ def test_every_command_explains_its_options(command: str, capsys: pytest.Capture
     shown = re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE)
     known = {**RECIPES, **COMMANDS}[command]
     foreign = {f.name for f in dataclasses.fields(TrainingArguments)} if command.startswith("train") else set()
-    own = {f.name for config in known.classes() for f in dataclasses.fields(config)} - set(known.fixed)
+    own = {f.name for config in known.classes() for f in dataclasses.fields(config)}
     assert sorted(shown) == sorted({"config", *own - foreign})
 
 
@@ -156,8 +157,7 @@ def test_flags_override_the_config_file_wherever_it_stands(tmp_path: Path) -> No
 
 def test_every_command_of_the_readme_parses() -> None:
     """Each `qstep ...` line of the README's shell blocks is accepted by the parser of its command."""
-    blocks = re.findall(r"```(?:sh|bash|shell)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.startswith("qstep ")]
+    lines = readme_commands()
     assert len(lines) >= 8
     for line in lines:
         name, *rest = shlex.split(line, comments=True)[1:]
@@ -175,15 +175,7 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
-    shape = {
-        "hidden_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 24,
-        "layer_types": None,
-    }
-    model = Qwen3ForCausalLM(Qwen3Config(**{**miniature.base_config().to_dict(), **shape}))
+    model = Qwen3ForCausalLM(tiny_qwen3())
     write_jsonl(folder / "textbook.jsonl", miniature.textbook(2000))
     config = PolicyConfig(
         output_dir=str(folder / "run"),
@@ -288,3 +280,65 @@ def test_a_changed_setting_is_refused(tiny_policy: Path, tmp_path: Path, capsys:
     assert "temperature" in error and "1.0" in error and "0.5" in error
     assert main(arguments) == 0
     assert (tmp_path / "rows.jsonl").read_bytes() == before
+
+
+def test_the_commands_of_the_readme_run_on_a_small_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's chains, from a person's own responses on, with fewer problems, a tiny model and two updates."""
+    tokenizer = byte_tokenizer()
+    Qwen3ForCausalLM(tiny_qwen3(len(tokenizer))).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    problems = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(12)]
+    responses = [{**p, "responses": [f"I add 1.\n#### {p['answer']}", "I guess.\n#### 99"]} for p in problems]
+    write_jsonl(tmp_path / "responses.jsonl", responses)
+    write_jsonl(tmp_path / "problems.jsonl", problems[:3])
+    smaller = {
+        "Qwen/Qwen2.5-0.5B-Instruct": "model",
+        "openai/gsm8k": "problems.jsonl",
+        "--num_samples 16": "--num_samples 2 --max_new_tokens 8",
+        "--num_problems 500": "--num_problems 6",
+        "--offset 500 --num_problems 80": "--offset 6 --num_problems 3",
+        "--offset 580": "--offset 9",
+    }
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    for line in readme_commands():
+        for old, new in smaller.items():
+            line = line.replace(old, new)
+        name, *rest = shlex.split(line, comments=True)[1:]
+        if name in RECIPES:
+            continue  # the shipped recipes have tests of their own
+        if name == "train":
+            rest += ["--max_steps", "2", "--use_cpu", "true", "--report_to", "none"]
+        if name == "evaluate":
+            rest += ["--max_new_tokens", "8"]
+        assert main([name, *rest]) == 0, line
+        ran.append(name)
+    assert set(ran) == {"grade", "annotate", "train", "score", "best-of-n", "report", "sample", "evaluate"}
+    majority = json.loads((tmp_path / "runs/my/majority.json").read_text())
+    assert majority["problems"] == 12 and majority["curves"]["pass"]["2"]["mean"] == 1.0
+    best = json.loads((tmp_path / "runs/my/best_of_n.json").read_text())
+    assert best["problems"] == 3, "judged on the problems that nothing was trained on"
+
+
+def readme_commands() -> list[str]:
+    """The `qstep ...` lines of the README's shell blocks."""
+    blocks = re.findall(r"```(?:sh|bash|shell)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.startswith("qstep ")]
+
+
+def tiny_qwen3(vocabulary: int | None = None) -> Qwen3Config:
+    """Two layers of the miniature's model, narrower; with another vocabulary on request."""
+    shape = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    shape |= {"head_dim": 24, "vocab_size": vocabulary or 18, "max_position_embeddings": 1024}
+    return Qwen3Config(**{**miniature.base_config().to_dict(), **shape, "layer_types": None})
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A token a byte, with a chat template: any text can be written with it."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_ = Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
+    bytes_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytes_, eos_token="<eos>", pad_token="<pad>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    return tokenizer

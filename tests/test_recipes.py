@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import AutoModelForCausalLM
 
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
@@ -228,27 +229,19 @@ def test_one_run_at_a_time_writes_a_folder(tmp_path: Path) -> None:
         run(write(tmp_path))
 
 
-def test_a_killed_run_goes_on_and_its_workers_end(tmp_path: Path) -> None:
-    """The first stage is done when the run is killed in the second, which waits for a pipe that nobody writes."""
-    (tmp_path / "pipe.jsonl").unlink(missing_ok=True)
-    file = write(tmp_path, stages=stages(tmp_path, more={"command": "grade", "input": "${miniature}/pipe.jsonl"}))
-    written = yaml.safe_load(file.read_text())
-    written["stages"]["miniature"] = {"command": "miniature", "textbook_rows": 3}
-    written["stages"]["more"]["input"] = "${miniature}/textbook.jsonl"
-    file.write_text(yaml.safe_dump(written))
-    command = [sys.executable, "-m", "qstep.cli", "run", str(file), "--only", "miniature"]
-    with subprocess.Popen(command, start_new_session=True) as process:
-        jobs = tmp_path / "out" / "jobs"
+def test_what_a_kill_left_half_written_is_written_anew(tmp_path: Path) -> None:
+    """Killed, with all its processes, between the model's config and the textbook."""
+    file = write(tmp_path, stages={"start": {"command": "miniature", "textbook_rows": 3}})
+    jobs = tmp_path / "out" / "jobs"
+    with subprocess.Popen([sys.executable, "-m", "qstep.cli", "run", str(file)], start_new_session=True) as process:
         deadline = time.monotonic() + 120
-        while not list(jobs.glob("miniature-*/miniature/model/config.json")) and time.monotonic() < deadline:
+        while not list(jobs.glob("start-*/start/model/config.json")) and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-    (folder,) = jobs.glob("miniature-*")
+    (folder,) = jobs.glob("start-*")
     assert not (folder / "done.json").exists()
-    (of_run,) = run(file, only="miniature")
-    model = of_run.stages["miniature"].output / "model"
-    from transformers import AutoModelForCausalLM
-
+    (of_run,) = run(file)
+    model = of_run.stages["start"].output / "model"
     assert AutoModelForCausalLM.from_pretrained(model).num_parameters() > 300_000
     assert len(list(read_rows(model.parent / "textbook.jsonl"))) == 3
 
@@ -301,3 +294,5 @@ def test_the_miniature_in_small_with_two_seeds(tmp_path: Path, capfd: pytest.Cap
     assert all(claim["seeds"] == 2 and name in printed for name, claim in pooled_results["claims"].items())
     first, second = (tmp_path / "out" / f"seed-{seed}" / "base" for seed in (1, 2))
     assert (first / "model.safetensors").read_bytes() != (second / "model.safetensors").read_bytes()
+    assert main(["run", str(file), "--output_dir", str(tmp_path / "out"), "--seeds", "1,2"]) == 0
+    assert "38 of 38 stages are done and unchanged" in capfd.readouterr().err

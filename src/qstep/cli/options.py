@@ -35,7 +35,12 @@ def short_help(command: Command) -> str:
             abouts.append(about)
             outside += foreign
             options |= {option.name: option for option in own}
-    lines = [f"usage: qstep {command.name} [--config FILE.yaml] [--option VALUE ...]", "", *_paragraphs(abouts[-1])]
+    first = f" {command.positional.upper()}" if command.positional else ""
+    lines = [
+        f"usage: qstep {command.name}{first} [--config FILE.yaml] [--option VALUE ...]",
+        "",
+        *_paragraphs(abouts[-1]),
+    ]
     lines += ["", "options:", *_entry("--config FILE.yaml", "a YAML file of options; flags override it")]
     for option in sorted(options.values(), key=lambda option: option.default is not None):
         default = "required" if option.default is None else f"default: {option.default}"

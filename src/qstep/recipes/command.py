@@ -42,7 +42,7 @@ class RunConfig(DemoConfig):
     with what is missing or concerned.
 
     Args:
-        recipe: the YAML file.
+        recipe: the YAML file; as the first argument it needs no flag.
     """
 
     recipe: Path

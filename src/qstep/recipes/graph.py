@@ -51,22 +51,19 @@ class Work:
         return next(iter(self.outputs.values()))
 
     @property
-    def done(self) -> dict[str, Any] | None:
-        """What `done.json` says, if the files that it names are there in their sizes."""
+    def done(self) -> bool:
+        """Whether the files that `done.json` names are there in their sizes; there may be more, such as an index."""
         try:
-            record = json.loads((self.folder / "done.json").read_text())
-            return record if record["files"] == self._files() else None
+            files = json.loads((self.folder / "done.json").read_text())["files"]
+            return all((self.folder / name).stat().st_size == size for name, size in files.items())
         except (OSError, ValueError, KeyError):
-            return None
+            return False
 
     def finish(self, seconds: float) -> None:
-        write_json(self.folder / "done.json", {"seconds": round(seconds, 1), "files": self._files()})
-
-    def _files(self) -> dict[str, int]:
-        files = [f for output in self.outputs.values() for f in ([output] if output.is_file() else output.rglob("*"))]
-        if not all(output.exists() for output in self.outputs.values()):
-            raise FileNotFoundError(f"{self.folder}: an output is missing")
-        return {str(f.relative_to(self.folder)): f.stat().st_size for f in sorted(files) if f.is_file()}
+        """Writes `done.json`."""
+        found = [f for output in self.outputs.values() for f in ([output] if output.is_file() else output.rglob("*"))]
+        files = {str(f.relative_to(self.folder)): f.stat().st_size for f in sorted(found) if f.is_file()}
+        write_json(self.folder / "done.json", {"seconds": round(seconds, 1), "files": files})
 
     def job(self) -> Job:
         """The command, its options written to `options.yaml`."""
@@ -142,7 +139,7 @@ def run(
     runs = plan(recipe, output_dir, list(recipe.seeds if seeds is None else seeds), only)
     works = {work.key: work for of_run in runs for work in of_run.stages.values()}
     with _alone(output_dir):
-        waiting = {key: work for key, work in works.items() if work.done is None}
+        waiting = {key: work for key, work in works.items() if not work.done}
         if present := len(works) - len(waiting):
             console.print(f"{present} of {len(works)} stages are done and unchanged")
         if waiting:

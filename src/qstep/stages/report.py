@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qstep.stages.options import TaskOptions
 from qstep.stages.provenance import provenance
 from qstep.types import Row
 
@@ -16,7 +15,7 @@ _NOT_METRICS = ("id", "max_steps")
 
 
 @dataclass
-class ReportConfig(TaskOptions):
+class ReportConfig:
     """Renders a page that needs nothing else and runs no script.
 
     The first-named evaluation is compared with each other one, problem by problem, and the first-named scorer of a
@@ -60,7 +59,7 @@ def report(config: ReportConfig) -> Path:
     results["provenance"] = provenance(asdict(config)) | results["provenance"]
     if config.summary:
         write_json(config.summary, results)
-    return render_report(results, list(_examples(config.examples, config.task)), config.output)
+    return render_report(results, list(_examples(config.examples)), config.output)
 
 
 def gathered(results: Mapping[str, tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
@@ -176,12 +175,11 @@ def _label_agreement(files: Mapping[str, Path]) -> dict[str, Any]:
     )
 
 
-def _examples(files: dict[str, Path] | Path | None, task: str) -> Iterator[Row]:
+def _examples(files: dict[str, Path] | Path | None) -> Iterator[Row]:
     from qstep.data import read_rows
     from qstep.report import choose_examples
-    from qstep.tasks import Tasks
 
     if isinstance(files, Path):
         files = {"verifier": files}
     for name, path in (files or {}).items():
-        yield from choose_examples(read_rows(path), name, tasks=Tasks(task))
+        yield from choose_examples(read_rows(path), name)
