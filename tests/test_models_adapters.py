@@ -128,7 +128,7 @@ def test_policy_and_value_adapters_learn_apart(tmp_path: Path) -> None:
         torch.manual_seed(0)
         model = trained(PolicyWithValue.new_with_value(lora(base), "separate")).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         _, values = model(BATCH)
         values.square().sum().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from qstep.models.adapters import adapted, base_of, restore_pretrained, save_pretrained, saved_adapter
-from qstep.models.loading import ADAPTER_CONFIG, Dtype, ModelOptions, adapter_off, bare, load_causal_lm, pack
+from qstep.models.adapters import adapted, base_of, saved_adapter
+from qstep.models.loading import ADAPTER_CONFIG, Dtype, ModelOptions, adapter_off, bare, load_causal_lm
 from qstep.models.logps import token_logps
 from qstep.models.packing import Batch, packed_hidden, states_before
+from qstep.models.pretrained import PretrainedModule
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,16 +27,11 @@ ValueNetwork = Literal["separate", "head"]
 VALUE_FILE = "value.safetensors"
 
 
-class PolicyModel(nn.Module):
+class PolicyModel(PretrainedModule):
     """A policy as one module: `forward(batch)` gives log pi(a_t | s_t) of every response token, `[B, T]`, in fp32.
 
     `pretrained` is a causal language model of transformers, or a peft model around one.
     """
-
-    def __init__(self, pretrained: PreTrainedModel | PeftModel) -> None:
-        super().__init__()
-        pack(bare(pretrained))
-        self.pretrained = pretrained
 
     @classmethod
     def new(cls, options: ModelOptions) -> PolicyModel:
@@ -46,14 +42,6 @@ class PolicyModel(nn.Module):
         model = load_causal_lm(options)
         lora = options.lora("CAUSAL_LM")
         return cls(model if lora is None else adapted(model, lora))
-
-    @property
-    def config(self) -> PretrainedConfig:
-        return bare(self.pretrained).config
-
-    @property
-    def device(self) -> torch.device:
-        return self.pretrained.device
 
     def forward(self, batch: Batch) -> Float[Tensor, "B T"]:
         """log pi(a_t | s_t), 0 where the mask is 0."""
@@ -70,24 +58,6 @@ class PolicyModel(nn.Module):
         """A context in which the adapter is off: then this is the policy that training began with."""
         return adapter_off(self.pretrained)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Recomputes each layer in the backward pass instead of keeping what is in it."""
-        bare(self.pretrained).gradient_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
-
-    def gradient_checkpointing_disable(self) -> None:
-        bare(self.pretrained).gradient_checkpointing_disable()
-
-    def save(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Writes a checkpoint of transformers, or of peft.
-
-        `state_dict` is this module's whole state, where its own parameters are sharded.
-        """
-        save_pretrained(self.pretrained, folder, state_dict, "pretrained.")
-
-    def restore(self, folder: str | Path) -> None:
-        """Takes back the weights that `save` wrote, exactly."""
-        restore_pretrained(self.pretrained, folder)
-
 
 class PolicyWithValue(PolicyModel):
     """A policy pi_theta and its value function V_phi, called together: `(logps [B, T], values [B, T])`.
@@ -98,7 +68,7 @@ class PolicyWithValue(PolicyModel):
     at its bias, which `start_value` sets (the mean reward is a good one).
     """
 
-    def __init__(self, pretrained: PreTrainedModel | PeftModel, value_trunk: nn.Module | None) -> None:
+    def __init__(self, pretrained: PreTrainedModel | PeftModel, value_trunk: PreTrainedModel | None) -> None:
         super().__init__(pretrained)
         self.value_trunk = value_trunk
         hidden_size = self.config.get_text_config().hidden_size
@@ -133,7 +103,7 @@ class PolicyWithValue(PolicyModel):
 
     @classmethod
     def _made_of(cls, model: PreTrainedModel, lora: LoraConfig | None, value: ValueNetwork) -> PolicyWithValue:
-        trunk = None
+        trunk: Any = None
         if value == "separate":
             # Under adapters both networks stand on the same frozen weights, of which there is one copy.
             shared = {} if lora is None else {id(weight): weight for weight in model.base_model.parameters()}
@@ -168,20 +138,13 @@ class PolicyWithValue(PolicyModel):
         """The policy's log-probabilities alone, as `PolicyModel` computes them."""
         return super().forward(batch)
 
+    def networks(self) -> list[PreTrainedModel]:
+        return super().networks() if self.value_trunk is None else [*super().networks(), self.value_trunk]
+
     def value_parameters(self) -> list[nn.Parameter]:
         """What V alone is made of, as far as it is trained."""
         trunk = [] if self.value_trunk is None else list(self.value_trunk.parameters())
         return [p for p in (*trunk, *self.value_head.parameters()) if p.requires_grad]
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs)
-        if isinstance(self.value_trunk, PreTrainedModel):
-            self.value_trunk.gradient_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
-
-    def gradient_checkpointing_disable(self) -> None:
-        super().gradient_checkpointing_disable()
-        if isinstance(self.value_trunk, PreTrainedModel):
-            self.value_trunk.gradient_checkpointing_disable()
 
     def save(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Writes the policy as `PolicyModel.save` does, and what is trained of V beside it as `value.safetensors`."""

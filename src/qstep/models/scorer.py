@@ -6,21 +6,21 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from qstep.data import encode_prompt, encode_texts
-from qstep.models.adapters import adapted, load_adapter, restore_pretrained, save_pretrained
-from qstep.models.loading import ADAPTER_CONFIG, Dtype, ModelOptions, bare, head_name, load_token_classifier, pack
+from qstep.models.adapters import adapted, load_adapter
+from qstep.models.loading import ADAPTER_CONFIG, Dtype, ModelOptions, bare, head_name, load_token_classifier
 from qstep.models.packing import Batch, collate_groups, packed_hidden, response_starts
+from qstep.models.pretrained import PretrainedModule
 from qstep.types import Aggregation, Prompt
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-    from peft import PeftModel
 
 
 @dataclass(frozen=True)
@@ -139,16 +139,11 @@ def encode_steps(
     return prompt_ids, response_ids, ends
 
 
-class ScorerModel(nn.Module):
+class ScorerModel(PretrainedModule):
     """A step scorer as one module: `forward(batch)` gives the Q of each step, `[B, S]`, in fp32.
 
     `pretrained` is an `AutoModelForTokenClassification` with one output, or a peft model around one.
     """
-
-    def __init__(self, pretrained: PreTrainedModel | PeftModel) -> None:
-        super().__init__()
-        pack(bare(pretrained))
-        self.pretrained = pretrained
 
     @classmethod
     def new(cls, options: ModelOptions) -> ScorerModel:
@@ -173,14 +168,6 @@ class ScorerModel(nn.Module):
             return cls(load_token_classifier(folder, config, dtype=dtype))
         return cls(load_adapter(folder, lambda base: load_token_classifier(base, config, dtype=dtype)))
 
-    @property
-    def config(self) -> PretrainedConfig:
-        return bare(self.pretrained).config
-
-    @property
-    def device(self) -> torch.device:
-        return self.pretrained.device
-
     def forward(self, batch: Batch) -> Float[Tensor, "B S"]:
         """Q of each step, read at its separator: `batch["step_ends"] [B, S]` indexes response tokens, -1 absent.
 
@@ -195,24 +182,6 @@ class ScorerModel(nn.Module):
         with torch.autocast(states.device.type, enabled=False):
             q_values = model.get_submodule(head_name(model))(states.float()).squeeze(-1)
         return q_values.masked_fill(ends < 0, 0.0)
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Recomputes each layer in the backward pass instead of keeping what is in it."""
-        bare(self.pretrained).gradient_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
-
-    def gradient_checkpointing_disable(self) -> None:
-        bare(self.pretrained).gradient_checkpointing_disable()
-
-    def save(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Writes a checkpoint of transformers, or of peft; the step contract is in its `config.json` in both.
-
-        `state_dict` is this module's whole state, where its own parameters are sharded.
-        """
-        save_pretrained(self.pretrained, folder, state_dict, "pretrained.")
-
-    def restore(self, folder: str | Path) -> None:
-        """Takes back the weights that `save` wrote, exactly."""
-        restore_pretrained(self.pretrained, folder)
 
 
 def collate_steps(
