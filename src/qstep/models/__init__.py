@@ -5,6 +5,7 @@ from qstep.models.logps import token_logps
 from qstep.models.merge import merge_adapter
 from qstep.models.packing import Batch, collate_groups, packed_hidden
 from qstep.models.policy import PolicyModel, PolicyWithValue, ValueNetwork
+from qstep.models.pretrained import PretrainedModule
 from qstep.models.scorer import ScorerModel, StepContract, collate_steps, encode_steps
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ModelOptions",
     "PolicyModel",
     "PolicyWithValue",
+    "PretrainedModule",
     "ScorerModel",
     "StepContract",
     "ValueNetwork",

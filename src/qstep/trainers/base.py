@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from qstep.models import Batch
+from qstep.models import Batch, PretrainedModule
 from qstep.trainers.batches import StepSampler
 from qstep.trainers.checkpoints import sealed
 from qstep.trainers.dataset import GroupDataset
@@ -25,6 +25,10 @@ from qstep.trainers.processes import gathered, somewhere, together
 
 _OVERFLOWS = 25
 """fp16 steps that may overflow one after another: the loss scale starts at 2^16 and halves at each."""
+
+_WIDE = 512
+"""Hidden size from which keeping a layer's products only costs a CPU next to nothing; in a tiny model it doubles the
+time of a step, most of which is then bookkeeping."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +55,7 @@ class GroupTrainer(Trainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PretrainedModule,
         args: TrainingArguments,
         train_dataset: GroupDataset,
         collate: Callable[[list[dict[str, Any]]], Batch],
@@ -81,6 +85,9 @@ class GroupTrainer(Trainer):
             processing_class=tokenizer,
             callbacks=callbacks,
         )
+        wide = model.config.get_text_config().hidden_size >= _WIDE
+        if wide and args.device.type == "cpu" and not args.activation_checkpointing:
+            model.keep_products_only()
         if args.fp16 and args.device.type == "cpu":  # of which accelerate would say nothing, and compute in fp32
             self.accelerator.native_amp = True
             self.accelerator.scaler = torch.amp.GradScaler("cpu")
