@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 
 from fake_engine import EOS, CharacterTokenizer
 from qstep.annotate import OutcomePool, RolloutSettings, label_by_outcome, label_by_rollouts, label_exactly
-from qstep.data import read_rows, write_jsonl
+from qstep.data import read_responses, read_rows, write_jsonl
 from qstep.generation import Request, SamplingSettings
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.tasks import Tasks, miniature
 from qstep.types import Response, Row
 
+DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}; set QSTEP_DATA")
 TOKENIZER = CharacterTokenizer()
 PROMPT = "7+8*3-9+1*2=\n"
 LINES = miniature.solution(PROMPT).split("\n")  # 7+8=5, 5*3=5, 5-9=6, 6+1=7, 7*2=4, #4
@@ -208,3 +211,23 @@ def test_responses_made_elsewhere_are_annotated_by_outcome(tmp_path: Path) -> No
     meta = json.loads((tmp_path / "labels.meta.json").read_text())
     # Whether row 3 was cut off is not known any more: it counts as ended, so its last step is wrong.
     assert meta["summary"] == {"left_out_ungradable": 1, "steps": {"right": 8, "unlabelled": 2, "wrong": 5}}
+
+
+@needs_data
+def test_real_responses_are_cut_into_tokens_of_a_real_tokenizer() -> None:
+    """Text of twelve models, tokens of another: every step gets its prefix, and rollouts only where they are needed."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = {letter: i for i, letter in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), "<eos>"])}
+    bytes_bpe = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    bytes_bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_bpe.decoder = decoders.ByteLevel()
+    engine = Solver()
+    engine.tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytes_bpe, eos_token="<eos>")  # type: ignore[assignment]
+    rows = list(read_responses(DATA / "gsm8k_responses.jsonl", limit=3))
+    rows = [{**row, "verdict": "right" if row["correct"] else "wrong"} for row in rows]
+    labelled = label_by_rollouts(engine, rows, RolloutSettings(1, SamplingSettings(1)))
+    assert len(labelled) == 36 and not engine.seen
+    for row in labelled:
+        assert row["labels"] == [None] * (len(row["completions"]) - 1) + [float(row["correct"])]

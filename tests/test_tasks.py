@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,3 +194,16 @@ def test_families_take_parameters_which_are_part_of_the_task() -> None:
         load_problems("reasoning_gym:chain_sum", options={"seed": 2}, limit=1)
     with pytest.raises(ValueError, match="takes no dataset_options"):
         load_problems("miniature", options=options, limit=1)
+
+
+def test_a_familys_parameters_are_flags_or_a_mapping_in_yaml(tmp_path: Path) -> None:
+    from qstep.stages.commands import COMMANDS
+
+    flags = ["--model_name_or_path", "m", "--output", "o", "--dataset_name", "reasoning_gym:chain_sum"]
+    by_flags = ["--dataset_options.min_terms", "2", "--dataset_options.max_terms", "2", "--num_problems", "1"]
+    (tmp_path / "c.yaml").write_text("dataset_options: {min_terms: 2, max_terms: 2}\nnum_problems: 1\n")
+    sample = COMMANDS["sample"]
+    (config,) = sample.parse([*flags, *by_flags])
+    (same,) = sample.parse([*flags, "--config", str(tmp_path / "c.yaml")])
+    assert config == same and config.dataset_options == {"min_terms": 2, "max_terms": 2}
+    assert config.problems()[0].task == "reasoning_gym:chain_sum?max_terms=2&min_terms=2"

@@ -116,6 +116,7 @@ def read_responses(
     numbers: dict[tuple[str, str], int] = {}
     samples: Counter[tuple[str, str]] = Counter()
     seen: set[str] = set()
+    path = Path(path)
     for line, raw in numbered_rows(path):
         for given in _flat(path, line, raw):
             row = check_row(path, line, _renamed(path, line, given), "response", need=need)
