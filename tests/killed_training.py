@@ -9,7 +9,9 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.process import BaseProcess
@@ -80,21 +82,60 @@ def run(method: str, inputs: TrainInputs, output: Path, **options: Any) -> Path:
 
 
 def start(
-    method: str, inputs: TrainInputs, output: Path, log: Path, *, at: str = "", limit: int = 0, **options: Any
+    method: str,
+    inputs: TrainInputs,
+    output: Path,
+    log: Path,
+    *,
+    at: str = "",
+    limit: int = 0,
+    environment: dict[str, str] | None = None,
+    **options: Any,
 ) -> BaseProcess:
     """A training in a process of its own, its output in `log`.
 
     at: where it kills itself, `module:function:n` for the n-th call (`:after` for its end).
     limit: the largest file it may write, in bytes, as on a full disk.
     """
-    child = CONTEXT.Process(target=_child, args=(method, inputs, output, log, at, limit, options))
+    child = CONTEXT.Process(target=_child, args=(method, inputs, output, log, at, limit, environment or {}, options))
     child.start()
     return child
 
 
+def start_two(
+    method: str, inputs: TrainInputs, output: Path, log: Path, *, at: str = "", **options: Any
+) -> list[BaseProcess]:
+    """Both processes of a training, as torchrun would start them; the first is the one to kill itself."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        start(
+            method,
+            inputs,
+            output,
+            log.with_suffix(f".{rank}"),
+            at="" if rank else at,
+            environment=place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            ddp_backend="gloo",
+            **options,
+        )
+        for rank in range(2)
+    ]
+
+
 def _child(
-    method: str, inputs: TrainInputs, output: Path, log: Path, at: str, limit: int, options: dict[str, Any]
+    method: str,
+    inputs: TrainInputs,
+    output: Path,
+    log: Path,
+    at: str,
+    limit: int,
+    environment: dict[str, str],
+    options: dict[str, Any],
 ) -> None:
+    os.environ |= environment
     with log.open("a") as stream, redirect_stdout(stream), redirect_stderr(stream):
         from qstep.stages import train as stage
 
@@ -104,7 +145,11 @@ def _child(
             _kill_at(*at.split(":"))
         if limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        run(method, inputs, output, **options)
+        try:
+            run(method, inputs, output, **options)
+        except Exception:
+            traceback.print_exc(file=stream)
+            sys.exit(1)
 
 
 def _kill_at(owner: str, function: str, call: str, when: str = "before") -> None:

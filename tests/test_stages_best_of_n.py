@@ -108,13 +108,15 @@ def test_ns_is_a_list_or_numbers_with_commas(ns: Any, read: list[int], tmp_path:
 def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graded, scored = problem("a", "rw"), problem("a", "rw", [1.0, 0.0])
     for rows, says in (
-        ([{**row, "verdict": None} for row in graded], "'a#0' has no verdict: run `qstep grade`"),
+        (
+            [{k: v for k, v in row.items() if k != "verdict"} for row in graded],
+            "'a#0' has no verdict: run `qstep grade`",
+        ),
         ({"pqm": graded}, "'a#0' has no score: run `qstep score` on it first"),
         ({"pqm": scored, "bce": scored[:1]}, "hold different rows"),
         (graded + graded, "'a#0' is there twice"),
-        ([{"prompt": "q", "completion": "5"}], "has no 'id'"),
         ([], "there is no row"),
-        ({"pqm": [{**row, "score": True} for row in scored]}, "score True is not a number"),
+        ({"pqm": [{**row, "score": True} for row in scored]}, "'score': is True; give a finite number"),
     ):
         with pytest.raises(ValueError, match=says):
             report(tmp_path, rows)
@@ -156,24 +158,23 @@ def test_no_cell_of_a_table_is_cut(width: int, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.skipif(not (DATA / "gsm8k_responses.jsonl").exists(), reason=f"no gsm8k_responses.jsonl in {DATA}")
-def test_real_responses(tmp_path: Path) -> None:
-    """12 models' responses to 60 problems, with their published verdicts: pass@n as counted by hand."""
-    rows, rights = [], []
+def test_real_responses_made_elsewhere(tmp_path: Path) -> None:
+    """12 models' responses to 40 problems, as published: graded, then chosen among, without a scorer.
+
+    The figures of the published verdicts, of which some half a percent are wrong, are beside ours within 2 points.
+    """
     with (DATA / "gsm8k_responses.jsonl").open() as lines:
-        for line in [next(lines) for _ in range(60)]:
-            of = json.loads(line)
-            rights.append(sum(response["correct"] for response in of["responses"]))
-            rows += [
-                {"id": f"{of['problem_id']}#{i}", "problem_id": of["problem_id"], "prompt": of["question"]}
-                | {"task": "math", "gold": of["answer"], "completion": response["text"]}
-                | {"verdict": "right" if response["correct"] else "wrong"}
-                | {"answer": response["text"].split()[-1].strip("$.")}
-                for i, response in enumerate(of["responses"])
-            ]
-    made = report(tmp_path, rows, ns="1,4,12")
-    assert (made["problems"], made["responses"]) == (60, 720)
+        published = [json.loads(next(lines)) for _ in range(40)]
+    write_jsonl(tmp_path / "theirs.jsonl", published)
+    graded, out = tmp_path / "graded.jsonl", tmp_path / "out.json"
+    assert main(["grade", "--input", str(tmp_path / "theirs.jsonl"), "--output", str(graded)]) == 0
+    assert main(["best-of-n", "--inputs", str(graded), "--output", str(out), "--ns", "1,4,12"]) == 0
+    made = json.loads(out.read_text())
+    assert (made["problems"], made["responses"]) == (40, 480)
     for n in (1, 4, 12):
-        by_hand = sum(pass_at_k(12, right, n) for right in rights) / 60
-        assert made["curves"]["pass"][str(n)]["mean"] == pytest.approx(by_hand)
+        rights = [sum(response["correct"] for response in problem["responses"]) for problem in published]
+        theirs = sum(pass_at_k(12, right, n) for right in rights) / 40
+        ours = made["curves"]["pass"][str(n)]
+        assert ours["as_wrong"] - 0.02 <= theirs <= ours["as_right"] + 0.02
     means = {method: curve["12"]["mean"] for method, curve in made["curves"].items()}
     assert means["mean"] < means["majority"] < means["pass"]

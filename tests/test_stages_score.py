@@ -47,11 +47,27 @@ def test_rows_without_steps_are_split_as_the_scorer_was_taught(scorer: Path, tmp
         assert {name: out[name] for name in row} == row
 
 
+def test_responses_made_elsewhere(scorer: Path, tmp_path: Path) -> None:
+    """Nested responses to a question, without ids: each gets a row, and the scores it has when written by qstep."""
+    rows = responses(2, 3)
+    nested = [
+        {"question": prompt, "answer": "5", "responses": [r["completion"] for r in rows if r["prompt"] == prompt]}
+        for prompt in dict.fromkeys(row["prompt"] for row in rows)
+    ]
+    theirs = scored(tmp_path / "theirs", nested, scorer, task="miniature")
+    ours = scored(tmp_path, rows, scorer)
+    assert [row["q_values"] for row in theirs] == [row["q_values"] for row in ours]
+    assert len({row["id"] for row in theirs}) == 6 and {row["task"] for row in theirs} == {"miniature"}
+
+
 def test_steps_of_another_separator_are_refused(scorer: Path, tmp_path: Path) -> None:
     row = responses(1, 1)[0]
     for changes, says in (
-        ({"completions": ["7+8=5"], "step_separator": "\n\n"}, r"line 2.*'\\n\\n'.*'\\n'"),
-        ({"completions": ["7+8=5\n5*3=5", "#5"]}, r"line 2.*contains the separator"),
+        (
+            {"completions": ["7+8=5"], "step_separator": "\n\n"},
+            r"row 'other' was split into steps at '\\n\\n', not at '\\n'",
+        ),
+        ({"completions": ["7+8=5\n5*3=5", "#5"]}, r"row 'other' has a step that contains the separator"),
     ):
         with pytest.raises(ValueError, match=says):
             scored(tmp_path / str(len(changes)), [row, {**row, "id": "other"} | changes], scorer)
@@ -68,7 +84,7 @@ def test_over_long_rows_are_refused_with_a_count_before_any_is_scored(
     mixed = [rows[0], long[0], *rows[1:], long[1]]
     with pytest.raises(ValueError, match=r"2 rows are longer .* max_length of 128 tokens: 'long 0', 'long 1'\. Leave"):
         scored(tmp_path, mixed, scorer)
-    assert (tmp_path / "out.jsonl").read_text() == ""
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl"}, "nothing was begun"
     kept = scored(tmp_path, mixed, scorer, over_long="drop")
     assert [row["id"] for row in kept] == [row["id"] for row in rows]
     assert "2 rows longer than 128 tokens are left out" in capsys.readouterr().err

@@ -8,10 +8,11 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from killed_training import METHODS, run, same_weights, start, write_inputs
+from killed_training import METHODS, run, same_weights, start, start_two, write_inputs
 from qstep.data import read_rows
 from qstep.stages.train import TrainInputs
 
@@ -93,3 +94,35 @@ def test_a_full_disk(size: int, inputs: TrainInputs, whole: dict[str, Path], tmp
     assert child.exitcode == 1
     run("rs", inputs, tmp_path / "run")
     assert same_weights(tmp_path / "run", whole["rs"])
+
+
+def test_two_processes(inputs: TrainInputs, tmp_path: Path) -> None:
+    """The first alone writes; after its death both go on from its checkpoint; what stops it stops the other."""
+
+    def ends(name: str, **options: Any) -> list[int | None]:
+        children = start_two("rs", inputs, tmp_path / name, tmp_path / name, per_device_train_batch_size=2, **options)
+        for child in children:
+            child.join(120)
+        return [child.exitcode for child in children]
+
+    assert ends("whole") == [0, 0], (tmp_path / "whole.1").read_text()
+    first, second = start_two(
+        "rs",
+        inputs,
+        tmp_path / "killed",
+        tmp_path / "killed",
+        at=POINTS["before a later marker"],
+        per_device_train_batch_size=2,
+    )
+    first.join()
+    second.join(10)
+    second.kill()  # as torchrun does
+    second.join()
+    assert ends("killed") == [0, 0], (tmp_path / "killed.1").read_text()
+    assert "goes on from" in (tmp_path / "killed.0").read_text()
+    assert "goes on from" not in (tmp_path / "killed.1").read_text()
+    assert same_weights(tmp_path / "killed", tmp_path / "whole")
+    assert [row["step"] for row in read_rows(tmp_path / "killed" / "train_log.jsonl")] == list(range(1, 7))
+    assert ends("killed") == [0, 0]
+    assert ends("killed", learning_rate=3e-3) == [1, 1]
+    assert "the first process stopped: " in (tmp_path / "killed.1").read_text()

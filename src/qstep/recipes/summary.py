@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from qstep.data.shards import write_json
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
-from qstep.stages.progress import console
+from qstep.stages.progress import accuracy_text, console, print_table
 
 SUMMARY = "results.json"
 
@@ -53,17 +51,20 @@ def claims(of_seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     found = {}
     for name in names:
         by_seed = {str(s): r["comparisons"][name] for s, r in of_seeds.items() if name in r["comparisons"]}
-        above = all(estimate["mean"] > 0 for estimate in by_seed.values())
-        found[name] = {**pooled(list(by_seed.values())), "above_zero_on_every_seed": above, "by_seed": by_seed}
+        known = [estimate for estimate in by_seed.values() if estimate["mean"] is not None]  # else nothing was gradable
+        above = len(known) == len(by_seed) and all(estimate["mean"] > 0 for estimate in known)
+        found[name] = {**pooled(known), "above_zero_on_every_seed": above, "by_seed": by_seed}
     return found
 
 
-def pooled(estimates: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def pooled(estimates: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """The mean of the seeds' differences, with the 95 % interval of a mean of independent estimates.
 
     Every seed has its own model, problems and samples. The interval is over problems, not over all conceivable seeds.
     """
     n = len(estimates)
+    if n == 0:
+        return {"mean": None, "low": None, "high": None, "seeds": 0}
     mean = sum(e["mean"] for e in estimates) / n
     errors = [(e["high"] - e["low"]) / (2 * 1.96) for e in estimates]
     half = 1.96 * math.sqrt(sum(error**2 for error in errors)) / n
@@ -83,23 +84,21 @@ def _print_accuracies(title: str, results: Mapping[str, Any]) -> None:
     policies, verifiers = results.get("policies", {}), results.get("verifiers", {})
     columns = list(dict.fromkeys(mode for modes in policies.values() for mode in modes))
     if policies:
-        table = Table("policy", *columns, title=f"{title}: accuracy, 95 % intervals over problems")
-        for name, modes in policies.items():
-            table.add_row(name, *(interval(modes[mode]) if mode in modes else "" for mode in columns))
-        console.print(table)
+        rows = [[n, *(accuracy_text(of[m]) if m in of else "" for m in columns)] for n, of in policies.items()]
+        print_table(f"{title}: accuracy, 95 % intervals over problems", ["policy", *columns], rows)
     if verifiers:
         largest = max((n for curve in verifiers.values() for n in curve), key=int)
-        table = Table("choosing", f"among {largest}", title=f"{title}: accuracy, 95 % intervals over problems")
-        for name, curve in verifiers.items():
-            if largest in curve:
-                table.add_row(name, interval(curve[largest]))
-        console.print(table)
+        rows = [[name, accuracy_text(curve[largest])] for name, curve in verifiers.items() if largest in curve]
+        print_table(f"{title}: accuracy, 95 % intervals over problems", ["choosing", f"among {largest}"], rows)
 
 
 def _print_claims(variant: str | None, found: Mapping[str, Any]) -> None:
     if variant is not None:
         console.rule(variant)
     for name, claim in found.items():
+        if claim["mean"] is None:
+            console.print(f"{name:28} nothing could be graded")
+            continue
         verdict = "above 0" if claim["low"] > 0 else "below 0" if claim["high"] < 0 else "cannot tell"
         each = f", above 0 on every one of {claim['seeds']} seeds" if claim["above_zero_on_every_seed"] else ""
         console.print(f"{name:28} {interval(claim, signed=True)}  {verdict}{each if claim['seeds'] > 1 else ''}")

@@ -7,12 +7,12 @@ from typing import Any
 
 from qstep.data import read_groups
 from qstep.search import best_of_n_index, vote
-from qstep.tasks import answer_classes_of
+from qstep.tasks import BUILT_IN, Tasks, answer_classes_of
 from qstep.types import Row
 
 
 def choose_examples(
-    scored: Iterable[Row], verifier: str = "verifier", *, problems: int = 6, responses: int = 8
+    scored: Iterable[Row], verifier: str = "verifier", *, problems: int = 6, responses: int = 8, tasks: Tasks = BUILT_IN
 ) -> list[Row]:
     """Some problems of a scored file, with the first `responses` of each and those that it and the majority chose.
 
@@ -22,7 +22,7 @@ def choose_examples(
     plain: list[Row] = []
     for rows in read_groups(scored):
         best = best_of_n_index([float("-inf") if row["score"] is None else row["score"] for row in rows])
-        classes = answer_classes_of(rows)
+        classes = answer_classes_of(rows, tasks)
         winner = vote(classes)
         majority = classes.index(winner) if winner in classes else 0
         won = rows[best]["verdict"] == "right" and rows[majority]["verdict"] == "wrong"

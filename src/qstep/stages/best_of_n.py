@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
+from qstep.stages.options import TaskOptions
 from qstep.stages.progress import accuracy_text, console, print_table
 from qstep.stages.provenance import provenance
-from qstep.types import Row, Verdict
+from qstep.types import Row
 
 if TYPE_CHECKING:
     from qstep.evals import ScoredGroup
@@ -20,16 +21,16 @@ Steps = dict[str, list[tuple[float, bool]]]
 
 
 @dataclass
-class BestOfNConfig:
+class BestOfNConfig(TaskOptions):
     """Compares best-of-n by scorers, majority and weighted votes, and pass@n, exactly or seeded.
 
     An answer that cannot be graded is not counted as wrong: accuracies are over what can be graded, with the share
     that cannot and both bounds beside them.
 
     Args:
-        inputs: a file of graded rows (majority and pass@n need no scorer), or graded and scored files by name of the
-            scorer, which hold the same rows: `--inputs.pqm pqm.jsonl --inputs.bce bce.jsonl`. Name the proposed
-            scorer first.
+        inputs: a file of graded responses (majority and pass@n need no scorer), or graded and scored files of the
+            same rows by name of the scorer: `--inputs.pqm pqm.jsonl --inputs.bce bce.jsonl`. Name the proposed scorer
+            first.
         output: the JSON file to write.
         ns: the numbers of responses to choose among, as `1,4,12` or a list. Problems with fewer responses than the
             largest are left out, and counted. By default 1, 2, 4, ... up to what every problem has.
@@ -49,7 +50,7 @@ def best_of_n(config: BestOfNConfig) -> Path:
     from qstep.data import write_json
     from qstep.evals import best_of_n_report
 
-    groups, auc = read_groups_of(config.inputs)
+    groups, auc = read_groups_of(config.inputs, config.task)
     sizes = [len(group.correct) for group in groups]
     ns = sorted({*_numbers(config.ns)}) if config.ns else _up_to(min(sizes))
     kept = [group for group in groups if len(group.correct) >= max(ns)]
@@ -97,39 +98,36 @@ def _up_to(most: int) -> list[int]:
     return sorted({*(2**i for i in range(most.bit_length())), most})
 
 
-def read_groups_of(inputs: dict[str, Path] | Path) -> tuple[list[ScoredGroup], dict[str, Any]]:
+def read_groups_of(inputs: dict[str, Path] | Path, task: str = "math") -> tuple[list[ScoredGroup], dict[str, Any]]:
     """The problems of graded files, with the scores of each that names a scorer, and each scorer's `step_auc`.
 
     A single file without a name is scored by `scorer`, if its rows are scored. A problem is a `problem_id` with its
-    prompt.
+    prompt; `task` is that of rows that name none.
 
     Raises:
-        ValueError: the files do not hold the same rows, or a row is not graded, not scored or there twice.
+        ValueError: the files do not hold the same rows, or a row is bad, not graded or not scored.
     """
-    from qstep.data import prompt_id, read_rows
+    from qstep.data import group_key, read_responses
     from qstep.evals import ScoredGroup
-    from qstep.tasks import answer_classes_of
+    from qstep.tasks import Tasks, answer_classes_of
 
     if isinstance(inputs, Path):
-        first_row = next(iter(read_rows(inputs)), {})
+        first_row = next(read_responses(inputs, task=task), {})
         inputs = {"scorer" if "score" in first_row else "": inputs}
     groups: dict[tuple[str, str], list[Row]] = {}
     scores: dict[str, dict[str, float]] = {}
     steps: dict[str, Steps] = {}
     for name, path in inputs.items():
         of_scorer, of_steps = scores.setdefault(name, {}), steps.setdefault(name, {})
-        for row in read_rows(path):
+        for row in read_responses(path, task=task):
             _require(row, path, scored=bool(name))
-            if row["id"] in of_scorer:
-                raise ValueError(f"{path}: row {row['id']!r} is there twice: give each row an id of its own")
             score = row["score"] if name else 0.0
             of_scorer[row["id"]] = -math.inf if score is None else score
-            problem = (row["problem_id"], prompt_id(row))
             if row.get("label_source") == "exact" and "q_values" in row:
                 of_steps.setdefault(row["problem_id"], []).extend(_through_first_error(row))
             if len(scores) == 1:
                 slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer")}
-                groups.setdefault(problem, []).append(slim)
+                groups.setdefault(group_key(row), []).append(slim)
     if not groups:
         raise ValueError(f"{', '.join(map(str, inputs.values()))}: there is no row")
     first = next(iter(scores))
@@ -140,7 +138,7 @@ def read_groups_of(inputs: dict[str, Path] | Path) -> tuple[list[ScoredGroup], d
         ScoredGroup(
             problem_id,
             [None if row["verdict"] == "ungradable" else int(row["verdict"] == "right") for row in rows],
-            answer_classes_of(rows),
+            answer_classes_of(rows, Tasks(task)),
             {name: [of_scorer[row["id"]] for row in rows] for name, of_scorer in scores.items() if name},
         )
         for (problem_id, _), rows in groups.items()
@@ -150,19 +148,13 @@ def read_groups_of(inputs: dict[str, Path] | Path) -> tuple[list[ScoredGroup], d
 
 def _require(row: Row, path: Path, *, scored: bool) -> None:
     """Raises ValueError, naming the row, where it is not one of a graded file, or not of a scored one."""
-    for field in ("id", "problem_id", "prompt"):
-        if field not in row:
-            raise ValueError(f"{path}: row {row.get('id')!r} has no {field!r}: `qstep grade` gives rows what they need")
-    if row.get("verdict") not in get_args(Verdict):
+    if "verdict" not in row:
         raise ValueError(f"{path}: row {row['id']!r} has no verdict: run `qstep grade` on it first")
     if scored and "score" not in row:
         raise ValueError(
             f"{path}: row {row['id']!r} has no score: run `qstep score` on it first, or give the file without a name "
             f"(--inputs {path}) for what needs no scorer"
         )
-    score = row.get("score")
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or math.isnan(score)):
-        raise ValueError(f"{path}: row {row['id']!r}: score {score!r} is not a number")
 
 
 def _through_first_error(row: Row) -> Iterator[tuple[float, bool]]:

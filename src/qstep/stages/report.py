@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qstep.stages.options import TaskOptions
 from qstep.stages.provenance import provenance
 from qstep.types import Row
 
@@ -15,7 +16,7 @@ _NOT_METRICS = ("id", "max_steps")
 
 
 @dataclass
-class ReportConfig:
+class ReportConfig(TaskOptions):
     """Renders a page that needs nothing else and runs no script.
 
     The first-named evaluation is compared with each other one, problem by problem, and the first-named scorer of a
@@ -59,7 +60,7 @@ def report(config: ReportConfig) -> Path:
     results["provenance"] = provenance(asdict(config)) | results["provenance"]
     if config.summary:
         write_json(config.summary, results)
-    return render_report(results, list(_examples(config.examples)), config.output)
+    return render_report(results, list(_examples(config.examples, config.task)), config.output)
 
 
 def gathered(results: Mapping[str, tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
@@ -175,11 +176,12 @@ def _label_agreement(files: Mapping[str, Path]) -> dict[str, Any]:
     )
 
 
-def _examples(files: dict[str, Path] | Path | None) -> Iterator[Row]:
+def _examples(files: dict[str, Path] | Path | None, task: str) -> Iterator[Row]:
     from qstep.data import read_rows
     from qstep.report import choose_examples
+    from qstep.tasks import Tasks
 
     if isinstance(files, Path):
         files = {"verifier": files}
     for name, path in (files or {}).items():
-        yield from choose_examples(read_rows(path), name)
+        yield from choose_examples(read_rows(path), name, tasks=Tasks(task))

@@ -1,5 +1,6 @@
 """`qstep sample`: problems in, a group of responses for each out."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class SampleConfig(Sampling):
 
 def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
     """Runs the stage and returns its output. `engine` replaces the model's own."""
-    from qstep.data import StageFile, encode_prompt
+    from qstep.data import StageFile, encode_prompt, read_rows
     from qstep.data.tokens import PROMPT_DATE
     from qstep.generation import Request
 
@@ -68,7 +69,8 @@ def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
             for request, responses in engine.sample(requests(), config.sampling()):
                 file.append(_rows(problems[request.key], responses))
                 advance(len(responses))
-        file.finish()
+        ended = Counter(row["finish_reason"] for row in read_rows(config.output, allow_torn=True))
+        file.finish({"finish_reasons": dict(sorted(ended.items()))})
     return config.output
 
 

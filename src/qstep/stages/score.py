@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qstep.stages.inputs import choose_device, finished, hide_loading_bars, model_fingerprint, settings_of
-from qstep.stages.options import NO_EFFECT
+from qstep.stages.options import NO_EFFECT, TaskOptions
 from qstep.stages.progress import bar, console
 from qstep.types import Row
 
@@ -20,7 +20,7 @@ _NAMED = 5
 
 
 @dataclass
-class ScoreConfig:
+class ScoreConfig(TaskOptions):
     """Scores every step of every response.
 
     Adds `completions` (the steps, where the row has none yet) and `step_separator` (what they were split at),
@@ -28,7 +28,8 @@ class ScoreConfig:
     loses to every other) and `step_rewards` (the probabilities sigmoid(Q), for `qstep train dqo --process_rewards`).
 
     Args:
-        input: rows with a `prompt` and a `completion`, or its steps in `completions`.
+        input: rows written by `qstep sample`, `grade` or `annotate`, or responses made elsewhere, as `qstep grade`
+            takes them.
         output: the JSONL file to write.
         model_name_or_path: a folder or Hub id written by `qstep train pqm|bce|mse|orm`.
         over_long: what to do with rows longer than the scorer's `max_length`: refuse, before any is scored, or drop
@@ -54,7 +55,7 @@ def score(config: ScoreConfig) -> Path:
         ValueError: a row's steps were split at another separator than the scorer's, or contain it, or rows are longer
             than its `max_length` (unless they are to be dropped).
     """
-    from qstep.data import StageFile, count_rows
+    from qstep.data import StageFile, count_responses
     from qstep.scoring import StepScorer
 
     settings = settings_of(
@@ -71,8 +72,10 @@ def score(config: ScoreConfig) -> Path:
         scorer = StepScorer.load(config.model_name_or_path, device=choose_device(config.device), dtype=config.dtype)
         dropped = _too_long(config, scorer)
         skipped = file.done | dropped
-        rows = (row for row in _split_rows(config.input, scorer) if row["id"] not in skipped)
-        with bar(f"score {config.output.stem}", count_rows(config.input) - len(dropped), len(file.done)) as advance:
+        rows = (row for row in _split_rows(config, scorer) if row["id"] not in skipped)
+        with bar(
+            f"score {config.output.stem}", count_responses(config.input) - len(dropped), len(file.done)
+        ) as advance:
             for batch in _scored_batches(scorer, rows, config.max_tokens):
                 file.append(batch)
                 advance(len(batch))
@@ -83,25 +86,14 @@ def score(config: ScoreConfig) -> Path:
     return config.output
 
 
-def _split_rows(path: Path, scorer: StepScorer) -> Iterator[Row]:
+def _split_rows(config: ScoreConfig, scorer: StepScorer) -> Iterator[Row]:
     """The rows with their steps in `completions`, split at the scorer's separator where a row has none."""
-    from qstep.data import RowError, numbered_rows, split_steps
+    from qstep.data import read_responses, steps_of
 
     wanted = scorer.step_separator
-    forbidden = {wanted, scorer.tokenizer.decode([scorer.contract.separator_token_id])}
-    for line, row in numbered_rows(path):
-        used = row.get("step_separator")
-        if used is not None and used != wanted:
-            problem = f"its steps were split at {used!r}, and this scorer was taught steps split at {wanted!r}"
-            raise RowError(path, line, "step_separator", f"{problem}: split the responses again, or train a scorer so")
-        if "completions" not in row:
-            yield {**row, "completions": split_steps(row["completion"], wanted), "step_separator": wanted}
-            continue
-        for step in row["completions"]:
-            if any(separator in step for separator in forbidden):
-                problem = f"the step {step[:60]!r} contains the separator {wanted!r}: split it there"
-                raise RowError(path, line, "completions", problem)
-        yield row
+    for row in read_responses(config.input, task=config.task):
+        steps = steps_of(row, wanted)
+        yield row if "completions" in row else {**row, "completions": steps, "step_separator": wanted}
 
 
 def _too_long(config: ScoreConfig, scorer: StepScorer) -> set[str]:
@@ -110,7 +102,7 @@ def _too_long(config: ScoreConfig, scorer: StepScorer) -> set[str]:
     Raises:
         ValueError: there are some, and they are to be refused.
     """
-    long = [row["id"] for row in _split_rows(config.input, scorer) if not scorer.fits(row)]
+    long = [row["id"] for row in _split_rows(config, scorer) if not scorer.fits(row)]
     if long and config.over_long == "refuse":
         named = ", ".join(map(repr, long[:_NAMED])) + (", ..." if len(long) > _NAMED else "")
         raise ValueError(

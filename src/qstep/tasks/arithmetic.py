@@ -44,6 +44,8 @@ def has_false_equation(text: str) -> bool:
 
 
 def _has_false(text: str) -> bool:
+    if "=" not in text:
+        return False
     for pattern, sign in _SPELLINGS:
         text = pattern.sub(sign, text)
     return any(_is_false(text[: match.start()], text[match.end() :]) for match in re.finditer("=", text))
