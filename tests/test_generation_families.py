@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_families import FAMILIES, tiny
 
+from model_families import FAMILIES, tiny
 from qstep.generation import HFEngine, Request, SamplingSettings
 from qstep.models import PolicyModel, collate_groups
 from qstep.tasks import miniature
