@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from qstep.data import write_jsonl
 from qstep.models import ModelOptions
@@ -25,50 +24,6 @@ COMMON = dict(
     lr_scheduler_type="linear",
     learning_rate=1e-3,
 )
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    shape = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-    config = Qwen3Config(
-        **{**miniature.base_config().to_dict(), **shape, "num_key_value_heads": 2, "layer_types": None}
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    miniature.tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """16 problems with 4 responses each, every other one wrong in its second step."""
-    rows = []
-    for problem in miniature.problems("train", 16):
-        for sample in range(4):
-            lines = miniature.solution(problem.prompt).split("\n")
-            if sample % 2:
-                lines[1] = lines[1][:-1] + str((int(lines[1][-1]) + sample) % 10)
-            text = "\n".join(lines)
-            ids = [*miniature.tokenizer()(text)["input_ids"], miniature.tokenizer().eos_token_id]
-            rows.append(
-                {
-                    "id": f"{problem.id}#{sample}",
-                    "problem_id": problem.id,
-                    "prompt": problem.prompt,
-                    "completion": text,
-                    "completion_ids": ids,
-                    "logps_behavior": [-1.0] * len(ids),
-                    "label": sample % 2 == 0,
-                    "reward": float(sample % 2 == 0),
-                    "completions": lines,
-                    "labels": miniature.check_steps(problem.prompt, lines),
-                    "step_rewards": [1.0 if right else 0.0 for right in miniature.check_steps(problem.prompt, lines)],
-                }
-            )
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    write_jsonl(path, rows)
-    return path
 
 
 def trainer(kind: str, base: Path, rows: Path, output: Path, eval_file: Path | None = None, callbacks=None, **options):

@@ -208,7 +208,10 @@ class GroupTrainer(Trainer):
         return self.summarised(means)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs = {**logs, **self._means()} if "loss" in logs else logs
+        if "loss" in logs:
+            logs = {**logs, **self._means()}
+            if _is_odd(logs["loss"]):
+                self._tr_loss.zero_()  # Trainer subtracts the sum from itself, which leaves NaN for good
         # null: JSON has no NaN
         super().log({name: None if _is_odd(value) else value for name, value in logs.items()}, start_time)  # type: ignore[misc]
 
