@@ -255,6 +255,10 @@ def test_differences_are_pooled_over_seeds() -> None:
     found = claims({seed: {"comparisons": {"a - b": e}} for seed, e in zip((1, 2), estimates, strict=True)})
     assert found["a - b"]["above_zero_on_every_seed"] and found["a - b"]["seeds"] == 2
     assert found["a - b"]["by_seed"] == {"1": estimates[0], "2": estimates[1]}
+    nothing = {"mean": None, "low": None, "high": None}
+    half = claims({1: {"comparisons": {"a - b": nothing}}, 2: {"comparisons": {"a - b": estimates[0]}}})["a - b"]
+    assert (half["mean"], half["seeds"], half["above_zero_on_every_seed"]) == (0.2, 1, False)
+    assert claims({1: {"comparisons": {"a - b": nothing}}})["a - b"]["mean"] is None
 
 
 def test_the_api_takes_a_recipe_object(tmp_path: Path) -> None:
