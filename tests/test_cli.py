@@ -241,7 +241,7 @@ def test_the_chain_of_commands(tiny_policy: Path, tmp_path: Path) -> None:
     inputs = json.dumps({method: str(tmp_path / f"scored_{method}.jsonl") for method in ("pqm", "bce")})
     qstep("best-of-n", "--inputs", inputs, "--output", tmp_path / "best_of_n.json")
     for method in ("dqo", "dro", "rs"):
-        extra = [] if method == "rs" else ["--process_rewards", "potential"]
+        extra = ["--process_rewards", "potential"] if method == "dqo" else []
         qstep(
             *(
                 "train",
