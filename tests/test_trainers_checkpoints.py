@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,34 @@ def test_what_cannot_change_the_weights_may_change(
     )
     assert same_weights(half, whole)
     assert [found.step for found in checkpoints(half)] == [2, 4, 5, 6]
+
+
+def test_how_often_a_run_is_evaluated_does_not_change_it(inputs: TrainInputs, tmp_path: Path) -> None:
+    """With dropout in an adapter, so that random numbers are drawn at every step; after a kill, too."""
+    lora = replace(inputs, use_peft=True, lora_r=4, lora_dropout=0.2)
+    never = run("rs", lora, tmp_path / "never")
+    evaluated = replace(lora, eval_file=inputs.train_file)
+    child = start("rs", lora, tmp_path / "often", tmp_path / "log", at="qstep.trainers.checkpoints:seal:4")
+    child.join()
+    often = run("rs", evaluated, tmp_path / "often", eval_strategy="steps", eval_steps=1)
+    assert same_weights(never, often)
+    assert sum("eval_loss" in row for row in read_rows(often / "train_log.jsonl")) == 3
+
+
+def test_a_damaged_best_checkpoint_is_not_taken_for_the_best(inputs: TrainInputs, tmp_path: Path) -> None:
+    """The first evaluation is the best one of a run that is asked for the largest loss."""
+    best = dict(load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=True)
+    options: dict[str, Any] = dict(eval_strategy="steps", eval_steps=2, save_steps=2, **best)
+    evaluated = replace(inputs, eval_file=inputs.train_file)
+    child = start(
+        "rs", evaluated, tmp_path / "run", tmp_path / "log", at="qstep.trainers.checkpoints:rotate:3:after", **options
+    )
+    child.join()
+    state = json.loads((tmp_path / "run" / "checkpoint-6" / "trainer_state.json").read_text())
+    assert Path(state["best_model_checkpoint"]).name == "checkpoint-2"
+    flip(tmp_path / "run" / "checkpoint-2" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"checkpoint-2, the best checkpoint, .*model\.safetensors was changed"):
+        run("rs", evaluated, tmp_path / "run", **options)
 
 
 def test_nothing_secret_is_written(inputs: TrainInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
         config,
         *(*NO_EFFECT, "rows_at_once"),
         input=finished(config.input),
-        model=model_fingerprint(config.model_name_or_path)
+        model=model_fingerprint(config.model_name_or_path, config.model_revision)
         if config.model_name_or_path and engine is None
         else config.model_name_or_path,
     )

@@ -102,15 +102,15 @@ def hide_loading_bars() -> None:
 
 
 def load_causal_lm(
-    model_name_or_path: str, *, device: str, dtype: str, trust_remote_code: bool = False
+    model_name_or_path: str, *, device: str, dtype: str, revision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer for sampling."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     hide_loading_bars()
-    tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
-    model = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=dtype, trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, revision=revision)
+    model = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=dtype, revision=revision)
     torch.nn.Module.to(model, choose_device(device))
     return model.eval(), tokenizer
 

@@ -122,18 +122,22 @@ class EngineOptions:
         max_tokens: positions held in the cache at once; lower it when memory runs out.
         device: cpu, cuda, or auto.
         dtype: of the model's weights.
+        model_revision: of a Hub id: branch, tag or commit.
     """
 
     max_rows: int = 1024
     max_tokens: int = 131_072
     device: str = "auto"
     dtype: str = "float32"
+    model_revision: str | None = None
 
     def engine(self, model_name_or_path: str) -> Engine:
         """The engine of a model."""
         from qstep.generation import HFEngine
 
-        model, tokenizer = load_causal_lm(model_name_or_path, device=self.device, dtype=self.dtype)
+        model, tokenizer = load_causal_lm(
+            model_name_or_path, device=self.device, dtype=self.dtype, revision=self.model_revision
+        )
         return HFEngine(model, tokenizer, max_rows=self.max_rows, max_tokens=self.max_tokens)
 
 

@@ -49,7 +49,9 @@ def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
     settings = settings_of(
         config,
         *NO_EFFECT,
-        model=model_fingerprint(config.model_name_or_path) if engine is None else config.model_name_or_path,
+        model=model_fingerprint(config.model_name_or_path, config.model_revision)
+        if engine is None
+        else config.model_name_or_path,
         problems=problems_fingerprint(problems.values()),
         prompt_date=str(PROMPT_DATE),
     )

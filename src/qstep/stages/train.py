@@ -123,11 +123,13 @@ class _Run:
         whole = {
             "method": self.method,
             **training_settings(self.config),
-            **settings_of(self.inputs, "model_name_or_path", "model_revision"),
+            **settings_of(self.inputs, "model_name_or_path", "model_revision", "eval_file"),
             "train_file": finished(self.inputs.train_file),
-            "eval_file": None if self.inputs.eval_file is None else finished(self.inputs.eval_file),
             "model": model_fingerprint(self.inputs.model_name_or_path, self.inputs.model_revision),
         }
+        evaluated = None if self.inputs.eval_file is None else finished(self.inputs.eval_file)
+        if follows_evaluation(self.config):
+            whole["eval_file"] = evaluated
         length = {name: whole[name] for name in LENGTH if name in whole}
         self.settings = _without_length(whole) if length_free(self.config) else whole
         asked = self.config.resume_from_checkpoint
@@ -179,8 +181,7 @@ class _Run:
 
 def training_settings(config: TrainingArguments) -> dict[str, Any]:
     """What the weights follow from, among the options of training, as JSON; the number of processes included."""
-    schedule = SchedulerType(config.lr_scheduler_type).value
-    cadence = () if config.load_best_model_at_end or schedule in _FOLLOWS_EVALUATION else _CADENCE_PREFIXES
+    cadence = () if follows_evaluation(config) else _CADENCE_PREFIXES
     idle = "num_train_epochs" if config.max_steps > 0 else "max_steps"
     return {
         **{
@@ -190,6 +191,11 @@ def training_settings(config: TrainingArguments) -> dict[str, Any]:
         },
         "num_processes": config.world_size,
     }
+
+
+def follows_evaluation(config: TrainingArguments) -> bool:
+    """Whether the final weights depend on what is evaluated, and when: the best are kept, or the learning rate asks."""
+    return config.load_best_model_at_end or SchedulerType(config.lr_scheduler_type).value in _FOLLOWS_EVALUATION
 
 
 def length_free(config: TrainingArguments) -> bool:

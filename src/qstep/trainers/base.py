@@ -19,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from qstep.models import Batch, PretrainedModule
 from qstep.trainers.batches import StepSampler
-from qstep.trainers.checkpoints import sealed
+from qstep.trainers.checkpoints import sealed, why_unusable
 from qstep.trainers.dataset import GroupDataset
 from qstep.trainers.processes import gathered, somewhere, together
 
@@ -215,6 +215,10 @@ class GroupTrainer(Trainer):
         # null: JSON has no NaN
         super().log({name: None if _is_odd(value) else value for name, value in logs.items()}, start_time)  # type: ignore[misc]
 
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        with torch.random.fork_rng():  # so that the weights do not depend on how often they are evaluated
+            return super().evaluate(*args, **options)
+
     def evaluation_loop(
         self,
         dataloader: DataLoader,
@@ -274,8 +278,14 @@ class GroupTrainer(Trainer):
         self.bare_model.restore(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        assert self.state.best_model_checkpoint is not None
-        self.bare_model.restore(Path(self.state.best_model_checkpoint))
+        best = Path(str(self.state.best_model_checkpoint))
+
+        def check() -> None:
+            if self.args.should_save and (reason := why_unusable(best, self.settings)) is not None:
+                raise ValueError(f"{best}, the best checkpoint, cannot be loaded: {reason}")
+
+        together(check)
+        self.bare_model.restore(best)
 
     @property
     def bare_model(self) -> Any:

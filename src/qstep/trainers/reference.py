@@ -88,14 +88,19 @@ def reference_store(
     name = hashlib.sha256(f"{dataset.index.fingerprint} {key}".encode()).hexdigest()[:16]
     first = gathered(_writable(dataset.path, f"{dataset.path.name}.reference-{name}"))[0]
     store = together(lambda: ReferenceStore(first))
-    missing = [item for item in items if any(row not in store for row in dataset.row_numbers(item))]
-    batches = list(_bounded(missing, dataset.lengths))
+
+    def lacks(batch: list[int]) -> bool:
+        return any(row not in store for item in batch for row in dataset.row_numbers(item))
+
+    # What stands beside a row in its batch shows in its last bits, so a run that goes on has the batches it began with.
+    batches = [batch for batch in _bounded(items, dataset.lengths) if lacks(batch)]
     position, processes = here()
 
     def compute() -> None:
         done: list[tuple[int, NDArray[np.float32]]] = []
         for batch in batches[position::processes]:
-            done += _logps_of([dataset[item] for item in batch], collate, logps)
+            computed = _logps_of([dataset[item] for item in batch], collate, logps)
+            done += [(row, values) for row, values in computed if row not in store]
             if sum(len(values) for _, values in done) > _TOKENS_A_FILE:
                 store.write(done)
                 done = []
