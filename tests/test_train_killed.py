@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import pytest
 from killed_training import METHODS, run, same_weights, start, start_two, write_inputs
 from qstep.data import read_rows
 from qstep.stages.train import TrainInputs
-from qstep.trainers import reference
 
 KILLS = int(os.environ.get("QSTEP_KILLS", "3"))
 """SIGKILLs per method; `make test-faults` asks for 30."""
@@ -97,47 +94,6 @@ def test_a_full_disk(size: int, inputs: TrainInputs, whole: dict[str, Path], tmp
     assert child.exitcode == 1
     run("rs", inputs, tmp_path / "run")
     assert same_weights(tmp_path / "run", whole["rs"])
-
-
-def test_a_reference_pass_that_was_stopped_goes_on_with_the_same_bits(
-    inputs: TrainInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped when one of two processes had written half of the files, the pass computes the rest in the batches it
-    would have had."""
-    monkeypatch.setattr(reference, "_TOKENS_AT_ONCE", 400)
-    monkeypatch.setattr(reference, "_TOKENS_A_FILE", 1)
-    write, logps_of = reference.ReferenceStore.write, reference._logps_of
-    stores: dict[str, reference.ReferenceStore] = {}
-    batches: dict[str, set[tuple[int, ...]]] = {"whole": set(), "stopped": set()}
-    for name, stopped_at in (("whole", 0), ("stopped", 6)):
-        mine = replace(inputs, train_file=tmp_path / f"{name}.jsonl")
-        shutil.copy(inputs.train_file, mine.train_file)
-        calls = iter(range(1, 1000))
-
-        def stopping(self: Any, logps: Any, calls: Any = calls, stopped_at: int = stopped_at) -> None:
-            call = next(calls)
-            if call == stopped_at:
-                raise KeyboardInterrupt
-            if call > stopped_at or call % 2:
-                write(self, logps)
-
-        def noting(items: Any, *rest: Any, seen: set[tuple[int, ...]] = batches[name]) -> Any:
-            seen.add(tuple(row for item in items for row in item["row_index"]))
-            return logps_of(items, *rest)
-
-        monkeypatch.setattr(reference.ReferenceStore, "write", stopping)
-        monkeypatch.setattr(reference, "_logps_of", noting)
-        if stopped_at:
-            with pytest.raises(KeyboardInterrupt):
-                run("dqo", mine, tmp_path / name)
-        run("dqo", mine, tmp_path / name)
-        (folder,) = tmp_path.glob(f"{name}.jsonl.reference-*")
-        stores[name] = reference.ReferenceStore(folder)
-    whole, stopped = stores["whole"], stores["stopped"]
-    assert batches["whole"] == batches["stopped"] and len(batches["whole"]) > 4
-    assert whole.places.keys() == stopped.places.keys()
-    assert all(whole[row].tobytes() == stopped[row].tobytes() for row in whole.places)
-    assert same_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_two_processes(inputs: TrainInputs, tmp_path: Path) -> None:
