@@ -76,10 +76,12 @@ def test_accumulation_splits_share_one_trajectory(kind: str, base: Path, rows_fi
             assert (value - other[name]).abs().max() <= 1e-6, name
 
 
-@pytest.mark.parametrize("kind", ["pqm", "rs", "dqo"])
-def test_resume_gives_bit_equal_weights(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "peft"), [("pqm", False), ("pqm", True), ("rs", False), ("dqo", False), ("dqo", True)]
+)
+def test_resume_gives_bit_equal_weights(kind: str, peft: bool, base: Path, rows_file: Path, tmp_path: Path) -> None:
     """The checkpoint is of the middle of the second epoch, which is cut off in its third step."""
-    options = dict(per_device_train_batch_size=6, max_steps=7, save_strategy="steps", save_steps=4)
+    options = dict(per_device_train_batch_size=6, max_steps=7, save_strategy="steps", save_steps=4, peft=peft)
     whole = trainer(kind, base, rows_file, tmp_path / "whole", **options)
     whole.train()
     torch.manual_seed(99)
