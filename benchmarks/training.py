@@ -25,7 +25,10 @@ Reported for each: trajectories a second, the process's peak memory (resident; o
 the share of the matrix rate: floating-point operations that are needed (each prompt and each response once, attention
 counted, the recomputation of logits not) a second, over the rate of a product of two 2048 x 2048 matrices.
 
-`--profile` prints where the time of qstep's PQM steps goes, instead.
+`--profile 3` prints where the time of three of qstep's PQM steps goes, instead.
+
+A processor without bf16 instructions makes bf16 products at a hundredth of its fp32 rate or less: `--dtypes bfloat16`
+is for a GPU (`--device cuda`) or a processor that has them.
 """
 
 from __future__ import annotations
@@ -183,18 +186,25 @@ def positions(batches: list[list[Row]], contender: Contender) -> int:
     return sum(len(part) * max(map(length, part)) for part in parts)
 
 
+def layer_weights(config: Any) -> int:
+    """The weights of one layer's linear maps."""
+    heads = config.num_attention_heads + config.num_key_value_heads
+    return 2 * config.hidden_size * config.head_dim * heads + 3 * config.hidden_size * config.intermediate_size
+
+
 def needed_flops(problems: list[list[Row]], config: Any, contender: Contender) -> float:
     """Floating-point operations that training on the problems needs: nothing repeated, padded or recomputed."""
-    heads, width = config.num_attention_heads, config.head_dim
-    projections = 2 * config.hidden_size * width * (heads + config.num_key_value_heads)
-    layer = projections + 3 * config.hidden_size * config.intermediate_size
     tokens = positions(problems, PQM)
     seen = 0  # by each token: those before it, and itself
     for rows in problems:
         prompt = len(rows[0]["prompt_ids"])
         lengths = [len(row["response_ids"]) for row in rows]
         seen += prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in lengths)
-    forward = contender.trunks * config.num_hidden_layers * (2 * layer * tokens + 4 * heads * width * seen)
+    forward = (
+        contender.trunks
+        * config.num_hidden_layers
+        * (2 * layer_weights(config) * tokens + 4 * config.num_attention_heads * config.head_dim * seen)
+    )
     if contender.logits:
         responses = sum(len(row["response_ids"]) for rows in problems for row in rows)
         forward += 2 * config.hidden_size * config.vocab_size * responses
@@ -309,11 +319,13 @@ def ratios(figures: dict[str, Row]) -> Row:
 
 def show_profile(args: argparse.Namespace) -> Row:
     """Profiles qstep's PQM on a few problems of middling size."""
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    tokenizer, config = AutoTokenizer.from_pretrained(args.model), AutoConfig.from_pretrained(args.model)
     chosen = spread(read_problems(args.data, tokenizer, ""), PQM, args.profile + 1)
     rate = matrix_rate(args, args.dtypes[0]) / 1e9
     table = run(args, PQM, args.dtypes[0], chosen, "--profile", "yes")
     rate = (rate + matrix_rate(args, args.dtypes[0]) / 1e9) / 2
+    products = 6 * config.num_hidden_layers * layer_weights(config) * positions(chosen[1:], PQM) / args.profile
+    table["matrix_gflops_per_second"] = products / table["seconds_a_step"] / table["share"]["matrix products"] / 1e9
     print(
         f"{table['seconds_a_step']:.2f} s of operations a step of {RESPONSES} trajectories, {table['threads']} threads"
     )

@@ -70,6 +70,7 @@ def test_needed_flops_by_hand():
     )  # fmt: skip
     # q and o: 2 x 8 x 8, k and v: 2 x 8 x 4, the MLP: 3 x 8 x 16 weights a layer
     weights = 2 * 64 + 2 * 32 + 3 * 128
+    assert training.layer_weights(config) == weights
     # a prompt of 2 tokens and responses of 1 and 2; keys seen: 1 + 2, 3, 3 + 4; a head's two products are 2 x 2 x 4
     forward = 3 * (2 * weights * 5 + 4 * 2 * 4 * (3 + 3 + 7))
     problems = [problem(2, 1, 2)]
