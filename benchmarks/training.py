@@ -238,7 +238,9 @@ def run(args: argparse.Namespace, contender: Contender, dtype: str, batches: lis
         environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{contender.name} failed:\n{done.stderr[-4000:]}")
+        raise SystemExit(
+            f"{contender.name} failed ({done.returncode}; -9: killed, perhaps for its memory):\n{done.stderr[-4000:]}"
+        )
     result: Row = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -381,27 +383,37 @@ def parse() -> argparse.Namespace:
     return args
 
 
+def show(name: str, part: Row) -> None:
+    print(f"\n{name}: {part['trajectories']} trajectories, {part['matrix_gflops_per_second']:.0f} GFLOP/s")
+    for contender, of in part["contenders"].items():
+        print(
+            f"  {contender}: {of['trajectories_per_second']:.3f} trajectories/s, {of['peak_gib']:.2f} GiB, "
+            f"{of['share_of_matrix_rate']:.0%} of the matrix rate, "
+            f"{of['positions_over_needed']:.2f} times the positions that are needed"
+        )
+    for pair, of in part["ratios"].items():
+        print(f"  {pair}: {of['speed']:.2f} x the speed, {of['memory']:.2f} x the memory", flush=True)
+
+
 def main() -> None:
     args = parse()
     result = provenance(args)
+
+    def write() -> None:
+        if args.output:
+            args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
     if args.profile:
         result["profile"] = show_profile(args)
-    else:
-        result["parts"] = {
-            f"{part}, {dtype}": measure(args, part, dtype) for dtype in args.dtypes for part in args.parts
-        }
-        for name, part in result["parts"].items():
-            print(f"\n{name}: {part['trajectories']} trajectories, {part['matrix_gflops_per_second']:.0f} GFLOP/s")
-            for contender, of in part["contenders"].items():
-                print(
-                    f"  {contender}: {of['trajectories_per_second']:.3f} trajectories/s, {of['peak_gib']:.2f} GiB, "
-                    f"{of['share_of_matrix_rate']:.0%} of the matrix rate, "
-                    f"{of['positions_over_needed']:.2f} times the positions that are needed"
-                )
-            for pair, of in part["ratios"].items():
-                print(f"  {pair}: {of['speed']:.2f} x the speed, {of['memory']:.2f} x the memory")
-    if args.output:
-        args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write()
+        return
+    result["parts"] = {}
+    for dtype in args.dtypes:
+        for part in args.parts:
+            name = f"{part}, {dtype}"
+            result["parts"][name] = measure(args, part, dtype)
+            show(name, result["parts"][name])
+            write()  # what is measured is kept if a later part runs out of memory
 
 
 if __name__ == "__main__":
