@@ -200,3 +200,13 @@ def test_outcomes() -> None:
     assert outcome({"reward": 0.25, "label": True}) == 0.25
     assert [outcome({"label": label}) for label in (True, False, None)] == [1.0, 0.0, None]
     assert outcome({"reward": None, "label": None}) is None
+
+
+def test_a_response_without_a_step_is_a_row_to_count_not_an_error(tmp_path: Path) -> None:
+    """An empty response, as models give now and then: graded wrong, it has no step to label; a policy cannot learn it."""
+    row = {"prompt": "p", "completion": "", "completions": [], "labels": [], "label": False}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert checked(path, "stepwise")[0]["completions"] == []
+    with pytest.raises(RowError, match="is blank; drop the row"):
+        checked(path, "unpaired")

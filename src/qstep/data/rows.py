@@ -90,7 +90,7 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
     for column, (holds, problem) in _RULES.items():
         if column in row and not holds(row[column]):
             raise RowError(path, line, column, f"is {_shown(row[column])}; {problem}")
-    if "completion" in row and "completion_ids" not in row and format != "response":
+    if "completion" in row and "completion_ids" not in row and format not in ("response", "stepwise"):
         require(
             bool(row["completion"].strip()),
             "completion",
