@@ -203,7 +203,7 @@ def test_outcomes() -> None:
 
 
 def test_a_response_without_a_step_is_a_row_to_count_not_an_error(tmp_path: Path) -> None:
-    """An empty response, as models give now and then: graded wrong, it has no step to label; a policy cannot learn it."""
+    """An empty response is graded wrong and has no step to label; a policy cannot learn it."""
     row = {"prompt": "p", "completion": "", "completions": [], "labels": [], "label": False}
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")
