@@ -65,7 +65,7 @@ class Packing:
 
     lengths: list[int]
     prompt_of: list[int]
-    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int, int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, batch: Batch) -> Packing:
@@ -87,14 +87,18 @@ class Packing:
             [torch.arange(start, start + n, device=device) for start, n in zip(starts, self.lengths, strict=True)]
         )
 
-    def mask(self, before: int, length: int, window: int | None, device: torch.device) -> Tensor:
-        """Which of `before + length` keys each of the last `length` positions sees, `[length, before + length]`."""
-        key = (before, length, window)
+    def mask(self, before: int, window: int | None, query: Tensor) -> Tensor:
+        """What is added to the scores of the last positions, one a query, and `before + length` keys: 0 or -inf."""
+        length = query.shape[2]
+        key = (before, length, window, query.dtype)
         if key not in self.masks:
-            query = torch.arange(before, before + length, device=device)[:, None]
-            seen = torch.arange(before + length, device=device)
-            mask = seen <= query
-            self.masks[key] = mask if window is None else mask & (seen > query - window)
+            position = torch.arange(before, before + length, device=query.device)[:, None]
+            seen = torch.arange(before + length, device=query.device)
+            hidden = seen > position
+            if window is not None:
+                hidden |= seen <= position - window
+            mask = torch.zeros(hidden.shape, dtype=query.dtype, device=query.device)
+            self.masks[key] = mask.masked_fill_(hidden, float("-inf"))
         return self.masks[key]
 
 
@@ -153,11 +157,11 @@ def _attend(
     grouped = key.shape[1] != query.shape[1]
     plain = before == 0 and window is None
     if softcap is None and (plain or not query.is_cuda):
-        mask = None if plain else packing.mask(before, length, window, query.device)
+        mask = None if plain else packing.mask(before, window, query)
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=plain, scale=scaling, enable_gqa=grouped
         )
-    mask = packing.mask(before, length, window, query.device)
+    mask = packing.mask(before, window, query)
     if grouped:  # no kernel of a GPU takes grouped keys and a mask together
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
@@ -165,8 +169,7 @@ def _attend(
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scale / softcap)
-    scores = scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
-    return scores.softmax(dim=-1).to(value.dtype) @ value
+    return (scores + mask).float().softmax(dim=-1).to(value.dtype) @ value
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
