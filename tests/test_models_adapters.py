@@ -21,6 +21,7 @@ from qstep.models import (
     merge_adapter,
 )
 from qstep.scoring import StepScorer
+from qstep.stages.inputs import load_causal_lm
 from qstep.tasks import miniature
 
 pytest.importorskip("peft")
@@ -141,3 +142,13 @@ def test_policy_and_value_adapters_learn_apart(tmp_path: Path) -> None:
 def test_a_folder_without_an_adapter_cannot_be_merged(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no adapter"):
         merge_adapter(saved("llama", tmp_path / "base"), tmp_path / "merged")
+
+
+def test_an_adapter_is_sampled_from_on_its_base_and_not_trained_further(tmp_path: Path) -> None:
+    model = trained(PolicyModel.new(lora(saved("qwen3", tmp_path / "base"))))
+    model.save(tmp_path / "adapter")
+    miniature.tokenizer().save_pretrained(tmp_path / "adapter")
+    merged, _ = load_causal_lm(str(tmp_path / "adapter"), device="cpu", dtype="float32")
+    torch.testing.assert_close(PolicyModel(merged)(BATCH), model(BATCH), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="is an adapter: make a plain checkpoint of it first"):
+        PolicyModel.new(ModelOptions(model_name_or_path=str(tmp_path / "adapter")))

@@ -76,7 +76,11 @@ class ModelOptions:
         )
 
     def load_arguments(self) -> dict[str, Any]:
-        """What `from_pretrained` is told."""
+        """What `from_pretrained` is told. Raises ValueError where the model is an adapter without its base."""
+        if (Path(self.model_name_or_path) / ADAPTER_CONFIG).exists():
+            raise ValueError(
+                f"{self.model_name_or_path} is an adapter: make a plain checkpoint of it first, with `qstep merge`"
+            )
         return {"revision": self.model_revision, "trust_remote_code": self.trust_remote_code}
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,13 +104,20 @@ def hide_loading_bars() -> None:
 def load_causal_lm(
     model_name_or_path: str, *, device: str, dtype: str, revision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model and its tokenizer for sampling."""
+    """A model and its tokenizer for sampling; an adapter is merged into the base model that it names."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from qstep.models.adapters import load_adapter
+    from qstep.models.loading import ADAPTER_CONFIG
+
     hide_loading_bars()
     tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, revision=revision)
-    model = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=dtype, revision=revision)
+    if (Path(model_name_or_path) / ADAPTER_CONFIG).exists():
+        adapter = load_adapter(model_name_or_path, partial(AutoModelForCausalLM.from_pretrained, dtype=dtype))
+        model = adapter.merge_and_unload()
+    else:
+        model = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=dtype, revision=revision)
     torch.nn.Module.to(model, choose_device(device))
     return model.eval(), tokenizer
 
