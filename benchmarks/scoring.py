@@ -140,7 +140,7 @@ def ratio(args: argparse.Namespace, folder: Path) -> Row:
         run: Row = {"needed_flops": needed_flops(scorer, rows)}
         q_values: dict[str, list[list[float]]] = {}
         sides = {
-            "qstep": lambda rows=rows: [q for _, q in scorer.score_rows(rows)],
+            "qstep": lambda rows=rows: [q for scored in scorer.score_rows(rows) for _, q in scored],
             "padded_loop": lambda rows=rows: list(loop.score_rows(rows)),
         }
         for name in sorted(sides, reverse=bool(number % 2)):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import normalizers
 from transformers import AutoConfig, AutoModelForTokenClassification
 
-from qstep.models import StepContract, encode_steps
+from byte_tokenizer import byte_tokenizer
+from qstep.models import ScorerModel, StepContract, encode_steps
 from qstep.scoring import Scorer, StepScorer
 from qstep.tasks import miniature
 from scorers import miniature_scorer
@@ -48,7 +51,7 @@ def test_scores_do_not_depend_on_the_batch(folder: Path) -> None:
     assert [len(q) for q in single] == [len(row["completions"]) for row in rows]
     for order in (rows, rows[::2] + rows[1::2]):
         for max_tokens in (1, 100, 10_000):
-            together = list(scorer.score_rows(order, max_tokens=max_tokens))
+            together = list(chain.from_iterable(scorer.score_rows(order, max_tokens=max_tokens)))
             assert [row for row, _ in together] == order
             for row, q in together:
                 assert q == pytest.approx(single[rows.index(row)], abs=1e-5)
@@ -63,7 +66,7 @@ def test_equal_responses_are_computed_once(folder: Path, monkeypatch: pytest.Mon
     expected = [scorer.score(row["prompt"], row["completions"]) for row in rows]
     computed = []
     scorer.model.register_forward_pre_hook(lambda module, inputs: computed.append(len(inputs[0]["input_ids"])))
-    scored = list(scorer.score_rows(rows))
+    [scored] = scorer.score_rows(rows)
     assert [row for row, _ in scored] == rows
     assert computed == [2 * (5 + 6 + 9)]
     for (_, q), single in zip(scored, expected, strict=True):
@@ -113,3 +116,26 @@ def test_what_fits_is_what_can_be_encoded(folder: Path) -> None:
                     assert not scorer.fits(row)
                 else:
                     assert scorer.fits(row)
+
+
+@pytest.mark.parametrize("normalizer", [None, normalizers.NFC(), normalizers.NFKC(), normalizers.Lowercase()])
+@pytest.mark.parametrize("text", ["x" * 7, "\U0001d160" * 2, "\ufdfa"])
+def test_what_grows_in_normalisation_fits_only_where_it_can_be_encoded(
+    text: str, normalizer: normalizers.Normalizer | None, folder: Path
+) -> None:
+    """At every limit up to 50. U+FDFA, 3 bytes, is 33 under NFKC, and U+1D160, 4 bytes, is 12 under NFC."""
+    tokenizer = byte_tokenizer(normalizer)
+    contract = {"step_separator": "\n", "separator_token": "<eos>", "aggregation": "min", "objective": "pqm"}
+    model = ScorerModel.load(folder)
+    lengths = set()
+    for max_length in range(1, 51):
+        StepContract.create(tokenizer, max_length=max_length, **contract).attach(model.config)
+        scorer = StepScorer(model, tokenizer)
+        try:
+            encode_steps(tokenizer, scorer.contract, "a", [text], where="here")
+        except ValueError:
+            assert not scorer.fits({"prompt": "a", "completions": [text]})
+        else:
+            assert scorer.fits({"prompt": "a", "completions": [text]})
+            lengths.add(max_length)
+    assert lengths and 1 not in lengths

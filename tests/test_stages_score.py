@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ def test_a_stopped_run_ends_with_the_same_rows(
     stopped = tmp_path / "stopped"
     original, forwards = StepScorer._scored, 0
 
-    def stopping(self: StepScorer, pending: Any) -> Iterator[Any]:
+    def stopping(self: StepScorer, pending: Any) -> Any:
         nonlocal forwards
         forwards += 1
         if forwards % 2 == 0:

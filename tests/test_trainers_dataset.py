@@ -6,30 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import normalizers
 
+from byte_tokenizer import byte_tokenizer
 from qstep.data import RowError, encode_prompt, encode_text, index_rows, write_jsonl
 from qstep.tasks import miniature
 from qstep.trainers import METHODS, dataset
-from qstep.trainers.dataset import GroupDataset, most_text_tokens
+from qstep.trainers.dataset import GroupDataset
 from qstep.trainers.policy import PolicyConfig, not_right, policy_rows
 from qstep.types import Row
-
-TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}<|assistant|>\n"
-
-
-def byte_tokenizer(normalizer: normalizers.Normalizer | None = None) -> PreTrainedTokenizerFast:
-    """Byte-level BPE that has learned next to nothing, so that a text has nearly as many tokens as bytes."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    if normalizer is not None:
-        tokenizer.normalizer = normalizer
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=260, initial_alphabet=alphabet, special_tokens=["<eos>"])
-    tokenizer.train_from_iterator(["aa bb"], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", chat_template=TEMPLATE)
 
 
 def rows_of(path: Path, rows: list[Row], **options: object) -> GroupDataset:
@@ -77,7 +62,7 @@ def test_no_row_has_more_tokens_than_its_bytes_tell(normalizer: normalizers.Norm
     rows = [row for row in rows if str(row["prompt"]).strip()]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     tokenizer = byte_tokenizer(normalizer)
-    most = most_text_tokens(index_rows(tmp_path / "rows.jsonl", "prompt-completion"), tokenizer)
+    most = dataset._most_tokens(index_rows(tmp_path / "rows.jsonl", "prompt-completion"), tokenizer)
     real = [len(encode_prompt(tokenizer, r["prompt"])) + len(encode_text(tokenizer, r["completion"])) for r in rows]
     assert (most >= real).all()
     if normalizer is None:

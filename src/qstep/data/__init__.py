@@ -23,11 +23,13 @@ from qstep.data.shards import (
 )
 from qstep.data.steps import split_steps, step_token_ends, steps_of
 from qstep.data.tokens import (
+    bytes_growth,
     check_completion_ids,
     encode_completion,
     encode_prompt,
     encode_text,
     encode_texts,
+    most_text_tokens,
     tokenizer_fingerprint,
 )
 
@@ -38,6 +40,7 @@ __all__ = [
     "SettingsChanged",
     "StageBusy",
     "StageFile",
+    "bytes_growth",
     "cache_folders",
     "cached_array",
     "canonical_hash",
@@ -54,6 +57,7 @@ __all__ = [
     "group_key",
     "index_rows",
     "is_finished",
+    "most_text_tokens",
     "numbered_rows",
     "outcome",
     "prompt_id",

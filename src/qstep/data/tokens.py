@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from datetime import date
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from qstep.types import Prompt, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Count = TypeVar("Count", int, NDArray[np.int64])
 
 PROMPT_DATE = date(2024, 7, 26)
 """The day that chat templates take it to be, so that a prompt is the same on all days: Llama 3.1's own default."""
@@ -65,6 +70,42 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """`encode_text` of each text, in one call."""
     return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+
+
+def most_text_tokens(size: Count, extra: Count, texts: Count, growth: int) -> Count:
+    """No fewer than the tokens of texts (`encode_text`), in all `size` bytes, `extra` of them beyond one a character.
+
+    A token covers a byte of the normalised text at least, so most texts need not be tokenised to know that they are
+    short enough. `growth` is the tokenizer's `bytes_growth`.
+    """
+    # A character of more than one byte has at most two bytes for each it has beyond the first; and a tokenizer may put
+    # a token before each text.
+    return size + (growth - 1) * 2 * extra + texts
+
+
+def bytes_growth(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Bytes that normalisation makes of one, at most, outside ASCII (Unicode's annex 15); None if not known."""
+    if not tokenizer.is_fast:
+        return None
+    backend: Any = tokenizer
+    normalizer = backend.backend_tokenizer.normalizer
+    if normalizer is None:
+        return 1
+    state = json.loads(normalizer.__getstate__())
+    growth = 1
+    for part in state["normalizers"] if state["type"] == "Sequence" else [state]:
+        match part["type"]:
+            case "NFC" | "NFD":
+                growth *= 3
+            case "NFKC" | "NFKD":
+                growth *= 11
+            case "Prepend":
+                pass  # one token, which is counted
+            case "Replace" if part["pattern"] == {"String": " "} and len(part["content"]) == 1:
+                pass
+            case _:
+                return None
+    return growth
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]:

@@ -7,24 +7,41 @@ from typing import Protocol
 
 from qstep.types import Aggregation, Prompt, Row
 
+Scored = tuple[Row, list[float]]
+"""A row and the Q of each of its steps."""
+
 
 class Scorer(Protocol):
     """Gives each step of a response its Q, a logit; that of the question is 0.
 
-    `step_separator` is the text at which it was taught that responses are cut into steps, `aggregation` how a
-    response's score is made of its Qs.
+    `step_separator` is the text at which it was taught that responses are cut into steps, `max_length` the tokens of
+    prompt and steps that it can hold, `aggregation` how a response's score is made of its Qs, and `objective` what it
+    was trained for.
     """
 
     @property
     def step_separator(self) -> str: ...
 
     @property
+    def max_length(self) -> int: ...
+
+    @property
     def aggregation(self) -> Aggregation: ...
+
+    @property
+    def objective(self) -> str: ...
 
     def score(self, prompt: Prompt, steps: Sequence[str]) -> list[float]:
         """The Q of each step."""
         ...
 
-    def score_rows(self, rows: Iterable[Row]) -> Iterator[tuple[Row, list[float]]]:
-        """Scores rows with a `prompt` and step texts in `completions`; yields in order, memory flat."""
+    def fits(self, row: Row) -> bool:
+        """Whether a row, as `score_rows` takes it, is within `max_length`."""
+        ...
+
+    def score_rows(self, rows: Iterable[Row], *, max_tokens: int) -> Iterator[list[Scored]]:
+        """Scores rows with a `prompt` and step texts in `completions`, in order, with memory flat.
+
+        Yields those computed together, about `max_tokens` tokens.
+        """
         ...

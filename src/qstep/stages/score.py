@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from qstep.stages.inputs import choose_device, finished, hide_loading_bars, model_fingerprint, settings_of
 from qstep.stages.options import NO_EFFECT, TaskOptions
@@ -14,7 +14,7 @@ from qstep.stages.progress import bar, console
 from qstep.types import Row
 
 if TYPE_CHECKING:
-    from qstep.scoring import StepScorer
+    from qstep.scoring import Scored, Scorer
 
 _NAMED = 5
 
@@ -69,24 +69,25 @@ def score(config: ScoreConfig) -> Path:
         if file.complete:
             return config.output
         hide_loading_bars()
-        scorer = StepScorer.load(config.model_name_or_path, device=choose_device(config.device), dtype=config.dtype)
+        scorer: Scorer = StepScorer.load(
+            config.model_name_or_path, device=choose_device(config.device), dtype=config.dtype
+        )
         dropped = _too_long(config, scorer)
         skipped = file.done | dropped
         rows = (row for row in _split_rows(config, scorer) if row["id"] not in skipped)
         with bar(
             f"score {config.output.stem}", count_responses(config.input) - len(dropped), len(file.done)
         ) as advance:
-            for batch in _scored_batches(scorer, rows, config.max_tokens):
-                file.append(batch)
-                advance(len(batch))
-        contract = scorer.contract
-        file.finish({"objective": contract.objective, "aggregation": contract.aggregation, "over_long": len(dropped)})
+            for scored in scorer.score_rows(rows, max_tokens=config.max_tokens):
+                file.append([_with_scores(of_row, scorer) for of_row in scored])
+                advance(len(scored))
+        file.finish({"objective": scorer.objective, "aggregation": scorer.aggregation, "over_long": len(dropped)})
     if dropped:
-        console.print(f"{len(dropped)} rows longer than {contract.max_length} tokens are left out")
+        console.print(f"{len(dropped)} rows longer than {scorer.max_length} tokens are left out")
     return config.output
 
 
-def _split_rows(config: ScoreConfig, scorer: StepScorer) -> Iterator[Row]:
+def _split_rows(config: ScoreConfig, scorer: Scorer) -> Iterator[Row]:
     """The rows with their steps in `completions`, split at the scorer's separator where a row has none."""
     from qstep.data import read_responses, steps_of
 
@@ -96,7 +97,7 @@ def _split_rows(config: ScoreConfig, scorer: StepScorer) -> Iterator[Row]:
         yield row if "completions" in row else {**row, "completions": steps, "step_separator": wanted}
 
 
-def _too_long(config: ScoreConfig, scorer: StepScorer) -> set[str]:
+def _too_long(config: ScoreConfig, scorer: Scorer) -> set[str]:
     """The ids of the rows that the scorer cannot hold.
 
     Raises:
@@ -107,36 +108,17 @@ def _too_long(config: ScoreConfig, scorer: StepScorer) -> set[str]:
         named = ", ".join(map(repr, long[:_NAMED])) + (", ..." if len(long) > _NAMED else "")
         raise ValueError(
             f"{config.input}: {len(long)} rows are longer than this scorer's max_length of "
-            f"{scorer.contract.max_length} tokens: {named}. Leave them out with --over_long drop; nothing is truncated"
+            f"{scorer.max_length} tokens: {named}. Leave them out with --over_long drop; nothing is truncated"
         )
     return set(long)
 
 
-def _scored_batches(scorer: StepScorer, rows: Iterable[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """The rows that were computed together, with their scores: what is written at once is begun again at once."""
+def _with_scores(scored: Scored, scorer: Scorer) -> Row:
     from qstep.search import aggregate
 
-    taken = 0
-
-    def counted() -> Iterator[Row]:
-        nonlocal taken
-        for row in rows:
-            taken += 1
-            yield row
-
-    batch: list[Row] = []
-    for given, (row, q_values) in enumerate(scorer.score_rows(counted(), max_tokens=max_tokens), 1):
-        total = aggregate(q_values, scorer.aggregation)
-        batch.append(row | _columns(q_values, total))
-        if given == taken:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _columns(q_values: list[float], total: float) -> dict[str, Any]:
-    return {
+    row, q_values = scored
+    total = aggregate(q_values, scorer.aggregation)
+    return row | {
         "q_values": q_values,
         "score": total if math.isfinite(total) else None,
         "step_rewards": [1 / (1 + math.exp(-q)) if q > -700 else 0.0 for q in q_values],

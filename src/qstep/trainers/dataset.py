@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +12,17 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import Format, Index, RowError, cached_array, encode_prompt, index_rows, tokenizer_fingerprint
+from qstep.data import (
+    Format,
+    Index,
+    RowError,
+    bytes_growth,
+    cached_array,
+    encode_prompt,
+    index_rows,
+    most_text_tokens,
+    tokenizer_fingerprint,
+)
 from qstep.trainers.processes import first_then_all
 from qstep.types import Row
 
@@ -124,7 +133,7 @@ def select_rows(
     for reason, rows in leave_out(index).items():
         left_out[reason] += int((rows & kept).sum())
         kept &= ~rows
-    most = most_text_tokens(index, tokenizer) + fixed_tokens(table)
+    most = _most_tokens(index, tokenizer) + fixed_tokens(table)
     doubtful = np.flatnonzero(kept & (most > max_length))
     if len(doubtful):
         key = {
@@ -168,25 +177,23 @@ def _refuse_other_separators(index: Index, wanted: str) -> None:
             )
 
 
-def most_text_tokens(index: Index, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+def _most_tokens(index: Index, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
     """No fewer than the tokens of each row's prompt and (unless it has `completion_ids`) of its texts.
 
-    A token covers a byte of the normalised text at least, so most rows need not be tokenised to know that they are
-    short enough. Where a tokenizer is of a kind this is not known of, the largest number there is.
+    Where a tokenizer is of a kind this is not known of, the largest number there is.
     """
     table = index.table
-    growth = _growth(tokenizer)
+    growth = bytes_growth(tokenizer)
     if growth is None:
         return np.full(len(table), np.iinfo(np.int32).max, np.int64)
-    framing = np.array([_framing(tokenizer, roles) for roles in index.roles])
+    framing = np.array([_framing(tokenizer, roles) for roles in index.roles])[table["roles"]]
 
-    def most(part: str) -> NDArray[np.int64]:
-        # A character of more than one byte has at most two bytes for each it has beyond the first.
-        outside_ascii = 2 * table[f"{part}_extra"].astype(np.int64)
-        return table[f"{part}_bytes"] + (growth - 1) * outside_ascii
+    def most(part: str, texts: NDArray[np.int64]) -> NDArray[np.int64]:
+        size, extra = (table[f"{part}_{of}"].astype(np.int64) for of in ("bytes", "extra"))
+        return most_text_tokens(size, extra, texts, growth)
 
-    texts = 1 + np.maximum(table["steps"], 0)  # a tokenizer may put a token before each
-    return most("prompt") + framing[table["roles"]] + np.where(table["ids"] >= 0, 0, most("response") + texts)
+    response = most("response", 1 + np.maximum(table["steps"], 0).astype(np.int64))
+    return most("prompt", framing) + np.where(table["ids"] >= 0, 0, response)
 
 
 def _framing(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> int:
@@ -194,28 +201,3 @@ def _framing(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> int:
     if not roles:
         return 2
     return len(encode_prompt(tokenizer, [{"role": role, "content": "x"} for role in roles])) + 8 * len(roles)
-
-
-def _growth(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Bytes that normalisation makes of one, at most, outside ASCII (Unicode's annex 15); None if not known."""
-    if not tokenizer.is_fast:
-        return None
-    backend: Any = tokenizer
-    normalizer = backend.backend_tokenizer.normalizer
-    if normalizer is None:
-        return 1
-    state = json.loads(normalizer.__getstate__())
-    growth = 1
-    for part in state["normalizers"] if state["type"] == "Sequence" else [state]:
-        match part["type"]:
-            case "NFC" | "NFD":
-                growth *= 3
-            case "NFKC" | "NFKD":
-                growth *= 11
-            case "Prepend":
-                pass  # one token, which is counted
-            case "Replace" if part["pattern"] == {"String": " "} and len(part["content"]) == 1:
-                pass
-            case _:
-                return None
-    return growth
