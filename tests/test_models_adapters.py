@@ -152,3 +152,25 @@ def test_an_adapter_is_sampled_from_on_its_base_and_not_trained_further(tmp_path
     torch.testing.assert_close(PolicyModel(merged)(BATCH), model(BATCH), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="is an adapter: make a plain checkpoint of it first"):
         PolicyModel.new(ModelOptions(model_name_or_path=str(tmp_path / "adapter")))
+
+
+@pytest.mark.parametrize("value", ["separate", "head"])
+def test_adapters_on_bf16_weights_are_in_fp32(value: str, tmp_path: Path) -> None:
+    """In bf16 a step of a usual learning rate is lost in rounding; V's adapter too."""
+    model = PolicyWithValue.new_with_value(lora(saved("qwen3", tmp_path / "base"), dtype="bfloat16"), value)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
+    logps, values = model(BATCH)
+    (logps.sum() + values.sum()).backward()
+
+
+def test_an_adapter_names_its_base_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved("llama", tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    expected = trained(model := ScorerModel.new(lora(Path("base"))))(STEPS)
+    model.save("adapter")
+    monkeypatch.chdir("/")
+    assert torch.equal(ScorerModel.load(tmp_path / "adapter").eval()(STEPS), expected)
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="base' as the adapter's base model, which is not there"):
+        ScorerModel.load(tmp_path / "adapter")

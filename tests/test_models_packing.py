@@ -188,3 +188,32 @@ def test_value_gradient_reaches_the_policy_only_through_a_shared_trunk(tmp_path:
         values.sum().backward()
         reached = any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.pretrained.parameters())
         assert reached is expected
+
+
+def test_a_scorers_fp32_head_on_bf16_weights_comes_back_to_the_bit(tmp_path: Path) -> None:
+    folder = saved("qwen3", tmp_path / "base")
+    scorer = ScorerModel.new(options(folder, dtype="bfloat16")).eval()
+    head = scorer.pretrained.score.weight
+    assert head.dtype == torch.float32 and scorer.pretrained.model.norm.weight.dtype == torch.bfloat16
+    torch.nn.init.normal_(head)
+    scorer.save(tmp_path / "scorer")
+    again = ScorerModel.new(options(folder, dtype="bfloat16")).eval()
+    again.restore(tmp_path / "scorer")
+    for other in (again, ScorerModel.load(tmp_path / "scorer", "bfloat16")):
+        assert torch.equal(other.pretrained.score.weight, head)
+        assert other.pretrained.model.norm.weight.dtype == torch.bfloat16
+    assert '"Qwen3ForTokenClassification"' in (tmp_path / "scorer" / "config.json").read_text()
+
+
+def test_beyond_learned_positions_a_sentence_says_so(tmp_path: Path) -> None:
+    policy = PolicyModel(tiny("gpt2"))
+    with pytest.raises(ValueError, match="130 tokens outside its 128 positions"):
+        policy(collate_groups([[1] * 100], [[[2] * 30]]))
+
+
+def test_states_of_another_size_are_refused(tmp_path: Path) -> None:
+    from transformers import OPTConfig, OPTForCausalLM
+
+    shape = dict(vocab_size=18, hidden_size=32, ffn_dim=64, num_hidden_layers=1, num_attention_heads=4)
+    with pytest.raises(ValueError, match="its last states have 16 entries, not 32"):
+        PolicyModel(OPTForCausalLM(OPTConfig(**shape, word_embed_proj_dim=16, dropout=0.0)))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -16,10 +17,14 @@ if TYPE_CHECKING:
 
 
 def adapted(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
-    """The model with a fresh adapter; its own weights are frozen."""
+    """The model with a fresh adapter; its own weights are frozen. A base in a folder is named by its whole path."""
     from peft import get_peft_model
 
-    return get_peft_model(model, lora)
+    peft_model = get_peft_model(model, lora)
+    base = Path(str(model.name_or_path))
+    if base.is_dir():
+        peft_model.peft_config["default"].base_model_name_or_path = str(base.resolve())
+    return peft_model
 
 
 def saved_adapter(folder: str | Path) -> LoraConfig:
@@ -38,17 +43,21 @@ def saved_adapter(folder: str | Path) -> LoraConfig:
     return config
 
 
-def base_of(folder: str | Path) -> str:
-    """The base model that a saved adapter names. Raises ValueError where it names none."""
-    base = saved_adapter(folder).base_model_name_or_path
-    if not base:
-        raise ValueError(f"{Path(folder) / ADAPTER_CONFIG} does not name the base model of the adapter")
-    return base
+def base_of(folder: str | Path) -> tuple[str, str | None]:
+    """The base model that a saved adapter names, and its revision. Raises ValueError where it names none, or one that
+    is not there."""
+    config = saved_adapter(folder)
+    base = config.base_model_name_or_path
+    if not base or (Path(base).is_absolute() and not Path(base).is_dir()):
+        raise ValueError(
+            f"{Path(folder) / ADAPTER_CONFIG} names {base!r} as the adapter's base model, which is not there"
+        )
+    return base, config.revision
 
 
-def load_adapter(folder: str | Path, load_base: Callable[[str], PreTrainedModel]) -> PeftModel:
-    """A saved adapter on the base model that it names; raises as `base_of` does."""
-    base = load_base(base_of(folder))
+def load_adapter(folder: str | Path, load_base: Callable[[str, str | None], PreTrainedModel]) -> PeftModel:
+    """A saved adapter on the base model, and revision, that it names; raises as `base_of` does."""
+    base = load_base(*base_of(folder))
     from peft import PeftModel
 
     return PeftModel.from_pretrained(base, str(folder))
@@ -79,5 +88,6 @@ def restore_pretrained(model: PreTrainedModel | PeftModel, folder: str | Path) -
         state = load_file(Path(folder) / "adapter_model.safetensors")
         set_peft_model_state_dict(model, state)
         return
-    saved = type(model).from_pretrained(str(folder), config=model.config, dtype=model.dtype)
+    # In fp32, which holds what was saved in any dtype: a head in fp32 on a trunk in bf16 comes back to the bit.
+    saved = type(model).from_pretrained(str(folder), config=model.config, dtype=torch.float32)
     model.load_state_dict(saved.state_dict())

@@ -73,6 +73,7 @@ class ModelOptions:
             target_modules=self.lora_target_modules or "all-linear",
             modules_to_save=modules_to_save,
             task_type=task_type,
+            revision=self.model_revision,
         )
 
     def load_arguments(self) -> dict[str, Any]:
@@ -102,8 +103,12 @@ def load_token_classifier(path: str | Path, config: PretrainedConfig, **argument
     config = without_dropout(config)
     classes: Any = AutoModelForTokenClassification._model_mapping
     model_class = classes[type(config)] if type(config) in classes else _token_classifier(config)
-    model = pack(model_class.from_pretrained(path, config=config, **arguments))
-    model.get_submodule(head_name(model)).float()  # a Q has more digits than half precision holds
+    # A Q has more digits than half precision holds, so the head stays in fp32 whatever the trunk's dtype.
+    kept = {*(model_class._keep_in_fp32_modules_strict or ()), "score", "classifier"}
+    members = {"_keep_in_fp32_modules_strict": kept, "__module__": model_class.__module__}
+    exact: Any = type(model_class.__name__, (model_class,), members)
+    model = pack(exact.from_pretrained(path, config=config, **arguments))
+    model.get_submodule(head_name(model)).float()  # a fresh one
     return model
 
 
@@ -151,11 +156,14 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
     trunk, tolerance = model.base_model, 1e-3 if model.dtype == torch.float32 else 0.1
     ids = [token % model.config.get_text_config().vocab_size for token in range(11, 18)]
     prompt, responses = ids[:3], [ids[3:5], ids[3:7]]
+    hidden_size = model.config.get_text_config().hidden_size
     refusal = f"{type(model).__name__} ({model.config.model_type}) cannot be used:"
     expected = []
     for response in responses:
         inputs = torch.tensor([prompt + response], device=model.device)
         expected.append(trunk(input_ids=inputs, use_cache=False).last_hidden_state[0])
+        if expected[-1].shape[-1] != hidden_size:
+            raise ValueError(f"{refusal} its last states have {expected[-1].shape[-1]} entries, not {hidden_size}")
         head = model.get_output_embeddings()
         if head is not None:
             logits = finished_logits(model.config.get_text_config(), head(expected[-1]))

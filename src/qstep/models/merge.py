@@ -31,7 +31,10 @@ def merge_adapter(folder: str | Path, output: str | Path) -> None:
         policy = PolicyWithValue.load(folder)
         value, model = _merged_value(policy), policy.pretrained
     else:
-        model = load_adapter(folder, lambda base: load_causal_lm(ModelOptions(model_name_or_path=base)))
+        model = load_adapter(
+            folder,
+            lambda base, revision: load_causal_lm(ModelOptions(model_name_or_path=base, model_revision=revision)),
+        )
     model.merge_and_unload().save_pretrained(str(output))
     AutoTokenizer.from_pretrained(folder).save_pretrained(str(output))
     if value is not None:

@@ -95,8 +95,8 @@ class PolicyWithValue(PolicyModel):
         with safe_open(file, "pt") as tensors:
             separate = any(name.startswith("value_trunk.") for name in tensors.keys())  # noqa: SIM118 (not a dict)
         lora = saved_adapter(folder) if (Path(folder) / ADAPTER_CONFIG).exists() else None
-        base = str(folder) if lora is None else base_of(folder)
-        model = load_causal_lm(ModelOptions(model_name_or_path=base, dtype=dtype))
+        base, revision = (str(folder), None) if lora is None else base_of(folder)
+        model = load_causal_lm(ModelOptions(model_name_or_path=base, model_revision=revision, dtype=dtype))
         policy = cls._made_of(model, lora, "separate" if separate else "head")
         policy.restore(folder)
         return policy
@@ -118,6 +118,11 @@ class PolicyWithValue(PolicyModel):
                 prefix = f"{model.base_model_prefix}."
                 own.target_modules = [name.removeprefix(prefix) for name in own.target_modules]
             inject_adapter_in_model(own, trunk)
+            for parameter in trunk.parameters():
+                if (
+                    parameter.requires_grad
+                ):  # as the policy's adapter: an update is small beside what bf16 can tell apart
+                    parameter.data = parameter.data.float()
         return cls(adapted(model, lora), trunk)
 
     def start_value(self, value: float) -> None:

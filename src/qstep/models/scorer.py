@@ -166,7 +166,11 @@ class ScorerModel(PretrainedModule):
         config = AutoConfig.from_pretrained(folder)
         if not (Path(folder) / ADAPTER_CONFIG).exists():
             return cls(load_token_classifier(folder, config, dtype=dtype))
-        return cls(load_adapter(folder, lambda base: load_token_classifier(base, config, dtype=dtype)))
+        return cls(
+            load_adapter(
+                folder, lambda base, revision: load_token_classifier(base, config, dtype=dtype, revision=revision)
+            )
+        )
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S"]:
         """Q of each step, read at its separator: `batch["step_ends"] [B, S]` indexes response tokens, -1 absent.

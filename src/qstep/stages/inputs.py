@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,8 +114,11 @@ def load_causal_lm(
     hide_loading_bars()
     tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, revision=revision)
     if (Path(model_name_or_path) / ADAPTER_CONFIG).exists():
-        adapter = load_adapter(model_name_or_path, partial(AutoModelForCausalLM.from_pretrained, dtype=dtype))
-        model = adapter.merge_and_unload()
+
+        def base(name: str, revision: str | None) -> PreTrainedModel:
+            return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, revision=revision)
+
+        model = load_adapter(model_name_or_path, base).merge_and_unload()
     else:
         model = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=dtype, revision=revision)
     torch.nn.Module.to(model, choose_device(device))
