@@ -40,6 +40,14 @@ def test_it_says_where_each_row_is_and_what_it_holds(tmp_path: Path) -> None:
     assert found.separators == [None] and found.roles == [()]
 
 
+def test_a_label_says_what_is_right_and_a_reward_only_where_there_is_none(tmp_path: Path) -> None:
+    """A partial reward is not that of a right response; only a reward of 1 and more is."""
+    path = tmp_path / "rows.jsonl"
+    graded = [(False, 0.5), (True, 0.0), (None, 0.5), (None, 1.0), (None, 2.0), (None, None)]
+    write_jsonl(path, [{"prompt": "p", "completion": "x", "label": a, "reward": b} for a, b in graded])
+    assert index_rows(path, "unpaired").table["right"].tolist() == [0, 1, 0, 1, 1, -1]
+
+
 def test_one_problem_id_with_two_prompts_is_two_problems(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     same = [{"problem_id": "p", "prompt": prompt, "completion": "x"} for prompt in ("a", "b", "a")]
@@ -133,6 +141,32 @@ def test_it_is_kept_until_the_content_changes(tmp_path: Path, monkeypatch: pytes
     assert index_rows(path, "unpaired").row(3)["completion"] == "a9\nb"
     assert len(builds) == 6
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_cache_that_another_run_replaces_is_not_taken_for_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between writing a cache and mapping it, and between reading its key and mapping it."""
+    write, memmap, dtype = index.write_whole, np.memmap, np.dtype("<i8")
+    place = tmp_path / "rows.jsonl.lengths"
+
+    def replace() -> None:
+        write(place, json.dumps({"key": {"of": 9}, "rows": 3, "words": {}}).encode() + b"\n", np.full(3, 9))
+
+    def lengths(of: int) -> list[int]:
+        array = index.cached_array(
+            tmp_path / "rows.jsonl", "lengths", {"of": of}, dtype, lambda: ({}, np.full(3, of, dtype))
+        )[1]
+        return array.tolist()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "write_whole", lambda *arguments: (write(*arguments), replace()))
+        assert lengths(1) == [1, 1, 1]
+    assert lengths(1) == [1, 1, 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "memmap", lambda *arguments: (replace(), memmap(*arguments))[1])
+        assert lengths(1) == [1, 1, 1]
+    assert lengths(9) == [9, 9, 9]
 
 
 def test_a_folder_that_cannot_be_written_puts_it_into_the_users_cache(

@@ -11,7 +11,7 @@ import torch
 from qstep.data import write_jsonl
 from qstep.models import ModelOptions
 from qstep.tasks import miniature
-from qstep.trainers import METHODS, ImportanceCollapse, NonFiniteLoss
+from qstep.trainers import METHODS, ImportanceCollapse, NonFiniteLoss, dataset
 from qstep.trainers.scorer import step_labels
 from qstep.types import ABSENT
 
@@ -205,6 +205,35 @@ def test_a_label_of_null_is_no_label() -> None:
     assert step_labels(row, "bce", stop_at_first_error=True) == [ABSENT, 1, 0]
     assert step_labels(row, "orm") == [ABSENT] * 4 + [1]
     assert step_labels({"labels": [True, None]}, "orm") == [ABSENT, ABSENT]
+
+
+def test_an_orm_learns_from_every_row_it_keeps(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """From a reward where there is no label; a row with neither and no label of its last step is left out."""
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()][:4]
+    for row in rows:
+        row["labels"][-1] = None
+    for row in rows[:3]:
+        del row["label"]
+    rows[1]["reward"] = 0.5
+    del rows[2]["reward"]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    run = trainer("orm", base, tmp_path / "rows.jsonl", tmp_path)
+    assert run.train_dataset.rows.tolist() == [0, 1, 3]
+    assert run.train_dataset.left_out == {"neither a verdict nor a label of the last step": 1}
+    labels = run.collate([run.train_dataset[0]])["step_labels"]
+    assert [row[row != ABSENT].tolist() for row in labels] == [[1], [0], [0]]
+
+
+def test_the_index_is_asked_for_in_one_order(
+    base: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set's order follows the hash seed, so processes would disagree whose index is right."""
+    asked = []
+    indexed = dataset.index_rows
+    monkeypatch.setattr(dataset, "index_rows", lambda *args, forbidden: asked.append(list(forbidden)) or indexed(*args))
+    for token in "0123456789":
+        trainer("pqm", base, rows_file, tmp_path, separator_token=token)
+    assert asked == [["\n", token] for token in "0123456789"]
 
 
 def test_stopping_at_the_first_error(base: Path, rows_file: Path, tmp_path: Path) -> None:

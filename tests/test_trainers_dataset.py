@@ -43,6 +43,12 @@ def test_rows_are_left_out_for_one_reason_each(tmp_path: Path) -> None:
         rows_of(tmp_path / "rows.jsonl", rows[1:2])
 
 
+def test_a_response_graded_wrong_is_not_imitated_for_its_partial_reward(tmp_path: Path) -> None:
+    graded = [{"label": False, "reward": 0.5}, {"reward": 0.5}, {"label": True, "reward": 0.5}, {"reward": 1.0}]
+    found = rows_of(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "c", **row} for row in graded])
+    assert found.rows.tolist() == [2, 3] and found.left_out == {"not right": 2}
+
+
 def test_over_long_rows_are_refused_with_their_number_or_dropped_and_counted(tmp_path: Path) -> None:
     """A prompt " a" of 2 tokens, completions of n letters are n + 1 (the blank) + 1 (the end)."""
     rows = [{"prompt": "a", "completion": "x" * n} for n in (3, 30, 6, 40, 7)]

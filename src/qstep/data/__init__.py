@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qstep.data.index import Index, cache_folders, cached_array, index_rows, write_whole
 from qstep.data.readers import count_responses, read_problems, read_responses
-from qstep.data.rows import Format, check_row, group_key, outcome, prompt_id, read_groups
+from qstep.data.rows import Format, check_row, group_key, is_right, outcome, prompt_id, read_groups
 from qstep.data.shards import (
     RowError,
     SettingsChanged,
@@ -57,6 +57,7 @@ __all__ = [
     "group_key",
     "index_rows",
     "is_finished",
+    "is_right",
     "most_text_tokens",
     "numbered_rows",
     "outcome",

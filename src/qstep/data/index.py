@@ -25,11 +25,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from qstep.data.rows import Format, check_row, outcome
+from qstep.data.rows import Format, check_row, is_right, outcome
 from qstep.data.shards import RowError, canonical_json, file_fingerprint, parse_row
 from qstep.types import Row
 
-_VERSION = 1
+_VERSION = 2
 _BYTES_A_PROCESS = 1 << 25
 """Smaller files, which one process checks in a second, are not worth another."""
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from qstep.data.index import scan_for_parent; scan_for_parent()"
@@ -47,15 +47,17 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("response_extra", "<i4"),
         ("steps", "<i4"),  # number of `completions`, -1 without
         ("labelled", "<i4"),  # number of steps with a label
+        ("right", "<i4"),  # whether the response is right: 1 or 0, -1 where nobody knows
         ("ids", "<i4"),  # number of `completion_ids`, -1 without
         ("roles", "<i4"),  # who speaks in the prompt, an entry of `Index.roles`
         ("separator", "<i4"),  # an entry of `Index.separators`
         ("graded", "?"),  # has a label or a reward, null or not
         ("behavior", "?"),  # has logps_behavior
         ("rewarded", "?"),  # has step_rewards
+        ("last_labelled", "?"),  # its last step has a label
     ]
 )
-_PACK = struct.Struct("<qiQQd" + "i" * 9 + "???").pack
+_PACK = struct.Struct("<qiQQd" + "i" * 10 + "????").pack
 
 
 @dataclass(frozen=True)
@@ -119,15 +121,15 @@ def cached_array(
     places = [folder / f"{path.name}.{suffix}" for folder in cache_folders(path)]
     for place in places:
         with suppress(OSError, ValueError):
-            header, start = _read_header(place)
-            if header["key"] == key and place.stat().st_size == start + header["rows"] * dtype.itemsize:
-                return header["words"], np.memmap(place, dtype, "r", start, (header["rows"],))
+            return _mapped(place, key, dtype)
     words, array = build()
     header = {"key": key, "rows": len(array), "words": words}
     for place in places:
         with suppress(OSError):
             write_whole(place, canonical_json(header) + b"\n", array)
-            return words, np.memmap(place, dtype, "r", _read_header(place)[1], (len(array),))
+            with suppress(ValueError):  # of another key by now
+                return _mapped(place, key, dtype)
+            break
     return words, array
 
 
@@ -155,13 +157,19 @@ def write_whole(place: Path, header: bytes, array: NDArray[Any]) -> None:
         raise
 
 
-def _read_header(place: Path) -> tuple[dict[str, Any], int]:
+def _mapped(place: Path, key: dict[str, Any], dtype: np.dtype[Any]) -> tuple[dict[str, Any], NDArray[Any]]:
+    """The words and the array of a cache. Raises ValueError if it is not a whole one of that key.
+
+    The file is opened once: another run may put one of another key in its place at any moment.
+    """
     with place.open("rb") as file:
         line = file.readline()
-    header = json.loads(line)
-    if not isinstance(header, dict) or not {"key", "rows", "words"} <= header.keys():
-        raise ValueError(f"{place} is not a cache of qstep")
-    return header, len(line)
+        header = json.loads(line)
+        if not isinstance(header, dict) or not {"key", "rows", "words"} <= header.keys() or header["key"] != key:
+            raise ValueError(f"{place} is not a cache of this key")
+        if os.fstat(file.fileno()).st_size != len(line) + header["rows"] * dtype.itemsize:
+            raise ValueError(f"{place} is not whole")
+        return header["words"], np.memmap(file, dtype, "r", len(line), (header["rows"],))
 
 
 def _checked(path: Path, line: int, text: bytes, format: Format, forbidden: Sequence[str]) -> Row:
@@ -300,7 +308,7 @@ def _record(
     prompt_text = prompt if isinstance(prompt, str) else "".join(content for _, content in turns)
     response = "".join(steps) if format == "stepwise" and steps else row.get("completion", "")
     prompt_bytes, response_bytes = len(prompt_text.encode()), len(response.encode())
-    reward = outcome(row)
+    reward, right, labels = outcome(row), is_right(row), row.get("labels") or [None]
     separator = row.get("step_separator")
     return _PACK(
         offset,
@@ -313,13 +321,15 @@ def _record(
         response_bytes,
         response_bytes - len(response),
         -1 if steps is None else len(steps),
-        sum(label is not None for label in row.get("labels") or ()),
+        sum(label is not None for label in labels),
+        -1 if right is None else int(right),
         -1 if ids is None else len(ids),
         roles.setdefault(speakers, len(roles)),
         separators.setdefault(separator, len(separators)),
         "label" in row or "reward" in row,
         row.get("logps_behavior") is not None,
         row.get("step_rewards") is not None,
+        labels[-1] is not None,
     )
 
 

@@ -132,6 +132,16 @@ def outcome(row: Row) -> float | None:
     return None if row.get("label") is None else float(row["label"])
 
 
+def is_right(row: Row) -> bool | None:
+    """Whether a response is right: its `label`, else whether its `reward` is 1 and more; None where nobody knows.
+
+    A reward may be partial, so one above 0 does not say that the response is right.
+    """
+    if row.get("label") is not None:
+        return bool(row["label"])
+    return None if row.get("reward") is None else float(row["reward"]) >= 1
+
+
 def _completion_text(completion: Any) -> Any:
     """The text of a one-message conversation; anything else as it is, for the rules to judge."""
     if _is_conversation(completion) and len(completion) == 1 and completion[0]["role"] == "assistant":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,7 +109,7 @@ def select_rows(
     over_long: OverLong,
     step_separator: str | None,
     responses_per_prompt: int | None,
-    forbidden: tuple[str, ...] = (),
+    forbidden: Sequence[str] = (),
 ) -> GroupDataset:
     """The rows of a file that can be trained on.
 

@@ -95,9 +95,9 @@ def collate_rows(tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> Batch
 
 def not_right(index: Index) -> Reasons:
     """Keeps right responses, and rows without any reward or label (plain demonstrations)."""
-    graded, outcome = index.table["graded"], index.table["outcome"]
-    ungradable: NDArray[np.bool_] = graded & np.isnan(outcome)
-    return {"ungradable": ungradable, "not right": graded & ~ungradable & ~(outcome > 0)}
+    graded, right = index.table["graded"], index.table["right"]
+    ungradable: NDArray[np.bool_] = graded & (right < 0)
+    return {"ungradable": ungradable, "not right": right == 0}
 
 
 class RSTrainer(GroupTrainer):

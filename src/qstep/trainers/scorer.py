@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from qstep.data import Index
+from qstep.data import Index, is_right
 from qstep.losses import bce_loss, mse_loss, orm_loss, pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
 from qstep.models import Batch, ScorerModel, StepContract, collate_steps, encode_steps
 from qstep.trainers.base import GroupTrainer
@@ -84,12 +84,12 @@ def step_labels(
 
     Ranking losses take hard labels, so a soft one is compared with `threshold`, and every labelled step after the first
     wrong one is wrong (their order assumes it). An ORM's label is the verdict on the whole response where the row has
-    one, else its last step's. BCE and MSE take labels as they are. With `stop_at_first_error` the first wrong step is
-    the last.
+    one (`is_right`), else its last step's. BCE and MSE take labels as they are. With `stop_at_first_error` the first
+    wrong step is the last.
     """
     labels = [float(ABSENT) if label is None else float(label) for label in row["labels"]]
     if objective == "orm":
-        verdict = row.get("label")
+        verdict = is_right(row)
         return [float(ABSENT)] * (len(labels) - 1) + [labels[-1] if verdict is None else float(verdict)]
     wrong = (t for t, label in enumerate(labels) if label not in (ABSENT,) and label <= threshold)
     first_wrong = next(wrong, len(labels))
@@ -142,7 +142,7 @@ class ScorerTrainer(GroupTrainer):
                 over_long=config.over_long,
                 step_separator=config.step_separator,
                 responses_per_prompt=config.responses_per_prompt,
-                forbidden=tuple({config.step_separator, config.separator_token}),
+                forbidden=sorted({config.step_separator, config.separator_token}),
             )
 
         evaluated = None if eval_file is None else rows(eval_file)
@@ -203,5 +203,5 @@ def _without_labels(index: Index) -> Reasons:
 
 
 def _without_verdict(index: Index) -> Reasons:
-    unknown: NDArray[np.bool_] = np.isnan(index.table["outcome"]) & (index.table["labelled"] == 0)
-    return {"no steps": index.table["steps"] <= 0, "neither a verdict nor a labelled step": unknown}
+    unknown: NDArray[np.bool_] = (index.table["right"] < 0) & ~index.table["last_labelled"]
+    return {"no steps": index.table["steps"] <= 0, "neither a verdict nor a label of the last step": unknown}
