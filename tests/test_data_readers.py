@@ -265,6 +265,13 @@ def test_nested_responses_become_rows(tmp_path: Path) -> None:
     assert all("responses" not in row for row in rows)
     assert [row["id"] for row in read_responses(path, offset=1)] == ["p1#0"]
     assert [row["id"] for row in read_responses(path, limit=1)] == ["p0#0", "p0#1", "p0#2"]
+    path = write_lines(
+        tmp_path / "of_questions.jsonl",
+        {"id": "q1", "question": "Q", "responses": ["1", {"text": "2", "id": "mine"}]},
+        {"id": 2, "question": "R", "responses": ["3"]},
+    )
+    found = [(row["problem_id"], row["id"]) for row in read_responses(path)]
+    assert found == [("q1", "q1#0"), ("q1", "mine"), ("2", "2#0")]
 
 
 def test_a_graded_rows_answer_is_the_models(tmp_path: Path) -> None:

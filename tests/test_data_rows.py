@@ -93,6 +93,7 @@ BAD_ROWS: list[tuple[Format, dict[str, Any], str, str]] = [
     ("unpaired", {**GRADED, "reward": "1"}, "reward", "finite number"),
     ("unpaired", {**GRADED, "verdict": "correct"}, "verdict", "ungradable"),
     ("stepwise", GRADED, "completions", "missing"),
+    ("stepwise", {**STEPWISE, "labels": None}, "labels", "`qstep annotate`"),
     ("stepwise", {**STEPWISE, "completions": [], "labels": []}, "completions", "at least one step"),
     ("stepwise", {**STEPWISE, "completions": ["a", " "]}, "completions", "none blank"),
     ("stepwise", {**STEPWISE, "completions": "a\nb"}, "completions", "list of steps"),
@@ -148,6 +149,11 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, text: str, what: str) -
 def test_null_is_a_label_beside_one_kind(tmp_path: Path, labels: list[Any]) -> None:
     row = {**STEPWISE, "labels": labels}
     assert checked(write(tmp_path / "r.jsonl", row), "stepwise") == [row]
+
+
+def test_null_for_all_labels_is_no_labels(tmp_path: Path) -> None:
+    """As a column of some rows becomes in all rows that `datasets` writes."""
+    assert checked(write(tmp_path / "r.jsonl", {**GRADED, "labels": None}), "unpaired") == [GRADED]
 
 
 def test_long_values_are_shortened_in_the_message(tmp_path: Path) -> None:

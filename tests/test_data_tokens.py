@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from qstep.data import encode_completion, encode_prompt, encode_text, split_steps, step_token_ends
+from qstep.data import check_completion_ids, encode_completion, encode_prompt, encode_text, split_steps, step_token_ends
 from qstep.data.tokens import PROMPT_DATE
 
 TEMPLATE = (
@@ -90,6 +90,20 @@ def test_completions_end_as_they_were_sampled() -> None:
     unending = PreTrainedTokenizerFast(tokenizer_object=tokens.backend_tokenizer)
     with pytest.raises(ValueError, match="end-of-sequence"):
         encode_completion(unending, row)
+
+
+def test_a_response_may_end_with_a_token_that_is_not_special() -> None:
+    tokens = tokenizer()
+    *ids, end = encode_text(tokens, "3+4=7\n7")
+    assert tokens.decode([end]) == "7" and end not in tokens.all_special_ids
+    row = {"completion": tokens.decode(ids), "completion_ids": [*ids, end], "finish_reason": "stop"}
+    check_completion_ids(tokens, row, "row 1")
+    steps = split_steps(row["completion"])
+    assert step_token_ends(tokens, row["completion_ids"], steps)[-1] == len(ids)
+    with pytest.raises(ValueError, match="row 1, field 'completion_ids'"):
+        check_completion_ids(tokens, {**row, "finish_reason": "length"}, "row 1")
+    with pytest.raises(ValueError, match="row 1, field 'completion_ids'"):
+        check_completion_ids(tokens, {**row, "completion_ids": [*ids, end, end]}, "row 1")
 
 
 @pytest.fixture(scope="module")

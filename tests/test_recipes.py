@@ -163,6 +163,21 @@ def test_keys_follow_settings_and_inputs(tmp_path: Path) -> None:
     assert after["graded"] != before["graded"] and after["labels"] != before["labels"]
 
 
+def test_keys_follow_the_users_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = tmp_path / "recipe_reward.py"
+    code.write_text("def reward(completions, **columns): return [1.0 for _ in completions]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = write(tmp_path, stages=stages(tmp_path, graded={"grader": "recipe_reward:reward"}))
+    before = keys(file)
+    assert keys(file) == before
+    code.write_text("def reward(completions, **columns): return [0.0 for _ in completions]\n")
+    after = keys(file)
+    assert after["graded"] != before["graded"] and after["labels"] != before["labels"]
+    file = write(tmp_path, stages=stages(tmp_path, graded={"task": "no_such_module:task"}))
+    with pytest.raises(RecipeError, match=r"stage 'graded', option 'task': .* cannot be loaded"):
+        keys(file)
+
+
 def test_the_seed_goes_where_it_is_referred_to_and_variants_share_the_rest(tmp_path: Path) -> None:
     file = write(
         tmp_path,

@@ -114,6 +114,8 @@ def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ),
         ({"pqm": graded}, "'a#0' has no score: run `qstep score` on it first"),
         ({"pqm": scored, "bce": scored[:1]}, "hold different rows"),
+        ({"pqm": scored, "bce": [scored[0], {**scored[1], "completion": "another"}]}, r"bce.jsonl: row 'a#1' is not"),
+        ({"pqm": scored, "bce": [scored[0], {**scored[1], "verdict": "right"}]}, "Score the same graded file"),
         (graded + graded, "'a#0' is there twice"),
         ([], "there is no row"),
         ({"pqm": [{**row, "score": True} for row in scored]}, "'score': is True; give a finite number"),
@@ -141,6 +143,18 @@ def test_unlabelled_steps_have_no_part_in_the_auc(tmp_path: Path) -> None:
     rows[1] |= {"q_values": [9.0, 1.5, -5.0], "labels": [None, False, False]}
     auc = report(tmp_path, {"v": rows})["auc"]["v"]["step_within_problem"]
     assert auc["mean"] == 0.5  # 2 and 1 right against 1.5, the first wrong step
+
+
+def test_the_auc_is_within_an_id_with_its_prompt(tmp_path: Path) -> None:
+    """1 for one prompt and 0 for the other, whose Qs are all higher: together they would be one problem's .75."""
+    steps: dict[str, Any] = {"label_source": "exact"}
+    first, second = problem("a", "rw", [0.0, 0.0], **steps), problem("a", "rw", [0.0, 0.0], prompt="other", **steps)
+    for rows, q_values in ((first, (1.0, 0.0)), (second, (8.0, 9.0))):
+        for row, q_value, label in zip(rows, q_values, (True, False), strict=True):
+            row |= {"q_values": [q_value], "labels": [label]}
+    rows = first + [{**row, "id": f"{row['id']}'"} for row in second]
+    auc = report(tmp_path, {"v": rows})["auc"]["v"]["step_within_problem"]
+    assert (auc["mean"], auc["n"]) == (0.5, 2)
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

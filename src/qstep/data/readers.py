@@ -100,8 +100,9 @@ def read_responses(
     The question may be called `prompt`, `problem` or `question`; the gold answer `gold` or `answer` (of GSM8K's form
     the part after `####` is taken, and the rest kept as `metadata["solution"]`); the response `completion`,
     `response` or `text`, or be given as steps (`completions`). A row with a list `responses` holds several responses
-    to its question, texts or objects. Columns of other names are kept. What is missing is made: `problem_id` (of the
-    prompt), `sample` (counted in each problem), `id` (`<problem_id>#<sample>`), `task`.
+    to its question, texts or objects; its `id` is their `problem_id` where it has none. Columns of other names are
+    kept. What is missing is made: `problem_id` (of the prompt), `sample` (counted in each problem), `id`
+    (`<problem_id>#<sample>`), `task`.
 
     Args:
         path: the file.
@@ -149,6 +150,8 @@ def _flat(path: Path, line: int, row: Row) -> Iterator[Row]:
     shared = {name: value for name, value in row.items() if name != "responses"}
     if not isinstance(row["responses"], list):
         raise RowError(path, line, "responses", "is no list; give the responses as texts, or as objects with a 'text'")
+    if "id" in shared and "problem_id" not in shared:  # the question's, not that of each response
+        shared["problem_id"] = shared.pop("id")
     for response in row["responses"]:
         if not isinstance(response, str | dict):
             raise RowError(path, line, "responses", f"has {response!r}; give a text, or an object with a 'text'")

@@ -13,7 +13,8 @@ A row is one response. Sampling writes the first columns, and every later stage 
 Rows that people bring need only the columns of their format: `prompt-completion` (prompt, completion),
 `unpaired` (also label or reward), `stepwise` (prompt, completions, labels) or `preference` (prompt, chosen,
 rejected); `response` is a completion that may be blank. A prompt is text or a conversation. Nothing is cast: `true`
-is a hard label, `0.75` a soft one, and `null` says that nobody knows: losses leave the step out. A problem is its
+is a hard label, `0.75` a soft one, and `null` says that nobody knows: losses leave the step out. Null in place of all
+`labels` (a column that other rows have) is no labels. A problem is its
 `problem_id` together with its prompt.
 """
 
@@ -76,8 +77,11 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
             raise RowError(path, line, column, problem)
 
     row = dict(row)
+    if row.get("labels", ()) is None:
+        del row["labels"]
     for column in (*_COLUMNS[format], *sorted(need)):
-        require(column in row, column, f"is missing; the row has {', '.join(row) or 'no columns'}")
+        advice = "label the steps with `qstep annotate`, or drop the row; " if column == "labels" else ""
+        require(column in row, column, f"is missing; {advice}the row has {', '.join(row) or 'no columns'}")
     if format == "unpaired":
         require(
             "label" in row or "reward" in row,

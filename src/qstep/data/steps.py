@@ -44,7 +44,8 @@ def step_token_ends(
 
     A step owns the separators that follow it, so its last token is the one that completes the last of these;
     the last step owns everything to the end, the end-of-sequence token included. So `token_ids[: end + 1]` is
-    the prefix to continue from. A token that holds the end of one step and the beginning of the next ends the
+    the prefix to continue from. A last token that is in no step (an end-of-sequence token that is not a special one) is
+    the last step's. A token that holds the end of one step and the beginning of the next ends the
     former; where a whole step lies inside one token with its neighbour, both have the same last token.
 
     Raises:
@@ -57,6 +58,9 @@ def step_token_ends(
         return str(tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     text = decode(ids)
+    if split_steps(text, separator) != list(steps) == split_steps(decode(ids[:-1]), separator):
+        ids.pop()
+        text = decode(ids)
     if split_steps(text, separator) != list(steps):
         raise ValueError(f"the steps {list(steps)!r} are not those of the tokens, which read {text!r}")
 
@@ -103,4 +107,4 @@ def step_token_ends(
             assert found is not None, "all tokens together complete the text"
             count, position = found
         ends.append(count - 1)
-    return [*ends, len(ids) - 1] if steps else []
+    return [*ends, len(token_ids) - 1] if steps else []

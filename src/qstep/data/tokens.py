@@ -136,14 +136,20 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 def check_completion_ids(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> None:
     """Refuses a row whose `completion_ids` are not its `completion` in this tokenizer: another sampled them.
 
+    The token that ended a response (`finish_reason` is stop) is not in its text, even where it is no special one.
+
     Raises ValueError, naming `where`.
     """
     ids = row.get("completion_ids")
     if ids is None:
         return
     known = max(ids) < len(tokenizer)
-    text = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)) if known else "?"
-    if text.strip() != row["completion"].strip():
+    readings = [ids, ids[:-1]] if row.get("finish_reason") == "stop" else [ids]
+    text, *others = (
+        str(tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)) if known else "?"
+        for part in readings
+    )
+    if row["completion"].strip() not in (reading.strip() for reading in (text, *others)):
         raise ValueError(
             f"{where}, field 'completion_ids': this tokenizer reads them as {text[:60]!r}, and the completion is "
             f"{row['completion'][:60]!r}. Another tokenizer sampled them: train with its model, or drop the column "

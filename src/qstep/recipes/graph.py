@@ -27,9 +27,13 @@ from qstep.recipes.workers import Job, Workers
 from qstep.stages.inputs import model_fingerprint
 from qstep.stages.options import NO_EFFECT
 from qstep.stages.progress import console
+from qstep.tasks import code_version, is_users
 
 _NO_EFFECT = frozenset({*NO_EFFECT, "batch_size", "disable_tqdm", "rows_at_once"})
 """Options that change how fast an output comes, not what is in it."""
+
+_CODE = ("grader", "task", "dataset_name")
+"""Options that may name code of the user's own, `module:object`."""
 
 _DATA_FILE = re.compile(r".*\.(jsonl|json|parquet)")
 
@@ -190,10 +194,16 @@ def _work(recipe: Recipe, stage: Stage, done: Mapping[str, Work], output_dir: Pa
 
 
 def _inputs(recipe: Recipe, stage: Stage, option: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Each file or model folder that an option names, with its fingerprint; what stages write is not among them."""
+    """Each file, model folder or object of the user's code that an option names, with its fingerprint; what stages
+    write is not among them."""
     if isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _inputs(recipe, stage, option, item)
+    elif isinstance(value, str) and option in _CODE and is_users(value):
+        try:
+            yield value, code_version(value, option)
+        except ValueError as error:
+            raise recipe.error(f"stage {stage.name!r}, option {option!r}: {error}") from None
     elif isinstance(value, str) and not references(value) and (kind := _kind(stage, option)):
         path = Path(value).expanduser()
         if path.is_file():

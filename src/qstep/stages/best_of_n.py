@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,8 +17,8 @@ from qstep.types import Row
 if TYPE_CHECKING:
     from qstep.evals import ScoredGroup
 
-Steps = dict[str, list[tuple[float, bool]]]
-"""The Q and the exact label of steps, by problem."""
+Steps = dict[tuple[str, str], list[tuple[float, bool]]]
+"""The Q and the exact label of steps, by problem (`group_key`)."""
 
 
 @dataclass
@@ -105,9 +106,10 @@ def read_groups_of(inputs: dict[str, Path] | Path, task: str = "math") -> tuple[
     prompt; `task` is that of rows that name none.
 
     Raises:
-        ValueError: the files do not hold the same rows, or a row is bad, not graded or not scored.
+        ValueError: the files do not hold the same responses with the same verdicts, or a row is bad, not graded or
+            not scored.
     """
-    from qstep.data import group_key, read_responses
+    from qstep.data import canonical_json, group_key, read_responses
     from qstep.evals import ScoredGroup
     from qstep.tasks import Tasks, answer_classes_of
 
@@ -117,14 +119,22 @@ def read_groups_of(inputs: dict[str, Path] | Path, task: str = "math") -> tuple[
     groups: dict[tuple[str, str], list[Row]] = {}
     scores: dict[str, dict[str, float]] = {}
     steps: dict[str, Steps] = {}
+    contents: dict[str, bytes] = {}  # of the first scorer's rows: ids alone may be those of another model's responses
     for name, path in inputs.items():
         of_scorer, of_steps = scores.setdefault(name, {}), steps.setdefault(name, {})
         for row in read_responses(path, task=task):
             _require(row, path, scored=bool(name))
             score = row["score"] if name else 0.0
             of_scorer[row["id"]] = -math.inf if score is None else score
+            content = [row["prompt"], row["completion"], row["verdict"]]
+            digest = hashlib.sha256(canonical_json(content)).digest()
+            if contents.setdefault(row["id"], digest) != digest:
+                raise ValueError(
+                    f"{path}: row {row['id']!r} is not the one of {inputs[next(iter(scores))]}: its prompt, completion "
+                    "or verdict differs. Score the same graded file with each scorer"
+                )
             if row.get("label_source") == "exact" and "q_values" in row:
-                of_steps.setdefault(row["problem_id"], []).extend(_through_first_error(row))
+                of_steps.setdefault(group_key(row), []).extend(_through_first_error(row))
             if len(scores) == 1:
                 slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer")}
                 groups.setdefault(group_key(row), []).append(slim)

@@ -156,6 +156,11 @@ def _find(name: str, grader: str | None) -> Task:
     return cast(Task, task)
 
 
+def code_version(name: str, what: str) -> str:
+    """Names a user's `module:object` and the content of its file. Raises ValueError where it cannot be loaded."""
+    return _load(name, what)[1]
+
+
 def _load(name: str, what: str) -> tuple[Any, str]:
     """The object `module:object`, also of a module in the working directory, and its name with a digest of its file."""
     module_name, _, attribute = name.partition(":")
