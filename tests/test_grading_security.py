@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,19 +52,58 @@ def test_no_payload_has_an_effect(tmp_path: Path, index: int) -> None:
     target = tmp_path / "owned"
     text = payloads(target)[index]
     for response in (text, rf"The answer is \boxed{{{text}}}.", f"<answer>{text}</answer>", f"#### {text}"):
-        assert grade(GOLD, response, deadline_s=30).verdict != "right"
+        verdict = grade(GOLD, response, deadline_s=30).verdict
+        assert verdict != "right" or GOLD in text  # a number that is written there may be read
     grade(text, r"\boxed{x+1}", deadline_s=30)
     group_equivalent([text, "x+1"], deadline_s=30)
     assert not target.exists()
 
 
-def test_the_worker_gives_text_to_the_latex_grammar_only(tmp_path: Path) -> None:
-    """The same payloads past every check, straight to the algebra."""
+def test_no_payload_has_an_effect_past_every_check(tmp_path: Path) -> None:
+    """The same payloads straight to math-verify, as an answer and as prose."""
     from qstep.grading.pool import pool
 
     for index, text in enumerate(payloads(tmp_path / "owned")):
-        assert not pool().judge("x+1", text, 30).get("equal"), index
+        for is_value in (True, False):
+            request = {"gold": "x+1", "text": text, "is_value": is_value, "exact": False}
+            assert not pool().judge(request, 30).get("equal"), index
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        "open(target, 'w')",
+        "open(target, 'a')",
+        "os.open(target, os.O_CREAT)",
+        "os.system('touch ' + target)",
+        "os.remove(__file__)",
+        "os.rename(__file__, target)",
+        "os.mkdir(target)",
+        "subprocess.run(['touch', target])",
+        "os.posix_spawn('/bin/touch', ['touch', target], {})",
+        "os.execv('/bin/touch', ['touch', target])",
+        "os.fork()",
+        "socket.create_connection(('127.0.0.1', 9))",
+        "__import__('ctypes').CDLL(None)",
+    ],
+)
+def test_the_computing_process_refuses_effects(tmp_path: Path, effect: str) -> None:
+    """Should math-verify ever run what it reads: the child that computes may not act."""
+    target = tmp_path / "owned"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, socket, subprocess, sys\n"
+        "from qstep.grading.worker import refuse_effects\n"
+        "target = sys.argv[1]\n"
+        "sys.addaudithook(refuse_effects)\n"
+        f"try:\n    {effect}\nexcept PermissionError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    ran = subprocess.run([sys.executable, script, target], capture_output=True, text=True, env=environment)
+    assert "is not allowed while grading" in ran.stdout
+    assert script.exists()
+    assert not target.exists()
 
 
 def _evaluating(tree: ast.AST) -> list[str]:

@@ -1,15 +1,13 @@
 """Whether an answer is right, wrong or ungradable.
 
-A final answer is found in the response (`extraction`), spelled in one way (`notation`), and compared with
-the gold answer: numbers exactly (`numeric`), units by conversion (`units`), structures by their parts
-(`comparison`). What needs algebra and is not certain to explode (`hazards`) goes to math-verify in killable
-processes (`pool`, `worker`).
+math-verify finds and compares answers, in killable processes (`pool`, `worker`). Around it stand a few families
+of rules (`rules`), each there because it changes verdicts for the better: where the answer is stated
+(`extraction`), how numbers are written (`spelling`), and what needs no algebra (`grader`).
 """
 
 from __future__ import annotations
 
-from qstep.grading.extraction import extract_answer
-from qstep.grading.grader import Grade, equivalent, grade, grade_many, group_equivalent
+from qstep.grading.grader import Grade, equivalent, extract_answer, grade, grade_many, group_equivalent
 
 __all__ = [
     "GRADER_VERSION",
@@ -29,5 +27,5 @@ def __getattr__(name: str) -> str:
     if name == "GRADER_VERSION":
         from importlib.metadata import version  # slow to import, and only those who record verdicts need it
 
-        return f"qstep-grading 1, math-verify {version('math-verify')}"
+        return f"qstep-grading 2, math-verify {version('math-verify')}"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from itertools import accumulate
+from typing import Any
 
-from qstep.grading.comparison import NeedsAlgebra, NoAlgebra, same
-from qstep.grading.extraction import extract_answer
-from qstep.grading.hazards import hazard
-from qstep.grading.notation import depth, key, normalise
-from qstep.grading.numeric import TooLarge
+from qstep.grading.extraction import prose, statement
 from qstep.grading.pool import pool
+from qstep.grading.rules import ALL, Rules
+from qstep.grading.spelling import measured, plain, respelled, uncounted, words
 from qstep.types import Verdict
 
 _MAX_RESPONSE = 500_000
-_MAX_ANSWER = 20_000
-_MAX_DEPTH = 60
+_MAX_ALGEBRA = 2_000
+_MAX_DEPTH = 30
+_CHOICE = re.compile(r"(?:option|choice)?\s*\(?([A-J])(?:\)|[).:]\s.*)?", re.I | re.S)
+_BASE = re.compile(r"\(?([0-9A-F]+)\)?_\{?(?:\\text\{)?(\w+)\}{0,2}")
+# What no machine computes in seconds: a tower of powers, a factorial of one or of millions, a million digits.
+_HOPELESS = re.compile(
+    r"(?:[\d)}]\s*(?:\^|\*\*)\s*[{(]*\s*){3}\d|[!)]\s*!|\d{4}\s*!|\d{1001}|\\(?:sum|prod|binom)[^=]*=?.{0,40}\d{5}"
+    r"|(?:\^|\*\*)\s*[{(]*\d+\s*(?:\^|\*\*)\s*[{(]*\d{2}"
+)
 
 
 @dataclass(frozen=True)
@@ -33,14 +40,11 @@ class Grade:
     reward: float | None = None
 
 
-_Outcome = tuple[Verdict, str]
-
-
 def grade(gold: str, answer: str, *, deadline_s: float = 3.0) -> Grade:
     """Grades one response, or bare answer, against the gold answer.
 
-    Letters, words, exact numbers, units and structures are compared in this process; what needs algebra goes
-    to math-verify in a process that is killed at the deadline. May be called from any thread.
+    Numbers in digits and words are compared in this process; everything else goes to math-verify in a
+    process that is killed at the deadline. May be called from any thread.
 
     Args:
         gold: the reference answer, such as `42` or `\\frac{1}{2}`; a box or `####` around it is taken off.
@@ -51,17 +55,7 @@ def grade(gold: str, answer: str, *, deadline_s: float = 3.0) -> Grade:
         ValueError: the deadline is not positive.
         RuntimeError: the grading worker cannot start.
     """
-    if not deadline_s > 0:
-        raise ValueError(f"deadline_s must be positive, not {deadline_s}")
-    if len(answer) > _MAX_RESPONSE or len(gold) > _MAX_RESPONSE:
-        return Grade("ungradable", f"longer than {_MAX_RESPONSE} characters", None)
-    gold = _gold(gold)
-    if not gold:
-        return Grade("ungradable", "the gold answer is empty", None)
-    found = extract_answer(answer)
-    if found is None:
-        return Grade("wrong", "no final answer found", None)
-    return Grade(*_verdict(gold, found, deadline_s), found)
+    return grade_by(ALL, gold, answer, deadline_s)
 
 
 def grade_many(pairs: Iterable[tuple[str, str]], *, deadline_s: float = 3.0, workers: int | None = None) -> list[Grade]:
@@ -82,7 +76,7 @@ def grade_many(pairs: Iterable[tuple[str, str]], *, deadline_s: float = 3.0, wor
 
 def equivalent(a: str, b: str, *, deadline_s: float = 3.0) -> bool:
     """Whether two extracted answers are the same answer; False when that cannot be told."""
-    return _verdict(a, b, deadline_s)[0] == "right"
+    return _compared(ALL, a, b, True, deadline_s).verdict == "right"
 
 
 def group_equivalent(answers: Sequence[str | None], *, deadline_s: float = 3.0) -> list[int | None]:
@@ -91,54 +85,116 @@ def group_equivalent(answers: Sequence[str | None], *, deadline_s: float = 3.0) 
     An answer joins the first class whose first member it equals.
     """
     classes: list[int | None] = []
-    by_key: dict[str, int] = {}
+    known: dict[str, int] = {}
     representatives: list[str] = []
     for answer in answers:
         if answer is None or not answer.strip():
             classes.append(None)
             continue
-        name = key(normalise(answer)) if len(answer) <= _MAX_ANSWER else answer
-        if name not in by_key:
-            same_as = partial(equivalent, answer, deadline_s=deadline_s)
-            match = next((i for i, other in enumerate(representatives) if same_as(other)), None)
-            if match is None:
-                match = len(representatives)
+        name = plain(answer.strip()) or answer.strip()
+        if name not in known:
+            same = (i for i, other in enumerate(representatives) if equivalent(other, answer, deadline_s=deadline_s))
+            known[name] = next(same, len(representatives))
+            if known[name] == len(representatives):
                 representatives.append(answer)
-            by_key[name] = match
-        classes.append(by_key[name])
+        classes.append(known[name])
     return classes
 
 
-def _gold(gold: str) -> str:
-    marked = any(mark in gold for mark in (r"\boxed", r"\fbox", "####"))
-    return ((extract_answer(gold) if marked else gold) or "").strip()
+def extract_answer(text: str) -> str | None:
+    """The final answer that `text`, a response or a bare answer, states; None where there is none."""
+    found = statement(text[-_MAX_RESPONSE:], ALL)
+    if found is None or found.is_value:
+        return found.text or None if found else None
+    return _asked(ALL, None, found.text, False, 3.0).answer
 
 
-def _verdict(gold: str, answer: str, deadline_s: float) -> _Outcome:
-    """The verdict on an extracted answer: what is cheap here, the rest by the workers."""
-    if gold.strip() == answer.strip():
-        return "right", "identical text"
-    if max(len(gold), len(answer)) > _MAX_ANSWER:
-        return "ungradable", f"an answer of more than {_MAX_ANSWER} characters"
-    gold, answer = normalise(gold), normalise(answer)
-    if not gold:
-        return "ungradable", "the gold answer is empty"
-    if not answer:
-        return "wrong", "the answer is empty"
-    if max(depth(gold), depth(answer)) > _MAX_DEPTH:
-        return "ungradable", f"brackets nested more than {_MAX_DEPTH} deep"
-    try:
-        return ("right", "the same") if same(gold, answer, NoAlgebra()) else ("wrong", "different")
-    except TooLarge as error:
-        return "ungradable", str(error)
-    except NeedsAlgebra:
-        pass
-    for side, text in (("gold answer", gold), ("answer", answer)):
-        if why := hazard(text):
-            return "ungradable", f"the {side} has {why}"
-    reply = pool().judge(gold, answer, deadline_s)
-    if "equal" in reply:
-        return ("right", "equal by algebra") if reply["equal"] else ("wrong", "not equal by algebra")
-    if reply.get("unreadable") == "answer":
-        return "wrong", "the answer is not readable as mathematics"
-    return "ungradable", reply.get("failed") or "the gold answer is not readable as mathematics"
+def grade_by(rules: Rules, gold: str, answer: str, deadline_s: float) -> Grade:
+    """`grade` with some families of rules only, for measuring what each is good for."""
+    if not deadline_s > 0:
+        raise ValueError(f"deadline_s must be positive, not {deadline_s}")
+    if len(answer) > _MAX_RESPONSE or len(gold) > _MAX_RESPONSE:
+        return Grade("ungradable", f"longer than {_MAX_RESPONSE} characters", None)
+    if any(mark in gold for mark in (r"\boxed", r"\fbox", "####")):
+        marked = statement(gold, ALL)
+        gold = marked.text if marked else ""
+    if not gold.strip():
+        return Grade("ungradable", "the gold answer is empty", None)
+    found = statement(answer, rules)
+    if found is None:
+        return Grade("wrong", "no final answer found", None)
+    return _compared(rules, gold.strip(), found.text, found.is_value, deadline_s)
+
+
+def _compared(rules: Rules, gold: str, text: str, is_value: bool, deadline_s: float) -> Grade:
+    """The verdict on a final answer, or on prose with one: what is cheap here, the rest by the workers."""
+    if is_value and gold == text:
+        return Grade("right", "identical text", text)
+    a, b = gold, text
+    same = _same_digits(a, b) if is_value else None
+    if same is None and len(gold) + (len(text) if is_value else 0) > _MAX_ALGEBRA:
+        return Grade("ungradable", f"answers of more than {_MAX_ALGEBRA} characters", text if is_value else None)
+    if same is None and "spelling" in rules:
+        a, b = respelled(gold), respelled(text) if is_value else text
+    if same is None and is_value and "units" in rules:
+        a, b, same = _converted(a, b)
+    if same is None and is_value and "words" in rules:
+        a, b = uncounted(a), uncounted(b)
+        same = _same_words(a, b)
+    if same is None and is_value:
+        same = _same_digits(a, b)
+    if same is not None:
+        return Grade("right" if same else "wrong", "the same" if same else "different", text)
+    if "exact" in rules and (_hopeless(a) or (is_value and _hopeless(b))):
+        return Grade("ungradable", "too large to compute", text if is_value else None)
+    found = _asked(rules, a, b, is_value, deadline_s)
+    return Grade(found.verdict, found.reason, text) if is_value else found
+
+
+def _asked(rules: Rules, gold: str | None, text: str, is_value: bool, deadline_s: float) -> Grade:
+    """What math-verify says."""
+    request = {"gold": gold, "text": text, "is_value": is_value, "exact": "exact" in rules}
+    reply: dict[str, Any] = pool().judge(request, deadline_s)
+    if "failed" in reply:
+        return Grade("ungradable", reply["failed"], None)
+    if reply["answer"] is None:
+        return Grade("wrong", "no final answer found", None)
+    verdict: Verdict = "right" if reply["equal"] else "wrong"
+    return Grade(verdict, f"{'equal' if reply['equal'] else 'not equal'} by math-verify", reply["answer"])
+
+
+def _same_digits(gold: str, answer: str) -> bool | None:
+    a, b = plain(gold), plain(answer)
+    if a is None or b is None:
+        return None
+    # Decimals may be rounded, which is math-verify's to judge.
+    return a == b if a == b or "." not in a + b else None
+
+
+def _same_words(gold: str, answer: str) -> bool | None:
+    """Words in any case and order; a choice by its letter; a number in words; numerals of a stated base."""
+    if re.fullmatch(r"\(?[A-J]\)?", gold):
+        choice = _CHOICE.fullmatch(answer)
+        return choice[1].upper() == gold.strip("()") if choice else None
+    based = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
+    if based[0] and based[1]:
+        return based[0].groups() == based[1].groups()
+    a, b = words(gold), words(answer)
+    if len(b) == 1 and b[0].isdigit():
+        return _same_digits(gold, b[0])
+    return sorted(a) == sorted(b) if b and prose(" ".join(a)) else None
+
+
+def _converted(gold: str, answer: str) -> tuple[str, str, bool | None]:
+    """Both sides in one unit, where both have one; False where they measure different things."""
+    a, b = measured(gold), measured(answer)
+    if a is None or b is None or a[1:] == b[1:]:
+        return gold, answer, None
+    factor = b[2] / a[2]
+    return a[0], rf"\frac{{{factor.numerator}}}{{{factor.denominator}}}\cdot ({b[0]})", None if a[1] == b[1] else False
+
+
+def _hopeless(text: str) -> bool:
+    """Whether algebra is certain to exceed every reasonable time and memory."""
+    levels = accumulate((char in "([{") - (char in ")]}") for char in text)
+    return max(levels, default=0) > _MAX_DEPTH or _HOPELESS.search(text) is not None

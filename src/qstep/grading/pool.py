@@ -86,8 +86,8 @@ class Pool:
         self._starting = 0
         self._changed = threading.Condition()
 
-    def judge(self, gold: str, answer: str, deadline_s: float) -> dict[str, Any]:
-        """The worker's reply on two normalised answers: `equal`, `unreadable` or `failed`.
+    def judge(self, request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
+        """The worker's reply to a request: `equal` and `answer`, or `failed`.
 
         A worker found dead before it could be asked is replaced by another.
         """
@@ -95,7 +95,7 @@ class Pool:
             worker = self._take()
             reply, asked = None, True
             try:
-                reply = worker.ask({"gold": gold, "answer": answer, "deadline_s": deadline_s}, deadline_s)
+                reply = worker.ask(request | {"deadline_s": deadline_s}, deadline_s)
             except BrokenPipeError:
                 asked = False
             finally:  # also when interrupted: a worker with an open request must not serve another

@@ -1,0 +1,113 @@
+"""One spelling for answers that math-verify reads differently or not at all, and units it would drop."""
+
+# ruff: noqa: RUF001  (characters that look like others are what this file is about)
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from fractions import Fraction
+
+_SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_SYMBOLS = str.maketrans(
+    {"−": "-", "–": "-", "⁄": "/", "∕": "/", "÷": "/", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "π": r"\pi ",
+     "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "°": r"^\circ ", "∅": r"\emptyset ", "±": r"\pm "}
+)  # fmt: skip
+_Into = str | Callable[[re.Match[str]], str]
+_RESPELLED: list[tuple[str, _Into]] = [
+    (r"√\s*(\d+|[a-zA-Z]|\([^()]*\))", r"\\sqrt{\1}"),
+    (r"\\!\s*|^\s*(?:\\approx|≈|~)\s*", ""),
+    (r"(?<!\\)\\[,;: ]", " "),
+    (r"\{,\}(?=\d)", ","),
+    (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi "),
+    (r"(?<![\w.,])(\d{1,3})((?:[ '_]+\d{3})+)(?![\d,])", lambda m: m[1] + re.sub(r"\D", "", m[2])),
+    (r"^([-+]?\d{1,3}(?:\.\d{3}){2,})$", lambda m: m[1].replace(".", "")),
+    (r"^([-+]?0),(\d+)$", r"\1.\2"),
+    (r"(?<![\w.])([-+]?\d+(?:\.\d*)?)[eE]([-+]?\d{1,5})(?!\w)", r"\1\\cdot 10^{\2}"),
+    (r"(?<![\w.^}/])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])", r"(\1+\\frac{\2}{\3})"),
+    (r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}", lambda m: _repeating(m)),
+    (r"\\langle(.*?)\\rangle", r"(\1)"),
+]
+_REPLACEMENTS = [(re.compile(pattern), into) for pattern, into in _RESPELLED]
+_PLAIN = re.compile(r"([-+]?)\s?(?:\\?[$€£¥₹]\s?)?(\d+|\d{1,3}(?:,\d{3})+|(?=\.\d))(?:\.(\d*))?", re.A)
+_TEXT = re.compile(r"\\(?:text\w*|math(?:rm|bf|it|sf|tt)|mbox)\s*\{([^{}]*)\}")
+_COUNTED = re.compile(
+    r"((?:\\?\$)?[-\d,.]+)\s+(?!(?:or|and|to|than|not|mod|dozen|hundred|thousand|million|billion)(?!\w))[a-zA-Z&]{2,}"
+    r"(?:\s+(?!(?:or|and|to|than|not|more|less|mod)(?!\w))[a-zA-Z&]+){0,3}(?:\s?\^\{?[23]\}?)?"
+)
+_WORDS = re.compile(r"[A-Za-z][A-Za-z ,.'()-]*")
+_NO_WORDS = re.compile(r"\b(?:the|an?|and|option|choice)\b|[^\w\s]", re.I)
+_NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_UNITS = {
+    alias: (dimension, Fraction(size))
+    for dimension, units in {
+        "length": "mm millimeter 1/1000, cm centimeter 1/100, m meter 1, km kilometer 1000, in inch 127/5000,"
+        " ft foot feet 381/1250, yd yard 1143/1250, mi mile 201168/125",
+        "mass": "mg milligram 1/1000, g gram 1, kg kilogram 1000",
+        "time": "s sec second 1, min minute 60, h hr hour 3600, day 86400, week 604800",
+        "volume": "ml milliliter 1/1000, l liter 1",
+        "money": "$ dollar 1, cent 1/100",
+    }.items()
+    for *aliases, size in map(str.split, units.split(","))
+    for alias in aliases
+}
+_MEASURED = re.compile(r"(.*?[\d}])\s*([a-zA-Z]+?)(?:(?<=h)es|(?<=[a-zA-Z]{2})s)?\s*(\^\{?[23]\}?)?\.?")
+
+
+def respelled(value: str) -> str:
+    """`value` with Unicode, separators, mixed and repeating numbers written as math-verify reads them."""
+    value = _SUPERSCRIPTS.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPT) + "}", value)
+    if not value.isascii():
+        value = unicodedata.normalize("NFKC", "".join(map(_vulgar_fraction, value)).translate(_SYMBOLS))
+    for pattern, into in _REPLACEMENTS:
+        value = pattern.sub(into, value)
+    return value.strip()
+
+
+def _vulgar_fraction(char: str) -> str:
+    decomposition = unicodedata.decomposition(char)
+    if not decomposition.startswith("<fraction>"):
+        return char
+    over, _, under = "".join(chr(int(c, 16)) for c in decomposition.split()[1:]).partition("⁄")
+    return rf"\frac{{{over}}}{{{under}}}" if under else char
+
+
+def _repeating(number: re.Match[str]) -> str:
+    """`0.1\\overline{6}` as (16 - 1)/90."""
+    fixed, cycle = number[1] + number[2], number[3]
+    return rf"\frac{{{fixed}{cycle}-{fixed or '0'}}}{{{'9' * len(cycle)}{'0' * len(number[2])}}}"
+
+
+def plain(value: str) -> str | None:
+    """The canonical digits of an integer or decimal of any length (`-$1,007.50` is `-1007.5`), else None."""
+    match = _PLAIN.fullmatch(value)
+    if match is None:
+        return None
+    whole, part = match[2].replace(",", "").lstrip("0") or "0", (match[3] or "").rstrip("0")
+    digits = f"{whole}.{part}" if part else whole
+    return f"-{digits}" if match[1] == "-" and digits != "0" else digits
+
+
+def uncounted(value: str) -> str:
+    """`value` without the words after its number: `762 M&Ms` is 762, `5 or more` stays what it is."""
+    match = _COUNTED.fullmatch(_TEXT.sub(r" \1 ", value).strip())
+    return match[1] if match else value
+
+
+def words(value: str) -> list[str]:
+    """The words of an answer that is words (`\\text{an Ellipse}` is ["ellipse"]), else []; small numbers as digits."""
+    value = _TEXT.sub(r" \1 ", value).strip()
+    found = _NO_WORDS.sub(" ", value.lower()).split() if _WORDS.fullmatch(value) else []
+    return [str(_NUMBERS.index(word)) if word in _NUMBERS else word for word in found]
+
+
+def measured(value: str) -> tuple[str, tuple[str, int], Fraction] | None:
+    """A value with a known unit as (what is measured, its dimension, the size of the unit), else None."""
+    value = _TEXT.sub(r" \1 ", value).strip()
+    match = re.fullmatch(r"\\?(?=\$)()(\$)()(.*)", value) or _MEASURED.fullmatch(value)
+    if match is None or (unit := _UNITS.get(match[2].lower())) is None:
+        return None
+    power = int(match[3].strip("^{}")) if match[3] else 1
+    return match[match.lastindex or 1] if match[2] == "$" else match[1], (unit[0], power), unit[1] ** power
