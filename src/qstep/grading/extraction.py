@@ -36,7 +36,7 @@ _STOP = re.compile(r"(?<!\\)[.,;:]{1,9}$")
 _CHOICE = re.compile(r"\(?[A-J]\)?")
 _LATEX = re.compile(r"\\(?:text\w*|math(?:rm|bf|it|sf)|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _FUNCTION = r"(?!(?:and|or|pi|sin|cos|tan|cot|sec|csc|ln|log|sqrt|mod|frac)(?![a-zA-Z]))"
-_PROSE = re.compile(rf"(?<![a-zA-Z]){_FUNCTION}[a-zA-Z]{{3,}}")
+_PROSE = re.compile(rf"(?<![a-zA-Z]){_FUNCTION}(?:[a-zA-Z]{{3,}}|(?i:is|it|to|of|we|so|at|by|he)(?![a-zA-Z]))")
 _COUNTED = re.compile(rf"[-+$\d,.]+(?:\s*°|\s*{_FUNCTION}[a-zA-Z]{{2,}}|\s+[a-zA-Z](?![\w^+*/=(-]))")
 _NAMED = re.compile(r"(?i)^\\text\{[^{}]*\b(?:answer|is|equals)\b[\s:=]*\}")
 _MINUS_CURRENCY = re.compile(r"-\s?\\?[$€£¥₹]\s?(?=[\d.])")
@@ -66,7 +66,7 @@ def statement(response: str, rules: Rules) -> Statement | None:
 
 
 def prose(value: str) -> list[str]:
-    """The words of three letters or more that stand in `value` outside LaTeX."""
+    """The words that stand in `value` outside LaTeX; of two letters, only those that are no variables."""
     return _PROSE.findall(_LATEX.sub(" ", value))
 
 
