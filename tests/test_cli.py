@@ -125,6 +125,12 @@ def test_errors_are_told_or_traced(
         assert capsys.readouterr().err == "qstep grade: told\n"
 
 
+@pytest.mark.parametrize("command", ["sample", "annotate", "evaluate", "score", "train pqm"])
+def test_a_misspelt_dtype_is_refused_with_the_choices(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--dtype", "flaot32"]) == 2
+    assert re.search(r"dtype.*float32.*bfloat16.*float16.*flaot32", capsys.readouterr().err, re.DOTALL)
+
+
 def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
     """Ctrl-C while the command waits for a pipe that nobody writes."""
     os.mkfifo(tmp_path / "rows.jsonl")

@@ -29,6 +29,7 @@ DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / 
         "20 - 30 = 10",
         "2 + 2 = 4, and 4 * 2 = 9.",
         "1/3 = 0.25",
+        "6$ + 3$ = 10$",
     ],
 )
 def test_false(text: str) -> None:
@@ -63,6 +64,14 @@ def test_false(text: str) -> None:
         "8 / 0 = 3",
         "(2 + 3 * 4 = 20",
         "2 + = 5",
+        "6$ * 1/2 = 6$ * 0.5 = 3$",  # one calculation after the other
+        "3,5 + 2 = 6",  # not thirty-five
+        "2 ** 3 * 1 = 6",
+        "7 // 2 * 1 = 5",
+        "2 * -3 = 7",
+        "2 * 3(1 + 1) = 7",
+        "(1, 2) + 3 = 7",
+        "cost 3\n- 2 + 2 = 4",  # an item of a list
         "f(3) * 2 = 7",
         "it is 5 = 6",
         "1" * 5000 + " + 1 = 3",

@@ -28,6 +28,12 @@ Verdict = Literal["right", "wrong", "ungradable"]
 FinishReason = Literal["stop", "length"]
 """Why a response ended: the end-of-sequence token, or the length limit."""
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""Of a model's weights; `auto` is the checkpoint's own."""
+
+OverLong = Literal["refuse", "drop"]
+"""What becomes of rows longer than `max_length` tokens."""
+
 Aggregation = Literal["min", "last", "mean", "product"]
 """How the step Q-values of a response become its one score."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qstep.annotate.labels import with_labels
 from qstep.data import steps_of
 from qstep.tasks import BUILT_IN, Tasks
 from qstep.types import Row
@@ -20,12 +21,4 @@ def label_exactly(row: Row, separator: str = "\n", tasks: Tasks = BUILT_IN) -> R
             f"steps of task {row['task']!r} cannot all be checked exactly; label them with the method monte_carlo "
             "(needs a model) or outcome (needs none)"
         )
-    return {
-        **row,
-        "completions": steps,
-        "step_separator": separator,
-        "labels": labels,
-        "label_source": "exact",
-        "successes": None,
-        "trials": None,
-    }
+    return with_labels(row, steps, separator, labels, "exact")

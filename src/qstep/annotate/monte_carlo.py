@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from qstep.annotate.labels import with_labels
 from qstep.data import encode_completion, encode_prompt, group_key, step_token_ends, steps_of
 from qstep.generation import Engine, Request, SamplingSettings
 from qstep.tasks import BUILT_IN, Tasks, grade_rows
@@ -100,15 +101,8 @@ def _prefixes(engine: Engine, row: Row, settings: RolloutSettings) -> tuple[list
 def _labelled(row: Row, steps: list[str], counts: list[tuple[int, int]], separator: str) -> Row:
     if len(counts) < len(steps):
         counts = [*counts, (int(row["verdict"] == "right"), 1)]
-    return {
-        **row,
-        "completions": steps,
-        "step_separator": separator,
-        "labels": [successes / trials if trials else None for successes, trials in counts],
-        "label_source": "monte_carlo",
-        "successes": [successes for successes, _ in counts],
-        "trials": [trials for _, trials in counts],
-    }
+    labels = [successes / trials if trials else None for successes, trials in counts]
+    return with_labels(row, steps, separator, labels, "monte_carlo", counts)
 
 
 def _count_successes(

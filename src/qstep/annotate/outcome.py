@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from qstep.annotate.labels import with_labels
 from qstep.data import group_key, steps_of
 from qstep.tasks import BUILT_IN, Tasks
 from qstep.types import Row
@@ -60,15 +61,8 @@ def label_by_outcome(row: Row, pool: OutcomePool, separator: str = "\n", tasks: 
         True if pool.successes[prefix] else False if wrong else None
         for prefix, wrong in zip(prefixes, known_wrong, strict=True)
     ]
-    return {
-        **row,
-        "completions": steps,
-        "step_separator": separator,
-        "labels": labels,
-        "label_source": "outcome",
-        "successes": [pool.successes[prefix] for prefix in prefixes],
-        "trials": [pool.trials[prefix] for prefix in prefixes],
-    }
+    counts = [(pool.successes[prefix], pool.trials[prefix]) for prefix in prefixes]
+    return with_labels(row, steps, separator, labels, "outcome", counts)
 
 
 def _prefixes(row: Row, steps: Sequence[str]) -> Iterator[int]:

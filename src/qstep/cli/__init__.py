@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from qstep.stages.commands import COMMANDS, Command
+from qstep.stages.commands import COMMANDS, Command, command_name
 
 RECIPES: Mapping[str, Command] = MappingProxyType(
     {
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"qstep {__version__}")
         return 0
-    name, rest = _name(arguments)
+    name, rest = command_name(arguments)
     if name == "train" and rest[:1] in ([], ["-h"], ["--help"]):
         print("usage: qstep train METHOD [--config FILE.yaml] [--option VALUE ...]\n\nmethods:")
         print("\n".join(_table("train ")))
@@ -53,60 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(short_help(known[name]))
         return 0
-    try:
-        return _run(known[name], rest)
-    except KeyboardInterrupt:
-        print(
-            f"\nqstep {name}: interrupted. The same command goes on where it stopped"
-            f"{', from the newest checkpoint that save_steps left' if name.startswith('train ') else ''}.",
-            file=sys.stderr,
-        )
-        return 130
-    except (ValueError, OSError, RuntimeError) as error:
-        if debug or not _is_told(error):
-            raise
-        print(f"qstep {name}: {error}", file=sys.stderr)
-        return 1
-
-
-def _run(command: Command, arguments: list[str]) -> int:
-    import jsonargparse
-
-    _keep_freed_memory()
-    if "--help-all" in arguments:
-        command.parser().print_help()
+    if "--help-all" in rest:
+        known[name].parser().print_help()
         return 0
-    try:
-        configs = command.parse(arguments)
-    except jsonargparse.ArgumentError as error:
-        print(f"qstep {command.name}: {error}\nqstep {command.name} --help lists its options.", file=sys.stderr)
-        return 2
-    command.run(configs)
-    return 0
-
-
-def _is_told(error: Exception) -> bool:
-    """Whether an error's message says all: what users can cause. Any other keeps its traceback."""
-    return isinstance(error, ValueError | OSError) or type(error).__module__.partition(".")[0] == "qstep"
-
-
-def _name(arguments: list[str]) -> tuple[str, list[str]]:
-    """The command, of one word or two, and its arguments."""
-    two = " ".join(arguments[:2])
-    return (two, arguments[2:]) if two in COMMANDS else (arguments[0], arguments[1:])
-
-
-def _keep_freed_memory() -> None:
-    """Has glibc keep what a training step frees for the next step instead of returning it to the system.
-
-    Faulting the same pages in again at every step takes about a sixth of the time of a small model on a CPU.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:  # glibc alone has it
-        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-        set_option(trim_threshold, 2**31 - 1)
-        set_option(top_pad, 2**26)
-        set_option(mmap_threshold, 2**25)
+    return known[name].execute(rest, debug=debug)
 
 
 def _table(prefix: str = "") -> list[str]:

@@ -1,6 +1,6 @@
 """Models: modules whose forward(batch) gives Q-values, log-probs, or log-probs and values; the step contract."""
 
-from qstep.models.loading import Dtype, ModelOptions
+from qstep.models.loading import ModelOptions
 from qstep.models.logps import token_logps
 from qstep.models.merge import merge_adapter
 from qstep.models.packing import Batch, collate_groups, packed_hidden
@@ -10,7 +10,6 @@ from qstep.models.scorer import ScorerModel, StepContract, collate_steps, encode
 
 __all__ = [
     "Batch",
-    "Dtype",
     "ModelOptions",
     "PolicyModel",
     "PolicyWithValue",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,10 @@ from transformers.modeling_layers import GenericForTokenClassification
 
 from qstep.models.logps import finished_logits
 from qstep.models.packing import PACKED_ATTENTION, collate_groups, packed_hidden
+from qstep.types import Dtype
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 ADAPTER_CONFIG = "adapter_config.json"
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from qstep.models.adapters import adapted, base_of, saved_adapter
-from qstep.models.loading import ADAPTER_CONFIG, Dtype, ModelOptions, adapter_off, bare, load_causal_lm
+from qstep.models.loading import ADAPTER_CONFIG, ModelOptions, adapter_off, bare, load_causal_lm
 from qstep.models.logps import token_logps
 from qstep.models.packing import Batch, packed_hidden, states_before
 from qstep.models.pretrained import PretrainedModule
+from qstep.types import Dtype
 
 if TYPE_CHECKING:
     from jaxtyping import Float

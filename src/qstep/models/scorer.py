@@ -14,10 +14,10 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from qstep.data import encode_prompt, encode_texts
 from qstep.models.adapters import adapted, load_adapter
-from qstep.models.loading import ADAPTER_CONFIG, Dtype, ModelOptions, bare, head_name, load_token_classifier
+from qstep.models.loading import ADAPTER_CONFIG, ModelOptions, bare, head_name, load_token_classifier
 from qstep.models.packing import Batch, collate_groups, packed_hidden, response_starts
 from qstep.models.pretrained import PretrainedModule
-from qstep.types import Aggregation, Prompt
+from qstep.types import Aggregation, Dtype, Prompt
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -165,12 +165,11 @@ class OutputBusy(RuntimeError):
 
 
 def _upstream(stages: Mapping[str, Stage], name: str) -> list[str]:
-    """A stage and all that it needs, in an order that can be run."""
-    needed, open_ = set(), [name]
-    while open_:
-        stage = open_.pop()
-        needed.add(stage)
-        open_ += references(stages[stage].options) - needed
+    """A stage and all that it needs, of stages in an order that can be run, in that order."""
+    needed = {name}
+    for stage in reversed(list(stages)):  # each after what it needs
+        if stage in needed:
+            needed |= references(stages[stage].options)
     return [stage for stage in stages if stage in needed]
 
 

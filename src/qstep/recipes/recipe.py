@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -97,25 +98,12 @@ class Recipe:
                         problem = f"stage {name!r}, option {option!r}: nothing is called {reference!r}"
                         raise self.error(problem, reference, [*self.stages, *names])
             stages[name] = Stage(name, COMMANDS[command], filled, float(seconds))
-        return {name: stages[name] for name in self._ordered(stages)}
-
-    def _ordered(self, stages: Mapping[str, Stage]) -> list[str]:
-        """The names of the stages, each after those it refers to."""
-        order: list[str] = []
-        open_: list[str] = []
-
-        def visit(name: str) -> None:
-            if name in open_:
-                raise self.error(f"stages refer to each other in a circle: {' -> '.join([*open_, name])}")
-            if name not in order:
-                open_.append(name)
-                for reference in sorted(references(stages[name].options)):
-                    visit(reference)
-                order.append(open_.pop())
-
-        for name in stages:
-            visit(name)
-        return order
+        needed = {name: sorted(references(stage.options)) for name, stage in stages.items()}
+        try:
+            return {name: stages[name] for name in TopologicalSorter(needed).static_order()}
+        except CycleError as error:
+            circle = " -> ".join(reversed(error.args[1]))  # each refers to the next
+            raise self.error(f"stages refer to each other in a circle: {circle}") from None
 
     def check(self, stage: Stage) -> None:
         """Refuses options that the stage's command does not have, lacks, or cannot take.

@@ -36,7 +36,7 @@ def summarise(recipe: Recipe, runs: Sequence[Run], output_dir: Path) -> None:
         write_json(
             output_dir / SUMMARY, {"recipe": recipe.title, **(pooled_by if recipe.variants else pooled_by["all"])}
         )
-    console.print(f"\nin {output_dir}: {', '.join(sorted(_links(output_dir, runs)))}")
+    console.print(f"\nin {output_dir}: {', '.join(sorted(_links(recipe, output_dir, runs)))}")
 
 
 def _pooled_results(of_seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -113,8 +113,9 @@ def interval(estimate: Mapping[str, Any], signed: bool = False) -> str:
     return "{} [{}, {}]".format(*(f"{number:{form}}" for number in numbers))
 
 
-def _links(output_dir: Path, runs: Sequence[Run]) -> set[str]:
+def _links(recipe: Recipe, output_dir: Path, runs: Sequence[Run]) -> set[str]:
     """The reports' pages, or where there is none the last stages' outputs, by their links."""
-    last = [(r, output) for r in runs for output in list(r.stages.values())[-1].outputs.values()]
+    written_last = [(r, [name for name in recipe.stages if name in r.stages][-1]) for r in runs]
+    last = [(r, output) for r, name in written_last for output in r.stages[name].outputs.values()]
     pages = [(r, o) for r in runs for w in r.stages.values() for o in w.outputs.values() if o.suffix == ".html"]
     return {str((r.folder / output.name).relative_to(output_dir)) for r, output in pages or last}

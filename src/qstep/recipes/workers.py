@@ -128,11 +128,11 @@ class _Running:
 
 
 class _Worker:
-    """A process that runs one command at a time; see `qstep.cli.worker`."""
+    """A process that runs one command at a time; see `qstep.recipes.worker`."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "qstep.cli.worker", *sys.argv[1:]],  # what provenance names as the command
+            [sys.executable, "-m", "qstep.recipes.worker", *sys.argv[1:]],  # what provenance names as the command
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from qstep.data import bytes_growth, encode_prompt, encode_texts, most_text_tokens
-from qstep.models import Dtype, ScorerModel, StepContract, collate_steps, encode_steps
+from qstep.models import ScorerModel, StepContract, collate_steps, encode_steps
 from qstep.scoring.scorer import Scored
-from qstep.types import Aggregation, Prompt, Row
+from qstep.types import Aggregation, Dtype, Prompt, Row
 
 
 class StepScorer:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from qstep.stages.inputs import finished, model_fingerprint, settings_of
-from qstep.stages.options import NO_EFFECT, EngineOptions, GradingOptions, SamplingOptions, StepOptions
+from qstep.stages.options import NO_EFFECT, EngineOptions, GradingOptions, SamplingOptions
 from qstep.stages.progress import bar, console
 from qstep.types import Row
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, StepOptions):
+class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions):
     """Labels each step: exactly, where the task can check one, by Monte-Carlo rollouts of a model, or from outcomes.
 
     `outcome` needs no model: a step is right if some right response of the problem begins with the same steps up to
@@ -31,6 +31,7 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, StepOptions
         method: exact (tasks that can check a step), monte_carlo (needs a model) or outcome (needs neither).
         model_name_or_path: the model to continue from each step (monte_carlo).
         rollouts: k, continuations per step (monte_carlo).
+        step_separator: the text between steps.
         max_per_problem: label only the first responses of each problem (by their `sample`).
         max_problems: label only as many problems (by the hash of their ids).
         rows_at_once: responses whose rollouts are drawn together; as much is redone after a kill.
@@ -41,6 +42,7 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, StepOptions
     method: Literal["exact", "monte_carlo", "outcome"] = "exact"
     model_name_or_path: str | None = None
     rollouts: int = 4
+    step_separator: str = "\n"
     max_per_problem: int | None = None
     max_problems: int | None = None
     rows_at_once: int = 128

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qstep.data import canonical_json, file_fingerprint, is_finished
-from qstep.types import Problem
+from qstep.types import Dtype, Problem
 
 if TYPE_CHECKING:
     import torch
@@ -101,8 +101,8 @@ def hide_loading_bars() -> None:
     disable_progress_bar()
 
 
-def load_causal_lm(
-    model_name_or_path: str, *, device: str, dtype: str, revision: str | None = None
+def load_for_sampling(
+    model_name_or_path: str, *, device: str, dtype: Dtype, revision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer for sampling; an adapter is merged into the base model that it names."""
     import torch

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qstep.stages.inputs import load_causal_lm
+from qstep.stages.inputs import load_for_sampling
+from qstep.types import Dtype
 
 if TYPE_CHECKING:
     from qstep.generation import Engine, SamplingSettings
@@ -128,25 +129,14 @@ class EngineOptions:
     max_rows: int = 1024
     max_tokens: int = 131_072
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     model_revision: str | None = None
 
     def engine(self, model_name_or_path: str) -> Engine:
         """The engine of a model."""
         from qstep.generation import HFEngine
 
-        model, tokenizer = load_causal_lm(
+        model, tokenizer = load_for_sampling(
             model_name_or_path, device=self.device, dtype=self.dtype, revision=self.model_revision
         )
         return HFEngine(model, tokenizer, max_rows=self.max_rows, max_tokens=self.max_tokens)
-
-
-@dataclass(kw_only=True)
-class StepOptions:
-    """How a response is cut into steps.
-
-    Args:
-        step_separator: the text between steps.
-    """
-
-    step_separator: str = "\n"

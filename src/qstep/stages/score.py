@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from qstep.stages.inputs import choose_device, finished, hide_loading_bars, model_fingerprint, settings_of
 from qstep.stages.options import NO_EFFECT, TaskOptions
 from qstep.stages.progress import bar, console
-from qstep.types import Row
+from qstep.types import Dtype, OverLong, Row
 
 if TYPE_CHECKING:
     from qstep.scoring import Scored, Scorer
@@ -42,10 +42,10 @@ class ScoreConfig(TaskOptions):
     input: Path
     output: Path
     model_name_or_path: str
-    over_long: Literal["refuse", "drop"] = "refuse"
+    over_long: OverLong = "refuse"
     max_tokens: int = 8192
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
 
 
 def score(config: ScoreConfig) -> Path:

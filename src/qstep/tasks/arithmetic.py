@@ -8,7 +8,10 @@ last digit away. Whatever is not read to the end (variables, units, percentages,
 
 from __future__ import annotations
 
+import ast
+import operator
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 _MARK = re.compile(r"<<([^<>]*)>>")
@@ -25,10 +28,17 @@ _SPELLINGS = (
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _LEFT = re.compile(r"[\d.,$\s+\-*/()]+$")
 _RIGHT = re.compile(rf"\s*(?P<minus>-?)\s*\$?\s*(?P<minus2>-?)(?P<number>{_NUMBER})(?P<after>.?\s*\S*)", re.DOTALL)
-_TOKEN = re.compile(rf"\s*(?:\$?\s*(?P<number>{_NUMBER})|(?P<sign>[-+*/()]))")
+_BLANK = re.compile(r"[^\S\n]|\$")
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 # What makes the number right of "=" not the whole of its side.
 _GOES_ON = re.compile(
-    r"[.,:]?\d|[*/^%\u00b0a-z]|\s*(?:[-+*/^%(:\\]|\d|x\s*\d|=|percent|cent|hundred|thousand|million|billion|dozen|rem|mod)",
+    r"\$\s*[-+*/^=(\d]|[.,:]?\d|[*/^%\u00b0a-z]|\s*(?:[-+*/^%(:\\]|\d|x\s*\d|=|percent|cent|hundred|thousand|million|billion|dozen|rem|mod)",
     re.IGNORECASE,
 )
 _MIXED = re.compile(r"\d\s+and\s*$")  # "12 x 1 and 1/4 = 15"
@@ -64,7 +74,7 @@ def _is_false(before: str, after: str) -> bool:
     if _MIXED.search(words) or words.endswith(tuple(":%^_}]|")) or glued:
         return False
     try:
-        value = _Calculation(calculation).value()
+        value = _worked_out(calculation)
     except (ValueError, ZeroDivisionError):
         return False
     digits = right["number"].replace(",", "")
@@ -73,58 +83,28 @@ def _is_false(before: str, after: str) -> bool:
     return abs(value - stated) >= max(unit, abs(value) * _FLOAT_ERROR)
 
 
-class _Calculation:
-    """Works out `sum` = `product` {+- `product`}, `product` = `factor` {*/ `factor`}, `factor` = number | ( `sum` )."""
+def _worked_out(calculation: str) -> Fraction:
+    """The exact value of a calculation of at most `_LONGEST` characters.
 
-    def __init__(self, text: str) -> None:
-        self.tokens: list[str] = []
-        at, text = 0, text.rstrip()
-        while at < len(text):
-            match = _TOKEN.match(text, at)
-            if match is None:
-                raise ValueError(f"{text!r} is not a calculation")
-            self.tokens.append((match["number"] or match["sign"]).replace(",", ""))
-            at = match.end()
-        self.at = 0
+    `ast.parse` makes a tree of it and never runs anything; only numbers, + - * / and brackets are taken from the tree.
+    Raises ValueError for what is not one whole calculation, ZeroDivisionError as Python does.
+    """
+    text = _GROUPED.sub(lambda number: number[0].replace(",", ""), _BLANK.sub(" ", calculation).strip())
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ValueError(f"{text!r} is not a calculation") from None
+    if not isinstance(tree, ast.BinOp):
+        raise ValueError("nothing is calculated")
+    return _value(tree, text)
 
-    def value(self) -> Fraction:
-        """Raises ValueError for what is not one whole calculation, ZeroDivisionError as Python does."""
-        if not any(token in "+-*/" for token in self.tokens):
-            raise ValueError("nothing is calculated")
-        total = self._sum()
-        if self.at < len(self.tokens):
-            raise ValueError("something is left over")
-        return total
 
-    def _next(self, choices: str) -> str | None:
-        if self.at < len(self.tokens) and self.tokens[self.at] in choices:
-            self.at += 1
-            return self.tokens[self.at - 1]
-        return None
-
-    def _sum(self) -> Fraction:
-        total = self._product()
-        while sign := self._next("+-"):
-            total = total + self._product() if sign == "+" else total - self._product()
-        return total
-
-    def _product(self) -> Fraction:
-        total = self._factor()
-        divided = False
-        while sign := self._next("*/"):
-            if divided and sign == "/":
-                raise ValueError("3 / 1/4 may mean a fraction")
-            divided |= sign == "/"
-            total = total * self._factor() if sign == "*" else total / self._factor()
-        return total
-
-    def _factor(self) -> Fraction:
-        if self._next("("):
-            inner = self._sum()
-            if not self._next(")"):
-                raise ValueError("a bracket is open")
-            return inner
-        if self.at == len(self.tokens) or self.tokens[self.at] in "+-*/()":
-            raise ValueError("a number is missing")
-        self.at += 1
-        return Fraction(self.tokens[self.at - 1])
+def _value(node: ast.expr, text: str) -> Fraction:
+    match node:
+        case ast.Constant(value=int() | float()):
+            return Fraction(ast.get_source_segment(text, node) or "")  # the digits as written, not a float
+        case ast.BinOp(left=ast.BinOp(op=ast.Div()), op=ast.Div()):
+            raise ValueError("3 / 1/4 may mean a fraction")
+        case ast.BinOp(left, op, right) if type(op) in _OPERATIONS:
+            return _OPERATIONS[type(op)](_value(left, text), _value(right, text))
+    raise ValueError(f"{text!r} is more than numbers and + - * /")

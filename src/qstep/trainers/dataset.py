@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,7 @@ from qstep.data import (
     tokenizer_fingerprint,
 )
 from qstep.trainers.processes import first_then_all
-from qstep.types import Row
-
-OverLong = Literal["refuse", "drop"]
-"""What becomes of rows longer than `max_length` tokens."""
+from qstep.types import OverLong, Row
 
 Reasons = Mapping[str, NDArray[np.bool_]]
 """Why rows are left out: by reason, which rows of an index."""

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from qstep.data import Format, Index, check_completion_ids, encode_completion, encode_prompt
 from qstep.models import Batch, PolicyModel, collate_groups
 from qstep.trainers.base import GroupTrainer
-from qstep.trainers.dataset import GroupDataset, OverLong, Reasons, select_rows
+from qstep.trainers.dataset import GroupDataset, Reasons, select_rows
 from qstep.trainers.processes import together
-from qstep.types import Row
+from qstep.types import OverLong, Row
 
 Item = dict[str, Any]
 

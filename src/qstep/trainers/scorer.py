@@ -19,8 +19,8 @@ from qstep.data import Index, is_right
 from qstep.losses import bce_loss, mse_loss, orm_loss, pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
 from qstep.models import Batch, ScorerModel, StepContract, collate_steps, encode_steps
 from qstep.trainers.base import GroupTrainer
-from qstep.trainers.dataset import GroupDataset, OverLong, Reasons, select_rows
-from qstep.types import ABSENT, Row
+from qstep.trainers.dataset import GroupDataset, Reasons, select_rows
+from qstep.types import ABSENT, OverLong, Row
 
 Objective = Literal["pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm"]
 RANKING = ("pqm", "pqm_theoretical", "pqm_ablation")

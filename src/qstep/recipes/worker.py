@@ -13,6 +13,8 @@ import sys
 import threading
 import traceback
 
+from qstep.stages.commands import COMMANDS, command_name
+
 
 def serve() -> None:
     """Runs the jobs of standard input and answers each on what was standard output."""
@@ -23,7 +25,6 @@ def serve() -> None:
     import torch
 
     import qstep.stages.train  # noqa: F401
-    from qstep.cli import main
 
     while True:
         job = json.loads(jobs.get())
@@ -33,7 +34,8 @@ def serve() -> None:
         os.close(log)
         torch.set_num_threads(job["threads"])
         try:
-            status = main(job["argv"])
+            name, arguments = command_name(job["argv"])
+            status = COMMANDS[name].execute(arguments)
         except SystemExit as stop:  # how the argument parser refuses
             status = 2 if stop.code else 0
         except Exception:

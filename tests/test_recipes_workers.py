@@ -19,7 +19,7 @@ from qstep.recipes.workers import Follower, Job, JobFailed, Workers
 
 @pytest.fixture
 def worker() -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "qstep.cli.worker"]
+    command = [sys.executable, "-m", "qstep.recipes.worker"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
