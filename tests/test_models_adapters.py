@@ -21,7 +21,7 @@ from qstep.models import (
     merge_adapter,
 )
 from qstep.scoring import StepScorer
-from qstep.stages.inputs import load_causal_lm
+from qstep.stages.inputs import load_for_sampling
 from qstep.tasks import miniature
 
 pytest.importorskip("peft")
@@ -148,7 +148,7 @@ def test_an_adapter_is_sampled_from_on_its_base_and_not_trained_further(tmp_path
     model = trained(PolicyModel.new(lora(saved("qwen3", tmp_path / "base"))))
     model.save(tmp_path / "adapter")
     miniature.tokenizer().save_pretrained(tmp_path / "adapter")
-    merged, _ = load_causal_lm(str(tmp_path / "adapter"), device="cpu", dtype="float32")
+    merged, _ = load_for_sampling(str(tmp_path / "adapter"), device="cpu", dtype="float32")
     torch.testing.assert_close(PolicyModel(merged)(BATCH), model(BATCH), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="is an adapter: make a plain checkpoint of it first"):
         PolicyModel.new(ModelOptions(model_name_or_path=str(tmp_path / "adapter")))
