@@ -70,7 +70,6 @@ def results() -> dict[str, Any]:
     ]
     return {
         "title": "Chained arithmetic",
-        "stages": {"base": 61.4, "sample": 14.9},
         "policies": {
             "base": {"greedy": estimate(0.453, 0.05), "sampled": estimate(0.410, 0.035)},
             "dqo": {"greedy": estimate(0.886, 0.03), "sampled": estimate(0.701, 0.036)},

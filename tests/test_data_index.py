@@ -151,7 +151,8 @@ def test_a_cache_that_another_run_replaces_is_not_taken_for_ones_own(
     place = tmp_path / "rows.jsonl.lengths"
 
     def replace() -> None:
-        write(place, json.dumps({"key": {"of": 9}, "rows": 3, "words": {}}).encode() + b"\n", np.full(3, 9))
+        header = json.dumps({"key": {"of": 9}, "rows": 3, "words": {}}).encode()
+        write(place, [header, b"\n", np.full(3, 9).tobytes()])
 
     def lengths(of: int) -> list[int]:
         array = index.cached_array(
@@ -176,10 +177,10 @@ def test_a_folder_that_cannot_be_written_puts_it_into_the_users_cache(
     write_jsonl(path, rows(8))
     write = index.write_whole
 
-    def refuse(place: Path, header: bytes, array: np.ndarray) -> None:
+    def refuse(place: Path, chunks: list[bytes]) -> None:
         if place.parent == tmp_path or os.environ.get("FULL"):
             raise OSError("read-only")
-        write(place, header, array)
+        write(place, chunks)
 
     monkeypatch.setattr(index, "write_whole", refuse)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

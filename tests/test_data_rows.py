@@ -111,14 +111,12 @@ BAD_ROWS: list[tuple[Format, dict[str, Any], str, str]] = [
     ("stepwise", {**STEPWISE, "labels": ["+", "-"]}, "labels", "true or false"),
     ("stepwise", {**ANNOTATED, "successes": [5, 1]}, "successes", "exceeds trials"),
     ("stepwise", {**SCORED, "q_values": [0.1]}, "q_values", "1 entries for 2"),
-    ("preference", {"prompt": "Q", "chosen": "a"}, "rejected", "missing"),
-    ("preference", {"prompt": "Q", "chosen": "a", "rejected": ""}, "rejected", "text"),
 ]
 
 
 @pytest.mark.parametrize(("format", "bad", "field", "advice"), BAD_ROWS)
 def test_a_bad_row_is_named(tmp_path: Path, format: Format, bad: dict[str, Any], field: str, advice: str) -> None:
-    good = {**SCORED, "chosen": "a", "rejected": "b", "id": "other"}
+    good = {**SCORED, "id": "other"}
     path = write(tmp_path / "rows.jsonl", good, bad)
     with pytest.raises(RowError, match=advice) as error:
         checked(path, format)

@@ -13,12 +13,12 @@ from qstep.evals import (
     accuracy,
     accuracy_difference,
     mean_estimate,
-    paired_difference,
     policy_difference,
     policy_report,
     ratio_estimate,
     verdicts_by_problem,
 )
+from qstep.evals.intervals import ratio_difference
 
 
 def rows(**verdicts: str) -> list[dict[str, str]]:
@@ -80,7 +80,7 @@ def test_the_bounds_enclose_the_mean() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         gradable = rng.random(20).round(1)
-        report = accuracy(Outcomes(gradable * rng.random(20), gradable), resamples=50)
+        report = accuracy(Outcomes(gradable * rng.random(20), gradable))
         assert report["as_wrong"] <= report["mean"] <= report["as_right"]
         assert report["as_right"] - report["as_wrong"] == pytest.approx(report["ungradable_share"])
 
@@ -88,7 +88,7 @@ def test_the_bounds_enclose_the_mean() -> None:
 def test_difference_without_ungradable_is_the_paired_one() -> None:
     rng = np.random.default_rng(0)
     a, b, ones = rng.random(30), rng.random(30), np.ones(30)
-    report, paired = accuracy_difference(Outcomes(a, ones), Outcomes(b, ones)), paired_difference(a, b)
+    report, paired = accuracy_difference(Outcomes(a, ones), Outcomes(b, ones)), ratio_difference((a, ones), (b, ones))
     assert (report["mean"], report["low"], report["high"]) == pytest.approx((paired.mean, paired.low, paired.high))
     assert report["mean"] == pytest.approx(report["as_wrong"]) == pytest.approx((a - b).mean())
 

@@ -16,9 +16,9 @@ from qstep.evals import (
     best_of_n_curves,
     best_of_n_report,
     mean_estimate,
-    paired_difference,
     within_problem_auc,
 )
+from qstep.evals.intervals import ratio_difference
 from qstep.search import best_of_n_accuracy, vote_accuracy
 
 
@@ -87,7 +87,7 @@ def test_report_of_a_simulated_study() -> None:
     assert chosen == pytest.approx(best_of_n_accuracy(group.scores["pqm"], group.correct, 4))
     assert voted == pytest.approx(vote_accuracy(group.answers, group.correct, 4, expit(group.scores["pqm"])))
     difference = report["differences"]["pqm_minus_bce"]
-    paired = paired_difference(curves["pqm"][16].right, curves["bce"][16].right)
+    paired = ratio_difference((curves["pqm"][16].right, np.ones(60)), (curves["bce"][16].right, np.ones(60)))
     assert (difference["mean"], difference["low"], difference["high"]) == pytest.approx(
         (paired.mean, paired.low, paired.high)
     )

@@ -63,7 +63,6 @@ def hostile(payloads: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     logs = [{"step": s, every: float(s)} for s in range(3)] + [{"step": 3, **dict.fromkeys(payloads, 1.0)}]
     measured = {
         "title": every,
-        "stages": dict.fromkeys(payloads, 1.0),
         "policies": {p: {"sampled": e, every: e} for p in payloads},
         "comparisons": {f"{p} - {p} (sampled)": e for p in payloads} | dict.fromkeys(payloads, e),
         "verifiers": {p: {"1": e, "2": e} for p in payloads},

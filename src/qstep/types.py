@@ -3,8 +3,10 @@
 Shape suffixes, used wherever axes meet:
     B  trajectories (responses) in a batch         G  groups (problems) in a batch
     S  steps of a response                         T  tokens of a response
-    P  tokens of a prompt                          D  hidden size
-    V  vocabulary                                  N  responses of one group
+    L  tokens of a packed batch                    M  response tokens of a packed batch
+    K  tokens that attention reads                 H  attention heads
+    D  hidden size                                 V  vocabulary
+    N  responses of one group
 
 A *group* is one problem with its N responses: sampling makes groups, grading and annotation label them,
 best-of-N judges them, training learns from them.

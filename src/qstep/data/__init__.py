@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qstep.data.index import Index, cache_folders, cached_array, index_rows, write_whole
+from qstep.data.index import Index, cache_folders, cached_array, index_rows
 from qstep.data.readers import count_responses, read_problems, read_responses
 from qstep.data.rows import Format, check_row, group_key, is_right, outcome, prompt_id, read_groups
 from qstep.data.shards import (
@@ -10,7 +10,6 @@ from qstep.data.shards import (
     SettingsChanged,
     StageBusy,
     StageFile,
-    canonical_hash,
     canonical_json,
     count_rows,
     file_fingerprint,
@@ -20,6 +19,7 @@ from qstep.data.shards import (
     sync,
     write_json,
     write_jsonl,
+    write_whole,
 )
 from qstep.data.steps import split_steps, step_token_ends, steps_of
 from qstep.data.tokens import (
@@ -43,7 +43,6 @@ __all__ = [
     "bytes_growth",
     "cache_folders",
     "cached_array",
-    "canonical_hash",
     "canonical_json",
     "check_completion_ids",
     "check_row",

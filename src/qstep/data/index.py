@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstep.data.rows import Format, check_row, is_right, outcome
-from qstep.data.shards import RowError, canonical_json, file_fingerprint, parse_row
+from qstep.data.shards import RowError, canonical_json, file_fingerprint, parse_row, write_whole
 from qstep.types import Row
 
 _VERSION = 2
@@ -126,7 +126,7 @@ def cached_array(
     header = {"key": key, "rows": len(array), "words": words}
     for place in places:
         with suppress(OSError):
-            write_whole(place, canonical_json(header) + b"\n", array)
+            write_whole(place, [canonical_json(header) + b"\n", np.ascontiguousarray(array).view(np.uint8).data])
             with suppress(ValueError):  # of another key by now
                 return _mapped(place, key, dtype)
             break
@@ -138,23 +138,6 @@ def cache_folders(path: Path) -> Iterator[Path]:
     yield path.parent
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     yield cache / "qstep" / hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-
-
-def write_whole(place: Path, header: bytes, array: NDArray[Any]) -> None:
-    """Replaces the file at `place` by a header and an array's bytes. Raises OSError where it cannot be written."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(header)
-            file.write(np.ascontiguousarray(array).view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, place)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _mapped(place: Path, key: dict[str, Any], dtype: np.dtype[Any]) -> tuple[dict[str, Any], NDArray[Any]]:

@@ -11,11 +11,10 @@ A row is one response. Sampling writes the first columns, and every later stage 
     scored     q_values, score, step_rewards
 
 Rows that people bring need only the columns of their format: `prompt-completion` (prompt, completion),
-`unpaired` (also label or reward), `stepwise` (prompt, completions, labels) or `preference` (prompt, chosen,
-rejected); `response` is a completion that may be blank. A prompt is text or a conversation. Nothing is cast: `true`
-is a hard label, `0.75` a soft one, and `null` says that nobody knows: losses leave the step out. Null in place of all
-`labels` (a column that other rows have) is no labels. A problem is its
-`problem_id` together with its prompt.
+`unpaired` (also label or reward) or `stepwise` (prompt, completions, labels); `response` is a completion that may be
+blank. A prompt is text or a conversation. Nothing is cast: `true` is a hard label, `0.75` a soft one, and `null` says
+that nobody knows: losses leave the step out. Null in place of all `labels` (a column that other rows have) is no
+labels. A problem is its `problem_id` together with its prompt.
 """
 
 from __future__ import annotations
@@ -29,14 +28,13 @@ from typing import Any, Literal, get_args
 from qstep.data.shards import RowError, canonical_json
 from qstep.types import FinishReason, Row, Verdict
 
-Format = Literal["response", "prompt-completion", "unpaired", "stepwise", "preference"]
+Format = Literal["response", "prompt-completion", "unpaired", "stepwise"]
 
 _COLUMNS: dict[Format, tuple[str, ...]] = {
     "response": ("prompt", "completion"),
     "prompt-completion": ("prompt", "completion"),
     "unpaired": ("prompt", "completion"),
     "stepwise": ("prompt", "completions", "labels"),
-    "preference": ("prompt", "chosen", "rejected"),
 }
 
 
@@ -88,9 +86,8 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
             "reward",
             "is missing, and so is 'label': grade the rows, or add either (a number; true or false)",
         )
-    for column in ("completion", "chosen", "rejected"):
-        if column in row:
-            row[column] = _completion_text(row[column])
+    if "completion" in row:
+        row["completion"] = _completion_text(row["completion"])
     for column, (holds, problem) in _RULES.items():
         if column in row and not holds(row[column]):
             raise RowError(path, line, column, f"is {_shown(row[column])}; {problem}")
@@ -231,8 +228,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prompt": (_is_prompt, 'give a text, or messages {"role", "content"} of text'),
     "gold": (_is_text, "give a text, in quotes even if it is a number"),
     "completion": (_is_text, "give a text, or one assistant message"),
-    "chosen": (_is_name, "give a text, or one assistant message"),
-    "rejected": (_is_name, "give a text, or one assistant message"),
     "completion_ids": (
         lambda ids: _are_counts(ids) and bool(ids),
         "give a non-empty list of token ids",

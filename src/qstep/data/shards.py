@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import uuid
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -156,11 +157,6 @@ class StageFile:
         write_json(_sidecar(self.path), finished)
         self._meta = finished
 
-    def reopen(self) -> None:
-        """Marks a complete stage incomplete: what it made beside its rows has to be made again."""
-        self._meta = {**self._meta, "complete": False}
-        write_json(_sidecar(self.path), self._meta)
-
     def close(self) -> None:
         """Releases the file to other writers."""
         _open_stages.discard(self)
@@ -246,12 +242,6 @@ def is_finished(path: Path) -> bool:
     return bool(_read_meta(Path(path))["complete"]) if _sidecar(Path(path)).exists() else True
 
 
-def canonical_hash(path: Path) -> str:
-    """SHA-256 of the rows of a JSONL file, whatever their order and the order of their columns."""
-    digests = sorted(hashlib.sha256(canonical_json(row)).digest() for row in read_rows(path))
-    return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
 def file_fingerprint(path: Path) -> str:
     """SHA-256 of a file's bytes: what a stage records of the input it read."""
     digest = hashlib.sha256()
@@ -267,19 +257,23 @@ def canonical_json(value: Any) -> bytes:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces `path` by `value` as JSON: a reader, or a crash, sees the old file or the new one, whole."""
+    """Replaces `path` by `value` as JSON, through `write_whole`."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _replace(Path(path), [text.encode()])
+    write_whole(Path(path), [text.encode()])
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
-    """Replaces `path` by the rows, one a line, as whole as `write_json`."""
-    _replace(Path(path), (_dump(row) + b"\n" for row in rows))
+    """Replaces `path` by the rows, one a line, through `write_whole`."""
+    write_whole(Path(path), (_dump(row) + b"\n" for row in rows))
 
 
-def _replace(path: Path, chunks: Iterable[bytes]) -> None:
+def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """Replaces `path` by the chunks, one after another: a reader, or a crash, sees the old file or the new one, whole.
+
+    Makes its folder. Raises OSError where it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.writelines(chunks)

@@ -11,7 +11,7 @@ from qstep.evals.accuracy import (
     policy_report,
     verdicts_by_problem,
 )
-from qstep.evals.intervals import mean_estimate, paired_difference, ratio_difference, ratio_estimate
+from qstep.evals.intervals import mean_estimate, ratio_estimate
 from qstep.evals.labels import label_agreement
 from qstep.evals.verifiers import (
     METHODS,
@@ -34,10 +34,8 @@ __all__ = [
     "best_of_n_report",
     "label_agreement",
     "mean_estimate",
-    "paired_difference",
     "policy_difference",
     "policy_report",
-    "ratio_difference",
     "ratio_estimate",
     "verdicts_by_problem",
     "within_problem_auc",

@@ -60,7 +60,7 @@ class Outcomes:
         )
 
 
-def accuracy(outcomes: Outcomes, *, seed: int = 0, resamples: int = 2000) -> dict[str, Any]:
+def accuracy(outcomes: Outcomes, *, seed: int = 0) -> dict[str, Any]:
     """`mean`, `low`, `high` (95 % over problems) and `n` of what can be graded, and what the rest could change.
 
     The mean is `sum right / sum gradable`, so that each of the `n` problems with something gradable weighs by its
@@ -74,9 +74,9 @@ def accuracy(outcomes: Outcomes, *, seed: int = 0, resamples: int = 2000) -> dic
     if graded.any():
         whole = (gradable[graded] == 1).all()
         report = asdict(
-            mean_estimate(right[graded], seed=seed, resamples=resamples)
+            mean_estimate(right[graded], seed=seed)
             if whole
-            else ratio_estimate(right[graded], gradable[graded], seed=seed, resamples=resamples)
+            else ratio_estimate(right[graded], gradable[graded], seed=seed)
         )
     return report | {
         "ungradable_share": float(1 - gradable.mean()),
@@ -85,7 +85,7 @@ def accuracy(outcomes: Outcomes, *, seed: int = 0, resamples: int = 2000) -> dic
     }
 
 
-def accuracy_difference(a: Outcomes, b: Outcomes, *, seed: int = 0, resamples: int = 2000) -> dict[str, Any]:
+def accuracy_difference(a: Outcomes, b: Outcomes, *, seed: int = 0) -> dict[str, Any]:
     """The difference of two `accuracy` means on the same problems, with its paired 95 % interval.
 
     `as_wrong` and `as_right` are the differences of these bounds. Null where either side has nothing gradable. Raises
@@ -96,7 +96,7 @@ def accuracy_difference(a: Outcomes, b: Outcomes, *, seed: int = 0, resamples: i
     report: dict[str, Any] = {"mean": None, "low": None, "high": None, "n": 0}
     if a.gradable.any() and b.gradable.any():
         pairs = ((a.right, a.gradable), (b.right, b.gradable))
-        report = asdict(ratio_difference(*pairs, seed=seed, resamples=resamples))
+        report = asdict(ratio_difference(*pairs, seed=seed))
     return report | {
         "as_wrong": float((a.right - b.right).mean()),
         "as_right": float((a.right - a.gradable - b.right + b.gradable).mean()),
@@ -127,7 +127,7 @@ def verdicts_by_problem(rows: Iterable[Row]) -> dict[str, VerdictCounts]:
     return named
 
 
-def policy_report(problems: Mapping[str, VerdictCounts], *, seed: int = 0, resamples: int = 2000) -> dict[str, Any]:
+def policy_report(problems: Mapping[str, VerdictCounts], *, seed: int = 0) -> dict[str, Any]:
     """The `accuracy` of a policy, every problem weighing the same however many responses it has.
 
     Also `samples`, `right`, `wrong` and `ungradable` responses in all. Raises ValueError on no problem.
@@ -135,18 +135,16 @@ def policy_report(problems: Mapping[str, VerdictCounts], *, seed: int = 0, resam
     if not problems:
         raise ValueError("there is no trajectory to report on")
     counts = list(problems.values())
-    return accuracy(Outcomes.of(counts), seed=seed, resamples=resamples) | {
+    return accuracy(Outcomes.of(counts), seed=seed) | {
         name: sum(getattr(count, name) for count in counts) for name in ("samples", "right", "wrong", "ungradable")
     }
 
 
 def policy_difference(
-    a: Mapping[str, VerdictCounts], b: Mapping[str, VerdictCounts], *, seed: int = 0, resamples: int = 2000
+    a: Mapping[str, VerdictCounts], b: Mapping[str, VerdictCounts], *, seed: int = 0
 ) -> dict[str, Any]:
     """The `accuracy_difference` of two policies. Raises ValueError unless they answered the same problems."""
     if a.keys() != b.keys():
         name = next(iter(a.keys() ^ b.keys()))
         raise ValueError(f"only one of them answered problem {name!r}: evaluate both on the same problems")
-    return accuracy_difference(
-        Outcomes.of(a.values()), Outcomes.of(b[name] for name in a), seed=seed, resamples=resamples
-    )
+    return accuracy_difference(Outcomes.of(a.values()), Outcomes.of(b[name] for name in a), seed=seed)

@@ -13,10 +13,11 @@ from qstep.types import Estimate
 Ratio = tuple[ArrayLike, ArrayLike]
 """Numerators and denominators of n problems, [n] each."""
 
+_RESAMPLES = 2000
 _DRAWN_AT_ONCE = 1 << 20
 
 
-def mean_estimate(values: ArrayLike, *, seed: int = 0, resamples: int = 2000) -> Estimate:
+def mean_estimate(values: ArrayLike, *, seed: int = 0) -> Estimate:
     """The mean of one rate in [0, 1] per problem, [n], with its 95 % interval.
 
     Wilson's interval where every value is 0 or 1. Otherwise the percentile bootstrap over problems, or,
@@ -27,10 +28,10 @@ def mean_estimate(values: ArrayLike, *, seed: int = 0, resamples: int = 2000) ->
     if np.isin(rates, (0.0, 1.0)).all():
         wilson = binomtest(int(rates.sum()), len(rates)).proportion_ci(method="wilson")
         return Estimate(float(rates.mean()), float(wilson.low), float(wilson.high), len(rates))
-    return ratio_estimate(rates, np.ones_like(rates), seed=seed, resamples=resamples)
+    return ratio_estimate(rates, np.ones_like(rates), seed=seed)
 
 
-def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, *, seed: int = 0, resamples: int = 2000) -> Estimate:
+def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, *, seed: int = 0) -> Estimate:
     """`sum numerators / sum denominators` over n problems, with its 95 % percentile bootstrap interval.
 
     For rates of things that come in clusters (steps agreed on / steps, of each problem). Where the n ratios
@@ -47,27 +48,15 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, *, seed: int 
     def ratio(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         return above[drawn].sum(axis=-1) / below[drawn].sum(axis=-1)
 
-    return _bootstrap(ratio, len(above), len(above), lowest=0.0, seed=seed, resamples=resamples)
+    return _bootstrap(ratio, len(above), len(above), lowest=0.0, seed=seed)
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: int = 2000) -> Estimate:
-    """The mean of `a - b`, two rates in [0, 1] of the same n problems, with its paired 95 % interval.
+def ratio_difference(a: Ratio, b: Ratio, *, seed: int = 0) -> Estimate:
+    """`sum a_above / sum a_below - sum b_above / sum b_below` over the same n problems, with its paired 95 % interval.
 
-    Percentile bootstrap over problems. Where all differences are equal the rule of `ratio_estimate` holds,
-    with rates in [-1, 1]. Raises ValueError on different lengths, no value, or one outside [0, 1].
-    """
-    rates_a, rates_b = _checked_rates(a, "a"), _checked_rates(b, "b")
-    if len(rates_a) != len(rates_b):
-        raise ValueError(f"a has {len(rates_a)} problems and b has {len(rates_b)}: pair them by problem first")
-    ones = np.ones(len(rates_a))
-    return ratio_difference((rates_a, ones), (rates_b, ones), seed=seed, resamples=resamples)
-
-
-def ratio_difference(a: Ratio, b: Ratio, *, seed: int = 0, resamples: int = 2000) -> Estimate:
-    """`sum a_above / sum a_below - sum b_above / sum b_below` over the same n problems, paired, as `paired_difference`.
-
-    A problem may have a denominator of 0, with a numerator of 0, on either side; its `n` counts the problems where
-    neither has. A resample in which a side has no other problem is left out.
+    Percentile bootstrap over problems. Where all resamples are equal the rule of `ratio_estimate` holds, with
+    differences in [-1, 1]. A problem may have a denominator of 0, with a numerator of 0, on either side; its `n` counts
+    the problems where neither has. A resample in which a side has no other problem is left out.
     """
     (a_above, a_below), (b_above, b_below) = (tuple(np.asarray(x, dtype=np.float64) for x in side) for side in (a, b))
 
@@ -77,7 +66,7 @@ def ratio_difference(a: Ratio, b: Ratio, *, seed: int = 0, resamples: int = 2000
             return ours - b_above[drawn].sum(axis=-1) / b_below[drawn].sum(axis=-1)
 
     n = int(((a_below > 0) & (b_below > 0)).sum())
-    return _bootstrap(difference, len(a_above), n, lowest=-1.0, seed=seed, resamples=resamples)
+    return _bootstrap(difference, len(a_above), n, lowest=-1.0, seed=seed)
 
 
 def _bootstrap(
@@ -87,13 +76,10 @@ def _bootstrap(
     *,
     lowest: float,
     seed: int,
-    resamples: int,
 ) -> Estimate:
     """A statistic in [lowest, 1] of the problems with the given indices [..., problems], resampled by problem."""
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
     mean = float(statistic(np.arange(problems)))
-    values = np.concatenate([statistic(drawn) for drawn in _resampled(problems, seed, resamples)])
+    values = np.concatenate([statistic(drawn) for drawn in _resampled(problems, seed)])
     values = values[~np.isnan(values)]
     if not values.size or np.ptp(values) < 1e-12:
         unseen = float(binomtest(0, max(n, 1)).proportion_ci(method="wilson").high)
@@ -102,12 +88,12 @@ def _bootstrap(
     return Estimate(mean, float(low), float(high), n)
 
 
-def _resampled(problems: int, seed: int, resamples: int) -> Iterator[NDArray[np.int64]]:
-    """`resamples` draws of as many problems with replacement, [.., problems] at a time."""
+def _resampled(problems: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Draws of as many problems with replacement, [.., problems] at a time."""
     generator = np.random.default_rng(seed)
     at_once = max(1, _DRAWN_AT_ONCE // problems)
-    for done in range(0, resamples, at_once):
-        yield generator.integers(0, problems, size=(min(at_once, resamples - done), problems))
+    for done in range(0, _RESAMPLES, at_once):
+        yield generator.integers(0, problems, size=(min(at_once, _RESAMPLES - done), problems))
 
 
 def _checked_rates(values: ArrayLike, name: str) -> NDArray[np.float64]:

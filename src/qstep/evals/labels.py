@@ -19,7 +19,6 @@ def label_agreement(
     problem_ids: Sequence[Hashable],
     *,
     seed: int = 0,
-    resamples: int = 2000,
 ) -> dict[str, Any]:
     """Compares exact step labels with Monte-Carlo rollouts, given as a list of S steps for each row.
 
@@ -69,7 +68,7 @@ def label_agreement(
 
     def compared(labels: NDArray[np.bool_]) -> dict[str, Any]:
         agreed = np.bincount(numbers, weights=truth == labels)
-        agreement = ratio_estimate(agreed, np.bincount(numbers), seed=seed, resamples=resamples)
+        agreement = ratio_estimate(agreed, np.bincount(numbers), seed=seed)
         chance = truth.mean() * labels.mean() + (1 - truth.mean()) * (1 - labels.mean())
         return {
             "agreement": asdict(agreement),

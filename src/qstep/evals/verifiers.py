@@ -99,7 +99,6 @@ def best_of_n_report(
     *,
     draws: int = 2048,
     seed: int = 0,
-    resamples: int = 2000,
 ) -> dict[str, Any]:
     """`best_of_n_curves` as accuracies: `report["curves"]["pqm"]["8"]` is what `accuracy` makes of it.
 
@@ -114,14 +113,11 @@ def best_of_n_report(
     pairs += [(f"{name}_weighted", name) for name in verifiers]
     return {
         "curves": {
-            method: {str(n): accuracy(outcomes, seed=seed, resamples=resamples) for n, outcomes in curve.items()}
+            method: {str(n): accuracy(outcomes, seed=seed) for n, outcomes in curve.items()}
             for method, curve in curves.items()
         },
         "differences": {
-            f"{a}_minus_{b}": accuracy_difference(
-                curves[a][max(ns)], curves[b][max(ns)], seed=seed, resamples=resamples
-            )
-            for a, b in pairs
+            f"{a}_minus_{b}": accuracy_difference(curves[a][max(ns)], curves[b][max(ns)], seed=seed) for a, b in pairs
         },
     }
 
@@ -147,9 +143,7 @@ def auc(scores: ArrayLike, correct: ArrayLike) -> float | None:
     return float((rank_sum - n_right * (n_right + 1) / 2) / (n_right * n_wrong))
 
 
-def within_problem_auc(
-    scores: Sequence[ArrayLike], correct: Sequence[ArrayLike], *, seed: int = 0, resamples: int = 2000
-) -> Estimate | None:
+def within_problem_auc(scores: Sequence[ArrayLike], correct: Sequence[ArrayLike], *, seed: int = 0) -> Estimate | None:
     """The mean of `auc` over the problems that have both classes, a list of items each; None if none has.
 
     Its `n` counts those problems. This is what choosing among one problem's responses needs. The `auc` of
@@ -166,4 +160,4 @@ def within_problem_auc(
             raise ValueError(f"problem {problem}: {error}") from error
         if area is not None:
             areas.append(area)
-    return mean_estimate(areas, seed=seed, resamples=resamples) if areas else None
+    return mean_estimate(areas, seed=seed) if areas else None

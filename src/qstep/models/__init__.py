@@ -1,9 +1,8 @@
 """Models: modules whose forward(batch) gives Q-values, log-probs, or log-probs and values; the step contract."""
 
 from qstep.models.loading import ModelOptions
-from qstep.models.logps import token_logps
 from qstep.models.merge import merge_adapter
-from qstep.models.packing import Batch, collate_groups, packed_hidden
+from qstep.models.packing import Batch, collate_groups
 from qstep.models.policy import PolicyModel, PolicyWithValue, ValueNetwork
 from qstep.models.pretrained import PretrainedModule
 from qstep.models.scorer import ScorerModel, StepContract, collate_steps, encode_steps
@@ -21,6 +20,4 @@ __all__ = [
     "collate_steps",
     "encode_steps",
     "merge_adapter",
-    "packed_hidden",
-    "token_logps",
 ]

@@ -36,7 +36,7 @@ class PolicyModel(PretrainedModule):
 
     @classmethod
     def new(cls, options: ModelOptions) -> PolicyModel:
-        """A policy about to be trained, or a reference.
+        """A policy about to be trained.
 
         Raises ValueError for a family whose layers or logits qstep cannot compute; the message says which.
         """

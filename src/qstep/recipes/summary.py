@@ -101,16 +101,8 @@ def _print_claims(variant: str | None, found: Mapping[str, Any]) -> None:
             continue
         verdict = "above 0" if claim["low"] > 0 else "below 0" if claim["high"] < 0 else "cannot tell"
         each = f", above 0 on every one of {claim['seeds']} seeds" if claim["above_zero_on_every_seed"] else ""
-        console.print(f"{name:28} {interval(claim, signed=True)}  {verdict}{each if claim['seeds'] > 1 else ''}")
-
-
-def interval(estimate: Mapping[str, Any], signed: bool = False) -> str:
-    """`.813 [.791, .834]`; n/a where there is no number."""
-    numbers = [estimate.get(name) for name in ("mean", "low", "high")]
-    if any(number is None for number in numbers):
-        return "n/a" if numbers[0] is None else f"{numbers[0]:.3f}"
-    form = "+.3f" if signed else ".3f"
-    return "{} [{}, {}]".format(*(f"{number:{form}}" for number in numbers))
+        numbers = "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**claim)
+        console.print(f"{name:28} {numbers}  {verdict}{each if claim['seeds'] > 1 else ''}")
 
 
 def _links(recipe: Recipe, output_dir: Path, runs: Sequence[Run]) -> set[str]:

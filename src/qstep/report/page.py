@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -13,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from qstep.data.shards import write_whole
 from qstep.report import charts, summary
 from qstep.types import Estimate
 
@@ -26,11 +26,11 @@ _FIRST = (
     "loss",
     "eval_loss",
     "loss/",
-    "accuracy",
+    "rewards/accuracies",
     "eval_",
     "importance/effective_sample_size",
     "importance/",
-    "log_ratio/",
+    "logps/ratio",
 )
 _LAST = ("grad_norm", "learning_rate")
 _NOT_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -40,7 +40,7 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, An
     """Writes the HTML file `out`, whole or not at all, and returns its path.
 
     `results` holds what was measured: `title`, `policies`, `comparisons`, `verifiers`, `verifier_auc`,
-    `labels`, `training`, `stages`, `provenance`. Only `provenance` is required; what is not there is not
+    `labels`, `training`, `provenance`. Only `provenance` is required; what is not there is not
     shown. `examples` holds problems with their responses, steps and Q-values. Text in them is data: it is
     escaped, and the page has no script and no address. Raises ValueError, naming the field, on a malformed
     value.
@@ -53,7 +53,7 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, An
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.globals |= {
         name: getattr(summary, name)
-        for name in ("duration", "label", "lead", "percent_interval", "plain_interval", "points_interval")
+        for name in ("label", "lead", "percent_interval", "plain_interval", "points_interval")
     }
     page = environment.from_string(_resource("page.html")).render(
         title=results.get("title", "qstep report"),
@@ -67,16 +67,9 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, An
         labels=_labels(results.get("labels", {})),
         training={run: _training(rows, run) for run, rows in results.get("training", {}).items()},
         examples=[_example(problem, i) for i, problem in enumerate(examples)],
-        stages=_stages(results.get("stages", {})),
         provenance=_flat(results["provenance"]),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(page)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, out)
+    write_whole(out, [page.encode()])
     return out
 
 
@@ -269,13 +262,6 @@ def _shade(q: float | None) -> View:
 
 def _signed(x: float) -> str:
     return f"{x:+.2f}".replace("-", "\u2212")
-
-
-def _stages(stages: Mapping[str, Any]) -> dict[str, float]:
-    for name, seconds in stages.items():
-        if not summary.is_number(seconds) or not 0 <= seconds < math.inf:
-            raise ValueError(f'results["stages"][{name!r}]: {seconds!r} is not a number of seconds')
-    return dict(stages)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

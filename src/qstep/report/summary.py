@@ -94,14 +94,6 @@ def plain_interval(e: Estimate) -> str:
     return _interval(e, lambda x: f"{x:.3f}")
 
 
-def duration(seconds: float) -> str:
-    """`4.1 s`, `48 s`, `3 min 05 s`, `2 h 10 min`."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def find(name: str, difference: Estimate, accuracies: Mapping[str, Estimate]) -> Finding:
     """Judges the comparison `name`, such as `dqo - base (sampled)` or `pqm@64 - majority@64`.
 

@@ -67,7 +67,7 @@ class ReferenceStore:
         places["start"], places["length"] = np.cumsum(lengths) - lengths, lengths
         header = json.dumps({"rows": len(logps)}).encode() + b"\n" + places.tobytes()
         values = np.concatenate([values for _, values in logps]).astype("<f4")
-        write_whole(self.folder / f"{uuid.uuid4().hex}.logps", header, values)
+        write_whole(self.folder / f"{uuid.uuid4().hex}.logps", [header, values.data])
 
 
 def reference_store(
