@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qstep.data import write_jsonl
+from qstep.data import RowError, write_jsonl
 from qstep.models import ModelOptions
 from qstep.tasks import miniature
 from qstep.trainers import METHODS, ImportanceCollapse, NonFiniteLoss, dataset
@@ -139,6 +139,25 @@ def test_a_collapse_of_the_effective_sample_size_stops_with_advice(base: Path, r
     with pytest.raises(ImportanceCollapse, match=r"for 3 steps .* Lower learning_rate"):
         run.train()
     assert run.state.global_step < 5
+
+
+def test_patience_with_a_collapse_outlives_a_resume(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    options = dict(importance="trajectory", per_device_train_batch_size=4, min_effective_sample_size=1.1)
+    options |= dict(max_steps=9, collapse_patience=5, save_strategy="steps", save_steps=3)
+    with pytest.raises(ImportanceCollapse, match="step 4: for 5 steps"):
+        trainer("dqo", base, rows_file, tmp_path, **options).train()
+    with pytest.raises(ImportanceCollapse, match="step 4: for 5 steps"):
+        trainer("dqo", base, rows_file, tmp_path, **options).train(
+            resume_from_checkpoint=str(tmp_path / "checkpoint-3")
+        )
+
+
+def test_step_rewards_are_asked_of_the_eval_file_before_training(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    del rows[6]["step_rewards"]
+    write_jsonl(tmp_path / "eval.jsonl", rows)
+    with pytest.raises(RowError, match=r"eval\.jsonl, line 7, field 'step_rewards': is missing \(1 such rows\)"):
+        trainer("dqo", base, rows_file, tmp_path, tmp_path / "eval.jsonl", process_rewards="potential")
 
 
 def test_a_non_finite_loss_names_the_row(base: Path, rows_file: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from killed_training import CONTEXT, run, same_weights, start, write_inputs
-from qstep.data import SettingsChanged, StageBusy, StageFile, read_rows
+from qstep.data import SettingsChanged, StageBusy, StageFile, read_rows, write_jsonl
 from qstep.stages import train as stage
 from qstep.stages.train import TrainInputs
 from qstep.trainers.checkpoints import MARKER, checkpoints, newest_usable, why_unusable
@@ -83,6 +83,37 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
 
 def marker_settings(folder: Path) -> dict[str, Any]:
     return json.loads((folder / MARKER).read_text())["settings"]
+
+
+def test_a_checkpoint_of_weights_alone_is_not_gone_on_from(
+    inputs: TrainInputs, whole: Path, tmp_path: Path, said: io.StringIO
+) -> None:
+    """Without its optimizer a run would end with other weights; such a checkpoint can be the best one all the same."""
+    child = start(
+        "rs", inputs, tmp_path / "run", tmp_path / "log", at="qstep.trainers.checkpoints:seal:4", save_only_model=True
+    )
+    child.join()
+    run("rs", inputs, tmp_path / "run", save_only_model=True)
+    assert "passed over: it was saved without optimizer, scheduler, rng_state (save_only_model)" in said.getvalue()
+    assert same_weights(tmp_path / "run", whole)
+    folder = tmp_path / "run" / "checkpoint-6"
+    assert why_unusable(folder, marker_settings(folder)) is None
+    with pytest.raises(ValueError, match="checkpoint-6: it was saved without optimizer"):
+        run("rs", inputs, tmp_path / "other", resume_from_checkpoint=str(folder))
+
+
+def test_rows_left_out_of_both_files_are_told(inputs: TrainInputs, tmp_path: Path, said: io.StringIO) -> None:
+    rows = list(read_rows(inputs.train_file))
+    write_jsonl(tmp_path / "eval.jsonl", [{**row, "label": None if i < 3 else True} for i, row in enumerate(rows)])
+    folder = run("rs", replace(inputs, eval_file=tmp_path / "eval.jsonl"), tmp_path / "run", max_steps=1)
+    summary = json.loads((folder / "train_log.meta.json").read_text())["summary"]
+    assert summary == {
+        "rows": 32,
+        "left_out": {"not right": 32},
+        "eval_rows": 61,
+        "eval_left_out": {"ungradable": 3},
+    }
+    assert f"{tmp_path / 'eval.jsonl'}: left out {{'ungradable': 3}}" in said.getvalue()
 
 
 def test_without_a_whole_checkpoint_the_run_begins_anew(

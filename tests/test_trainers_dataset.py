@@ -35,6 +35,12 @@ def test_items_are_chunks_of_one_problem_and_prompt(tmp_path: Path) -> None:
     assert [whole[i]["row_index"] for i in range(len(whole))] == [[0, 2, 4], [1], [3]]
 
 
+@pytest.mark.parametrize("most", [0, -1])
+def test_an_item_holds_a_response_at_least(most: int, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"responses_per_prompt is {most}: give 1 or more, or null"):
+        rows_of(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "c"}], responses_per_prompt=most)
+
+
 def test_rows_are_left_out_for_one_reason_each(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "completion": "c", "reward": reward} for reward in (1.0, None, 0.0, 2.0, -1.0)]
     found = rows_of(tmp_path / "rows.jsonl", [*rows, {"prompt": "a", "completion": "d"}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,30 @@ def test_what_overflows_at_every_step_stops_the_run(base: Path, rows_file: Path,
     run.bare_model.pretrained.model.norm.weight.data[0] = float("nan")
     with pytest.raises(NonFiniteLoss, match=r"step 25: the loss of row"):
         run.train()
+
+
+def test_a_row_that_overflows_in_every_step_stops_the_run_whatever_the_accumulation(
+    base: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of the two micro-batches of each step overflows, the second is finite; one whole step begins anew."""
+    monkeypatch.setattr("qstep.trainers.base._OVERFLOWS", 2)
+    options = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2, fp16=True)
+    for whole_steps, stops in (((), True), ((2,), False)):
+        run = trainer("rs", base, rows_file, tmp_path, max_steps=4, **options)
+        losses, calls = run.losses, []
+
+        def overflowing(model: Any, inputs: Any, of=losses, calls=calls, spared=whole_steps) -> torch.Tensor:
+            calls.append(0)
+            step, first = divmod(len(calls) - 1, 2)
+            values = of(model, inputs)
+            return values if first or step in spared else values * float("inf")
+
+        run.losses = overflowing
+        if stops:
+            with pytest.raises(NonFiniteLoss, match=r"step 2: the loss of row"):
+                run.train()
+        else:
+            run.train()
 
 
 @pytest.mark.parametrize("kind", ["pqm", "rs", "dqo"])
@@ -255,6 +280,12 @@ def test_the_reference_is_computed_once_for_the_rows_that_are_reached(
     miniature.tokenizer().save_pretrained(tmp_path / "other")
     trainer("dqo", tmp_path / "other", rows, tmp_path / "d", max_steps=2, **options)
     assert len(computed) == 24 + 64 + 24
+    config = json.loads((base / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 100.0
+    turned = Path(shutil.copytree(base, tmp_path / "turned"))
+    (turned / "config.json").write_text(json.dumps(config))
+    trainer("dqo", turned, rows, tmp_path / "e", max_steps=2, **options)
+    assert len(computed) == 24 + 64 + 24 + 24  # the weights are the base's, and what they compute is not
 
 
 def test_reference_files_hold_fp32_and_half_written_ones_do_not_count(tmp_path: Path) -> None:

@@ -26,7 +26,15 @@ from qstep.models import ModelOptions
 from qstep.stages.inputs import finished, hide_loading_bars, model_files, model_fingerprint, settings_of
 from qstep.stages.progress import console
 from qstep.trainers import METHODS, GroupTrainer
-from qstep.trainers.checkpoints import MARKER, Checkpoint, newest_usable, seal, settings_of_marker, why_unusable
+from qstep.trainers.checkpoints import (
+    MARKER,
+    Checkpoint,
+    newest_usable,
+    seal,
+    settings_of_marker,
+    why_not_resumable,
+    why_unusable,
+)
 
 LENGTH = ("max_steps", "num_train_epochs")
 """The settings that say how long a run is."""
@@ -96,16 +104,22 @@ def train(method: str, inputs: TrainInputs, config: Any) -> Path:
         tokenizer = AutoTokenizer.from_pretrained(inputs.model_name_or_path, **inputs.load_arguments())
         trainer = _trainer(method, inputs, config, tokenizer, [_Log(run.log)] if run.log else [])
         trainer.settings = run.settings
-        left_out = dict(trainer.train_dataset.left_out)
-        if left_out and run.log:
-            console.print(f"{inputs.train_file}: left out {left_out}")
+        files: dict[str, tuple[Path, Any]] = {"": (inputs.train_file, trainer.train_dataset)}
+        if inputs.eval_file is not None:
+            files["eval_"] = (inputs.eval_file, trainer.eval_dataset)
+        summary: dict[str, Any] = {}
+        for prefix, (path, dataset) in files.items():
+            left_out = dict(dataset.left_out)
+            summary |= {f"{prefix}rows": len(dataset.rows), f"{prefix}left_out": left_out}
+            if left_out and run.log:
+                console.print(f"{path}: left out {left_out}")
         trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.state.global_step > trainer.state.max_steps:
             raise ValueError(f"{checkpoint} is beyond this run's last step, {trainer.state.max_steps}")
         trainer.save_model()
         if run.log:
             seal(output, run.settings, model_files(output))
-            run.log.finish({"rows": len(trainer.train_dataset.rows), "left_out": left_out})
+            run.log.finish(summary)
     return output
 
 
@@ -163,13 +177,13 @@ class _Run:
 
     def _start(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint asked for, checked; one of a run of another length is named in the settings."""
-        reason = why_unusable(checkpoint.path, self.settings)
+        reason = why_not_resumable(checkpoint.path, self.settings)
         if reason is None:
             return checkpoint
         made_with = settings_of_marker(checkpoint.path)
         if made_with is None or _without_length(made_with) != _without_length(self.settings):
             raise ValueError(f"resume_from_checkpoint {checkpoint.path}: {reason}")
-        if (damage := why_unusable(checkpoint.path, made_with)) is not None:
+        if (damage := why_not_resumable(checkpoint.path, made_with)) is not None:
             raise ValueError(f"resume_from_checkpoint {checkpoint.path}: {damage}")
         console.print(
             f"{checkpoint.path} is of a run of another length: from step {checkpoint.step} on the learning rate "

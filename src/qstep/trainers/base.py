@@ -92,7 +92,7 @@ class GroupTrainer(Trainer):
             self.accelerator.native_amp = True
             self.accelerator.scaler = torch.amp.GradScaler("cpu")
         self.loss_is_scaled_for_ga = True
-        self.overflows = 0
+        self.overflows, self.overflowed_at = 0, -1
         self._sums: dict[str, tuple[Tensor, int]] = {}
 
     def losses(self, model: Any, inputs: Batch) -> Tensor:
@@ -168,9 +168,11 @@ class GroupTrainer(Trainer):
     def _refuse_non_finite(self, losses: Tensor, counted: Tensor, inputs: Batch) -> None:
         bad = ~losses.isfinite() & counted
         if not somewhere(bad.any()):
-            self.overflows = 0
             return
-        self.overflows += 1
+        step = self.state.global_step
+        if step != self.overflowed_at:  # else an earlier micro-batch of this step has overflowed
+            self.overflows = self.overflows + 1 if step == self.overflowed_at + 1 else 1
+            self.overflowed_at = step
         if self.accelerator.scaler is not None and self.overflows <= _OVERFLOWS:
             return
         if not bad.any():

@@ -62,7 +62,7 @@ def seal(folder: Path, settings: Mapping[str, Any], files: list[Path] | None = N
 
 
 def why_unusable(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """Why a run of these settings cannot go on from a folder: what it lacks, or what differs. None if it can."""
+    """Why a run of these settings cannot use a folder's weights: what it lacks, or what differs. None if it can."""
     try:
         marker = json.loads((folder / MARKER).read_text())
         version, made_with, files = marker["version"], marker["settings"], marker["files"]
@@ -89,6 +89,15 @@ def why_unusable(folder: Path, settings: Mapping[str, Any]) -> str | None:
     return None
 
 
+def why_not_resumable(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """Why a run cannot go on from a checkpoint; None if it can. One of weights alone can only be loaded."""
+    reason = why_unusable(folder, settings)
+    lacking = [part for part in ("optimizer", "scheduler", "rng_state") if not any(folder.glob(f"{part}*"))]
+    if reason is None and lacking:
+        return f"it was saved without {', '.join(lacking)} (save_only_model)"
+    return reason
+
+
 def settings_of_marker(folder: Path) -> dict[str, Any] | None:
     """The settings a checkpoint was made with; None where its marker cannot be read."""
     try:
@@ -106,10 +115,10 @@ def checkpoints(output_dir: Path) -> list[Checkpoint]:
 
 
 def newest_usable(output_dir: Path, settings: Mapping[str, Any]) -> tuple[Checkpoint | None, dict[Path, str]]:
-    """The newest whole checkpoint of these settings, and why each newer one is passed over."""
+    """The newest checkpoint that a run of these settings can go on from, and why each newer one is passed over."""
     passed_over: dict[Path, str] = {}
     for checkpoint in reversed(checkpoints(output_dir)):
-        reason = why_unusable(checkpoint.path, settings)
+        reason = why_not_resumable(checkpoint.path, settings)
         if reason is None:
             return checkpoint, passed_over
         passed_over[checkpoint.path] = reason

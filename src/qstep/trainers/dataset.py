@@ -47,6 +47,8 @@ class GroupDataset(Dataset[dict[str, Any]]):
     def __init__(
         self, index: Index, rows: NDArray[np.int64], responses_per_prompt: int | None, left_out: Counter[str]
     ) -> None:
+        if responses_per_prompt is not None and responses_per_prompt < 1:
+            raise ValueError(f"responses_per_prompt is {responses_per_prompt}: give 1 or more, or null for all of them")
         if not len(rows):
             raise ValueError(f"{index.path}: no row is left to train on; left out: {dict(left_out)}")
         self.index, self.left_out = index, left_out

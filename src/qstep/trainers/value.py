@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ from qstep.trainers.reference import reference_store, weights_fingerprint
 from qstep.types import Row
 
 ProcessRewards = Literal["none", "potential", "additive"]
+
+_NAMES_ONLY = ("_name_or_path", "architectures", "dtype", "transformers_version")
+"""What of a model's config says nothing of what it computes; its weights say their dtype."""
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +143,9 @@ class DROTrainer(GroupTrainer):
         if not any(self.needs_reference(dataset) for dataset, _ in wanted):
             return
         weights = weights_fingerprint(model, lambda name: not name.startswith("value_") and "lora_" not in name)
-        key = f"{weights} {tokenizer_fingerprint(self.tokenizer)} {args.mixed_precision}"
+        computed = {name: value for name, value in model.config.to_dict().items() if name not in _NAMES_ONLY}
+        config = json.dumps(computed, sort_keys=True, default=str)
+        key = f"{weights} {config} {tokenizer_fingerprint(self.tokenizer)} {args.mixed_precision}"
 
         def logps(batch: Batch) -> Tensor:
             with self.accelerator.autocast(), model.reference():
@@ -213,12 +219,13 @@ class DQOTrainer(DROTrainer):
         self.log_weights: list[Tensor] = []
         self.step_separator = None if config.process_rewards == "none" else config.step_separator
         super().__init__(model, config, train_file, tokenizer, eval_file=eval_file, callbacks=callbacks)
-        rows = self.train_dataset.rows
-        if config.process_rewards != "none":
-            unscored = rows[~self.train_dataset.index.table["rewarded"][rows]]
+        for dataset in (self.train_dataset, self.eval_dataset):
+            if config.process_rewards == "none" or not isinstance(dataset, GroupDataset):
+                continue
+            unscored = dataset.rows[~dataset.index.table["rewarded"][dataset.rows]]
             if len(unscored):
                 raise RowError(
-                    self.train_dataset.path,
+                    dataset.path,
                     int(unscored.min()) + 1,
                     "step_rewards",
                     f"is missing ({len(unscored)} such rows), and process_rewards is {config.process_rewards}; `qstep "
@@ -231,7 +238,7 @@ class DQOTrainer(DROTrainer):
                 "they were not, their importance weights are wrong: set importance to none",
                 self.train_dataset.path,
                 assumed,
-                len(rows),
+                len(self.train_dataset.rows),
             )
 
     def needs_reference(self, dataset: GroupDataset) -> bool:
@@ -305,6 +312,17 @@ class DQOTrainer(DROTrainer):
         if self.accelerator.sync_gradients and self.config.importance != "none":
             self.watch_importance()
         return loss
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        states: Any = self.state.stateful_callbacks  # a checkpoint's trainer_state.json holds them
+        states["importance"] = {"attributes": {"steps_below": self.steps_below}}
+        super()._save_checkpoint(model, trial)
+
+    def _init_training_state(self, max_steps: int, *rest: Any) -> tuple[int, int]:
+        begun = super()._init_training_state(max_steps, *rest)
+        states: Any = self.state.stateful_callbacks
+        self.steps_below = states["importance"]["attributes"]["steps_below"] if "importance" in states else 0
+        return begun
 
     def watch_importance(self) -> None:
         """Logs the weights' health over one optimizer step and stops the run when they have collapsed."""
