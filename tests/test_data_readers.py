@@ -288,7 +288,7 @@ def test_a_graded_rows_answer_is_the_models(tmp_path: Path) -> None:
         ([{"id": "a", "prompt": "Q", "text": "x"}] * 2, "line 2, field 'id': 'a' is there twice"),
         ([{"prompt": "Q"}], "field 'completion': is missing, and so is response and text"),
         ([{"text": "x"}], "field 'prompt': is missing"),
-        ([{"prompt": "Q", "text": None}], "field 'completion': is None"),
+        ([{"prompt": "Q", "text": None}], "field 'text': is None"),
         ([{"prompt": "Q", "answer": ["1"], "text": "x"}], "give the answer as a text or a number"),
         ([{"prompt": "Q", "responses": "x"}], "field 'responses': is no list"),
         ([{"prompt": "Q", "responses": [1]}], "field 'responses': has 1"),

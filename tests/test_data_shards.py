@@ -125,7 +125,7 @@ def test_changed_settings_are_listed_and_refused(tmp_path: Path) -> None:
         open_stage(path, temperature=0.7, model={"name": "big", "layers": 2}, top_p=0.9)
     message = str(refusal.value)
     assert "temperature: 1.0 -> 0.7" in message and 'model.name: "tiny" -> "big"' in message
-    assert "top_p: (absent) -> 0.9" in message and "layers" not in message and "--output_dir" in message
+    assert "top_p: (absent) -> 0.9" in message and "layers" not in message and "another place to write to" in message
     with pytest.raises(SettingsChanged, match="stage"):
         StageFile.open(path, stage="grade", settings=SETTINGS)
     assert path.read_bytes() == before

@@ -21,7 +21,7 @@ from qstep.data.shards import (
     write_jsonl,
     write_whole,
 )
-from qstep.data.steps import split_steps, step_token_ends, steps_of
+from qstep.data.steps import check_separator, split_steps, step_token_ends, steps_of
 from qstep.data.tokens import (
     bytes_growth,
     check_completion_ids,
@@ -46,6 +46,7 @@ __all__ = [
     "canonical_json",
     "check_completion_ids",
     "check_row",
+    "check_separator",
     "count_responses",
     "count_rows",
     "encode_completion",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,13 @@ def _gold(path: Path, line: int, column: str, answer: Any, solution: Any = None)
 
 
 def read_responses(
-    path: Path, *, task: str = "math", offset: int = 0, limit: int | None = None, need: Sequence[str] = ()
+    path: Path,
+    *,
+    task: str = "math",
+    offset: int = 0,
+    limit: int | None = None,
+    need: Sequence[str] = (),
+    accept: Callable[[Row], object] | None = None,
 ) -> Iterator[Row]:
     """The responses of a JSONL file, written by qstep or made elsewhere, one row each, as `qstep.data.rows` says.
 
@@ -110,6 +116,7 @@ def read_responses(
         offset: how many problems to skip, in order of appearance.
         limit: at most as many problems.
         need: further columns that a row must have.
+        accept: raises ValueError for a row whose task it does not know.
 
     Raises:
         RowError: a row is bad, or two rows have one id.
@@ -120,7 +127,10 @@ def read_responses(
     path = Path(path)
     for line, raw in numbered_rows(path):
         for given in _flat(path, line, raw):
-            row = check_row(path, line, _renamed(path, line, given), "response", need=need)
+            try:
+                row = check_row(path, line, _renamed(path, line, given), "response", need=need)
+            except RowError as error:
+                raise RowError(path, line, _name_in(given, error.field), error.problem) from None
             row.setdefault("problem_id", prompt_id(row))
             key = group_key(row)
             number = numbers.setdefault(key, len(numbers))
@@ -128,6 +138,11 @@ def read_responses(
             samples[key] += 1
             row.setdefault("id", f"{row['problem_id']}#{row['sample']}")
             row.setdefault("task", task)
+            if accept is not None:
+                try:
+                    accept(row)
+                except ValueError as error:
+                    raise RowError(path, line, "task", str(error)) from error
             if row["id"] in seen:
                 raise RowError(path, line, "id", f"{row['id']!r} is there twice; give each row an id of its own")
             seen.add(row["id"])
@@ -180,6 +195,14 @@ def _renamed(path: Path, line: int, row: Row) -> Row:
         if solution is not None and isinstance(row.setdefault("metadata", {}), dict):
             row["metadata"] = {"solution": solution, **row["metadata"]}
     return row
+
+
+def _name_in(row: Row, column: str | None) -> str | None:
+    """What a row calls a column of ours."""
+    for columns in (_PROMPT_COLUMNS, _GOLD_COLUMNS, _COMPLETION_COLUMNS):
+        if column == columns[0]:
+            return next((name for name in columns if name in row), column)
+    return column
 
 
 def _are_texts(value: Any) -> bool:

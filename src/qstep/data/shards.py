@@ -8,10 +8,12 @@ settings never mix.
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import hashlib
 import json
 import os
+import re
 import uuid
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +34,7 @@ class RowError(ValueError):
         self.path = path
         self.line = line
         self.field = field
+        self.problem = problem
 
 
 class SettingsChanged(ValueError):
@@ -317,7 +320,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
     if not meta_path.exists():
         raise ValueError(
             f"{path} has rows but no {meta_path.name}, so the settings that made them are unknown: "
-            "restore that file, choose another --output_dir, or delete the rows"
+            "restore that file, or choose another place to write to"
         )
     try:
         meta = parse_row(meta_path.read_bytes())
@@ -338,7 +341,7 @@ def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
     changes = [f"  {name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}" for name in names]
     raise SettingsChanged(
         f"{path} was made with other settings:\n" + "\n".join(changes) + "\n"
-        f"Choose another --output_dir, or delete {path.name} and {_sidecar(path).name}",
+        f"Choose another place to write to, or delete {path.name} and {_sidecar(path).name}",
         names,
     )
 
@@ -365,7 +368,7 @@ def _lines(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]]:
             try:
                 row = parse_row(line)
             except ValueError as error:
-                if following:
+                if following or (line.endswith(b"\n") and not allow_torn):
                     raise RowError(path, number, None, f"{error}. Mend or delete this line") from None
                 if not allow_torn:
                     raise RowError(
@@ -408,11 +411,16 @@ def _is_json(value: Any) -> bool:
     return True
 
 
+_MAY_OVERFLOW = re.compile(rb"\d[eE]\+?\d\d|\d{300}")
+
+
 def parse_row(text: bytes) -> Row:
     """One JSON object; ValueError, in words for the reader of the file, at anything else."""
     try:
         row = json.loads(text.decode(), parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
+        if text.startswith(codecs.BOM_UTF8):
+            raise ValueError("the file begins with a byte-order mark: save it as UTF-8 without one") from None
         raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start})") from None
@@ -420,6 +428,8 @@ def parse_row(text: bytes) -> Row:
         raise ValueError("JSON nested too deeply") from None
     if not isinstance(row, dict):
         raise ValueError(f"a {type(row).__name__}, not a JSON object")
+    if _MAY_OVERFLOW.search(text) and not _is_json(row):
+        raise ValueError("a number too large to be finite")
     if b"\\u" in text and not _is_json(row):
         raise ValueError("a lone surrogate escape, which is not text")
     return row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +19,17 @@ def split_steps(text: str, separator: str = "\n") -> list[str]:
     Raises ValueError for an empty separator.
     """
     return [part.strip() for part in text.split(separator) if part.strip()]
+
+
+def check_separator(option: str, separator: str) -> None:
+    """Raises ValueError, naming the option, for an empty separator, or one with a backslash and an n in it."""
+    if not separator:
+        raise ValueError(f"--{option} is empty; give the text between steps")
+    if re.search(r"\\[nt](?![a-zA-Z])", separator):
+        raise ValueError(
+            f"--{option} {separator!r} holds a backslash and a letter, not a line break or a tab: in a shell write "
+            f"$'{separator}' (in YAML, \"{separator}\")"
+        )
 
 
 def steps_of(row: Row, separator: str) -> list[str]:

@@ -84,6 +84,11 @@ class ModelOptions:
         return {"revision": self.model_revision, "trust_remote_code": self.trust_remote_code}
 
 
+def is_scorer(config: PretrainedConfig) -> bool:
+    """Whether a checkpoint is a step scorer: it carries a step contract."""
+    return isinstance(getattr(config, "qstep", None), dict)
+
+
 def load_causal_lm(options: ModelOptions) -> PreTrainedModel:
     """A causal language model to train or to take log-probabilities from, without dropout.
 
@@ -91,6 +96,8 @@ def load_causal_lm(options: ModelOptions) -> PreTrainedModel:
         ValueError: its layers or its logits are of a kind qstep cannot compute; the message says which.
     """
     config = AutoConfig.from_pretrained(options.model_name_or_path, **options.load_arguments())
+    if is_scorer(config):
+        raise ValueError(f"{options.model_name_or_path} is a step scorer; give a causal language model")
     model = AutoModelForCausalLM.from_pretrained(
         options.model_name_or_path, config=without_dropout(config), dtype=options.dtype, **options.load_arguments()
     )

@@ -14,7 +14,14 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from qstep.data import encode_prompt, encode_texts
 from qstep.models.adapters import adapted, load_adapter
-from qstep.models.loading import ADAPTER_CONFIG, ModelOptions, bare, head_name, load_token_classifier
+from qstep.models.loading import (
+    ADAPTER_CONFIG,
+    ModelOptions,
+    bare,
+    head_name,
+    is_scorer,
+    load_token_classifier,
+)
 from qstep.models.packing import Batch, collate_groups, packed_hidden, response_starts
 from qstep.models.pretrained import PretrainedModule
 from qstep.types import Aggregation, Dtype, Prompt
@@ -56,7 +63,7 @@ class StepContract:
         ids = tokenizer(separator_token, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise ValueError(
-                f"The step separator {separator_token!r} is {len(ids)} tokens for this tokenizer: {ids}. "
+                f"--separator_token {separator_token!r} is {len(ids)} tokens for this tokenizer: {ids}. "
                 "Choose one that is a single token."
             )
         return cls(
@@ -164,6 +171,11 @@ class ScorerModel(PretrainedModule):
     def load(cls, folder: str | Path, dtype: Dtype = "float32") -> ScorerModel:
         """A scorer that `save` or `qstep merge` wrote; of an adapter, on the base model that it names."""
         config = AutoConfig.from_pretrained(folder)
+        if not is_scorer(config):
+            raise ValueError(
+                f"{folder} is no scorer: its config.json has no step contract ('qstep'). Give the output_dir of "
+                "`qstep train pqm|bce|mse|orm`"
+            )
         if not (Path(folder) / ADAPTER_CONFIG).exists():
             return cls(load_token_classifier(folder, config, dtype=dtype))
         return cls(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from qstep.stages.inputs import finished, model_fingerprint, settings_of
+from qstep.stages.inputs import finished, model_fingerprint, refuse_overwriting, settings_of
 from qstep.stages.options import NO_EFFECT, EngineOptions, GradingOptions, SamplingOptions
 from qstep.stages.progress import bar, console
 from qstep.types import Row
@@ -57,6 +57,7 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     from qstep.annotate import OutcomePool, RolloutSettings, label_by_outcome, label_by_rollouts, label_exactly
     from qstep.data import StageFile, read_rows
 
+    refuse_overwriting(config)
     monte_carlo = config.method == "monte_carlo"
     if monte_carlo and config.model_name_or_path is None:
         raise ValueError("method monte_carlo needs --model_name_or_path, the model to continue from each step")
@@ -72,6 +73,9 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
         if file.complete:
             return config.output
         chosen, ungradable = _choose(config)
+        if not chosen:
+            reason = f"no row to label; {ungradable} rows are ungradable" if ungradable else "no rows"
+            raise ValueError(f"{config.input} has {reason}")
         if monte_carlo and engine is None:
             engine = config.engine(config.model_name_or_path or "")
         tasks = config.tasks()
@@ -105,7 +109,7 @@ def _kind(label: bool | float | None) -> str:
 def _read(config: AnnotateConfig) -> Iterator[Row]:
     from qstep.data import read_responses
 
-    return read_responses(config.input, task=config.task, need=("gold", "verdict"))
+    return read_responses(config.input, task=config.task, need=("gold", "verdict"), accept=config.tasks().of)
 
 
 def _choose(config: AnnotateConfig) -> tuple[set[str], int]:

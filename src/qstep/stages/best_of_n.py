@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qstep.stages.inputs import refuse_overwriting
 from qstep.stages.options import TaskOptions
 from qstep.stages.progress import accuracy_text, console, print_table
 from qstep.stages.provenance import provenance
@@ -51,6 +52,7 @@ def best_of_n(config: BestOfNConfig) -> Path:
     from qstep.data import write_json
     from qstep.evals import best_of_n_report
 
+    refuse_overwriting(config)
     groups, auc = read_groups_of(config.inputs, config.task)
     sizes = [len(group.correct) for group in groups]
     ns = sorted({*_numbers(config.ns)}) if config.ns else _up_to(min(sizes))

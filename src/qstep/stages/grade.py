@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qstep.stages.inputs import finished, settings_of
+from qstep.stages.inputs import finished, refuse_overwriting, settings_of
 from qstep.stages.options import NO_EFFECT, GradingOptions
 from qstep.stages.progress import bar
 from qstep.types import Row
@@ -39,9 +39,10 @@ class GradeConfig(GradingOptions):
 
 def grade(config: GradeConfig) -> Path:
     """Runs the stage and returns its output."""
-    from qstep.data import StageFile, count_responses, read_responses, read_rows
+    from qstep.data import StageFile, count_responses, group_key, read_responses, read_rows
     from qstep.tasks import grade_rows
 
+    refuse_overwriting(config)
     tasks = config.tasks()
     version = tasks.named(config.task).version
     settings = settings_of(config, *NO_EFFECT, input=finished(config.input), version=version)
@@ -68,11 +69,23 @@ def grade(config: GradeConfig) -> Path:
 
         def rows() -> Iterator[Row]:
             return read_responses(
-                config.input, task=config.task, offset=config.offset, limit=config.num_problems, need=("gold",)
+                config.input,
+                task=config.task,
+                offset=config.offset,
+                limit=config.num_problems,
+                need=("gold",),
+                accept=tasks.of,
             )
 
         some = config.offset or config.num_problems is not None
         total = sum(1 for _ in rows()) if some else count_responses(config.input)
+        if not total:
+            problems = len({group_key(row) for row in read_responses(config.input, task=config.task)})
+            raise ValueError(
+                f"{config.input} has {problems} problems; offset is {config.offset}"
+                if problems
+                else f"{config.input} has no rows"
+            )
         with bar(f"grade {config.output.stem}", total, len(file.done)) as advance:
             pending: list[Row] = []
             for row in rows():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ _MODEL_FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "spiece*"),
     *("chat_template*", "additional_chat_templates/*", "preprocessor_config.json"),
 )
+_CONFIGS = ("config.json", "adapter_config.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -42,6 +44,8 @@ def model_fingerprint(model_name_or_path: str, revision: str | None = None) -> s
     folder = Path(model_name_or_path)
     if not folder.is_dir():
         return f"{model_name_or_path}@{_commit(model_name_or_path, revision)}"
+    if not any((folder / name).is_file() for name in _CONFIGS):
+        raise ValueError(f"{folder} holds no model: expected {' or '.join(_CONFIGS)} in it, beside *.safetensors")
     log = folder / "train_log.jsonl"
     if log.exists() and not is_finished(log):
         raise ValueError(f"{folder}: its training has not finished; run the same `qstep train` again to its end first")
@@ -79,11 +83,14 @@ def _commit(model_id: str, revision: str | None) -> str:
     """The commit a revision of a Hub id stands for, of the cache or of the Hub: the folder its files are cached in."""
     from transformers.utils import cached_file
 
-    for name in ("config.json", "adapter_config.json"):
-        file = cached_file(model_id, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    for name in _CONFIGS:
+        try:
+            file = cached_file(model_id, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        except OSError as error:
+            raise OSError(f"{model_id} is no folder here, and as a Hub id it was not found: {error}") from error
         if file is not None:
             return Path(file).parent.name
-    raise OSError(f"{model_id} has neither config.json nor adapter_config.json: is it a model?")
+    raise OSError(f"{model_id} is no folder here, and as a Hub id it has no {' or '.join(_CONFIGS)}: is it a model?")
 
 
 def problems_fingerprint(problems: Iterable[Problem]) -> str:
@@ -106,12 +113,15 @@ def load_for_sampling(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer for sampling; an adapter is merged into the base model that it names."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from qstep.models.adapters import load_adapter
-    from qstep.models.loading import ADAPTER_CONFIG
+    from qstep.models.loading import ADAPTER_CONFIG, is_scorer
 
     hide_loading_bars()
+    has_config = (Path(model_name_or_path) / "config.json").is_file()  # a foreign adapter may have none
+    if has_config and is_scorer(AutoConfig.from_pretrained(model_name_or_path)):
+        raise ValueError(f"{model_name_or_path} is a step scorer and writes no text; give a causal language model")
     tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, revision=revision)
     if (Path(model_name_or_path) / ADAPTER_CONFIG).exists():
 
@@ -126,12 +136,18 @@ def load_for_sampling(
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` is the GPU where there is one, else the CPU."""
+    """`auto` is the GPU where there is one, else the CPU. Raises ValueError for a device that is not there."""
     import torch
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {device} cannot be used here: {reason}. Give cpu, cuda or auto") from None
+    return chosen
 
 
 def finished(path: Path) -> str:
@@ -143,6 +159,26 @@ def finished(path: Path) -> str:
     if not is_finished(path):
         raise ValueError(f"{path} is unfinished: run the command that writes it to its end first")
     return file_fingerprint(path)
+
+
+def refuse_overwriting(config: Any) -> None:
+    """Raises ValueError, naming both options, where a file to write is one to read, or is to be written twice."""
+    options = vars(config)
+    outputs = {name: path for name in ("output", "summary") if (path := options.get(name)) is not None}
+    for output, path in outputs.items():
+        for name, value in options.items():
+            for other in _paths(value) if name != output else ():
+                twice = name in outputs and os.path.abspath(path) == os.path.abspath(other)
+                if twice or (os.path.isfile(path) and os.path.isfile(other) and os.path.samefile(path, other)):
+                    raise ValueError(f"--{output} {path} is the file of --{name} too: choose another file to write")
+
+
+def _paths(value: Any) -> Iterator[str | Path]:
+    if isinstance(value, str | Path):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _paths(item)
 
 
 def settings_of(config: Any, *ignored: str, **inputs: Any) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from qstep.stages.options import Options
+
 
 @dataclass
-class MiniatureConfig:
+class MiniatureConfig(Options):
     """Writes `textbook.jsonl`, to be learned with `qstep train rs`, and `model`, untrained, with its tokenizer.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qstep.data import check_separator
 from qstep.stages.inputs import load_for_sampling
 from qstep.types import Dtype
 
@@ -17,8 +18,32 @@ NO_EFFECT = ("output", "max_rows", "max_tokens", "device")
 """Options that cannot change a stage's rows."""
 
 
+_LEAST = {
+    **dict.fromkeys(("num_problems", "max_problems", "max_per_problem", "num_samples", "rollouts", "draws"), 1),
+    **dict.fromkeys(("rows_at_once", "max_rows", "max_tokens", "max_new_tokens", "textbook_rows"), 1),
+    **dict.fromkeys(("offset", "temperature", "deadline_s"), 0),
+}
+
+
 @dataclass(kw_only=True)
-class TaskOptions:
+class Options:
+    """What every command's options are checked for as soon as they are given.
+
+    Raises ValueError, naming the option, for a count that is too small or a step separator that cannot be meant.
+    """
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name, None)
+            if value is not None and not value >= least:
+                raise ValueError(f"--{name} is {value}; it must be at least {least}")
+        separator = getattr(self, "step_separator", None)
+        if separator is not None:
+            check_separator("step_separator", separator)
+
+
+@dataclass(kw_only=True)
+class TaskOptions(Options):
     """Who knows the answers.
 
     Args:
@@ -92,7 +117,7 @@ class ProblemOptions(TaskOptions):
 
 
 @dataclass(kw_only=True)
-class SamplingOptions:
+class SamplingOptions(Options):
     """How responses are drawn.
 
     Args:
@@ -115,7 +140,7 @@ class SamplingOptions:
 
 
 @dataclass(kw_only=True)
-class EngineOptions:
+class EngineOptions(Options):
     """What draws responses.
 
     Args:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qstep.stages.inputs import refuse_overwriting
 from qstep.stages.options import TaskOptions
 from qstep.stages.provenance import provenance
 from qstep.types import Row
@@ -51,6 +52,7 @@ def report(config: ReportConfig) -> Path:
     from qstep.data import write_json
     from qstep.report import render_report
 
+    refuse_overwriting(config)
     results = gathered(_named(config.results))
     results["title"] = config.title or results.get("title", "qstep report")
     if config.training:
@@ -177,11 +179,23 @@ def _label_agreement(files: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _examples(files: dict[str, Path] | Path | None, task: str) -> Iterator[Row]:
-    from qstep.data import read_rows
     from qstep.report import choose_examples
     from qstep.tasks import Tasks
 
     if isinstance(files, Path):
         files = {"verifier": files}
     for name, path in (files or {}).items():
-        yield from choose_examples(read_rows(path), name, tasks=Tasks(task))
+        yield from choose_examples(_scored(path), name, tasks=Tasks(task))
+
+
+def _scored(path: Path) -> Iterator[Row]:
+    """The rows of a graded and scored file; ValueError, naming the row, where one is not."""
+    from qstep.data import read_rows
+
+    for row in read_rows(path):
+        for column, command in (("verdict", "grade"), ("score", "score")):
+            if column not in row:
+                raise ValueError(
+                    f"--examples {path}: row {row.get('id')!r} has no {column}: run `qstep {command}` on it first"
+                )
+        yield row

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qstep.stages.inputs import model_fingerprint, problems_fingerprint, settings_of
+from qstep.stages.inputs import model_fingerprint, problems_fingerprint, refuse_overwriting, settings_of
 from qstep.stages.options import NO_EFFECT, EngineOptions, ProblemOptions, SamplingOptions
 from qstep.stages.progress import bar
 from qstep.types import Problem, Response, Row
@@ -45,6 +45,7 @@ def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
     from qstep.data.tokens import PROMPT_DATE
     from qstep.generation import Request
 
+    refuse_overwriting(config)
     problems = {problem.id: problem for problem in config.problems()}
     settings = settings_of(
         config,

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qstep.stages.inputs import choose_device, finished, hide_loading_bars, model_fingerprint, settings_of
+from qstep.stages.inputs import (
+    choose_device,
+    finished,
+    hide_loading_bars,
+    model_fingerprint,
+    refuse_overwriting,
+    settings_of,
+)
 from qstep.stages.options import NO_EFFECT, TaskOptions
 from qstep.stages.progress import bar, console
 from qstep.types import Dtype, OverLong, Row
@@ -58,6 +65,7 @@ def score(config: ScoreConfig) -> Path:
     from qstep.data import StageFile, count_responses
     from qstep.scoring import StepScorer
 
+    refuse_overwriting(config)
     settings = settings_of(
         config,
         *NO_EFFECT,
@@ -73,11 +81,11 @@ def score(config: ScoreConfig) -> Path:
             config.model_name_or_path, device=choose_device(config.device), dtype=config.dtype
         )
         dropped = _too_long(config, scorer)
+        if not (responses := count_responses(config.input) - len(dropped)):
+            raise ValueError(f"{config.input} has no rows" + (" short enough for this scorer" if dropped else ""))
         skipped = file.done | dropped
         rows = (row for row in _split_rows(config, scorer) if row["id"] not in skipped)
-        with bar(
-            f"score {config.output.stem}", count_responses(config.input) - len(dropped), len(file.done)
-        ) as advance:
+        with bar(f"score {config.output.stem}", responses, len(file.done)) as advance:
             for scored in scorer.score_rows(rows, max_tokens=config.max_tokens):
                 file.append([_with_scores(of_row, scorer) for of_row in scored])
                 advance(len(scored))

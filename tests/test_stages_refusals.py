@@ -1,0 +1,156 @@
+"""What commands refuse before they read or write, and in which words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qstep.data import RowError, read_rows
+from qstep.stages.annotate import AnnotateConfig, annotate
+from qstep.stages.best_of_n import BestOfNConfig, best_of_n
+from qstep.stages.grade import GradeConfig, grade
+from qstep.stages.inputs import choose_device, load_for_sampling, model_fingerprint
+from qstep.stages.options import ProblemOptions
+from qstep.stages.report import ReportConfig, report
+from qstep.stages.score import ScoreConfig
+
+ROW = {"question": "1+1?", "answer": "2", "text": "So 2.\n#### 2"}
+
+
+@pytest.fixture
+def responses(tmp_path: Path) -> Path:
+    path = tmp_path / "responses.jsonl"
+    path.write_text(json.dumps(ROW) + "\n")
+    return path
+
+
+def test_an_input_is_never_written_over(tmp_path: Path, responses: Path) -> None:
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(responses)
+    before = responses.read_bytes()
+    for output in (responses, link):
+        with pytest.raises(ValueError, match=r"--output .* is the file of --input too"):
+            grade(GradeConfig(responses, output))
+    graded = grade(GradeConfig(responses, tmp_path / "graded.jsonl"))
+    with pytest.raises(ValueError, match="is the file of --inputs too"):
+        best_of_n(BestOfNConfig({"pqm": graded}, graded))
+    result = best_of_n(BestOfNConfig(graded, tmp_path / "result.json"))
+    for options in ({"output": result}, {"output": tmp_path / "page.html", "summary": result}):
+        with pytest.raises(ValueError, match="is the file of --results too"):
+            report(ReportConfig(results=[result], **options))
+    with pytest.raises(ValueError, match="is the file of --summary too"):
+        report(ReportConfig(results=result, output=tmp_path / "a.html", summary=tmp_path / "a.html"))
+    assert responses.read_bytes() == before and "curves" in json.loads(result.read_text())
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (GradeConfig, {"num_problems": -1}),
+        (GradeConfig, {"offset": -1}),
+        (AnnotateConfig, {"max_problems": 0}),
+        (AnnotateConfig, {"max_per_problem": 0}),
+        (AnnotateConfig, {"rollouts": 0}),
+        (AnnotateConfig, {"rows_at_once": 0}),
+        (AnnotateConfig, {"step_separator": ""}),
+        (AnnotateConfig, {"step_separator": "\\n\\n"}),
+        (ScoreConfig, {"model_name_or_path": "m", "max_tokens": 0}),
+    ],
+)
+def test_counts_and_separators_that_cannot_be_meant_are_named(config: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"--{list(options)[-1]} "):
+        config(input=Path("in.jsonl"), output=Path("out.jsonl"), **options)
+
+
+def test_a_latex_separator_may_hold_a_backslash() -> None:
+    options: dict[str, Any] = {"input": Path("in.jsonl"), "output": Path("out.jsonl")}
+    assert AnnotateConfig(**options, step_separator="\\newline").step_separator == "\\newline"
+    assert ProblemOptions(num_problems=1, offset=0).offset == 0
+
+
+def test_nothing_to_do_is_no_success(tmp_path: Path, responses: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(ValueError, match=r"empty\.jsonl has no rows"):
+        grade(GradeConfig(empty, output))
+    with pytest.raises(ValueError, match=r"responses\.jsonl has 1 problems; offset is 5"):
+        grade(GradeConfig(responses, output, offset=5))
+    with pytest.raises(ValueError, match=r"empty\.jsonl has no rows"):
+        annotate(AnnotateConfig(empty, output, method="outcome"))
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"text": 5}, r"line 1, field 'text'"),
+        ({"question": 5}, r"line 1, field 'question'"),
+        ({"answer": " "}, r"line 1, field 'answer'"),
+        ({"task": "poetry"}, r"line 1, field 'task': task 'poetry' is unknown"),
+    ],
+)
+def test_a_bad_row_is_told_in_its_own_columns(tmp_path: Path, changed: dict[str, Any], words: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(ROW | changed) + "\n")
+    with pytest.raises(RowError, match=words):
+        grade(GradeConfig(path, tmp_path / "out.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'{"a": 1e999}\n', "line 1: a number too large to be finite"),
+        (b'{"a": 1' + b"0" * 320 + b".5}\n", "too large"),
+        (b'\xef\xbb\xbf{"a": 1}\n', "byte-order mark"),
+        (b'{"a": 1\n', r"not JSON .* Mend or delete this line"),
+        (b'{"a": 1', r"The last line is torn"),
+    ],
+)
+def test_a_broken_line_is_told_by_what_is_wrong_with_it(tmp_path: Path, text: bytes, words: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(text)
+    with pytest.raises(RowError, match=words):
+        list(read_rows(path))
+
+
+def test_large_finite_numbers_stay(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1e300, "text": "1e999"}\n')
+    assert list(read_rows(path)) == [{"a": 1e300, "text": "1e999"}]
+
+
+def test_examples_of_unscored_rows_say_what_to_run(tmp_path: Path, responses: Path) -> None:
+    graded = grade(GradeConfig(responses, tmp_path / "graded.jsonl"))
+    result = best_of_n(BestOfNConfig(graded, tmp_path / "result.json"))
+    with pytest.raises(ValueError, match=r"graded\.jsonl: row .* has no score: run `qstep score`"):
+        report(ReportConfig(results=result, output=tmp_path / "page.html", examples=graded))
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="--device foo cannot be used"):
+        choose_device("foo")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="--device cuda cannot be used"):
+            choose_device("cuda")
+    assert choose_device("cpu").type == "cpu"
+
+
+def test_what_is_no_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no model: expected config\.json"):
+        model_fingerprint(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "qstep": {"version": 1}}))
+    with pytest.raises(ValueError, match="is a step scorer and writes no text"):
+        load_for_sampling(str(tmp_path), device="cpu", dtype="float32")
+    with pytest.raises(OSError, match="no/such-model is no folder here"):
+        model_fingerprint("no/such-model")
+
+
+def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
+    from qstep.scoring import StepScorer
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    with pytest.raises(ValueError, match=r"is no scorer: its config\.json has no step contract"):
+        StepScorer.load(tmp_path)
