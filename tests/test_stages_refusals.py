@@ -10,6 +10,7 @@ import torch
 from qstep.data import RowError, read_rows
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
+from qstep.stages.commands import COMMANDS
 from qstep.stages.grade import GradeConfig, grade
 from qstep.stages.inputs import choose_device, load_for_sampling, model_fingerprint
 from qstep.stages.options import ProblemOptions
@@ -154,3 +155,17 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
     with pytest.raises(ValueError, match=r"is no scorer: its config\.json has no step contract"):
         StepScorer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--output_dir=out --margin=-1", "--margin is -1.0"),
+        ("--output_dir=out --step_separator=\\\\n", "--step_separator .* a backslash"),
+        ("--learning_rate=1e-5", "--output_dir is required"),
+    ],
+)
+def test_training_options_that_cannot_be_meant_are_named(option: str, words: str) -> None:
+    command = COMMANDS["train pqm"]
+    with pytest.raises(ValueError, match=words):
+        command.parse(["--train_file=rows.jsonl", "--model_name_or_path=m", *option.split()])

@@ -49,6 +49,7 @@ def short_help(command: Command) -> str:
         bases = ", ".join(dict.fromkeys(outside))
         lines += ["", f"qstep {command.name} --help-all adds those of transformers' {bases}, such as --output_dir,"]
         lines += ["--learning_rate, --per_device_train_batch_size, --num_train_epochs, --max_steps and --save_steps."]
+        lines += ["--per_device_train_batch_size counts problems: each brings up to responses_per_prompt responses."]
     return "\n".join(lines)
 
 

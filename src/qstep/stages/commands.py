@@ -60,6 +60,8 @@ class Command:
         """The dataclasses filled with parsed options."""
         from dataclasses import fields
 
+        if "output_dir" in self.outputs and options.get("output_dir") is None:
+            raise ValueError("--output_dir is required: the folder to write to")
         filled = []
         for config in self.classes():
             names = {f.name for f in fields(config) if f.init}

@@ -20,6 +20,8 @@ class EvaluateConfig(GradingOptions, Sampling):
 
     Args:
         output_dir: where the rows and `results.json` go.
+        split: the split of the data set.
+        num_samples: responses per problem of the sampled accuracy; the greedy one takes one.
     """
 
     output_dir: Path

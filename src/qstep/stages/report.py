@@ -24,7 +24,8 @@ class ReportConfig(TaskOptions):
     best-of-n result with the majority, one response, and each other scorer.
 
     Args:
-        results: results of `qstep evaluate` and `qstep best-of-n`, one, a list, or by name:
+        results: results of `qstep evaluate` and `qstep best-of-n`, one, a list
+            (`--results '[a.json, b.json]'`), or by name:
             `--results.dqo dqo/results.json --results.base base/results.json`; or the `summary` of another report.
         output: the HTML file to write.
         title: the page's title.

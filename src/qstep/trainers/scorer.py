@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from qstep.data import Index, is_right
+from qstep.data import Index, check_separator, is_right
 from qstep.losses import bce_loss, mse_loss, orm_loss, pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
 from qstep.models import Batch, ScorerModel, StepContract, collate_steps, encode_steps
 from qstep.trainers.base import GroupTrainer
@@ -44,6 +44,11 @@ class ScorerConfig(TrainingArguments):
     over_long: OverLong = "refuse"
     responses_per_prompt: int | None = 16
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_separator("step_separator", self.step_separator)
+        check_separator("separator_token", self.separator_token)
+
 
 @dataclass
 class StepwiseConfig(ScorerConfig):
@@ -68,6 +73,11 @@ class RankingConfig(StepwiseConfig):
     """
 
     margin: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.margin < 0:
+            raise ValueError(f"--margin is {self.margin}; it must be at least 0")
 
 
 def loss_function(objective: Objective, config: ScorerConfig) -> Callable[[Tensor, Tensor], Tensor]:

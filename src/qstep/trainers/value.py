@@ -76,6 +76,7 @@ class DQOConfig(DROConfig):
         process_reward_weight: factor on the step rewards.
         min_effective_sample_size: stop when the share of effective samples, or the mean weight, is below this
             for `collapse_patience` optimizer steps in a row.
+        collapse_patience: how many optimizer steps in a row that may be before training stops.
         step_separator: the text between steps, for placing step rewards on tokens.
     """
 
