@@ -120,3 +120,19 @@ def test_ids_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
 def test_lengths_are_those_of_prompt_and_responses(tmp_path: Path) -> None:
     rows = [{"prompt": "a" * 40, "completion": "b" * n} for n in (40, 80)]
     assert np.array_equal(rows_of(tmp_path / "rows.jsonl", rows, responses_per_prompt=2).lengths, [40])
+
+
+def test_a_length_is_that_of_the_row_it_was_measured_on(tmp_path: Path) -> None:
+    """Two reasons to leave rows out keep one row each, of 24 and 44 tokens: the second is not taken for the first."""
+    config = PolicyConfig(str(tmp_path), use_cpu=True, report_to="none", max_length=24)
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "7" * n} for n in (20, 40)])
+
+    def only(number: int) -> GroupDataset:
+        left_out = {"the other": np.arange(2) != number}
+        return policy_rows(
+            tmp_path / "rows.jsonl", config, byte_tokenizer(), "prompt-completion", lambda index: left_out
+        )
+
+    assert only(0).rows.tolist() == [0]
+    with pytest.raises(ValueError, match=r"1 rows are longer than max_length 24 tokens: line 2"):
+        only(1)

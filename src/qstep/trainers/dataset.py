@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -139,7 +140,7 @@ def select_rows(
             "file": index.fingerprint,
             "tokenizer": tokenizer_fingerprint(tokenizer),
             "format": format,
-            "rows": len(doubtful),
+            "rows": hashlib.sha256(doubtful.tobytes()).hexdigest(),
             "max_length": max_length,
         }
 
