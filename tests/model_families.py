@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from qstep.models import ScorerModel, StepContract
 from qstep.models.loading import without_dropout
 from qstep.tasks import miniature
 
@@ -61,3 +62,16 @@ def saved(family: str, folder: Path, seed: int = 0) -> Path:
     tiny(family, seed).save_pretrained(folder)
     miniature.tokenizer().save_pretrained(folder)
     return folder
+
+
+def with_contract(scorer: ScorerModel) -> ScorerModel:
+    """The scorer with a step contract of the miniature's newlines, as training gives it one."""
+    StepContract.create(
+        miniature.tokenizer(),
+        step_separator="\n",
+        separator_token="\n",
+        max_length=64,
+        aggregation="min",
+        objective="pqm",
+    ).attach(scorer.config)
+    return scorer

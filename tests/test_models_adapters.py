@@ -9,13 +9,12 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
-from model_families import saved
+from model_families import saved, with_contract
 from qstep.models import (
     ModelOptions,
     PolicyModel,
     PolicyWithValue,
     ScorerModel,
-    StepContract,
     collate_groups,
     collate_steps,
     merge_adapter,
@@ -53,15 +52,7 @@ def test_a_scorer_adapter_keeps_its_head_and_merges_to_the_same_scores(family: s
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert all(".lora_" in name or "modules_to_save" in name for name in names)
     assert any(".lora_" in name for name in names) and any("modules_to_save" in name for name in names)
-    contract = StepContract.create(
-        miniature.tokenizer(),
-        step_separator="\n",
-        separator_token="\n",
-        max_length=64,
-        aggregation="min",
-        objective="pqm",
-    )
-    contract.attach(model.config)
+    with_contract(model)
     expected = trained(model)(STEPS)
     model.save(tmp_path / "adapter")
     miniature.tokenizer().save_pretrained(tmp_path / "adapter")
@@ -168,7 +159,7 @@ def test_an_adapter_names_its_base_by_its_whole_path(tmp_path: Path, monkeypatch
     saved("llama", tmp_path / "base")
     monkeypatch.chdir(tmp_path)
     expected = trained(model := ScorerModel.new(lora(Path("base"))))(STEPS)
-    model.save("adapter")
+    with_contract(model).save("adapter")
     monkeypatch.chdir("/")
     assert torch.equal(ScorerModel.load(tmp_path / "adapter").eval()(STEPS), expected)
     (tmp_path / "base").rename(tmp_path / "moved")

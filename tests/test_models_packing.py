@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from model_families import FAMILIES, REFUSED, saved, tiny
+from model_families import FAMILIES, REFUSED, saved, tiny, with_contract
 from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, ScorerModel, collate_groups, collate_steps
 from qstep.models import logps as logps_module
 
@@ -72,7 +72,7 @@ def test_every_family_scores_and_its_scorer_is_a_token_classifier(family: str, t
     ]
     own = [head(states[0][1]), head(states[0][3]), head(states[1][1]), torch.zeros(1)]
     torch.testing.assert_close(q_values, torch.stack(own).view(2, 2), rtol=1e-4, atol=1e-5)
-    scorer.save(tmp_path / "scorer")
+    with_contract(scorer).save(tmp_path / "scorer")
     assert torch.equal(ScorerModel.load(tmp_path / "scorer").eval()(batch), q_values)
 
 
@@ -196,7 +196,7 @@ def test_a_scorers_fp32_head_on_bf16_weights_comes_back_to_the_bit(tmp_path: Pat
     head = scorer.pretrained.score.weight
     assert head.dtype == torch.float32 and scorer.pretrained.model.norm.weight.dtype == torch.bfloat16
     torch.nn.init.normal_(head)
-    scorer.save(tmp_path / "scorer")
+    with_contract(scorer).save(tmp_path / "scorer")
     again = ScorerModel.new(options(folder, dtype="bfloat16")).eval()
     again.restore(tmp_path / "scorer")
     for other in (again, ScorerModel.load(tmp_path / "scorer", "bfloat16")):
