@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,10 @@ def two(base: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -
     plain = [{k: v for k, v in row.items() if k != "logps_behavior"} for row in read_rows(rows_file)]
     write_jsonl(output / "plain.jsonl", plain)
     script = Path(__file__).parent / "runs_on_two_processes.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29533"]
+    with socket.socket() as free:  # tests of two workers may be here at once
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     done = subprocess.run(
         [*command, str(script), str(base), str(rows_file), str(output)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
