@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
 
+from model_families import with_contract
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
 from qstep.models import ModelOptions, PolicyModel, ScorerModel, collate_groups, collate_steps
@@ -117,7 +118,7 @@ def run(base: Path, rows: Path, output: Path) -> None:
     options = ModelOptions(model_name_or_path=str(base))
     torch.manual_seed(0)
     steps = collate_steps([prompt], [responses], [[1, 3], [1]])
-    seen["sharded scorer"] = sharded(ScorerModel.new(options), steps, output / "sharded_scorer")
+    seen["sharded scorer"] = sharded(with_contract(ScorerModel.new(options)), steps, output / "sharded_scorer")
     seen["sharded policy"] = sharded(
         PolicyModel.new(options), collate_groups([prompt], [responses]), output / "sharded_policy"
     )
