@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -80,10 +81,11 @@ def first_step(model: Path, rows: Path, output: Path) -> dict[str, float]:
     index_rows(rows, "stepwise", forbidden=("\n",))
     marks["index"] = time.monotonic()
     options = dict(use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, max_steps=1)
-    config = METHODS["pqm"].config(output_dir=str(output), per_device_train_batch_size=8, **options)
+    method = METHODS["pqm"]
+    config = method.config(output_dir=str(output), per_device_train_batch_size=8, **options)
     inputs = stage.TrainInputs(model_name_or_path=str(model), train_file=rows)
-    make = stage._trainer
-    stage._trainer = lambda *arguments: make(*arguments[:-1], [*arguments[-1], Mark()])
+    create = partial(method.create, callbacks=[Mark()])
+    stage.METHODS = {"pqm": method._replace(create=lambda *given, callbacks, **named: create(*given, **named))}
     stage.train("pqm", inputs, config)
     return {
         "index_s": round(marks["index"] - marks["begin"], 2),

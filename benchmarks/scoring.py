@@ -88,7 +88,7 @@ class PaddedLoop:
         """The Q of each step of each row, in order."""
         for start in range(0, len(rows), self.batch_size):
             encoded = [
-                encode_steps(self.tokenizer, self.contract, row["prompt"], row["completions"], where=row["id"])
+                encode_steps(self.tokenizer, self.contract, row["prompt"], row["completions"])
                 for row in rows[start : start + self.batch_size]
             ]
             texts = [torch.tensor(prompt + response) for prompt, response, _ in encoded]
@@ -107,9 +107,7 @@ def needed_flops(scorer: StepScorer, rows: list[Row]) -> float:
     weights = sum(p.numel() for n, p in scorer.model.named_parameters() if "embed" not in n)
     tokens = keys = 0
     for number, row in enumerate(rows):
-        prompt, response, _ = encode_steps(
-            scorer.tokenizer, scorer.contract, row["prompt"], row["completions"], where=row["id"]
-        )
+        prompt, response, _ = encode_steps(scorer.tokenizer, scorer.contract, row["prompt"], row["completions"])
         if number == 0:
             tokens, keys = len(prompt), len(prompt) * (len(prompt) + 1) // 2
         tokens += len(response)

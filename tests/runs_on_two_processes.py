@@ -53,8 +53,7 @@ def trainer_of(method: str, base: Path, rows: Path, output: Path, **options: Any
     chosen = METHODS[method]
     shared = dict(use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, per_device_train_batch_size=2)
     config = chosen.config(output_dir=str(output), responses_per_prompt=4, max_steps=12, **shared, **options)
-    model = chosen.new_model(ModelOptions(model_name_or_path=str(base)), config)
-    return chosen.trainer(model, config, rows, miniature.tokenizer())
+    return chosen.create(ModelOptions(model_name_or_path=str(base)), config, rows, miniature.tokenizer())
 
 
 def stopped(run: Any) -> dict[str, Any]:

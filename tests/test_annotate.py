@@ -113,6 +113,7 @@ def test_ungradable_rollouts_are_no_trials_and_annotation_goes_on(tmp_path: Path
     assert labelled["labels"] == [None] * 5 + [1.0] and labelled["trials"] == [0] * 5 + [1]
     meta = json.loads((tmp_path / "labels.meta.json").read_text())
     assert meta["summary"] == {"left_out_ungradable": 0, "steps": {"soft": 1, "unlabelled": 5}}
+    assert meta["settings"]["version"] == rows[0]["grader"], "another grader makes other labels"
 
 
 def shrug(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
@@ -211,6 +212,14 @@ def test_responses_made_elsewhere_are_annotated_by_outcome(tmp_path: Path) -> No
     meta = json.loads((tmp_path / "labels.meta.json").read_text())
     # Whether row 3 was cut off is not known any more: it counts as ended, so its last step is wrong.
     assert meta["summary"] == {"left_out_ungradable": 1, "steps": {"right": 8, "unlabelled": 2, "wrong": 5}}
+
+
+def test_steps_that_nothing_separates_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_jsonl_at(tmp_path / "graded.jsonl", GROUP)
+    annotate(AnnotateConfig(source, tmp_path / "labels.jsonl", "outcome", step_separator=" / "))
+    assert r"no response has more than one step: are they separated by step_separator ' / '?" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 @needs_data

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import qstep
-from qstep.grading import grade, group_equivalent
+from qstep.grading import equivalent, grade
 
 FORBIDDEN = {"eval", "exec", "sympify", "parse_expr"}
 CALLABLE = {"compile", "__import__"}
@@ -55,7 +55,7 @@ def test_no_payload_has_an_effect(tmp_path: Path, index: int) -> None:
         verdict = grade(GOLD, response, deadline_s=30).verdict
         assert verdict != "right" or GOLD in text  # a number that is written there may be read
     grade(text, r"\boxed{x+1}", deadline_s=30)
-    group_equivalent([text, "x+1"], deadline_s=30)
+    equivalent(text, "x+1", deadline_s=30)
     assert not target.exists()
 
 

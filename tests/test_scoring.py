@@ -99,23 +99,20 @@ def test_contract_refuses_what_it_was_not_trained_with(folder: Path) -> None:
 
 def test_an_over_long_row_is_refused_not_truncated(folder: Path) -> None:
     scorer = StepScorer.load(folder)
-    with pytest.raises(ValueError, match=r"here: .* exceed this scorer's max_length of 128"):
-        encode_steps(miniature.tokenizer(), scorer.contract, "7+8=\n", ["7+8=5"] * 30, where="here")
+    row = {"id": "here", "prompt": "7+8=\n", "completions": ["7+8=5"] * 30}
+    with pytest.raises(ValueError, match=r"row 'here': .* are 185 tokens, and this scorer's max_length is 128"):
+        list(scorer.score_rows([row]))
 
 
 def test_what_fits_is_what_can_be_encoded(folder: Path) -> None:
-    """Around the limit of 128 tokens, for prompts of 5 and 7: a row fits exactly where `encode_steps` takes it."""
+    """Around the limit of 128 tokens, for prompts of 5 and 7: a row fits exactly where what is encoded does."""
     scorer = StepScorer.load(folder)
     for prompt in ("7+8=\n", "7+8*3=\n"):
         for n in range(15, 25):
             for last in ("#5", "8*3=5"):
                 row = {"prompt": prompt, "completions": ["7+8=5"] * n + [last]}
-                try:
-                    encode_steps(scorer.tokenizer, scorer.contract, prompt, row["completions"], where="here")
-                except ValueError:
-                    assert not scorer.fits(row)
-                else:
-                    assert scorer.fits(row)
+                prompt_ids, ids, _ = encode_steps(scorer.tokenizer, scorer.contract, prompt, row["completions"])
+                assert scorer.fits(row) == (len(prompt_ids) + len(ids) <= 128)
 
 
 @pytest.mark.parametrize("normalizer", [None, normalizers.NFC(), normalizers.NFKC(), normalizers.Lowercase()])
@@ -131,11 +128,9 @@ def test_what_grows_in_normalisation_fits_only_where_it_can_be_encoded(
     for max_length in range(1, 51):
         StepContract.create(tokenizer, max_length=max_length, **contract).attach(model.config)
         scorer = StepScorer(model, tokenizer)
-        try:
-            encode_steps(tokenizer, scorer.contract, "a", [text], where="here")
-        except ValueError:
-            assert not scorer.fits({"prompt": "a", "completions": [text]})
-        else:
-            assert scorer.fits({"prompt": "a", "completions": [text]})
+        prompt_ids, ids, _ = encode_steps(tokenizer, scorer.contract, "a", [text])
+        fits = len(prompt_ids) + len(ids) <= max_length
+        assert scorer.fits({"prompt": "a", "completions": [text]}) == fits
+        if fits:
             lengths.add(max_length)
     assert lengths and 1 not in lengths

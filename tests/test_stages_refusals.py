@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from qstep.cli import main
 from qstep.data import RowError, read_rows
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
@@ -16,6 +17,8 @@ from qstep.stages.inputs import choose_device, load_for_sampling, model_fingerpr
 from qstep.stages.options import ProblemOptions
 from qstep.stages.report import ReportConfig, report
 from qstep.stages.score import ScoreConfig
+from qstep.stages.train import TrainInputs, train
+from qstep.trainers import METHODS
 
 ROW = {"question": "1+1?", "answer": "2", "text": "So 2.\n#### 2"}
 
@@ -162,6 +165,8 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
     [
         ("--output_dir=out --margin=-1", "--margin is -1.0"),
         ("--output_dir=out --step_separator=\\\\n", "--step_separator .* a backslash"),
+        ("--output_dir=out --max_length=0", "max_length is 0: give 1 or more"),
+        ("--output_dir=out --responses_per_prompt=0", "responses_per_prompt is 0: give 1 or more, or null"),
         ("--learning_rate=1e-5", "--output_dir is required"),
     ],
 )
@@ -169,3 +174,23 @@ def test_training_options_that_cannot_be_meant_are_named(option: str, words: str
     command = COMMANDS["train pqm"]
     with pytest.raises(ValueError, match=words):
         command.parse(["--train_file=rows.jsonl", "--model_name_or_path=m", *option.split()])
+
+
+def test_a_separator_of_a_policy_that_cannot_be_meant_is_named() -> None:
+    given = ["--train_file=rows.jsonl", "--model_name_or_path=m", "--output_dir=out", "--step_separator=\\n"]
+    with pytest.raises(ValueError, match=r"--step_separator .* a backslash"):
+        COMMANDS["train dqo"].parse(given)
+
+
+def test_an_option_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["grade", "--input", "a.jsonl", "--output=b.jsonl", "--input", "c.jsonl"]
+    assert main(given) == 2
+    assert "--input is given 2 times: give it once" in capsys.readouterr().err
+
+
+def test_a_model_is_not_trained_into_its_own_folder(tmp_path: Path) -> None:
+    inputs = TrainInputs(model_name_or_path=f"{tmp_path}/.", train_file=tmp_path / "rows.jsonl")
+    config = METHODS["rs"].config(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    with pytest.raises(ValueError, match=r"--output_dir .* is the model to start from: choose another folder"):
+        train("rs", inputs, config)
+    assert not list(tmp_path.iterdir())

@@ -125,4 +125,4 @@ def test_two_processes(inputs: TrainInputs, tmp_path: Path) -> None:
     assert [row["step"] for row in read_rows(tmp_path / "killed" / "train_log.jsonl")] == list(range(1, 7))
     assert ends("killed") == [0, 0]
     assert ends("killed", learning_rate=3e-3) == [1, 1]
-    assert "the first process stopped: " in (tmp_path / "killed.1").read_text()
+    assert "process 0 stopped: " in (tmp_path / "killed.1").read_text()

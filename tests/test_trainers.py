@@ -40,8 +40,7 @@ def trainer(kind: str, base: Path, rows: Path, output: Path, eval_file: Path | N
     )
     config = method.config(**{**COMMON, "output_dir": str(output), **defaults, **options})
     torch.manual_seed(0)
-    model = method.new_model(model_options, config)
-    return method.trainer(model, config, rows, miniature.tokenizer(), eval_file=eval_file, callbacks=callbacks)
+    return method.create(model_options, config, rows, miniature.tokenizer(), eval_file=eval_file, callbacks=callbacks)
 
 
 def weights(trainer) -> dict[str, torch.Tensor]:

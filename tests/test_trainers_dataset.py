@@ -11,15 +11,15 @@ from tokenizers import normalizers
 from byte_tokenizer import byte_tokenizer
 from qstep.data import RowError, encode_prompt, encode_text, index_rows, write_jsonl
 from qstep.tasks import miniature
-from qstep.trainers import METHODS, dataset
+from qstep.trainers import GroupConfig, ScorerTrainer, StepwiseConfig, dataset
 from qstep.trainers.dataset import GroupDataset
-from qstep.trainers.policy import PolicyConfig, not_right, policy_rows
+from qstep.trainers.policy import not_right, policy_rows
 from qstep.types import Row
 
 
 def rows_of(path: Path, rows: list[Row], **options: object) -> GroupDataset:
     write_jsonl(path, rows)
-    config = PolicyConfig(str(path.parent), use_cpu=True, report_to="none", **options)
+    config = GroupConfig(str(path.parent), use_cpu=True, report_to="none", **options)
     return policy_rows(path, config, byte_tokenizer(), "prompt-completion", not_right)
 
 
@@ -101,11 +101,10 @@ def test_rows_split_by_another_separator_are_refused(tmp_path: Path) -> None:
             for separator in ("\n", "\n\n")
         ],
     )
-    method = METHODS["bce"]
-    config = method.config(str(tmp_path), use_cpu=True, report_to="none")
+    config = StepwiseConfig(str(tmp_path), use_cpu=True, report_to="none")
     model = type("Model", (), {"config": type("Config", (), {})()})()
     with pytest.raises(RowError, match=r"line 2, field 'step_separator': its steps were split by '\\n\\n'"):
-        method.trainer(model, config, tmp_path / "rows.jsonl", miniature.tokenizer())
+        ScorerTrainer(model, config, tmp_path / "rows.jsonl", miniature.tokenizer(), objective="bce")
 
 
 def test_ids_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
@@ -124,7 +123,7 @@ def test_lengths_are_those_of_prompt_and_responses(tmp_path: Path) -> None:
 
 def test_a_length_is_that_of_the_row_it_was_measured_on(tmp_path: Path) -> None:
     """Two reasons to leave rows out keep one row each, of 24 and 44 tokens: the second is not taken for the first."""
-    config = PolicyConfig(str(tmp_path), use_cpu=True, report_to="none", max_length=24)
+    config = GroupConfig(str(tmp_path), use_cpu=True, report_to="none", max_length=24)
     write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "7" * n} for n in (20, 40)])
 
     def only(number: int) -> GroupDataset:

@@ -184,11 +184,25 @@ def test_several_visible_gpus_do_not_make_replicas(
     config = METHODS["rs"].config(str(tmp_path), use_cpu=True, report_to="none", per_device_train_batch_size=4)
     assert config.n_gpu <= 1
     config._n_gpu = 4
-    model = METHODS["rs"].new_model(ModelOptions(model_name_or_path=str(base)), config)
-    run = METHODS["rs"].trainer(model, config, rows_file, miniature.tokenizer())
+    run = METHODS["rs"].create(ModelOptions(model_name_or_path=str(base)), config, rows_file, miniature.tokenizer())
     assert not isinstance(run._wrap_model(run.model), nn.DataParallel)
     assert run.sampler(run.train_dataset, training=True).step_items == 4
     assert "4 GPUs are visible, and one is used: start with torchrun" in caplog.text
+
+
+def test_a_wrong_response_with_a_partial_reward_is_logged_with_the_rejected(
+    base: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    rows = [{**row, "label": i % 2 == 0, "reward": 0.5} for i, row in enumerate(read_rows(rows_file))]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    run = trainer("dro", base, tmp_path / "rows.jsonl", tmp_path)
+    batch = next(iter(run.get_train_dataloader()))
+    assert batch["right"].tolist() == [rows[number]["label"] for number in batch["row_index"].tolist()]
+    run.losses(run.model, batch)
+    logged = run._means()
+    logps = run.model(batch)[0].sum(1)
+    assert logged["logps/chosen"] == pytest.approx(logps[batch["right"]].mean().item(), rel=1e-5)
+    assert logged["logps/rejected"] == pytest.approx(logps[~batch["right"]].mean().item(), rel=1e-5)
 
 
 def test_norms_and_biases_are_not_decayed_and_the_value_has_its_own_rate(

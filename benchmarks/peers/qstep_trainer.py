@@ -23,7 +23,7 @@ def build(args: Namespace, callbacks: list[Any]) -> GroupTrainer:
     config = method.config(**settings)
     options = ModelOptions(model_name_or_path=args.model, use_peft=args.adapter == "lora", lora_r=16)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    return method.trainer(method.new_model(options, config), config, args.rows, tokenizer, callbacks=callbacks)
+    return method.create(options, config, args.rows, tokenizer, callbacks=callbacks)
 
 
 def main() -> None:

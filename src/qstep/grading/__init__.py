@@ -7,7 +7,7 @@ of rules (`rules`), each there because it changes verdicts for the better: where
 
 from __future__ import annotations
 
-from qstep.grading.grader import Grade, equivalent, extract_answer, grade, grade_many, group_equivalent
+from qstep.grading.grader import Grade, equivalent, extract_answer, grade, grade_many
 
 __all__ = [
     "GRADER_VERSION",
@@ -16,7 +16,6 @@ __all__ = [
     "extract_answer",
     "grade",
     "grade_many",
-    "group_equivalent",
 ]
 
 GRADER_VERSION: str

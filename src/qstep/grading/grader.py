@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
@@ -77,28 +77,6 @@ def grade_many(pairs: Iterable[tuple[str, str]], *, deadline_s: float = 3.0, wor
 def equivalent(a: str, b: str, *, deadline_s: float = 3.0) -> bool:
     """Whether two extracted answers are the same answer; False when that cannot be told."""
     return _compared(ALL, a, b, True, deadline_s).verdict == "right"
-
-
-def group_equivalent(answers: Sequence[str | None], *, deadline_s: float = 3.0) -> list[int | None]:
-    """The class of each extracted answer, numbered by first appearance; None where there is no answer.
-
-    An answer joins the first class whose first member it equals.
-    """
-    classes: list[int | None] = []
-    known: dict[str, int] = {}
-    representatives: list[str] = []
-    for answer in answers:
-        if answer is None or not answer.strip():
-            classes.append(None)
-            continue
-        name = plain(answer.strip()) or answer.strip()
-        if name not in known:
-            same = (i for i, other in enumerate(representatives) if equivalent(other, answer, deadline_s=deadline_s))
-            known[name] = next(same, len(representatives))
-            if known[name] == len(representatives):
-                representatives.append(answer)
-        classes.append(known[name])
-    return classes
 
 
 def extract_answer(text: str) -> str | None:

@@ -110,6 +110,14 @@ class StepContract:
             )
         return contract
 
+    def check_length(self, tokens: int, where: str) -> None:
+        """Raises ValueError, naming `where`, for more tokens than `max_length`; nothing is truncated."""
+        if tokens > self.max_length:
+            raise ValueError(
+                f"{where}: its prompt and response are {tokens} tokens, and this scorer's max_length is "
+                f"{self.max_length}. Shorten or drop the row; it is not truncated."
+            )
+
     def attach(self, config: PretrainedConfig) -> None:
         """Writes the contract into a model's config, so that `save_pretrained` stores it."""
         config.qstep = asdict(self)
@@ -124,25 +132,14 @@ def encode_steps(
     contract: StepContract,
     prompt: Prompt,
     steps: Sequence[str],
-    *,
-    where: str,
 ) -> tuple[list[int], list[int], list[int]]:
-    """Token ids of the prompt, of the steps with their separators, and each separator's index in the latter.
-
-    Raises:
-        ValueError: naming `where` if the whole is longer than the contract's `max_length`; nothing is truncated.
-    """
+    """Token ids of the prompt, of the steps with their separators, and each separator's index in the latter."""
     prompt_ids = encode_prompt(tokenizer, prompt)
     response_ids: list[int] = []
     ends: list[int] = []
     for step_ids in encode_texts(tokenizer, steps):
         response_ids += [*step_ids, contract.separator_token_id]
         ends.append(len(response_ids) - 1)
-    if len(prompt_ids) + len(response_ids) > contract.max_length:
-        raise ValueError(
-            f"{where}: {len(prompt_ids)} prompt and {len(response_ids)} response tokens exceed this scorer's "
-            f"max_length of {contract.max_length}. Shorten or drop the row; it is not truncated."
-        )
     return prompt_ids, response_ids, ends
 
 

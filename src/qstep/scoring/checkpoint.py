@@ -119,9 +119,8 @@ class _Pending:
         prompt, response = repr(row["prompt"]), repr(row["completions"])
         group = self.groups.get(prompt)
         if group is None or response not in group.responses:
-            prompt_ids, ids, ends = encode_steps(
-                tokenizer, contract, row["prompt"], row["completions"], where=f"row {row.get('id')!r}"
-            )
+            prompt_ids, ids, ends = encode_steps(tokenizer, contract, row["prompt"], row["completions"])
+            contract.check_length(len(prompt_ids) + len(ids), f"row {row.get('id')!r}")
             if group is None:
                 group = self.groups[prompt] = _Group(prompt_ids)
                 self.tokens += len(prompt_ids)

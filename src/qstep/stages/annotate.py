@@ -59,6 +59,7 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
 
     refuse_overwriting(config)
     monte_carlo = config.method == "monte_carlo"
+    tasks = config.tasks()
     if monte_carlo and config.model_name_or_path is None:
         raise ValueError("method monte_carlo needs --model_name_or_path, the model to continue from each step")
     settings = settings_of(
@@ -68,6 +69,7 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
         model=model_fingerprint(config.model_name_or_path, config.model_revision)
         if config.model_name_or_path and engine is None
         else config.model_name_or_path,
+        version=tasks.named(config.task).version,
     )
     with StageFile.open(config.output, stage="annotate", settings=settings) as file:
         if file.complete:
@@ -78,7 +80,6 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
             raise ValueError(f"{config.input} has {reason}")
         if monte_carlo and engine is None:
             engine = config.engine(config.model_name_or_path or "")
-        tasks = config.tasks()
         rollouts = RolloutSettings(config.rollouts, config.sampling(), config.step_separator)
         separator = config.step_separator
         pool = OutcomePool.of(_read(config), separator) if config.method == "outcome" else None
@@ -91,10 +92,16 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
                 else:
                     file.append([label_exactly(row, separator, tasks) for row in rows])
                 advance(len(rows))
-        labels = Counter(_kind(label) for row in read_rows(config.output, allow_torn=True) for label in row["labels"])
+        labels: Counter[str] = Counter()
+        longest = 0
+        for row in read_rows(config.output, allow_torn=True):
+            labels.update(map(_kind, row["labels"]))
+            longest = max(longest, len(row["labels"]))
         summary = {"left_out_ungradable": ungradable, "steps": dict(sorted(labels.items()))}
         file.finish(summary)
         console.print(f"annotate {config.output.stem}: {summary}")
+        if longest < 2:
+            console.print(f"no response has more than one step: are they separated by step_separator {separator!r}?")
     return config.output
 
 

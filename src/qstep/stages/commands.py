@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ class Command:
     def parse(self, arguments: Sequence[str]) -> list[Any]:
         """The dataclasses from `--config file.yaml` and flags, which override it."""
         named = list(arguments)
+        _refuse_repeated(named)
         if self.positional and named and not named[0].startswith("-"):
             named.insert(0, f"--{self.positional}")
         return self.instances(self.parser().parse_args(_config_first(named)).as_dict())
@@ -145,7 +147,7 @@ _METHODS = {
     "orm": ("scorer:ScorerConfig", "classification of the last step only"),
     "dqo": ("value:DQOConfig", "direct Q-function optimization"),
     "dro": ("value:DROConfig", "DQO's bandit baseline"),
-    "rs": ("policy:PolicyConfig", "rejection sampling: supervised learning on right responses"),
+    "rs": ("dataset:GroupConfig", "rejection sampling: supervised learning on right responses"),
 }
 
 COMMANDS: Mapping[str, Command] = {
@@ -187,6 +189,16 @@ def _keep_freed_memory() -> None:
         set_option(trim_threshold, 2**31 - 1)
         set_option(top_pad, 2**26)
         set_option(mmap_threshold, 2**25)
+
+
+def _refuse_repeated(arguments: list[str]) -> None:
+    """Raises ArgumentError for an option given twice, of which the parser would keep the last in silence."""
+    import jsonargparse
+
+    given = Counter(argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
+    for name, times in given.items():
+        if times > 1 and not name.endswith("+"):  # with a plus, the parser appends to a list
+            raise jsonargparse.ArgumentError(None, f"{name} is given {times} times: give it once")
 
 
 def _config_first(arguments: list[str]) -> list[str]:

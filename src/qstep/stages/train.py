@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from transformers import (
     AutoTokenizer,
-    PreTrainedTokenizerBase,
     SchedulerType,
     TrainerCallback,
     TrainerControl,
@@ -25,7 +22,7 @@ from qstep.data import SettingsChanged, StageFile, file_fingerprint
 from qstep.models import ModelOptions
 from qstep.stages.inputs import finished, hide_loading_bars, model_files, model_fingerprint, settings_of
 from qstep.stages.progress import console
-from qstep.trainers import METHODS, GroupTrainer
+from qstep.trainers import METHODS
 from qstep.trainers.checkpoints import (
     MARKER,
     Checkpoint,
@@ -35,6 +32,7 @@ from qstep.trainers.checkpoints import (
     why_not_resumable,
     why_unusable,
 )
+from qstep.trainers.processes import gathered, together
 
 LENGTH = ("max_steps", "num_train_epochs")
 """The settings that say how long a run is."""
@@ -54,8 +52,6 @@ _CADENCE_PREFIXES = ("save_", "eval_", "per_device_eval_", "metric_for_best_", "
 _FOLLOWS_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 _LENGTH_FREE = ("constant", "constant_with_warmup", "inverse_sqrt")
 
-T = TypeVar("T")
-
 
 @dataclass(kw_only=True)
 class TrainInputs(ModelOptions):
@@ -69,11 +65,6 @@ class TrainInputs(ModelOptions):
 
     train_file: Path
     eval_file: Path | None = None
-
-
-def config_class(method: str) -> type[TrainingArguments]:
-    """The settings of a training method."""
-    return METHODS[method].config
 
 
 def train(method: str, inputs: TrainInputs, config: Any) -> Path:
@@ -96,13 +87,21 @@ def train(method: str, inputs: TrainInputs, config: Any) -> Path:
         os.environ["HF_TOKEN"], config.hub_token = config.hub_token, None
     with ExitStack() as stack:
         run = _Run(method, inputs, config, stack)
-        complete, checkpoint = _decided_by_first(config, run.open)
+        first = config.process_index == 0
+        complete, checkpoint = gathered(together(lambda: run.open() if first else (False, None)))[0]
         if complete:
             return output
         set_seed(config.seed)
         hide_loading_bars()
         tokenizer = AutoTokenizer.from_pretrained(inputs.model_name_or_path, **inputs.load_arguments())
-        trainer = _trainer(method, inputs, config, tokenizer, [_Log(run.log)] if run.log else [])
+        trainer = METHODS[method].create(
+            inputs,
+            config,
+            inputs.train_file,
+            tokenizer,
+            eval_file=inputs.eval_file,
+            callbacks=[_Log(run.log)] if run.log else [],
+        )
         trainer.settings = run.settings
         files: dict[str, tuple[Path, Any]] = {"": (inputs.train_file, trainer.train_dataset)}
         if inputs.eval_file is not None:
@@ -134,6 +133,8 @@ class _Run:
     def open(self) -> tuple[bool, str | None]:
         """Whether the run is complete, and the checkpoint to go on from."""
         output = Path(self.config.output_dir)
+        if os.path.realpath(output) == os.path.realpath(self.inputs.model_name_or_path):
+            raise ValueError(f"--output_dir {output} is the model to start from: choose another folder to write to")
         whole = {
             "method": self.method,
             **training_settings(self.config),
@@ -229,32 +230,6 @@ def _how_to_lengthen(output: Path, error: SettingsChanged) -> str:
         f"{', '.join(_LENGTH_FREE)}); else go on in another --output_dir with --resume_from_checkpoint "
         f"{output}/checkpoint-<step>"
     )
-
-
-def _decided_by_first(config: TrainingArguments, decide: Callable[[], T]) -> T:
-    """What the first process decides, on every process; where it fails, all do."""
-    result: list[Any] = [None, None]
-    error: Exception | None = None
-    if config.process_index == 0:
-        try:
-            result[0] = decide()
-        except Exception as raised:
-            error, result[1] = raised, str(raised)
-    if config.world_size > 1:
-        broadcast_object_list(result)
-    if error is not None:
-        raise error
-    if result[1] is not None:
-        raise ValueError(f"the first process stopped: {result[1]}")
-    return result[0]
-
-
-def _trainer(
-    method: str, inputs: TrainInputs, config: Any, tokenizer: PreTrainedTokenizerBase, callbacks: list[Any]
-) -> GroupTrainer:
-    chosen = METHODS[method]
-    model = chosen.new_model(inputs, config)
-    return chosen.trainer(model, config, inputs.train_file, tokenizer, eval_file=inputs.eval_file, callbacks=callbacks)
 
 
 class _Log(TrainerCallback):

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
-from torch import nn
-from transformers import TrainingArguments
-
-from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, ScorerModel
 from qstep.trainers.base import GroupTrainer, NonFiniteLoss
-from qstep.trainers.policy import PolicyConfig, RSTrainer
+from qstep.trainers.dataset import GroupConfig
+from qstep.trainers.policy import RSTrainer
 from qstep.trainers.processes import ProcessFailed
 from qstep.trainers.scorer import RankingConfig, ScorerConfig, ScorerTrainer, StepwiseConfig
 from qstep.trainers.value import DQOConfig, DQOTrainer, DROConfig, DROTrainer, ImportanceCollapse
@@ -23,11 +19,11 @@ __all__ = [
     "DQOTrainer",
     "DROConfig",
     "DROTrainer",
+    "GroupConfig",
     "GroupTrainer",
     "ImportanceCollapse",
     "Method",
     "NonFiniteLoss",
-    "PolicyConfig",
     "ProcessFailed",
     "RSTrainer",
     "RankingConfig",
@@ -37,40 +33,25 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Method:
-    """A way to train: its options, the model it starts from, and its trainer.
+class Method(NamedTuple):
+    """A way to train: its options, and what makes its trainer.
 
-    new_model(options, config) makes the model. trainer(model, config, train_file, tokenizer, *, eval_file, callbacks)
-    trains it.
+    create(model_options, config, train_file, tokenizer, *, eval_file, callbacks) makes the trainer, with its model.
     """
 
-    config: type[TrainingArguments]
-    new_model: Callable[[ModelOptions, Any], nn.Module]
-    trainer: Callable[..., GroupTrainer]
-
-
-def _new_scorer(options: ModelOptions, config: Any) -> nn.Module:
-    return ScorerModel.new(options)
-
-
-def _new_policy(options: ModelOptions, config: Any) -> nn.Module:
-    return PolicyModel.new(options)
-
-
-def _new_policy_with_value(options: ModelOptions, config: DROConfig) -> nn.Module:
-    return PolicyWithValue.new_with_value(options, config.value)
+    config: type[GroupConfig]
+    create: Callable[..., GroupTrainer]
 
 
 METHODS: Mapping[str, Method] = {
-    "pqm": Method(RankingConfig, _new_scorer, partial(ScorerTrainer, objective="pqm")),
-    "pqm_theoretical": Method(RankingConfig, _new_scorer, partial(ScorerTrainer, objective="pqm_theoretical")),
-    "pqm_ablation": Method(StepwiseConfig, _new_scorer, partial(ScorerTrainer, objective="pqm_ablation")),
-    "bce": Method(StepwiseConfig, _new_scorer, partial(ScorerTrainer, objective="bce")),
-    "mse": Method(StepwiseConfig, _new_scorer, partial(ScorerTrainer, objective="mse")),
-    "orm": Method(ScorerConfig, _new_scorer, partial(ScorerTrainer, objective="orm")),
-    "rs": Method(PolicyConfig, _new_policy, RSTrainer),
-    "dro": Method(DROConfig, _new_policy_with_value, DROTrainer),
-    "dqo": Method(DQOConfig, _new_policy_with_value, DQOTrainer),
+    "pqm": Method(RankingConfig, partial(ScorerTrainer.create, objective="pqm")),
+    "pqm_theoretical": Method(RankingConfig, partial(ScorerTrainer.create, objective="pqm_theoretical")),
+    "pqm_ablation": Method(StepwiseConfig, partial(ScorerTrainer.create, objective="pqm_ablation")),
+    "bce": Method(StepwiseConfig, partial(ScorerTrainer.create, objective="bce")),
+    "mse": Method(StepwiseConfig, partial(ScorerTrainer.create, objective="mse")),
+    "orm": Method(ScorerConfig, partial(ScorerTrainer.create, objective="orm")),
+    "rs": Method(GroupConfig, RSTrainer.create),
+    "dro": Method(DROConfig, DROTrainer.create),
+    "dqo": Method(DQOConfig, DQOTrainer.create),
 }
 """What `qstep train METHOD` runs."""

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from qstep.models import Batch, PretrainedModule
+from qstep.models import Batch, ModelOptions, PretrainedModule
 from qstep.trainers.batches import StepSampler
 from qstep.trainers.checkpoints import sealed, why_unusable
-from qstep.trainers.dataset import GroupDataset
+from qstep.trainers.dataset import GroupConfig, GroupDataset, Item
 from qstep.trainers.processes import gathered, somewhere, together
 
 _OVERFLOWS = 25
@@ -37,8 +38,8 @@ class NonFiniteLoss(RuntimeError):
     """A row's loss is NaN or infinite; the message names the row."""
 
 
-class GroupTrainer(Trainer):
-    """A Trainer whose `losses(model, inputs)` returns one loss per trajectory, `[B]`.
+class GroupTrainer(Trainer, ABC):
+    """A Trainer on groups of rows: `rows` makes a file a data set, `collate` items a batch, `losses` it one loss a row.
 
     The optimised loss is their sum over the global batch (all accumulation steps, all processes) divided by
     `count_items` of that batch, so neither the accumulation split nor the number of devices changes the result. What
@@ -47,20 +48,24 @@ class GroupTrainer(Trainer):
     A non-finite loss stops the run, on all processes. In fp16 it is an overflow instead: GradScaler skips the step,
     whose loss is logged as null, and only many in a row stop the run.
 
+    Raises, when it is made, what `select_rows` raises of bad rows, and ValueError for options that cannot be meant.
+
     settings: what the weights follow from, by name; each checkpoint's marker holds them.
     """
 
     train_dataset: GroupDataset
+    eval_dataset: GroupDataset | None
+    config: Any  # the GroupConfig of the method
     settings: Mapping[str, Any] = {}
 
     def __init__(
         self,
         model: PretrainedModule,
-        args: TrainingArguments,
-        train_dataset: GroupDataset,
-        collate: Callable[[list[dict[str, Any]]], Batch],
+        args: GroupConfig,
+        train_file: Path,
         tokenizer: PreTrainedTokenizerBase,
-        eval_dataset: GroupDataset | None = None,
+        *,
+        eval_file: Path | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
         args.remove_unused_columns = False
@@ -70,18 +75,19 @@ class GroupTrainer(Trainer):
                 f"train_sampling_strategy is {args.train_sampling_strategy!r}: choose random or sequential. Batches "
                 "hold no padding, and each process gets about as many tokens: lengths have nothing to gain"
             )
-        if args.eval_strategy != "no" and eval_dataset is None:
+        if args.eval_strategy != "no" and eval_file is None:
             raise ValueError("eval_strategy asks for evaluations: give an eval_file")
         if args.n_gpu > 1:
             # Trainer would replicate the model within this process (nn.DataParallel).
             _log.warning("%d GPUs are visible, and one is used: start with torchrun to use more", args.n_gpu)
             args._n_gpu = 1
+        self.config, self.tokenizer = args, tokenizer
         super().__init__(
             model=model,
             args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            data_collator=lambda items: _weighted(collate(items), items),
+            train_dataset=self.rows(train_file),
+            eval_dataset=None if eval_file is None else self.rows(eval_file),
+            data_collator=lambda items: _weighted(self.collate(items), items),
             processing_class=tokenizer,
             callbacks=callbacks,
         )
@@ -95,9 +101,27 @@ class GroupTrainer(Trainer):
         self.overflows, self.overflowed_at = 0, -1
         self._sums: dict[str, tuple[Tensor, int]] = {}
 
+    @classmethod
+    def create(cls, options: ModelOptions, config: GroupConfig, *rest: Any, **more: Any) -> GroupTrainer:
+        """The trainer of a new model; `rest` and `more` are what the class takes after model and config."""
+        return cls(cls.new_model(options, config), config, *rest, **more)
+
+    @classmethod
+    @abstractmethod
+    def new_model(cls, options: ModelOptions, config: Any) -> PretrainedModule:
+        """The model that training starts from."""
+
+    @abstractmethod
+    def rows(self, path: Path) -> GroupDataset:
+        """The rows of a file that are trained on, or evaluated on."""
+
+    @abstractmethod
+    def collate(self, items: list[Item]) -> Batch:
+        """Some items of a data set as a batch of groups."""
+
+    @abstractmethod
     def losses(self, model: Any, inputs: Batch) -> Tensor:
         """The loss of each trajectory, `[B]`."""
-        raise TypeError(f"{type(self).__name__} does not say how its losses are computed")
 
     def count_items(self, inputs: Batch) -> Tensor:
         """What each trajectory adds to the number that the global loss is divided by, `[B]`."""
@@ -295,7 +319,7 @@ class GroupTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model)
 
 
-def _weighted(batch: Batch, items: list[dict[str, Any]]) -> Batch:
+def _weighted(batch: Batch, items: list[Item]) -> Batch:
     """Adds which row of the file each response is, `row_index [B]`, and what it counts, `row_weight [B]`."""
     batch["row_index"] = torch.tensor([number for item in items for number in item["row_index"]])
     batch["row_weight"] = torch.tensor([item["weight"] for item in items for _ in item["row_index"]])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from qstep.data import (
     Format,
@@ -27,6 +28,9 @@ from qstep.data import (
 from qstep.trainers.processes import first_then_all
 from qstep.types import OverLong, Row
 
+Item = dict[str, Any]
+"""What a `GroupDataset` gives: some rows of one problem."""
+
 Reasons = Mapping[str, NDArray[np.bool_]]
 """Why rows are left out: by reason, which rows of an index."""
 
@@ -34,7 +38,29 @@ _NAMED = 5
 """Over-long rows that an error names."""
 
 
-class GroupDataset(Dataset[dict[str, Any]]):
+@dataclass
+class GroupConfig(TrainingArguments):
+    """What every trainer is told. Batches count prompts: each brings `responses_per_prompt` responses.
+
+    Args:
+        max_length: longest prompt and response together, in tokens.
+        over_long: rows longer than that are refused with their number, or dropped and counted.
+        responses_per_prompt: responses of one problem that share one pass over its prompt in a batch; null for all.
+    """
+
+    max_length: int = 2048
+    over_long: OverLong = "refuse"
+    responses_per_prompt: int | None = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_length < 1:
+            raise ValueError(f"max_length is {self.max_length}: give 1 or more")
+        if self.responses_per_prompt is not None and self.responses_per_prompt < 1:
+            raise ValueError(f"responses_per_prompt is {self.responses_per_prompt}: give 1 or more, or null for all")
+
+
+class GroupDataset(Dataset[Item]):
     """Chunks of one problem's rows, the unit a batch is made of; a problem is a (problem_id, prompt).
 
     Item i is `{"rows": [Row, ...], "row_index": [int, ...], "where": [str, ...], "weight": 1}`: at most
@@ -48,8 +74,6 @@ class GroupDataset(Dataset[dict[str, Any]]):
     def __init__(
         self, index: Index, rows: NDArray[np.int64], responses_per_prompt: int | None, left_out: Counter[str]
     ) -> None:
-        if responses_per_prompt is not None and responses_per_prompt < 1:
-            raise ValueError(f"responses_per_prompt is {responses_per_prompt}: give 1 or more, or null for all of them")
         if not len(rows):
             raise ValueError(f"{index.path}: no row is left to train on; left out: {dict(left_out)}")
         self.index, self.left_out = index, left_out
@@ -74,7 +98,7 @@ class GroupDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Item:
         item = index if index >= 0 else ~index
         numbers = self.row_numbers(item)
         rows = [self.row(number) for number in numbers]
@@ -100,15 +124,13 @@ class GroupDataset(Dataset[dict[str, Any]]):
 def select_rows(
     path: Path,
     format: Format,
+    config: GroupConfig,
     tokenizer: PreTrainedTokenizerBase,
     *,
     leave_out: Callable[[Index], Reasons],
     encode: Callable[[Row], int],
     fixed_tokens: Callable[[NDArray[np.void]], NDArray[np.int64]],
-    max_length: int,
-    over_long: OverLong,
     step_separator: str | None,
-    responses_per_prompt: int | None,
     forbidden: Sequence[str] = (),
 ) -> GroupDataset:
     """The rows of a file that can be trained on.
@@ -134,14 +156,14 @@ def select_rows(
         left_out[reason] += int((rows & kept).sum())
         kept &= ~rows
     most = _most_tokens(index, tokenizer) + fixed_tokens(table)
-    doubtful = np.flatnonzero(kept & (most > max_length))
+    doubtful = np.flatnonzero(kept & (most > config.max_length))
     if len(doubtful):
         key = {
             "file": index.fingerprint,
             "tokenizer": tokenizer_fingerprint(tokenizer),
             "format": format,
             "rows": hashlib.sha256(doubtful.tobytes()).hexdigest(),
-            "max_length": max_length,
+            "max_length": config.max_length,
         }
 
         def measure() -> tuple[dict[str, Any], NDArray[Any]]:
@@ -150,18 +172,18 @@ def select_rows(
         _, exact = first_then_all(
             lambda: cached_array(path.resolve(), f"{format}.lengths", key, np.dtype("<i8"), measure)
         )
-        long = exact > max_length
-        if long.any() and over_long == "refuse":
+        long = exact > config.max_length
+        if long.any() and config.over_long == "refuse":
             named = ", ".join(f"line {n + 1} ({t})" for n, t in zip(doubtful[long], exact[long][:_NAMED], strict=False))
             raise ValueError(
-                f"{path}: {int(long.sum())} rows are longer than max_length {max_length} tokens: {named}"
+                f"{path}: {int(long.sum())} rows are longer than max_length {config.max_length} tokens: {named}"
                 f"{', ...' if long.sum() > _NAMED else ''}. Raise max_length, or leave them out with over_long: drop; "
                 "nothing is truncated."
             )
         if long.any():
             left_out["longer than max_length"] += int(long.sum())
             kept[doubtful[long]] = False
-    return GroupDataset(index, np.flatnonzero(kept), responses_per_prompt, +left_out)
+    return GroupDataset(index, np.flatnonzero(kept), config.responses_per_prompt, +left_out)
 
 
 def _refuse_other_separators(index: Index, wanted: str) -> None:

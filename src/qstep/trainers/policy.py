@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase
 
 from qstep.data import Format, Index, check_completion_ids, encode_completion, encode_prompt
-from qstep.models import Batch, PolicyModel, collate_groups
+from qstep.models import Batch, ModelOptions, PolicyModel, collate_groups
 from qstep.trainers.base import GroupTrainer
-from qstep.trainers.dataset import GroupDataset, Reasons, select_rows
+from qstep.trainers.dataset import GroupConfig, GroupDataset, Item, Reasons, select_rows
 from qstep.trainers.processes import together
-from qstep.types import OverLong, Row
-
-Item = dict[str, Any]
+from qstep.types import Row
 
 _CHECKED = 200
 """Rows whose `completion_ids` are read before training begins; the others are when they are reached."""
-
-
-@dataclass
-class PolicyConfig(TrainingArguments):
-    """What every policy trainer is told. Batches count prompts: each brings `responses_per_prompt` responses.
-
-    Args:
-        max_length: longest prompt and response together, in tokens.
-        over_long: rows longer than that are refused with their number, or dropped and counted.
-        responses_per_prompt: responses of one problem that share one pass over its prompt in a batch.
-    """
-
-    max_length: int = 2048
-    over_long: OverLong = "refuse"
-    responses_per_prompt: int | None = 1
 
 
 def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> tuple[list[int], list[int]]:
@@ -51,7 +33,7 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> tupl
 
 def policy_rows(
     path: Path,
-    config: PolicyConfig,
+    config: GroupConfig,
     tokenizer: PreTrainedTokenizerBase,
     format: Format,
     leave_out: Callable[[Index], Reasons],
@@ -66,14 +48,12 @@ def policy_rows(
     dataset = select_rows(
         path,
         format,
+        config,
         tokenizer,
         leave_out=leave_out,
         encode=count_tokens,
         fixed_tokens=lambda table: np.where(table["ids"] >= 0, table["ids"], 1).astype(np.int64),
-        max_length=config.max_length,
-        over_long=config.over_long,
         step_separator=step_separator,
-        responses_per_prompt=config.responses_per_prompt,
     )
 
     def check() -> None:
@@ -103,24 +83,15 @@ def not_right(index: Index) -> Reasons:
 class RSTrainer(GroupTrainer):
     """Next-token cross-entropy on right responses, averaged over the tokens of the whole step."""
 
-    def __init__(
-        self,
-        model: PolicyModel,
-        config: PolicyConfig,
-        train_file: Path,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        eval_file: Path | None = None,
-        callbacks: list[Any] | None = None,
-    ) -> None:
-        train, evaluated = (
-            None if path is None else policy_rows(path, config, tokenizer, "prompt-completion", not_right)
-            for path in (train_file, eval_file)
-        )
-        assert train is not None
-        super().__init__(
-            model, config, train, lambda items: collate_rows(tokenizer, items), tokenizer, evaluated, callbacks
-        )
+    @classmethod
+    def new_model(cls, options: ModelOptions, config: Any) -> PolicyModel:
+        return PolicyModel.new(options)
+
+    def rows(self, path: Path) -> GroupDataset:
+        return policy_rows(path, self.config, self.tokenizer, "prompt-completion", not_right)
+
+    def collate(self, items: list[Item]) -> Batch:
+        return collate_rows(self.tokenizer, items)
 
     def count_items(self, inputs: Batch) -> Tensor:
         return inputs["response_mask"].sum(dim=1)

@@ -13,35 +13,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase
 
 from qstep.data import Index, check_separator, is_right
 from qstep.losses import bce_loss, mse_loss, orm_loss, pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
-from qstep.models import Batch, ScorerModel, StepContract, collate_steps, encode_steps
+from qstep.models import Batch, ModelOptions, ScorerModel, StepContract, collate_steps, encode_steps
 from qstep.trainers.base import GroupTrainer
-from qstep.trainers.dataset import GroupDataset, Reasons, select_rows
-from qstep.types import ABSENT, OverLong, Row
+from qstep.trainers.dataset import GroupConfig, GroupDataset, Item, Reasons, select_rows
+from qstep.types import ABSENT, Row
 
 Objective = Literal["pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm"]
 RANKING = ("pqm", "pqm_theoretical", "pqm_ablation")
 
 
 @dataclass
-class ScorerConfig(TrainingArguments):
-    """How to train a step scorer. Batches count prompts: each brings `responses_per_prompt` responses.
+class ScorerConfig(GroupConfig):
+    """How to train a step scorer.
 
     Args:
         step_separator: the text that separates steps in a response.
         separator_token: the single token put, by its id, after each step; the step's Q is read there.
-        max_length: longest prompt and response together, in tokens.
-        over_long: rows longer than that are refused with their number, or dropped and counted.
-        responses_per_prompt: responses of one problem that share one pass over its prompt in a batch.
     """
 
     step_separator: str = "\n"
     separator_token: str = "\n"
-    max_length: int = 2048
-    over_long: OverLong = "refuse"
     responses_per_prompt: int | None = 16
 
     def __post_init__(self) -> None:
@@ -124,7 +119,7 @@ class ScorerTrainer(GroupTrainer):
         eval_file: Path | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
+        self.objective: Objective = objective
         self.loss_of = loss_function(objective, config)
         self.labels_of = partial(step_labels, objective=objective)
         if isinstance(config, StepwiseConfig):
@@ -138,47 +133,36 @@ class ScorerTrainer(GroupTrainer):
             objective=objective,
         )
         self.contract.attach(model.config)
-        unlabelled = _without_verdict if objective == "orm" else _without_labels
+        super().__init__(model, config, train_file, tokenizer, eval_file=eval_file, callbacks=callbacks)
 
-        def rows(path: Path) -> GroupDataset:
-            return select_rows(
-                path,
-                "stepwise",
-                tokenizer,
-                leave_out=unlabelled,
-                encode=self.count_tokens,
-                fixed_tokens=lambda table: np.maximum(table["steps"], 0).astype(np.int64),
-                max_length=config.max_length,
-                over_long=config.over_long,
-                step_separator=config.step_separator,
-                responses_per_prompt=config.responses_per_prompt,
-                forbidden=sorted({config.step_separator, config.separator_token}),
-            )
+    @classmethod
+    def new_model(cls, options: ModelOptions, config: Any) -> ScorerModel:
+        return ScorerModel.new(options)
 
-        evaluated = None if eval_file is None else rows(eval_file)
-        super().__init__(model, config, rows(train_file), self.collate, tokenizer, evaluated, callbacks)
+    def rows(self, path: Path) -> GroupDataset:
+        return select_rows(
+            path,
+            "stepwise",
+            self.config,
+            self.tokenizer,
+            leave_out=_without_verdict if self.objective == "orm" else _without_labels,
+            encode=self.count_tokens,
+            fixed_tokens=lambda table: np.maximum(table["steps"], 0).astype(np.int64),
+            step_separator=self.config.step_separator,
+            forbidden=sorted({self.config.step_separator, self.config.separator_token}),
+        )
 
     def count_tokens(self, row: Row) -> int:
         """Of prompt, steps and separators."""
-        unlimited = 1 << 62
-        contract = StepContract(**{**vars(self.contract), "max_length": unlimited})
-        prompt_ids, response_ids, _ = encode_steps(
-            self.tokenizer, contract, row["prompt"], row["completions"], where="row"
-        )
+        prompt_ids, response_ids, _ = encode_steps(self.tokenizer, self.contract, row["prompt"], row["completions"])
         return len(prompt_ids) + len(response_ids)
 
-    def collate(self, items: list[dict[str, Any]]) -> Batch:
+    def collate(self, items: list[Item]) -> Batch:
         wanted = [[self.labels_of(row) for row in item["rows"]] for item in items]
         encoded = [
             [
-                encode_steps(
-                    self.tokenizer,
-                    self.contract,
-                    row["prompt"],
-                    row["completions"][: len(labels)],
-                    where=where,
-                )
-                for row, where, labels in zip(item["rows"], item["where"], group, strict=True)
+                encode_steps(self.tokenizer, self.contract, row["prompt"], row["completions"][: len(labels)])
+                for row, labels in zip(item["rows"], group, strict=True)
             ]
             for item, group in zip(items, wanted, strict=True)
         ]

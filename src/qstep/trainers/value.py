@@ -12,9 +12,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
-from qstep.data import Index, RowError, outcome, step_token_ends, steps_of, tokenizer_fingerprint
+from qstep.data import (
+    Index,
+    RowError,
+    check_separator,
+    is_right,
+    outcome,
+    step_token_ends,
+    steps_of,
+    tokenizer_fingerprint,
+)
 from qstep.losses import (
     ImportanceMode,
     additive_rewards,
@@ -24,10 +32,10 @@ from qstep.losses import (
     importance_weights,
     potential_based_rewards,
 )
-from qstep.models import Batch, PolicyWithValue, ValueNetwork
+from qstep.models import Batch, ModelOptions, PolicyWithValue, ValueNetwork
 from qstep.trainers.base import GroupTrainer
-from qstep.trainers.dataset import GroupDataset, Reasons
-from qstep.trainers.policy import Item, PolicyConfig, collate_rows, policy_rows
+from qstep.trainers.dataset import GroupConfig, GroupDataset, Item, Reasons
+from qstep.trainers.policy import collate_rows, policy_rows
 from qstep.trainers.processes import gathered, here
 from qstep.trainers.reference import reference_store, weights_fingerprint
 from qstep.types import Row
@@ -45,7 +53,7 @@ class ImportanceCollapse(RuntimeError):
 
 
 @dataclass
-class DROConfig(PolicyConfig):
+class DROConfig(GroupConfig):
     """How to train a policy and a value function on graded responses.
 
     Args:
@@ -91,6 +99,7 @@ class DQOConfig(DROConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_separator("step_separator", self.step_separator)
         if self.process_rewards == "additive" and self.responses_per_prompt is not None:
             raise ValueError(
                 "process_rewards additive are centred per problem, over all its responses: "
@@ -106,28 +115,18 @@ def ungraded(index: Index) -> Reasons:
 class DROTrainer(GroupTrainer):
     """DRO: the whole response as one action, and V of the prompt alone. Reads rows with `reward` or `label`."""
 
-    step_separator: str | None = None
-
-    def __init__(
-        self,
-        model: PolicyWithValue,
-        config: DROConfig,
-        train_file: Path,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        eval_file: Path | None = None,
-        callbacks: list[Any] | None = None,
-    ) -> None:
-        self.config = config
-        self.tokenizer = tokenizer
-        train, evaluated = (
-            None if path is None else policy_rows(path, config, tokenizer, "unpaired", ungraded, self.step_separator)
-            for path in (train_file, eval_file)
-        )
-        assert train is not None
+    def __init__(self, model: PolicyWithValue, *args: Any, **options: Any) -> None:
+        super().__init__(model, *args, **options)
+        train = self.train_dataset
         model.start_value(float(train.index.table["outcome"][train.rows].mean()))
-        super().__init__(model, config, train, self.collate, tokenizer, evaluated, callbacks)
         self._add_reference()
+
+    @classmethod
+    def new_model(cls, options: ModelOptions, config: DROConfig) -> PolicyWithValue:
+        return PolicyWithValue.new_with_value(options, config.value)
+
+    def rows(self, path: Path) -> GroupDataset:
+        return policy_rows(path, self.config, self.tokenizer, "unpaired", ungraded)
 
     def needs_reference(self, dataset: GroupDataset) -> bool:
         """Whether the losses read the reference's log-probabilities of these rows."""
@@ -161,7 +160,9 @@ class DROTrainer(GroupTrainer):
     def collate(self, items: list[Item]) -> Batch:
         batch = collate_rows(self.tokenizer, items)
         mask = batch["response_mask"].bool()
-        batch["outcomes"] = torch.tensor([outcome(row) for item in items for row in item["rows"]])
+        rows = [row for item in items for row in item["rows"]]
+        batch["outcomes"] = torch.tensor([outcome(row) for row in rows])
+        batch["right"] = torch.tensor([bool(is_right(row)) for row in rows])
         if "reference_logps" in items[0]:
             values = [logps for item in items for logps in item["reference_logps"]]
             batch["reference_logps"] = torch.zeros(mask.shape)
@@ -204,36 +205,12 @@ class DQOTrainer(DROTrainer):
     Rows without `logps_behavior` are taken to come from the reference model, with a warning.
     """
 
-    config: DQOConfig
-
-    def __init__(
-        self,
-        model: PolicyWithValue,
-        config: DQOConfig,
-        train_file: Path,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        eval_file: Path | None = None,
-        callbacks: list[Any] | None = None,
-    ) -> None:
+    def __init__(self, *args: Any, **options: Any) -> None:
         self.steps_below = 0
         self.log_weights: list[Tensor] = []
-        self.step_separator = None if config.process_rewards == "none" else config.step_separator
-        super().__init__(model, config, train_file, tokenizer, eval_file=eval_file, callbacks=callbacks)
-        for dataset in (self.train_dataset, self.eval_dataset):
-            if config.process_rewards == "none" or not isinstance(dataset, GroupDataset):
-                continue
-            unscored = dataset.rows[~dataset.index.table["rewarded"][dataset.rows]]
-            if len(unscored):
-                raise RowError(
-                    dataset.path,
-                    int(unscored.min()) + 1,
-                    "step_rewards",
-                    f"is missing ({len(unscored)} such rows), and process_rewards is {config.process_rewards}; `qstep "
-                    "score` writes it",
-                )
+        super().__init__(*args, **options)
         assumed = _assumed(self.train_dataset)
-        if assumed and config.importance != "none" and here()[0] == 0:
+        if assumed and self.config.importance != "none" and here()[0] == 0:
             _log.warning(
                 "%s: %d of %d rows have no logps_behavior. They are taken to be sampled by the reference model; if "
                 "they were not, their importance weights are wrong: set importance to none",
@@ -241,6 +218,21 @@ class DQOTrainer(DROTrainer):
                 assumed,
                 len(self.train_dataset.rows),
             )
+
+    def rows(self, path: Path) -> GroupDataset:
+        if self.config.process_rewards == "none":
+            return super().rows(path)
+        dataset = policy_rows(path, self.config, self.tokenizer, "unpaired", ungraded, self.config.step_separator)
+        unscored = dataset.rows[~dataset.index.table["rewarded"][dataset.rows]]
+        if len(unscored):
+            raise RowError(
+                path,
+                int(unscored.min()) + 1,
+                "step_rewards",
+                f"is missing ({len(unscored)} such rows), and process_rewards is {self.config.process_rewards}; `qstep "
+                "score` writes it",
+            )
+        return dataset
 
     def needs_reference(self, dataset: GroupDataset) -> bool:
         weighted = self.config.importance != "none"
@@ -346,7 +338,7 @@ class DQOTrainer(DROTrainer):
 
 def _by_outcome(logps: Tensor, inputs: Batch) -> dict[str, Tensor]:
     """The responses' log-probabilities, right ones and others apart."""
-    sums, right = logps.sum(1), inputs["outcomes"] > 0
+    sums, right = logps.sum(1), inputs["right"]
     return {"logps__chosen": sums[right], "logps__rejected": sums[~right]}
 
 
