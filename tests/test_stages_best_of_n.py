@@ -89,6 +89,14 @@ def test_a_problem_is_an_id_with_its_prompt(tmp_path: Path) -> None:
     assert made["problems"] == 2 and made["curves"]["majority"]["2"]["mean"] == 0.5
 
 
+def test_a_problem_has_one_gold_answer(tmp_path: Path) -> None:
+    rows = problem("a", "rw", gold="5")
+    assert report(tmp_path, rows)["problems"] == 1
+    rows[1]["gold"] = "6"
+    with pytest.raises(ValueError, match=r"row 'a#1' has another gold answer than earlier rows of its problem"):
+        report(tmp_path, rows)
+
+
 def test_unequal_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = problem("a", "rrw") + problem("b", "rw")
     assert report(tmp_path, rows)["ns"] == [1, 2]

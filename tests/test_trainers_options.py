@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from model_families import tiny
 from qstep.data import read_rows, write_jsonl
 from qstep.models import ModelOptions, PolicyModel, collate_groups
 from qstep.tasks import miniature
-from qstep.trainers import NonFiniteLoss, reference
+from qstep.trainers import METHODS, NonFiniteLoss, RSTrainer, reference
 from qstep.trainers.reference import ReferenceStore
 from test_trainers import trainer, weights
 
@@ -80,6 +81,31 @@ def test_a_step_that_overflows_in_fp16_is_skipped_and_logged_as_null(
     assert [line["loss"] is None for line in lines] == [False, True, False]
     assert not torch.equal(seen[0], seen[1]) and torch.equal(seen[1], seen[2])
     assert json.dumps(lines, allow_nan=False)
+
+
+def test_a_gradient_that_is_not_finite_is_an_overflow_in_fp16_and_else_stops_the_run(
+    base: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    """The loss of the second of three steps is finite, its gradient infinite."""
+    for precision in ({"fp16": True}, {"bf16": True}, {}):
+        run = trainer("rs", base, rows_file, tmp_path, per_device_train_batch_size=4, max_steps=3, **precision)
+        losses, seen = run.losses, []
+
+        def steep(model: Any, inputs: Any, losses=losses, seen=seen) -> torch.Tensor:
+            values = losses(model, inputs)
+            seen.append(0)
+            if len(seen) == 2:
+                values.register_hook(lambda gradient: gradient * float("inf"))
+            return values
+
+        run.losses = steep
+        if precision == {"fp16": True}:
+            run.train()
+            lines = [line for line in run.state.log_history if "loss" in line]
+            assert [line["loss"] is None for line in lines] == [False, True, False]
+        else:
+            with pytest.raises(NonFiniteLoss, match=r"step 1: the gradient is not finite"):
+                run.train()
 
 
 def test_what_overflows_at_every_step_stops_the_run(base: Path, rows_file: Path, tmp_path: Path) -> None:
@@ -179,8 +205,6 @@ def test_several_visible_gpus_do_not_make_replicas(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from qstep.trainers import METHODS
-
     config = METHODS["rs"].config(str(tmp_path), use_cpu=True, report_to="none", per_device_train_batch_size=4)
     assert config.n_gpu <= 1
     config._n_gpu = 4
@@ -310,3 +334,12 @@ def test_reference_files_hold_fp32_and_half_written_ones_do_not_count(tmp_path: 
     assert 7 in again and 2 in again and 3 not in again
     assert again[7].tolist() == [-0.5, -0.25] and again[2].dtype == np.float32
     assert sum(file.stat().st_size for file in tmp_path.glob("*.logps")) < 100
+
+
+def test_a_model_of_learned_positions_is_told_of_before_it_is_trained(rows_file: Path, tmp_path: Path) -> None:
+    """GPT-2 and OPT have a table of 128 positions, OPT's with two places more; Llama computes any."""
+    config = METHODS["rs"].config(str(tmp_path), use_cpu=True, report_to="none", max_length=129)
+    for family in ("gpt2", "opt"):
+        with pytest.raises(ValueError, match=r"--max_length is 129, and this model has 128 positions: give 128"):
+            RSTrainer(PolicyModel(tiny(family)), config, rows_file, miniature.tokenizer())
+    RSTrainer(PolicyModel(tiny("llama")), config, rows_file, miniature.tokenizer())

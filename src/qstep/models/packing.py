@@ -183,10 +183,9 @@ def packed_hidden(trunk: nn.Module, batch: Batch) -> Float[Tensor, "L D"]:
     try:
         output = trunk(input_ids=ids, position_ids=positions, use_cache=False, packing=packing)
     except IndexError as error:
-        limit = getattr(trunk.config, "max_position_embeddings", None)
         raise ValueError(
             f"a token is outside the model's vocabulary, or a prompt and response of {int(positions.max()) + 1} tokens "
-            f"outside its {limit} positions: lower max_length, so that such rows are named or left out ({error})"
+            f"outside its positions ({error})"
         ) from error
     return output.last_hidden_state.squeeze(0)
 

@@ -40,6 +40,15 @@ class PretrainedModule(nn.Module):
         return bare(self.pretrained).config
 
     @property
+    def learned_positions(self) -> int | None:
+        """For how many tokens the model has learned positions; None where it computes them (rotary, ALiBi)."""
+        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        words = bare(self.pretrained).get_input_embeddings()
+        others = (m for m in self.pretrained.modules() if isinstance(m, nn.Embedding) and m is not words)
+        learned = any(limit in (table.num_embeddings, table.num_embeddings - 2) for table in others)  # 2 more: OPT
+        return limit if learned else None
+
+    @property
     def device(self) -> torch.device:
         return self.pretrained.device
 

@@ -121,6 +121,7 @@ def read_groups_of(inputs: dict[str, Path] | Path, task: str = "math") -> tuple[
     groups: dict[tuple[str, str], list[Row]] = {}
     scores: dict[str, dict[str, float]] = {}
     steps: dict[str, Steps] = {}
+    golds: dict[tuple[str, str], Any] = {}
     contents: dict[str, bytes] = {}  # of the first scorer's rows: ids alone may be those of another model's responses
     for name, path in inputs.items():
         of_scorer, of_steps = scores.setdefault(name, {}), steps.setdefault(name, {})
@@ -138,6 +139,11 @@ def read_groups_of(inputs: dict[str, Path] | Path, task: str = "math") -> tuple[
             if row.get("label_source") == "exact" and "q_values" in row:
                 of_steps.setdefault(group_key(row), []).extend(_through_first_error(row))
             if len(scores) == 1:
+                if golds.setdefault(group_key(row), row.get("gold")) != row.get("gold"):
+                    raise ValueError(
+                        f"{path}: row {row['id']!r} has another gold answer than earlier rows of its problem and "
+                        "prompt: give them problem_ids of their own"
+                    )
                 slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer")}
                 groups.setdefault(group_key(row), []).append(slim)
     if not groups:

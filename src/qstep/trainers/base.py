@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class NonFiniteLoss(RuntimeError):
-    """A row's loss is NaN or infinite; the message names the row."""
+    """A row's loss, or the gradient, is NaN or infinite; the message names the row."""
 
 
 class GroupTrainer(Trainer, ABC):
@@ -45,8 +45,8 @@ class GroupTrainer(Trainer, ABC):
     `count_items` of that batch, so neither the accumulation split nor the number of devices changes the result. What
     is recorded, and the evaluation's loss and metrics, are averaged in the same way.
 
-    A non-finite loss stops the run, on all processes. In fp16 it is an overflow instead: GradScaler skips the step,
-    whose loss is logged as null, and only many in a row stop the run.
+    A loss or gradient that is not finite stops the run, on all processes. In fp16 it is an overflow instead: GradScaler
+    skips the step, whose loss is logged as null, and only many in a row stop the run.
 
     Raises, when it is made, what `select_rows` raises of bad rows, and ValueError for options that cannot be meant.
 
@@ -77,6 +77,9 @@ class GroupTrainer(Trainer, ABC):
             )
         if args.eval_strategy != "no" and eval_file is None:
             raise ValueError("eval_strategy asks for evaluations: give an eval_file")
+        limit = model.learned_positions
+        if limit is not None and args.max_length > limit:
+            raise ValueError(f"--max_length is {args.max_length}, and this model has {limit} positions: give {limit}")
         if args.n_gpu > 1:
             # Trainer would replicate the model within this process (nn.DataParallel).
             _log.warning("%d GPUs are visible, and one is used: start with torchrun to use more", args.n_gpu)
@@ -191,13 +194,7 @@ class GroupTrainer(Trainer, ABC):
 
     def _refuse_non_finite(self, losses: Tensor, counted: Tensor, inputs: Batch) -> None:
         bad = ~losses.isfinite() & counted
-        if not somewhere(bad.any()):
-            return
-        step = self.state.global_step
-        if step != self.overflowed_at:  # else an earlier micro-batch of this step has overflowed
-            self.overflows = self.overflows + 1 if step == self.overflowed_at + 1 else 1
-            self.overflowed_at = step
-        if self.accelerator.scaler is not None and self.overflows <= _OVERFLOWS:
+        if not somewhere(bad.any()) or self._is_overflow():
             return
         if not bad.any():
             raise NonFiniteLoss(f"step {self.state.global_step}: a row's loss is not finite on another process")
@@ -210,6 +207,25 @@ class GroupTrainer(Trainer, ABC):
             f"{losses[places[0]].item()} ({len(places)} such rows in this batch). Lower the learning rate, or look at "
             "the row."
         )
+
+    def _is_overflow(self) -> bool:
+        """Counts a step that is not finite; whether it is one that fp16's loss scale will skip."""
+        step = self.state.global_step
+        if step != self.overflowed_at:  # else an earlier micro-batch of this step has overflowed
+            self.overflows = self.overflows + 1 if step == self.overflowed_at + 1 else 1
+            self.overflowed_at = step
+        return self.accelerator.scaler is not None and self.overflows <= _OVERFLOWS
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float | None:
+        norm: float | None = super()._get_grad_norm(model, grad_norm)
+        if norm is not None and not math.isfinite(norm):
+            if not self._is_overflow():
+                raise NonFiniteLoss(
+                    f"step {self.state.global_step}: the gradient is not finite ({norm}), although every row's loss "
+                    "is. Lower the learning rate, or train in bf16 or fp32"
+                )
+            self._tr_loss.fill_(math.nan)  # the step is skipped, and logged as null
+        return norm
 
     def record(self, **values: Tensor) -> None:
         """Adds to the averages that the next log line shows; double underscores in a name become slashes."""

@@ -46,11 +46,13 @@ class GroupConfig(TrainingArguments):
         max_length: longest prompt and response together, in tokens.
         over_long: rows longer than that are refused with their number, or dropped and counted.
         responses_per_prompt: responses of one problem that share one pass over its prompt in a batch; null for all.
+        logging_steps: optimizer steps between two lines of the log, of which each is an average.
     """
 
     max_length: int = 2048
     over_long: OverLong = "refuse"
     responses_per_prompt: int | None = 1
+    logging_steps: float = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
