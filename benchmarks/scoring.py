@@ -13,7 +13,8 @@ Two parts:
             is the median of the pairs' ratios. Beside it: the rate of a matrix product, and what share of it each
             reaches with the operations that are needed (each prompt and each response once).
     growth  `qstep score` on files of 1,000, 10,000 and 50,000 responses of the miniature, 64 to a problem, with a
-            scorer of its size, each in a process of its own. The start (loading) is measured on one row and taken off.
+            scorer of its size, each in a process of its own, the sizes in turns, three times; the figure is the median.
+            The start (loading) is measured on one row and taken off.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, Pretrai
 from qstep.data import split_steps, write_json, write_jsonl
 from qstep.models import ModelOptions, ScorerModel, StepContract, encode_steps
 from qstep.scoring import StepScorer
+from qstep.stages.commands import keep_freed_memory
 from qstep.stages.provenance import provenance
 from qstep.stages.score import ScoreConfig, score
 from qstep.tasks import miniature
@@ -44,6 +46,7 @@ from qstep.tasks import miniature
 Row = dict[str, Any]
 RESPONSES = 64
 SIZES = (1_000, 10_000, 50_000)
+ROUNDS = 3
 
 
 def fresh_scorer(policy: str | Path, folder: Path) -> Path:
@@ -168,16 +171,23 @@ def growth(folder: Path) -> Row:
     Qwen3ForCausalLM(miniature.base_config()).save_pretrained(folder / "policy")
     miniature.tokenizer().save_pretrained(folder / "policy")
     scorer = fresh_scorer(folder / "policy", folder / "scorer")
-    measured: dict[str, Row] = {}
+    runs: dict[int, list[Row]] = {size: [] for size in SIZES}
     for size in SIZES:
         write_jsonl(folder / f"{size}.jsonl", miniature_rows(size))
+    for size in SIZES * ROUNDS:
         command = [sys.executable, __file__, "--growth_of", str(folder / f"{size}.jsonl"), "--model", str(scorer)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr)
-        found = json.loads(done.stdout.splitlines()[-1])
-        found["milliseconds_per_response"] = 1000 * (found["seconds"] - found["start"]) / size
-        measured[str(size)] = found
+        runs[size].append(json.loads(done.stdout.splitlines()[-1]))
+    measured = {
+        str(size): {
+            "milliseconds_per_response": statistics.median(1000 * (r["seconds"] - r["start"]) / size for r in of),
+            "peak_bytes": max(run["peak_bytes"] for run in of),
+            "runs": of,
+        }
+        for size, of in runs.items()
+    }
     first, *others = measured.values()
     return {
         "sizes": measured,
@@ -225,6 +235,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--growth_of", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    keep_freed_memory()  # as `qstep score` does; the loop beside it gains too
     if args.growth_of:
         score_once(args.growth_of, args.model)
         return

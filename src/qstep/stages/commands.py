@@ -96,7 +96,7 @@ class Command:
         try:
             import jsonargparse
 
-            _keep_freed_memory()
+            keep_freed_memory()
             try:
                 configs = self.parse(arguments)
             except jsonargparse.ArgumentError as error:
@@ -178,17 +178,18 @@ def _is_told(error: Exception) -> bool:
     return isinstance(error, ValueError | OSError) or type(error).__module__.partition(".")[0] == "qstep"
 
 
-def _keep_freed_memory() -> None:
-    """Has glibc keep what a training step frees for the next step instead of returning it to the system.
+def keep_freed_memory() -> None:
+    """Has glibc keep what a forward or backward pass frees for the next one instead of returning it to the system.
 
-    Faulting the same pages in again at every step takes about a sixth of the time of a small model on a CPU.
+    Faulting the same pages in again takes a fifth of the time of scoring, and a twentieth of training, on a CPU.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:  # glibc alone has it
         trim_threshold, top_pad, mmap_threshold = -1, -2, -3
         set_option(trim_threshold, 2**31 - 1)
         set_option(top_pad, 2**26)
-        set_option(mmap_threshold, 2**25)
+        if not set_option(mmap_threshold, 2**28):
+            set_option(mmap_threshold, 2**25)  # the most that an older glibc takes
 
 
 def _refuse_repeated(arguments: list[str]) -> None:
