@@ -11,6 +11,7 @@ from step_profile import StepProfiler
 from transformers import AutoTokenizer
 
 from qstep.models import ModelOptions
+from qstep.stages.commands import keep_freed_memory
 from qstep.trainers import METHODS, GroupTrainer
 
 
@@ -30,6 +31,7 @@ def main() -> None:
     args = arguments(
         __doc__, method=("pqm", "dqo_separate", "dqo_head"), adapter=("none", "lora"), profile=("no", "yes")
     )
+    keep_freed_memory()  # as `qstep train` does
     clock = StepClock()
     if args.profile == "yes":
         profiler = StepProfiler()
