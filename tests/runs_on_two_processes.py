@@ -34,7 +34,7 @@ def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int
         "per_device_train_batch_size": per_device,
         "max_steps": 5,
         "optim": "sgd",
-        "learning_rate": 0.01,
+        "learning_rate": 0.002,
         "max_grad_norm": 0.0,
         "logging_steps": 1,
         "save_strategy": "no",
@@ -45,7 +45,7 @@ def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int
         "responses_per_prompt": 4,
     }
     if method in ("dqo", "dro"):
-        options["value_learning_rate"] = 0.01
+        options["value_learning_rate"] = 0.002
     return ["train", method, *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
 
 

@@ -218,7 +218,7 @@ def test_steps_that_nothing_separates_are_told(tmp_path: Path, capsys: pytest.Ca
     source = write_jsonl_at(tmp_path / "graded.jsonl", GROUP)
     annotate(AnnotateConfig(source, tmp_path / "labels.jsonl", "outcome", step_separator=" / "))
     assert r"no response has more than one step: are they separated by step_separator ' / '?" in " ".join(
-        capsys.readouterr().out.split()
+        capsys.readouterr().err.split()
     )
 
 

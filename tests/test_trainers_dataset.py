@@ -102,7 +102,7 @@ def test_rows_split_by_another_separator_are_refused(tmp_path: Path) -> None:
         ],
     )
     config = StepwiseConfig(str(tmp_path), use_cpu=True, report_to="none")
-    model = type("Model", (), {"config": type("Config", (), {})()})()
+    model = type("Model", (), {"config": type("Config", (), {})(), "learned_positions": None})()
     with pytest.raises(RowError, match=r"line 2, field 'step_separator': its steps were split by '\\n\\n'"):
         ScorerTrainer(model, config, tmp_path / "rows.jsonl", miniature.tokenizer(), objective="bce")
 
