@@ -12,7 +12,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/qstep demo --output_dir runs/demo
 
 demo-seeds: $(VENV)/.runtime
-	$(BIN)/qstep demo --seeds 10,11,12 --output_dir runs/demo-seeds
+	$(BIN)/qstep demo --seeds 41,42,43 --output_dir runs/demo-seeds
 	cp runs/demo-seeds/results.json benchmarks/results/demo_seeds.json
 
 test: $(VENV)/.dev

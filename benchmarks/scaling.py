@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py --output benchmarks/results/scaling.json
 
-Rows are generated in a temporary folder (about 800 MB for a million; deleted at the end). For each size, `qstep train
+Rows are generated in a temporary folder (about 1 GB for a million; deleted at the end). For each size, `qstep train
 pqm` of a model of 0.3 M parameters takes one step in a fresh process, twice: without an index and with it.
 """
 

@@ -16,7 +16,7 @@ Three parts, each with contenders of its own:
 
     verifier    qstep's PQM; TRL's PRMTrainer; a loop with the same loss on padded batches, drawn at random or sorted
                 by length over all 720 trajectories
-    few-shot    qstep's PQM and the length-sorted loop behind a prompt of eight worked examples (about 900 tokens); the
+    few-shot    qstep's PQM and the length-sorted loop behind a prompt of eight worked examples (1,000 tokens); the
                 loop takes four trajectories at once and accumulates their gradients
     policy      qstep's DQO with a separate value network, with one on the policy's trunk, and that with LoRA; TRL's DPO
                 with its reference log-probs computed beforehand, and that with LoRA (both: r = 16, all linear layers)

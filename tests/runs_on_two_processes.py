@@ -40,7 +40,6 @@ def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": "true",
-        "use_cpu": "true",
         "seed": 3,
         "responses_per_prompt": 4,
     }

@@ -196,6 +196,16 @@ def test_outcomes_of_a_group_label_what_they_show() -> None:
     assert labelled[1]["trials"] == [3, 1, 1] and labelled[1]["label_source"] == "outcome"
     elsewhere = label_by_outcome({**GROUP[1], "prompt": "R"}, pool)
     assert elsewhere["labels"] == [None, None, False], "another prompt is another problem"
+    cut = {**response(6, "two and twox\n2+2", "wrong", finish_reason="length")}
+    assert label_by_outcome(cut, OutcomePool.of([response(7, "two and two\nx2+2", "right")]))["labels"] == [None, None]
+
+
+@pytest.mark.parametrize("option", [{"rollouts": 8}, {"temperature": 0.5}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize("method", ["exact", "outcome"])
+def test_options_of_rollouts_are_refused_where_there_are_none(method: Any, option: Row, tmp_path: Path) -> None:
+    config = AnnotateConfig(write_jsonl_at(tmp_path / "rows.jsonl", GROUP), tmp_path / "out.jsonl", method, **option)
+    with pytest.raises(ValueError, match=f"--{next(iter(option))} is .*, and nothing reads it without --method monte"):
+        annotate(config)
 
 
 def test_responses_made_elsewhere_are_annotated_by_outcome(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qstep.data import RowError, count_responses, read_responses, read_rows
+from qstep.data import RowError, count_responses, read_responses, read_rows, write_jsonl
 from qstep.stages.grade import GradeConfig, grade
 from qstep.tasks import grade_rows, load_problems
 from qstep.types import Problem
@@ -308,3 +308,10 @@ def test_the_real_responses_are_graded_as_they_are(tmp_path: Path) -> None:
     rows = list(read_rows(grade(config)))
     assert len(rows) == 24 and rows[0]["id"] == "gsm8k/test/2#0" and rows[0]["model"] == "openai_6b_finetuning"
     assert sum((row["verdict"] == "right") == row["correct"] for row in rows) >= 23
+
+
+def test_two_prompts_under_one_id_get_ids_apart(tmp_path: Path) -> None:
+    lines = [{"problem_id": "p", "prompt": prompt, "gold": "2", "text": "2"} for prompt in ("a", "b", "a")]
+    write_jsonl(tmp_path / "rows.jsonl", lines)
+    rows = list(read_responses(tmp_path / "rows.jsonl", task="math"))
+    assert [(row["id"], row["sample"]) for row in rows] == [("p#0", 0), ("p#1", 0), ("p#2", 1)]

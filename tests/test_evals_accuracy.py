@@ -51,6 +51,12 @@ def test_report_weighs_problems_equally() -> None:
     }
 
 
+def test_one_response_a_problem_has_the_wilson_interval() -> None:
+    """Only where all is gradable; 8 right of 10: [.4902, .9433]."""
+    report = policy_report(verdicts_by_problem(rows(**{f"p{i}": "r" if i < 8 else "w" for i in range(10)})))
+    assert (report["low"], report["high"]) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+
+
 def test_what_cannot_be_graded_is_never_called_wrong() -> None:
     """a: right 1/2, gradable 3/4; b: 0, 1; c: 0 of nothing gradable; d: 1, 1.
 

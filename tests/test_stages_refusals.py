@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qstep.cli import main
-from qstep.data import RowError, read_rows
+from qstep.data import RowError, check_row, read_rows, write_jsonl
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from qstep.stages.commands import COMMANDS
@@ -174,6 +174,60 @@ def test_training_options_that_cannot_be_meant_are_named(option: str, words: str
     command = COMMANDS["train pqm"]
     with pytest.raises(ValueError, match=words):
         command.parse(["--train_file=rows.jsonl", "--model_name_or_path=m", *option.split()])
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("train rs", "--lora_r=8"),
+        ("train dqo", "--importance=none --importance_clip=2"),
+        ("train dqo", "--process_reward_weight=2"),
+    ],
+)
+def test_options_that_nothing_would_read_are_refused(command: str, option: str) -> None:
+    given = ["--train_file=rows.jsonl", "--model_name_or_path=m", "--output_dir=out", *option.split()]
+    with pytest.raises(ValueError, match=r"--\w+ is \d.*, and nothing reads it without --\w+"):
+        COMMANDS[command].parse(given)
+
+
+def test_commands_and_trainers_agree_on_the_options_of_a_method() -> None:
+    assert {name for name in COMMANDS if name.startswith("train ")} == {f"train {method}" for method in METHODS}
+    for name, method in METHODS.items():
+        assert COMMANDS[f"train {name}"].classes()[1] is method.config
+
+
+def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["grade", "--inp", "a.jsonl", "--output=b.jsonl"]) == 2
+    assert "--inp" in capsys.readouterr().err
+
+
+def test_results_replace_only_their_like(tmp_path: Path, responses: Path) -> None:
+    graded = grade(GradeConfig(responses, tmp_path / "graded.jsonl"))
+    for place in (responses, tmp_path / "rows.jsonl"):
+        write_jsonl(tmp_path / "rows.jsonl", [ROW])
+        with pytest.raises(ValueError, match=r"--output .* is there and holds something else|is the file of"):
+            best_of_n(BestOfNConfig(graded, place))
+    result = best_of_n(BestOfNConfig(graded, tmp_path / "result.json"))
+    best_of_n(BestOfNConfig(graded, result, seed=1))
+    with pytest.raises(ValueError, match=r"--output .* is there and holds something else"):
+        report(ReportConfig({"best_of_n": result}, result.with_name("graded.jsonl")))
+    page = report(ReportConfig({"best_of_n": result}, tmp_path / "page.html"))
+    assert report(ReportConfig({"best_of_n": result}, page)) == page
+    with pytest.raises(ValueError, match=r"--output .* is a folder"):
+        best_of_n(BestOfNConfig(graded, tmp_path))
+
+
+def test_a_number_too_large_for_a_float_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "q", "completion": "x", "reward": ' + "9" * 400 + "}\n")
+    with pytest.raises(RowError, match=r"line 1, field 'reward': .* give a finite number or null"):
+        check_row(path, 1, next(read_rows(path)), "unpaired")
+
+
+def test_an_option_appended_twice_is_a_list() -> None:
+    given = ["--train_file=r", "--model_name_or_path=m", "--output_dir=out", "--use_peft=true"]
+    inputs, _ = COMMANDS["train rs"].parse([*given, "--lora_target_modules+=up", "--lora_target_modules+=down"])
+    assert inputs.lora_target_modules == ["up", "down"]
 
 
 def test_a_separator_of_a_policy_that_cannot_be_meant_is_named() -> None:

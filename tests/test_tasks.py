@@ -164,6 +164,8 @@ def test_a_reward_function_with_trls_signature_grades() -> None:
     version = tasks.named("math").version
     assert version.startswith("my_task:reward_by_gold ") and len(version.split()[1]) == 12, "changes with the file"
     chat = [{"role": "user", "content": "Q"}]
+    known = row("math", "8", "It is 8", prompt="Q", source="s", metadata={"gold": "9"})
+    assert [grade.verdict for grade in grade_rows([known], tasks)] == ["right"], "a column is before its metadata"
     spoken = [row("math", "8", text, prompt=chat, metadata={"solution": "eight"}) for text in ("eight", "8")]
     of_messages = Tasks(grader="my_task:reward_of_messages")
     assert [grade.verdict for grade in grade_rows(spoken, of_messages)] == ["right", "wrong"]
@@ -184,6 +186,7 @@ def test_families_take_parameters_which_are_part_of_the_task() -> None:
     assert {p.task for p in problems} == {name} and problems[0].id == f"{name}/train/0/0"
     assert all(re.search(r"\b\d [+-] \d =$", str(p.prompt)) for p in problems), problems[0].prompt
     assert problems == load_problems(name, limit=5)
+    assert len({str(p.prompt) for p in load_problems(name, limit=60)}) == 60, "no question twice, of a few hundred"
     rows = [row(p.task, p.gold, p.gold, metadata=dict(p.metadata)) for p in problems]
     assert {grade.verdict for grade in grade_rows(rows)} == {"right"}
     with pytest.raises(ValueError, match="does not take these parameters"):

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from qstep.data import RowError, write_jsonl
+from qstep.losses import pqm_loss, pqm_theoretical_loss
 from qstep.models import ModelOptions
 from qstep.tasks import miniature
-from qstep.trainers import METHODS, ImportanceCollapse, NonFiniteLoss, dataset
-from qstep.trainers.scorer import step_labels
+from qstep.trainers import METHODS, ImportanceCollapse, NonFiniteLoss, RankingConfig, StepwiseConfig, dataset
+from qstep.trainers.scorer import loss_function, step_labels
 from qstep.types import ABSENT
 
 COMMON = dict(
@@ -32,12 +33,8 @@ def trainer(kind: str, base: Path, rows: Path, output: Path, eval_file: Path | N
     defaults = {} if kind == "rs" else {"responses_per_prompt": 4}
     defaults |= {"value_learning_rate": 1e-3} if kind in ("dqo", "dro") else {}
     defaults |= {"importance": "none"} if kind == "dqo" else {}
-    model_options = ModelOptions(
-        model_name_or_path=str(base),
-        use_peft=options.pop("peft", False),
-        lora_r=4,
-        dtype=options.pop("dtype", "float32"),
-    )
+    adapter = {"use_peft": True, "lora_r": 4} if options.pop("peft", False) else {}
+    model_options = ModelOptions(model_name_or_path=str(base), dtype=options.pop("dtype", "float32"), **adapter)
     config = method.config(**{**COMMON, "output_dir": str(output), **defaults, **options})
     torch.manual_seed(0)
     return method.create(model_options, config, rows, miniature.tokenizer(), eval_file=eval_file, callbacks=callbacks)
@@ -277,3 +274,19 @@ def test_stopping_at_the_first_error(base: Path, rows_file: Path, tmp_path: Path
 def test_a_method_has_no_option_it_does_not_read(kind: str, option: str) -> None:
     with pytest.raises(TypeError, match=option):
         METHODS[kind].config("out", **{option: 1})
+
+
+def test_an_objective_is_trained_with_its_own_options(tmp_path: Path) -> None:
+    """Eq. 12 has no margin and PQM has one; BCE takes soft labels as they are, so a threshold would do nothing."""
+    options = dict(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    for objective, config in (("bce", RankingConfig(**options)), ("pqm", StepwiseConfig(**options))):
+        with pytest.raises(ValueError, match=f"{objective} is trained with a .*, not a {type(config).__name__}"):
+            loss_function(objective, config)
+    q_values, labels = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0]])
+    with_margin = RankingConfig(**options, margin=2.0)
+    assert torch.equal(loss_function("pqm", with_margin)(q_values, labels), pqm_loss(q_values, labels, margin=2.0))
+    theoretical = loss_function("pqm_theoretical", with_margin)(q_values, labels)
+    assert torch.equal(theoretical, pqm_theoretical_loss(q_values, labels, margin=2.0))
+    with pytest.raises(ValueError, match=r"--threshold is 0\.5, and nothing reads it without --stop_at_first_error"):
+        loss_function("bce", StepwiseConfig(**options, threshold=0.5))
+    loss_function("bce", StepwiseConfig(**options, threshold=0.5, stop_at_first_error=True))

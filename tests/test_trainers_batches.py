@@ -17,6 +17,7 @@ def test_items_are_dealt_longest_first_to_the_shortest_list() -> None:
     """9 and 5 begin a list each; 4 joins 5, 3 joins 9, 2 goes to 5 + 4: [9, 3] and [5, 4, 2], in their own order."""
     assert deal("abcde", [3, 9, 2, 5, 4], 2) == [["a", "b"], ["c", "d", "e"]]
     assert deal("ab", [1, 1], 3) == [["a"], ["b"], []]
+    assert deal("abc", [0, 0, 0], 3) == [["a"], ["b"], ["c"]], "none is empty where there are items enough"
 
 
 def test_lists_are_of_about_equal_length() -> None:

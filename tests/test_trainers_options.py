@@ -343,3 +343,40 @@ def test_a_model_of_learned_positions_is_told_of_before_it_is_trained(rows_file:
         with pytest.raises(ValueError, match=r"--max_length is 129, and this model has 128 positions: give 128"):
             RSTrainer(PolicyModel(tiny(family)), config, rows_file, miniature.tokenizer())
     RSTrainer(PolicyModel(tiny("llama")), config, rows_file, miniature.tokenizer())
+
+
+def test_a_skipped_step_has_no_part_in_the_line_that_averages_it(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """Of three steps the second overflows: the line has the mean of the other two, and says that one was skipped."""
+    run = trainer("rs", base, rows_file, tmp_path, per_device_train_batch_size=4, max_steps=3, fp16=True)
+    run.args.logging_steps = run.state.logging_steps = 3
+    losses, seen = run.losses, []
+
+    def overflowing(model: Any, inputs: Any) -> torch.Tensor:
+        values = losses(model, inputs)
+        seen.append((values.sum() / inputs["response_mask"].sum()).item())
+        return values * float("inf") if len(seen) == 2 else values
+
+    run.losses = overflowing
+    run.train()
+    (line,) = [line for line in run.state.log_history if "loss" in line]
+    assert line["step"] == 3 and line["skipped_steps"] == 1
+    assert line["loss"] == pytest.approx((seen[0] + seen[2]) / 2, rel=1e-3)
+
+
+def test_there_is_a_line_before_each_checkpoint_and_at_the_end(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    options = dict(logging_steps=100, save_strategy="steps", save_steps=2, max_steps=5)
+    run = trainer("rs", base, rows_file, tmp_path, per_device_train_batch_size=4, **options)
+    run.train()
+    assert [line["step"] for line in run.state.log_history if "loss" in line] == [2, 4, 5]
+
+
+def test_fp16_weights_are_not_scaled(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--fp16 scales the gradients of weights in fp32.*--dtype float32"):
+        trainer("rs", base, rows_file, tmp_path, fp16=True, dtype="float16")
+
+
+def test_a_metric_that_is_not_there_is_told(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    options = dict(max_steps=1, eval_strategy="steps", eval_steps=1, metric_for_best_model="nonsense")
+    run = trainer("rs", base, rows_file, tmp_path, eval_file=rows_file, **options)
+    with pytest.raises(ValueError, match="eval_nonsense"):
+        run.train()

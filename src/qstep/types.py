@@ -4,9 +4,9 @@ Shape suffixes, used wherever axes meet:
     B  trajectories (responses) in a batch         G  groups (problems) in a batch
     S  steps of a response                         T  tokens of a response
     L  tokens of a packed batch                    M  response tokens of a packed batch
-    K  tokens that attention reads                 H  attention heads
-    D  hidden size                                 V  vocabulary
-    N  responses of one group
+    H  attention heads                             K  key-value heads
+    D  hidden size                                 d  size of a head
+    V  vocabulary                                  N  responses of one group
 
 A *group* is one problem with its N responses: sampling makes groups, grading and annotation label them,
 best-of-N judges them, training learns from them.

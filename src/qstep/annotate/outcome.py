@@ -52,7 +52,7 @@ def label_by_outcome(row: Row, pool: OutcomePool, separator: str = "\n", tasks: 
     steps = steps_of(row, separator)
     prefixes = list(_prefixes(row, steps))
     if row["verdict"] == "right":
-        known_wrong = [False for _ in steps]  # nothing found in its steps kept it from the right answer
+        known_wrong = [False for _ in steps]  # their prefixes led to a right answer: here at least
     else:
         known_wrong = [label is False for label in tasks.of(row).check_steps(row, steps)]
     if steps and row["verdict"] == "wrong" and row.get("finish_reason", "stop") == "stop":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qstep.data.index import Index, cache_folders, cached_array, index_rows
+from qstep.data.options import refuse_unread
 from qstep.data.readers import count_responses, read_problems, read_responses
 from qstep.data.rows import Format, check_row, group_key, is_right, outcome, prompt_id, read_groups
 from qstep.data.shards import (
@@ -66,6 +67,7 @@ __all__ = [
     "read_problems",
     "read_responses",
     "read_rows",
+    "refuse_unread",
     "split_steps",
     "step_token_ends",
     "steps_of",

@@ -122,7 +122,8 @@ def read_responses(
         RowError: a row is bad, or two rows have one id.
     """
     numbers: dict[tuple[str, str], int] = {}
-    samples: Counter[tuple[str, str]] = Counter()
+    of_problem: Counter[tuple[str, str]] = Counter()
+    samples: Counter[str] = Counter()
     seen: set[str] = set()
     path = Path(path)
     for line, raw in numbered_rows(path):
@@ -134,9 +135,10 @@ def read_responses(
             row.setdefault("problem_id", prompt_id(row))
             key = group_key(row)
             number = numbers.setdefault(key, len(numbers))
-            row.setdefault("sample", samples[key])
-            samples[key] += 1
-            row.setdefault("id", f"{row['problem_id']}#{row['sample']}")
+            row.setdefault("sample", of_problem[key])
+            of_problem[key] += 1
+            row.setdefault("id", f"{row['problem_id']}#{samples[row['problem_id']]}")
+            samples[row["problem_id"]] += 1
             row.setdefault("task", task)
             if accept is not None:
                 try:

@@ -22,7 +22,7 @@ def split_steps(text: str, separator: str = "\n") -> list[str]:
 
 
 def check_separator(option: str, separator: str) -> None:
-    """Raises ValueError, naming the option, for an empty separator, or one with a backslash and an n in it."""
+    """Raises ValueError, naming the option, for an empty separator, or one with a backslash and an n or a t in it."""
     if not separator:
         raise ValueError(f"--{option} is empty; give the text between steps")
     if re.search(r"\\[nt](?![a-zA-Z])", separator):

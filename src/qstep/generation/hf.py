@@ -78,12 +78,9 @@ class HFEngine:
         *,
         max_rows: int = 1024,
         max_tokens: int = 131_072,
-        device: torch.device | str | None = None,
     ) -> None:
         if max_rows < 1 or max_tokens < 1:
             raise ValueError(f"max_rows ({max_rows}) and max_tokens ({max_tokens}) must be at least 1")
-        if device is not None:
-            torch.nn.Module.to(model, device)
         self.model = model
         self.tokenizer = tokenizer
         self.max_rows = max_rows

@@ -7,6 +7,8 @@ of rules (`rules`), each there because it changes verdicts for the better: where
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from qstep.grading.grader import Grade, equivalent, extract_answer, grade, grade_many
 
 __all__ = [
@@ -18,13 +20,5 @@ __all__ = [
     "grade_many",
 ]
 
-GRADER_VERSION: str
+GRADER_VERSION = f"qstep-grading 2, math-verify {version('math-verify')}"
 """Names the rules that gave a verdict; belongs in every row that records one."""
-
-
-def __getattr__(name: str) -> str:
-    if name == "GRADER_VERSION":
-        from importlib.metadata import version  # slow to import, and only those who record verdicts need it
-
-        return f"qstep-grading 2, math-verify {version('math-verify')}"
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ ranking          PQM's losses on the Q-values of steps
 classification   the baselines: BCE and MSE per step, outcome reward model
 soft_q           DQO's value and Q losses
 bandit           DRO
-returns          lambda- and n-step returns
+returns          lambda-returns
 importance       off-policy weights and their diagnostics
 process_rewards  step scores as token rewards
 """

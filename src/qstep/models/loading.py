@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForTokenClassification
 
+from qstep.data import refuse_unread
 from qstep.models.logps import finished_logits
 from qstep.models.packing import PACKED_ATTENTION, collate_groups, packed_hidden
 from qstep.types import Dtype
@@ -52,7 +53,13 @@ class ModelOptions:
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
-    lora_target_modules: list[str] | None = field(default=None)
+    lora_target_modules: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.use_peft:
+            refuse_unread(
+                self, ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"), without="--use_peft true"
+            )
 
     def lora(self, task_type: str, modules_to_save: list[str] | None = None) -> LoraConfig | None:
         """The adapter's configuration; None where the whole model is trained.

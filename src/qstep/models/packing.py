@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -193,11 +192,10 @@ def packed_hidden(trunk: nn.Module, batch: Batch) -> Float[Tensor, "L D"]:
 def response_starts(batch: Batch) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
     """Where each response begins in the packed row, and where its prompt's last token is."""
     lengths, groups = batch["response_lengths"], batch["group_index"]
-    ends_of_prompts = list(accumulate(batch["prompt_lengths"].tolist()))
     before = lengths.cumsum(0) - lengths  # tokens of earlier responses
-    through_prompt = torch.tensor(ends_of_prompts, device=lengths.device)[groups]
+    through_prompt = batch["prompt_lengths"].cumsum(0)[groups]
     starts = through_prompt + before
-    first_of_group = torch.zeros(len(ends_of_prompts), dtype=torch.long, device=lengths.device)
+    first_of_group = torch.zeros_like(batch["prompt_lengths"])
     first_of_group.scatter_reduce_(0, groups, before, "amin", include_self=False)
     return starts, through_prompt + first_of_group[groups] - 1
 

@@ -120,9 +120,7 @@ class PolicyWithValue(PolicyModel):
                 own.target_modules = [name.removeprefix(prefix) for name in own.target_modules]
             inject_adapter_in_model(own, trunk)
             for parameter in trunk.parameters():
-                if (
-                    parameter.requires_grad
-                ):  # as the policy's adapter: an update is small beside what bf16 can tell apart
+                if parameter.requires_grad:  # in fp32, as the policy's: updates are small beside what bf16 tells apart
                     parameter.data = parameter.data.float()
         return cls(adapted(model, lora), trunk)
 

@@ -3,10 +3,11 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from qstep.data import refuse_unread
 from qstep.stages.inputs import finished, model_fingerprint, refuse_overwriting, settings_of
 from qstep.stages.options import NO_EFFECT, EngineOptions, GradingOptions, SamplingOptions
 from qstep.stages.progress import bar, console
@@ -59,6 +60,9 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
 
     refuse_overwriting(config)
     monte_carlo = config.method == "monte_carlo"
+    of_rollouts = {field.name for options in (SamplingOptions, EngineOptions) for field in fields(options)}
+    if not monte_carlo:
+        refuse_unread(config, sorted({*of_rollouts, "rollouts", "model_name_or_path"}), "--method monte_carlo")
     tasks = config.tasks()
     if monte_carlo and config.model_name_or_path is None:
         raise ValueError("method monte_carlo needs --model_name_or_path, the model to continue from each step")

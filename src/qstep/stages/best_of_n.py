@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qstep.stages.inputs import refuse_overwriting
+from qstep.stages.inputs import is_json_with, refuse_foreign, refuse_overwriting
 from qstep.stages.options import TaskOptions
 from qstep.stages.progress import accuracy_text, console, print_table
 from qstep.stages.provenance import provenance
@@ -53,6 +53,7 @@ def best_of_n(config: BestOfNConfig) -> Path:
     from qstep.evals import best_of_n_report
 
     refuse_overwriting(config)
+    refuse_foreign("output", config.output, is_json_with("curves", "provenance"))
     groups, auc = read_groups_of(config.inputs, config.task)
     sizes = [len(group.correct) for group in groups]
     ns = sorted({*_numbers(config.ns)}) if config.ns else _up_to(min(sizes))

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ class Command:
 
         classes = self.classes()
         parser = jsonargparse.ArgumentParser(
-            prog=f"qstep {self.name}", description=classes[-1].__doc__, exit_on_error=False
+            prog=f"qstep {self.name}", description=classes[-1].__doc__, exit_on_error=False, allow_abbrev=False
         )
         parser.add_argument("--config", action="config", help="a YAML file of options; flags override it")
         for config in classes:
@@ -59,8 +59,6 @@ class Command:
 
     def instances(self, options: Mapping[str, Any]) -> list[Any]:
         """The dataclasses filled with parsed options."""
-        from dataclasses import fields
-
         if "output_dir" in self.outputs and options.get("output_dir") is None:
             raise ValueError("--output_dir is required: the folder to write to")
         filled = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -171,6 +171,27 @@ def refuse_overwriting(config: Any) -> None:
                 twice = name in outputs and os.path.abspath(path) == os.path.abspath(other)
                 if twice or (os.path.isfile(path) and os.path.isfile(other) and os.path.samefile(path, other)):
                     raise ValueError(f"--{output} {path} is the file of --{name} too: choose another file to write")
+
+
+def refuse_foreign(option: str, path: Path, is_ours: Callable[[bytes], bool]) -> None:
+    """Raises ValueError where a file to write is there already and is not what this command writes."""
+    if path.is_dir():
+        raise ValueError(f"--{option} {path} is a folder: give a file to write")
+    if path.exists() and path.stat().st_size and not is_ours(path.read_bytes()):
+        raise ValueError(f"--{option} {path} is there and holds something else: choose another file, or delete it")
+
+
+def is_json_with(*names: str) -> Callable[[bytes], bool]:
+    """Whether a file is a JSON object with these entries."""
+
+    def holds(content: bytes) -> bool:
+        try:
+            value = json.loads(content)
+        except ValueError:
+            return False
+        return isinstance(value, dict) and {*names} <= value.keys()
+
+    return holds
 
 
 def _paths(value: Any) -> Iterator[str | Path]:

@@ -22,7 +22,7 @@ from qstep.data import SettingsChanged, StageFile, file_fingerprint
 from qstep.models import ModelOptions
 from qstep.stages.inputs import finished, hide_loading_bars, model_files, model_fingerprint, settings_of
 from qstep.stages.progress import console
-from qstep.trainers import METHODS
+from qstep.trainers import METHODS, GroupConfig
 from qstep.trainers.checkpoints import (
     MARKER,
     Checkpoint,
@@ -67,7 +67,7 @@ class TrainInputs(ModelOptions):
     eval_file: Path | None = None
 
 
-def train(method: str, inputs: TrainInputs, config: Any) -> Path:
+def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
     """Trains, saves model and tokenizer to `config.output_dir`, and returns that folder.
 
     The folder's `train_log.jsonl` holds every line of the log. A finished folder with unchanged settings is left as
@@ -82,7 +82,7 @@ def train(method: str, inputs: TrainInputs, config: Any) -> Path:
         SettingsChanged: the folder was made with other settings.
         ValueError: the checkpoint to go on from is not whole, or of other settings; or a finished model was changed.
     """
-    output = Path(config.output_dir)
+    output = Path(str(config.output_dir))
     if config.hub_token is not None:  # where huggingface_hub looks for it; nothing that is written holds it now
         os.environ["HF_TOKEN"], config.hub_token = config.hub_token, None
     with ExitStack() as stack:
@@ -125,14 +125,14 @@ def train(method: str, inputs: TrainInputs, config: Any) -> Path:
 class _Run:
     """What the first process knows of a run: its settings, its log, and where it goes on."""
 
-    def __init__(self, method: str, inputs: TrainInputs, config: Any, stack: ExitStack) -> None:
+    def __init__(self, method: str, inputs: TrainInputs, config: GroupConfig, stack: ExitStack) -> None:
         self.method, self.inputs, self.config, self.stack = method, inputs, config, stack
         self.settings: dict[str, Any] = {}
         self.log: StageFile | None = None
 
     def open(self) -> tuple[bool, str | None]:
         """Whether the run is complete, and the checkpoint to go on from."""
-        output = Path(self.config.output_dir)
+        output = Path(str(self.config.output_dir))
         if os.path.realpath(output) == os.path.realpath(self.inputs.model_name_or_path):
             raise ValueError(f"--output_dir {output} is the model to start from: choose another folder to write to")
         whole = {

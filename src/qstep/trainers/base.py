@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 
 from qstep.models import Batch, ModelOptions, PretrainedModule
@@ -35,11 +35,11 @@ _log = logging.getLogger(__name__)
 
 
 class NonFiniteLoss(RuntimeError):
-    """A row's loss, or the gradient, is NaN or infinite; the message names the row."""
+    """A row's loss, or the gradient, is NaN or infinite; the message names the row or the step."""
 
 
 class GroupTrainer(Trainer, ABC):
-    """A Trainer on groups of rows: `rows` makes a file a data set, `collate` items a batch, `losses` it one loss a row.
+    """A Trainer on groups: `rows` reads a file, `collate` makes items a batch, `losses` gives one loss a response.
 
     The optimised loss is their sum over the global batch (all accumulation steps, all processes) divided by
     `count_items` of that batch, so neither the accumulation split nor the number of devices changes the result. What
@@ -97,11 +97,16 @@ class GroupTrainer(Trainer, ABC):
         wide = model.config.get_text_config().hidden_size >= _WIDE
         if wide and args.device.type == "cpu" and not args.activation_checkpointing:
             model.keep_products_only()
+        if args.fp16 and any(p.dtype == torch.float16 for p in model.parameters() if p.requires_grad):
+            raise ValueError("--fp16 scales the gradients of weights in fp32, and these are in fp16: --dtype float32")
         if args.fp16 and args.device.type == "cpu":  # of which accelerate would say nothing, and compute in fp32
             self.accelerator.native_amp = True
             self.accelerator.scaler = torch.amp.GradScaler("cpu")
         self.loss_is_scaled_for_ga = True
         self.overflows, self.overflowed_at = 0, -1
+        self.steps, self.skipped = 0, 0  # since the last line of the log
+        self._loss_before = torch.zeros((), device=args.device)
+        self.add_callback(_LogWhereItMatters())
         self._sums: dict[str, tuple[Tensor, int]] = {}
 
     @classmethod
@@ -218,13 +223,16 @@ class GroupTrainer(Trainer, ABC):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float | None:
         norm: float | None = super()._get_grad_norm(model, grad_norm)
-        if norm is not None and not math.isfinite(norm):
-            if not self._is_overflow():
-                raise NonFiniteLoss(
-                    f"step {self.state.global_step}: the gradient is not finite ({norm}), although every row's loss "
-                    "is. Lower the learning rate, or train in bf16 or fp32"
-                )
-            self._tr_loss.fill_(math.nan)  # the step is skipped, and logged as null
+        if norm is not None and not math.isfinite(norm) and not self._is_overflow():
+            raise NonFiniteLoss(
+                f"step {self.state.global_step}: the gradient is not finite ({norm}), although every row's loss is. "
+                "Lower the learning rate, or train in bf16 or fp32"
+            )
+        self.steps += 1
+        if self.overflowed_at == self.state.global_step:  # a skipped step has no part in the loss that is logged
+            self._tr_loss.copy_(self._loss_before)
+            self.skipped += 1
+        self._loss_before = self._tr_loss.clone()
         return norm
 
     def record(self, **values: Tensor) -> None:
@@ -251,9 +259,11 @@ class GroupTrainer(Trainer, ABC):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs = {**logs, **self._means()}
-            if _is_odd(logs["loss"]):
-                self._tr_loss.zero_()  # Trainer subtracts the sum from itself, which leaves NaN for good
+            counted = self.steps - self.skipped
+            mean = logs["loss"] * self.steps / counted if counted else math.nan
+            logs = {**logs, "loss": mean, **({"skipped_steps": self.skipped} if self.skipped else {}), **self._means()}
+            self.steps, self.skipped = 0, 0
+            self._loss_before = torch.zeros_like(self._tr_loss)
         # null: JSON has no NaN
         super().log({name: None if _is_odd(value) else value for name, value in logs.items()}, start_time)  # type: ignore[misc]
 
@@ -319,6 +329,12 @@ class GroupTrainer(Trainer, ABC):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.bare_model.restore(Path(resume_from_checkpoint))
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        try:
+            return super()._determine_best_metric(metrics, trial)
+        except KeyError as error:
+            raise ValueError(str(error.args[0])) from None
+
     def _load_best_model(self) -> None:
         best = Path(str(self.state.best_model_checkpoint))
 
@@ -333,6 +349,20 @@ class GroupTrainer(Trainer, ABC):
     def bare_model(self) -> Any:
         """The model without the wrappers of distributed training."""
         return self.accelerator.unwrap_model(self.model)
+
+
+class _LogWhereItMatters(TrainerCallback):
+    """A line of the log at the last step, and before each checkpoint.
+
+    What the next line averages begins after it, so a resumed run logs what an undisturbed one does; and a folder with a
+    checkpoint has a log, whose settings are compared.
+    """
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if control.should_save or state.global_step >= state.max_steps:
+            control.should_log = True
+
+    on_epoch_end = on_step_end
 
 
 def _weighted(batch: Batch, items: list[Item]) -> Batch:

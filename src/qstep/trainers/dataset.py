@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -55,6 +56,8 @@ class GroupConfig(TrainingArguments):
     logging_steps: float = 10
 
     def __post_init__(self) -> None:
+        if not torch.accelerator.is_available():  # else accelerate takes several processes for one each
+            self.use_cpu = True
         super().__post_init__()
         if self.max_length < 1:
             raise ValueError(f"max_length is {self.max_length}: give 1 or more")

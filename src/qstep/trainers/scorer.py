@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import Index, check_separator, is_right
+from qstep.data import Index, check_separator, is_right, refuse_unread
 from qstep.losses import bce_loss, mse_loss, orm_loss, pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
 from qstep.models import Batch, ModelOptions, ScorerModel, StepContract, collate_steps, encode_steps
 from qstep.trainers.base import GroupTrainer
@@ -23,7 +23,8 @@ from qstep.trainers.dataset import GroupConfig, GroupDataset, Item, Reasons, sel
 from qstep.types import ABSENT, Row
 
 Objective = Literal["pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm"]
-RANKING = ("pqm", "pqm_theoretical", "pqm_ablation")
+MARGINS = ("pqm", "pqm_theoretical")
+RANKING = (*MARGINS, "pqm_ablation")
 
 
 @dataclass
@@ -50,9 +51,11 @@ class StepwiseConfig(ScorerConfig):
     """How to train a scorer on the labels of steps.
 
     Args:
-        threshold: a soft label above it counts as correct (0: any success is correct).
+        threshold: a soft label above it counts as correct (0: any success is correct), for the ranking losses and for
+            stop_at_first_error; BCE and MSE take soft labels as they are.
         stop_at_first_error: read each response only through its first wrong step, as PRM800K labels them (arXiv
-            2305.20050). The steps after it repeat its label whatever they say, and drown what there is to learn.
+            2305.20050). The steps after it repeat its label whatever they say, and drown what there is to learn. The
+            ablation's loss (Eq. 12) never reads them: there it saves their tokens.
     """
 
     threshold: float = 0.0
@@ -76,9 +79,17 @@ class RankingConfig(StepwiseConfig):
 
 
 def loss_function(objective: Objective, config: ScorerConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of one objective as a function of `(q_values [B, S], labels [B, S])`."""
+    """The loss of one objective as a function of `(q_values [B, S], labels [B, S])`.
+
+    Raises ValueError for a config of another objective.
+    """
+    wanted = RankingConfig if objective in MARGINS else ScorerConfig if objective == "orm" else StepwiseConfig
+    if type(config) is not wanted:
+        raise ValueError(f"{objective} is trained with a {wanted.__name__}, not a {type(config).__name__}")
     if isinstance(config, RankingConfig):
         return partial(pqm_loss if objective == "pqm" else pqm_theoretical_loss, margin=config.margin)
+    if isinstance(config, StepwiseConfig) and objective not in RANKING and not config.stop_at_first_error:
+        refuse_unread(config, ["threshold"], f"--stop_at_first_error true: {objective} takes soft labels as they are")
     return {"pqm_ablation": pqm_ablation_loss, "bce": bce_loss, "mse": mse_loss, "orm": orm_loss}[objective]
 
 
@@ -96,7 +107,7 @@ def step_labels(
     if objective == "orm":
         verdict = is_right(row)
         return [float(ABSENT)] * (len(labels) - 1) + [labels[-1] if verdict is None else float(verdict)]
-    wrong = (t for t, label in enumerate(labels) if label not in (ABSENT,) and label <= threshold)
+    wrong = (t for t, label in enumerate(labels) if label != ABSENT and label <= threshold)
     first_wrong = next(wrong, len(labels))
     if stop_at_first_error:
         labels = labels[: first_wrong + 1]
@@ -123,7 +134,8 @@ class ScorerTrainer(GroupTrainer):
         self.loss_of = loss_function(objective, config)
         self.labels_of = partial(step_labels, objective=objective)
         if isinstance(config, StepwiseConfig):
-            self.labels_of.keywords.update(threshold=config.threshold, stop_at_first_error=config.stop_at_first_error)
+            reading = {"threshold": config.threshold, "stop_at_first_error": config.stop_at_first_error}
+            self.labels_of = partial(self.labels_of, **reading)
         self.contract = StepContract.create(
             tokenizer,
             step_separator=config.step_separator,

@@ -19,6 +19,7 @@ from qstep.data import (
     check_separator,
     is_right,
     outcome,
+    refuse_unread,
     step_token_ends,
     steps_of,
     tokenizer_fingerprint,
@@ -100,6 +101,11 @@ class DQOConfig(DROConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_separator("step_separator", self.step_separator)
+        if self.importance == "none":
+            watched = ("importance_clip", "min_effective_sample_size", "collapse_patience")
+            refuse_unread(self, watched, "--importance trajectory or prefix")
+        if self.process_rewards == "none":
+            refuse_unread(self, ("process_reward_weight",), "--process_rewards potential or additive")
         if self.process_rewards == "additive" and self.responses_per_prompt is not None:
             raise ValueError(
                 "process_rewards additive are centred per problem, over all its responses: "
