@@ -314,4 +314,4 @@ def test_two_prompts_under_one_id_get_ids_apart(tmp_path: Path) -> None:
     lines = [{"problem_id": "p", "prompt": prompt, "gold": "2", "text": "2"} for prompt in ("a", "b", "a")]
     write_jsonl(tmp_path / "rows.jsonl", lines)
     rows = list(read_responses(tmp_path / "rows.jsonl", task="math"))
-    assert [(row["id"], row["sample"]) for row in rows] == [("p#0", 0), ("p#1", 0), ("p#2", 1)]
+    assert [(row["id"], row["sample"]) for row in rows] == [("p#0", 0), ("p (prompt 2)#0", 0), ("p#1", 1)]

@@ -139,6 +139,9 @@ def test_a_device_that_is_not_there_is_named() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="--device cuda cannot be used"):
             choose_device("cuda")
+    for device in ("meta", "hpu", ""):  # holds nothing; needs a module that is not there; is none
+        with pytest.raises(ValueError, match=f"--device {device} cannot be used here: .*Give cpu, cuda or auto"):
+            choose_device(device)
     assert choose_device("cpu").type == "cpu"
 
 

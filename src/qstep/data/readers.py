@@ -122,8 +122,9 @@ def read_responses(
         RowError: a row is bad, or two rows have one id.
     """
     numbers: dict[tuple[str, str], int] = {}
-    of_problem: Counter[tuple[str, str]] = Counter()
-    samples: Counter[str] = Counter()
+    names: dict[tuple[str, str], str] = {}
+    prompts: Counter[str] = Counter()
+    samples: Counter[tuple[str, str]] = Counter()
     seen: set[str] = set()
     path = Path(path)
     for line, raw in numbered_rows(path):
@@ -135,10 +136,13 @@ def read_responses(
             row.setdefault("problem_id", prompt_id(row))
             key = group_key(row)
             number = numbers.setdefault(key, len(numbers))
-            row.setdefault("sample", of_problem[key])
-            of_problem[key] += 1
-            row.setdefault("id", f"{row['problem_id']}#{samples[row['problem_id']]}")
-            samples[row["problem_id"]] += 1
+            if key not in names:
+                problem_id, _ = key
+                prompts[problem_id] += 1
+                names[key] = problem_id if prompts[problem_id] == 1 else f"{problem_id} (prompt {prompts[problem_id]})"
+            row.setdefault("sample", samples[key])
+            samples[key] += 1
+            row.setdefault("id", f"{names[key]}#{row['sample']}")
             row.setdefault("task", task)
             if accept is not None:
                 try:

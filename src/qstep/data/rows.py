@@ -20,7 +20,7 @@ labels. A problem is its `problem_id` together with its prompt.
 from __future__ import annotations
 
 import hashlib
-import sys
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -164,7 +164,7 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, int | float) and not isinstance(value, bool) and _are_finite([value])
 
 
 def _is_count(value: Any) -> bool:
@@ -197,7 +197,14 @@ def _is_step_labels(value: Any) -> bool:
 
 
 def _are_numbers(value: Any) -> bool:
-    return isinstance(value, list) and {*map(type, value)} <= {int, float} and all(map(_is_number, value))
+    return isinstance(value, list) and {*map(type, value)} <= {int, float} and _are_finite(value)
+
+
+def _are_finite(values: list[Any]) -> bool:
+    try:
+        return all(map(math.isfinite, values))
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _are_counts(value: Any) -> bool:

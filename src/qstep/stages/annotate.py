@@ -60,9 +60,9 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
 
     refuse_overwriting(config)
     monte_carlo = config.method == "monte_carlo"
-    of_rollouts = {field.name for options in (SamplingOptions, EngineOptions) for field in fields(options)}
     if not monte_carlo:
-        refuse_unread(config, sorted({*of_rollouts, "rollouts", "model_name_or_path"}), "--method monte_carlo")
+        of_engine = [field.name for options in (SamplingOptions, EngineOptions) for field in fields(options)]
+        refuse_unread(config, ["rollouts", "model_name_or_path", *of_engine], "--method monte_carlo")
     tasks = config.tasks()
     if monte_carlo and config.model_name_or_path is None:
         raise ValueError("method monte_carlo needs --model_name_or_path, the model to continue from each step")

@@ -140,13 +140,14 @@ def read_groups_of(inputs: dict[str, Path] | Path, task: str = "math") -> tuple[
             if row.get("label_source") == "exact" and "q_values" in row:
                 of_steps.setdefault(group_key(row), []).extend(_through_first_error(row))
             if len(scores) == 1:
-                if golds.setdefault(group_key(row), row.get("gold")) != row.get("gold"):
+                problem = group_key(row)
+                if golds.setdefault(problem, row.get("gold")) != row.get("gold"):
                     raise ValueError(
                         f"{path}: row {row['id']!r} has another gold answer than earlier rows of its problem and "
                         "prompt: give them problem_ids of their own"
                     )
                 slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer")}
-                groups.setdefault(group_key(row), []).append(slim)
+                groups.setdefault(problem, []).append(slim)
     if not groups:
         raise ValueError(f"{', '.join(map(str, inputs.values()))}: there is no row")
     first = next(iter(scores))

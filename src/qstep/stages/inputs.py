@@ -143,8 +143,8 @@ def choose_device(device: str) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.empty(0, device=chosen).cpu()  # meta holds nothing that could be brought back
+    except (RuntimeError, AssertionError, ImportError) as error:  # no such device; a torch without CUDA; without hpu
         reason = str(error).partition("\n")[0]
         raise ValueError(f"--device {device} cannot be used here: {reason}. Give cpu, cuda or auto") from None
     return chosen
@@ -173,23 +173,30 @@ def refuse_overwriting(config: Any) -> None:
                     raise ValueError(f"--{output} {path} is the file of --{name} too: choose another file to write")
 
 
-def refuse_foreign(option: str, path: Path, is_ours: Callable[[bytes], bool]) -> None:
+def refuse_foreign(option: str, path: Path, is_ours: Callable[[Path], bool]) -> None:
     """Raises ValueError where a file to write is there already and is not what this command writes."""
     if path.is_dir():
         raise ValueError(f"--{option} {path} is a folder: give a file to write")
-    if path.exists() and path.stat().st_size and not is_ours(path.read_bytes()):
+    if path.exists() and path.stat().st_size and not is_ours(path):
         raise ValueError(f"--{option} {path} is there and holds something else: choose another file, or delete it")
 
 
-def is_json_with(*names: str) -> Callable[[bytes], bool]:
-    """Whether a file is a JSON object with these entries."""
+def begins_with(path: Path, start: bytes) -> bool:
+    """Whether a file begins with these bytes, letters of either case."""
+    with path.open("rb") as file:
+        return file.read(len(start)).lower() == start
 
-    def holds(content: bytes) -> bool:
+
+def is_json_with(*names: str) -> Callable[[Path], bool]:
+    """Whether a file is a JSON object with these entries, laid out as `write_json` does; rows begin otherwise."""
+
+    def holds(path: Path) -> bool:
+        if not begins_with(path, b"{\n"):
+            return False
         try:
-            value = json.loads(content)
+            return {*names} <= json.loads(path.read_bytes()).keys()
         except ValueError:
             return False
-        return isinstance(value, dict) and {*names} <= value.keys()
 
     return holds
 

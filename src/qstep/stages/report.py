@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qstep.stages.inputs import is_json_with, refuse_foreign, refuse_overwriting
+from qstep.stages.inputs import begins_with, is_json_with, refuse_foreign, refuse_overwriting
 from qstep.stages.options import TaskOptions
 from qstep.stages.provenance import provenance
 from qstep.types import Row
@@ -54,7 +54,7 @@ def report(config: ReportConfig) -> Path:
     from qstep.report import render_report
 
     refuse_overwriting(config)
-    refuse_foreign("output", config.output, lambda page: page[:15].lower() == b"<!doctype html>")
+    refuse_foreign("output", config.output, lambda page: begins_with(page, b"<!doctype html>"))
     if config.summary:
         refuse_foreign("summary", config.summary, is_json_with("title", "provenance"))
     results = gathered(_named(config.results))

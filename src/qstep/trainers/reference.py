@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from torch import nn
 
 from qstep.data import cache_folders, write_whole
 from qstep.models import Batch
-from qstep.trainers.dataset import GroupDataset
+from qstep.trainers.dataset import GroupDataset, Item
 from qstep.trainers.processes import gathered, here, together
 
 _TOKENS_AT_ONCE = 16384
@@ -74,7 +73,7 @@ def reference_store(
     dataset: GroupDataset,
     items: Sequence[int],
     key: str,
-    collate: Callable[[list[dict[str, Any]]], Batch],
+    collate: Callable[[list[Item]], Batch],
     logps: Callable[[Batch], torch.Tensor],
 ) -> ReferenceStore:
     """The store of a reference model, holding all rows of `items`. Called by all processes.
@@ -124,15 +123,15 @@ def weights_fingerprint(model: nn.Module, kept: Callable[[str], bool]) -> str:
 
 
 def _logps_of(
-    items: list[dict[str, Any]],
-    collate: Callable[[list[dict[str, Any]]], Batch],
+    items: list[Item],
+    collate: Callable[[list[Item]], Batch],
     logps: Callable[[Batch], torch.Tensor],
 ) -> list[tuple[int, NDArray[np.float32]]]:
-    distinct: list[dict[str, Any]] = []
+    distinct: list[Item] = []
     twins: list[list[int]] = []
     for item in items:
         places: dict[str, list[int]] = {}
-        unique: dict[str, Any] = {**item, "rows": [], "row_index": [], "where": []}
+        unique: Item = {**item, "rows": [], "row_index": [], "where": []}
         for row, number, where in zip(item["rows"], item["row_index"], item["where"], strict=True):
             same = places.setdefault(repr((row.get("completion_ids"), row["completion"], row.get("finish_reason"))), [])
             same.append(number)
