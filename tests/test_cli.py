@@ -69,7 +69,8 @@ def test_every_command_explains_its_options(command: str, capsys: pytest.Capture
     foreign = {f.name for f in dataclasses.fields(TrainingArguments)} if command.startswith("train") else set()
     foreign -= {"logging_steps"}  # has a default of our own
     own = {f.name for config in known.classes() for f in dataclasses.fields(config)}
-    assert sorted(shown) == sorted({"config", *own - foreign})
+    required = {"output_dir"} if foreign else set()
+    assert sorted(shown) == sorted({"config", *required, *own - foreign})
 
 
 def test_what_training_inherits_is_in_help_all(capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,7 +152,16 @@ def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "ppo"]) == 2
     assert "choose one of pqm" in capsys.readouterr().err
     assert main(["grade", "--input", "no-such-file.jsonl", "--output", "out.jsonl"]) == 1
-    assert "no-such-file.jsonl" in capsys.readouterr().err
+    assert capsys.readouterr().err == "qstep grade: no-such-file.jsonl: no such file or directory\n"
+
+
+def test_a_wrong_option_in_a_file_is_told_with_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "grade.yaml"
+    for text in ("inputt: a.jsonl\n", "deadline_s: soon\n", "input: [a\n"):
+        file.write_text(text)
+        for arguments in ([f"--config={file}"], ["--output", "b.jsonl", "--config", str(file)]):
+            assert main(["grade", *arguments]) == 2
+            assert f"The options are those of {file} and the flags." in capsys.readouterr().err
 
 
 def test_flags_override_the_config_file_wherever_it_stands(tmp_path: Path) -> None:

@@ -49,6 +49,12 @@ def test_rows_are_left_out_for_one_reason_each(tmp_path: Path) -> None:
         rows_of(tmp_path / "rows.jsonl", rows[1:2])
 
 
+def test_a_blank_response_is_left_out_unless_its_tokens_are_known(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": text, "label": True} for text in ("c", "", " \n", "d")]
+    found = rows_of(tmp_path / "rows.jsonl", [*rows, {**rows[1], "completion_ids": [0]}])
+    assert found.rows.tolist() == [0, 3, 4] and found.left_out == {"blank": 2}
+
+
 def test_a_response_graded_wrong_is_not_imitated_for_its_partial_reward(tmp_path: Path) -> None:
     graded = [{"label": False, "reward": 0.5}, {"reward": 0.5}, {"label": True, "reward": 0.5}, {"reward": 1.0}]
     found = rows_of(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "c", **row} for row in graded])

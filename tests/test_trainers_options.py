@@ -273,6 +273,17 @@ def test_rows_without_behaviour_logps_are_warned_of(
     assert "5 of 64 rows have no logps_behavior" in caplog.text
 
 
+@pytest.mark.parametrize("method", ["dqo", "dro"])
+def test_rewards_that_tell_nothing_are_warned_of(
+    method: str, base: Path, rows_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer(method, base, rows_file, tmp_path)
+    assert "tell no response from another" not in caplog.text
+    write_jsonl(tmp_path / "rows.jsonl", [{**row, "label": False, "reward": 0.0} for row in read_rows(rows_file)])
+    trainer(method, base, tmp_path / "rows.jsonl", tmp_path)
+    assert "the reward of every row is 0, so the outcomes tell no response from another" in caplog.text
+
+
 @pytest.mark.parametrize("peft", [False, True])
 def test_the_reference_is_computed_once_for_the_rows_that_are_reached(
     peft: bool,

@@ -46,9 +46,10 @@ def short_help(command: Command) -> str:
         default = "required" if option.default is None else f"default: {option.default}"
         lines += _entry(f"--{option.name} {_metavar(option.type)}", f"{option.about} ({default})")
     if outside:
+        lines += _entry("--output_dir PATH", "the folder of the model, its checkpoints and its log. (required)")
         bases = ", ".join(dict.fromkeys(outside))
-        lines += ["", f"qstep {command.name} --help-all adds those of transformers' {bases}, such as --output_dir,"]
-        lines += ["--learning_rate, --per_device_train_batch_size, --num_train_epochs, --max_steps and --save_steps."]
+        lines += ["", f"qstep {command.name} --help-all adds those of transformers' {bases}, such as --learning_rate,"]
+        lines += ["--per_device_train_batch_size, --num_train_epochs, --max_steps and --save_steps."]
         lines += ["--per_device_train_batch_size counts problems: each brings up to responses_per_prompt responses."]
     return "\n".join(lines)
 

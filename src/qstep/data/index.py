@@ -29,7 +29,7 @@ from qstep.data.rows import Format, check_row, is_right, outcome
 from qstep.data.shards import RowError, canonical_json, file_fingerprint, parse_row, write_whole
 from qstep.types import Row
 
-_VERSION = 2
+_VERSION = 3
 _BYTES_A_PROCESS = 1 << 25
 """Smaller files, which one process checks in a second, are not worth another."""
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from qstep.data.index import scan_for_parent; scan_for_parent()"
@@ -55,9 +55,10 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("behavior", "?"),  # has logps_behavior
         ("rewarded", "?"),  # has step_rewards
         ("last_labelled", "?"),  # its last step has a label
+        ("blank", "?"),  # has neither a text nor completion_ids
     ]
 )
-_PACK = struct.Struct("<qiQQd" + "i" * 10 + "????").pack
+_PACK = struct.Struct("<qiQQd" + "i" * 10 + "?" * 5).pack
 
 
 @dataclass(frozen=True)
@@ -313,6 +314,7 @@ def _record(
         row.get("logps_behavior") is not None,
         row.get("step_rewards") is not None,
         labels[-1] is not None,
+        ids is None and not response.strip(),
     )
 
 

@@ -130,7 +130,7 @@ def read_responses(
     for line, raw in numbered_rows(path):
         for given in _flat(path, line, raw):
             try:
-                row = check_row(path, line, _renamed(path, line, given), "response", need=need)
+                row = check_row(path, line, _renamed(path, line, given), "prompt-completion", need=need)
             except RowError as error:
                 raise RowError(path, line, _name_in(given, error.field), error.problem) from None
             row.setdefault("problem_id", prompt_id(row))

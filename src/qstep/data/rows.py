@@ -11,10 +11,10 @@ A row is one response. Sampling writes the first columns, and every later stage 
     scored     q_values, score, step_rewards
 
 Rows that people bring need only the columns of their format: `prompt-completion` (prompt, completion),
-`unpaired` (also label or reward) or `stepwise` (prompt, completions, labels); `response` is a completion that may be
-blank. A prompt is text or a conversation. Nothing is cast: `true` is a hard label, `0.75` a soft one, and `null` says
-that nobody knows: losses leave the step out. Null in place of all `labels` (a column that other rows have) is no
-labels. A problem is its `problem_id` together with its prompt.
+`unpaired` (also label or reward) or `stepwise` (prompt, completions, labels). A prompt is text or a conversation.
+Nothing is cast: `true` is a hard label, `0.75` a soft one, and `null` says that nobody knows: losses leave the step
+out. Null in place of all `labels` (a column that other rows have) is no labels. A problem is its `problem_id` together
+with its prompt.
 """
 
 from __future__ import annotations
@@ -28,13 +28,18 @@ from typing import Any, Literal, get_args
 from qstep.data.shards import RowError, canonical_json
 from qstep.types import FinishReason, Row, Verdict
 
-Format = Literal["response", "prompt-completion", "unpaired", "stepwise"]
+Format = Literal["prompt-completion", "unpaired", "stepwise"]
 
 _COLUMNS: dict[Format, tuple[str, ...]] = {
-    "response": ("prompt", "completion"),
     "prompt-completion": ("prompt", "completion"),
     "unpaired": ("prompt", "completion"),
     "stepwise": ("prompt", "completions", "labels"),
+}
+
+_WRITTEN_BY = {
+    "verdict": "grade the rows with `qstep grade`",
+    "labels": "label the steps with `qstep annotate`, or drop the row",
+    "score": "score the rows with `qstep score`",
 }
 
 
@@ -78,25 +83,19 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
     if row.get("labels", ()) is None:
         del row["labels"]
     for column in (*_COLUMNS[format], *sorted(need)):
-        advice = "label the steps with `qstep annotate`, or drop the row; " if column == "labels" else ""
+        advice = f"{_WRITTEN_BY[column]}; " if column in _WRITTEN_BY else ""
         require(column in row, column, f"is missing; {advice}the row has {', '.join(row) or 'no columns'}")
     if format == "unpaired":
         require(
             "label" in row or "reward" in row,
             "reward",
-            "is missing, and so is 'label': grade the rows, or add either (a number; true or false)",
+            "is missing, and so is 'label': grade the rows with `qstep grade`, or add either (a number; true or false)",
         )
     if "completion" in row:
         row["completion"] = _completion_text(row["completion"])
     for column, (holds, problem) in _RULES.items():
         if column in row and not holds(row[column]):
             raise RowError(path, line, column, f"is {_shown(row[column])}; {problem}")
-    if "completion" in row and "completion_ids" not in row and format not in ("response", "stepwise"):
-        require(
-            bool(row["completion"].strip()),
-            "completion",
-            "is blank; drop the row, or give its completion_ids",
-        )
     if "completions" in row:
         # Only a sampled response can have no steps: it ended at once.
         silent = not row.get("completion", "?").strip()

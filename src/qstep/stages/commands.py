@@ -70,11 +70,20 @@ class Command:
 
     def parse(self, arguments: Sequence[str]) -> list[Any]:
         """The dataclasses from `--config file.yaml` and flags, which override it."""
+        import jsonargparse
+
         named = list(arguments)
         _refuse_repeated(named)
         if self.positional and named and not named[0].startswith("-"):
             named.insert(0, f"--{self.positional}")
-        return self.instances(self.parser().parse_args(_config_first(named)).as_dict())
+        config, flags = _split_config(named)
+        try:
+            return self.instances(self.parser().parse_args([*config, *flags]).as_dict())
+        except jsonargparse.ArgumentError as error:
+            if not config:
+                raise
+            told = f"{error}\nThe options are those of {config[1]} and the flags."
+            raise jsonargparse.ArgumentError(None, told) from None
 
     def check(self, options: Mapping[str, Any]) -> list[Any]:
         """The dataclasses from a mapping of options, as a recipe holds them."""
@@ -112,7 +121,7 @@ class Command:
         except (ValueError, OSError, RuntimeError) as error:
             if debug or not _is_told(error):
                 raise
-            print(f"qstep {self.name}: {error}", file=sys.stderr)
+            print(f"qstep {self.name}: {_words(error)}", file=sys.stderr)
             return 1
 
 
@@ -171,6 +180,13 @@ def command_name(arguments: Sequence[str]) -> tuple[str, list[str]]:
     return (two, [*arguments[2:]]) if two in COMMANDS else (arguments[0], [*arguments[1:]])
 
 
+def _words(error: Exception) -> str:
+    """An error's message; of one of the system's, the file and what is wrong with it."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error)
+
+
 def _is_told(error: Exception) -> bool:
     """Whether an error's message says all: what users can cause. Any other keeps its traceback."""
     return isinstance(error, ValueError | OSError) or type(error).__module__.partition(".")[0] == "qstep"
@@ -200,11 +216,11 @@ def _refuse_repeated(arguments: list[str]) -> None:
             raise jsonargparse.ArgumentError(None, f"{name} is given {times} times: give it once")
 
 
-def _config_first(arguments: list[str]) -> list[str]:
-    """Moves `--config FILE` to the front, so that flags override it wherever it stands."""
+def _split_config(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """`--config FILE`, which goes first so that flags override it wherever it stands, and the flags."""
     for i, argument in enumerate(arguments):
         if argument == "--config" and i + 1 < len(arguments):
-            return [argument, arguments[i + 1], *arguments[:i], *arguments[i + 2 :]]
+            return [argument, arguments[i + 1]], [*arguments[:i], *arguments[i + 2 :]]
         if argument.startswith("--config="):
-            return [argument, *arguments[:i], *arguments[i + 1 :]]
-    return arguments
+            return ["--config", argument.partition("=")[2]], [*arguments[:i], *arguments[i + 1 :]]
+    return [], arguments

@@ -39,7 +39,10 @@ def policy_rows(
     leave_out: Callable[[Index], Reasons],
     step_separator: str | None = None,
 ) -> GroupDataset:
-    """Rows with a `prompt` and a `completion` as a training set; raises as `select_rows` and `encode_row` do."""
+    """Rows with a `prompt` and a `completion` as a training set; raises as `select_rows` and `encode_row` do.
+
+    A blank completion without `completion_ids` is left out: it does not say what was sampled.
+    """
 
     def count_tokens(row: Row) -> int:
         prompt_ids, response_ids = encode_row(tokenizer, row, str(path))
@@ -50,7 +53,7 @@ def policy_rows(
         format,
         config,
         tokenizer,
-        leave_out=leave_out,
+        leave_out=lambda index: {**leave_out(index), "blank": index.table["blank"]},
         encode=count_tokens,
         fixed_tokens=lambda table: np.where(table["ids"] >= 0, table["ids"], 1).astype(np.int64),
         step_separator=step_separator,

@@ -34,6 +34,7 @@ class ScorerConfig(GroupConfig):
     Args:
         step_separator: the text that separates steps in a response.
         separator_token: the single token put, by its id, after each step; the step's Q is read there.
+        responses_per_prompt: responses of one problem that share one pass over its prompt in a batch; null for all.
     """
 
     step_separator: str = "\n"

@@ -124,7 +124,15 @@ class DROTrainer(GroupTrainer):
     def __init__(self, model: PolicyWithValue, *args: Any, **options: Any) -> None:
         super().__init__(model, *args, **options)
         train = self.train_dataset
-        model.start_value(float(train.index.table["outcome"][train.rows].mean()))
+        outcomes = train.index.table["outcome"][train.rows]
+        model.start_value(float(outcomes.mean()))
+        if outcomes.min() == outcomes.max() and here()[0] == 0:
+            _log.warning(
+                "%s: the reward of every row is %g, so the outcomes tell no response from another: were the rows "
+                "graded as you meant?",
+                train.path,
+                outcomes[0],
+            )
         self._add_reference()
 
     @classmethod
