@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from qstep.data import refuse_unread
-from qstep.stages.inputs import finished, model_fingerprint, refuse_overwriting, settings_of
+from qstep.stages.inputs import finished, in_blocks, model_fingerprint, refuse_overwriting, settings_of
 from qstep.stages.options import NO_EFFECT, EngineOptions, GradingOptions, SamplingOptions
 from qstep.stages.progress import bar, console
 from qstep.types import Row
@@ -88,7 +88,8 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
         separator = config.step_separator
         pool = OutcomePool.of(_read(config), separator) if config.method == "outcome" else None
         with bar(f"annotate {config.output.stem}", len(chosen), len(file.done)) as advance:
-            for rows in _blocks(config, chosen - file.done):
+            todo = chosen - file.done
+            for rows in in_blocks((row for row in _read(config) if row["id"] in todo), config.rows_at_once):
                 if pool is not None:
                     file.append([label_by_outcome(row, pool, separator, tasks) for row in rows])
                 elif monte_carlo and engine is not None:
@@ -144,15 +145,3 @@ def _choose(config: AnnotateConfig) -> tuple[set[str], int]:
 def _shuffled(problem: tuple[str, str]) -> tuple[bytes, str]:
     problem_id, prompt = problem
     return hashlib.sha256(problem_id.encode()).digest(), prompt
-
-
-def _blocks(config: AnnotateConfig, wanted: set[str]) -> Iterator[list[Row]]:
-    block: list[Row] = []
-    for row in _read(config):
-        if row["id"] in wanted:
-            block.append(row)
-        if len(block) == config.rows_at_once:
-            yield block
-            block = []
-    if block:
-        yield block

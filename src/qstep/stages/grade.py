@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from qstep.stages.inputs import finished, refuse_overwriting, settings_of
+from qstep.stages.inputs import finished, in_blocks, refuse_overwriting, settings_of
 from qstep.stages.options import NO_EFFECT, GradingOptions
 from qstep.stages.progress import bar
-from qstep.types import Row
+from qstep.types import Row, Verdict
 
 if TYPE_CHECKING:
     from qstep.grading import Grade
+    from qstep.tasks import Tasks
 
 _ROWS_AT_ONCE = 256
 
@@ -39,7 +41,7 @@ class GradeConfig(GradingOptions):
 
 def grade(config: GradeConfig) -> Path:
     """Runs the stage and returns its output."""
-    from qstep.data import StageFile, count_responses, group_key, read_responses, read_rows
+    from qstep.data import StageFile, read_rows
     from qstep.tasks import grade_rows
 
     refuse_overwriting(config)
@@ -49,59 +51,52 @@ def grade(config: GradeConfig) -> Path:
     with StageFile.open(config.output, stage="grade", settings=settings) as file:
         if file.complete:
             return config.output
-        verdicts = {"right": 0, "wrong": 0, "ungradable": 0}
-
-        def flush(rows: list[Row]) -> None:
-            grades = grade_rows(rows, tasks)
-            file.append(
-                [
-                    {
-                        **row,
-                        "answer": grade.answer,
-                        "verdict": grade.verdict,
-                        "reason": grade.reason,
-                        "grader": tasks.of(row).version,
-                        **_outcome(grade),
-                    }
-                    for row, grade in zip(rows, grades, strict=True)
-                ]
-            )
-
-        def rows() -> Iterator[Row]:
-            return read_responses(
-                config.input,
-                task=config.task,
-                offset=config.offset,
-                limit=config.num_problems,
-                need=("gold",),
-                accept=tasks.of,
-            )
-
-        some = config.offset or config.num_problems is not None
-        total = sum(1 for _ in rows()) if some else count_responses(config.input)
-        if not total:
-            problems = len({group_key(row) for row in read_responses(config.input, task=config.task)})
-            raise ValueError(
-                f"{config.input} has {problems} problems; offset is {config.offset}"
-                if problems
-                else f"{config.input} has no rows"
-            )
-        with bar(f"grade {config.output.stem}", total, len(file.done)) as advance:
-            pending: list[Row] = []
-            for row in rows():
-                if row["id"] in file.done:
-                    continue
-                pending.append(row)
-                if len(pending) == _ROWS_AT_ONCE:
-                    flush(pending)
-                    advance(len(pending))
-                    pending = []
-            flush(pending)
-            advance(len(pending))
-        for row in read_rows(config.output, allow_torn=True):
-            verdicts[row["verdict"]] += 1
-        file.finish({"verdicts": verdicts})
+        rows = (row for row in _read(config, tasks) if row["id"] not in file.done)
+        with bar(f"grade {config.output.stem}", _number(config, tasks), len(file.done)) as advance:
+            for block in in_blocks(rows, _ROWS_AT_ONCE):
+                grades = grade_rows(block, tasks)
+                file.append([_graded(row, grade, tasks) for row, grade in zip(block, grades, strict=True)])
+                advance(len(block))
+        found = Counter(row["verdict"] for row in read_rows(config.output, allow_torn=True))
+        file.finish({"verdicts": {verdict: found[verdict] for verdict in get_args(Verdict)}})
     return config.output
+
+
+def _read(config: GradeConfig, tasks: Tasks) -> Iterator[Row]:
+    from qstep.data import read_responses
+
+    return read_responses(
+        config.input,
+        task=config.task,
+        offset=config.offset,
+        limit=config.num_problems,
+        need=("gold",),
+        accept=tasks.of,
+    )
+
+
+def _number(config: GradeConfig, tasks: Tasks) -> int:
+    """How many rows there are to grade. Raises ValueError where there are none."""
+    from qstep.data import count_responses, group_key, read_responses
+
+    some = config.offset or config.num_problems is not None
+    rows = sum(1 for _ in _read(config, tasks)) if some else count_responses(config.input)
+    if not rows:
+        problems = len({group_key(row) for row in read_responses(config.input, task=config.task)})
+        number = f"{problems} problems; offset is {config.offset}" if problems else "no rows"
+        raise ValueError(f"{config.input} has {number}")
+    return rows
+
+
+def _graded(row: Row, grade: Grade, tasks: Tasks) -> Row:
+    return {
+        **row,
+        "answer": grade.answer,
+        "verdict": grade.verdict,
+        "reason": grade.reason,
+        "grader": tasks.of(row).version,
+        **_outcome(grade),
+    }
 
 
 def _outcome(grade: Grade) -> Row:

@@ -8,11 +8,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qstep.data import canonical_json, file_fingerprint, is_finished
-from qstep.types import Dtype, Problem
+from qstep.types import Dtype, Problem, Row
 
 if TYPE_CHECKING:
     import torch
@@ -159,6 +160,13 @@ def finished(path: Path) -> str:
     if not is_finished(path):
         raise ValueError(f"{path} is unfinished: run the command that writes it to its end first")
     return file_fingerprint(path)
+
+
+def in_blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Yields lists of `size` rows, the last of as many as are left."""
+    rest = iter(rows)
+    while block := list(islice(rest, size)):
+        yield block
 
 
 def refuse_overwriting(config: Any) -> None:
