@@ -24,6 +24,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from functools import partial
@@ -144,6 +145,9 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     }
     return {
         "command": "python benchmarks/generation.py " + " ".join(sys.argv[1:]),
+        "commit": subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True
+        ).stdout.strip(),
         "hardware": {
             "processor": _processor(),
             "cores": os.cpu_count(),
