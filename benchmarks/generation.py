@@ -21,10 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from functools import partial
@@ -32,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from qstep.generation import HFEngine, Request, SamplingSettings
+from qstep.stages.provenance import provenance
 from qstep.tasks import miniature
 
 SAMPLES = 16
@@ -144,21 +141,6 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         for measure in ("tokens_per_second", "tokens_per_cpu_second")
     }
     return {
-        "command": "python benchmarks/generation.py " + " ".join(sys.argv[1:]),
-        "commit": subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True
-        ).stdout.strip(),
-        "hardware": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "torch_threads": torch.get_num_threads(),
-            "device": str(model.device),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
         "problems": args.problems,
         "samples": SAMPLES,
         "max_new_tokens": args.max_new_tokens,
@@ -169,14 +151,9 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             for measure, of in medians.items()
         },
         "runs": runs,
+        "provenance": provenance({**vars(args), "threads": torch.get_num_threads()})
+        | {"command": f"python {' '.join(sys.argv)}"},
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def main() -> None:
@@ -191,7 +168,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     result = compare(args)
-    print(f"{result['hardware']}\n{result['versions']}")
+    print(result["provenance"])
     for name, runs in result["runs"].items():
         mean_length = statistics.fmean(run["mean_length"] for run in runs)
         print(f"{name}: responses of {mean_length:.1f} tokens on average")
