@@ -203,9 +203,10 @@ def test_outcomes_of_a_group_label_what_they_show() -> None:
 @pytest.mark.parametrize("option", [{"rollouts": 8}, {"temperature": 0.5}, {"dtype": "bfloat16"}])
 @pytest.mark.parametrize("method", ["exact", "outcome"])
 def test_options_of_rollouts_are_refused_where_there_are_none(method: Any, option: Row, tmp_path: Path) -> None:
-    config = AnnotateConfig(write_jsonl_at(tmp_path / "rows.jsonl", GROUP), tmp_path / "out.jsonl", method, **option)
+    paths = write_jsonl_at(tmp_path / "rows.jsonl", GROUP), tmp_path / "out.jsonl"
     with pytest.raises(ValueError, match=f"--{next(iter(option))} is .*, and nothing reads it without --method monte"):
-        annotate(config)
+        AnnotateConfig(*paths, method, **option)
+    AnnotateConfig(*paths, method, seed=3, device="cpu")  # as a recipe gives them to all of its stages
 
 
 def test_responses_made_elsewhere_are_annotated_by_outcome(tmp_path: Path) -> None:

@@ -157,10 +157,11 @@ def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_wrong_option_in_a_file_is_told_with_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "grade.yaml"
-    for text in ("inputt: a.jsonl\n", "deadline_s: soon\n", "input: [a\n"):
+    given = ("inputt: a.jsonl\n", 2), ("deadline_s: soon\n", 2), ("input: [a\n", 2), ("input: a\noffset: -1\n", 1)
+    for text, status in given:
         file.write_text(text)
-        for arguments in ([f"--config={file}"], ["--output", "b.jsonl", "--config", str(file)]):
-            assert main(["grade", *arguments]) == 2
+        for arguments in ([f"--config={file}", "--output=b.jsonl"], ["--output", "b.jsonl", "--config", str(file)]):
+            assert main(["grade", *arguments]) == status
             assert f"The options are those of {file} and the flags." in capsys.readouterr().err
 
 

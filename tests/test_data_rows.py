@@ -90,6 +90,7 @@ BAD_ROWS: list[tuple[Format, dict[str, Any], str, str]] = [
     ("unpaired", {**GRADED, "label": 1}, "label", "true, false or null"),
     ("unpaired", {**GRADED, "reward": True}, "reward", "finite number"),
     ("unpaired", {**GRADED, "reward": "1"}, "reward", "finite number"),
+    ("unpaired", {**GRADED, "reward": 1e39}, "reward", "that float32 holds"),
     ("unpaired", {**GRADED, "verdict": "correct"}, "verdict", "ungradable"),
     ("stepwise", GRADED, "completions", "missing"),
     ("stepwise", {**STEPWISE, "labels": None}, "labels", "`qstep annotate`"),

@@ -169,6 +169,13 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
         ("--output_dir=out --margin=-1", "--margin is -1.0"),
         ("--output_dir=out --step_separator=\\\\n", "--step_separator .* a backslash"),
         ("--output_dir=out --max_length=0", "max_length is 0: give 1 or more"),
+        ("--output_dir=out --max_steps=0", "no step is asked for"),
+        ("--output_dir=out --num_train_epochs=0", "no step is asked for"),
+        ("--output_dir=out --per_device_train_batch_size=0", "per_device_train_batch_size is 0: give 1 or more"),
+        ("--output_dir=out --gradient_accumulation_steps=0", "gradient_accumulation_steps is 0: give 1 or more"),
+        ("--output_dir=out --threshold=1.5", "--threshold is 1.5; it must be at least 0 and below 1"),
+        ("--output_dir=out --label_smoothing_factor=0.1", "--label_smoothing_factor is 0.1, and nothing reads it"),
+        ("--output_dir=out --neftune_noise_alpha=5", "--neftune_noise_alpha is 5.*, and nothing reads it"),
         ("--output_dir=out --responses_per_prompt=0", "responses_per_prompt is 0: give 1 or more, or null"),
         ("--learning_rate=1e-5", "--output_dir is required"),
     ],
@@ -177,6 +184,16 @@ def test_training_options_that_cannot_be_meant_are_named(option: str, words: str
     command = COMMANDS["train pqm"]
     with pytest.raises(ValueError, match=words):
         command.parse(["--train_file=rows.jsonl", "--model_name_or_path=m", *option.split()])
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--beta=0", "--lam=1.5", "--importance_clip=-1", "--min_effective_sample_size=2", "--collapse_patience=0"],
+)
+def test_options_of_dqo_out_of_range_are_named(option: str) -> None:
+    given = ["--train_file=rows.jsonl", "--model_name_or_path=m", "--output_dir=out", option]
+    with pytest.raises(ValueError, match=f"{option.partition('=')[0]} is .*; it must be"):
+        COMMANDS["train dqo"].parse(given)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +240,7 @@ def test_results_replace_only_their_like(tmp_path: Path, responses: Path) -> Non
 def test_a_number_too_large_for_a_float_is_told(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "q", "completion": "x", "reward": ' + "9" * 400 + "}\n")
-    with pytest.raises(RowError, match=r"line 1, field 'reward': .* give a finite number or null"):
+    with pytest.raises(RowError, match=r"line 1, field 'reward': .* give a finite number that float32 holds, or null"):
         check_row(path, 1, next(read_rows(path)), "unpaired")
 
 

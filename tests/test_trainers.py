@@ -153,7 +153,8 @@ def test_step_rewards_are_asked_of_the_eval_file_before_training(base: Path, row
     del rows[6]["step_rewards"]
     write_jsonl(tmp_path / "eval.jsonl", rows)
     with pytest.raises(RowError, match=r"eval\.jsonl, line 7, field 'step_rewards': is missing \(1 such rows\)"):
-        trainer("dqo", base, rows_file, tmp_path, tmp_path / "eval.jsonl", process_rewards="potential")
+        options = dict(process_rewards="potential", eval_strategy="steps")
+        trainer("dqo", base, rows_file, tmp_path, tmp_path / "eval.jsonl", **options)
 
 
 def test_a_non_finite_loss_names_the_row(base: Path, rows_file: Path, tmp_path: Path) -> None:

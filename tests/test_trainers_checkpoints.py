@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -105,7 +106,8 @@ def test_a_checkpoint_of_weights_alone_is_not_gone_on_from(
 def test_rows_left_out_of_both_files_are_told(inputs: TrainInputs, tmp_path: Path, said: io.StringIO) -> None:
     rows = list(read_rows(inputs.train_file))
     write_jsonl(tmp_path / "eval.jsonl", [{**row, "label": None if i < 3 else True} for i, row in enumerate(rows)])
-    folder = run("rs", replace(inputs, eval_file=tmp_path / "eval.jsonl"), tmp_path / "run", max_steps=1)
+    evaluated = replace(inputs, eval_file=tmp_path / "eval.jsonl")
+    folder = run("rs", evaluated, tmp_path / "run", max_steps=1, eval_strategy="steps")
     summary = json.loads((folder / "train_log.meta.json").read_text())["summary"]
     assert summary == {
         "rows": 32,
@@ -184,6 +186,25 @@ def test_a_damaged_best_checkpoint_is_not_taken_for_the_best(inputs: TrainInputs
     flip(tmp_path / "run" / "checkpoint-2" / "model.safetensors")
     with pytest.raises(ValueError, match=r"checkpoint-2, the best checkpoint, .*model\.safetensors was changed"):
         run("rs", evaluated, tmp_path / "run", **options)
+
+
+def test_a_run_that_saves_its_best_is_logged_as_an_undisturbed_one(inputs: TrainInputs, tmp_path: Path) -> None:
+    """Of such a run it is known after an evaluation only whether it saves, and no line of the log is due by then."""
+    best = dict(save_strategy="best", load_best_model_at_end=True, logging_steps=10)
+    options: dict[str, Any] = dict(eval_strategy="steps", eval_steps=2, **best)
+    evaluated = replace(inputs, eval_file=inputs.train_file)
+    child = start(
+        "rs", evaluated, tmp_path / "run", tmp_path / "log", at="qstep.trainers.checkpoints:seal:1:after", **options
+    )
+    child.join()
+    assert child.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
+
+    def log(folder: Path) -> list[tuple[int, float | None, float | None]]:
+        return [(row["step"], row.get("loss"), row.get("eval_loss")) for row in read_rows(folder / "train_log.jsonl")]
+
+    assert log(run("rs", evaluated, tmp_path / "run", **options)) == log(
+        run("rs", evaluated, tmp_path / "whole", **options)
+    )
 
 
 def test_nothing_secret_is_written(inputs: TrainInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,8 +79,38 @@ def test_a_step_that_overflows_in_fp16_is_skipped_and_logged_as_null(
     run.train()
     lines = [line for line in run.state.log_history if "loss" in line]
     assert [line["loss"] is None for line in lines] == [False, True, False]
+    assert [line.get("skipped_steps") for line in lines] == [None, 1, None]
     assert not torch.equal(seen[0], seen[1]) and torch.equal(seen[1], seen[2])
     assert json.dumps(lines, allow_nan=False)
+
+
+def test_what_a_skipped_step_recorded_is_left_out_of_the_log(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """Of four steps of DQO the third overflows: the parts of the loss are averaged as the loss is."""
+    options = dict(per_device_train_batch_size=4, max_steps=4, logging_steps=4, fp16=True, seed=3)
+    run = trainer("dqo", base, rows_file, tmp_path, **options)
+    losses, calls = run.losses, []
+
+    def overflowing(model: Any, inputs: Any) -> torch.Tensor:
+        calls.append(0)
+        values = losses(model, inputs)
+        if len(calls) == 3:
+            run.record(loss__q=torch.tensor([float("inf")]))
+            return values * float("inf")
+        return values
+
+    run.losses = overflowing
+    run.train()
+    (line,) = [line for line in run.state.log_history if "loss" in line]
+    assert line["skipped_steps"] == 1
+    assert line["loss/q"] + line["loss/value"] == pytest.approx(line["loss"], rel=1e-4)
+
+
+def test_a_run_that_skips_every_step_has_not_succeeded(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    run = trainer("rs", base, rows_file, tmp_path, per_device_train_batch_size=4, max_steps=3, fp16=True)
+    losses = run.losses
+    run.losses = lambda model, inputs: losses(model, inputs) * float("inf")
+    with pytest.raises(NonFiniteLoss, match="every step overflowed fp16 and was skipped"):
+        run.train()
 
 
 def test_a_gradient_that_is_not_finite_is_an_overflow_in_fp16_and_else_stops_the_run(
@@ -195,6 +225,10 @@ def test_evaluation_needs_a_file_and_lengths_are_not_grouped(
 ) -> None:
     with pytest.raises(ValueError, match="give an eval_file"):
         trainer("rs", base, rows_file, tmp_path, eval_strategy="steps", eval_steps=1)
+    with pytest.raises(ValueError, match="give an eval_file"):
+        trainer("rs", base, rows_file, tmp_path, eval_on_start=True)
+    with pytest.raises(ValueError, match=r"nothing reads --eval_file .*: give --eval_strategy steps or epoch"):
+        trainer("rs", base, rows_file, tmp_path, eval_file=rows_file)
     with pytest.raises(ValueError, match="choose random or sequential"):
         trainer("rs", base, rows_file, tmp_path, train_sampling_strategy="group_by_length")
 

@@ -222,6 +222,8 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in choices
 
 
+_LARGEST_REWARD = 3e38
+
 # A log-probability computed in a narrow dtype may come out a little above 0.
 _LARGEST_LOGP = 1e-2
 
@@ -246,7 +248,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "verdict": (_one_of(get_args(Verdict)), "give 'right', 'wrong' or 'ungradable'"),
     "answer": (_or_null(_is_text), "give a text or null"),
     "label": (_or_null(lambda value: isinstance(value, bool)), "give true, false or null"),
-    "reward": (_or_null(_is_number), "give a finite number or null"),
+    "reward": (
+        _or_null(lambda value: _is_number(value) and abs(value) <= _LARGEST_REWARD),
+        "give a finite number that float32 holds, or null",
+    ),
     "completions": (
         _list_of(lambda step: _is_text(step) and bool(step.strip())),
         "give a list of steps, none blank",

@@ -148,8 +148,10 @@ class StageFile:
             while data:
                 data = data[os.write(self._fd, data) :]
             os.fsync(self._fd)
-        except BaseException:
+        except BaseException as error:
             os.ftruncate(self._fd, self._size)
+            if isinstance(error, OSError):
+                error.filename = str(self.path)
             raise
         self._size = end
         self.done |= keys
@@ -283,8 +285,10 @@ def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # whoever reads it knows nothing of the temporary file
+            error.filename, error.filename2 = str(path), None
         raise
     sync(path.parent)
 

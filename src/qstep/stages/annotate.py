@@ -48,24 +48,29 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions):
     max_problems: int | None = None
     rows_at_once: int = 128
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method == "monte_carlo":
+            if self.model_name_or_path is None:
+                raise ValueError("method monte_carlo needs --model_name_or_path, the model to continue from each step")
+            return
+        of_engine = {field.name for options in (SamplingOptions, EngineOptions) for field in fields(options)}
+        unread = of_engine - {*NO_EFFECT, "seed"}  # which a recipe may give to every stage
+        refuse_unread(self, ["rollouts", "model_name_or_path", *sorted(unread)], "--method monte_carlo")
+
 
 def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     """Runs the stage and returns its output. `engine` replaces the model's own.
 
     Raises:
-        ValueError: Monte-Carlo labels are asked for without a model, or exact ones of a task that cannot check.
+        ValueError: exact labels are asked for of a task that cannot check a step.
     """
     from qstep.annotate import OutcomePool, RolloutSettings, label_by_outcome, label_by_rollouts, label_exactly
     from qstep.data import StageFile, read_rows
 
     refuse_overwriting(config)
     monte_carlo = config.method == "monte_carlo"
-    if not monte_carlo:
-        of_engine = [field.name for options in (SamplingOptions, EngineOptions) for field in fields(options)]
-        refuse_unread(config, ["rollouts", "model_name_or_path", *of_engine], "--method monte_carlo")
     tasks = config.tasks()
-    if monte_carlo and config.model_name_or_path is None:
-        raise ValueError("method monte_carlo needs --model_name_or_path, the model to continue from each step")
     settings = settings_of(
         config,
         *(*NO_EFFECT, "rows_at_once"),

@@ -79,10 +79,12 @@ class Command:
         config, flags = _split_config(named)
         try:
             return self.instances(self.parser().parse_args([*config, *flags]).as_dict())
-        except jsonargparse.ArgumentError as error:
+        except (jsonargparse.ArgumentError, ValueError) as error:
             if not config:
                 raise
             told = f"{error}\nThe options are those of {config[1]} and the flags."
+            if isinstance(error, ValueError):
+                raise ValueError(told) from None
             raise jsonargparse.ArgumentError(None, told) from None
 
     def check(self, options: Mapping[str, Any]) -> list[Any]:
@@ -182,8 +184,8 @@ def command_name(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 def _words(error: Exception) -> str:
     """An error's message; of one of the system's, the file and what is wrong with it."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror.lower()}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename2 or error.filename}: {error.strerror.lower()}"
     return str(error)
 
 

@@ -91,7 +91,9 @@ def _commit(model_id: str, revision: str | None) -> str:
             raise OSError(f"{model_id} is no folder here, and as a Hub id it was not found: {error}") from error
         if file is not None:
             return Path(file).parent.name
-    raise OSError(f"{model_id} is no folder here, and as a Hub id it has no {' or '.join(_CONFIGS)}: is it a model?")
+    raise OSError(
+        f"{model_id} is no folder here, and as a Hub id it was not reached, or has no {' or '.join(_CONFIGS)}"
+    )
 
 
 def problems_fingerprint(problems: Iterable[Problem]) -> str:

@@ -41,7 +41,7 @@ LENGTH = ("max_steps", "num_train_epochs")
 _IRRELEVANT = {
     *("output_dir", "run_name", "project", "report_to", "disable_tqdm", "log_level", "log_level_replica"),
     *("log_on_each_node", "include_num_input_tokens_seen", "skip_memory_metrics", "debug", "push_to_hub"),
-    *("do_train", "do_eval", "do_predict", "local_rank", "ddp_timeout", "torch_empty_cache_steps"),
+    *("use_cpu", "do_train", "do_eval", "do_predict", "local_rank", "ddp_timeout", "torch_empty_cache_steps"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
     *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "resume_from_checkpoint"),
     *("enable_jit_checkpoint", "restore_callback_states_from_checkpoint", "save_on_each_node", "save_only_model"),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from qstep.models import Batch, ModelOptions, PretrainedModule
 from qstep.trainers.batches import StepSampler
@@ -46,7 +46,8 @@ class GroupTrainer(Trainer, ABC):
     is recorded, and the evaluation's loss and metrics, are averaged in the same way.
 
     A loss or gradient that is not finite stops the run, on all processes. In fp16 it is an overflow instead: GradScaler
-    skips the step, whose loss is logged as null, and only many in a row stop the run.
+    skips the step, which the log counts and leaves out of its averages, and only many in a row stop the run, or a run
+    of skipped steps alone.
 
     Raises, when it is made, what `select_rows` raises of bad rows, and ValueError for options that cannot be meant.
 
@@ -75,8 +76,10 @@ class GroupTrainer(Trainer, ABC):
                 f"train_sampling_strategy is {args.train_sampling_strategy!r}: choose random or sequential. Batches "
                 "hold no padding, and each process gets about as many tokens: lengths have nothing to gain"
             )
-        if args.eval_strategy != "no" and eval_file is None:
+        if (args.eval_strategy != "no" or args.eval_on_start) and eval_file is None:
             raise ValueError("eval_strategy asks for evaluations: give an eval_file")
+        if eval_file is not None and args.eval_strategy == "no" and not args.eval_on_start:
+            raise ValueError(f"nothing reads --eval_file {eval_file}: give --eval_strategy steps or epoch")
         limit = model.learned_positions
         if limit is not None and args.max_length > limit:
             raise ValueError(f"--max_length is {args.max_length}, and this model has {limit} positions: give {limit}")
@@ -105,9 +108,11 @@ class GroupTrainer(Trainer, ABC):
         self.loss_is_scaled_for_ga = True
         self.overflows, self.overflowed_at = 0, -1
         self.steps, self.skipped = 0, 0  # since the last line of the log
+        self.learned: bool | None = None  # whether any step was not skipped; None before the first
         self._loss_before = torch.zeros((), device=args.device)
         self.add_callback(_LogWhereItMatters())
         self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._sums_before: dict[str, tuple[Tensor, int]] = {}
 
     @classmethod
     def create(cls, options: ModelOptions, config: GroupConfig, *rest: Any, **more: Any) -> GroupTrainer:
@@ -229,10 +234,13 @@ class GroupTrainer(Trainer, ABC):
                 "Lower the learning rate, or train in bf16 or fp32"
             )
         self.steps += 1
-        if self.overflowed_at == self.state.global_step:  # a skipped step has no part in the loss that is logged
+        skipped = self.overflowed_at == self.state.global_step
+        if skipped:  # it has no part in what is logged
             self._tr_loss.copy_(self._loss_before)
+            self._sums = self._sums_before
             self.skipped += 1
-        self._loss_before = self._tr_loss.clone()
+        self.learned = bool(self.learned) or not skipped
+        self._loss_before, self._sums_before = self._tr_loss.clone(), dict(self._sums)
         return norm
 
     def record(self, **values: Tensor) -> None:
@@ -263,9 +271,19 @@ class GroupTrainer(Trainer, ABC):
             mean = logs["loss"] * self.steps / counted if counted else math.nan
             logs = {**logs, "loss": mean, **({"skipped_steps": self.skipped} if self.skipped else {}), **self._means()}
             self.steps, self.skipped = 0, 0
+            self._sums_before = {}
             self._loss_before = torch.zeros_like(self._tr_loss)
         # null: JSON has no NaN
         super().log({name: None if _is_odd(value) else value for name, value in logs.items()}, start_time)  # type: ignore[misc]
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        output = super().train(*args, **options)
+        if self.learned is False:
+            raise NonFiniteLoss(
+                "every step overflowed fp16 and was skipped, so nothing was learned: train in bf16 or fp32, which "
+                "names the row if its loss is not finite there"
+            )
+        return output
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         with torch.random.fork_rng():  # so that the weights do not depend on how often they are evaluated
@@ -359,7 +377,8 @@ class _LogWhereItMatters(TrainerCallback):
     """
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if control.should_save or state.global_step >= state.max_steps:
+        may_save = control.should_save or (args.save_strategy == SaveStrategy.BEST and control.should_evaluate)
+        if may_save or state.global_step >= state.max_steps:
             control.should_log = True
 
     on_epoch_end = on_step_end

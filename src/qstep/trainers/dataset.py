@@ -24,6 +24,7 @@ from qstep.data import (
     encode_prompt,
     index_rows,
     most_text_tokens,
+    refuse_unread,
     tokenizer_fingerprint,
 )
 from qstep.trainers.processes import first_then_all
@@ -34,6 +35,15 @@ Item = dict[str, Any]
 
 Reasons = Mapping[str, NDArray[np.bool_]]
 """Why rows are left out: by reason, which rows of an index."""
+
+_COUNTS = (
+    "max_length",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+)
+_UNREAD = ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size")
+"""Options of transformers' Trainer that these trainers have no use for."""
 
 _NAMED = 5
 """Over-long rows that an error names."""
@@ -59,8 +69,12 @@ class GroupConfig(TrainingArguments):
         if not torch.accelerator.is_available():  # else accelerate takes several processes for one each
             self.use_cpu = True
         super().__post_init__()
-        if self.max_length < 1:
-            raise ValueError(f"max_length is {self.max_length}: give 1 or more")
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give 1 or more")
+        if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
+            raise ValueError("no step is asked for: give max_steps or num_train_epochs above 0")
+        refuse_unread(self, _UNREAD, "a trainer of another kind")
         if self.responses_per_prompt is not None and self.responses_per_prompt < 1:
             raise ValueError(f"responses_per_prompt is {self.responses_per_prompt}: give 1 or more, or null for all")
 
@@ -80,7 +94,7 @@ class GroupDataset(Dataset[Item]):
         self, index: Index, rows: NDArray[np.int64], responses_per_prompt: int | None, left_out: Counter[str]
     ) -> None:
         if not len(rows):
-            raise ValueError(f"{index.path}: no row is left to train on; left out: {dict(left_out)}")
+            raise ValueError(f"{index.path}: none of its rows can be used; left out: {dict(left_out)}")
         self.index, self.left_out = index, left_out
         self.path = index.path
         self.columns: dict[str, Any] = {}

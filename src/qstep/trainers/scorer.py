@@ -62,6 +62,11 @@ class StepwiseConfig(ScorerConfig):
     threshold: float = 0.0
     stop_at_first_error: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"--threshold is {self.threshold}; it must be at least 0 and below 1")
+
 
 @dataclass
 class RankingConfig(StepwiseConfig):

@@ -71,6 +71,11 @@ class DROConfig(GroupConfig):
     value: ValueNetwork = "separate"
     value_learning_rate: float = 1e-5
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.beta > 0:
+            raise ValueError(f"--beta is {self.beta}; it must be above 0")
+
 
 @dataclass
 class DQOConfig(DROConfig):
@@ -101,11 +106,18 @@ class DQOConfig(DROConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_separator("step_separator", self.step_separator)
+        for name in ("lam", "min_effective_sample_size"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must be from 0 to 1")
+        if not self.importance_clip > 0:
+            raise ValueError(f"--importance_clip is {self.importance_clip}; it must be above 0")
+        if self.collapse_patience < 1:
+            raise ValueError(f"--collapse_patience is {self.collapse_patience}; it must be at least 1")
         if self.importance == "none":
             watched = ("importance_clip", "min_effective_sample_size", "collapse_patience")
             refuse_unread(self, watched, "--importance trajectory or prefix")
         if self.process_rewards == "none":
-            refuse_unread(self, ("process_reward_weight",), "--process_rewards potential or additive")
+            refuse_unread(self, ("process_reward_weight", "step_separator"), "--process_rewards potential or additive")
         if self.process_rewards == "additive" and self.responses_per_prompt is not None:
             raise ValueError(
                 "process_rewards additive are centred per problem, over all its responses: "
