@@ -305,13 +305,13 @@ def test_a_full_disk_is_undone_and_survived(tmp_path: Path) -> None:
             try:
                 stage.append([row(1, 5000)])
             except OSError as error:
-                problem = type(error).__name__
+                problem = f"{type(error).__name__} of {Path(error.filename).name}"
             assert path.stat().st_size == size and stage.done == {"p/0"}
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             stage.append([row(1, 5000)])
             return problem
 
-    assert in_child(fill) == "OSError"
+    assert in_child(fill) == "OSError of rows.jsonl"
     assert list(read_rows(path)) == [row(0), row(1, 5000)]
 
 

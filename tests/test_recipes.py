@@ -224,8 +224,9 @@ def test_a_recipe_runs_once_and_again_only_what_changed(tmp_path: Path, capfd: p
 
 
 def test_a_failed_stage_is_named_with_its_log_and_the_rest_is_kept(tmp_path: Path) -> None:
-    file = write(tmp_path, stages=stages(tmp_path, labels={"method": "monte_carlo"}))
-    with pytest.raises(JobFailed, match=r"(?s)labels failed with status 1; its log .*log\.txt ends:.*needs --model"):
+    again = {"command": "grade", "input": "${graded}", "offset": 50}
+    file = write(tmp_path, stages=stages(tmp_path, again=again))
+    with pytest.raises(JobFailed, match=r"(?s)again failed with status 1; its log .*log\.txt ends:.*offset is 50"):
         run(file)
     (graded,) = (tmp_path / "out" / "jobs").glob("graded-*")
     assert (graded / "done.json").exists()

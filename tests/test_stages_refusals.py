@@ -188,7 +188,7 @@ def test_training_options_that_cannot_be_meant_are_named(option: str, words: str
 
 @pytest.mark.parametrize(
     "option",
-    ["--beta=0", "--lam=1.5", "--importance_clip=-1", "--min_effective_sample_size=2", "--collapse_patience=0"],
+    ["--beta=0", "--lam=1.5", "--importance_clip=-1", "--min_effective_sample_size=-1", "--collapse_patience=0"],
 )
 def test_options_of_dqo_out_of_range_are_named(option: str) -> None:
     given = ["--train_file=rows.jsonl", "--model_name_or_path=m", "--output_dir=out", option]

@@ -150,7 +150,7 @@ class StageFile:
             os.fsync(self._fd)
         except BaseException as error:
             os.ftruncate(self._fd, self._size)
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and error.errno:
                 error.filename = str(self.path)
             raise
         self._size = end
@@ -287,7 +287,7 @@ def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):  # whoever reads it knows nothing of the temporary file
+        if isinstance(error, OSError) and error.errno:  # whoever reads it knows nothing of the temporary file
             error.filename, error.filename2 = str(path), None
         raise
     sync(path.parent)

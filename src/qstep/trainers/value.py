@@ -106,9 +106,10 @@ class DQOConfig(DROConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_separator("step_separator", self.step_separator)
-        for name in ("lam", "min_effective_sample_size"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}; it must be from 0 to 1")
+        if not 0 <= self.lam <= 1:
+            raise ValueError(f"--lam is {self.lam}; it must be from 0 to 1")
+        if not self.min_effective_sample_size >= 0:
+            raise ValueError(f"--min_effective_sample_size is {self.min_effective_sample_size}; it must be at least 0")
         if not self.importance_clip > 0:
             raise ValueError(f"--importance_clip is {self.importance_clip}; it must be above 0")
         if self.collapse_patience < 1:
