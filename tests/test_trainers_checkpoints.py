@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from killed_training import CONTEXT, run, same_weights, start, write_inputs
 from qstep.data import SettingsChanged, StageBusy, StageFile, read_rows, write_jsonl
@@ -44,8 +45,7 @@ def half(whole: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     text = io.StringIO()
-    monkeypatch.setattr(stage.console, "file", text)
-    monkeypatch.setattr(stage.console, "width", 10_000, raising=False)
+    monkeypatch.setattr(stage, "console", Console(file=text, width=10_000))
     return text
 
 
@@ -277,10 +277,11 @@ def test_a_checkpoint_asked_for_is_checked(inputs: TrainInputs, whole: Path, hal
 
 
 def test_a_finished_model_that_was_changed_is_not_taken_for_finished(
-    inputs: TrainInputs, whole: Path, tmp_path: Path
+    inputs: TrainInputs, whole: Path, tmp_path: Path, said: io.StringIO
 ) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
     assert run("rs", inputs, folder, **OPTIONS) == folder
+    assert f"{folder} is finished, and stays as it is" in said.getvalue()
     flip(folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"is finished, but model\.safetensors was changed since"):
         run("rs", inputs, folder, **OPTIONS)

@@ -166,6 +166,7 @@ class _Run:
                     f"{output} is finished, but {reason}. Restore it, or delete train_log.jsonl and "
                     "train_log.meta.json to train it again"
                 )
+            console.print(f"{output} is finished, and stays as it is")
             return True, None
         newest, passed_over = newest_usable(output, self.settings)
         for folder, why in passed_over.items():
