@@ -217,7 +217,7 @@ def score_once(rows: Path, scorer: str) -> None:
         seconds = []
         for run, file in enumerate((folder / "first.jsonl", folder / "first.jsonl", rows)):
             start = time.perf_counter()
-            score(ScoreConfig(file, folder / f"{run}.out.jsonl", scorer, device="cpu"))
+            score(ScoreConfig(file, folder / f"{run}.out.jsonl", scorer=scorer, device="cpu"))
             seconds.append(time.perf_counter() - start)
         status = Path("/proc/self/status").read_text().splitlines()
         peak = int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024

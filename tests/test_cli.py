@@ -254,7 +254,7 @@ def test_the_chain_of_commands(tiny_policy: Path, tmp_path: Path) -> None:
     for method in ("pqm", "bce"):
         qstep(
             *("score", "--input", tmp_path / "exact.jsonl", "--output", tmp_path / f"scored_{method}.jsonl"),
-            *("--model_name_or_path", tmp_path / method),
+            *("--scorer", tmp_path / method),
         )
     inputs = json.dumps({method: str(tmp_path / f"scored_{method}.jsonl") for method in ("pqm", "bce")})
     qstep("best-of-n", "--inputs", inputs, "--output", tmp_path / "best_of_n.json")

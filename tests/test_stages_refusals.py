@@ -60,7 +60,7 @@ def test_an_input_is_never_written_over(tmp_path: Path, responses: Path) -> None
         (AnnotateConfig, {"rows_at_once": 0}),
         (AnnotateConfig, {"step_separator": ""}),
         (AnnotateConfig, {"step_separator": "\\n\\n"}),
-        (ScoreConfig, {"model_name_or_path": "m", "max_tokens": 0}),
+        (ScoreConfig, {"scorer": "m", "score_tokens": 0}),
     ],
 )
 def test_counts_and_separators_that_cannot_be_meant_are_named(config: Any, options: dict[str, Any]) -> None:

@@ -32,7 +32,9 @@ def responses(problems: int = 3, each: int = 4) -> list[dict[str, Any]]:
 
 def scored(tmp_path: Path, rows: list[dict[str, Any]], scorer: Path, **options: Any) -> list[dict[str, Any]]:
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    return list(read_rows(score(ScoreConfig(tmp_path / "rows.jsonl", tmp_path / "out.jsonl", str(scorer), **options))))
+    return list(
+        read_rows(score(ScoreConfig(tmp_path / "rows.jsonl", tmp_path / "out.jsonl", scorer=str(scorer), **options)))
+    )
 
 
 def test_rows_without_steps_are_split_as_the_scorer_was_taught(scorer: Path, tmp_path: Path) -> None:
@@ -89,13 +91,13 @@ def test_over_long_rows_are_refused_with_a_count_before_any_is_scored(
     assert "2 rows longer than 128 tokens are left out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("max_tokens", [1, 60, 200])
+@pytest.mark.parametrize("score_tokens", [1, 60, 200])
 def test_a_stopped_run_ends_with_the_same_rows(
-    max_tokens: int, scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    score_tokens: int, scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped before each of its batches in turn, it goes on where it was: the same bytes as uninterrupted."""
     rows = responses()
-    whole = scored(tmp_path, rows, scorer, max_tokens=max_tokens)
+    whole = scored(tmp_path, rows, scorer, score_tokens=score_tokens)
     stopped = tmp_path / "stopped"
     original, forwards = StepScorer._scored, 0
 
@@ -109,7 +111,7 @@ def test_a_stopped_run_ends_with_the_same_rows(
     monkeypatch.setattr(StepScorer, "_scored", stopping)
     for _ in range(len(rows) + 1):
         try:
-            scored(stopped, rows, scorer, max_tokens=max_tokens)
+            scored(stopped, rows, scorer, score_tokens=score_tokens)
             break
         except KeyboardInterrupt:
             continue
@@ -128,6 +130,6 @@ def test_a_batch_is_bounded_by_its_tokens(scorer: Path, tmp_path: Path, monkeypa
         return found
 
     monkeypatch.setattr(StepScorer, "load", watched)
-    scored(tmp_path, responses(20, 4), scorer, max_tokens=200)
+    scored(tmp_path, responses(20, 4), scorer, score_tokens=200)
     assert max(sizes) <= 200 + 128 and len(sizes) > 3
     assert max(sizes[:-1]) - min(sizes[:-1]) <= 128

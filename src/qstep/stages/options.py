@@ -6,21 +6,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qstep.data import check_separator
-from qstep.stages.inputs import load_for_sampling
+from qstep.stages.inputs import choose_device, hide_loading_bars, load_for_sampling, model_fingerprint
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
     from qstep.generation import Engine, SamplingSettings
+    from qstep.scoring import Scorer
     from qstep.tasks import Tasks
     from qstep.types import Problem
 
-NO_EFFECT = ("output", "max_rows", "max_tokens", "device")
+NO_EFFECT = ("output", "max_rows", "max_tokens", "score_tokens", "device")
 """Options that cannot change a stage's rows."""
 
 
 _LEAST = {
     **dict.fromkeys(("num_problems", "max_problems", "max_per_problem", "num_samples", "rollouts", "draws"), 1),
-    **dict.fromkeys(("rows_at_once", "max_rows", "max_tokens", "max_new_tokens", "textbook_rows"), 1),
+    **dict.fromkeys(("rows_at_once", "max_rows", "max_tokens", "score_tokens"), 1),
+    **dict.fromkeys(("max_new_tokens", "textbook_rows"), 1),
     **dict.fromkeys(("offset", "temperature", "deadline_s"), 0),
 }
 
@@ -140,21 +142,30 @@ class SamplingOptions(Options):
 
 
 @dataclass(kw_only=True)
-class EngineOptions(Options):
+class DeviceOptions(Options):
+    """Where a model is computed.
+
+    Args:
+        device: cpu, cuda, or auto.
+        dtype: of the weights.
+    """
+
+    device: str = "auto"
+    dtype: Dtype = "float32"
+
+
+@dataclass(kw_only=True)
+class EngineOptions(DeviceOptions):
     """What draws responses.
 
     Args:
         max_rows: responses decoded at once.
         max_tokens: positions held in the cache at once; lower it when memory runs out.
-        device: cpu, cuda, or auto.
-        dtype: of the model's weights.
         model_revision: of a Hub id: branch, tag or commit.
     """
 
     max_rows: int = 1024
     max_tokens: int = 131_072
-    device: str = "auto"
-    dtype: Dtype = "float32"
     model_revision: str | None = None
 
     def engine(self, model_name_or_path: str) -> Engine:
@@ -165,3 +176,27 @@ class EngineOptions(Options):
             model_name_or_path, device=self.device, dtype=self.dtype, revision=self.model_revision
         )
         return HFEngine(model, tokenizer, max_rows=self.max_rows, max_tokens=self.max_tokens)
+
+
+@dataclass(kw_only=True)
+class ScorerOptions(DeviceOptions):
+    """What gives steps their Q.
+
+    Args:
+        scorer: a folder or Hub id written by `qstep train pqm|bce|mse|orm`.
+        score_tokens: tokens scored at once; a prompt counts once for the rows that share it.
+    """
+
+    scorer: str
+    score_tokens: int = 8192
+
+    def scorer_fingerprint(self) -> str:
+        """Names the scorer by all that its Qs follow from."""
+        return model_fingerprint(self.scorer)
+
+    def load_scorer(self) -> Scorer:
+        """The scorer, ready to use."""
+        from qstep.scoring import StepScorer
+
+        hide_loading_bars()
+        return StepScorer.load(self.scorer, device=choose_device(self.device), dtype=self.dtype)

@@ -8,17 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qstep.stages.inputs import (
-    choose_device,
-    finished,
-    hide_loading_bars,
-    model_fingerprint,
-    refuse_overwriting,
-    settings_of,
-)
-from qstep.stages.options import NO_EFFECT, TaskOptions
+from qstep.stages.inputs import finished, refuse_overwriting, settings_of
+from qstep.stages.options import NO_EFFECT, ScorerOptions, TaskOptions
 from qstep.stages.progress import bar, console
-from qstep.types import Dtype, OverLong, Row
+from qstep.types import OverLong, Row
 
 if TYPE_CHECKING:
     from qstep.scoring import Scored, Scorer
@@ -27,7 +20,7 @@ _NAMED = 5
 
 
 @dataclass
-class ScoreConfig(TaskOptions):
+class ScoreConfig(TaskOptions, ScorerOptions):
     """Scores every step of every response.
 
     Adds `completions` (the steps, where the row has none yet) and `step_separator` (what they were split at),
@@ -38,21 +31,13 @@ class ScoreConfig(TaskOptions):
         input: rows written by `qstep sample`, `grade` or `annotate`, or responses made elsewhere, as `qstep grade`
             takes them.
         output: the JSONL file to write.
-        model_name_or_path: a folder or Hub id written by `qstep train pqm|bce|mse|orm`.
         over_long: what to do with rows longer than the scorer's `max_length`: refuse, before any is scored, or drop
             and count them. Nothing is truncated.
-        max_tokens: tokens computed at once; a prompt counts once for the rows that share it.
-        device: cpu, cuda, or auto.
-        dtype: of the scorer's weights.
     """
 
     input: Path
     output: Path
-    model_name_or_path: str
     over_long: OverLong = "refuse"
-    max_tokens: int = 8192
-    device: str = "auto"
-    dtype: Dtype = "float32"
 
 
 def score(config: ScoreConfig) -> Path:
@@ -63,7 +48,6 @@ def score(config: ScoreConfig) -> Path:
             than its `max_length` (unless they are to be dropped).
     """
     from qstep.data import StageFile, count_responses
-    from qstep.scoring import StepScorer
 
     refuse_overwriting(config)
     settings = settings_of(
@@ -71,22 +55,19 @@ def score(config: ScoreConfig) -> Path:
         *NO_EFFECT,
         "over_long",
         input=finished(config.input),
-        model=model_fingerprint(config.model_name_or_path),
+        scorer=config.scorer_fingerprint(),
     )
     with StageFile.open(config.output, stage="score", settings=settings) as file:
         if file.complete:
             return config.output
-        hide_loading_bars()
-        scorer: Scorer = StepScorer.load(
-            config.model_name_or_path, device=choose_device(config.device), dtype=config.dtype
-        )
+        scorer = config.load_scorer()
         dropped = _too_long(config, scorer)
         if not (responses := count_responses(config.input) - len(dropped)):
             raise ValueError(f"{config.input} has no rows" + (" short enough for this scorer" if dropped else ""))
         skipped = file.done | dropped
         rows = (row for row in _split_rows(config, scorer) if row["id"] not in skipped)
         with bar(f"score {config.output.stem}", responses, len(file.done)) as advance:
-            for scored in scorer.score_rows(rows, max_tokens=config.max_tokens):
+            for scored in scorer.score_rows(rows, max_tokens=config.score_tokens):
                 file.append([_with_scores(of_row, scorer) for of_row in scored])
                 advance(len(scored))
         file.finish({"objective": scorer.objective, "aggregation": scorer.aggregation, "over_long": len(dropped)})
