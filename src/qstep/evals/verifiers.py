@@ -100,7 +100,8 @@ def best_of_n_report(
     draws: int = 2048,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """`best_of_n_curves` as accuracies: `report["curves"]["pqm"]["8"]` is what `accuracy` makes of it.
+    """`best_of_n_curves` as accuracies: `report["curves"]["pqm"]["8"]` is what `accuracy` makes of it, and
+    `report["outcomes"]["pqm"]["8"]` its `right` and `gradable` shares of each problem, for comparisons elsewhere.
 
     `report["differences"]["pqm_minus_majority"]` is paired, at the largest n: each verifier V and `V_weighted` against
     `majority` and `mean`, and V against each verifier named after it (name the proposed one first), and `V_weighted`
@@ -114,6 +115,10 @@ def best_of_n_report(
     return {
         "curves": {
             method: {str(n): accuracy(outcomes, seed=seed) for n, outcomes in curve.items()}
+            for method, curve in curves.items()
+        },
+        "outcomes": {
+            method: {str(n): {"right": of.right.tolist(), "gradable": of.gradable.tolist()} for n, of in curve.items()}
             for method, curve in curves.items()
         },
         "differences": {

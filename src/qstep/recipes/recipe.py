@@ -2,7 +2,9 @@
 
 Each stage is a qstep command with its own options under its own flags' names. In an option `${name}` stands for the
 output of the stage `name`, for one of the recipe's `values`, or, as `${seed}`, for the seed; what a stage refers to is
-run before it. A variant overrides options of stages; each variant is run with each seed.
+run before it. A stage that says `like: other` begins with that stage's options. A recipe that says `extends: file.yaml`
+begins with that recipe, and its own entries replace or join those. A variant overrides options of stages; each variant
+is run with each seed.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ class Recipe:
         processes: commands that run side by side.
         threads: of each; by default an equal share of the cores.
         output_dir: where everything goes unless the command line says otherwise.
+        study: where the recipe answers a claim, the claim and what decides it (see `qstep.recipes.study`).
         shared: for YAML anchors; not read.
     """
 
@@ -65,6 +68,7 @@ class Recipe:
     seeds: Sequence[int] = (0,)
     processes: int = 1
     threads: int | None = None
+    study: Mapping[str, Any] | None = None
     shared: Any = None
 
     def resolved(self, variant: str | None, seed: int) -> dict[str, Stage]:
@@ -81,8 +85,8 @@ class Recipe:
                 raise self.error(f"variant {variant!r} changes an unknown stage {name!r}", name, self.stages)
         names = {**self.values, "seed": seed}
         stages = {}
-        for name, written in self.stages.items():
-            options = {**written, **changes.get(name, {})}
+        for name in self.stages:
+            options = self._options(name, changes)
             command, seconds = options.pop("command", None), options.pop("seconds", 1.0)
             if command not in COMMANDS:
                 raise self.error(f"stage {name!r}: no command {command!r}", str(command), COMMANDS)
@@ -104,6 +108,20 @@ class Recipe:
         except CycleError as error:
             circle = " -> ".join(reversed(error.args[1]))  # each refers to the next
             raise self.error(f"stages refer to each other in a circle: {circle}") from None
+
+    def _options(
+        self, name: str, changes: Mapping[str, Mapping[str, Any]], after: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """What is written for a stage: of the stage it is like, its own, a variant's changes of either."""
+        own = {**self.stages[name], **changes.get(name, {})}
+        model = own.pop("like", None)
+        if model is None:
+            return own
+        if model not in self.stages:
+            raise self.error(f"stage {name!r} is like an unknown stage {model!r}", str(model), self.stages)
+        if model in (*after, name):
+            raise self.error(f"stages are like each other in a circle: {' -> '.join((*after, name, model))}")
+        return {**self._options(model, changes, (*after, name)), **own}
 
     def check(self, stage: Stage) -> None:
         """Refuses options that the stage's command does not have, lacks, or cannot take.
@@ -137,22 +155,11 @@ def read_recipe(file: Path, values: Mapping[str, Any] | None = None) -> Recipe:
         RecipeError: it is not a recipe, or has no value of a name in `values`.
     """
     file = Path(file)
-    try:
-        written = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{file}: not YAML: {error}") from None
     bare = Recipe(file, "", "", {}, Path())
-    if not isinstance(written, dict):
-        raise bare.error(f"a {type(written).__name__}, not a mapping with `title`, `about`, `output_dir` and `stages`")
-    known = {f.name for f in fields(Recipe)} - {"file"}
-    for key in written:
-        if key not in known:
-            raise bare.error(f"a recipe has no {key!r}", str(key), known)
+    written = _written(file)
     for key in ("title", "about", "stages", "output_dir"):
         if not written.get(key):
             raise bare.error(f"{key!r} is missing")
-    for key in ("stages", "values", "variants"):
-        _check_mapping(bare, written.get(key, {}), f"{key!r}")
     for name, stage in written["stages"].items():
         _check_mapping(bare, stage, f"stage {name!r}")
     for name, variant in written.get("variants", {}).items():
@@ -167,6 +174,36 @@ def read_recipe(file: Path, values: Mapping[str, Any] | None = None) -> Recipe:
         if name not in recipe.values:
             raise bare.error(f"no value {name!r} to set", name, recipe.values)
     return replace(recipe, values={**recipe.values, **(values or {})})
+
+
+_JOINED = ("stages", "values", "variants")
+"""The mappings whose entries join those of the recipe that is extended."""
+
+
+def _written(file: Path, after: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What stands in a recipe's file, with that of the recipe it extends."""
+    bare = Recipe(file, "", "", {}, Path())
+    try:
+        written = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{file}: not YAML: {error}") from None
+    if not isinstance(written, dict):
+        raise bare.error(f"a {type(written).__name__}, not a mapping with `title`, `about`, `output_dir` and `stages`")
+    known = {f.name for f in fields(Recipe)} - {"file"} | {"extends"}
+    for key in written:
+        if key not in known:
+            raise bare.error(f"a recipe has no {key!r}", str(key), known)
+    for key in _JOINED:
+        _check_mapping(bare, written.get(key, {}), f"{key!r}")
+    extended = written.pop("extends", None)
+    if extended is None:
+        return written
+    if not isinstance(extended, str) or not (parent := file.parent / extended).is_file():
+        raise bare.error(f"extends is {extended!r}: give the file of a recipe, as seen from this one")
+    if parent.resolve() in (*after, file.resolve()):
+        raise bare.error(f"extends {extended}, which extends this one")
+    base = _written(parent, (*after, file.resolve()))
+    return {**base, **written, **{key: {**base.get(key, {}), **written.get(key, {})} for key in _JOINED}}
 
 
 def references(value: Any) -> set[str]:

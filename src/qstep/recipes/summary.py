@@ -8,16 +8,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qstep.data.shards import write_json
+from qstep.data.shards import write_json, write_whole
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
+from qstep.recipes.study import answer, page
 from qstep.stages.progress import accuracy_text, console, print_table
 
 SUMMARY = "results.json"
 
 
 def summarise(recipe: Recipe, runs: Sequence[Run], output_dir: Path) -> None:
-    """Prints each run's accuracies and differences; several runs' are also written to `<output_dir>/results.json`."""
+    """Prints each run's accuracies and differences; several runs' are also written to `<output_dir>/results.json`.
+
+    A study's answer is printed, and written to `<output_dir>/<recipe's name>.json` and, as a page, `.md`.
+    """
+    if recipe.study is not None and all(recipe.study.get("results") in of_run.stages for of_run in runs):
+        answered = answer(recipe, runs)
+        write_json(output_dir / f"{recipe.file.stem}.json", answered)
+        write_whole(output_dir / f"{recipe.file.stem}.md", [page(recipe, answered).encode()])
+        console.print(page(recipe, answered), markup=False)
     results = {of_run.folder: _results(of_run) for of_run in runs}
     for of_run in runs:
         found = results[of_run.folder]

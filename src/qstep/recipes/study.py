@@ -1,0 +1,200 @@
+"""A study: a recipe that answers a claim, on worlds that nothing was chosen on.
+
+    study:
+      claim: what is said, and where
+      paper: what the paper measured
+      settings: how they were chosen, and when
+      results: best_of_n                  the stage, a `best-of-n`, whose choices are compared
+      comparisons:
+        PQM above BCE: {a: pqm, b: bce, n: 64}
+        the margins of the paper above none: {a: [margin_2, margin_8], b: margin_0, n: 64}
+        at eight: {a: pqm, b: bce, n: 8, decides: false}
+
+Each comparison is the accuracy of choosing by `a` less that by `b` (ways to choose, as `best-of-n` names them; of a list
+the mean), among n responses. Every seed is a world: of its own base model, problems and samples. So the difference of a
+world is a number, and over the worlds there is Student's interval of their mean, which speaks of worlds like these; the
+interval over problems (bootstrap, paired, in each world) speaks of these worlds alone. A claim holds where every
+comparison that decides has its interval over worlds above 0, does not where one has it below, and otherwise it cannot be
+told at this scale.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from qstep.evals.intervals import ratio_difference
+from qstep.recipes.graph import Run
+from qstep.recipes.recipe import Recipe
+from qstep.types import Estimate
+
+Verdict = Literal["holds", "does not hold", "cannot tell at this scale"]
+
+_ENTRIES = {"claim", "paper", "settings", "results", "comparisons"}
+_COMPARISON = {"a", "b", "n", "decides"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ways to choose among `n` responses, `a` against `b`; `decides`, or is told beside."""
+
+    name: str
+    a: tuple[str, ...]
+    b: tuple[str, ...]
+    n: int
+    decides: bool = True
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a recipe's `study` says."""
+
+    claim: str
+    paper: str
+    settings: str
+    results: str
+    comparisons: tuple[Comparison, ...]
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Study:
+        """Raises RecipeError where an entry is missing, unknown, or not what it should be."""
+        written = recipe.study
+        if not isinstance(written, dict) or set(written) != _ENTRIES or not isinstance(written["comparisons"], dict):
+            raise recipe.error(f"`study` is a mapping with {', '.join(sorted(_ENTRIES))}")
+        if written["results"] not in recipe.stages:
+            raise recipe.error(
+                f"study: results is an unknown stage {written['results']!r}", written["results"], recipe.stages
+            )
+        comparisons = []
+        for name, of in written["comparisons"].items():
+            if not isinstance(of, dict) or not {"a", "b", "n"} <= set(of) <= _COMPARISON or type(of["n"]) is not int:
+                raise recipe.error(f"study: comparison {name!r} is a mapping with a, b, n and, if need be, decides")
+            a, b = (tuple(side) if isinstance(side, list) else (side,) for side in (of["a"], of["b"]))
+            comparisons.append(Comparison(str(name), a, b, of["n"], of.get("decides", True) is not False))
+        texts = {name: str(written[name]).strip() for name in ("claim", "paper", "settings", "results")}
+        return cls(**texts, comparisons=tuple(comparisons))
+
+
+def over_worlds(differences: Sequence[float]) -> Estimate:
+    """The mean of one difference a world and Student's 95 % interval; of a single world it is all of [-1, 1]."""
+    values = np.asarray(differences, dtype=np.float64)
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return Estimate(mean, -1.0, 1.0, n)
+    half = float(student.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def answer(recipe: Recipe, runs: Sequence[Run]) -> dict[str, Any]:
+    """The study's comparisons over the worlds that were run, and the verdict on its claim.
+
+    Raises:
+        RecipeError: a comparison names a way to choose, or an n, that the results do not have.
+    """
+    study = Study.of(recipe)
+    worlds = {run.seed: json.loads(run.stages[study.results].output.read_text()) for run in runs}
+    compared = {of.name: _compared(recipe, of, worlds) for of in study.comparisons}
+    deciding = [compared[of.name]["over_worlds"] for of in study.comparisons if of.decides]
+    curves = {str(seed): _means(report) for seed, report in worlds.items()}
+    return {
+        **{name: getattr(study, name) for name in ("claim", "paper", "settings")},
+        "verdict": verdict(deciding),
+        "comparisons": compared,
+        "worlds": curves,
+        "provenance": next(iter(worlds.values()))["provenance"],
+    }
+
+
+def verdict(deciding: Sequence[Mapping[str, float]]) -> Verdict:
+    """Of a claim, by the intervals of the comparisons that decide."""
+    if deciding and all(estimate["low"] > 0 for estimate in deciding):
+        return "holds"
+    if any(estimate["high"] < 0 for estimate in deciding):
+        return "does not hold"
+    return "cannot tell at this scale"
+
+
+def _compared(recipe: Recipe, of: Comparison, worlds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    by_world = {}
+    for seed, report in worlds.items():
+        a, b = (_outcomes(recipe, of, report, side) for side in (of.a, of.b))
+        by_world[str(seed)] = asdict(ratio_difference(a, b))
+    means = [estimate["mean"] for estimate in by_world.values()]
+    errors = [(estimate["high"] - estimate["low"]) / (2 * 1.96) for estimate in by_world.values()]
+    mean, half = float(np.mean(means)), 1.96 * math.sqrt(sum(error**2 for error in errors)) / len(errors)
+    return {
+        "a": list(of.a),
+        "b": list(of.b),
+        "n": of.n,
+        "decides": of.decides,
+        "over_worlds": asdict(over_worlds(means)),
+        "over_problems": asdict(Estimate(mean, mean - half, mean + half, len(means))),
+        "by_world": by_world,
+    }
+
+
+def _outcomes(
+    recipe: Recipe, of: Comparison, report: Mapping[str, Any], methods: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The right and the gradable share of each problem by some ways to choose, their mean."""
+    found = []
+    for method in methods:
+        try:
+            outcomes = report["outcomes"][method][str(of.n)]
+        except KeyError:
+            known = ", ".join(report["outcomes"])
+            raise recipe.error(
+                f"study: comparison {of.name!r}: the results have no {method!r} at n = {of.n}; they have {known} at "
+                f"n = {', '.join(map(str, report['ns']))}"
+            ) from None
+        found.append((outcomes["right"], outcomes["gradable"]))
+    right, gradable = np.asarray(found, dtype=np.float64).mean(axis=0)
+    return right, gradable
+
+
+def _means(report: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    return {method: {n: of["mean"] for n, of in curve.items()} for method, curve in report["curves"].items()}
+
+
+def page(recipe: Recipe, found: Mapping[str, Any]) -> str:
+    """The study's answer as a page of Markdown."""
+    worlds = found["worlds"]
+    methods = dict.fromkeys(method for curves in worlds.values() for method in curves)
+    ns = sorted({of["n"] for of in found["comparisons"].values()})
+    lines = [
+        f"# {recipe.title}",
+        "",
+        found["claim"],
+        "",
+        f"**{found['verdict'].capitalize()}**, over {len(worlds)} worlds.",
+        "",
+    ]
+    lines += [f"The paper: {found['paper']}", "", f"Settings: {found['settings']}", ""]
+    lines += ["| difference of accuracy, in points | n | over worlds, 95 % | over problems, 95 % | worlds above 0 |"]
+    lines += ["|---|---|---|---|---|"]
+    for name, of in found["comparisons"].items():
+        above = sum(estimate["mean"] > 0 for estimate in of["by_world"].values())
+        told = "" if of["decides"] else " (told beside)"
+        cells = [_points(of["over_worlds"]), _points(of["over_problems"]), f"{above} of {len(worlds)}"]
+        lines.append(f"| {name}{told} | {of['n']} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"| accuracy, mean over worlds | {' | '.join(f'n = {n}' for n in ns)} |",
+        "|---" * (len(ns) + 1) + "|",
+    ]
+    for method in methods:
+        cells = [f"{np.mean([curves[method][str(n)] for curves in worlds.values()]):.3f}" for n in ns]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    lines += ["", f"Worlds: {', '.join(worlds)}. Commit {found['provenance']['git_commit']}.", ""]
+    return "\n".join(lines)
+
+
+def _points(estimate: Mapping[str, float]) -> str:
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * estimate[name] for name in ("mean", "low", "high")))
