@@ -21,11 +21,12 @@ from qstep.recipes import JobFailed, OutputBusy, Recipe, RecipeError, plan, read
 from qstep.recipes.command import MINIATURE
 from qstep.recipes.graph import _alone, _longest_first
 from qstep.recipes.recipe import fill
+from qstep.recipes.study import Study
 from qstep.recipes.summary import claims, pooled
 from qstep.tasks import miniature
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = [MINIATURE, *sorted((ROOT / "recipes").glob("*.yaml"))]
+SHIPPED = [MINIATURE, *sorted((ROOT / "recipes").glob("*.yaml")), *sorted((ROOT / "studies").glob("*.yaml"))]
 
 
 def write(folder: Path, **parts: Any) -> Path:
@@ -72,6 +73,7 @@ def keys(file: Path, **values: Any) -> dict[str, str]:
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
 def test_every_shipped_recipe_is_checked_against_its_commands(file: Path) -> None:
     recipe = read_recipe(file)
+    assert recipe.study is None or Study.of(recipe).comparisons
     assert "cores" in recipe.about and "qstep" in recipe.about, "say the command and the hardware"
     for variant in recipe.variants or (None,):
         for stage in recipe.resolved(variant, 1).values():
@@ -125,6 +127,10 @@ def test_what_cannot_run_is_refused_before_anything_runs(tmp_path: Path, changed
         ({"values": {"graded": 1}}, "would name a stage and a value"),
         ({"variants": {"a": {"label": {}}}}, r"variant 'a' changes an unknown stage 'label' \(did you mean"),
         ({"stages": {"a b": {}}}, "'a b' is no name"),
+        ({"stages": {"a": {"like": "b"}}}, "stage 'a' is like an unknown stage 'b'"),
+        ({"stages": {"a": {"like": "b"}, "b": {"like": "a"}}}, "like each other in a circle: a -> b -> a"),
+        ({"extends": "none.yaml"}, "extends is 'none.yaml': give the file of a recipe"),
+        ({"extends": "recipe.yaml"}, "extends recipe.yaml, which extends this one"),
     ],
 )
 def test_a_malformed_recipe_is_refused(tmp_path: Path, parts: dict[str, Any], message: str) -> None:
@@ -190,6 +196,30 @@ def test_the_seed_goes_where_it_is_referred_to_and_variants_share_the_rest(tmp_p
     assert len({r.stages["labels"].key for r in runs}) == 4
     assert [r.stages["labels"].options["seed"] for r in runs] == [1, 2, 1, 2]
     assert runs[3].folder == tmp_path / "out" / "two" / "seed-2"
+
+
+def test_a_stage_is_like_another_and_follows_its_variants(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        stages=stages(tmp_path, more={"like": "labels", "seed": 7}, most={"like": "more", "seed": 8}),
+        variants={"one": {}, "two": {"labels": {"max_problems": 1}, "most": {"max_problems": 2}}},
+    )
+    one, two = plan(read_recipe(file), tmp_path / "out", [0])
+    assert one.stages["more"].options["max_per_problem"] == 1
+    assert [one.stages[name].options.get("seed") for name in ("labels", "more", "most")] == [None, 7, 8]
+    assert [two.stages[name].options["max_problems"] for name in ("labels", "more", "most")] == [1, 1, 2]
+
+
+def test_a_recipe_extends_another_and_shares_its_outputs(tmp_path: Path) -> None:
+    base = write(tmp_path)
+    child = tmp_path / "child.yaml"
+    changes = {"extends": base.name, "title": "more", "values": {"k": 2}, "stages": {"more": {"like": "labels"}}}
+    child.write_text(yaml.safe_dump(changes))
+    recipe = read_recipe(child, {"k": 3})
+    assert (recipe.title, recipe.about, dict(recipe.values)) == ("more", "a test", {"per_problem": 1, "k": 3})
+    (of_base,), (of_child,) = (plan(read_recipe(file), tmp_path / "out", [0]) for file in (base, child))
+    assert {**of_base.stages} == {name: of_child.stages[name] for name in of_base.stages}
+    assert set(of_child.stages) - set(of_base.stages) == {"more"}
 
 
 def test_the_longest_chain_starts_first(tmp_path: Path) -> None:

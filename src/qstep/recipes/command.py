@@ -10,6 +10,7 @@ from typing import Any
 from qstep.recipes.graph import Run
 from qstep.recipes.graph import run as run_recipe
 from qstep.recipes.recipe import RecipeError, read_recipe
+from qstep.recipes.study import Study
 from qstep.recipes.summary import summarise
 
 MINIATURE = Path(str(files("qstep.recipes") / "miniature.yaml"))
@@ -60,6 +61,8 @@ def demo(config: DemoConfig) -> list[Run]:
 
 def _run(file: Path, config: DemoConfig) -> list[Run]:
     recipe = read_recipe(file, config.values)
+    if recipe.study is not None:
+        Study.of(recipe)  # refused now, not when everything has been computed
     try:
         seeds = None if config.seeds is None else [int(seed) for seed in config.seeds.split(",")]
     except ValueError:

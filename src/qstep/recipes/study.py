@@ -10,12 +10,12 @@
         the margins of the paper above none: {a: [margin_2, margin_8], b: margin_0, n: 64}
         at eight: {a: pqm, b: bce, n: 8, decides: false}
 
-Each comparison is the accuracy of choosing by `a` less that by `b` (ways to choose, as `best-of-n` names them; of a list
-the mean), among n responses. Every seed is a world: of its own base model, problems and samples. So the difference of a
-world is a number, and over the worlds there is Student's interval of their mean, which speaks of worlds like these; the
-interval over problems (bootstrap, paired, in each world) speaks of these worlds alone. A claim holds where every
-comparison that decides has its interval over worlds above 0, does not where one has it below, and otherwise it cannot be
-told at this scale.
+Each comparison is the accuracy of choosing by `a` less that by `b` (ways to choose, as `best-of-n` names them; of a
+list the mean), among n responses. Every seed is a world: of its own base model, problems and samples. So the difference
+of a world is a number, and over the worlds there is Student's interval of their mean, which speaks of worlds like
+these; the interval over problems (bootstrap, paired, in each world) speaks of these worlds alone. A claim holds where
+every comparison that decides has its interval over worlds above 0, does not where one has it below, and otherwise it
+cannot be told at this scale.
 """
 
 from __future__ import annotations
