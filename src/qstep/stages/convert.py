@@ -8,18 +8,20 @@ from typing import Literal
 
 from qstep.data import Neutral, SeparatorInside, refuse_unread
 from qstep.stages.inputs import finished, in_blocks, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, TaskOptions
+from qstep.stages.options import NO_EFFECT, PromptOptions, TaskOptions
 from qstep.stages.progress import bar, console
+from qstep.types import Row
 
 _ROWS_AT_ONCE = 1024
 
 
 @dataclass
-class ConvertConfig(TaskOptions):
+class ConvertConfig(PromptOptions, TaskOptions):
     """Converts published step-labelled data to rows that `qstep train` and `qstep score` read.
 
     What is not used is counted under a reason, on the terminal and in the output's `.meta.json`, as are the steps by
-    label. Nothing is cast; a row that is not of the format is refused, by file, line and field.
+    label. Nothing is cast; a row that is not of the format is refused, by file, line and field. Questions are put as
+    `qstep sample` put them for the responses that a scorer is to judge: the same instruction, conversational or not.
 
     Args:
         dataset_name: a .jsonl/.json/.parquet file, or a Hub id.
@@ -76,7 +78,7 @@ def convert(config: ConvertConfig) -> Path:
         with bar(f"convert {config.output.stem}", source.count()) as advance:
             read = 0
             for rows in in_blocks(read_published(source, reading, audit), _ROWS_AT_ONCE):
-                file.append([row for row in rows if row["id"] not in file.done])
+                file.append([_put(row, config) for row in rows if row["id"] not in file.done])
                 advance(audit.rows_read - read)
                 read = audit.rows_read
             advance(audit.rows_read - read)
@@ -86,3 +88,10 @@ def convert(config: ConvertConfig) -> Path:
         file.finish(summary)
     console.print(f"convert {config.output.stem}: {summary}")
     return config.output
+
+
+def _put(row: Row, config: ConvertConfig) -> Row:
+    """The row with its question as the options say."""
+    from qstep.tasks import worded
+
+    return {**row, "prompt": worded(row["prompt"], config.instruction, config.conversational)}

@@ -79,7 +79,20 @@ class GradingOptions(TaskOptions):
 
 
 @dataclass(kw_only=True)
-class ProblemOptions(TaskOptions):
+class PromptOptions(Options):
+    """How questions are put.
+
+    Args:
+        instruction: text put after each question, behind a blank line.
+        conversational: put the question through the model's chat template.
+    """
+
+    instruction: str | None = None
+    conversational: bool = False
+
+
+@dataclass(kw_only=True)
+class ProblemOptions(PromptOptions, TaskOptions):
     """Which problems.
 
     Args:
@@ -90,8 +103,6 @@ class ProblemOptions(TaskOptions):
         num_problems: how many problems, all by default.
         offset: how many problems to skip first.
         data_seed: seed of generated problems.
-        instruction: text put after each question, behind a blank line.
-        conversational: put the question through the model's chat template.
         unanswerable: whether a problem whose answer is the word None (GSM-Plus has such questions) is refused, or
             dropped and counted.
     """
@@ -102,8 +113,6 @@ class ProblemOptions(TaskOptions):
     num_problems: int | None = None
     offset: int = 0
     data_seed: int = 0
-    instruction: str | None = None
-    conversational: bool = False
     unanswerable: Unanswerable = "refuse"
 
     def problems(self) -> list[Problem]:

@@ -11,6 +11,10 @@ from qstep.types import Row
 Neutral = Literal["right", "wrong", "null"]
 """What a neutral rating is as a label."""
 
+_SERVED_TO_ALL = {
+    "is_quality_control_question": "a quality control question",
+    "is_initial_screening_question": "an initial screening question",
+}
 _Ended = Literal["solution", "found_error", "give_up", "bad_problem"]
 
 
@@ -41,9 +45,12 @@ def read_prm800k(record: Record, neutral: Neutral = "right") -> Iterator[Row | L
     Not used are answers to control and screening questions, which every labeler was given, and problems that the
     labeler reported as broken. What was labelled before the person gave up is used.
     """
-    for question in ("quality_control", "initial_screening"):
-        if record.field(f"is_{question}_question"):
-            yield LeftOut(f"a {question.replace('_', ' ')} question")
+    for column, reason in _SERVED_TO_ALL.items():
+        served = record.field(column)
+        if not isinstance(served, bool):
+            raise record.error(column, f"is {shown(served)}; it has to be true or false")
+        if served:
+            yield LeftOut(reason)
             return
     label, about = record.mapping("label"), record.mapping("question")
     ended = record.field("label.finish_reason", label)
@@ -54,9 +61,9 @@ def read_prm800k(record: Record, neutral: Neutral = "right") -> Iterator[Row | L
     if ended == "bad_problem":
         yield LeftOut("the labeler reported the problem as broken")
         return
-    generation = record.row.get("generation")
+    generation, gold = record.row.get("generation"), record.field("question.ground_truth_answer", about)
     more = {
-        "gold": record.text("question.ground_truth_answer", about),
+        "gold": None if gold is None else record.text("question.ground_truth_answer", about),
         "phase": 1 if generation is None else 2,
         "generation": generation,
         "ended": ended,
@@ -117,13 +124,13 @@ def _walk(record: Record, steps: list[Any], neutral: Neutral) -> tuple[list[_Ste
             break
         step = found[chosen] if chosen is not None else (human or "", None)
         if not step[0]:
-            left_out.append(LeftOut("a blank step, and what follows it", "part"))
+            left_out.append(LeftOut("a blank step, which ends the solution", "part"))
             break
         path.append(step)
         if chosen is not None and steps[t]["chosen_completion"] is None:
             break
     for _ in steps[t + 1 :] if steps else ():
-        left_out.append(LeftOut("a step after one where none was chosen", "part"))
+        left_out.append(LeftOut("a step after the one that ends the solution", "part"))
     return path, alternatives, left_out
 
 
@@ -146,13 +153,16 @@ def _step(record: Record, where: str, step: Any, neutral: Neutral) -> tuple[list
             raise record.error(f"{name}.text", f"is {shown(text)}; a step is a text")
         if rating is not None and (type(rating) is not int or rating not in (-1, 0, 1)):
             raise record.error(f"{name}.rating", f"is {shown(rating)}; it has to be -1, 0, 1 or null")
-        found.append((text.strip(), None if completion.get("flagged") else _label(rating, neutral)))
+        flagged = completion.get("flagged")
+        if not isinstance(flagged, bool | None):
+            raise record.error(f"{name}.flagged", f"is {shown(flagged)}; it has to be true, false or null")
+        found.append((text.strip(), None if flagged else _label(rating, neutral)))
     chosen = record.field(f"{where}.chosen_completion", step)
     if chosen is not None:
         record.number(f"{where}.chosen_completion", 0, len(found) - 1, step)
     human = record.field(f"{where}.human_completion", step)
     if human is not None:
-        human = record.text(f"{where}.human_completion.text", record.mapping(f"{where}.human_completion", step))
+        human = record.text(f"{where}.human_completion.text", record.mapping(f"{where}.human_completion", step)).strip()
     return found, chosen, human if chosen is None else None
 
 

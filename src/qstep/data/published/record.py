@@ -46,11 +46,11 @@ class Record:
         return held[name]
 
     def text(self, field: str, of: Row | None = None) -> str:
-        """A text that is not blank, without surrounding blanks."""
+        """A text that is not blank, as it is."""
         value = self.field(field, of)
         if not isinstance(value, str) or not value.strip():
             raise self.error(field, f"is {shown(value)}; it has to be a text that is not blank")
-        return value.strip()
+        return value
 
     def mapping(self, field: str, of: Row | None = None) -> Row:
         """An object."""
