@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from qstep.data import RowError, count_responses, read_responses, read_rows, write_jsonl
 from qstep.stages.grade import GradeConfig, grade
+from qstep.stages.options import ProblemOptions
 from qstep.tasks import grade_rows, load_problems
 from qstep.types import Problem
 
@@ -210,7 +212,6 @@ def test_a_procedural_task_that_runs_dry_says_so(monkeypatch: pytest.MonkeyPatch
         ("gsm8k_test", 1319),
         ("math500", 500),
         ("aime24", 30),
-        ("gsmplus_testmini", 2400),
     ],
 )
 def test_real_files(file: str, count: int) -> None:
@@ -221,6 +222,81 @@ def test_real_files(file: str, count: int) -> None:
         if file.startswith("gsm8k"):
             float(problem.gold)
             assert "<<" not in problem.metadata["solution"]
+
+
+BOXED = {"problem": "Q", "level": "Level 5", "type": "Algebra"}
+
+
+@pytest.mark.parametrize(
+    ("solution", "gold"),
+    [
+        ("So $\\boxed{1}$, no: \\[x = \\boxed{\\frac{1}{\\sqrt{2}}}.\\]", "\\frac{1}{\\sqrt{2}}"),
+        ("It is $\\fbox{ \\{1, 2\\} }$.", "\\{1, 2\\}"),
+        ("a brace that closes nothing \\boxed{\\left\\{ x : x > 1 \\right.}", "\\left\\{ x : x > 1 \\right."),
+        ("It is $\\boxed 9$.", "9"),
+    ],
+)
+def test_a_solution_alone_has_its_answer_in_the_last_box(tmp_path: Path, solution: str, gold: str) -> None:
+    (problem,) = load_problems(write(tmp_path / "math.jsonl", {**BOXED, "solution": solution}))
+    assert problem.gold == gold and problem.metadata == {"solution": solution}
+
+
+@pytest.mark.parametrize(
+    ("solution", "what"),
+    [
+        ("It is 9.", "has no"),
+        ("\\boxed{1} then \\boxed{\\frac{1}{2}", "not closed"),
+        ("\\boxed{ }", "empty"),
+        (5, "has no"),
+    ],
+)
+def test_a_solution_without_an_answer_is_named(tmp_path: Path, solution: Any, what: str) -> None:
+    name = write(tmp_path / "math.jsonl", {**BOXED, "solution": "\\boxed{1}"}, {**BOXED, "solution": solution})
+    with pytest.raises(RowError, match=what) as error:
+        load_problems(name)
+    assert (error.value.line, error.value.field) == (2, "solution")
+
+
+@needs_data
+def test_the_boxes_of_real_solutions_are_the_published_answers(tmp_path: Path) -> None:
+    rows = list(read_rows(DATA / "math500.jsonl"))
+    name = write(tmp_path / "boxed.jsonl", *({key: row[key] for key in ("problem", "solution")} for row in rows))
+    assert [problem.gold for problem in load_problems(name)] == [row["answer"] for row in rows]
+
+
+def test_a_question_without_an_answer_is_refused_or_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As GSM-Plus has them: a condition is missing, and the answer is the word None."""
+    rows = [
+        {"question": f"Q{i}", "solution": "#### x", "answer": answer} for i, answer in enumerate(("5", "None", "6"))
+    ]
+    name = write(tmp_path / "plus.jsonl", *rows)
+    with pytest.raises(RowError, match=r"line 2, field 'answer': is None: .*--unanswerable drop"):
+        load_problems(name)
+    left_out: Counter[str] = Counter()
+    kept = load_problems(name, unanswerable="drop", left_out=left_out)
+    assert [problem.id for problem in kept] == ["plus/train/0", "plus/train/2"]
+    assert left_out == {"the question has no answer": 1}
+    assert len(ProblemOptions(dataset_name=name, unanswerable="drop").problems()) == 2
+    assert "left out {'the question has no answer': 1}" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ValueError, match="miniature takes no --unanswerable drop"):
+        load_problems("miniature", limit=1, unanswerable="drop")
+
+
+@needs_data
+def test_the_unanswerable_questions_of_gsm_plus_are_counted() -> None:
+    left_out: Counter[str] = Counter()
+    problems = load_problems(str(DATA / "gsmplus_testmini.jsonl"), unanswerable="drop", left_out=left_out)
+    assert len(problems) == 2100 and left_out == {"the question has no answer": 300}
+    assert problems[0].gold == "4.33" and {"1/4", "5/8"} <= {problem.gold for problem in problems}
+
+
+@needs_data
+def test_answers_of_aime_keep_their_zeros_and_are_graded_without() -> None:
+    problems = load_problems(str(DATA / "aime24.jsonl"))
+    assert [problem.gold for problem in problems[:8]] == ["204", "113", "371", "385", "110", "104", "721", "025"]
+    row = {"task": "math", "gold": problems[7].gold, "prompt": problems[7].prompt}
+    grades = grade_rows([row | {"completion": f"\\boxed{{{answer}}}"} for answer in ("25", "025", "250")])
+    assert [grade.verdict for grade in grades] == ["right", "right", "wrong"]
 
 
 def write_lines(path: Path, *rows: dict[str, Any]) -> Path:

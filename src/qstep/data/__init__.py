@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from qstep.data.index import Index, cache_folders, cached_array, index_rows
 from qstep.data.options import refuse_unread
-from qstep.data.readers import count_responses, read_problems, read_responses
+from qstep.data.published import (
+    Audit,
+    Neutral,
+    PublishedFormat,
+    Reading,
+    SeparatorInside,
+    read_published,
+    recognise,
+)
+from qstep.data.readers import Unanswerable, count_responses, read_problems, read_responses
 from qstep.data.rows import Format, check_row, group_key, is_right, outcome, prompt_id, read_groups
 from qstep.data.shards import (
     RowError,
@@ -22,6 +31,7 @@ from qstep.data.shards import (
     write_jsonl,
     write_whole,
 )
+from qstep.data.sources import Source
 from qstep.data.steps import check_separator, split_steps, step_token_ends, steps_of
 from qstep.data.tokens import (
     bytes_growth,
@@ -35,12 +45,19 @@ from qstep.data.tokens import (
 )
 
 __all__ = [
+    "Audit",
     "Format",
     "Index",
+    "Neutral",
+    "PublishedFormat",
+    "Reading",
     "RowError",
+    "SeparatorInside",
     "SettingsChanged",
+    "Source",
     "StageBusy",
     "StageFile",
+    "Unanswerable",
     "bytes_growth",
     "cache_folders",
     "cached_array",
@@ -65,8 +82,10 @@ __all__ = [
     "prompt_id",
     "read_groups",
     "read_problems",
+    "read_published",
     "read_responses",
     "read_rows",
+    "recognise",
     "refuse_unread",
     "split_steps",
     "step_token_ends",

@@ -2,75 +2,78 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qstep.data.rows import check_row, group_key, prompt_id
 from qstep.data.shards import RowError, count_rows, numbered_rows
+from qstep.data.sources import Source
 from qstep.types import Problem, Row
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _PROMPT_COLUMNS = ("prompt", "problem", "question")
 _GOLD_COLUMNS = ("gold", "answer")
 _COMPLETION_COLUMNS = ("completion", "response", "text")
-_FILES = (".jsonl", ".json", ".parquet")
-_HUB_CONFIG = {"openai/gsm8k": "main"}
+_NO_ANSWER = "None"
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|([^\s{}\\$]))")
+_BRACE = re.compile(r"\\.|[{}]", re.S)
+
+Unanswerable = Literal["refuse", "drop"]
+"""What becomes of a problem that has no answer."""
 
 
-def read_problems(dataset_name: str, *, split: str, task: str) -> Iterator[Problem]:
+def read_problems(
+    dataset_name: str,
+    *,
+    split: str,
+    task: str,
+    unanswerable: Unanswerable = "refuse",
+    left_out: Counter[str] | None = None,
+) -> Iterator[Problem]:
     """The problems of a file or of the Hub, ids `<name>/<split>/<index>`.
 
     Rows hold `prompt`, `problem` or `question`, and `gold` or `answer`. Of an answer in GSM8K's form the part
-    after `####` is the gold answer. A worked solution, without GSM8K's calculator marks, is kept as
-    `metadata["solution"]`.
+    after `####` is the gold answer; of a row that has only a `solution`, as MATH's have, the content of its last
+    box. A worked solution, without GSM8K's calculator marks, is kept as `metadata["solution"]`. An answer keeps its
+    leading zeros (AIME's `025`), which grading does not mind.
+
+    Args:
+        unanswerable: what becomes of a row whose answer is the word None (GSM-Plus' "critical thinking" questions,
+            which lack what an answer needs): refused, or dropped.
+        left_out: where rows that are dropped are counted, under a reason.
 
     Raises:
-        RowError: a row lacks a column, or it is blank.
+        RowError: a row lacks a column, or it is blank, or its problem has no answer.
         ValueError: the file is not what its name says.
     """
-    path = Path(dataset_name)
-    if path.suffix in _FILES:
-        name, rows = path.stem, _file_rows(path)
-    else:
-        name, _, config = dataset_name.partition(":")
-        rows = enumerate(_hub_rows(name, config or _HUB_CONFIG.get(name), split), 1)
-    for index, (line, row) in enumerate(rows):
-        yield _problem(path, line, row, f"{name}/{split}/{index}", task)
-
-
-def _file_rows(path: Path) -> Iterable[tuple[int, Row]]:
-    if path.suffix == ".jsonl":
-        return numbered_rows(path)
-    if path.suffix == ".parquet":
-        import datasets
-
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist")
-        return enumerate(datasets.Dataset.from_parquet(str(path)), 1)
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: a .json file of problems is a list of objects; one object a line is .jsonl")
-    return enumerate(rows, 1)
-
-
-def _hub_rows(name: str, config: str | None, split: str) -> Iterable[Row]:
-    import datasets
-
-    return datasets.load_dataset(name, config, split=split)
+    source = Source.of(dataset_name, split=split)
+    for index, (line, row) in enumerate(source.rows()):
+        problem = _problem(source.path, line, row, f"{source.name}/{split}/{index}", task)
+        if problem.gold != _NO_ANSWER:
+            yield problem
+        elif unanswerable == "refuse":
+            raise RowError(
+                source.path,
+                line,
+                _first(source.path, line, row, _GOLD_COLUMNS),
+                "is None: the question cannot be answered, so nothing can be graded against it. Leave such rows out "
+                "with --unanswerable drop, which counts them",
+            )
+        elif left_out is not None:
+            left_out["the question has no answer"] += 1
 
 
 def _problem(path: Path, line: int, row: Row, identifier: str, task: str) -> Problem:
     question = _first(path, line, row, _PROMPT_COLUMNS)
-    answer = _first(path, line, row, _GOLD_COLUMNS)
     prompt = row[question]
-    gold, solution = _gold(path, line, answer, row[answer], row.get("solution"))
+    if "solution" in row and not {*_GOLD_COLUMNS} & row.keys():
+        gold, solution = _boxed(path, line, row["solution"]), row["solution"]
+    else:
+        answer = _first(path, line, row, _GOLD_COLUMNS)
+        gold, solution = _gold(path, line, answer, row[answer], row.get("solution"))
     conversation = (
         isinstance(prompt, list)
         and bool(prompt)
@@ -90,6 +93,24 @@ def _gold(path: Path, line: int, column: str, answer: Any, solution: Any = None)
     if not isinstance(gold, str) or not gold.strip():
         raise RowError(path, line, column, f"is {answer!r}; give the answer as a text or a number")
     return gold.strip(), _CALCULATOR.sub("", solution) if isinstance(solution, str) else None
+
+
+def _boxed(path: Path, line: int, solution: Any) -> str:
+    """The content of a solution's last box, its braces balanced."""
+    boxes = [*_BOX.finditer(solution)] if isinstance(solution, str) else []
+    if not boxes:
+        raise RowError(path, line, "solution", "has no \\boxed{...}; give the answer in a column 'answer'")
+    box = boxes[-1]
+    if box[1]:  # TeX's argument without braces is one character
+        return box[1]
+    level = 1
+    for brace in _BRACE.finditer(solution, box.end()):
+        level += (brace[0] == "{") - (brace[0] == "}")
+        if level == 0:
+            if content := solution[box.end() : brace.start()].strip():
+                return content
+            break
+    raise RowError(path, line, "solution", "ends with a box that is empty or not closed; give a column 'answer'")
 
 
 def read_responses(

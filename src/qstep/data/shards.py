@@ -421,7 +421,7 @@ _MAY_OVERFLOW = re.compile(rb"\d[eE]\+?\d\d|\d{300}")
 def parse_row(text: bytes) -> Row:
     """One JSON object; ValueError, in words for the reader of the file, at anything else."""
     try:
-        row = json.loads(text.decode(), parse_constant=_refuse_constant)
+        row = json.loads(text.decode(), parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         if text.startswith(codecs.BOM_UTF8):
             raise ValueError("the file begins with a byte-order mark: save it as UTF-8 without one") from None
@@ -439,5 +439,6 @@ def parse_row(text: bytes) -> Row:
     return row
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """What `json.loads` calls for NaN and infinities. Raises ValueError."""
     raise ValueError(f"{name} is not JSON; write null for a value that is absent")

@@ -136,6 +136,7 @@ def _stage(name: str, config: str, about: str, outputs: Mapping[str, str] | None
 _FOLDER = {"output_dir": "{stage}"}
 _PAGE = {"output": "{stage}.html", "summary": "results.json"}
 _STAGES = (
+    _stage("convert", "ConvertConfig", "convert published step-labelled data to rows"),
     _stage("sample", "SampleConfig", "sample groups of responses to problems"),
     _stage("grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
     _stage("annotate", "AnnotateConfig", "label steps: exactly, by Monte-Carlo rollouts, or from outcomes"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qstep.data import check_separator
+from qstep.data import Unanswerable, check_separator
 from qstep.stages.inputs import choose_device, hide_loading_bars, load_for_sampling, model_fingerprint
+from qstep.stages.progress import console
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
@@ -77,7 +79,20 @@ class GradingOptions(TaskOptions):
 
 
 @dataclass(kw_only=True)
-class ProblemOptions(TaskOptions):
+class PromptOptions(Options):
+    """How questions are put.
+
+    Args:
+        instruction: text put after each question, behind a blank line.
+        conversational: put the question through the model's chat template.
+    """
+
+    instruction: str | None = None
+    conversational: bool = False
+
+
+@dataclass(kw_only=True)
+class ProblemOptions(PromptOptions, TaskOptions):
     """Which problems.
 
     Args:
@@ -88,8 +103,8 @@ class ProblemOptions(TaskOptions):
         num_problems: how many problems, all by default.
         offset: how many problems to skip first.
         data_seed: seed of generated problems.
-        instruction: text put after each question, behind a blank line.
-        conversational: put the question through the model's chat template.
+        unanswerable: whether a problem whose answer is the word None (GSM-Plus has such questions) is refused, or
+            dropped and counted.
     """
 
     dataset_name: str = "miniature"
@@ -98,14 +113,14 @@ class ProblemOptions(TaskOptions):
     num_problems: int | None = None
     offset: int = 0
     data_seed: int = 0
-    instruction: str | None = None
-    conversational: bool = False
+    unanswerable: Unanswerable = "refuse"
 
     def problems(self) -> list[Problem]:
         """The problems these options name; raises as `qstep.tasks.load_problems` does."""
         from qstep.tasks import load_problems
 
-        return load_problems(
+        left_out: Counter[str] = Counter()
+        problems = load_problems(
             self.dataset_name,
             options=self.dataset_options,
             split=self.split,
@@ -115,7 +130,12 @@ class ProblemOptions(TaskOptions):
             instruction=self.instruction,
             conversational=self.conversational,
             task=self.task,
+            unanswerable=self.unanswerable,
+            left_out=left_out,
         )
+        if left_out:
+            console.print(f"{self.dataset_name}: left out {dict(left_out)}")
+        return problems
 
 
 @dataclass(kw_only=True)

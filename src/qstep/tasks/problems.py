@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from qstep.data import read_problems
+from qstep.data import Unanswerable, read_problems
 from qstep.tasks.procedural import REASONING_GYM, with_options
 from qstep.tasks.task import Tasks, is_users
 from qstep.types import Problem, Prompt
@@ -24,6 +25,8 @@ def load_problems(
     instruction: str | None = None,
     conversational: bool = False,
     task: str = "math",
+    unanswerable: Unanswerable = "refuse",
+    left_out: Counter[str] | None = None,
 ) -> list[Problem]:
     """Problems `offset` to `offset + limit` (or to the end) of a data set, ids `<name>/<split>/<index>`.
 
@@ -40,6 +43,8 @@ def load_problems(
         instruction: put after the question, behind a blank line.
         conversational: makes a text prompt the one message of a user.
         task: who grades the problems of a file or of the Hub.
+        unanswerable: whether a problem of a file or of the Hub whose answer is the word None is refused or dropped.
+        left_out: where problems that are dropped are counted, under a reason.
 
     Raises:
         RowError: a row of a file lacks a column, or it is blank.
@@ -54,17 +59,21 @@ def load_problems(
     if dataset_name == "miniature" and (instruction is not None or conversational):
         raise ValueError("miniature takes no instruction and no conversation: its vocabulary has neither")
     if dataset_name == "miniature" or dataset_name.startswith(REASONING_GYM) or is_users(dataset_name):
+        if unanswerable != "refuse":
+            raise ValueError(f"{dataset_name} takes no --unanswerable {unanswerable}: files and sets of the Hub do")
         found = Tasks(dataset_name).named(dataset_name).problems(split, seed=seed, offset=offset, limit=limit)
         chosen = [replace(problem, task=dataset_name) for problem in found]
     else:
         stop = None if limit is None else offset + limit
-        chosen = list(islice(read_problems(dataset_name, split=split, task=task), offset, stop))
+        found = read_problems(dataset_name, split=split, task=task, unanswerable=unanswerable, left_out=left_out)
+        chosen = list(islice(found, offset, stop))
     if not chosen:
         raise ValueError(f"{dataset_name} has no problem from number {offset} on")
-    return [replace(problem, prompt=_worded(problem.prompt, instruction, conversational)) for problem in chosen]
+    return [replace(problem, prompt=worded(problem.prompt, instruction, conversational)) for problem in chosen]
 
 
-def _worded(prompt: Prompt, instruction: str | None, conversational: bool) -> Prompt:
+def worded(prompt: Prompt, instruction: str | None, conversational: bool) -> Prompt:
+    """A question with the instruction put after it, behind a blank line, and a text as the one message of a user."""
     if not isinstance(prompt, str):
         if instruction is None:
             return prompt

@@ -1,0 +1,181 @@
+"""Published step-labelled data in qstep's row format: a reader for each format, and what they have in common.
+
+A reader makes of one raw row the rows it holds, each with `id`, `problem_id`, `prompt`, `completions` (the steps),
+`labels`, `label_source` (the format) and `source` (the set), `gold` where the set has one, and what the reader's own
+docstring names; or says why it is not used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, get_args
+
+from qstep.data.published.benchmarks import read_bigbench_mistake, read_prmbench, read_processbench
+from qstep.data.published.math_shepherd import read_math_shepherd
+from qstep.data.published.prm800k import Neutral, read_prm800k
+from qstep.data.published.record import LeftOut, Record
+from qstep.data.published.stepwise import read_trl_stepwise
+from qstep.data.rows import check_row
+from qstep.data.shards import RowError
+from qstep.data.sources import Source
+from qstep.types import Row
+
+__all__ = ["Audit", "Neutral", "PublishedFormat", "Reading", "SeparatorInside", "read_published", "recognise"]
+
+PublishedFormat = Literal["math_shepherd", "prm800k", "processbench", "prmbench", "bigbench_mistake", "trl_stepwise"]
+"""The formats there are readers for."""
+
+SeparatorInside = Literal["blank", "refuse"]
+"""What becomes of the separator where it stands within a step."""
+
+_REPEATED = "its id is there already"
+
+_Reader = Callable[[Record], Iterator[Row | LeftOut]]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A format: the columns it is recognised by, its reader, the text between its steps, and whose ids rows have: made
+    ones, or their own, which may be there twice only where the owners' evaluation takes the first of such rows."""
+
+    columns: frozenset[str]
+    read: _Reader
+    separator: str = "\n"
+    ids: Literal["made", "own", "own, the first counts"] = "made"
+
+
+_KNOWN: dict[PublishedFormat, _Known] = {
+    "math_shepherd": _Known(frozenset({"input", "label"}), read_math_shepherd),
+    "prm800k": _Known(frozenset({"question", "label"}), read_prm800k),
+    "processbench": _Known(frozenset({"problem", "steps", "label"}), read_processbench, "\n\n", ids="own"),
+    "prmbench": _Known(frozenset({"modified_process", "error_steps"}), read_prmbench, ids="own, the first counts"),
+    "bigbench_mistake": _Known(frozenset({"input", "steps", "mistake_index"}), read_bigbench_mistake),
+    "trl_stepwise": _Known(frozenset({"prompt", "completions", "labels"}), read_trl_stepwise, ids="own"),
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a set is read.
+
+    format: of its rows. task: who would grade their answers. step_separator: the text between steps that rows name;
+    None for the format's own. separator_inside: a separator within a step becomes a blank, or is refused. neutral:
+    what PRM800K's neutral rating is.
+    """
+
+    format: PublishedFormat
+    task: str = "math"
+    step_separator: str | None = None
+    separator_inside: SeparatorInside = "blank"
+    neutral: Neutral = "right"
+
+
+@dataclass
+class Audit:
+    """What was read and what became of it; `rows_read` is `rows_used` and all of `rows_not_used`."""
+
+    rows_read: int = 0
+    rows_used: int = 0
+    rows_written: int = 0
+    rows_not_used: Counter[str] = field(default_factory=Counter)
+    parts_not_used: Counter[str] = field(default_factory=Counter)
+    steps: Counter[str] = field(default_factory=Counter)
+    separators_made_blank: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """The counts by name."""
+        return {
+            name: dict(sorted((+value).items())) if isinstance(value, Counter) else value
+            for name, value in vars(self).items()
+        }
+
+
+def recognise(source: Source) -> PublishedFormat:
+    """The format of a set, by the columns of its first row.
+
+    Raises:
+        ValueError: the set is empty, or its columns are those of no format, or of several.
+    """
+    _, row = next(source.rows(), (0, None))
+    if row is None:
+        raise ValueError(f"{source.path} has no rows")
+    fits = [name for name in get_args(PublishedFormat) if _KNOWN[name].columns <= row.keys()]
+    if len(fits) != 1:
+        these = f"may be of {' or '.join(fits)}" if fits else f"are of none of {', '.join(get_args(PublishedFormat))}"
+        raise ValueError(f"{source.path}: its columns ({', '.join(row)}) {these}: name it with --format")
+    return fits[0]
+
+
+def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[Row]:
+    """Yields the rows of a published set in qstep's format (`stepwise`), and counts them in `audit`.
+
+    Memory does not grow with the set, but for the ids that it brings itself.
+
+    Raises:
+        RowError: a row is not of the format, or two rows have one id, or a step contains the separator though that is
+            to be refused.
+    """
+    known = _KNOWN[reading.format]
+    read: _Reader = partial(read_prm800k, neutral=reading.neutral) if reading.format == "prm800k" else known.read
+    seen: set[str] = set()
+    where = "/".join(part for part in (source.name, source.config, source.split) if part)
+    for index, (line, raw) in enumerate(source.rows()):
+        record = Record(source.path, line, raw, f"{where}/{index}", where)
+        audit.rows_read += 1
+        left_out: list[LeftOut] = []
+        written = repeated = 0
+        for found in read(record):
+            if isinstance(found, LeftOut):
+                left_out.append(found)
+                continue
+            row = _finished(record, found, reading, known.separator, audit)
+            if row["id"] in seen:
+                if known.ids == "own":
+                    raise record.error("id", f"{row['id']!r} is there twice; give each row an id of its own")
+                repeated += 1
+                continue
+            if known.ids != "made":
+                seen.add(row["id"])
+            written += 1
+            audit.steps.update(map(_kind, row["labels"]))
+            yield row
+        audit.rows_written += written
+        audit.rows_used += bool(written)
+        if repeated and not written:
+            audit.rows_not_used[_REPEATED] += 1
+            continue
+        audit.parts_not_used[_REPEATED] += repeated
+        for nothing in left_out:
+            (audit.rows_not_used if nothing.of == "row" else audit.parts_not_used)[nothing.reason] += 1
+
+
+def _finished(record: Record, row: Row, reading: Reading, separator: str, audit: Audit) -> Row:
+    """The row with its task and separator, after `check_row`."""
+    separator = reading.step_separator or row.get("step_separator") or separator
+    inside = sum(separator in step for step in row["completions"])
+    if inside and reading.separator_inside == "blank":
+        audit.separators_made_blank += inside
+        row["completions"] = [re.sub(rf"\s*{re.escape(separator)}\s*", " ", step) for step in row["completions"]]
+    elif inside:
+        raise record.error(
+            "completions",
+            f"{inside} steps contain the separator {separator!r}: leave out "
+            "--separator_inside refuse to make it a blank there, or give another --step_separator",
+        )
+    row = {"task": reading.task, **row, "step_separator": separator}
+    try:
+        return check_row(record.path, record.line, row, "stepwise")
+    except RowError as error:
+        raise record.error(error.field or "", error.problem) from None
+
+
+def _kind(label: bool | float | None) -> str:
+    if label is None:
+        return "null"
+    if isinstance(label, bool):
+        return "right" if label else "wrong"
+    return "soft"

@@ -1,0 +1,124 @@
+"""Benchmarks of step verifiers: solutions in which the first wrong step, or every wrong one, is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qstep.data.published.record import LeftOut, Record, shown, until_first_error
+from qstep.types import Row
+
+
+def read_processbench(record: Record) -> Iterator[Row | LeftOut]:
+    """A row of `Qwen/ProcessBench` (arXiv 2412.06559; splits gsm8k, math, olympiadbench, omnimath).
+
+        {"id": "gsm8k-0", "generator": "Qwen2-7B-Instruct", "problem": "Sue lives ...", "steps": ["To find ...", ...],
+         "final_answer_correct": false, "label": 1}
+
+    `label` is the index of the first wrong step, -1 if all are right: it becomes `first_error` (null for none). Nobody
+    judged the steps after it, so their labels are null. The steps were parted by a blank line. For evaluation only.
+    """
+    steps = record.steps("steps")
+    if steps is None:
+        yield LeftOut("a step is blank")
+        return
+    label = record.number("label", -1, len(steps) - 1)
+    first = None if label == -1 else label
+    name = record.text("id")
+    correct = record.field("final_answer_correct")
+    if not isinstance(correct, bool):
+        raise record.error("final_answer_correct", f"is {shown(correct)}; it has to be true or false")
+    yield record.stepwise(
+        record.text("problem"),
+        steps,
+        until_first_error(len(steps), first),
+        "processbench",
+        id=name,
+        generator=record.text("generator"),
+        subset=name.rpartition("-")[0] or None,
+        final_answer_correct=correct,
+    ) | {"first_error": first}
+
+
+_CORRECT = "correct"
+_REDUNDANT = "redundency"  # as its owners spell it
+
+
+def read_prmbench(record: Record) -> Iterator[Row | LeftOut]:
+    """A row of `hitsmy/PRMBench_Preview` (arXiv 2501.03124), or of a file of its repository.
+
+        {"idx": "circular_prm_test_p1_0", "classification": "circular", "question": "...", "original_question": "...",
+         "modified_question": "Three pencils ...", "original_process": ["1. Let's call ...", ...],
+         "modified_process": ["1. Let's call ...", ...], "modified_steps": [3, 4, 5, 6], "error_steps": [3, 4, 5],
+         "reason": "Steps 3, 4 and 5 introduce circular reasoning ..."}
+
+    The row is the modified process; `error_steps` count from 1 and are its wrong steps, all others are right. As in
+    the owners' evaluation, the original process of a "redundency" row is a row too, of the classification "correct",
+    an error step beyond the last step is not read, and of two rows of one `idx` the first counts. (A row none of whose
+    error steps is there is left out: it would be called right.) `classification` and `first_error` (counted from 0,
+    null for none) are kept. For evaluation only.
+    """
+    kind, idx = record.text("classification"), record.text("idx")
+    steps, wrong = record.steps("modified_process"), record.items("error_steps")
+    if steps is None:
+        yield LeftOut("a step is blank")
+        return
+    for i, number in enumerate(wrong):
+        if type(number) is not int or number < 1:
+            raise record.error(f"error_steps[{i}]", f"is {shown(number)}; it has to be a whole number from 1")
+    known = [number for number in wrong if number <= len(steps)]
+    if wrong and not known:
+        yield LeftOut("no error step is among the steps")
+        return
+    yield from [LeftOut("an error step beyond the last step", "part")] * (len(wrong) - len(known))
+    name = idx.removeprefix(f"{kind}_")
+    yield record.stepwise(
+        record.text("modified_question"),
+        steps,
+        [t not in known for t in range(1, len(steps) + 1)],
+        "prmbench",
+        id=f"{kind}_{name}",
+        classification=kind,
+    ) | {"first_error": min(known) - 1 if known else None}
+    if kind == _REDUNDANT:
+        original = record.steps("original_process")
+        if original is None:
+            yield LeftOut("an original process with a blank step", "part")
+        else:
+            yield record.stepwise(
+                record.text("original_question"),
+                original,
+                [True] * len(original),
+                "prmbench",
+                id=f"{_CORRECT}_{name}",
+                classification=_CORRECT,
+            ) | {"first_error": None}
+
+
+def read_bigbench_mistake(record: Record) -> Iterator[Row | LeftOut]:
+    """A row of `WHGTyen/BIG-Bench-Mistake` (arXiv 2311.08516), a .jsonl file for each of its five tasks.
+
+        {"input": "kitten normative scan ...", "steps": ["I should start by ...", ...], "answer": "being ...",
+         "target": "being ...", "mistake_index": 5}
+
+    `mistake_index` counts from 0, null if there is no mistake: it becomes `first_error`. Nobody judged the steps after
+    it, so their labels are null. `target` is the gold answer, `answer` the model's (kept as `model_answer`,
+    where it gave one).
+    """
+    steps = record.steps("steps")
+    if steps is None:
+        yield LeftOut("a step is blank")
+        return
+    first = record.field("mistake_index")
+    if first is not None:
+        first = record.number("mistake_index", 0, len(steps) - 1)
+    answer = record.field("answer")
+    if answer is not None and not isinstance(answer, str):
+        raise record.error("answer", f"is {shown(answer)}; it has to be a text, or null")
+    yield record.stepwise(
+        record.text("input"),
+        steps,
+        until_first_error(len(steps), first),
+        "bigbench_mistake",
+        gold=record.text("target"),
+        model_answer=answer,
+    ) | {"first_error": first}

@@ -1,0 +1,115 @@
+"""A raw row of a published set: typed access to its fields, errors that name them, and the row it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qstep.data.rows import prompt_id
+from qstep.data.shards import RowError
+from qstep.types import Prompt, Row
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something that is not used, and why: a whole row, or a part of one (an alternative step, say)."""
+
+    reason: str
+    of: Literal["row", "part"] = "row"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A raw row.
+
+    path, line: where it stands. name: what ids made for it begin with, `<set>/<index>`. source: the set's name.
+    """
+
+    path: Path
+    line: int
+    row: Row
+    name: str
+    source: str
+
+    def error(self, field: str, problem: str) -> RowError:
+        """What to raise for a field, `label.steps[2].completions` say."""
+        return RowError(self.path, self.line, field, problem)
+
+    def field(self, field: str, of: Row | None = None) -> Any:
+        """The value of a field of the row, or of an object in it. Raises RowError where it is missing."""
+        held = self.row if of is None else of
+        name = field.rpartition(".")[2]
+        if name not in held:
+            raise self.error(field, f"is missing; found {', '.join(held) or 'nothing'}")
+        return held[name]
+
+    def text(self, field: str, of: Row | None = None) -> str:
+        """A text that is not blank, as it is."""
+        value = self.field(field, of)
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(field, f"is {shown(value)}; it has to be a text that is not blank")
+        return value
+
+    def mapping(self, field: str, of: Row | None = None) -> Row:
+        """An object."""
+        value = self.field(field, of)
+        if not isinstance(value, dict):
+            raise self.error(field, f"is {shown(value)}; it has to be an object")
+        return value
+
+    def items(self, field: str, of: Row | None = None) -> list[Any]:
+        """A list."""
+        value = self.field(field, of)
+        if not isinstance(value, list):
+            raise self.error(field, f"is {shown(value)}; it has to be a list")
+        return value
+
+    def steps(self, field: str) -> list[str] | None:
+        """The texts of a list of steps without surrounding blanks; None where one is blank.
+
+        Raises RowError for an empty list, or something in it that is no text.
+        """
+        steps = self.items(field)
+        for i, step in enumerate(steps):
+            if not isinstance(step, str):
+                raise self.error(f"{field}[{i}]", f"is {shown(step)}; a step is a text")
+        if not steps:
+            raise self.error(field, "is empty; it has to hold the steps")
+        return None if any(not step.strip() for step in steps) else [step.strip() for step in steps]
+
+    def number(self, field: str, least: int, most: int, of: Row | None = None) -> int:
+        """A whole number within limits; neither `1.0` nor `true` is one."""
+        value = self.field(field, of)
+        if type(value) is not int or not least <= value <= most:
+            raise self.error(field, f"is {shown(value)}; it has to be a whole number from {least} to {most}")
+        return value
+
+    def stepwise(
+        self,
+        prompt: Prompt,
+        steps: Sequence[str],
+        labels: Sequence[bool | None],
+        label_source: str,
+        *,
+        id: str | None = None,
+        **more: Any,
+    ) -> Row:
+        """The row in qstep's format; of `more` what is None is left out."""
+        row: Row = {"id": id or self.name, "problem_id": prompt_id({"prompt": prompt}), "prompt": prompt}
+        row |= {"completions": list(steps), "labels": list(labels), "label_source": label_source, "source": self.source}
+        return row | {name: value for name, value in more.items() if value is not None}
+
+
+def shown(value: Any) -> str:
+    """A value in an error, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def until_first_error(steps: int, first_error: int | None) -> list[bool | None]:
+    """Labels where only the first wrong step is known: nobody judged the steps after it."""
+    if first_error is None:
+        return [True] * steps
+    return [True] * first_error + [False] + [None] * (steps - first_error - 1)

@@ -1,0 +1,97 @@
+"""`qstep convert`: a published step-labelled data set in, rows to train and score on out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from qstep.data import Neutral, SeparatorInside, refuse_unread
+from qstep.stages.inputs import finished, in_blocks, refuse_overwriting, settings_of
+from qstep.stages.options import NO_EFFECT, PromptOptions, TaskOptions
+from qstep.stages.progress import bar, console
+from qstep.types import Row
+
+_ROWS_AT_ONCE = 1024
+
+
+@dataclass
+class ConvertConfig(PromptOptions, TaskOptions):
+    """Converts published step-labelled data to rows that `qstep train` and `qstep score` read.
+
+    What is not used is counted under a reason, on the terminal and in the output's `.meta.json`, as are the steps by
+    label. Nothing is cast; a row that is not of the format is refused, by file, line and field. Questions are put as
+    `qstep sample` put them for the responses that a scorer is to judge: the same instruction, conversational or not.
+
+    Args:
+        dataset_name: a .jsonl/.json/.parquet file, or a Hub id.
+        output: the JSONL file to write.
+        format: how the set is laid out; auto tells by its columns.
+        split: the split of a Hub id, by default train. (ProcessBench's are gsm8k, math, olympiadbench and omnimath.)
+        config_name: the configuration of a Hub id, where it has several.
+        step_separator: the text between steps that the rows name, which training and scoring have to agree with; by
+            default the format's own, a line break (processbench: a blank line).
+        separator_inside: what becomes of a separator within a step: a blank, which is counted, or refuse.
+        neutral: what PRM800K's neutral rating is: right, as its authors score it, wrong, or null, no label (prm800k).
+    """
+
+    dataset_name: str
+    output: Path
+    format: Literal[
+        "auto", "math_shepherd", "prm800k", "processbench", "prmbench", "bigbench_mistake", "trl_stepwise"
+    ] = "auto"
+    split: str | None = None
+    config_name: str | None = None
+    step_separator: str | None = None
+    separator_inside: SeparatorInside = "blank"
+    neutral: Neutral = "right"
+
+
+def convert(config: ConvertConfig) -> Path:
+    """Runs the stage and returns its output.
+
+    Raises:
+        RowError: a row is not of the format.
+        ValueError: the format is not recognised, or no row can be used.
+    """
+    from qstep.data import Audit, Reading, Source, StageFile, read_published, recognise
+
+    refuse_overwriting(config)
+    source = Source.of(config.dataset_name, split=config.split or "train", config=config.config_name)
+    if source.is_file:
+        refuse_unread(config, ["split", "config_name"], "a Hub id as --dataset_name")
+    format = recognise(source) if config.format == "auto" else config.format
+    if format != "prm800k":
+        refuse_unread(config, ["neutral"], f"--format prm800k; {config.dataset_name} is of {format}")
+    settings = settings_of(
+        config,
+        *(*NO_EFFECT, "dataset_name", "split", "config_name"),
+        input=finished(source.path) if source.is_file else source.fingerprint(),
+        source=[source.name, source.config, source.split],
+        format=format,
+    )
+    reading = Reading(format, config.task, config.step_separator, config.separator_inside, config.neutral)
+    with StageFile.open(config.output, stage="convert", settings=settings) as file:
+        if file.complete:
+            return config.output
+        audit = Audit()
+        with bar(f"convert {config.output.stem}", source.count()) as advance:
+            read = 0
+            for rows in in_blocks(read_published(source, reading, audit), _ROWS_AT_ONCE):
+                file.append([_put(row, config) for row in rows if row["id"] not in file.done])
+                advance(audit.rows_read - read)
+                read = audit.rows_read
+            advance(audit.rows_read - read)
+        if not audit.rows_written:
+            raise ValueError(f"{config.dataset_name}: no row can be used: {audit.summary()}")
+        summary = {"format": format, **audit.summary()}
+        file.finish(summary)
+    console.print(f"convert {config.output.stem}: {summary}")
+    return config.output
+
+
+def _put(row: Row, config: ConvertConfig) -> Row:
+    """The row with its question as the options say."""
+    from qstep.tasks import worded
+
+    return {**row, "prompt": worded(row["prompt"], config.instruction, config.conversational)}

@@ -1,0 +1,555 @@
+"""Published step-labelled sets: rows as their owners wrote them, what they become, what is refused or counted."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qstep.data import Audit, Reading, RowError, Source, check_row, numbered_rows, read_published, recognise
+
+DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}; set QSTEP_DATA")
+
+Rows = list[dict[str, Any]]
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path: Path, **options: Any) -> tuple[Rows, dict[str, Any]]:
+    """The rows of a file, and what was counted; each is one that qstep reads again as it is."""
+    source, audit = Source.of(str(path)), Audit()
+    rows = list(read_published(source, Reading(options.pop("format", None) or recognise(source), **options), audit))
+    for row in rows:
+        assert check_row(path, 1, row, "stepwise", need=("id", "problem_id", "task", "step_separator")) == row
+        assert all(step == step.strip() for step in row["completions"])
+    found = audit.summary()
+    assert found["rows_read"] == found["rows_used"] + sum(found["rows_not_used"].values())
+    assert found["rows_written"] == len(rows) == len({row["id"] for row in rows})
+    assert sum(found["steps"].values()) == sum(len(row["labels"]) for row in rows)
+    return rows, {name: value for name, value in found.items() if value}
+
+
+def shepherd(*steps: str, marks: str, question: str = "How many?") -> dict[str, str]:
+    """A row of Math-Shepherd."""
+    given = [f"Step {i}: {step}" for i, step in enumerate(steps, 1)]
+    return {
+        "input": f"{question} " + "\n".join(f"{step} ки" for step in given),
+        "label": f"{question} " + "\n".join(f"{step} {mark}" for step, mark in zip(given, marks, strict=True)),
+        "task": "GSM8K",
+    }
+
+
+SHEPHERD = shepherd("2 + 3 = <<2+3=5>>5", "It is 5 - 1 = 4. The answer is: 4", marks="+-")
+
+
+def rated(*completions: tuple[str, int | None], chosen: int | None = 0, human: str | None = None) -> dict[str, Any]:
+    """A step of PRM800K."""
+    return {
+        "completions": [{"text": text, "rating": rating, "flagged": None} for text, rating in completions],
+        "human_completion": human and {"text": human, "rating": None, "source": "human", "flagged": False},
+        "chosen_completion": chosen,
+    }
+
+
+def prm800k(*steps: dict[str, Any], ended: str = "solution", **changed: Any) -> dict[str, Any]:
+    """A row of PRM800K."""
+    return {
+        "labeler": "340d89bc",
+        "timestamp": "2023-01-22T04:34:27.052924",
+        "generation": None,
+        "is_quality_control_question": False,
+        "is_initial_screening_question": False,
+        "question": {"problem": "What is 2 + 3?", "ground_truth_answer": "5"},
+        "label": {"steps": list(steps), "total_time": 1, "finish_reason": ended},
+    } | changed
+
+
+PHASE_2 = prm800k(
+    rated(("I add.", 0)),
+    rated(("It is 6.", -1), ("It is 5.", 1), ("It is 5.", 1), ("Hm.", None), chosen=None),
+    ended="found_error",
+    generation=9,
+)
+PROCESSBENCH = {
+    "id": "omnimath-7",
+    "generator": "Qwen2-7B-Instruct",
+    "problem": "What is 2 + 3?",
+    "steps": ["We add:\n2 + 3", "It is 6.", "So 6."],
+    "final_answer_correct": False,
+    "label": 1,
+}
+PRMBENCH = {
+    "idx": "circular_prm_test_p1_0",
+    "classification": "circular",
+    "question": "What?",
+    "original_question": "What?",
+    "modified_question": "What is 2 + 3?",
+    "original_process": ["1. We add.", "2. It is 5."],
+    "modified_process": ["1. Let it be 5.", "2. Then it is 5.", "3. So 5."],
+    "modified_steps": [1, 2],
+    "error_steps": [1, 2],
+    "reason": "circular",
+}
+MISTAKE = {
+    "input": "( ( ) -9 + 2 =",
+    "steps": ["-9 + 2 = -7.", "So -8.", "The answer is -8."],
+    "answer": "-8",
+    "target": "-7",
+    "mistake_index": 1,
+}
+TRL = {"prompt": "What is 2 + 3?", "completions": ["2 + 3", "5"], "labels": [True, False]}
+
+
+def test_math_shepherd(tmp_path: Path) -> None:
+    (row,), found = read(write(tmp_path / "ms.jsonl", SHEPHERD))
+    assert {**row, "problem_id": "?"} == {
+        "task": "math",
+        "id": "ms/0",
+        "problem_id": "?",
+        "prompt": "How many?",
+        "completions": ["Step 1: 2 + 3 = <<2+3=5>>5", "Step 2: It is 5 - 1 = 4. The answer is: 4"],
+        "labels": [True, False],
+        "label_source": "math_shepherd",
+        "source": "ms",
+        "subset": "GSM8K",
+        "step_separator": "\n",
+    }
+    assert found == {"rows_read": 1, "rows_used": 1, "rows_written": 1, "steps": {"right": 1, "wrong": 1}}
+
+
+def test_math_shepherd_rows_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    short = {**SHEPHERD, "label": SHEPHERD["label"].rpartition("\n")[0]}
+    rows, found = read(
+        write(
+            tmp_path / "ms.jsonl",
+            SHEPHERD,
+            short,
+            {**SHEPHERD, "label": SHEPHERD["label"].replace("It is 5", "It is 6")},
+            {**SHEPHERD, "label": SHEPHERD["label"].replace("<<2+3=5>>5 +", "<<2+3=5>>5 *")},
+            shepherd("as in Step 1: add", "5", marks="++"),
+            {**SHEPHERD, "input": "How many? Step 1: 5", "label": "How many? Step 1: 5"},
+            shepherd("2 + 3", "5", marks="++", question=" "),
+            {"input": "How many? 5 ки", "label": "How many? 5 +"},
+            {"input": "How many? Step 1: 5 ки or 6", "label": "How many? Step 1: 5 + or 6"},
+            {"input": "How many? Step 1: 5 ки ки", "label": "How many? Step 1: 5 + -"},
+        )
+    )
+    assert [row["id"] for row in rows] == ["ms/0"]
+    assert found["rows_not_used"] == {
+        "steps and labels disagree in number": 2,
+        "steps and labels disagree in text": 1,
+        "'Step 1:' stands there twice": 1,
+        "no step ends with the tag": 1,
+        "no question": 1,
+        "no 'Step 1:'": 1,
+        "text after the last tag": 1,
+        "a step is blank": 1,
+    }
+
+
+def test_a_plus_within_a_step_is_no_label(tmp_path: Path) -> None:
+    (row,), _ = read(write(tmp_path / "ms.jsonl", shepherd("a +\nb - \nc", "d", marks="-+")))
+    assert row["labels"] == [False, True] and row["completions"] == ["Step 1: a + b - c", "Step 2: d"]
+
+
+def test_prm800k_alternatives_are_rows_of_their_own(tmp_path: Path) -> None:
+    """The model's own solution ends with its first wrong step; each rating is counted once."""
+    (whole, other), found = read(write(tmp_path / "p2.jsonl", PHASE_2))
+    assert {**whole, "problem_id": "?"} == {
+        "task": "math",
+        "id": "p2/0",
+        "problem_id": "?",
+        "prompt": "What is 2 + 3?",
+        "completions": ["I add.", "It is 6."],
+        "labels": [True, False],
+        "label_source": "prm800k",
+        "source": "p2",
+        "gold": "5",
+        "phase": 2,
+        "generation": 9,
+        "ended": "found_error",
+        "step_separator": "\n",
+    }
+    assert (other["id"], other["completions"], other["labels"]) == ("p2/0/1.1", ["I add.", "It is 5."], [None, True])
+    assert other["branch"] == 1 and other["problem_id"] == whole["problem_id"]
+    assert found == {
+        "rows_read": 1,
+        "rows_used": 1,
+        "rows_written": 2,
+        "parts_not_used": {"alternative: no rating": 1, "alternative: the text of another, rated alike": 1},
+        "steps": {"right": 2, "wrong": 1, "null": 1},
+    }
+
+
+def test_prm800k_phase_1_with_a_step_that_the_labeler_wrote(tmp_path: Path) -> None:
+    row = prm800k(
+        rated(("A", -1), ("B", -1), chosen=None, human="I write."),
+        rated(("C", 1), ("D", 1), ("D", -1), ("C", 0), chosen=1),
+        {"completions": None, "human_completion": None, "chosen_completion": None},
+        ended="give_up",
+    )
+    rows, found = read(write(tmp_path / "p1.jsonl", row))
+    assert [(row["id"], row["completions"], row["labels"]) for row in rows] == [
+        ("p1/0", ["I write.", "D"], [None, True]),
+        ("p1/0/0.0", ["A"], [False]),
+        ("p1/0/0.1", ["B"], [False]),
+        ("p1/0/1.0", ["I write.", "C"], [None, True]),
+    ]
+    assert {(row["phase"], row["ended"], row.get("generation")) for row in rows} == {(1, "give_up", None)}
+    assert found["parts_not_used"] == {
+        "alternative: the text of another, rated alike": 1,
+        "alternative: the text of another, rated differently": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("neutral", "labels"), [("right", [True, True]), ("wrong", [False, True]), ("null", [None, True])]
+)
+def test_prm800k_neutral_is_what_one_says(tmp_path: Path, neutral: str, labels: list[bool | None]) -> None:
+    path = write(tmp_path / "p.jsonl", prm800k(rated(("Hm.", 0), ("Hm, hm.", 0)), rated(("5", 1))))
+    (whole, *others), found = read(path, neutral=neutral)
+    assert whole["labels"] == labels
+    assert [row["labels"] for row in others] == ([] if neutral == "null" else [[labels[0]]])
+    assert found.get("parts_not_used", {}) == ({"alternative: no rating": 1} if neutral == "null" else {})
+
+
+def test_prm800k_rows_that_are_not_used_are_counted(tmp_path: Path) -> None:
+    flagged = rated(("5", 1))
+    flagged["completions"][0]["flagged"] = True
+    rows, found = read(
+        write(
+            tmp_path / "p.jsonl",
+            prm800k(rated(("5", 1)), is_quality_control_question=True),
+            prm800k(rated(("5", 1)), is_initial_screening_question=True),
+            prm800k(rated(("5", 1)), ended="bad_problem"),
+            prm800k(flagged),
+            prm800k(),
+            prm800k(rated((" ", 1)), rated(("5", 1))),
+            prm800k(rated(("5", None), ("6", -1)), rated(("7", -1), chosen=None), rated(("8", 1))),
+        )
+    )
+    assert found["rows_not_used"] == {
+        "a quality control question": 1,
+        "an initial screening question": 1,
+        "the labeler reported the problem as broken": 1,
+        "no step has a rating": 3,
+    }
+    assert found["parts_not_used"] == {
+        "a step after the one that ends the solution": 2,
+        "a blank step, which ends the solution": 1,
+    }
+    assert [(row["completions"], row["labels"]) for row in rows] == [(["5", "7"], [None, False]), (["6"], [False])]
+
+
+def test_processbench(tmp_path: Path) -> None:
+    path = tmp_path / "omnimath.json"
+    right = {**PROCESSBENCH, "id": "omnimath-8", "label": -1, "final_answer_correct": True}
+    path.write_text(json.dumps([PROCESSBENCH, right]))
+    (wrong, right), _ = read(path)
+    assert {**wrong, "problem_id": "?"} == {
+        "task": "math",
+        "id": "omnimath-7",
+        "problem_id": "?",
+        "prompt": "What is 2 + 3?",
+        "completions": ["We add:\n2 + 3", "It is 6.", "So 6."],
+        "labels": [True, False, None],
+        "label_source": "processbench",
+        "source": "omnimath",
+        "generator": "Qwen2-7B-Instruct",
+        "subset": "omnimath",
+        "final_answer_correct": False,
+        "first_error": 1,
+        "step_separator": "\n\n",
+    }
+    assert right["labels"] == [True] * 3 and right["first_error"] is None
+    (again, _), found = read(path, step_separator="\n")
+    assert again["completions"][0] == "We add: 2 + 3" and again["step_separator"] == "\n"
+    assert found["separators_made_blank"] == 2
+    with pytest.raises(RowError, match="1 steps contain the separator '\\\\n': leave out --separator_inside refuse"):
+        read(path, step_separator="\n", separator_inside="refuse")
+
+
+def test_prmbench(tmp_path: Path) -> None:
+    redundant = {**PRMBENCH, "idx": "prm_test_p1_1", "classification": "redundency", "error_steps": [3, 9]}
+    rows, found = read(
+        write(
+            tmp_path / "pb.jsonl",
+            PRMBENCH,
+            redundant,
+            {**PRMBENCH, "idx": "multi_solutions_1", "classification": "multi_solutions", "error_steps": []},
+            {**PRMBENCH, "modified_question": "again"},
+            {**redundant, "error_steps": [1]},
+            {**PRMBENCH, "idx": "x", "error_steps": [4]},
+            {**PRMBENCH, "idx": "y", "modified_process": ["1.", " "]},
+        )
+    )
+    shown = [(row["id"], row["classification"], row["labels"], row["first_error"]) for row in rows]
+    assert shown == [
+        ("circular_prm_test_p1_0", "circular", [False, False, True], 0),
+        ("redundency_prm_test_p1_1", "redundency", [True, True, False], 2),
+        ("correct_prm_test_p1_1", "correct", [True, True], None),
+        ("multi_solutions_1", "multi_solutions", [True] * 3, None),
+    ]
+    assert [row["prompt"] for row in rows[1:3]] == ["What is 2 + 3?", "What?"]
+    assert found["rows_not_used"] == {
+        "its id is there already": 2,
+        "no error step is among the steps": 1,
+        "a step is blank": 1,
+    }
+    assert found["parts_not_used"] == {"an error step beyond the last step": 1}
+
+
+def test_bigbench_mistake(tmp_path: Path) -> None:
+    right = {**MISTAKE, "mistake_index": None, "answer": None}
+    blank = {**MISTAKE, "steps": ["a", "", "c"]}
+    (wrong, right), found = read(write(tmp_path / "dyck.jsonl", MISTAKE, right, blank), task="my_task:dyck")
+    assert (wrong["id"], wrong["prompt"], wrong["gold"]) == ("dyck/0", "( ( ) -9 + 2 =", "-7")
+    assert (wrong["labels"], wrong["first_error"], wrong["model_answer"]) == ([True, False, None], 1, "-8")
+    assert (right["labels"], right["first_error"]) == ([True] * 3, None) and "model_answer" not in right
+    assert wrong["task"] == "my_task:dyck" and found["rows_not_used"] == {"a step is blank": 1}
+
+
+def test_trl_stepwise(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "Q"}]
+    said = {"role": "assistant", "content": " a\n"}
+    rows, found = read(
+        write(
+            tmp_path / "trl.jsonl",
+            {**TRL, "prompt": " What is 2 + 3?\n"},
+            {"prompt": chat, "completions": [said, [said], "b"], "labels": [0.75, None, 0.0], "id": 5, "extra": [1]},
+            {**TRL, "labels": None},
+            {**TRL, "completions": ["a\nb", "c"], "step_separator": "\n\n", "task": "x", "label_source": "people"},
+        )
+    )
+    assert rows[0]["completions"] == ["2 + 3", "5"] and rows[0]["labels"] == [True, False]
+    assert rows[0]["prompt"] == " What is 2 + 3?\n"
+    assert (rows[0]["id"], rows[0]["label_source"], rows[0]["step_separator"]) == ("trl/0", "trl_stepwise", "\n")
+    assert (rows[1]["id"], rows[1]["prompt"], rows[1]["completions"]) == ("5", chat, ["a", "a", "b"])
+    assert rows[1]["labels"] == [0.75, None, 0.0] and rows[1]["extra"] == [1]
+    assert (rows[2]["completions"], rows[2]["step_separator"], rows[2]["task"]) == (["a\nb", "c"], "\n\n", "x")
+    assert rows[2]["label_source"] == "people" and found["rows_not_used"] == {"no labels": 1}
+    assert found["steps"] == {"right": 2, "wrong": 2, "soft": 2, "null": 1}
+
+
+def test_converted_rows_convert_to_themselves(tmp_path: Path) -> None:
+    rows, _ = read(write(tmp_path / "p2.jsonl", PHASE_2))
+    again, found = read(write(tmp_path / "again.jsonl", *rows))
+    assert again == rows and found["steps"] == {"right": 2, "wrong": 1, "null": 1}
+
+
+def test_parquet_and_the_hub_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` fills what a row lacks with null; labels keep their kind."""
+    import datasets
+
+    for name, row in {"prm": PHASE_2, "trl": TRL, "pb": PROCESSBENCH, "ms": SHEPHERD}.items():
+        expected, _ = read(write(tmp_path / f"{name}.jsonl", row))
+        table = datasets.Dataset.from_list([row])
+        table.to_parquet(tmp_path / f"{name}.parquet")
+        assert read(tmp_path / f"{name}.parquet")[0] == expected
+        monkeypatch.setattr(datasets, "load_dataset", lambda *names, split, table=table: table)
+        source = Source.of("owner/set", split="test", config="hard")
+        (hub, *_) = read_published(source, Reading(recognise(source)), Audit())
+        assert hub["source"] == "owner/set/hard/test" and hub["labels"] == expected[0]["labels"]
+        assert hub["id"] == ("omnimath-7" if name == "pb" else "owner/set/hard/test/0")
+        assert source.count() == 1 and len(source.fingerprint()) == 64
+
+
+def test_a_format_is_told_by_its_columns(tmp_path: Path) -> None:
+    for name, row in FORMATS.items():
+        assert recognise(Source.of(str(write(tmp_path / "x.jsonl", row)))) == name
+    both = write(tmp_path / "both.jsonl", {**MISTAKE, "label": "x"})
+    with pytest.raises(ValueError, match="may be of math_shepherd or bigbench_mistake: name it with --format"):
+        recognise(Source.of(str(both)))
+    other = write(tmp_path / "other.jsonl", {"question": "Q", "steps": []})
+    with pytest.raises(ValueError, match=r"columns \(question, steps\) are of none of math_shepherd, .*--format"):
+        recognise(Source.of(str(other)))
+    with pytest.raises(ValueError, match="has no rows"):
+        recognise(Source.of(str(write(tmp_path / "empty.jsonl"))))
+
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "math_shepherd": SHEPHERD,
+    "prm800k": PHASE_2,
+    "processbench": PROCESSBENCH,
+    "prmbench": PRMBENCH,
+    "bigbench_mistake": MISTAKE,
+    "trl_stepwise": TRL,
+}
+
+
+def without(format: str, column: str) -> dict[str, Any]:
+    return {name: value for name, value in FORMATS[format].items() if name != column}
+
+
+def step(**changed: Any) -> dict[str, Any]:
+    return prm800k({**rated(("5", 1)), **changed})
+
+
+def completion(**changed: Any) -> dict[str, Any]:
+    return step(completions=[{"text": "5", "rating": 1, "flagged": None, **changed}])
+
+
+NAN = float("nan")
+BAD: list[tuple[str, Any, str | None, str]] = [
+    ("math_shepherd", without("math_shepherd", "label"), "label", "is missing; found input, task"),
+    ("math_shepherd", {**SHEPHERD, "label": None}, "label", "is None; it has to be a text"),
+    ("math_shepherd", {**SHEPHERD, "input": ["Step 1: ки"]}, "input", "it has to be a text"),
+    ("math_shepherd", {**SHEPHERD, "input": " "}, "input", "not blank"),
+    ("math_shepherd", {**SHEPHERD, "task": 5}, "task", "it has to be a text"),
+    ("prm800k", without("prm800k", "question"), "question", "is missing"),
+    ("prm800k", {**PHASE_2, "question": "What?"}, "question", "it has to be an object"),
+    ("prm800k", prm800k(question={"problem": "Q"}), "question.ground_truth_answer", "is missing; found problem"),
+    ("prm800k", prm800k(question={"problem": "", "ground_truth_answer": "5"}), "question.problem", "not blank"),
+    ("prm800k", prm800k(ended="error"), "label.finish_reason", "it has to be one of solution, found_error"),
+    ("prm800k", without("prm800k", "is_quality_control_question"), "is_quality_control_question", "is missing"),
+    ("prm800k", prm800k(is_quality_control_question="false"), "is_quality_control_question", "true or false"),
+    ("prm800k", completion(flagged="no"), "label.steps[0].completions[0].flagged", "true, false or null"),
+    ("prm800k", prm800k(label={"steps": None, "finish_reason": "solution"}), "label.steps", "has to be a list"),
+    ("prm800k", prm800k("5"), "label.steps[0]", "has to be an object"),
+    ("prm800k", step(completions="5"), "label.steps[0].completions", "a list, or null"),
+    ("prm800k", step(completions=["5"]), "label.steps[0].completions[0]", "has to be an object"),
+    ("prm800k", step(chosen_completion=1), "label.steps[0].chosen_completion", "from 0 to 0"),
+    ("prm800k", step(chosen_completion=True), "label.steps[0].chosen_completion", "is True"),
+    ("prm800k", step(chosen_completion=None, human_completion="5"), "label.steps[0].human_completion", "an object"),
+    ("prm800k", completion(rating=2), "label.steps[0].completions[0].rating", "-1, 0, 1 or null"),
+    ("prm800k", completion(rating="1"), "label.steps[0].completions[0].rating", "is '1'"),
+    ("prm800k", completion(rating=1.0), "label.steps[0].completions[0].rating", "is 1.0"),
+    ("prm800k", completion(rating=True), "label.steps[0].completions[0].rating", "is True"),
+    ("prm800k", completion(text=None), "label.steps[0].completions[0].text", "a step is a text"),
+    ("processbench", {**PROCESSBENCH, "label": 3}, "label", "from -1 to 2"),
+    ("processbench", {**PROCESSBENCH, "label": "1"}, "label", "is '1'"),
+    ("processbench", {**PROCESSBENCH, "label": True}, "label", "is True"),
+    ("processbench", {**PROCESSBENCH, "steps": []}, "steps", "is empty"),
+    ("processbench", {**PROCESSBENCH, "steps": ["a", None]}, "steps[1]", "a step is a text"),
+    ("processbench", {**PROCESSBENCH, "steps": "a\nb"}, "steps", "it has to be a list"),
+    ("processbench", {**PROCESSBENCH, "id": 7}, "id", "it has to be a text"),
+    ("processbench", {**PROCESSBENCH, "final_answer_correct": 0}, "final_answer_correct", "true or false"),
+    ("processbench", PROCESSBENCH, "id", "'omnimath-7' is there twice"),
+    ("prmbench", {**PRMBENCH, "idx": "z", "error_steps": [0]}, "error_steps[0]", "whole number from 1"),
+    ("prmbench", {**PRMBENCH, "idx": "z", "error_steps": [1, "2"]}, "error_steps[1]", "is '2'"),
+    ("prmbench", {**PRMBENCH, "idx": "z", "error_steps": None}, "error_steps", "has to be a list"),
+    ("prmbench", {**PRMBENCH, "classification": None}, "classification", "it has to be a text"),
+    ("bigbench_mistake", {**MISTAKE, "mistake_index": 3}, "mistake_index", "from 0 to 2"),
+    ("bigbench_mistake", {**MISTAKE, "mistake_index": 1.0}, "mistake_index", "is 1.0"),
+    ("bigbench_mistake", {**MISTAKE, "mistake_index": -1}, "mistake_index", "is -1"),
+    ("bigbench_mistake", {**MISTAKE, "target": -7}, "target", "it has to be a text"),
+    ("bigbench_mistake", {**MISTAKE, "answer": -8}, "answer", "a text, or null"),
+    ("trl_stepwise", {**TRL, "labels": ["true", "false"]}, "labels", "one true or false a step"),
+    ("trl_stepwise", {**TRL, "labels": [1, 0]}, "labels", "is \\[1, 0\\]"),
+    ("trl_stepwise", {**TRL, "labels": [True, 0.5]}, "labels", "never both kinds"),
+    ("trl_stepwise", {**TRL, "labels": [1.5, 0.0]}, "labels", "in \\[0, 1\\]"),
+    ("trl_stepwise", {**TRL, "labels": [True]}, "labels", "1 entries for 2 completions"),
+    ("trl_stepwise", {**TRL, "labels": True}, "labels", "is True"),
+    ("trl_stepwise", {**TRL, "labels": [NAN, 0.5]}, None, "NaN is not JSON"),
+    ("trl_stepwise", without("trl_stepwise", "labels"), "labels", "is missing; found prompt, completions"),
+    ("trl_stepwise", {**TRL, "completions": ["a", None]}, "completions[1]", "a text that is not blank"),
+    ("trl_stepwise", {**TRL, "completions": ["a", " "]}, "completions[1]", "a text that is not blank"),
+    ("trl_stepwise", {**TRL, "completions": "ab"}, "completions", "it has to be a list"),
+    ("trl_stepwise", {**TRL, "completions": [], "labels": []}, "completions", "is empty"),
+    ("trl_stepwise", {**TRL, "completions": ["a", {"role": "user", "content": "b"}]}, "completions[1]", "assistant"),
+    ("trl_stepwise", without("trl_stepwise", "prompt"), "prompt", "is missing"),
+    ("trl_stepwise", {**TRL, "prompt": []}, "prompt", "give a text, or messages"),
+    ("trl_stepwise", {**TRL, "prompt": [{"role": "user"}]}, "prompt", "give a text, or messages"),
+    ("trl_stepwise", {**TRL, "id": ""}, "id", "give a text"),
+    ("trl_stepwise", {**TRL, "gold": 5}, "gold", "in quotes even if it is a number"),
+    ("trl_stepwise", {**TRL, "id": "first"}, "id", "'first' is there twice"),
+    ("trl_stepwise", [TRL], None, "a list, not a JSON object"),
+]
+
+
+@pytest.mark.parametrize(("format", "bad", "field", "what"), BAD)
+def test_a_bad_row_is_named_by_file_line_and_field(
+    tmp_path: Path, format: str, bad: Any, field: str | None, what: str
+) -> None:
+    good = {**FORMATS[format], **({"id": "first"} if format == "trl_stepwise" else {})}
+    path = write(tmp_path / "set.jsonl", good, bad)
+    with pytest.raises(RowError, match=what) as error:
+        read(path, format=format)
+    assert (error.value.path, error.value.line, error.value.field) == (path, 2, field)
+    assert str(error.value).startswith(f"{path}, line 2" + (f", field {field!r}: " if field else ": "))
+
+
+def test_a_json_file_is_a_list_without_nan(tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    for text, what in (("{}", "list of objects"), ('[{"labels": [NaN]}]', "NaN is not JSON"), ("[", "not JSON")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=what):
+            read(path)
+
+
+@needs_data
+def test_the_real_rows_of_math_shepherd() -> None:
+    rows, found = read(DATA / "math_shepherd_sample.jsonl")
+    assert found == {"rows_read": 7, "rows_used": 7, "rows_written": 7, "steps": {"right": 5, "wrong": 20}}
+    assert [row["labels"] for row in rows[:3]] == [[True] * 4 + [False], [False] * 3, [False] * 2]
+    assert rows[0]["prompt"] == (
+        "Janet pays $40/hour for 3 hours per week of clarinet lessons and $28/hour for 5 hours a week of piano "
+        "lessons. How much more does she spend on piano lessons than clarinet lessons in a year?"
+    )
+    assert rows[0]["completions"] == [
+        "Step 1: Janet spends 3 hours + 5 hours = <<3+5=8>>8 hours per week on music lessons.",
+        "Step 2: She spends 40 * 3 = <<40*3=120>>120 on clarinet lessons per week.",
+        "Step 3: She spends 28 * 5 = <<28*5=140>>140 on piano lessons per week.",
+        "Step 4: Janet spends 120 + 140 = <<120+140=260>>260 on music lessons per week.",
+        "Step 5: She spends 260 * 52 = <<260*52=13520>>13520 on music lessons in a year. The answer is: 13520",
+    ]
+    assert {row["subset"] for row in rows} == {"GSM8K"} and len({row["problem_id"] for row in rows}) == 7
+
+
+@needs_data
+def test_the_real_rows_of_prm800k() -> None:
+    rows, found = read(DATA / "prm800k_sample.jsonl")
+    assert found == {
+        "rows_read": 6,
+        "rows_used": 5,
+        "rows_written": 33,
+        "rows_not_used": {"an initial screening question": 1},
+        "parts_not_used": {"alternative: the text of another, rated alike": 2},
+        "steps": {"right": 44, "wrong": 15, "null": 133},
+        "separators_made_blank": 7,
+    }
+    whole = [row for row in rows if "branch" not in row]
+    assert [(row["phase"], row["ended"], row["gold"], row["labels"]) for row in whole] == [
+        (1, "solution", "29", [True, None, True, True, True, True]),
+        (2, "found_error", "28800", [True] * 6 + [False]),
+        (1, "solution", "468", [True] * 5),
+        (1, "solution", "9", [True] * 7),
+        (1, "give_up", "1+2\\sqrt{3}", [True] * 7 + [None]),
+    ]
+    assert whole[0]["completions"][1] == "We have $3p+e=1.24$ and $5p+e=1.82$."
+    assert whole[2]["completions"][-1] == "Exactly. # Answer 468"
+    branches = [row for row in rows if row["id"].startswith("prm800k_sample/1/")]
+    assert [row["labels"] for row in branches] == [[None] * 6 + [True]] * 3 and branches[0]["branch"] == 6
+    assert all(row["completions"][:6] == whole[1]["completions"][:6] for row in branches)
+    _, strict = read(DATA / "prm800k_sample.jsonl", neutral="wrong")
+    assert strict["steps"] == {"right": 41, "wrong": 18, "null": 133}
+
+
+@needs_data
+def test_the_real_rows_of_processbench() -> None:
+    raw = json.loads((DATA / "processbench_gsm8k.json").read_text())
+    rows, found = read(DATA / "processbench_gsm8k.json")
+    assert found == {
+        "rows_read": 400,
+        "rows_used": 400,
+        "rows_written": 400,
+        "steps": {"right": 1361, "wrong": 207, "null": 514},
+    }
+    assert rows[0]["id"] == "gsm8k-0" and rows[0]["generator"] == "Qwen2-7B-Instruct" and rows[0]["subset"] == "gsm8k"
+    assert (rows[0]["labels"], rows[0]["first_error"]) == ([True, False, None, None], 1)
+    assert [-1 if row["first_error"] is None else row["first_error"] for row in rows] == [row["label"] for row in raw]
+    assert [row["completions"] for row in rows] == [[step.strip() for step in row["steps"]] for row in raw]
+    assert sum(row["final_answer_correct"] and row["first_error"] is not None for row in rows) == 7
+
+
+@needs_data
+def test_rows_as_they_lie_are_numbered_by_their_lines() -> None:
+    source = Source.of(str(DATA / "math_shepherd_sample.jsonl"))
+    assert list(source.rows()) == list(numbered_rows(source.path)) and source.count() == 7
