@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qstep.data.index import Index, cache_folders, cached_array, index_rows
 from qstep.data.options import refuse_unread
+from qstep.data.placed import Placed, Turn, beginning, encode_chat, encode_joined, one_token
 from qstep.data.readers import count_responses, read_problems, read_responses
 from qstep.data.rows import Format, check_row, group_key, is_right, outcome, prompt_id, read_groups
 from qstep.data.shards import (
@@ -37,10 +38,13 @@ from qstep.data.tokens import (
 __all__ = [
     "Format",
     "Index",
+    "Placed",
     "RowError",
     "SettingsChanged",
     "StageBusy",
     "StageFile",
+    "Turn",
+    "beginning",
     "bytes_growth",
     "cache_folders",
     "cached_array",
@@ -50,7 +54,9 @@ __all__ = [
     "check_separator",
     "count_responses",
     "count_rows",
+    "encode_chat",
     "encode_completion",
+    "encode_joined",
     "encode_prompt",
     "encode_text",
     "encode_texts",
@@ -61,6 +67,7 @@ __all__ = [
     "is_right",
     "most_text_tokens",
     "numbered_rows",
+    "one_token",
     "outcome",
     "prompt_id",
     "read_groups",
