@@ -81,7 +81,7 @@ class PaddedLoop:
     """Scoring in batches padded on the right, with transformers alone."""
 
     def __init__(self, scorer: StepScorer, folder: Path, batch_size: int, dtype: str) -> None:
-        self.tokenizer, self.contract, self.batch_size = scorer.tokenizer, scorer.contract, batch_size
+        self.tokenizer, self.contract, self.batch_size = scorer.format.tokenizer, scorer.format.contract, batch_size
         model = AutoModelForTokenClassification.from_pretrained(folder, dtype=getattr(torch, dtype))
         self.model = model.to(scorer.model.device).eval()
         self.positions = 0
@@ -110,7 +110,9 @@ def needed_flops(scorer: StepScorer, rows: list[Row]) -> float:
     weights = sum(p.numel() for n, p in scorer.model.named_parameters() if "embed" not in n)
     tokens = keys = 0
     for number, row in enumerate(rows):
-        prompt, response, _ = encode_steps(scorer.tokenizer, scorer.contract, row["prompt"], row["completions"])
+        prompt, response, _ = encode_steps(
+            scorer.format.tokenizer, scorer.format.contract, row["prompt"], row["completions"]
+        )
         if number == 0:
             tokens, keys = len(prompt), len(prompt) * (len(prompt) + 1) // 2
         tokens += len(response)

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification
 from byte_tokenizer import byte_tokenizer
 from qstep.models import ScorerModel, StepContract, encode_steps
 from qstep.scoring import Scorer, StepScorer
+from qstep.scoring.formats import ContractFormat
 from qstep.tasks import miniature
 from scorers import miniature_scorer
 
@@ -32,7 +33,7 @@ def test_a_scorer_is_a_plain_token_classifier(folder: Path) -> None:
     text = prompt + "".join(step + "\n" for step in steps)
     ids = miniature.tokenizer()(text)["input_ids"]
     logits = plain(torch.tensor([ids])).logits[0, :, 0]
-    newlines = [i for i, token in enumerate(ids) if token == scorer.contract.separator_token_id][1:]
+    newlines = [i for i, token in enumerate(ids) if token == scorer.format.contract.separator_token_id][1:]
     assert q_values == pytest.approx(logits[newlines].tolist(), abs=1e-5)
     assert plain.config.num_labels == 1 and plain.config.problem_type == "regression"
     assert "qstep_packed" not in (folder / "config.json").read_text()
@@ -111,7 +112,7 @@ def test_what_fits_is_what_can_be_encoded(folder: Path) -> None:
         for n in range(15, 25):
             for last in ("#5", "8*3=5"):
                 row = {"prompt": prompt, "completions": ["7+8=5"] * n + [last]}
-                prompt_ids, ids, _ = encode_steps(scorer.tokenizer, scorer.contract, prompt, row["completions"])
+                [(prompt_ids, ids, _)] = scorer.format.encode(prompt, row["completions"])
                 assert scorer.fits(row) == (len(prompt_ids) + len(ids) <= 128)
 
 
@@ -127,8 +128,8 @@ def test_what_grows_in_normalisation_fits_only_where_it_can_be_encoded(
     lengths = set()
     for max_length in range(1, 51):
         StepContract.create(tokenizer, max_length=max_length, **contract).attach(model.config)
-        scorer = StepScorer(model, tokenizer)
-        prompt_ids, ids, _ = encode_steps(tokenizer, scorer.contract, "a", [text])
+        scorer = StepScorer(model, ContractFormat(tokenizer, StepContract.of(model.config, tokenizer)))
+        prompt_ids, ids, _ = encode_steps(tokenizer, scorer.format.contract, "a", [text])
         fits = len(prompt_ids) + len(ids) <= max_length
         assert scorer.fits({"prompt": "a", "completions": [text]}) == fits
         if fits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qstep.data.index import Index, cache_folders, cached_array, index_rows
 from qstep.data.options import refuse_unread
+from qstep.data.placed import Placed, Turn, beginning, encode_chat, encode_joined, one_token
 from qstep.data.published import (
     Audit,
     Neutral,
@@ -49,6 +50,7 @@ __all__ = [
     "Format",
     "Index",
     "Neutral",
+    "Placed",
     "PublishedFormat",
     "Reading",
     "RowError",
@@ -57,7 +59,9 @@ __all__ = [
     "Source",
     "StageBusy",
     "StageFile",
+    "Turn",
     "Unanswerable",
+    "beginning",
     "bytes_growth",
     "cache_folders",
     "cached_array",
@@ -67,7 +71,9 @@ __all__ = [
     "check_separator",
     "count_responses",
     "count_rows",
+    "encode_chat",
     "encode_completion",
+    "encode_joined",
     "encode_prompt",
     "encode_text",
     "encode_texts",
@@ -78,6 +84,7 @@ __all__ = [
     "is_right",
     "most_text_tokens",
     "numbered_rows",
+    "one_token",
     "outcome",
     "prompt_id",
     "read_groups",

@@ -5,10 +5,12 @@ from qstep.models.merge import merge_adapter
 from qstep.models.packing import Batch, collate_groups
 from qstep.models.policy import PolicyModel, PolicyWithValue, ValueNetwork
 from qstep.models.pretrained import PretrainedModule
-from qstep.models.scorer import ScorerModel, StepContract, collate_steps, encode_steps
+from qstep.models.readers import LogRatioModel, WordPairModel
+from qstep.models.scorer import ScorerModel, StepContract, check_length, collate_steps, encode_steps
 
 __all__ = [
     "Batch",
+    "LogRatioModel",
     "ModelOptions",
     "PolicyModel",
     "PolicyWithValue",
@@ -16,6 +18,8 @@ __all__ = [
     "ScorerModel",
     "StepContract",
     "ValueNetwork",
+    "WordPairModel",
+    "check_length",
     "collate_groups",
     "collate_steps",
     "encode_steps",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +97,11 @@ def is_scorer(config: PretrainedConfig) -> bool:
     return isinstance(getattr(config, "qstep", None), dict)
 
 
-def load_causal_lm(options: ModelOptions) -> PreTrainedModel:
+def load_causal_lm(options: ModelOptions, **arguments: Any) -> PreTrainedModel:
     """A causal language model to train or to take log-probabilities from, without dropout.
+
+    Args:
+        arguments: what `from_pretrained` is told besides the options.
 
     Raises:
         ValueError: its layers or its logits are of a kind qstep cannot compute; the message says which.
@@ -106,21 +110,54 @@ def load_causal_lm(options: ModelOptions) -> PreTrainedModel:
     if is_scorer(config):
         raise ValueError(f"{options.model_name_or_path} is a step scorer; give a causal language model")
     model = AutoModelForCausalLM.from_pretrained(
-        options.model_name_or_path, config=without_dropout(config), dtype=options.dtype, **options.load_arguments()
+        options.model_name_or_path,
+        config=without_dropout(config),
+        dtype=options.dtype,
+        **options.load_arguments(),
+        **arguments,
     )
     return pack(model)
 
 
-def load_token_classifier(path: str | Path, config: PretrainedConfig, **arguments: Any) -> PreTrainedModel:
-    """An `AutoModelForTokenClassification` with one output; made alike where transformers has none for a family."""
+def load_token_classifier(
+    path: str | Path,
+    config: PretrainedConfig,
+    *,
+    head: Callable[[PretrainedConfig], nn.Module] | None = None,
+    complete: bool = False,
+    **arguments: Any,
+) -> PreTrainedModel:
+    """An `AutoModelForTokenClassification`; made alike where transformers has none for a family.
+
+    Args:
+        head: makes what stands in for its linear head, as `score`.
+        complete: take safetensors alone, and refuse a checkpoint without all weights: no head is made afresh.
+    """
     config = without_dropout(config)
     classes: Any = AutoModelForTokenClassification._model_mapping
     model_class = classes[type(config)] if type(config) in classes else _token_classifier(config)
     # A Q has more digits than half precision holds, so the head stays in fp32 whatever the trunk's dtype.
     kept = {*(model_class._keep_in_fp32_modules_strict or ()), "score", "classifier"}
-    members = {"_keep_in_fp32_modules_strict": kept, "__module__": model_class.__module__}
+    members: dict[str, Any] = {"_keep_in_fp32_modules_strict": kept, "__module__": model_class.__module__}
+    if head is not None:
+
+        def with_head(self: Any, config: PretrainedConfig) -> None:
+            model_class.__init__(self, config)
+            self.score = head(config)
+
+        members["__init__"] = with_head
     exact: Any = type(model_class.__name__, (model_class,), members)
-    model = pack(exact.from_pretrained(path, config=config, **arguments))
+    if complete:
+        model, found = exact.from_pretrained(
+            path, config=config, output_loading_info=True, use_safetensors=True, **arguments
+        )
+        if lacking := sorted(found["missing_keys"]) + sorted(found["mismatched_keys"]):
+            raise ValueError(
+                f"{path} lacks {', '.join(map(str, lacking))}: it is no such scorer, or another release of one"
+            )
+    else:
+        model = exact.from_pretrained(path, config=config, **arguments)
+    pack(model)
     model.get_submodule(head_name(model)).float()  # a fresh one
     return model
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from qstep.data import encode_prompt, encode_texts
@@ -112,15 +112,20 @@ class StepContract:
 
     def check_length(self, tokens: int, where: str) -> None:
         """Raises ValueError, naming `where`, for more tokens than `max_length`; nothing is truncated."""
-        if tokens > self.max_length:
-            raise ValueError(
-                f"{where}: its prompt and response are {tokens} tokens, and this scorer's max_length is "
-                f"{self.max_length}. Shorten or drop the row; it is not truncated."
-            )
+        check_length(tokens, self.max_length, where)
 
     def attach(self, config: PretrainedConfig) -> None:
         """Writes the contract into a model's config, so that `save_pretrained` stores it."""
         config.qstep = asdict(self)
+
+
+def check_length(tokens: int, max_length: int, where: str) -> None:
+    """Raises ValueError, naming `where`, for more tokens than `max_length`; nothing is truncated."""
+    if tokens > max_length:
+        raise ValueError(
+            f"{where}: its prompt and response are {tokens} tokens, and this scorer's max_length is {max_length}. "
+            "Shorten or drop the row; it is not truncated."
+        )
 
 
 def _template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -146,7 +151,8 @@ def encode_steps(
 class ScorerModel(PretrainedModule):
     """A step scorer as one module: `forward(batch)` gives the Q of each step, `[B, S]`, in fp32.
 
-    `pretrained` is an `AutoModelForTokenClassification` with one output, or a peft model around one.
+    `pretrained` is an `AutoModelForTokenClassification`, or a peft model around one. Its head has one output, which is
+    Q; or two, wrong and right, of which Q is the difference, so that sigmoid(Q) is the softmax's share of the second.
     """
 
     @classmethod
@@ -174,12 +180,34 @@ class ScorerModel(PretrainedModule):
                 "`qstep train pqm|bce|mse|orm`"
             )
         if not (Path(folder) / ADAPTER_CONFIG).exists():
-            return cls(load_token_classifier(folder, config, dtype=dtype))
+            return cls(load_token_classifier(folder, config, dtype=dtype, complete=True))
         return cls(
             load_adapter(
                 folder, lambda base, revision: load_token_classifier(base, config, dtype=dtype, revision=revision)
             )
         )
+
+    @classmethod
+    def published(
+        cls,
+        name: str,
+        dtype: Dtype,
+        *,
+        labels: int,
+        head: Callable[[PretrainedConfig], nn.Module] | None = None,
+        renamed: dict[str, str] | None = None,
+    ) -> ScorerModel:
+        """Somebody else's scorer: a trunk of transformers' own under a head with `labels` outputs, from safetensors.
+
+        Args:
+            head: makes the head, where it is not one linear layer; its weights are called `score.<...>`.
+            renamed: patterns of weight names, and what they are called here.
+
+        Raises:
+            ValueError: the checkpoint lacks weights, or its family cannot be packed.
+        """
+        config = AutoConfig.from_pretrained(name, num_labels=labels)
+        return cls(load_token_classifier(name, config, dtype=dtype, head=head, complete=True, key_mapping=renamed))
 
     def forward(self, batch: Batch) -> Float[Tensor, "B S"]:
         """Q of each step, read at its separator: `batch["step_ends"] [B, S]` indexes response tokens, -1 absent.
@@ -187,14 +215,19 @@ class ScorerModel(PretrainedModule):
         Values at absent steps are 0.
         """
         model = bare(self.pretrained)
-        hidden = packed_hidden(model.base_model, batch)
-        starts, _ = response_starts(batch)
-        ends = batch["step_ends"]
-        places = (starts[:, None] + ends.clamp(min=0)).clamp(max=len(hidden) - 1)
-        states = hidden.index_select(0, places.flatten()).view(*ends.shape, hidden.shape[-1])
+        states = step_states(packed_hidden(model.base_model, batch), batch)
         with torch.autocast(states.device.type, enabled=False):
-            q_values = model.get_submodule(head_name(model))(states.float()).squeeze(-1)
-        return q_values.masked_fill(ends < 0, 0.0)
+            logits = model.get_submodule(head_name(model))(states.float())
+        q_values = logits[..., 0] if logits.shape[-1] == 1 else logits[..., 1] - logits[..., 0]
+        return q_values.masked_fill(batch["step_ends"] < 0, 0.0)
+
+
+def step_states(hidden: Float[Tensor, "L D"], batch: Batch) -> Float[Tensor, "B S D"]:
+    """The states at the tokens where steps are read; at absent steps, any."""
+    starts, _ = response_starts(batch)
+    ends = batch["step_ends"]
+    places = (starts[:, None] + ends.clamp(min=0)).clamp(max=len(hidden) - 1)
+    return hidden.index_select(0, places.flatten()).view(*ends.shape, hidden.shape[-1])
 
 
 def collate_steps(

@@ -1,6 +1,8 @@
-"""Who gives a step its Q: one protocol, and our own checkpoints behind it."""
+"""Who gives a step its Q: one protocol; our own checkpoints, published ones, policies and ensembles behind it."""
 
-from qstep.scoring.checkpoint import StepScorer
+from qstep.scoring.ensemble import Ensemble, is_ensemble, read_ensemble
+from qstep.scoring.groups import StepScorer
+from qstep.scoring.kinds import load_scorer, recognise
 from qstep.scoring.scorer import Scored, Scorer
 
-__all__ = ["Scored", "Scorer", "StepScorer"]
+__all__ = ["Ensemble", "Scored", "Scorer", "StepScorer", "is_ensemble", "load_scorer", "read_ensemble", "recognise"]

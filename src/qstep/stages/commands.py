@@ -145,6 +145,7 @@ _STAGES = (
     _stage("evaluate", "EvaluateConfig", "greedy and sampled accuracy of a policy", _FOLDER),
     _stage("report", "ReportConfig", "render results as one HTML page", _PAGE),
     _stage("merge", "MergeConfig", "merge an adapter into the weights it stands on", _FOLDER),
+    _stage("export", "ExportConfig", "make a scorer a plain token classifier, which vLLM serves", _FOLDER),
     _stage("miniature", "MiniatureConfig", "write the embedded task's textbook and untrained model", _FOLDER),
 )
 

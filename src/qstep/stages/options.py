@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qstep.data import Unanswerable, check_separator
+from qstep.data import Unanswerable, check_separator, file_fingerprint
 from qstep.stages.inputs import choose_device, hide_loading_bars, load_for_sampling, model_fingerprint
 from qstep.stages.progress import console
-from qstep.types import Dtype
+from qstep.types import Dtype, ScorerKind
 
 if TYPE_CHECKING:
     from qstep.generation import Engine, SamplingSettings
@@ -199,24 +200,58 @@ class EngineOptions(DeviceOptions):
 
 
 @dataclass(kw_only=True)
-class ScorerOptions(DeviceOptions):
-    """What gives steps their Q.
+class ScorerChoice(DeviceOptions):
+    """Which scorer.
 
     Args:
-        scorer: a folder or Hub id written by `qstep train pqm|bce|mse|orm`.
-        score_tokens: tokens scored at once; a prompt counts once for the rows that share it.
+        scorer: a folder or Hub id written by `qstep train pqm|bce|mse|orm`, a published process reward model, a policy,
+            or a YAML file that names an ensemble's members.
+        scorer_kind: whose computation gives the Qs; `auto` recognises it by the checkpoint.
+        scorer_reference: the model that the kinds `implicit` and `policy` compare with.
+        scorer_options: what else a kind reads, such as `--scorer_options.max_length 4096`.
     """
 
     scorer: str
-    score_tokens: int = 8192
+    scorer_kind: ScorerKind = "auto"
+    scorer_reference: str | None = None
+    scorer_options: dict[str, Any] | None = None
 
     def scorer_fingerprint(self) -> str:
-        """Names the scorer by all that its Qs follow from."""
-        return model_fingerprint(self.scorer)
+        """Names the scorer by all that its Qs follow from: its models, and an ensemble's file."""
+        from qstep.scoring import is_ensemble, read_ensemble
+
+        if not is_ensemble(self.scorer):
+            return _models_fingerprint(self.scorer, self.scorer_reference)
+        members = read_ensemble(Path(self.scorer)).members
+        models = [_models_fingerprint(member["name"], member.get("reference")) for member in members]
+        return " ".join([file_fingerprint(Path(self.scorer)), *models])
 
     def load_scorer(self) -> Scorer:
         """The scorer, ready to use."""
-        from qstep.scoring import StepScorer
+        from qstep.scoring import load_scorer
 
         hide_loading_bars()
-        return StepScorer.load(self.scorer, device=choose_device(self.device), dtype=self.dtype)
+        return load_scorer(
+            self.scorer,
+            self.scorer_kind,
+            reference=self.scorer_reference,
+            options=self.scorer_options,
+            device=choose_device(self.device),
+            dtype=self.dtype,
+        )
+
+
+@dataclass(kw_only=True)
+class ScorerOptions(ScorerChoice):
+    """What gives steps their Q.
+
+    Args:
+        score_tokens: tokens scored at once; a prompt counts once for the rows that share it.
+    """
+
+    score_tokens: int = 8192
+
+
+def _models_fingerprint(scorer: str, reference: str | None) -> str:
+    named = [scorer] if reference in (None, "uniform") else [scorer, str(reference)]
+    return " ".join(map(model_fingerprint, named))

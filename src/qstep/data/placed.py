@@ -1,0 +1,121 @@
+"""Text to token ids with the places of its parts: what a published scorer reads, and where in it each step ends."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from qstep.data.tokens import encode_text, undated
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Placed(str):
+    """A text in a turn whose last token's place is asked for."""
+
+
+Turn = tuple[str, Sequence[str | int]]
+"""A turn of a conversation: its role, and its content as texts and token ids in their order."""
+
+
+def encode_joined(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The tokens of texts joined (`encode_text` of the whole), and for each text the index of the token that
+    completes it; of a text that nothing precedes and that is empty, 0.
+
+    Raises ValueError for a tokenizer that does not say where its tokens lie.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} does not say where its tokens lie in a text: use a fast tokenizer"
+        )
+    encoded = tokenizer(
+        "".join(texts), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    reached = list(accumulate((end for _, end in encoded["offset_mapping"]), max))
+    last = max(len(reached) - 1, 0)
+    return encoded["input_ids"], [min(bisect_left(reached, end), last) for end in accumulate(map(len, texts))]
+
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], *, add_generation_prompt: bool = False
+) -> tuple[list[int], list[int]]:
+    """The tokens of a conversation in the tokenizer's chat template, and the places of those given by their ids and of
+    the last ones of `Placed` texts, in their order.
+
+    The template's special tokens are special; those written in a turn's text are the characters they are written with.
+    The texts between two tokens are tokenised as one, so that a text without special tokens has the tokens that
+    `apply_chat_template` gives it.
+
+    Raises ValueError where the tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError("this format is a conversation, and the tokenizer has no chat template")
+    added = sorted(tokenizer.added_tokens_encoder, key=len, reverse=True)
+    special = re.compile("|".join(map(re.escape, added)) or r"(?!)")
+    everything = "".join(part for _, content in turns for part in content if isinstance(part, str))
+    mark = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in everything)
+    marked: list[str | int] = []
+
+    def name(part: str | int) -> str:
+        marked.append(part)
+        return f"{mark}{len(marked) - 1}{mark}"
+
+    def masked(part: str | int) -> str:
+        if isinstance(part, Placed | int):
+            return name(part)
+        return special.sub(lambda found: name(found[0]), part)
+
+    messages = [{"role": role, "content": "".join(map(masked, content))} for role, content in turns]
+    rendered = tokenizer.apply_chat_template(
+        messages,
+        chat_template=undated(tokenizer.get_chat_template()),
+        add_generation_prompt=add_generation_prompt,
+        tokenize=False,
+    )
+    ids: list[int] = []
+    places: list[int] = []
+    texts: list[str] = []  # since the last token that is not text
+
+    def flush() -> None:
+        if any(texts):
+            own, ends = encode_joined(tokenizer, texts)
+            places.extend(len(ids) + end for text, end in zip(texts, ends, strict=True) if isinstance(text, Placed))
+            ids.extend(own)
+        texts.clear()
+
+    for part in re.split(rf"({mark}\d+{mark}|{special.pattern})", str(rendered)):
+        given = marked[int(part.strip(mark))] if part.startswith(mark) else None
+        if given is None and special.fullmatch(part):
+            flush()
+            ids.append(tokenizer.added_tokens_encoder[part])
+        elif isinstance(given, int):
+            flush()
+            places.append(len(ids))
+            ids.append(given)
+        else:
+            texts.append(part if given is None else given)
+    flush()
+    return ids, places
+
+
+def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The beginning-of-sequence token, where the tokenizer puts one before a text by itself."""
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else []
+
+
+def one_token(tokenizer: PreTrainedTokenizerBase, text: str, option: str) -> int:
+    """The id of a text that is one token. Raises ValueError, naming the option it comes from, where it is several."""
+    ids = encode_text(tokenizer, text)
+    if text in tokenizer.added_tokens_encoder:
+        ids = [tokenizer.added_tokens_encoder[text]]
+    if len(ids) != 1:
+        raise ValueError(
+            f"{option} {text!r} is {len(ids)} tokens for this tokenizer: {ids}. It is not the one this scorer was "
+            "trained with, or the option has to be changed"
+        )
+    return ids[0]

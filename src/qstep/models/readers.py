@@ -1,0 +1,76 @@
+"""What else a step is read by: one word against another, or its likelihood under one policy against another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qstep.models.loading import bare
+from qstep.models.logps import finished_logits
+from qstep.models.packing import Batch, packed_hidden
+from qstep.models.policy import PolicyModel, PolicyWithValue
+from qstep.models.pretrained import PretrainedModule
+from qstep.models.scorer import step_states
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from transformers import PreTrainedModel
+
+
+class WordPairModel(PretrainedModule):
+    """`forward(batch)` gives each step's logit of the word `good` less that of `bad`, `[B, S]`, in fp32.
+
+    So sigmoid(Q) is the softmax over the two words. The logits of no other word are computed.
+    """
+
+    def __init__(self, pretrained: PreTrainedModel, good: int, bad: int) -> None:
+        super().__init__(pretrained)
+        self.words = [good, bad]
+
+    def forward(self, batch: Batch) -> Float[Tensor, "B S"]:
+        model = bare(self.pretrained)
+        states = step_states(packed_hidden(model.base_model, batch), batch)
+        head = model.get_output_embeddings()
+        bias = None if head.bias is None else head.bias[self.words].float()
+        logits = F.linear(states.float(), head.weight[self.words].float(), bias)
+        good, bad = finished_logits(self.config.get_text_config(), logits).unbind(-1)
+        return (good - bad).masked_fill(batch["step_ends"] < 0, 0.0)
+
+
+class LogRatioModel(nn.Module):
+    """`forward(batch)` gives each step's Q from a policy's log-probabilities against a reference's, `[B, S]`, in fp32.
+
+    Of a policy alone, Q is `beta` times the sum of log pi/pi_ref over the response's tokens through the step's last
+    (an implicit PRM). Of a policy with its value function, it is `beta log pi/pi_ref + V` at that token (DQO's Q).
+
+    Args:
+        reference: None stands for the uniform one, whose log-probability is taken to be 0, as in training; `policy`
+            itself for what its adapter was put on.
+    """
+
+    def __init__(self, policy: PolicyModel, reference: PolicyModel | None, beta: float) -> None:
+        super().__init__()
+        self.policy, self.reference, self.beta = policy, reference, beta
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
+
+    def forward(self, batch: Batch) -> Float[Tensor, "B S"]:
+        outputs = self.policy(batch)
+        logps, values = outputs if isinstance(self.policy, PolicyWithValue) else (outputs, None)
+        scaled = self.beta * (logps - self._reference_logps(batch))
+        q_values = scaled.cumsum(1) if values is None else scaled + values
+        ends = batch["step_ends"]
+        return q_values.gather(1, ends.clamp(min=0)).masked_fill(ends < 0, 0.0)
+
+    def _reference_logps(self, batch: Batch) -> Tensor | float:
+        if self.reference is None:
+            return 0.0
+        if isinstance(self.reference, PolicyWithValue):
+            with self.reference.reference():
+                return self.reference.policy_logps(batch)
+        return self.reference(batch)

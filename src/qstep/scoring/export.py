@@ -1,0 +1,122 @@
+"""A scorer whose Q is a linear function of one token's state, as a plain token classifier under the step contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from qstep.models import ScorerModel, StepContract
+from qstep.models.loading import bare, head_name
+from qstep.scoring.formats import ContractFormat
+from qstep.scoring.groups import StepScorer
+from qstep.scoring.published import Published, Skywork, TRLClassifier
+from qstep.scoring.scorer import Scorer
+from qstep.types import Prompt
+
+_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+"""Skywork's prompt as a chat template."""
+
+_PROBE: list[tuple[str, list[str]]] = [
+    ("What is 12 + 30?", ["12 + 30 = 42.", "The answer is 42."]),
+    ("Tom has 3 apples and eats one.\nHow many are left?", ["3 - 1 = 2", "So 2 are left, not 3.", "#### 2", "!"]),
+]
+
+
+def export_scorer(scorer: Scorer, folder: Path) -> None:
+    """Writes the token classifier, its tokenizer and its step contract, and compares it with the scorer.
+
+    Raises:
+        ValueError: the scorer is of a kind that no such checkpoint computes, or this one does not compute the same.
+    """
+    if not isinstance(scorer, StepScorer):
+        raise ValueError("an ensemble is several models; export its members")
+    contract, form = _contract(scorer), scorer.format
+    probe = _PROBE if isinstance(form, Published) else [_spread(form.tokenizer)]
+    theirs = [scorer.score(question, steps) for question, steps in probe]
+    classifier: Any = scorer.model.pretrained
+    if hasattr(classifier, "merge_and_unload"):
+        classifier = classifier.merge_and_unload()
+    classifier = bare(classifier)
+    _make_scalar(classifier)
+    contract.attach(classifier.config)
+    classifier._weight_conversions = None  # what was renamed on loading keeps its new name
+    classifier.save_pretrained(folder)
+    form.tokenizer.save_pretrained(folder)
+    dtype = str(classifier.dtype).removeprefix("torch.")
+    exported = StepScorer.load(folder, device=scorer.model.device, dtype=dtype)  # type: ignore[arg-type]
+    tolerance = 1e-4 if dtype == "float32" else 0.05
+    for (question, steps), wanted in zip(probe, theirs, strict=True):
+        prompt: Prompt = [{"role": "user", "content": question}] if isinstance(form, Skywork) else question
+        q_values = exported.score(prompt, steps)
+        if any(abs(a - b) > tolerance * max(1.0, abs(a)) for a, b in zip(wanted, q_values, strict=True)):
+            raise ValueError(f"the export does not compute the same: Qs of {wanted} have become {q_values}")
+
+
+def _spread(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
+    """A prompt and steps of words from all over a vocabulary, which may be a small one that has no letters."""
+    ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+    words = [ids[len(ids) * n // 64] for n in range(64)]
+    return str(tokenizer.decode(words[:16])), [str(tokenizer.decode(words[n : n + 16])) for n in (16, 32, 48)]
+
+
+def _contract(scorer: StepScorer) -> StepContract:
+    """The step contract that says what the scorer's format does; where Skywork's and TRL's prompts differ from the
+    tokenizer's own, it is made to agree.
+
+    Raises ValueError, saying why, where no contract says it.
+    """
+    form, model = scorer.format, scorer.model
+    if isinstance(form, ContractFormat):
+        return form.contract
+    if not isinstance(model, ScorerModel):
+        raise ValueError(
+            f"a scorer of kind {form.objective} reads its Q from a language model's words, in a format that the step "
+            "contract does not express; only scorers with a head of their own can be exported"
+        )
+    if not isinstance(bare(model.pretrained).get_submodule(head_name(bare(model.pretrained))), nn.Linear):
+        raise ValueError(
+            f"the head of a scorer of kind {form.objective} has two layers, which no linear one computes; vLLM serves "
+            "its own class (Qwen2ForProcessRewardModel) as it is"
+        )
+    assert isinstance(form, Skywork | TRLClassifier)
+    ends = [form.end_id] if isinstance(form, Skywork) else form.separator_ids
+    if len(ends) != 1:
+        raise ValueError(
+            f"its separator {form.step_separator!r} is {len(ends)} tokens for this tokenizer, and a step contract has "
+            "one"
+        )
+    tokenizer: Any = form.tokenizer
+    if isinstance(form, Skywork):
+        tokenizer.chat_template = _TEMPLATE
+    elif tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] != [tokenizer.bos_token_id]:
+        tokenizer.add_bos_token = True
+    return _of(form, str(tokenizer.decode(ends)))
+
+
+def _of(form: Published, token: str) -> StepContract:
+    return StepContract.create(
+        form.tokenizer,
+        step_separator=form.step_separator,
+        separator_token=token,
+        max_length=form.max_length,
+        aggregation=form.aggregation,
+        objective=form.objective,
+    )
+
+
+@torch.no_grad()
+def _make_scalar(classifier: Any) -> None:
+    """Puts the difference of two outputs of a linear head in their place: Q itself."""
+    name = head_name(classifier)
+    head: nn.Linear = classifier.get_submodule(name)
+    if head.out_features == 2:
+        scalar = nn.Linear(head.in_features, 1, bias=head.bias is not None, device=head.weight.device)
+        scalar.weight.copy_(head.weight[1:] - head.weight[:1])
+        if head.bias is not None:
+            scalar.bias.copy_(head.bias[1:] - head.bias[:1])
+        setattr(classifier, name, scalar)
+    classifier.config.num_labels, classifier.config.problem_type = 1, "regression"

@@ -1,0 +1,128 @@
+"""Steps scored in groups: what responses share is computed once, whatever the format and the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer
+
+from qstep.models import ScorerModel, StepContract, check_length, collate_steps
+from qstep.scoring.formats import ContractFormat, Format
+from qstep.scoring.scorer import Scored
+from qstep.types import Aggregation, Dtype, Prompt, Row
+
+
+class StepScorer:
+    """A scorer ready to use: `score(prompt, steps)`, or `score_rows` for a stream of rows.
+
+    Args:
+        model: its `forward(batch)` gives the Q of each step of a batch that `collate_steps` made, `[B, S]`, and its
+            `device` says where.
+        format: how prompts and steps become such batches.
+    """
+
+    def __init__(self, model: nn.Module, format: Format) -> None:
+        self.model: Any = model.eval()
+        self.format = format
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str | torch.device = "cpu", dtype: Dtype = "float32") -> StepScorer:
+        """Loads a checkpoint written by `qstep train pqm|bce|mse|orm` or `qstep export`, or its adapter.
+
+        Raises ValueError where the checkpoint has no step contract, or one that does not fit its tokenizer.
+        """
+        model, tokenizer = ScorerModel.load(path, dtype).to(device), AutoTokenizer.from_pretrained(path)
+        return cls(model, ContractFormat(tokenizer, StepContract.of(model.config, tokenizer)))
+
+    @property
+    def step_separator(self) -> str:
+        return self.format.step_separator
+
+    @property
+    def max_length(self) -> int:
+        return self.format.max_length
+
+    @property
+    def aggregation(self) -> Aggregation:
+        return self.format.aggregation
+
+    @property
+    def objective(self) -> str:
+        return self.format.objective
+
+    def score(self, prompt: Prompt, steps: Sequence[str]) -> list[float]:
+        """The Q-value of each step.
+
+        Raises ValueError if prompt and steps are longer than `max_length`; nothing is truncated.
+        """
+        [[(_, q_values)]] = self.score_rows([{"id": "score()", "prompt": prompt, "completions": list(steps)}])
+        return q_values
+
+    def score_rows(self, rows: Iterable[Row], *, max_tokens: int = 8192) -> Iterator[list[Scored]]:
+        """Scores rows with a `prompt` and step texts in `completions`, in order, with memory flat.
+
+        Yields the rows of a forward pass: as many as have `max_tokens` tokens in all, and those of the last row, a
+        prompt counting once for its rows, and so do equal responses to it. Neighbours that share a prompt cost least.
+
+        Raises ValueError, naming the row, if one is longer than `max_length`; nothing is truncated.
+        """
+        batch = _Pending()
+        for row in rows:
+            batch.add(row, self.format)
+            if batch.tokens >= max_tokens or len(batch.rows) >= max_tokens:
+                yield self._scored(batch)
+                batch = _Pending()
+        if batch.rows:
+            yield self._scored(batch)
+
+    def fits(self, row: Row) -> bool:
+        """Whether a row, as `score_rows` takes it, is within `max_length`."""
+        return self.format.fits(row)
+
+    @torch.inference_mode()
+    def _scored(self, pending: _Pending) -> list[Scored]:
+        groups = pending.groups
+        sequences = [(prompt, *sequence) for prompt, group in groups.items() for sequence in group]
+        q_of: dict[_Sequence, list[float]] = {}
+        if sequences:
+            batch = collate_steps(
+                list(groups), [[ids for ids, _ in group] for group in groups.values()], [ends for *_, ends in sequences]
+            )
+            q_values = self.model({name: tensor.to(self.model.device) for name, tensor in batch.items()}).cpu().tolist()
+            q_of = {of: q[: len(of[2])] for of, q in zip(sequences, q_values, strict=True)}
+        return [(row, [q for sequence in of_row for q in q_of[sequence]]) for row, of_row in pending.rows]
+
+
+_Ids = tuple[int, ...]
+_Sequence = tuple[_Ids, _Ids, _Ids]
+"""The ids of a prompt, those behind it, and where among the latter steps are read."""
+
+
+@dataclass
+class _Pending:
+    """Rows to be computed together: different prompts, of each its different sequences, and which of them a row has."""
+
+    groups: dict[_Ids, dict[tuple[_Ids, _Ids], None]] = field(default_factory=dict)
+    rows: list[tuple[Row, list[_Sequence]]] = field(default_factory=list)
+    known: dict[tuple[str, str], list[_Sequence]] = field(default_factory=dict)
+    tokens: int = 0
+
+    def add(self, row: Row, format: Format) -> None:
+        name = repr(row["prompt"]), repr(row["completions"])
+        if name not in self.known:
+            encoded = format.encode(row["prompt"], row["completions"])
+            self.known[name] = [(tuple(shared), tuple(ids), tuple(ends)) for shared, ids, ends in encoded]
+            for shared, ids, ends in self.known[name]:
+                check_length(len(shared) + len(ids), format.max_length, f"row {row.get('id')!r}")
+                if shared not in self.groups:
+                    self.groups[shared] = {}
+                    self.tokens += len(shared)
+                if (ids, ends) not in self.groups[shared]:
+                    self.groups[shared][ids, ends] = None
+                    self.tokens += len(ids)
+        self.rows.append((row, self.known[name]))

@@ -1,0 +1,118 @@
+"""Policies as scorers: a step's Q from how much likelier a policy finds its tokens than a reference does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torch import nn
+from transformers import AutoTokenizer
+
+from qstep.data import encode_joined, encode_prompt
+from qstep.models import LogRatioModel, ModelOptions, PolicyModel, PolicyWithValue
+from qstep.models.loading import ADAPTER_CONFIG, load_causal_lm
+from qstep.scoring.formats import Encoded
+from qstep.scoring.published import Published
+from qstep.types import Dtype, Prompt
+
+MARKER = "qstep_checkpoint.json"
+"""What `qstep train` writes last into a checkpoint, its settings among it."""
+
+
+@dataclass(kw_only=True)
+class LogRatio(Published):
+    """What both kinds have: the policy's own prompt, and as its response the steps joined by their separator.
+
+    A step is read at the token that completes its text. No end-of-sequence token is put behind the last one.
+
+    Args:
+        beta: the factor on the log-ratio.
+        conversational: put a text prompt through the chat template as the user's turn.
+    """
+
+    beta: float | None = None
+    conversational: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beta is not None and not self.beta > 0:
+            raise ValueError(f"--scorer_options.beta is {self.beta}; it must be above 0")
+
+    def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
+        if self.conversational and isinstance(prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
+        texts = [part for step in steps for part in (step, self.step_separator)][:-1]
+        ids, ends = encode_joined(self.tokenizer, texts)
+        return [(encode_prompt(self.tokenizer, prompt), ids, ends[::2])]
+
+    def reference(self, name: str, dtype: Dtype) -> PolicyModel:
+        """The reference model. Raises ValueError where its tokens are others than the policy's."""
+        if AutoTokenizer.from_pretrained(name).get_vocab() != self.tokenizer.get_vocab():
+            raise ValueError(f"--scorer_reference {name} has another vocabulary than the policy")
+        return PolicyModel(load_causal_lm(ModelOptions(model_name_or_path=name, dtype=dtype), use_safetensors=True))
+
+
+@dataclass(kw_only=True)
+class Implicit(LogRatio):
+    """An implicit PRM (arXiv 2412.01981): a policy trained on outcomes, against the model it was trained from.
+
+    A step's reward is beta times the sum of its tokens' log pi/pi_ref, and its Q the sum of the rewards up to it, which
+    is the log-ratio of the response so far: the paper's Q. It needs `--scorer_reference`.
+
+    Args:
+        beta: as it was trained with; the paper's by default.
+    """
+
+    beta: float | None = 0.05
+
+    objective: ClassVar[str] = "implicit"
+
+    def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
+        if reference is None or self.beta is None:
+            raise ValueError("an implicit PRM needs --scorer_reference, the model it was trained from, and a beta")
+        policy = PolicyModel(load_causal_lm(ModelOptions(model_name_or_path=name, dtype=dtype), use_safetensors=True))
+        return LogRatioModel(policy, self.reference(reference, dtype), self.beta)
+
+
+@dataclass(kw_only=True)
+class Policy(LogRatio):
+    """A policy that `qstep train dqo` made, as its own Q (arXiv 2410.09302): `beta log pi/pi_ref + V` at a step's last
+    token.
+
+    It is an expected reward and no logit: it ranks steps and responses, and its sigmoid is no probability. Policy and V
+    are in the checkpoint. `--scorer_reference` is the model that training began with, or `uniform`; of an adapter it is
+    what it was put on, and not to be given.
+
+    Args:
+        beta: as it was trained with; the checkpoint says it by default.
+    """
+
+    step_separator: str = "\n"
+
+    objective: ClassVar[str] = "dqo"
+
+    def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
+        beta = self.beta or _trained_beta(Path(name))
+        policy = PolicyWithValue.load(name, dtype)
+        if reference == "uniform":
+            return LogRatioModel(policy, None, beta)
+        if (Path(name) / ADAPTER_CONFIG).exists():
+            if reference is not None:
+                raise ValueError(
+                    f"--scorer_reference {reference} is not read: {name} is an adapter, whose reference is its base"
+                )
+            return LogRatioModel(policy, policy, beta)
+        if reference is None:
+            raise ValueError(f"{name} needs --scorer_reference: the model its training began with, or uniform")
+        return LogRatioModel(policy, self.reference(reference, dtype), beta)
+
+
+def _trained_beta(folder: Path) -> float:
+    """The beta in the settings of a checkpoint. Raises ValueError where there is none."""
+    try:
+        return float(json.loads((folder / MARKER).read_text())["settings"]["beta"])
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{folder} does not say which beta it was trained with: give --scorer_options.beta") from None

@@ -1,0 +1,39 @@
+"""A model's folder that a stage writes: whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qstep.stages.inputs import model_files
+
+
+def written_whole(output: Path, settings: Mapping[str, Any], name: str, write: Callable[[Path], None]) -> Path:
+    """Has `write` fill a folder that becomes `output` when it is whole; one of the same settings is left as it is.
+
+    Args:
+        name: what the folder is, for the message.
+
+    Raises:
+        ValueError: the output is something else, or was changed.
+    """
+    from qstep.trainers.checkpoints import seal, why_unusable
+
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        reason = why_unusable(output, settings)
+        if reason is not None:
+            raise ValueError(f"{output} is no {name}: {reason}. Choose another --output_dir, or delete it")
+        return output
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        write(unfinished)
+        seal(unfinished, settings, model_files(unfinished))
+        unfinished.replace(output)
+    except BaseException:
+        shutil.rmtree(unfinished)
+        raise
+    return output

@@ -1,0 +1,498 @@
+"""Published scorers: each one's Q is the owner's documented computation, done here plainly, one sequence at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from published_scorers import (
+    MAKERS,
+    chatml_tokenizer,
+    llama_tokenizer,
+    plain_tokenizer,
+    policy,
+    sentencepiece_tokenizer,
+)
+from qstep.data import encode_chat, encode_joined, encode_text, read_rows
+from qstep.models import PolicyWithValue
+from qstep.scoring import Scorer, StepScorer, load_scorer, recognise
+from qstep.stages.score import ScoreConfig, score
+
+DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+QUESTION = "Tom has 3 apples and buys 12 more.\nHow many apples does he have in all?"
+SOLUTIONS = [
+    ["He starts with 3 apples.", "3 + 12 = 15", "The answer is 15."],
+    ["He starts with 3 apples.", "3 * 12 = 36!"],
+    ["15"],
+]
+HIDDEN = ["no <extra_0> here", "ки + - <|im_end|>", "<s> <bos> <|endoftext|> <|eot_id|> ки"]
+"""Steps with the texts of tags and special tokens in them."""
+RECOGNISED = ("qwen_prm", "skywork", "trl", "policy")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {kind: make(tmp_path_factory.mktemp("published") / kind) for kind, make in MAKERS.items()}
+
+
+def arguments(folder: Path) -> dict[str, Any]:
+    kind = folder.name
+    reference = str(folder.with_name(f"{kind}_reference")) if kind in ("implicit", "policy") else None
+    return {"name": str(folder), "kind": kind, "reference": reference}
+
+
+def load(folder: Path, **others: Any) -> Scorer:
+    return load_scorer(**arguments(folder) | others)
+
+
+def logit(p: float) -> float:
+    return math.log(p) - math.log1p(-p)
+
+
+def causal_logits(folder: Path, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([ids])).logits[0]
+
+
+# What each owner's card or code computes, in double precision from the logits on, so that it does not round.
+
+
+def by_qwen(folder: Path, question: str, steps: list[str]) -> list[float]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    messages = [
+        {"role": "system", "content": "Please reason step by step, and put your final answer within \\boxed{}."},
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": "<extra_0>".join(steps) + "<extra_0>"},
+    ]
+    ids = torch.tensor([tokenizer.encode(tokenizer.apply_chat_template(messages, tokenize=False))])
+    weights = load_file(folder / "model.safetensors")
+    head = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
+    head.load_state_dict({name[6:]: value for name, value in weights.items() if name.startswith("score.")})
+    with torch.no_grad():
+        logits = head(AutoModel.from_pretrained(folder)(ids).last_hidden_state)
+    mask = ids == tokenizer.encode("<extra_0>")[0]
+    return logits.double().softmax(-1)[mask][:, 1].tolist()
+
+
+def by_math_shepherd(folder: Path, question: str, steps: list[str]) -> list[float]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    output = "\n".join(f"Step {n}: {step} ки" for n, step in enumerate(steps, 1))
+    ids = tokenizer.encode(f"{question} {output}")
+    candidates, tag = tokenizer.encode("+ -")[1:], tokenizer.encode("ки")[-1]
+    scores = causal_logits(folder, ids)[:, candidates].double().softmax(-1)[:, 0]
+    return scores[torch.tensor(ids) == tag].tolist()
+
+
+def by_rlhflow(folder: Path, question: str, steps: list[str]) -> list[float]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    candidates = [tokenizer.encode("+")[-1], tokenizer.encode("-")[-1]]
+    conversation, probabilities = [], []
+    for n, step in enumerate(steps):
+        conversation.append({"role": "user", "content": step if n else question + " " + step})
+        conversation.append({"role": "assistant", "content": "+"})
+        ids = tokenizer.apply_chat_template(conversation, return_dict=False)
+        probabilities.append(causal_logits(folder, ids)[-3, candidates].double().softmax(-1)[0].item())
+    return probabilities
+
+
+def by_skywork(folder: Path, question: str, steps: list[str]) -> list[float]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.encode(tokenizer.bos_token + question + "\n")
+    flags = []
+    for step in steps:
+        ids += [*tokenizer.encode(step), tokenizer.encode("\n")[-1]]
+        flags.append(len(ids) - 1)
+    weights = load_file(folder / "model.safetensors")
+    with torch.no_grad():
+        states = AutoModel.from_pretrained(folder)(torch.tensor([ids])).last_hidden_state[0]
+    rewards = states @ weights["v_head.summary.weight"][0] + weights["v_head.summary.bias"]
+    return rewards[flags].double().sigmoid().tolist()
+
+
+def by_trl(folder: Path, question: str, steps: list[str]) -> list[float]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = [tokenizer.bos_token_id, *tokenizer(question, add_special_tokens=False)["input_ids"]]
+    separator = tokenizer.encode("\n", add_special_tokens=False)
+    places = []
+    for step in steps:
+        ids += tokenizer(step, add_special_tokens=False)["input_ids"] + separator
+        places.append(len(ids) - 1)
+    with torch.no_grad():
+        logits = AutoModelForTokenClassification.from_pretrained(folder)(torch.tensor([ids])).logits[0]
+    return logits[places].double().softmax(-1)[:, 1].tolist()
+
+
+def by_generative(folder: Path, question: str, steps: list[str]) -> list[float]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    words = [tokenizer.encode("Yes")[0], tokenizer.encode("No")[0]]
+    probabilities = []
+    for n in range(1, len(steps) + 1):
+        solution = "\n\n".join(steps[:n])
+        text = (
+            f"Question:\n{question}\n\nSolution so far:\n{solution}\n\n"
+            "Is every step of this solution correct? Answer with Yes or No."
+        )
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+        )
+        probabilities.append(causal_logits(folder, ids)[-1, words].double().softmax(-1)[0].item())
+    return probabilities
+
+
+def response_logps(folder: Path, prompt: list[int], response: list[int]) -> torch.Tensor:
+    logps = causal_logits(folder, prompt + response).double().log_softmax(-1)
+    return logps[len(prompt) - 1 : -1].gather(1, torch.tensor(response)[:, None])[:, 0]
+
+
+def last_tokens(tokenizer: PreTrainedTokenizerBase, steps: list[str], separator: str) -> list[int]:
+    """As the implicit PRM's card counts them: how many tokens the steps so far have."""
+    joined = [separator.join(steps[:n]) for n in range(1, len(steps) + 1)]
+    return [len(tokenizer.encode(text, add_special_tokens=False)) - 1 for text in joined]
+
+
+def by_implicit(folder: Path, question: str, steps: list[str]) -> list[float]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer.encode(question)
+    response = tokenizer.encode("\n\n".join(steps), add_special_tokens=False)
+    reference = folder.with_name("implicit_reference")
+    ratios = response_logps(folder, prompt, response) - response_logps(reference, prompt, response)
+    return (0.05 * ratios).cumsum(0)[last_tokens(tokenizer, steps, "\n\n")].tolist()
+
+
+def by_policy(folder: Path, question: str, steps: list[str]) -> list[float]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt, response = tokenizer.encode(question), tokenizer.encode("\n".join(steps), add_special_tokens=False)
+    reference = folder.with_name("policy_reference")
+    ratios = response_logps(folder, prompt, response) - response_logps(reference, prompt, response)
+    saved = load_file(folder / "value.safetensors")
+    trunk = AutoModel.from_pretrained(reference)
+    trunk.load_state_dict({name[12:]: value for name, value in saved.items() if name.startswith("value_trunk.")})
+    with torch.no_grad():
+        states = trunk(torch.tensor([prompt + response])).last_hidden_state[0, len(prompt) - 1 : -1]
+    values = states @ saved["value_head.weight"][0] + saved["value_head.bias"]
+    return (0.3 * ratios + values)[last_tokens(tokenizer, steps, "\n")].tolist()
+
+
+OWNERS = {
+    "qwen_prm": by_qwen,
+    "math_shepherd": by_math_shepherd,
+    "rlhflow": by_rlhflow,
+    "skywork": by_skywork,
+    "trl": by_trl,
+    "generative": by_generative,
+    "implicit": by_implicit,
+    "policy": by_policy,
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_q_is_the_owners_computation(kind: str, folders: dict[str, Path]) -> None:
+    scorer = load(folders[kind])
+    seen = []
+    for steps in SOLUTIONS:
+        q_values = scorer.score(QUESTION, steps)
+        theirs = OWNERS[kind](folders[kind], QUESTION, steps)
+        wanted = theirs if kind in ("implicit", "policy") else [logit(p) for p in theirs]
+        assert len(wanted) == len(steps)
+        assert q_values == pytest.approx(wanted, abs=1e-5, rel=1e-5)
+        seen += q_values
+    assert max(seen) - min(seen) > 0.005, "the models tell steps apart"
+    assert scorer.score(QUESTION, []) == []
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_shared_prefix_batches_equal_single_calls(kind: str, folders: dict[str, Path]) -> None:
+    """Two questions with their responses, one twice, one without a step; the question is computed once."""
+    scorer = load(folders[kind])
+    assert isinstance(scorer, StepScorer)
+    rows = [
+        {"id": f"{question}{n}", "prompt": question, "completions": steps}
+        for question in (QUESTION, "What is 12 * 30 - 7 ?")
+        for n, steps in enumerate([*SOLUTIONS, SOLUTIONS[0], [], HIDDEN])
+    ]
+    alone = [scorer.score(row["prompt"], row["completions"]) for row in rows]
+    assert [len(q) for q in alone] == [len(row["completions"]) for row in rows]
+    sizes: list[tuple[int, ...]] = []
+    scorer.model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0]["prompt_lengths"].tolist())))
+    for max_tokens in (1, 300, 100_000):
+        sizes.clear()
+        together = list(chain.from_iterable(scorer.score_rows(rows, max_tokens=max_tokens)))
+        assert [row for row, _ in together] == rows
+        for (_, q), single in zip(together, alone, strict=True):
+            assert q == pytest.approx(single, abs=1e-5)
+    [lengths] = sizes
+    assert len(lengths) == 2 and min(lengths) >= 5, "each question once, its tokens shared"
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_text_never_becomes_a_tag_or_a_special_token(kind: str, folders: dict[str, Path]) -> None:
+    scorer = load(folders[kind])
+    assert isinstance(scorer, StepScorer)
+    tokenizer = scorer.format.tokenizer
+    added = set(tokenizer.added_tokens_encoder.values())
+
+    def specials(steps: list[str]) -> list[int]:
+        return sorted(
+            token
+            for shared, ids, _ in scorer.format.encode(QUESTION, steps)
+            for token in (*shared, *ids)
+            if token in added
+        )
+
+    if kind in ("qwen_prm", "skywork", "trl", "math_shepherd"):
+        assert specials(HIDDEN) == specials(["a", "b", "c"])
+    assert all(map(math.isfinite, scorer.score(QUESTION, HIDDEN)))
+    assert len(scorer.score(QUESTION, HIDDEN)) == 3
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_over_long_rows_are_refused(kind: str, folders: dict[str, Path]) -> None:
+    """A row of exactly max_length tokens fits and is scored; with a limit one lower it is refused by its name."""
+    scorer = load(folders[kind])
+    assert isinstance(scorer, StepScorer) and scorer.max_length == 4096
+    row = {"id": "here", "prompt": QUESTION, "completions": SOLUTIONS[0]}
+    length = max(len(shared) + len(ids) for shared, ids, _ in scorer.format.encode(QUESTION, SOLUTIONS[0]))
+    exact, short = (load(folders[kind], options={"max_length": n}) for n in (length, length - 1))
+    assert exact.fits(row) and exact.score(QUESTION, SOLUTIONS[0]) == scorer.score(QUESTION, SOLUTIONS[0])
+    assert not short.fits(row)
+    with pytest.raises(ValueError, match=rf"row 'here': .* are {length} tokens, and this scorer's max_length is"):
+        list(short.score_rows([row], max_tokens=100))
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_bf16_is_close(kind: str, folders: dict[str, Path]) -> None:
+    exact, half = (load(folders[kind], dtype=dtype).score(QUESTION, SOLUTIONS[0]) for dtype in ("float32", "bfloat16"))
+    assert half == pytest.approx(exact, abs=0.25, rel=0.1) and half != exact
+
+
+def test_kinds_are_recognised_or_asked_for(folders: dict[str, Path], tmp_path: Path) -> None:
+    for kind, folder in folders.items():
+        if kind in RECOGNISED:
+            assert recognise(str(folder)) == kind
+        else:
+            with pytest.raises(
+                ValueError, match=r"ForCausalLM, which may be .* several kinds, or none: give --scorer_kind"
+            ):
+                recognise(str(folder))
+    other = MAKERS["skywork"](tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen2ForCausalLM"]}))
+    assert recognise(str(other)) == "skywork", "by its v_head"
+
+
+def test_a_policys_adapter_is_compared_with_its_base(tmp_path: Path) -> None:
+    folder = policy(tmp_path / "policy", lora=True)
+    [q_adapter] = [load_scorer(str(folder)).score(QUESTION, SOLUTIONS[0])]
+    with pytest.raises(ValueError, match="is an adapter, whose reference is its base"):
+        load_scorer(str(folder), reference="somewhere")
+    model = PolicyWithValue.load(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt, response = tokenizer.encode(QUESTION), tokenizer.encode("\n".join(SOLUTIONS[0]))
+    from qstep.models import collate_groups
+
+    with torch.no_grad():
+        logps, values = model(collate_groups([prompt], [[response]]))
+    ratios = logps[0] - response_logps(tmp_path / "policy_reference", prompt, response).float()
+    wanted = (0.3 * ratios + values[0])[last_tokens(tokenizer, SOLUTIONS[0], "\n")]
+    assert q_adapter == pytest.approx(wanted.tolist(), abs=1e-5) and ratios.abs().max() > 0.01
+    uniform = load_scorer(str(folder), reference="uniform").score(QUESTION, SOLUTIONS[0])
+    wanted = (0.3 * logps[0] + values[0])[last_tokens(tokenizer, SOLUTIONS[0], "\n")]
+    assert uniform == pytest.approx(wanted.tolist(), abs=1e-5)
+
+
+def test_an_implicit_prm_can_be_asked_as_a_chat(folders: dict[str, Path]) -> None:
+    text = load(folders["implicit"], options={"conversational": True}).score(QUESTION, SOLUTIONS[0])
+    turn = load(folders["implicit"]).score([{"role": "user", "content": QUESTION}], SOLUTIONS[0])
+    assert text == turn != load(folders["implicit"]).score(QUESTION, SOLUTIONS[0])
+    doubled = load(folders["implicit"], options={"beta": 0.1}).score([{"role": "user", "content": QUESTION}], ["15"])
+    assert doubled[0] == pytest.approx(
+        2 * load(folders["implicit"]).score([{"role": "user", "content": QUESTION}], ["15"])[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "says"),
+    [
+        (
+            "qwen_prm",
+            {"options": {"beta": 1.0}},
+            r"\['beta'\] are not read by a scorer of kind qwen_prm, which reads agg",
+        ),
+        ("qwen_prm", {"reference": "x"}, "--scorer_reference x is given, and .* qwen_prm does not read it"),
+        ("qwen_prm", {"kind": "skywork"}, "no beginning-of-sequence token"),
+        ("trl", {"kind": "qwen_prm"}, "has no token <extra_0>"),
+        ("rlhflow", {"kind": "trl"}, r"lacks score\.bias, score\.weight: it is no such scorer"),
+        ("generative", {"kind": "qwen_prm"}, r"lacks score\.0\.bias"),
+        ("math_shepherd", {"options": {"step_tag": "кииик"}}, "step_tag 'кииик' is . tokens for this tokenizer"),
+        ("math_shepherd", {"options": {"good_token": "apples and"}}, r"good_token 'apples and' is \d+ tokens"),
+        ("rlhflow", {"options": {"bad_token": "+"}}, "good_token and bad_token are the same token"),
+        ("math_shepherd", {"kind": "rlhflow"}, "no chat template"),
+        ("generative", {"options": {"template": "{solution}"}}, "has to hold {question} and then {solution}"),
+        ("implicit", {"reference": None}, "needs --scorer_reference"),
+        ("policy", {"reference": None}, "needs --scorer_reference: the model its training began with"),
+        ("implicit", {"options": {"beta": 0.0}}, "beta is 0.0; it must be above 0"),
+        ("trl", {"options": {"max_length": 5000}}, "max_length is 5000; it must be from 1 to the model's 4096"),
+        ("trl", {"options": {"aggregation": "best"}}, "aggregation is 'best'; choose one of min"),
+        ("trl", {"kind": "qstep", "options": {"max_length": 5}}, "are not read"),
+    ],
+)
+def test_what_does_not_fit_is_refused(kind: str, changes: dict[str, Any], says: str, folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=says):
+        load(folders[kind], **changes).score(QUESTION, ["15"])
+
+
+def test_another_tokenizer_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = MAKERS["trl"](tmp_path / "trl")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"more {n}" for n in range(10)])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match="more tokens than its model"):
+        load(folder)
+    with pytest.raises(ValueError, match="has another vocabulary than the policy"):
+        load(folders["implicit"], reference=str(folders["generative"]))
+
+
+def test_pickles_are_never_loaded(tmp_path: Path) -> None:
+    folder = MAKERS["rlhflow"](tmp_path / "rlhflow")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        load(folder)
+
+
+def test_conversations_keep_their_turns_or_are_refused(folders: dict[str, Path]) -> None:
+    """Qwen's format has a place for the prompt's own system turn; Skywork's for a question alone."""
+    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION}
+    qwen, skywork = load(folders["qwen_prm"]), load(folders["skywork"])
+    own = load(folders["qwen_prm"], options={"system_prompt": "Be brief."})
+    assert qwen.score([user], SOLUTIONS[0]) == qwen.score(QUESTION, SOLUTIONS[0])
+    assert qwen.score([system, user], SOLUTIONS[0]) == own.score(QUESTION, SOLUTIONS[0])
+    assert skywork.score([user], SOLUTIONS[0]) == skywork.score(QUESTION, SOLUTIONS[0])
+    with pytest.raises(ValueError, match=r"turns of system, user; .* one question only"):
+        skywork.score([system, user], SOLUTIONS[0])
+    with pytest.raises(ValueError, match="ends with a turn of 'assistant'"):
+        qwen.score([user, {"role": "assistant", "content": "Well"}], SOLUTIONS[0])
+
+
+@pytest.mark.parametrize("tokenizer", [chatml_tokenizer(), llama_tokenizer()], ids=["chatml", "llama"])
+def test_a_conversation_without_special_text_is_the_tokenizers_own(tokenizer: PreTrainedTokenizerBase) -> None:
+    turns = [("system", ["  Be brief.\n"]), ("user", [" What is", " 12 + 3 ?\n\n"]), ("assistant", ["15"])]
+    messages = [{"role": role, "content": "".join(content)} for role, content in turns]
+    for opened in (False, True):
+        ids, places = encode_chat(tokenizer, turns, add_generation_prompt=opened)
+        assert places == []
+        assert ids == tokenizer.apply_chat_template(messages, add_generation_prompt=opened, return_dict=False)
+
+
+@pytest.mark.parametrize(
+    "tokenizer", [plain_tokenizer(), sentencepiece_tokenizer(), chatml_tokenizer()], ids=["bytes", "pieces", "chat"]
+)
+def test_joined_texts_end_at_the_tokens_that_complete_them(tokenizer: PreTrainedTokenizerBase) -> None:
+    """The tokens through a text's last one read as a text that holds it; without that one they do not."""
+    texts = ["3 apples", " and 12 more.", "\n\n", "é 𝅘𝅥 ки", " ", "The answer is 15"]
+    ids, ends = encode_joined(tokenizer, texts)
+    assert ids == encode_text(tokenizer, "".join(texts)) and ends[-1] == len(ids) - 1
+
+    def read(count: int) -> str:
+        return str(tokenizer.decode(ids[:count], clean_up_tokenization_spaces=False)).lstrip()
+
+    for n, end in enumerate(ends, 1):
+        assert read(end + 1).startswith("".join(texts[:n]))
+        assert not read(end).startswith("".join(texts[:n]))
+
+
+def ensemble(path: Path, **content: Any) -> str:
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def test_an_ensemble_is_the_mean_of_its_members(folders: dict[str, Path], tmp_path: Path) -> None:
+    members = [
+        {"scorer": str(folders["qwen_prm"]), "options": {"step_separator": "\n"}},
+        str(folders["skywork"]),
+        {"scorer": str(folders["math_shepherd"]), "kind": "math_shepherd"},
+    ]
+    alone = [load(folders[kind]).score(QUESTION, SOLUTIONS[0]) for kind in ("qwen_prm", "skywork", "math_shepherd")]
+    of_q = load_scorer(ensemble(tmp_path / "q.yaml", members=members))
+    assert of_q.score(QUESTION, SOLUTIONS[0]) == pytest.approx([sum(q) / 3 for q in zip(*alone, strict=True)])
+    of_p = load_scorer(ensemble(tmp_path / "p.yaml", members=members, mean="probability", aggregation="last"))
+    wanted = [logit(sum(1 / (1 + math.exp(-q)) for q in of_step) / 3) for of_step in zip(*alone, strict=True)]
+    assert of_p.score(QUESTION, SOLUTIONS[0]) == pytest.approx(wanted, abs=1e-6)
+    assert (of_p.aggregation, of_p.step_separator, of_p.max_length) == ("last", "\n", 4096)
+    rows = [{"id": str(n), "prompt": QUESTION, "completions": steps} for n, steps in enumerate([*SOLUTIONS, []] * 3)]
+    for max_tokens in (1, 100, 10_000):
+        together = list(chain.from_iterable(of_q.score_rows(rows, max_tokens=max_tokens)))
+        assert [row for row, _ in together] == rows
+        for row, q in together:
+            assert q == pytest.approx(of_q.score(QUESTION, row["completions"]), abs=1e-5)
+
+
+def test_ensembles_that_cannot_be_meant_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    qwen, skywork = str(folders["qwen_prm"]), str(folders["skywork"])
+    for content, says in (
+        ({"members": [qwen, skywork]}, r"cut responses into steps at '\\n', '\\n\\n'"),
+        ({"members": [qwen]}, "two or more"),
+        ({"members": [qwen, skywork], "weights": [1, 2]}, "has weights; an ensemble has members, mean"),
+        ({"members": [qwen, "other.yaml"]}, "member 2 is an ensemble itself"),
+        ({"members": [qwen, {"scorer": skywork, "beta": 1}]}, "member 2 is .* give the name"),
+        ({"members": [qwen, skywork], "mean": "max"}, "mean is 'max'; choose one of q, probability"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            load_scorer(ensemble(tmp_path / "ensemble.yaml", **content))
+
+
+@pytest.mark.parametrize("kind", [*MAKERS, "ensemble"])
+def test_real_responses_are_scored_by_every_kind(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Two real problems with their 12 responses each: all there, each step with a finite Q."""
+    file = DATA / "gsm8k_responses.jsonl"
+    if not file.exists():
+        pytest.skip(f"needs {file.name}; set QSTEP_DATA to the folder that holds it")
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    if kind == "ensemble":
+        options = {"scorer": ensemble(tmp_path / "e.yaml", members=[str(folders["skywork"]), str(folders["trl"])])}
+    else:
+        given = arguments(folders[kind])
+        options = {"scorer": given["name"], "scorer_kind": kind, "scorer_reference": given["reference"]}
+    rows = list(read_rows(score(ScoreConfig(few, tmp_path / "scored.jsonl", device="cpu", **options))))
+    assert len(rows) == 24 and len({row["id"] for row in rows}) == 24
+    for row in rows:
+        assert len(row["q_values"]) == len(row["completions"]) > 0
+        assert all(map(math.isfinite, row["q_values"])) and math.isfinite(row["score"])
+    assert len({row["score"] for row in rows}) > 12
+    again = score(ScoreConfig(few, tmp_path / "scored.jsonl", device="cpu", **options))
+    assert list(read_rows(again)) == rows
+
+
+def test_a_changed_reference_is_other_settings(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Same path, other weights: the fingerprint covers the reference too."""
+    reference = tmp_path / "reference"
+    MAKERS["rlhflow"](reference)
+    options = {"scorer": str(folders["implicit"]), "scorer_kind": "implicit", "scorer_reference": str(reference)}
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"id": "a", "prompt": QUESTION, "completion": "15", "task": "math"}) + "\n")
+    config = ScoreConfig(rows, tmp_path / "out.jsonl", device="cpu", **options)
+    before = config.scorer_fingerprint()
+    score(config)
+    weights = load_file(reference / "model.safetensors")
+    save_file({name: 2 * value for name, value in weights.items()}, reference / "model.safetensors", {"format": "pt"})
+    assert config.scorer_fingerprint() != before
+    with pytest.raises(Exception, match="scorer"):
+        score(config)
