@@ -237,7 +237,7 @@ def auc_estimate(
         return None
     score, right = np.asarray(scores, dtype=np.float64), np.asarray(correct)
     order = np.argsort(score, kind="stable")
-    begins = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])
+    begins = np.flatnonzero(np.r_[True, score[order][1:] != score[order][:-1]])
     numbers = {problem: i for i, problem in enumerate(dict.fromkeys(problems))}
     problem = np.array([numbers[name] for name in problems])[order]
     is_right = right[order] == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qstep.tasks.problems import load_problems
+from qstep.tasks.problems import load_problems, worded
 from qstep.tasks.task import BUILT_IN, Task, Tasks, answer_classes_of, code_version, grade_rows, is_users
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "grade_rows",
     "is_users",
     "load_problems",
+    "worded",
 ]

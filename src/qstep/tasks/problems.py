@@ -61,10 +61,11 @@ def load_problems(
         chosen = list(islice(read_problems(dataset_name, split=split, task=task), offset, stop))
     if not chosen:
         raise ValueError(f"{dataset_name} has no problem from number {offset} on")
-    return [replace(problem, prompt=_worded(problem.prompt, instruction, conversational)) for problem in chosen]
+    return [replace(problem, prompt=worded(problem.prompt, instruction, conversational)) for problem in chosen]
 
 
-def _worded(prompt: Prompt, instruction: str | None, conversational: bool) -> Prompt:
+def worded(prompt: Prompt, instruction: str | None, conversational: bool) -> Prompt:
+    """A prompt with an instruction behind a blank line, and as the one message of a user."""
     if not isinstance(prompt, str):
         if instruction is None:
             return prompt
