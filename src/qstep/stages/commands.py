@@ -151,6 +151,7 @@ _STAGES = (
     ),
     _stage("report", "ReportConfig", "render results as one HTML page", _PAGE),
     _stage("merge", "MergeConfig", "merge an adapter into the weights it stands on", _FOLDER),
+    _stage("card", "CardConfig", "write the model card of a trained model", {"output": "{stage}.md"}),
     _stage("miniature", "MiniatureConfig", "write the embedded task's textbook and untrained model", _FOLDER),
 )
 

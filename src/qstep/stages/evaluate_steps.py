@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from qstep.stages.harness import harness_results, harness_samples
 from qstep.stages.inputs import settings_of
 from qstep.stages.options import NO_EFFECT, ScorerOptions
 from qstep.stages.progress import accuracy_text, bar, console, print_table
@@ -21,7 +22,6 @@ from qstep.types import Aggregation, OverLong, Row
 if TYPE_CHECKING:
     from qstep.evals import Judgements
 
-_VERSION = 1
 _THRESHOLD = "threshold"
 _LONG = "longer than max_length"
 _EXAMPLES = 3
@@ -100,20 +100,24 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
         for name, (rows, summary) in scored.items()
     }
     now = datetime.now()
+    originals = {name: len(of.rows) + of.left_out.total() for name, of in judged.items()}
     results = {
         "name": config.output_dir.name,
+        "scorer": config.scorer_fingerprint(),
         "threshold": {name: value for name, value in threshold.items() if name != "q"},
         "steps": steps,
         "mean": {"f1": mean_f1(judgements, threshold["q"], seed=config.seed), "subsets": list(steps)},
-        **_harness(steps, scored, judged, config, now),
+        **harness_results(steps, originals, config.scorer, config.seed, now),
         "provenance": provenance(asdict(config)),
     }
     write_json(config.output_dir / "results.json", results)
     stamp = now.isoformat().replace(":", "-")
-    harness = {name: value for name, value in results.items() if name not in ("name", "threshold", "steps", "mean")}
+    harness = {
+        name: value for name, value in results.items() if name not in ("name", "scorer", "threshold", "steps", "mean")
+    }
     write_json(config.output_dir / f"results_{stamp}.json", harness)
     for name, (rows, _) in scored.items():
-        write_jsonl(config.output_dir / f"samples_{name}_{stamp}.jsonl", _samples(rows, threshold["q"]))
+        write_jsonl(config.output_dir / f"samples_{name}_{stamp}.jsonl", harness_samples(rows, threshold["q"]))
     page = {"title": f"{results['name']}: first wrong steps", "steps": steps, "provenance": results["provenance"]}
     rows_of_all = [row for rows, _ in scored.values() for row in rows]
     render_report(page, _examples(rows_of_all, threshold["q"]), config.output_dir / "report.html")
@@ -294,70 +298,6 @@ def _report(
             **{name: [None if math.isnan(x) else float(x) for x in np.asarray(of)] for name, of in sweep.items()},
         },
     }
-
-
-def _harness(
-    steps: dict[str, Any],
-    scored: dict[str, tuple[list[Row], dict[str, Any]]],
-    judged: dict[str, StepBenchmark],
-    config: EvaluateStepsConfig,
-    now: datetime,
-) -> dict[str, Any]:
-    """The parts of lm-evaluation-harness' results file."""
-    results = {}
-    for name, of in steps.items():
-        estimates = {
-            "f1": of["f1"],
-            "acc_error": of["acc_error"],
-            "acc_correct": of["acc_correct"],
-            "auroc": of["auroc"]["step"],
-            "auroc_within_problem": of["auroc"]["step_within_problem"],
-            "ece": of["calibration"]["ece"],
-        }
-        results[name] = {"alias": name}
-        for metric, estimate in estimates.items():
-            results[name][f"{metric},none"] = None if estimate is None else estimate["mean"]
-            spread = None if estimate is None else (estimate["high"] - estimate["low"]) / (2 * 1.96)
-            results[name][f"{metric}_stderr,none"] = spread
-    return {
-        "results": results,
-        "n-samples": {
-            name: {"original": len(judged[name].rows) + sum(judged[name].left_out.values()), "effective": len(rows)}
-            for name, (rows, _) in scored.items()
-        },
-        "n-shot": dict.fromkeys(steps, 0),
-        "versions": dict.fromkeys(steps, _VERSION),
-        "higher_is_better": {
-            name: {metric: metric != "ece" for metric in ("f1", "acc_error", "acc_correct", "auroc", "ece")}
-            for name in steps
-        },
-        "config": {"model": "qstep", "model_args": f"scorer={config.scorer}", "bootstrap_seed": config.seed},
-        "date": now.timestamp(),
-    }
-
-
-def _samples(rows: list[Row], threshold: float) -> list[Row]:
-    """One line a response, as lm-evaluation-harness logs them: what was asked, predicted, and whether it is right."""
-    from qstep.evals import predicted_first_error
-
-    samples = []
-    for number, row in enumerate(rows):
-        predicted = predicted_first_error(row["q_values"], threshold)
-        samples.append(
-            {
-                "doc_id": number,
-                "doc": {
-                    name: value for name, value in row.items() if name not in ("q_values", "score", "step_rewards")
-                },
-                "target": row["first_error"],
-                "resps": [row["q_values"]],
-                "filtered_resps": [predicted],
-                "filter": "none",
-                "metrics": ["acc"],
-                "acc": float(predicted == row["first_error"]),
-            }
-        )
-    return samples
 
 
 def _examples(rows: list[Row], threshold: float) -> list[Row]:
