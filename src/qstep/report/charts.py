@@ -109,8 +109,8 @@ def _unit_square(
     legend = alt.Legend(title=None, orient="top", columns=2, columnPadding=24, symbolOpacity=1, symbolSize=70)
     values = [0, 0.25, 0.5, 0.75, 1]
     base = alt.Chart(_ROWS).encode(
-        x=alt.X("x:Q", title=x_title).scale(domain=[0, 1]).axis(values=values),
-        y=alt.Y("y:Q", title=y_title).scale(domain=[0, 1]).axis(values=values),
+        x=alt.X("x:Q", title=x_title).scale(domain=[0, 1]).axis(values=values, format=".2f"),
+        y=alt.Y("y:Q", title=y_title).scale(domain=[0, 1]).axis(values=values, format=".2f"),
         color=alt.Color("who:N", legend=legend).scale(domain=names, range=_colours(curves)),
     )
     chart = base.mark_line(strokeWidth=2)

@@ -218,6 +218,7 @@ def _example(problem: Mapping[str, Any], i: int) -> View:
         "open": responses[:picked],
         "folded": responses[picked:],
         "right": sum(r["verdict"] == "right" for r in responses),
+        "judged": any(r["verdict"] is not None for r in responses),
     }
 
 
