@@ -68,7 +68,7 @@ def test_report_of_a_simulated_study() -> None:
     groups, ns = simulated(60, 16), [1, 4, 16]
     report = best_of_n_report(groups, ns)
     curves = best_of_n_curves(groups, ns)
-    assert list(report) == ["curves", "differences"]
+    assert list(report) == ["curves", "differences", "over_optimisation"]
     assert list(report["curves"]) == ["mean", "majority", "pass", "pqm", "bce", "pqm_weighted", "bce_weighted"]
     assert report == best_of_n_report(groups, ns)
     assert json.loads(json.dumps(report)) == report

@@ -56,6 +56,24 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Text stays text
 
 
+def length(p: str, e: dict[str, float]) -> dict[str, Any]:
+    return {"correlation": {p: dict.fromkeys(("all", "right", "wrong", p), e)}, "fewer_steps": {"all": e, p: e}}
+
+
+def first_errors(p: str, e: dict[str, float]) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(("f1", "acc_error", "acc_correct"), e),
+        **dict.fromkeys(("n_error", "n_correct"), p),
+        "left_out": {p: p},
+        "separators": {"steps_with_a_separator": p, "rows_split_at_another": p},
+        "auroc": {"step": e, "step_within_problem": None, p: e},
+        "calibration": {"ece": e, "reliability": [{"predicted": x, "right": x} for x in (0.2, 0.9)]},
+        "by_threshold": {"threshold": [0.2, 0.9], "f1": [0.5, None]},
+        "aggregations": {p: e, "min": None},
+        "length": length(p, e),
+    }
+
+
 def hostile(payloads: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Every payload in every place where text can flow in."""
     every = " ".join(payloads)
@@ -67,6 +85,10 @@ def hostile(payloads: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "comparisons": {f"{p} - {p} (sampled)": e for p in payloads} | dict.fromkeys(payloads, e),
         "verifiers": {p: {"1": e, "2": e} for p in payloads},
         "verifier_auc": {p: {p: e} for p in payloads},
+        "aggregations": {p: {"curves": {p: {"1": e, p: e}}} for p in payloads},
+        "over_optimisation": {p: {"peak_n": p, "drop": e} for p in payloads},
+        "length": {p: length(p, e) for p in payloads},
+        "steps": {p: first_errors(p, e) for p in payloads},
         "labels": {p: {"agreement": e, "confusion": {p: p}} for p in payloads} | {f"n_{every}": 3},
         "training": {every: logs, "broken": [{"step": 0, **{p: p for p in payloads}}]},
         "provenance": {

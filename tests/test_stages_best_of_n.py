@@ -200,3 +200,46 @@ def test_real_responses_made_elsewhere(tmp_path: Path) -> None:
         assert ours["as_wrong"] - 0.02 <= theirs <= ours["as_right"] + 0.02
     means = {method: curve["12"]["mean"] for method, curve in made["curves"].items()}
     assert means["mean"] < means["majority"] < means["pass"]
+
+
+def scored_problem(name: str, qs: list[list[float]], verdicts: str, **changes: Any) -> list[dict[str, Any]]:
+    rows = problem(name, verdicts, [min(q) for q in qs], **changes)
+    return [row | {"q_values": q, "completions": ["#"] * len(q)} for row, q in zip(rows, qs, strict=True)]
+
+
+def test_aggregations_are_compared_from_the_qs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Right: Qs 0, 4; wrong: 1, 1: the lowest and the product pick the wrong one, the last and the mean the right."""
+    rows = [row for i in range(3) for row in scored_problem(f"p{i}", [[0.0, 4.0], [1.0, 1.0]], "rw")]
+    made = report(tmp_path, {"v": rows, "w": rows[::-1]}, aggregations="mean,min,last,product")
+    for name in ("v", "w"):
+        curves = made["aggregations"][name]["curves"]
+        picks = {how: curves[how]["2"]["mean"] for how in ("min", "last", "mean", "product")}
+        assert picks == {"min": 0, "last": 1, "mean": 1, "product": 0}
+    assert made["curves"]["v"]["2"]["mean"] == 0
+    assert "one score from many steps" in capsys.readouterr().err
+    assert "aggregations" not in report(tmp_path, {"v": rows})
+    for aggregations in ("median", "min,min", ["min", "max"]):
+        with pytest.raises(ValueError, match="give each of min, last, mean, product at most once"):
+            report(tmp_path, {"v": rows}, aggregations=aggregations)
+    del rows[3]["q_values"]
+    with pytest.raises(ValueError, match="row 'p1#1' of v has no q_values"):
+        report(tmp_path, {"v": rows}, aggregations="min")
+    with pytest.raises(ValueError, match="--aggregations needs rows with q_values"):
+        report(tmp_path, problem("a", "rw"), aggregations="min")
+
+
+def test_what_scores_go_with(tmp_path: Path) -> None:
+    """Each problem's short response scores above its long one; the ungradable one has no part in AUC."""
+    qs = [[2.0], [1.0, 1.0], [0.5, 0.5, 0.5]]
+    rows = [row for i in range(4) for row in scored_problem(f"p{i}", qs, "rwu")]
+    made = report(tmp_path, {"v": rows})
+    assert made["auc"]["v"]["response"]["mean"] == made["auc"]["v"]["response_within_problem"]["mean"] == 1
+    length = made["length"]["v"]
+    assert length["correlation"]["steps"]["all"]["mean"] == pytest.approx(-1)
+    assert length["fewer_steps"]["all"]["mean"] == 1 and length["single_step"] == pytest.approx(1 / 3)
+    assert made["over_optimisation"]["v"]["peak_n"] == 3 and made["over_optimisation"]["v"]["drop"] is None
+    page = tmp_path / "page.html"
+    made_file = tmp_path / "out.json"
+    assert main(["report", "--results", str(made_file), "--output", str(page)]) == 0
+    text = page.read_text()
+    assert "Over-optimisation" in text and "What the score goes with" in text and "rank correlation with steps" in text

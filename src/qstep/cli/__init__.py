@@ -61,11 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _table(prefix: str = "") -> list[str]:
     """A line for each command, or for each whose name begins with the prefix."""
     names = [name.removeprefix(prefix) for name in COMMANDS if name.startswith(prefix)]
-    return [f"  {name:16} {COMMANDS[prefix + name].about}" for name in names if " " not in name]
+    return [f"  {name:21} {COMMANDS[prefix + name].about}" for name in names if not name.startswith("train ")]
 
 
 def _overview() -> str:
-    recipes = [f"  {command.name:16} {command.about}" for command in RECIPES.values()]
+    recipes = [f"  {command.name:21} {command.about}" for command in RECIPES.values()]
     return "\n".join(
         [
             "usage: qstep COMMAND [--config FILE.yaml] [--option VALUE ...]",
@@ -75,7 +75,7 @@ def _overview() -> str:
             "commands:",
             *recipes,
             *_table(),
-            f"  {'train METHOD':16} train a verifier (pqm, bce, mse, orm) or a policy (dqo, dro, rs)",
+            f"  {'train METHOD':21} train a verifier (pqm, bce, mse, orm) or a policy (dqo, dro, rs)",
             "",
             "qstep COMMAND --help lists a command's options; --debug shows where an error comes from.",
         ]

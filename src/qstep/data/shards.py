@@ -121,6 +121,11 @@ class StageFile:
     def complete(self) -> bool:
         return bool(self._meta["complete"])
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the stage was finished with; empty before."""
+        return dict(self._meta.get("summary", {}))
+
     def append(self, rows: Sequence[Row]) -> None:
         """Writes rows, all or none, and returns when they are on the disk.
 

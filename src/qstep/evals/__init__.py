@@ -11,12 +11,24 @@ from qstep.evals.accuracy import (
     policy_report,
     verdicts_by_problem,
 )
+from qstep.evals.calibration import calibration
+from qstep.evals.first_error import (
+    Judgements,
+    choose_threshold,
+    first_error_report,
+    mean_f1,
+    predicted_first_error,
+    threshold_sweep,
+)
 from qstep.evals.intervals import mean_estimate, ratio_estimate
 from qstep.evals.labels import label_agreement
+from qstep.evals.length import length_report
 from qstep.evals.verifiers import (
     METHODS,
     ScoredGroup,
+    aggregation_report,
     auc,
+    auc_estimate,
     best_of_n_curves,
     best_of_n_report,
     within_problem_auc,
@@ -24,19 +36,29 @@ from qstep.evals.verifiers import (
 
 __all__ = [
     "METHODS",
+    "Judgements",
     "Outcomes",
     "ScoredGroup",
     "VerdictCounts",
     "accuracy",
     "accuracy_difference",
+    "aggregation_report",
     "auc",
+    "auc_estimate",
     "best_of_n_curves",
     "best_of_n_report",
+    "calibration",
+    "choose_threshold",
+    "first_error_report",
     "label_agreement",
+    "length_report",
     "mean_estimate",
+    "mean_f1",
     "policy_difference",
     "policy_report",
+    "predicted_first_error",
     "ratio_estimate",
+    "threshold_sweep",
     "verdicts_by_problem",
     "within_problem_auc",
 ]

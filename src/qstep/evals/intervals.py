@@ -48,7 +48,7 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, *, seed: int 
     def ratio(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         return above[drawn].sum(axis=-1) / below[drawn].sum(axis=-1)
 
-    return _bootstrap(ratio, len(above), len(above), lowest=0.0, seed=seed)
+    return bootstrap_estimate(ratio, len(above), len(above), seed=seed)
 
 
 def ratio_difference(a: Ratio, b: Ratio, *, seed: int = 0) -> Estimate:
@@ -66,26 +66,54 @@ def ratio_difference(a: Ratio, b: Ratio, *, seed: int = 0) -> Estimate:
             return ours - b_above[drawn].sum(axis=-1) / b_below[drawn].sum(axis=-1)
 
     n = int(((a_below > 0) & (b_below > 0)).sum())
-    return _bootstrap(difference, len(a_above), n, lowest=-1.0, seed=seed)
+    return bootstrap_estimate(difference, len(a_above), n, lowest=-1.0, seed=seed)
 
 
-def _bootstrap(
+def bootstrap_estimate(
     statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]],
     problems: int,
     n: int,
     *,
-    lowest: float,
-    seed: int,
+    lowest: float = 0.0,
+    seed: int = 0,
 ) -> Estimate:
-    """A statistic in [lowest, 1] of the problems with the given indices [..., problems], resampled by problem."""
-    mean = float(statistic(np.arange(problems)))
-    values = np.concatenate([statistic(drawn) for drawn in _resampled(problems, seed)])
+    """A statistic in [lowest, 1] of the problems with the given indices [..., problems], resampled by problem.
+
+    Percentile bootstrap, with the rule of `ratio_estimate` where all resamples are equal. A resample of which the
+    statistic is NaN (it is not defined there) is left out. `n` is what the estimate says it is over.
+    """
+    return percentile_estimate(
+        float(statistic(np.arange(problems))), replicates(statistic, problems, seed=seed), n, lowest=lowest
+    )
+
+
+def replicates(
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], problems: int, *, seed: int = 0
+) -> NDArray[np.float64]:
+    """The statistic of each resample by problem, [resamples]."""
+    return np.concatenate([statistic(drawn) for drawn in _resampled(problems, seed)])
+
+
+def percentile_estimate(mean: float, values: NDArray[np.float64], n: int, *, lowest: float = 0.0) -> Estimate:
+    """The interval of `bootstrap_estimate`, given what it is of and the values of its resamples.
+
+    The interval holds the estimate: where resampling moves a statistic (it makes a calibration error larger), it
+    reaches from there.
+    """
     values = values[~np.isnan(values)]
     if not values.size or np.ptp(values) < 1e-12:
         unseen = float(binomtest(0, max(n, 1)).proportion_ci(method="wilson").high)
         return Estimate(mean, mean + unseen * (lowest - mean), mean + unseen * (1 - mean), n)
     low, high = np.percentile(values, (2.5, 97.5))
-    return Estimate(mean, float(low), float(high), n)
+    return Estimate(mean, min(float(low), mean), max(float(high), mean), n)
+
+
+def times_drawn(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How often each of the problems is among the indices drawn of them: [..., problems], of the same shape."""
+    rows = drawn.reshape(-1, drawn.shape[-1])
+    width = rows.shape[1]
+    places = rows + width * np.arange(len(rows))[:, None]
+    return np.bincount(places.ravel(), minlength=rows.size).astype(np.float64).reshape(drawn.shape)
 
 
 def _resampled(problems: int, seed: int) -> Iterator[NDArray[np.int64]]:

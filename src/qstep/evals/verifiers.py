@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import combinations, product
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,9 +14,9 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from qstep.evals.accuracy import Outcomes, accuracy, accuracy_difference
-from qstep.evals.intervals import mean_estimate
-from qstep.search import answer_classes, best_of_n_accuracy, pass_at_k, vote_accuracy
-from qstep.types import Estimate
+from qstep.evals.intervals import bootstrap_estimate, mean_estimate, times_drawn
+from qstep.search import aggregate, answer_classes, best_of_n_accuracy, pass_at_k, vote_accuracy
+from qstep.types import Aggregation, Estimate
 
 METHODS = ("mean", "majority", "pass")
 """The ways to answer that need no verifier: one response, a vote, and a perfect verifier."""
@@ -105,7 +105,10 @@ def best_of_n_report(
 
     `report["differences"]["pqm_minus_majority"]` is paired, at the largest n: each verifier V and `V_weighted` against
     `majority` and `mean`, and V against each verifier named after it (name the proposed one first), and `V_weighted`
-    against V. Raises as `best_of_n_curves` does.
+    against V. `report["over_optimisation"]["pqm"]`, of each V and `V_weighted`, is where its curve is highest
+    (`peak_n`), and how much lower it ends (`drop`, paired; None where it is highest at the end): a choice that gets
+    worse with more to choose from has found what the scorer overrates. The peak is the highest of these problems, so a
+    small drop may be chance even where its interval leaves out 0. Raises as `best_of_n_curves` does.
     """
     curves = best_of_n_curves(groups, ns, draws=draws, seed=seed)
     verifiers = list(groups[0].scores)
@@ -124,7 +127,67 @@ def best_of_n_report(
         "differences": {
             f"{a}_minus_{b}": accuracy_difference(curves[a][max(ns)], curves[b][max(ns)], seed=seed) for a, b in pairs
         },
+        "over_optimisation": {name: over_optimisation(curves[name], seed=seed) for name in judged},
     }
+
+
+def over_optimisation(curve: Mapping[int, Outcomes], *, seed: int = 0) -> dict[str, Any]:
+    """`peak_n`, the smallest n of the highest accuracy of a curve, and the `drop` from there to its largest n.
+
+    The drop is an `accuracy_difference` with a paired interval, None where the curve is highest at its end. Both are
+    None where at some n nothing can be graded.
+    """
+    means = {n: accuracy(curve[n], seed=seed)["mean"] for n in sorted(curve)}
+    if None in means.values():
+        return {"peak_n": None, "drop": None}
+    peak = max(means, key=lambda n: means[n])
+    last = max(curve)
+    drop = accuracy_difference(curve[peak], curve[last], seed=seed) if means[peak] > means[last] else None
+    return {"peak_n": peak, "drop": drop}
+
+
+def aggregation_report(
+    groups: Sequence[ScoredGroup],
+    q_values: Mapping[str, Sequence[Sequence[Sequence[float]]]],
+    ns: Sequence[int],
+    hows: Sequence[Aggregation],
+    *,
+    draws: int = 2048,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Best-of-n and the weighted vote of each verifier, for several ways to make one score of a response's Qs.
+
+    `q_values` holds, by name of verifier, the Qs of each step of each response of each group.
+    `report["pqm"]["curves"]["min"]["8"]` is an accuracy, `min_weighted` the vote; `differences` are paired, of each
+    pair of aggregations at the largest n. Raises ValueError for an unknown aggregation, and as `best_of_n_curves` does.
+    """
+    unknown = [how for how in hows if how not in get_args(Aggregation)]
+    if unknown:
+        raise ValueError(f"unknown aggregation {unknown[0]!r}: choose among {', '.join(get_args(Aggregation))}")
+    report: dict[str, Any] = {}
+    for name, of_groups in q_values.items():
+        scored = [
+            ScoredGroup(
+                group.problem_id,
+                group.correct,
+                group.answers,
+                {f"by {how}": [aggregate(of_steps, how) for of_steps in of_responses] for how in hows},
+            )
+            for group, of_responses in zip(groups, of_groups, strict=True)
+        ]
+        curves = best_of_n_curves(scored, ns, draws=draws, seed=seed)
+        most = max(ns)
+        report[name] = {
+            "curves": {
+                label: {str(n): accuracy(outcomes, seed=seed) for n, outcomes in curves[f"by {label}"].items()}
+                for label in (*hows, *(f"{how}_weighted" for how in hows))
+            },
+            "differences": {
+                f"{a}_minus_{b}": accuracy_difference(curves[f"by {a}"][most], curves[f"by {b}"][most], seed=seed)
+                for a, b in combinations(hows, 2)
+            },
+        }
+    return report
 
 
 def auc(scores: ArrayLike, correct: ArrayLike) -> float | None:
@@ -166,3 +229,30 @@ def within_problem_auc(scores: Sequence[ArrayLike], correct: Sequence[ArrayLike]
         if area is not None:
             areas.append(area)
     return mean_estimate(areas, seed=seed) if areas else None
+
+
+def auc_estimate(
+    scores: ArrayLike, correct: ArrayLike, problems: Sequence[Hashable], *, seed: int = 0
+) -> dict[str, Any] | None:
+    """The `auc` of all items together, with its 95 % interval over problems; None where a class is missing.
+
+    Raises as `auc` does.
+    """
+    if auc(scores, correct) is None:
+        return None
+    score, right = np.asarray(scores, dtype=np.float64), np.asarray(correct)
+    order = np.argsort(score, kind="stable")
+    begins = np.flatnonzero(np.r_[True, score[order][1:] != score[order][:-1]])
+    numbers = {problem: i for i, problem in enumerate(dict.fromkeys(problems))}
+    problem = np.array([numbers[name] for name in problems])[order]
+    is_right = right[order] == 1
+
+    def area(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        weight = times_drawn(drawn)[..., problem]
+        of_right, of_wrong = (np.add.reduceat(weight * kind, begins, axis=-1) for kind in (is_right, ~is_right))
+        below = np.cumsum(of_wrong, axis=-1) - of_wrong / 2
+        pairs = of_right.sum(axis=-1) * of_wrong.sum(axis=-1)
+        won = (of_right * below).sum(axis=-1)
+        return np.divide(won, pairs, out=np.full_like(won, np.nan), where=pairs > 0)
+
+    return asdict(bootstrap_estimate(area, len(numbers), len(numbers), seed=seed))

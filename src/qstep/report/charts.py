@@ -84,6 +84,42 @@ def differences(findings: Sequence[Finding]) -> Markup:
     return _svg((limits + zero + dots).properties(width=230, height=alt.Step(30)), rows, about)
 
 
+def reliability(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
+    """For each name the share of right steps against the probability predicted; on the dashed line they are equal."""
+    about = f"Share of right steps by predicted probability, for {', '.join(map(label, curves))}."
+    return _unit_square(curves, "sigmoid(Q), mean of a bin", "right steps", about, diagonal=True)
+
+
+def by_threshold(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
+    """For each name F1 against the threshold of sigmoid(Q)."""
+    about = f"F1 by the threshold of sigmoid(Q), for {', '.join(map(label, curves))}."
+    return _unit_square(curves, "threshold of sigmoid(Q)", "F1", about, diagonal=False)
+
+
+def _unit_square(
+    curves: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_title: str, about: str, *, diagonal: bool
+) -> Markup:
+    """A line a name, both axes from 0 to 1."""
+    rows = [
+        {"who": label(name), "x": x, "y": y, "about": f"{label(name)}: {y:.3f} at {x:.3f}"}
+        for name, curve in curves.items()
+        for x, y in curve
+    ]
+    names = [label(name) for name in curves]
+    legend = alt.Legend(title=None, orient="top", columns=2, columnPadding=24, symbolOpacity=1, symbolSize=70)
+    values = [0, 0.25, 0.5, 0.75, 1]
+    base = alt.Chart(_ROWS).encode(
+        x=alt.X("x:Q", title=x_title).scale(domain=[0, 1]).axis(values=values, format=".2f"),
+        y=alt.Y("y:Q", title=y_title).scale(domain=[0, 1]).axis(values=values, format=".2f"),
+        color=alt.Color("who:N", legend=legend).scale(domain=names, range=_colours(curves)),
+    )
+    chart = base.mark_line(strokeWidth=2)
+    if diagonal:
+        ends = alt.Chart(alt.Data(values=[{"x": 0, "y": 0}, {"x": 1, "y": 1}]))
+        chart = chart + ends.mark_line(strokeDash=[4, 3], color=_GREY).encode(x="x:Q", y="y:Q") + _dots(base)
+    return _svg(chart.properties(width=280, height=240), rows, about)
+
+
 def metric(name: str, series: Sequence[tuple[float, float]]) -> Markup:
     """One training metric against the step, small, so that many are seen at once."""
     (first, start), (last, end) = series[0], series[-1]

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from qstep.data.shards import write_whole
-from qstep.report import charts, summary
+from qstep.report import charts, steps, summary
 from qstep.types import Estimate
 
 View = dict[str, Any]
@@ -40,10 +40,10 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, An
     """Writes the HTML file `out`, whole or not at all, and returns its path.
 
     `results` holds what was measured: `title`, `policies`, `comparisons`, `verifiers`, `verifier_auc`,
-    `labels`, `training`, `provenance`. Only `provenance` is required; what is not there is not
-    shown. `examples` holds problems with their responses, steps and Q-values. Text in them is data: it is
-    escaped, and the page has no script and no address. Raises ValueError, naming the field, on a malformed
-    value.
+    `aggregations`, `over_optimisation`, `length`, `steps`, `labels`, `training`, `provenance`. Only
+    `provenance` is required; what is not there is not shown. `examples` holds problems with their responses,
+    steps and Q-values. Text in them is data: it is escaped, and the page has no script and no address.
+    Raises ValueError, naming the field, on a malformed value.
     """
     results, examples = _text_only(results), _text_only(list(examples))
     if not isinstance(results.get("provenance"), Mapping):
@@ -63,6 +63,11 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, An
         best_of_n=_best_of_n(verifiers),
         unknown={key: _unknown(results, key) for key in ("verifiers", "policies")},
         auc=_estimates(results, "verifier_auc"),
+        steps=steps.step_view(results.get("steps", {})),
+        step_length=steps.length_view({name: of.get("length") for name, of in results.get("steps", {}).items()}),
+        aggregations=steps.aggregation_view(results.get("aggregations", {})),
+        over_optimisation=steps.over_optimisation_view(results.get("over_optimisation", {})),
+        length=steps.length_view(results.get("length", {})),
         policies=_policies(policies),
         labels=_labels(results.get("labels", {})),
         training={run: _training(rows, run) for run, rows in results.get("training", {}).items()},
@@ -213,6 +218,7 @@ def _example(problem: Mapping[str, Any], i: int) -> View:
         "open": responses[:picked],
         "folded": responses[picked:],
         "right": sum(r["verdict"] == "right" for r in responses),
+        "judged": any(r["verdict"] is not None for r in responses),
     }
 
 

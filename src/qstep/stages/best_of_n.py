@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from qstep.stages.inputs import is_json_with, refuse_foreign, refuse_overwriting
 from qstep.stages.options import TaskOptions
 from qstep.stages.progress import accuracy_text, console, print_table
 from qstep.stages.provenance import provenance
-from qstep.types import Row
+from qstep.stages.score_diagnostics import Responses, q_values_of, response_auc, score_facts, score_lengths
+from qstep.types import Aggregation, Row
 
 if TYPE_CHECKING:
     from qstep.evals import ScoredGroup
@@ -27,7 +28,9 @@ class BestOfNConfig(TaskOptions):
     """Compares best-of-n by scorers, majority and weighted votes, and pass@n, exactly or seeded.
 
     An answer that cannot be graded is not counted as wrong: accuracies are over what can be graded, with the share
-    that cannot and both bounds beside them.
+    that cannot and both bounds beside them. Of each scorer also: how well it tells right responses (AUC) and, where
+    labels are exact, right steps from wrong ones; how far its accuracy falls as n grows (over-optimisation); and what
+    its score has to do with the length of a response and the number of its steps.
 
     Args:
         inputs: a file of graded responses (majority and pass@n need no scorer), or graded and scored files of the
@@ -36,6 +39,8 @@ class BestOfNConfig(TaskOptions):
         output: the JSON file to write.
         ns: the numbers of responses to choose among, as `1,4,12` or a list. Problems with fewer responses than the
             largest are left out, and counted. By default 1, 2, 4, ... up to what every problem has.
+        aggregations: ways to make one score of a response's Qs to compare with each other, such as
+            `min,last,mean,product`; their rows need `q_values`.
         draws: subsets drawn where a vote over all of them would be too many.
         seed: of the drawing and of the bootstrap.
     """
@@ -43,6 +48,7 @@ class BestOfNConfig(TaskOptions):
     inputs: dict[str, Path] | Path
     output: Path
     ns: list[int] | str | None = None
+    aggregations: list[str] | str | None = None
     draws: int = 2048
     seed: int = 0
 
@@ -50,17 +56,24 @@ class BestOfNConfig(TaskOptions):
 def best_of_n(config: BestOfNConfig) -> Path:
     """Computes the report, writes it, prints a table, and returns the output."""
     from qstep.data import write_json
-    from qstep.evals import best_of_n_report
+    from qstep.evals import aggregation_report, best_of_n_report
 
     refuse_overwriting(config)
     refuse_foreign("output", config.output, is_json_with("curves", "provenance"))
-    groups, auc = read_groups_of(config.inputs, config.task)
+    hows = _aggregations(config.aggregations)
+    groups, auc, responses = read_groups_of(config.inputs, config.task)
     sizes = [len(group.correct) for group in groups]
     ns = sorted({*_numbers(config.ns)}) if config.ns else _up_to(min(sizes))
-    kept = [group for group in groups if len(group.correct) >= max(ns)]
+    large = [len(group.correct) >= max(ns) for group in groups]
+    kept = [group for group, is_large in zip(groups, large, strict=True) if is_large]
     if not kept:
         raise ValueError(f"no problem has {max(ns)} responses; the most any has is {max(sizes)}: choose smaller --ns")
     verdicts = [correct for group in kept for correct in group.correct]
+    compared: dict[str, Any] = {}
+    if hows:
+        q_values = q_values_of(responses, large)
+        found = aggregation_report(kept, q_values, ns, hows, draws=config.draws, seed=config.seed)
+        compared = {"aggregations": found}
     report = {
         "problems": len(kept),
         "responses": len(verdicts),
@@ -68,7 +81,9 @@ def best_of_n(config: BestOfNConfig) -> Path:
         "left_out": {"problems": len(groups) - len(kept), "with_fewer_responses_than": max(ns)},
         "ns": ns,
         **best_of_n_report(kept, ns, draws=config.draws, seed=config.seed),
-        "auc": auc,
+        "auc": {name: of | auc.get(name, {}) for name, of in response_auc(responses, config.seed).items()},
+        "length": score_lengths(responses, config.seed),
+        **compared,
         "provenance": provenance(asdict(config)),
     }
     write_json(config.output, report)
@@ -77,6 +92,15 @@ def best_of_n(config: BestOfNConfig) -> Path:
         ["", *(f"n = {n}" for n in ns)],
         [[method, *(accuracy_text(curve[str(n)]) for n in ns)] for method, curve in report["curves"].items()],
     )
+    for name, of in report.get("aggregations", {}).items():
+        print_table(
+            f"{name}: one score from many steps, 95 % intervals",
+            ["", *(f"n = {n}" for n in ns)],
+            [[how, *(accuracy_text(curve[str(n)]) for n in ns)] for how, curve in of["curves"].items()],
+        )
+    for name, of in report["over_optimisation"].items():
+        if of["drop"] is not None:
+            console.print(f"{name} is best at n = {of['peak_n']} and then loses {_points(of['drop'])} points")
     console.print("{problems} problems, {responses} responses, {ungradable_share:.1%} ungradable".format(**report))
     if len(kept) < len(groups):
         console.print(f"{len(groups) - len(kept)} problems with fewer than {max(ns)} responses are left out")
@@ -85,6 +109,23 @@ def best_of_n(config: BestOfNConfig) -> Path:
             f"n goes up to {max(ns)}, as a problem has no more; --ns goes further and leaves such problems out"
         )
     return config.output
+
+
+def _aggregations(given: list[str] | str | None) -> list[Aggregation]:
+    """Raises ValueError for one that is unknown, or given twice."""
+    hows = [how.strip() for how in given.split(",")] if isinstance(given, str) else list(given or [])
+    known = get_args(Aggregation)
+    if len({*hows} & {*known}) < len(hows):
+        raise ValueError(f"--aggregations is {given!r}: give each of {', '.join(known)} at most once, with commas")
+    return [how for how in known if how in hows]
+
+
+def _points(difference: dict[str, Any]) -> str:
+    return (
+        "unknown"
+        if difference["mean"] is None
+        else "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * difference[name] for name in ("mean", "low", "high")))
+    )
 
 
 def _numbers(ns: list[int] | str) -> list[int]:
@@ -102,8 +143,10 @@ def _up_to(most: int) -> list[int]:
     return sorted({*(2**i for i in range(most.bit_length())), most})
 
 
-def read_groups_of(inputs: dict[str, Path] | Path, task: str = "math") -> tuple[list[ScoredGroup], dict[str, Any]]:
-    """The problems of graded files, with the scores of each that names a scorer, and each scorer's `step_auc`.
+def read_groups_of(
+    inputs: dict[str, Path] | Path, task: str = "math"
+) -> tuple[list[ScoredGroup], dict[str, Any], dict[str, Responses]]:
+    """The problems of graded files, with the scores of each that names a scorer, and each scorer's `step_auc` and rows.
 
     A single file without a name is scored by `scorer`, if its rows are scored. A problem is a `problem_id` with its
     prompt; `task` is that of rows that name none.
@@ -123,6 +166,7 @@ def read_groups_of(inputs: dict[str, Path] | Path, task: str = "math") -> tuple[
     scores: dict[str, dict[str, float]] = {}
     steps: dict[str, Steps] = {}
     golds: dict[tuple[str, str], Any] = {}
+    responses: dict[str, dict[str, Row]] = {}
     contents: dict[str, bytes] = {}  # of the first scorer's rows: ids alone may be those of another model's responses
     for name, path in inputs.items():
         of_scorer, of_steps = scores.setdefault(name, {}), steps.setdefault(name, {})
@@ -139,6 +183,8 @@ def read_groups_of(inputs: dict[str, Path] | Path, task: str = "math") -> tuple[
                 )
             if row.get("label_source") == "exact" and "q_values" in row:
                 of_steps.setdefault(group_key(row), []).extend(_through_first_error(row))
+            if name:
+                responses.setdefault(name, {})[row["id"]] = score_facts(row)
             if len(scores) == 1:
                 problem = group_key(row)
                 if golds.setdefault(problem, row.get("gold")) != row.get("gold"):
@@ -163,7 +209,10 @@ def read_groups_of(inputs: dict[str, Path] | Path, task: str = "math") -> tuple[
         )
         for (problem_id, _), rows in groups.items()
     ]
-    return scored, step_auc(steps)
+    in_groups = {
+        name: [[by_id[row["id"]] for row in rows] for rows in groups.values()] for name, by_id in responses.items()
+    }
+    return scored, step_auc(steps), in_groups
 
 
 def _require(row: Row, path: Path, *, scored: bool) -> None:

@@ -143,9 +143,17 @@ _STAGES = (
     _stage("score", "ScoreConfig", "score the steps of responses with a verifier"),
     _stage("best-of-n", "BestOfNConfig", "accuracy of choosing among n responses", {"output": "{stage}.json"}),
     _stage("evaluate", "EvaluateConfig", "greedy and sampled accuracy of a policy", _FOLDER),
+    Command(
+        "evaluate processbench",
+        "qstep.stages.evaluate_steps",
+        ("qstep.stages.evaluate_steps:EvaluateStepsConfig",),
+        "how well a scorer finds first wrong steps",
+        _FOLDER,
+    ),
     _stage("report", "ReportConfig", "render results as one HTML page", _PAGE),
     _stage("merge", "MergeConfig", "merge an adapter into the weights it stands on", _FOLDER),
     _stage("export", "ExportConfig", "make a scorer a plain token classifier, which vLLM serves", _FOLDER),
+    _stage("card", "CardConfig", "write the model card of a trained model", {"output": "{stage}.md"}),
     _stage("miniature", "MiniatureConfig", "write the embedded task's textbook and untrained model", _FOLDER),
 )
 

@@ -13,6 +13,9 @@ from qstep.stages.options import TaskOptions
 from qstep.stages.provenance import provenance
 from qstep.types import Row
 
+_OF_SCORERS = ("aggregations", "over_optimisation", "length")
+"""Parts of a best-of-n result that hold something of each scorer."""
+
 _NOT_METRICS = ("id", "max_steps")
 
 
@@ -24,7 +27,7 @@ class ReportConfig(TaskOptions):
     best-of-n result with the majority, one response, and each other scorer.
 
     Args:
-        results: results of `qstep evaluate` and `qstep best-of-n`, one, a list
+        results: results of `qstep evaluate`, `qstep evaluate processbench` and `qstep best-of-n`, one, a list
             (`--results '[a.json, b.json]'`), or by name:
             `--results.dqo dqo/results.json --results.base base/results.json`; or the `summary` of another report.
         output: the HTML file to write.
@@ -76,10 +79,12 @@ def gathered(results: Mapping[str, tuple[Path, dict[str, Any]]]) -> dict[str, An
         ValueError: a file is none of these, or two evaluations were not of the same problems.
     """
     page: dict[str, Any] = {"policies": {}, "comparisons": {}, "verifiers": {}, "verifier_auc": {}, "provenance": {}}
+    page |= {name: {} for name in (*_OF_SCORERS, "steps")}
     evaluations = {name: of for name, (_, of) in results.items() if _is_evaluation(of)}
     choices = {name: of for name, (_, of) in results.items() if "curves" in of}
+    judgements = {name: of for name, (_, of) in results.items() if "steps" in of and "threshold" in of}
     for name, (path, of) in results.items():
-        if name in evaluations or name in choices:
+        if name in evaluations or name in choices or name in judgements:
             if "provenance" in of:
                 page["provenance"][name] = {key: of["provenance"][key] for key in ("command", "git_commit", "date")}
         elif "provenance" in of:
@@ -95,6 +100,11 @@ def gathered(results: Mapping[str, tuple[Path, dict[str, Any]]]) -> dict[str, An
         page["verifiers"] |= {before + method: curve for method, curve in of["curves"].items()}
         page["verifier_auc"] |= {before + scorer: measures for scorer, measures in of["auc"].items()}
         page["comparisons"] |= {before + title: difference for title, difference in _between_choices(of)}
+        for part in _OF_SCORERS:
+            page[part] |= {before + scorer: value for scorer, value in of.get(part, {}).items()}
+    for name, of in judgements.items():
+        before = f"{name}: " if len(judgements) > 1 else ""
+        page["steps"] |= {before + subset: report for subset, report in of["steps"].items()}
     return page
 
 

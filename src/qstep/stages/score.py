@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,14 +61,14 @@ def score(config: ScoreConfig) -> Path:
         if file.complete:
             return config.output
         scorer = config.load_scorer()
-        dropped = _too_long(config, scorer)
+        dropped = too_long(_split_rows(config, scorer), scorer, config.over_long, str(config.input))
         if not (responses := count_responses(config.input) - len(dropped)):
             raise ValueError(f"{config.input} has no rows" + (" short enough for this scorer" if dropped else ""))
         skipped = file.done | dropped
         rows = (row for row in _split_rows(config, scorer) if row["id"] not in skipped)
         with bar(f"score {config.output.stem}", responses, len(file.done)) as advance:
             for scored in scorer.score_rows(rows, max_tokens=config.score_tokens):
-                file.append([_with_scores(of_row, scorer) for of_row in scored])
+                file.append([with_scores(of_row, scorer) for of_row in scored])
                 advance(len(scored))
         file.finish({"objective": scorer.objective, "aggregation": scorer.aggregation, "over_long": len(dropped)})
     if dropped:
@@ -86,23 +86,24 @@ def _split_rows(config: ScoreConfig, scorer: Scorer) -> Iterator[Row]:
         yield row if "completions" in row else {**row, "completions": steps, "step_separator": wanted}
 
 
-def _too_long(config: ScoreConfig, scorer: Scorer) -> set[str]:
+def too_long(rows: Iterable[Row], scorer: Scorer, over_long: OverLong, where: str) -> set[str]:
     """The ids of the rows that the scorer cannot hold.
 
     Raises:
         ValueError: there are some, and they are to be refused.
     """
-    long = [row["id"] for row in _split_rows(config, scorer) if not scorer.fits(row)]
-    if long and config.over_long == "refuse":
+    long = [row["id"] for row in rows if not scorer.fits(row)]
+    if long and over_long == "refuse":
         named = ", ".join(map(repr, long[:_NAMED])) + (", ..." if len(long) > _NAMED else "")
         raise ValueError(
-            f"{config.input}: {len(long)} rows are longer than this scorer's max_length of "
+            f"{where}: {len(long)} rows are longer than this scorer's max_length of "
             f"{scorer.max_length} tokens: {named}. Leave them out with --over_long drop; nothing is truncated"
         )
     return set(long)
 
 
-def _with_scores(scored: Scored, scorer: Scorer) -> Row:
+def with_scores(scored: Scored, scorer: Scorer) -> Row:
+    """A scored row with its `q_values`, its `score` and its `step_rewards`."""
     from qstep.search import aggregate
 
     row, q_values = scored

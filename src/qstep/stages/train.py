@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import (
 
 from qstep.data import SettingsChanged, StageFile, file_fingerprint
 from qstep.models import ModelOptions
+from qstep.stages.card import write_card
 from qstep.stages.inputs import finished, hide_loading_bars, model_files, model_fingerprint, settings_of
 from qstep.stages.progress import console
 from qstep.trainers import METHODS, GroupConfig
@@ -68,7 +70,7 @@ class TrainInputs(ModelOptions):
 
 
 def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
-    """Trains, saves model and tokenizer to `config.output_dir`, and returns that folder.
+    """Trains, saves model, tokenizer and model card to `config.output_dir`, and returns that folder.
 
     The folder's `train_log.jsonl` holds every line of the log. A finished folder with unchanged settings is left as
     it is. An unfinished one goes on from its newest whole checkpoint of the same settings, where `save_strategy`
@@ -106,20 +108,34 @@ def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
         files: dict[str, tuple[Path, Any]] = {"": (inputs.train_file, trainer.train_dataset)}
         if inputs.eval_file is not None:
             files["eval_"] = (inputs.eval_file, trainer.eval_dataset)
-        summary: dict[str, Any] = {}
+        summary: dict[str, Any] = {"base_model": _base_model(inputs)}
         for prefix, (path, dataset) in files.items():
             left_out = dict(dataset.left_out)
-            summary |= {f"{prefix}rows": len(dataset.rows), f"{prefix}left_out": left_out}
+            summary |= {
+                f"{prefix}file": path.name,
+                f"{prefix}rows": len(dataset.rows),
+                f"{prefix}left_out": left_out,
+            }
             if left_out and run.log:
                 console.print(f"{path}: left out {left_out}")
+        trainer.write_card = partial(write_card, output, run.settings, summary)
         trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.state.global_step > trainer.state.max_steps:
             raise ValueError(f"{checkpoint} is beyond this run's last step, {trainer.state.max_steps}")
         trainer.save_model()
         if run.log:
+            trainer.create_model_card()
             seal(output, run.settings, model_files(output))
             run.log.finish(summary)
     return output
+
+
+def _base_model(inputs: TrainInputs) -> dict[str, Any]:
+    """What the card says the model started from: a Hub id, or the name of a folder here."""
+    folder = Path(inputs.model_name_or_path)
+    if folder.is_dir():
+        return {"name": folder.resolve().name, "on_hub": False}
+    return {"name": inputs.model_name_or_path, "on_hub": True}
 
 
 class _Run:

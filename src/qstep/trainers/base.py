@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,14 @@ class GroupTrainer(Trainer, ABC):
     Raises, when it is made, what `select_rows` raises of bad rows, and ValueError for options that cannot be meant.
 
     settings: what the weights follow from, by name; each checkpoint's marker holds them.
+    write_card: writes the model card beside the saved model; transformers' draft is written where there is none.
     """
 
     train_dataset: GroupDataset
     eval_dataset: GroupDataset | None
     config: Any  # the GroupConfig of the method
     settings: Mapping[str, Any] = {}
+    write_card: Callable[[], object] | None = None
 
     def __init__(
         self,
@@ -343,6 +345,12 @@ class GroupTrainer(Trainer, ABC):
         self.bare_model.save(folder, state_dict)
         assert isinstance(self.processing_class, PreTrainedTokenizerBase)
         self.processing_class.save_pretrained(folder)
+
+    def create_model_card(self, *args: Any, **options: Any) -> None:
+        if self.write_card is None:
+            super().create_model_card(*args, **options)
+        elif self.is_world_process_zero():
+            self.write_card()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.bare_model.restore(Path(resume_from_checkpoint))

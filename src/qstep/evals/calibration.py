@@ -1,0 +1,63 @@
+"""Whether sigmoid(Q) is the chance that a step is right."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
+
+from qstep.evals.intervals import bootstrap_estimate, times_drawn
+
+
+def calibration(
+    q_values: ArrayLike, labels: ArrayLike, problems: Sequence[Hashable], *, bins: int = 10, seed: int = 0
+) -> dict[str, Any]:
+    """The expected calibration error of sigmoid(Q) [N] against labels [N] of 1 and 0, and the curve it comes from.
+
+    The steps are sorted into `bins` of equal number, equal probabilities into one, so there may be fewer. `ece` is
+    `sum_b N_b / N |mean p_b - share right_b|` (Naeini et al. 2015; equal numbers as in Nixon et al., arXiv 1904.01685)
+    with its 95 % interval over problems, the bins being those of all steps. It is above 0 by chance alone, the more so
+    the fewer steps there are. `reliability` has for each bin its `low`est and `high`est probability, the mean
+    `predicted`, the share `right`, and `steps`. Raises ValueError on different lengths, no step, fewer than 1 bin, a Q
+    that is NaN, or another label.
+    """
+    q, right = np.asarray(q_values, dtype=np.float64), np.asarray(labels)
+    if not q.shape == right.shape == (len(problems),) or not q.size:
+        raise ValueError(f"{q.shape} Qs, {right.shape} labels and {len(problems)} problems: one of each a step")
+    if np.isnan(q).any() or not np.isin(right, (0, 1)).all():
+        raise ValueError("a Q is NaN, or a label is neither 0 nor 1: drop steps without a label first")
+    if bins < 1:
+        raise ValueError(f"bins is {bins}: give 1 or more")
+    p = expit(q)
+    edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf"))
+    bin_of = np.searchsorted(edges, p)
+    numbers = {problem: i for i, problem in enumerate(dict.fromkeys(problems))}
+    problem = np.array([numbers[name] for name in problems])
+    n_bins = int(bin_of.max()) + 1
+    table = np.zeros((len(numbers), n_bins, 3))  # of each problem and bin: steps, sum of p, steps that are right
+    for column, amount in enumerate((np.ones_like(p), p, right)):
+        np.add.at(table[..., column], (problem, bin_of), amount)
+
+    def error(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        sums = np.tensordot(times_drawn(drawn), table, axes=1)
+        return np.abs(sums[..., 1] - sums[..., 2]).sum(axis=-1) / sums[..., 0].sum(axis=-1)
+
+    reliability = [
+        {
+            "low": float(p[inside].min()),
+            "high": float(p[inside].max()),
+            "predicted": float(p[inside].mean()),
+            "right": float(right[inside].mean()),
+            "steps": int(inside.sum()),
+        }
+        for inside in (bin_of == number for number in range(n_bins))
+        if inside.any()
+    ]
+    return {
+        "ece": asdict(bootstrap_estimate(error, len(numbers), len(numbers), seed=seed)),
+        "reliability": reliability,
+    }

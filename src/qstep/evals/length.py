@@ -1,0 +1,118 @@
+"""What a score has to do with how long a response is, and into how many steps it is cut.
+
+A scorer that is used to choose, or as a reward, teaches a policy whatever it prefers. One that takes the lowest of a
+response's Qs prefers few steps, all else being equal: a policy may learn to leave out separators ("separator
+avoidance"). A preference for what is short is no fault by itself, since right responses may be shorter; so it is given
+among right and among wrong responses too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+from qstep.evals.intervals import bootstrap_estimate, mean_estimate, times_drawn
+
+
+def length_report(
+    scores: Sequence[float],
+    lengths: Mapping[str, Sequence[int]],
+    right: Sequence[bool | None],
+    problems: Sequence[Hashable],
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Rank correlations of the scores [N] with lengths [N] by name, and how the pick of a problem goes with its steps.
+
+    For each of `lengths`: Spearman's rho over `all` responses, over those that are `right`, over those that are `wrong`
+    (None in `right` is neither), and `within_problem`, the mean over the problems in which it is defined. For the one
+    called `steps` also `fewer_steps` (see `pick_has_fewer`) for all, right and wrong, and `single_step`, the share of
+    responses of one step. Estimates with 95 % intervals over problems; None where nothing varies. Raises ValueError on
+    different lengths, or no response.
+    """
+    if not scores or any(len(of) != len(scores) for of in (right, problems, *lengths.values())):
+        raise ValueError("give a score, each length, whether it is right, and a problem for every response")
+    score = np.asarray(scores, dtype=np.float64)
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(problems))}
+    problem = np.array([numbers[name] for name in problems])
+    kinds = {
+        "all": np.ones(len(score), bool),
+        "right": np.array([verdict is True for verdict in right]),
+        "wrong": np.array([verdict is False for verdict in right]),
+    }
+    report: dict[str, Any] = {"correlation": {}}
+    for name, values in lengths.items():
+        length = np.asarray(values, dtype=np.float64)
+        report["correlation"][name] = {
+            kind: rank_correlation(score[of], length[of], problem[of], seed=seed) for kind, of in kinds.items()
+        } | {"within_problem": within_problem_correlation(score, length, problem, seed=seed)}
+    if "steps" in lengths:
+        steps = np.asarray(lengths["steps"])
+        report["fewer_steps"] = {
+            kind: pick_has_fewer(score[of], steps[of], problem[of], seed=seed) for kind, of in kinds.items()
+        }
+        report["single_step"] = float((steps == 1).mean())
+    return report
+
+
+def rank_correlation(a: ArrayLike, b: ArrayLike, problems: ArrayLike, *, seed: int = 0) -> dict[str, Any] | None:
+    """Spearman's rho of two lists [N] with its 95 % interval over problems [N]; None if a list is constant.
+
+    A resample has the ranks that its items have among all.
+    """
+    ranks = [rankdata(values) for values in (a, b)]
+    if not len(ranks[0]) or any(np.ptp(rank) == 0 for rank in ranks):
+        return None
+    _, problem = np.unique(np.asarray(problems), return_inverse=True)
+    x, y = ((rank - rank.mean()) / rank.std() for rank in ranks)
+    moments = [np.bincount(problem, weights=of) for of in (np.ones_like(x), x, y, x * x, y * y, x * y)]
+    table = np.stack(moments, axis=-1)
+
+    def rho(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        n, x, y, xx, yy, xy = np.moveaxis(times_drawn(drawn) @ table, -1, 0)
+        spread = np.sqrt(np.clip(xx * n - x * x, 0, None) * np.clip(yy * n - y * y, 0, None))
+        return np.divide(xy * n - x * y, spread, out=np.full_like(spread, np.nan), where=spread > 1e-9 * n * n)
+
+    return asdict(bootstrap_estimate(rho, len(table), len(table), lowest=-1.0, seed=seed))
+
+
+def within_problem_correlation(
+    a: ArrayLike, b: ArrayLike, problems: ArrayLike, *, seed: int = 0
+) -> dict[str, Any] | None:
+    """The mean of Spearman's rho over the problems in which both lists vary; None if there is none."""
+    x, y, problem = np.asarray(a), np.asarray(b), np.asarray(problems)
+    rhos = []
+    for number in np.unique(problem):
+        ranks = [rankdata(values[problem == number]) for values in (x, y)]
+        if all(np.ptp(rank) > 0 for rank in ranks):
+            rhos.append(float(np.corrcoef(ranks)[0, 1]))
+    if not rhos:
+        return None
+    found = np.array(rhos)
+    return asdict(
+        bootstrap_estimate(lambda drawn: found[drawn].mean(-1), len(found), len(found), lowest=-1.0, seed=seed)
+    )
+
+
+def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike, *, seed: int = 0) -> dict[str, Any] | None:
+    """How often the best-scored response of a problem has fewer steps than another one of it, ties half.
+
+    The mean over problems with two responses or more; .5 where the choice has nothing to do with the number of steps, 1
+    where it always falls on the fewest. Tied bests share. None where no problem has two.
+    """
+    score, count, problem = np.asarray(scores), np.asarray(steps), np.asarray(problems)
+    shares = []
+    for number in np.unique(problem):
+        of_score, of_count = score[problem == number], count[problem == number]
+        others = len(of_count) - 1
+        if others:
+            more = (of_count[:, None] < of_count).sum(axis=1)
+            same = (of_count[:, None] == of_count).sum(axis=1) - 1
+            picked = of_score == of_score.max()
+            shares.append(float(((more + same / 2) / others)[picked].mean()))
+    return asdict(mean_estimate(shares, seed=seed)) if shares else None

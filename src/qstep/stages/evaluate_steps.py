@@ -1,0 +1,370 @@
+"""`qstep evaluate processbench`: a scorer and responses with a known first error in, how well it finds it out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from qstep.stages.harness import harness_results, harness_samples
+from qstep.stages.inputs import settings_of
+from qstep.stages.options import NO_EFFECT, ScorerOptions
+from qstep.stages.progress import accuracy_text, bar, console, print_table
+from qstep.stages.provenance import provenance
+from qstep.stages.score import too_long, with_scores
+from qstep.stages.step_benchmarks import StepBenchmark, read_benchmarks, shared_rows
+from qstep.types import Aggregation, OverLong, Row
+
+if TYPE_CHECKING:
+    from qstep.evals import Judgements
+
+_THRESHOLD = "threshold"
+_LONG = "longer than max_length"
+_EXAMPLES = 3
+_SWEPT = [i / 50 for i in range(1, 50)]
+"""The thresholds of sigmoid(Q) at which the report shows F1."""
+
+
+@dataclass(kw_only=True)
+class EvaluateStepsConfig(ScorerOptions):
+    """Judges a step scorer by how well it finds the first wrong step, as ProcessBench does (arXiv 2412.06559).
+
+    A step is said to be wrong where sigmoid(Q) is below the threshold. F1 is the harmonic mean of the accuracy on
+    responses with an error (exactly its place is found) and on those without one (none is found), for each subset, and
+    their mean. Beside it: AUROC of steps, calibration, what the score has to do with length, and aggregations.
+
+    Args:
+        inputs: files by name of the subset, `--inputs.gsm8k gsm8k.json --inputs.math math.json`, or one file:
+            ProcessBench's (.json, .jsonl), or rows with `completions` and `labels` (.jsonl). A given step is scored as
+            one step, whatever is in it.
+        dataset_name: instead of files, a Hub id or a folder of such files, each split a subset: `Qwen/ProcessBench`.
+        output_dir: where scored rows, results and the page go.
+        threshold: of sigmoid(Q), in [0, 1]; .5 by default, which is Q = 0.
+        threshold_file: choose the threshold with the best F1 on this file, which may share no row with what is judged.
+        threshold_split: choose it on this subset of the inputs, which then is not judged.
+        instruction: text put after each problem of ProcessBench's form, behind a blank line, as the scorer was taught.
+        conversational: put the problems of ProcessBench's form through the scorer's chat template.
+        over_long: what to do with rows longer than the scorer's `max_length`: refuse, before any of their subset is
+            scored, or drop and count them. Nothing is truncated.
+        seed: of the bootstrap.
+    """
+
+    inputs: dict[str, Path] | Path | None = None
+    dataset_name: str | None = None
+    output_dir: Path
+    threshold: float | None = None
+    threshold_file: Path | None = None
+    threshold_split: str | None = None
+    instruction: str | None = None
+    conversational: bool = False
+    over_long: OverLong = "refuse"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.inputs is None) == (self.dataset_name is None):
+            raise ValueError("give --inputs or --dataset_name, and not both")
+        ways = ("threshold", "threshold_file", "threshold_split")
+        given = [f"--{name}" for name in ways if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given: a threshold is given or chosen in one way")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"--threshold is {self.threshold}; it is one of sigmoid(Q), in [0, 1]")
+
+
+def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
+    """Runs the stage and returns what it writes to `results.json`; `steps` holds each subset's report.
+
+    Also writes `scored_<subset>.jsonl` (resumable), `results_<time>.json` and `samples_<subset>_<time>.jsonl` in
+    lm-evaluation-harness' layout, and `report.html`.
+
+    Raises:
+        ValueError: rows are longer than the scorer's `max_length` (unless they are to be dropped), or the threshold was
+            to be chosen on rows that are judged, or on a subset that is not there.
+    """
+    from qstep.data import write_json, write_jsonl
+    from qstep.evals import mean_f1
+    from qstep.report import render_report
+
+    judged, chosen_on = _benchmarks(config)
+    shared = _refuse_shared(judged, chosen_on)
+    scored = {name: _scored(of, config) for name, of in judged.items()}
+    threshold = _threshold(config, chosen_on, shared)
+    judgements = {name: _judgements(rows) for name, (rows, _) in scored.items()}
+    steps = {
+        name: _report(judgements[name], rows, summary, threshold["q"], config.seed)
+        for name, (rows, summary) in scored.items()
+    }
+    now = datetime.now()
+    originals = {name: len(of.rows) + of.left_out.total() for name, of in judged.items()}
+    results = {
+        "name": config.output_dir.name,
+        "scorer": config.scorer_fingerprint(),
+        "threshold": {name: value for name, value in threshold.items() if name != "q"},
+        "steps": steps,
+        "mean": {"f1": mean_f1(judgements, threshold["q"], seed=config.seed), "subsets": list(steps)},
+        **harness_results(steps, originals, config.scorer, config.seed, now),
+        "provenance": provenance(asdict(config)),
+    }
+    write_json(config.output_dir / "results.json", results)
+    stamp = now.isoformat().replace(":", "-")
+    harness = {
+        name: value for name, value in results.items() if name not in ("name", "scorer", "threshold", "steps", "mean")
+    }
+    write_json(config.output_dir / f"results_{stamp}.json", harness)
+    for name, (rows, _) in scored.items():
+        write_jsonl(config.output_dir / f"samples_{name}_{stamp}.jsonl", harness_samples(rows, threshold["q"]))
+    page = {"title": f"{results['name']}: first wrong steps", "steps": steps, "provenance": results["provenance"]}
+    rows_of_all = [row for rows, _ in scored.values() for row in rows]
+    render_report(page, _examples(rows_of_all, threshold["q"]), config.output_dir / "report.html")
+    _print(results, judged)
+    return results
+
+
+def _benchmarks(config: EvaluateStepsConfig) -> tuple[dict[str, StepBenchmark], StepBenchmark | None]:
+    """The subsets to judge, and the one to choose a threshold on."""
+    inputs = {config.inputs.stem: config.inputs} if isinstance(config.inputs, Path) else dict(config.inputs or {})
+    chooses = {} if config.threshold_file is None else {_THRESHOLD: config.threshold_file}
+    judged = read_benchmarks(
+        inputs | chooses,
+        config.dataset_name,
+        instruction=config.instruction,
+        conversational=config.conversational,
+    )
+    if _THRESHOLD in {*inputs, *judged} - {*chooses}:
+        raise ValueError(f"a subset is called {_THRESHOLD!r}, as the rows to choose a threshold on are: rename it")
+    for name in judged:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ValueError(f"a subset is called {name!r}: a name has letters, digits, '_', '-' and '.'")
+    chosen_on = judged.pop(_THRESHOLD, None)
+    if config.threshold_split is not None:
+        if config.threshold_split not in judged or len(judged) == 1:
+            raise ValueError(
+                f"--threshold_split is {config.threshold_split!r}: name one of several subsets, which are "
+                f"{', '.join(judged)}; the others are judged"
+            )
+        chosen_on = judged.pop(config.threshold_split)
+    return judged, chosen_on
+
+
+def _refuse_shared(judged: dict[str, StepBenchmark], chosen_on: StepBenchmark | None) -> int:
+    """How many problems are judged that the threshold is chosen on too; ValueError where whole responses are."""
+    problems = 0
+    for of in judged.values() if chosen_on is not None else ():
+        assert chosen_on is not None
+        rows, shared = shared_rows(of, chosen_on)
+        if rows:
+            raise ValueError(
+                f"{chosen_on.source} and {of.source} share {len(rows)} rows, {rows[0]!r} the first: a threshold is "
+                "never chosen on what is judged. Choose it on other rows, or give --threshold"
+            )
+        problems += shared
+    return problems
+
+
+def _scored(of: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of a subset with `q_values` and `score`, and what is known of their scoring."""
+    from qstep.data import StageFile, canonical_json, read_rows
+
+    digest = hashlib.sha256(b"".join(canonical_json(row) + b"\n" for row in of.rows)).hexdigest()
+    own = {field.name for field in fields(config)} - {field.name for field in fields(ScorerOptions)}
+    settings = settings_of(config, *NO_EFFECT, *own, scorer=config.scorer_fingerprint(), rows=digest)
+    path = config.output_dir / f"scored_{of.name}.jsonl"
+    with StageFile.open(path, stage="evaluate processbench", settings=settings) as file:
+        if not file.complete:
+            scorer = config.load_scorer()
+            dropped = too_long(of.rows, scorer, config.over_long, of.source)
+            if len(dropped) == len(of.rows):
+                raise ValueError(f"{of.source} has no rows short enough for this scorer")
+            rows = [row for row in of.rows if row["id"] not in file.done | dropped]
+            with bar(f"score {of.name}", len(of.rows) - len(dropped), len(file.done)) as advance:
+                for scored in scorer.score_rows(rows, max_tokens=config.score_tokens):
+                    file.append([with_scores(of_row, scorer) for of_row in scored])
+                    advance(len(scored))
+            file.finish(
+                {
+                    "objective": scorer.objective,
+                    "aggregation": scorer.aggregation,
+                    "over_long": len(dropped),
+                    "separators": of.separators(scorer),
+                }
+            )
+        summary = file.summary
+    long = summary.pop("over_long")
+    if long and config.over_long == "refuse":
+        raise ValueError(f"{path} was made without {long} over-long rows: give --over_long drop again")
+    left_out = dict(of.left_out) | ({_LONG: long} if long else {})
+    return list(read_rows(path)), summary | {"left_out": left_out}
+
+
+def _threshold(config: EvaluateStepsConfig, chosen_on: StepBenchmark | None, shared: int) -> dict[str, Any]:
+    """The threshold of sigmoid(Q), as a Q too, and where it comes from."""
+    from scipy.special import expit, logit
+
+    from qstep.evals import choose_threshold, first_error_report
+
+    if chosen_on is None:
+        value = 0.5 if config.threshold is None else config.threshold
+        return {"value": value, "q": float(logit(value)), "chosen_on": None}
+    rows, _ = _scored(chosen_on, config)
+    judgements = _judgements(rows)
+    q = choose_threshold([judgements])
+    return {
+        "value": float(expit(q)),
+        "q": q,
+        "q_value": q,
+        "chosen_on": {
+            "source": chosen_on.source,
+            "rows": len(rows),
+            "f1": first_error_report(judgements, q, seed=config.seed)["f1"],
+            "problems_that_are_judged_too": shared,
+        },
+    }
+
+
+def _judgements(rows: list[Row]) -> Judgements:
+    from qstep.data import group_key
+    from qstep.evals import Judgements
+
+    return Judgements.of(
+        [row["q_values"] for row in rows], [row["first_error"] for row in rows], [group_key(row) for row in rows]
+    )
+
+
+def _report(
+    judged: Judgements, rows: list[Row], summary: dict[str, Any], threshold: float, seed: int
+) -> dict[str, Any]:
+    """Everything about one subset. A step counts up to the first wrong one: what follows is neither right nor wrong."""
+    import numpy as np
+    from scipy.special import logit
+
+    from qstep.data import group_key
+    from qstep.evals import (
+        auc_estimate,
+        calibration,
+        first_error_report,
+        length_report,
+        threshold_sweep,
+        within_problem_auc,
+    )
+    from qstep.search import aggregate
+
+    q_values, labels, of_step = list[float](), list[int](), list[Any]()
+    for row in rows:
+        count = len(row["q_values"]) if row["first_error"] == -1 else row["first_error"] + 1
+        q_values += row["q_values"][:count]
+        labels += [int(step != row["first_error"]) for step in range(count)]
+        of_step += [group_key(row)] * count
+    by_problem: dict[Any, list[tuple[float, int]]] = {}
+    for problem, q_value, label in zip(of_step, q_values, labels, strict=True):
+        by_problem.setdefault(problem, []).append((q_value, label))
+    within = within_problem_auc(
+        [[q for q, _ in of] for of in by_problem.values()], [[label for _, label in of] for of in by_problem.values()]
+    )
+    problems = [group_key(row) for row in rows]
+    correct = [row["first_error"] == -1 for row in rows]
+    sweep = threshold_sweep(judged, logit(_SWEPT))
+    return {
+        "responses": len(rows),
+        "problems": len(set(problems)),
+        "steps": sum(len(row["q_values"]) for row in rows),
+        **summary,
+        **first_error_report(judged, threshold, seed=seed),
+        "auroc": {
+            "step": auc_estimate(q_values, labels, of_step, seed=seed),
+            "step_within_problem": None if within is None else asdict(within),
+        },
+        "calibration": calibration(q_values, labels, of_step, seed=seed),
+        "aggregations": {
+            how: auc_estimate([aggregate(row["q_values"], how) for row in rows], correct, problems, seed=seed)
+            for how in get_args(Aggregation)
+        },
+        "length": length_report(
+            [row["score"] for row in rows],
+            {
+                "steps": [len(row["completions"]) for row in rows],
+                "characters": [sum(map(len, row["completions"])) for row in rows],
+            },
+            correct,
+            problems,
+            seed=seed,
+        ),
+        "by_threshold": {
+            "threshold": _SWEPT,
+            **{name: [None if math.isnan(x) else float(x) for x in np.asarray(of)] for name, of in sweep.items()},
+        },
+    }
+
+
+def _examples(rows: list[Row], threshold: float) -> list[Row]:
+    """Some responses for the page: errors that are missed, and errors that are found."""
+    from qstep.evals import predicted_first_error
+
+    missed, found = list[Row](), list[Row]()
+    for row in rows:
+        if row["first_error"] != -1:
+            hit = predicted_first_error(row["q_values"], threshold) == row["first_error"]
+            (found if hit else missed).append(row)
+    return [
+        {
+            "problem_id": row["id"],
+            "prompt": row["prompt"],
+            "responses": [
+                {
+                    "steps": row["completions"],
+                    "q_values": row["q_values"],
+                    "score": row["score"],
+                    "verdict": {True: "right", False: "wrong"}.get(row.get("final_answer_correct")),
+                    "labels": [
+                        1 if step < row["first_error"] else 0 if step == row["first_error"] else None
+                        for step in range(len(row["completions"]))
+                    ],
+                }
+            ],
+        }
+        for row in (*missed[:_EXAMPLES], *found[:_EXAMPLES])
+    ]
+
+
+def _print(results: dict[str, Any], judged: dict[str, StepBenchmark]) -> None:
+    def cell(estimate: dict[str, Any] | None) -> str:
+        return accuracy_text(estimate or {"mean": None})
+
+    threshold = results["threshold"]
+    chosen = threshold["chosen_on"]
+    where = f", chosen on {chosen['source']}" if chosen else ""
+    print_table(
+        f"first wrong step, sigmoid(Q) below {threshold['value']:.3g}{where}, 95 % intervals",
+        ["", "F1", "with an error", "without one", "AUROC of steps", "ECE", "responses"],
+        [
+            [
+                name,
+                *(cell(of[metric]) for metric in ("f1", "acc_error", "acc_correct")),
+                *(cell(estimate) for estimate in (of["auroc"]["step"], of["calibration"]["ece"])),
+                str(of["responses"]),
+            ]
+            for name, of in results["steps"].items()
+        ],
+    )
+    if len(results["steps"]) > 1:
+        console.print(f"mean F1 of the subsets: {cell(results['mean']['f1'])}")
+    if chosen and chosen["problems_that_are_judged_too"]:
+        console.print(
+            f"{chosen['problems_that_are_judged_too']} problems are judged that the threshold was chosen on too, by "
+            "other responses"
+        )
+    for name, of in results["steps"].items():
+        if of["left_out"]:
+            console.print(f"{judged[name].source}: left out {of['left_out']}")
+        steps, rows = of["separators"]["steps_with_a_separator"], of["separators"]["rows_with_a_separator_in_a_step"]
+        if steps:
+            console.print(
+                f"{judged[name].source}: {steps} steps in {rows} rows contain the text at which this scorer was taught "
+                "that responses are split; each is scored as the one step it is given as"
+            )
+        if other := of["separators"]["rows_split_at_another"]:
+            console.print(f"{judged[name].source}: {other} rows were split at another separator than this scorer's")

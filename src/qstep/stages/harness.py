@@ -1,0 +1,71 @@
+"""lm-evaluation-harness' layout of results and samples, for judgements of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from qstep.types import Row
+
+_VERSION = 1
+
+
+def harness_results(
+    steps: Mapping[str, Any], originals: Mapping[str, int], scorer: str, seed: int, now: datetime
+) -> dict[str, Any]:
+    """The parts of a results file: metrics with standard errors (read off the 95 % intervals) by subset.
+
+    `steps` are the reports of the subsets, `originals` how many rows each has with those left out.
+    """
+    results = {}
+    for name, of in steps.items():
+        estimates = {
+            "f1": of["f1"],
+            "acc_error": of["acc_error"],
+            "acc_correct": of["acc_correct"],
+            "auroc": of["auroc"]["step"],
+            "auroc_within_problem": of["auroc"]["step_within_problem"],
+            "ece": of["calibration"]["ece"],
+        }
+        results[name] = {"alias": name}
+        for metric, estimate in estimates.items():
+            results[name][f"{metric},none"] = None if estimate is None else estimate["mean"]
+            spread = None if estimate is None else (estimate["high"] - estimate["low"]) / (2 * 1.96)
+            results[name][f"{metric}_stderr,none"] = spread
+    return {
+        "results": results,
+        "n-samples": {name: {"original": originals[name], "effective": of["responses"]} for name, of in steps.items()},
+        "n-shot": dict.fromkeys(steps, 0),
+        "versions": dict.fromkeys(steps, _VERSION),
+        "higher_is_better": {
+            name: {metric: metric != "ece" for metric in ("f1", "acc_error", "acc_correct", "auroc", "ece")}
+            for name in steps
+        },
+        "config": {"model": "qstep", "model_args": f"scorer={scorer}", "bootstrap_seed": seed},
+        "date": now.timestamp(),
+    }
+
+
+def harness_samples(rows: list[Row], threshold: float) -> list[Row]:
+    """One line a response, as lm-evaluation-harness logs them: what was asked, predicted, and whether it is right."""
+    from qstep.evals import predicted_first_error
+
+    samples = []
+    for number, row in enumerate(rows):
+        predicted = predicted_first_error(row["q_values"], threshold)
+        samples.append(
+            {
+                "doc_id": number,
+                "doc": {
+                    name: value for name, value in row.items() if name not in ("q_values", "score", "step_rewards")
+                },
+                "target": row["first_error"],
+                "resps": [row["q_values"]],
+                "filtered_resps": [predicted],
+                "filter": "none",
+                "metrics": ["acc"],
+                "acc": float(predicted == row["first_error"]),
+            }
+        )
+    return samples

@@ -1,0 +1,79 @@
+"""What is said of scores beside the accuracy of choosing by them: how well they rank, and what else they go with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from itertools import chain
+from typing import Any
+
+from qstep.types import Row
+
+Responses = list[list[Row]]
+"""Of each problem the `score_facts` of one scorer, in the order of the problems and of their responses."""
+
+
+def score_facts(row: Row) -> Row:
+    """What diagnostics read of a scored row."""
+    steps = row.get("completions")
+    return {
+        "id": row["id"],
+        "score": row["score"],
+        "verdict": row["verdict"],
+        "q_values": row.get("q_values"),
+        "steps": None if steps is None else len(steps),
+        "characters": len(row["completion"]),
+    }
+
+
+def response_auc(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
+    """How well each scorer tells right responses from wrong ones, within a problem and in all."""
+    from qstep.evals import auc_estimate, within_problem_auc
+
+    report: dict[str, Any] = {}
+    for name, problems in responses.items():
+        graded = [[row for row in rows if row["verdict"] != "ungradable"] for rows in problems]
+        scores = [[-math.inf if row["score"] is None else row["score"] for row in rows] for rows in graded]
+        right = [[int(row["verdict"] == "right") for row in rows] for rows in graded]
+        within = within_problem_auc(scores, right, seed=seed)
+        of = [number for number, rows in enumerate(graded) for _ in rows]
+        report[name] = {
+            "response": auc_estimate([*chain(*scores)], [*chain(*right)], of, seed=seed),
+            "response_within_problem": None if within is None else asdict(within),
+        }
+    return report
+
+
+def score_lengths(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
+    """What each scorer's score has to do with length; responses without a step, which have no score, are aside."""
+    from qstep.evals import length_report
+
+    report: dict[str, Any] = {}
+    for name, problems in responses.items():
+        rows = [(problem, row) for problem, rows in enumerate(problems) for row in rows if row["score"] is not None]
+        lengths = {length: [row[length] for _, row in rows] for length in ("steps", "characters")}
+        if None in lengths["steps"]:
+            del lengths["steps"]  # rows that were scored elsewhere, and do not say
+        if rows:
+            verdicts = [{"right": True, "wrong": False}.get(row["verdict"]) for _, row in rows]
+            scores, of = [row["score"] for _, row in rows], [problem for problem, _ in rows]
+            report[name] = length_report(scores, lengths, verdicts, of, seed=seed)
+    return report
+
+
+def q_values_of(responses: dict[str, Responses], large: list[bool]) -> dict[str, list[list[list[float]]]]:
+    """Each scorer's Qs of the steps of each response of the problems that are `large` enough.
+
+    Raises:
+        ValueError: a row has none, or there is no scorer.
+    """
+    if not responses:
+        raise ValueError("--aggregations needs rows with q_values: score them with `qstep score` first")
+    for name, problems in responses.items():
+        lacking = next((row for rows in problems for row in rows if row["q_values"] is None), None)
+        if lacking is not None:
+            raise ValueError(f"row {lacking['id']!r} of {name} has no q_values, which --aggregations needs")
+    return {
+        name: [[row["q_values"] for row in rows] for rows, is_large in zip(problems, large, strict=True) if is_large]
+        for name, problems in responses.items()
+    }
