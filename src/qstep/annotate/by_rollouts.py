@@ -82,7 +82,7 @@ def label_by_rollouts(
     for plan in plans:
         for prefix in plan.prefixes:
             pool.add(prefix)
-    labels: list[list[bool | None]] | list[list[float | None]]
+    labels: Sequence[Sequence[bool | float | None]]
     if settings.method == "binary_search":
         labels = _search(plans, pool, settings.decision)
     else:
