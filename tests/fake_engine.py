@@ -1,6 +1,6 @@
 """A policy that answers miniature problems in 2 ms, right or wrong by a hash: fast enough to be killed often.
 
-Run as a script, it is the child that test_stages_killed.py kills: `fake_engine.py sample|annotate FOLDER`.
+Run as a script, it is the child that test_stages_killed.py kills: `fake_engine.py sample|METHOD FOLDER`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class FakeEngine:
 
 
 def run(stage: str, folder: Path) -> Path:
+    """Samples; and, if `stage` is a method of `annotate`, labels the steps by it."""
     from qstep.stages.annotate import AnnotateConfig, annotate
     from qstep.stages.grade import GradeConfig, grade
     from qstep.stages.sample import SampleConfig, sample
@@ -73,9 +74,10 @@ def run(stage: str, folder: Path) -> Path:
     labels = AnnotateConfig(
         graded,
         folder / "labels.jsonl",
-        "monte_carlo",
+        stage,
         "fake",
         rollouts=2,
+        rollout_budget=None if stage == "monte_carlo" else 250,
         max_new_tokens=64,
         rows_at_once=8,
         max_problems=60,

@@ -112,7 +112,9 @@ def test_ungradable_rollouts_are_no_trials_and_annotation_goes_on(tmp_path: Path
     (labelled,) = read_rows(annotate(config, Solver()))
     assert labelled["labels"] == [None] * 5 + [1.0] and labelled["trials"] == [0] * 5 + [1]
     meta = json.loads((tmp_path / "labels.meta.json").read_text())
-    assert meta["summary"] == {"left_out_ungradable": 0, "steps": {"soft": 1, "unlabelled": 5}}
+    # 15 rollouts of 4 * 6 + 2 characters or fewer, and the end each: 3 * (27 + 21 + 15 + 9 + 3) tokens.
+    taken = {"prefixes": 5, "tried": 5, "cut_short": 0, "drawn": 15, "tokens": 225}
+    assert meta["summary"] == {"left_out_ungradable": 0, "steps": {"soft": 1, "unlabelled": 5}, "rollouts": taken}
     assert meta["settings"]["version"] == rows[0]["grader"], "another grader makes other labels"
 
 

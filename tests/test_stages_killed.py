@@ -1,7 +1,8 @@
-"""SIGKILL at 30 random moments of `sample` and of `annotate`: nothing lost, nothing doubled, the same rows."""
+"""SIGKILL at random moments of `sample` and of `annotate`: nothing lost, nothing doubled, the same rows."""
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -15,7 +16,6 @@ from fake_engine import run
 from qstep.data import canonical_json, read_rows
 
 CHILD = Path(__file__).parent / "fake_engine.py"
-KILLS = 30
 
 
 def content(path: Path) -> list[bytes]:
@@ -23,15 +23,29 @@ def content(path: Path) -> list[bytes]:
     return sorted(map(canonical_json, read_rows(path)))
 
 
+def summary(path: Path) -> object:
+    return json.loads(path.with_suffix(".meta.json").read_text())["summary"]
+
+
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("stage", "output"), [("sample", "samples.jsonl"), ("annotate", "labels.jsonl")])
-def test_a_killed_stage_ends_with_the_rows_of_an_undisturbed_one(stage: str, output: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "output", "most_kills"),
+    [
+        ("sample", "samples.jsonl", 30),
+        ("monte_carlo", "labels.jsonl", 30),
+        ("binary_search", "labels.jsonl", 10),
+        ("adaptive", "labels.jsonl", 10),
+    ],
+)
+def test_a_killed_stage_ends_with_the_rows_of_an_undisturbed_one(
+    stage: str, output: str, most_kills: int, tmp_path: Path
+) -> None:
     start = time.monotonic()
     expected = run(stage, tmp_path / "whole")
     duration = time.monotonic() - start
     rng = random.Random(0)
     kills = finished = 0
-    while kills < KILLS:
+    while kills < most_kills:
         folder = tmp_path / f"run{finished}"
         child = subprocess.Popen(
             [sys.executable, CHILD, stage, folder], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -52,3 +66,4 @@ def test_a_killed_stage_ends_with_the_rows_of_an_undisturbed_one(stage: str, out
     assert len(rows) == len(set(rows)) == len(list(read_rows(expected)))
     assert content(last / output) == content(expected)
     assert killed_at <= len(rows)
+    assert summary(last / output) == summary(expected)

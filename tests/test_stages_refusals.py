@@ -57,6 +57,7 @@ def test_an_input_is_never_written_over(tmp_path: Path, responses: Path) -> None
         (AnnotateConfig, {"max_problems": 0}),
         (AnnotateConfig, {"max_per_problem": 0}),
         (AnnotateConfig, {"rollouts": 0}),
+        (AnnotateConfig, {"rollout_budget": 0}),
         (AnnotateConfig, {"rows_at_once": 0}),
         (AnnotateConfig, {"step_separator": ""}),
         (AnnotateConfig, {"step_separator": "\\n\\n"}),

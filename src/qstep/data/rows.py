@@ -7,7 +7,7 @@ A row is one response. Sampling writes the first columns, and every later stage 
                logps_behavior
     graded     answer, verdict, reason, grader, label (true, false, null), reward (number, null)
     annotated  completions (the step texts), step_separator (what was between them), labels, label_source,
-               successes, trials
+               successes, trials, and rollouts (what these took) where a model made them
     scored     q_values, score, step_rewards
 
 Rows that people bring need only the columns of their format: `prompt-completion` (prompt, completion),

@@ -2,47 +2,62 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qstep.data import refuse_unread
-from qstep.stages.inputs import finished, in_blocks, model_fingerprint, refuse_overwriting, settings_of
+from qstep.stages.inputs import finished, model_fingerprint, refuse_overwriting, settings_of
 from qstep.stages.options import NO_EFFECT, EngineOptions, GradingOptions, SamplingOptions
 from qstep.stages.progress import bar, console
 from qstep.types import Row
 
 if TYPE_CHECKING:
+    from qstep.annotate import RolloutSettings
     from qstep.generation import Engine
+
+_ByProblem = dict[tuple[str, str], set[str]]
+"""The ids of each problem's rows, by `qstep.data.group_key`."""
 
 
 @dataclass
 class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions):
-    """Labels each step: exactly, where the task can check one, by Monte-Carlo rollouts of a model, or from outcomes.
+    """Labels each step: exactly, where the task can check one, by rollouts of a model, or from outcomes.
 
-    `outcome` needs no model: a step is right if some right response of the problem begins with the same steps up to
-    it, wrong if an equation in it or before it is false or if it ends a wrong response, and unlabelled (null)
-    otherwise. Rows whose verdict is `ungradable` are left out, and counted in the output's `.meta.json`, as are the
-    steps by label.
+    Three methods continue responses from the ends of their steps with a model, and look how often that ends right:
+    `monte_carlo` for every step alike, `adaptive` for every step until its rollouts decide it, `binary_search` only
+    where it takes to find the first wrong step of a wrong response. `outcome` needs no model: a step is right if some
+    right response of the problem begins with the same steps up to it, wrong if an equation in it or before it is false
+    or if it ends a wrong response, and unlabelled (null) otherwise. Rows whose verdict is `ungradable` are left out,
+    and counted in the output's `.meta.json`, as are the steps by label and the rollouts.
 
     Args:
         input: rows written by `qstep grade`.
         output: the JSONL file to write.
-        method: exact (tasks that can check a step), monte_carlo (needs a model) or outcome (needs neither).
-        model_name_or_path: the model to continue from each step (monte_carlo).
-        rollouts: k, continuations per step (monte_carlo).
+        method: exact (tasks that can check a step), outcome (needs no model), monte_carlo, binary_search or adaptive.
+        model_name_or_path: the model to continue from each step.
+        rollouts: k, the most continuations of a step.
+        rollout_budget: the most continuations in all: each problem has a share by its steps, and what is left of that
+            at its end is not spent elsewhere.
+        threshold: a step is right if more of its rollouts than this share succeed (0: any), for binary_search and
+            adaptive, which stop when that is decided.
+        level: confidence at which a threshold above 0 counts as passed, or as not reached.
         step_separator: the text between steps.
         max_per_problem: label only the first responses of each problem (by their `sample`).
         max_problems: label only as many problems (by the hash of their ids).
-        rows_at_once: responses whose rollouts are drawn together; as much is redone after a kill.
+        rows_at_once: responses whose rollouts are drawn together, a problem's never apart; as much is redone after a
+            kill.
     """
 
     input: Path
     output: Path
-    method: Literal["exact", "monte_carlo", "outcome"] = "exact"
+    method: Literal["exact", "outcome", "monte_carlo", "binary_search", "adaptive"] = "exact"
     model_name_or_path: str | None = None
     rollouts: int = 4
+    rollout_budget: int | None = None
+    threshold: float = 0.0
+    level: float = 0.95
     step_separator: str = "\n"
     max_per_problem: int | None = None
     max_problems: int | None = None
@@ -50,13 +65,27 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method == "monte_carlo":
-            if self.model_name_or_path is None:
-                raise ValueError("method monte_carlo needs --model_name_or_path, the model to continue from each step")
-            return
-        of_engine = {field.name for options in (SamplingOptions, EngineOptions) for field in fields(options)}
-        unread = of_engine - {*NO_EFFECT, "seed"}  # which a recipe may give to every stage
-        refuse_unread(self, ["rollouts", "model_name_or_path", *sorted(unread)], "--method monte_carlo")
+        if self.method in ("exact", "outcome"):
+            of_engine = {field.name for options in (SamplingOptions, EngineOptions) for field in fields(options)}
+            unread = of_engine - {*NO_EFFECT, "seed"}  # which a recipe may give to every stage
+            own = ("rollouts", "rollout_budget", "threshold", "level", "model_name_or_path")
+            refuse_unread(self, [*own, *sorted(unread)], "--method monte_carlo, binary_search or adaptive")
+        elif self.model_name_or_path is None:
+            raise ValueError(f"method {self.method} needs --model_name_or_path, the model to continue from each step")
+        elif self.method == "monte_carlo":
+            refuse_unread(self, ["threshold", "level"], "--method binary_search or adaptive")
+        else:
+            self.rollout_settings()
+            if not self.threshold:
+                refuse_unread(self, ["level"], "a --threshold above 0 (the first success passes 0 at any level)")
+
+    def rollout_settings(self) -> "RolloutSettings":
+        """How responses are continued. Raises ValueError for a threshold or a level out of range."""
+        from qstep.annotate import Decision, RolloutSettings
+
+        assert self.method != "exact" and self.method != "outcome"
+        decision = Decision(self.threshold, self.level)
+        return RolloutSettings(self.rollouts, self.sampling(), self.step_separator, self.method, decision)
 
 
 def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
@@ -65,11 +94,9 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     Raises:
         ValueError: exact labels are asked for of a task that cannot check a step.
     """
-    from qstep.annotate import OutcomePool, RolloutSettings, label_by_outcome, label_by_rollouts, label_exactly
-    from qstep.data import StageFile, read_rows
+    from qstep.data import StageFile
 
     refuse_overwriting(config)
-    monte_carlo = config.method == "monte_carlo"
     tasks = config.tasks()
     settings = settings_of(
         config,
@@ -84,35 +111,106 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
         if file.complete:
             return config.output
         chosen, ungradable = _choose(config)
-        if not chosen:
+        rows = sum(map(len, chosen.values()))
+        if not rows:
             reason = f"no row to label; {ungradable} rows are ungradable" if ungradable else "no rows"
             raise ValueError(f"{config.input} has {reason}")
-        if monte_carlo and engine is None:
-            engine = config.engine(config.model_name_or_path or "")
-        rollouts = RolloutSettings(config.rollouts, config.sampling(), config.step_separator)
-        separator = config.step_separator
-        pool = OutcomePool.of(_read(config), separator) if config.method == "outcome" else None
-        with bar(f"annotate {config.output.stem}", len(chosen), len(file.done)) as advance:
-            todo = chosen - file.done
-            for rows in in_blocks((row for row in _read(config) if row["id"] in todo), config.rows_at_once):
-                if pool is not None:
-                    file.append([label_by_outcome(row, pool, separator, tasks) for row in rows])
-                elif monte_carlo and engine is not None:
-                    file.append(label_by_rollouts(engine, rows, rollouts, tasks))
-                else:
-                    file.append([label_exactly(row, separator, tasks) for row in rows])
-                advance(len(rows))
-        labels: Counter[str] = Counter()
-        longest = 0
-        for row in read_rows(config.output, allow_torn=True):
-            labels.update(map(_kind, row["labels"]))
-            longest = max(longest, len(row["labels"]))
-        summary = {"left_out_ungradable": ungradable, "steps": dict(sorted(labels.items()))}
+        label = _labeller(config, chosen, engine)
+        # What a row's label depends on, its problem's rows, is never in two blocks; and blocks are the same in a run
+        # that goes on, so that its batches are too.
+        with bar(f"annotate {config.output.stem}", rows, len(file.done)) as advance:
+            for block in _blocks(_problems(config, chosen), config.rows_at_once):
+                todo = {row["id"] for row in block} - file.done
+                if todo:
+                    file.append([row for row in label(block) if row["id"] in todo])
+                    advance(len(todo))
+        summary, longest = _summary(config.output)
+        summary = {"left_out_ungradable": ungradable, **summary}
         file.finish(summary)
         console.print(f"annotate {config.output.stem}: {summary}")
         if longest < 2:
-            console.print(f"no response has more than one step: are they separated by step_separator {separator!r}?")
+            console.print(
+                f"no response has more than one step: are they separated by step_separator {config.step_separator!r}?"
+            )
     return config.output
+
+
+def _labeller(config: AnnotateConfig, chosen: _ByProblem, engine: "Engine | None") -> Callable[[list[Row]], list[Row]]:
+    """The function that labels a block of rows."""
+    from qstep.annotate import OutcomePool, label_by_outcome, label_by_rollouts, label_exactly
+
+    tasks, separator = config.tasks(), config.step_separator
+    if config.method == "exact":
+        return lambda rows: [label_exactly(row, separator, tasks) for row in rows]
+    if config.method == "outcome":
+        pool = OutcomePool.of(_read(config), separator)
+        return lambda rows: [label_by_outcome(row, pool, separator, tasks) for row in rows]
+    budgets = _budgets(config, chosen)
+    settings = config.rollout_settings()
+    continued = engine if engine is not None else config.engine(config.model_name_or_path or "")
+    return lambda rows: label_by_rollouts(continued, rows, settings, tasks, budgets)
+
+
+def _budgets(config: AnnotateConfig, chosen: _ByProblem) -> dict[tuple[str, str], int] | None:
+    """Each problem's share of the budget, by its steps; together they are the budget."""
+    from qstep.data import group_key, steps_of
+
+    if config.rollout_budget is None:
+        return None
+    steps = dict.fromkeys(chosen, 0)
+    for row in _read(config):
+        problem = group_key(row)
+        if row["id"] in chosen.get(problem, ()):
+            steps[problem] += len(steps_of(row, config.step_separator))
+    total = max(sum(steps.values()), 1)
+    shares: dict[tuple[str, str], int] = {}
+    before = 0
+    for problem, own in steps.items():
+        shares[problem] = config.rollout_budget * (before + own) // total - config.rollout_budget * before // total
+        before += own
+    return shares
+
+
+def _problems(config: AnnotateConfig, chosen: _ByProblem) -> Iterator[list[Row]]:
+    """The chosen rows of each problem, as soon as the last of them is read."""
+    from qstep.data import group_key
+
+    waiting: dict[tuple[str, str], list[Row]] = {}
+    for row in _read(config):
+        problem = group_key(row)
+        if row["id"] in chosen.get(problem, ()):
+            rows = waiting.setdefault(problem, [])
+            rows.append(row)
+            if len(rows) == len(chosen[problem]):
+                yield waiting.pop(problem)
+
+
+def _blocks(problems: Iterable[list[Row]], size: int) -> Iterator[list[Row]]:
+    """Problems together until they have `size` rows."""
+    block: list[Row] = []
+    for rows in problems:
+        block += rows
+        if len(block) >= size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _summary(output: Path) -> tuple[dict[str, Any], int]:
+    """The steps by label and the rollouts, as the rows on the disk have them, and the steps of the longest response."""
+    from qstep.data import read_rows
+
+    labels: Counter[str] = Counter()
+    rollouts: dict[str, int | None] = {}
+    longest = 0
+    for row in read_rows(output, allow_torn=True):
+        labels.update(map(_kind, row["labels"]))
+        longest = max(longest, len(row["labels"]))
+        for name, count in row.get("rollouts", {}).items():
+            before = rollouts.get(name, 0)
+            rollouts[name] = None if count is None or before is None else before + count
+    return {"steps": dict(sorted(labels.items())), **({"rollouts": rollouts} if rollouts else {})}, longest
 
 
 def _kind(label: bool | float | None) -> str:
@@ -129,22 +227,23 @@ def _read(config: AnnotateConfig) -> Iterator[Row]:
     return read_responses(config.input, task=config.task, need=("gold", "verdict"), accept=config.tasks().of)
 
 
-def _choose(config: AnnotateConfig) -> tuple[set[str], int]:
-    """The ids of the rows to label, whatever the order of the file, and how many others cannot be graded."""
+def _choose(config: AnnotateConfig) -> tuple[_ByProblem, int]:
+    """The rows to label, whatever the order of the file, and how many others cannot be graded."""
     from qstep.data import group_key
 
-    ids: dict[tuple[str, str], list[str]] = {}
+    ids: _ByProblem = {}
     ungradable: Counter[tuple[str, str]] = Counter()
     for row in _read(config):
         problem = group_key(row)
-        of_problem = ids.setdefault(problem, [])
+        of_problem = ids.setdefault(problem, set())
         if config.max_per_problem is None or row["sample"] < config.max_per_problem:
             if row["verdict"] == "ungradable":
                 ungradable[problem] += 1
             else:
-                of_problem.append(row["id"])
-    problems = sorted(ids, key=_shuffled)[: config.max_problems]
-    return {row_id for problem in problems for row_id in ids[problem]}, sum(ungradable[problem] for problem in problems)
+                of_problem.add(row["id"])
+    kept = set(sorted(ids, key=_shuffled)[: config.max_problems])
+    chosen = {problem: of_problem for problem, of_problem in ids.items() if problem in kept}
+    return chosen, sum(ungradable[problem] for problem in kept)
 
 
 def _shuffled(problem: tuple[str, str]) -> tuple[bytes, str]:

@@ -1,0 +1,184 @@
+"""Step labels by rollouts: how often the policy, continuing from a step, still ends right.
+
+Three ways to spend them on the prefixes of responses:
+
+    monte_carlo    k for every prefix (Math-Shepherd, arXiv 2312.08935); the label is successes / trials.
+    adaptive       as few for every prefix as decide it (`Decision`), k at most; the label is successes / trials.
+    binary_search  the same for O(log steps) prefixes of each wrong response, which find its first wrong step
+                   (OmegaPRM, arXiv 2406.06592); labels are hard. It takes steps to be monotone: from a wrong one on
+                   all are wrong. So the steps of a right response are right, as are those that a response of the same
+                   problem shares with it, without a rollout.
+
+Successes and trials of the rollouts are kept, not only a bit. What was not tried is no trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from qstep.annotate.decision import Decision
+from qstep.annotate.labels import with_labels
+from qstep.annotate.rollouts import Budgets, Counts, Prefix, RolloutPool, prefixes_of, total
+from qstep.generation import Engine, SamplingSettings
+from qstep.tasks import BUILT_IN, Tasks
+from qstep.types import Row
+
+RolloutMethod = Literal["monte_carlo", "binary_search", "adaptive"]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """How prefixes are continued: by `k` rollouts each at most, `sampling.max_new_tokens` counting from the prompt.
+
+    `decision` is what stops the rollouts of a prefix before that, except in the method monte_carlo.
+    """
+
+    k: int
+    sampling: SamplingSettings
+    separator: str = "\n"
+    method: RolloutMethod = "monte_carlo"
+    decision: Decision = field(default_factory=Decision)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A response to label, and its prefixes that may be continued: of all steps, or of all but the last."""
+
+    row: Row
+    steps: list[str]
+    prefixes: list[Prefix]
+
+
+def label_by_rollouts(
+    engine: Engine,
+    rows: Sequence[Row],
+    settings: RolloutSettings,
+    tasks: Tasks = BUILT_IN,
+    budgets: Budgets | None = None,
+) -> list[Row]:
+    """The rows with `completions`, `labels` as the method makes them, and per step `successes` and `trials`.
+
+    Responses of a problem that share a prefix share its rollouts. The last step of a response that ended by
+    itself or is right needs none: its verdict is known (one trial); so too where the response fills the length
+    limit. A rollout that cannot be graded is no trial, nor is one that the limit leaves no room for; a soft label
+    without trials is null. `rollouts` says what a row's labels took beyond those of the rows before it:
+    `prefixes`, how many of them were `tried`, `decided` (not of the method monte_carlo) and `cut_short` by the
+    budget, the rollouts `drawn`, and their `tokens` (null where the engine gives no ids).
+
+    Args:
+        budgets: the most rollouts of each problem, none spent before; absent: no limit but `settings.k` a prefix.
+
+    Raises:
+        ValueError: a row has no verdict, or one of another grader; its tokens do not read as its completion; or it
+            was split at another separator.
+    """
+    for row in rows:
+        _check(row, tasks)
+    limit = settings.sampling.max_new_tokens
+    plans = [_Plan(row, *prefixes_of(engine, row, settings.separator, limit)) for row in rows]
+    pool = RolloutPool(engine, settings.sampling, settings.k, tasks, budgets)
+    for plan in plans:
+        for prefix in plan.prefixes:
+            pool.add(prefix)
+    labels: Sequence[Sequence[bool | float | None]]
+    if settings.method == "binary_search":
+        labels = _search(plans, pool, settings.decision)
+    else:
+        if settings.method == "monte_carlo":
+            pool.draw(dict.fromkeys(pool.counts, settings.k))
+        else:
+            _decide_all(pool, settings.decision)
+        labels = [_rates(_tried(plan, pool)) for plan in plans]
+    seen: set[str] = set()
+    labelled: list[Row] = []
+    for plan, of_plan in zip(plans, labels, strict=True):
+        new = list(dict.fromkeys(prefix.key for prefix in plan.prefixes if prefix.key not in seen))
+        seen.update(new)
+        counts, spent = _tried(plan, pool), _spent(new, pool, settings)
+        labelled.append(with_labels(plan.row, plan.steps, settings.separator, of_plan, settings.method, counts, spent))
+    return labelled
+
+
+def _check(row: Row, tasks: Tasks) -> None:
+    if row.get("verdict") not in ("right", "wrong"):
+        raise ValueError(f"row {row['id']!r} has verdict {row.get('verdict')!r}: annotate right and wrong rows only")
+    grader = tasks.of(row).version
+    if row.get("grader", grader) != grader:
+        raise ValueError(
+            f"row {row['id']!r} was graded by {row['grader']!r}, and its rollouts would be by {grader!r}: "
+            "use the same grader, or grade the rows again"
+        )
+
+
+def _decide_all(pool: RolloutPool, decision: Decision) -> None:
+    """Rounds of the fewest rollouts that could decide each open prefix: as many as drawing them one by one takes."""
+    while pool.draw({key: decision.fewest(*counts.evidence) for key, counts in pool.counts.items()}):
+        pass
+
+
+def _search(plans: Sequence[_Plan], pool: RolloutPool, decision: Decision) -> list[list[bool | None]]:
+    """All responses' searches, in step: each round tries the next prefix of every one that is still open."""
+    right = {prefix.key for plan in plans if plan.row["verdict"] == "right" for prefix in plan.prefixes}
+    wrong = [plan for plan in plans if plan.row["verdict"] == "wrong"]
+
+    def next_prefixes() -> list[str]:
+        return [key for plan in wrong if (key := _narrowed(plan, right, pool, decision)[2]) is not None]
+
+    while pool.draw({key: decision.fewest(*pool.counts[key].evidence) for key in next_prefixes()}):
+        pass
+    return [_hard_labels(plan, right, pool, decision) for plan in plans]
+
+
+def _narrowed(plan: _Plan, right: set[str], pool: RolloutPool, decision: Decision) -> tuple[int, int, str | None]:
+    """What the evidence says of a wrong response: its steps before `low` are right and those from `high` on are wrong,
+    `high` being the number of its prefixes that can be tried while no wrong one is known; and the prefix to try next.
+    """
+    keys = [prefix.key for prefix in plan.prefixes if _can_be_tried(pool.counts[prefix.key])]
+    low = 1 + max((step for step, key in enumerate(keys) if key in right), default=-1)
+    high = len(keys)
+    while low < high:
+        middle = (low + high) // 2
+        side = decision.side(*pool.counts[keys[middle]].evidence)
+        if side is None:
+            return low, high, keys[middle]
+        low, high = (middle + 1, high) if side else (low, middle)
+    return low, high, None
+
+
+def _hard_labels(plan: _Plan, right: set[str], pool: RolloutPool, decision: Decision) -> list[bool | None]:
+    if plan.row["verdict"] == "right":
+        return [True for _ in plan.steps]
+    low, high, _ = _narrowed(plan, right, pool, decision)
+    if high == sum(_can_be_tried(pool.counts[prefix.key]) for prefix in plan.prefixes):
+        high = len(plan.prefixes)  # where the last step is no prefix, the verdict says that it is wrong
+    return [True if step < low else False if step >= high else None for step in range(len(plan.steps))]
+
+
+def _can_be_tried(counts: Counts) -> bool:
+    return counts.drawn + counts.left > 0
+
+
+def _tried(plan: _Plan, pool: RolloutPool) -> list[tuple[int, int]]:
+    """Successes and trials of each step, the last one's verdict included where it was known."""
+    counts = [pool.counts[prefix.key] for prefix in plan.prefixes]
+    tried = [(of.successes, of.trials) for of in counts]
+    return tried if len(tried) == len(plan.steps) else [*tried, (int(plan.row["verdict"] == "right"), 1)]
+
+
+def _rates(tried: Sequence[tuple[int, int]]) -> list[float | None]:
+    return [successes / trials if trials else None for successes, trials in tried]
+
+
+def _spent(keys: Sequence[str], pool: RolloutPool, settings: RolloutSettings) -> dict[str, int | None]:
+    counts = [pool.counts[key] for key in keys]
+    spent: dict[str, int | None] = {"prefixes": len(keys), "tried": sum(of.drawn > 0 for of in counts)}
+    if settings.method != "monte_carlo":
+        spent["decided"] = sum(settings.decision.side(*of.evidence) is not None for of in counts)
+    return {
+        **spent,
+        "cut_short": len(pool.cut_short.intersection(keys)),
+        "drawn": sum(of.drawn for of in counts),
+        "tokens": total([of.tokens for of in counts]),
+    }

@@ -1,0 +1,50 @@
+"""When the rollouts of a prefix have told enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a prefix succeeds more often than `threshold`, decided as early as that can be told.
+
+    It is decided once the equal-tailed interval of Beta(1 + successes, 1 + failures), the posterior of the success
+    probability under a flat prior, lies beyond `threshold` on the side of the rate at confidence `level`, or once the
+    rollouts that are left could not bring the rate to the other side. With a threshold of 0 the first success decides,
+    and only a prefix whose every rollout failed is wrong: Math-Shepherd's hard label (arXiv 2312.08935, Eq. 3).
+
+    Raises:
+        ValueError: `threshold` lies outside [0, 1), or `level` outside (0, 1).
+    """
+
+    threshold: float = 0.0
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold}; it must be at least 0 and below 1")
+        if not 0 < self.level < 1:
+            raise ValueError(f"level is {self.level}; it must lie between 0 and 1")
+
+    def side(self, successes: int, trials: int, left: int) -> bool | None:
+        """True above the threshold, False not above it, None while that is open; `left` rollouts may yet be drawn."""
+        from scipy.special import betainc
+
+        if not trials:
+            return None
+        above = successes > self.threshold * trials
+        if successes > self.threshold * (trials + left) or successes + left <= self.threshold * (trials + left):
+            return above
+        below = float(betainc(1 + successes, 1 + trials - successes, self.threshold))  # P(probability < threshold)
+        return above if (below if above else 1 - below) < (1 - self.level) / 2 else None
+
+    def fewest(self, successes: int, trials: int, left: int) -> int:
+        """The fewest further rollouts that could decide it: 0 where it is decided, or none is left."""
+        if self.side(successes, trials, left) is not None:
+            return 0
+        for more in range(1, left + 1):
+            after = trials + more, left - more
+            if self.side(successes + more, *after) is not None or self.side(successes, *after) is not None:
+                return more
+        return 0
