@@ -13,6 +13,7 @@ from qstep.evals.accuracy import (
 )
 from qstep.evals.intervals import mean_estimate, ratio_estimate
 from qstep.evals.labels import label_agreement
+from qstep.evals.searches import ANSWERS, Searched, search_report
 from qstep.evals.verifiers import (
     METHODS,
     ScoredGroup,
@@ -23,9 +24,11 @@ from qstep.evals.verifiers import (
 )
 
 __all__ = [
+    "ANSWERS",
     "METHODS",
     "Outcomes",
     "ScoredGroup",
+    "Searched",
     "VerdictCounts",
     "accuracy",
     "accuracy_difference",
@@ -37,6 +40,7 @@ __all__ = [
     "policy_difference",
     "policy_report",
     "ratio_estimate",
+    "search_report",
     "verdicts_by_problem",
     "within_problem_auc",
 ]

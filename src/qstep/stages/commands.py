@@ -134,13 +134,16 @@ def _stage(name: str, config: str, about: str, outputs: Mapping[str, str] | None
 
 
 _FOLDER = {"output_dir": "{stage}"}
+_RESULT = {"output": "{stage}.json"}
 _PAGE = {"output": "{stage}.html", "summary": "results.json"}
 _STAGES = (
     _stage("sample", "SampleConfig", "sample groups of responses to problems"),
     _stage("grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
     _stage("annotate", "AnnotateConfig", "label steps: exactly, by Monte-Carlo rollouts, or from outcomes"),
     _stage("score", "ScoreConfig", "score the steps of responses with a verifier"),
-    _stage("best-of-n", "BestOfNConfig", "accuracy of choosing among n responses", {"output": "{stage}.json"}),
+    _stage("search", "SearchConfig", "answer problems by decoding that a step scorer guides"),
+    _stage("best-of-n", "BestOfNConfig", "accuracy of choosing among n responses", _RESULT),
+    _stage("compare-search", "CompareSearchConfig", "accuracy of searches against the tokens they took", _RESULT),
     _stage("evaluate", "EvaluateConfig", "greedy and sampled accuracy of a policy", _FOLDER),
     _stage("report", "ReportConfig", "render results as one HTML page", _PAGE),
     _stage("merge", "MergeConfig", "merge an adapter into the weights it stands on", _FOLDER),
