@@ -12,7 +12,7 @@ from qstep.data import encode_prompt, encode_text
 from qstep.generation import Engine, Request, SamplingSettings
 from qstep.search.guided import METHODS
 from qstep.search.tree import Draw, Drawn, Partial, Rated, SearchSettings, Tree
-from qstep.types import Problem, Response, Row, SearchMethod
+from qstep.types import FinishReason, Problem, Response, Row, SearchMethod
 
 if TYPE_CHECKING:
     from qstep.scoring import Scorer
@@ -115,7 +115,10 @@ def _key(problem: Problem, start: Partial) -> str:
 
 
 def _continued(draw: Draw, response: Response, engine: Engine, max_new_tokens: int) -> Drawn:
-    """What a draw led to, and its tokens: where the engine gives none, what the tokenizer makes of its text."""
+    """What a draw led to, and its tokens: where the engine gives none, what the tokenizer makes of its text.
+
+    A response has ended where its text did, or its length limit; where only the draw's own limit was, it may go on.
+    """
     start, stopped = draw.start, response.finish_reason == "stop"
     if response.token_ids is not None and start.sampled:
         ids = (*start.ids, *response.token_ids)
@@ -125,7 +128,5 @@ def _continued(draw: Draw, response: Response, engine: Engine, max_new_tokens: i
         text = start.text + response.text
         ids = tuple(encode_text(engine.tokenizer, text))
         tokens = min(len(encode_text(engine.tokenizer, response.text)) + stopped, draw.limit)
-    ending = None if response.finish_reason == "step" else response.finish_reason
-    if ending is None and len(ids) >= max_new_tokens:
-        ending = "length"
+    ending: FinishReason | None = "stop" if stopped else "length" if len(ids) >= max_new_tokens else None
     return Partial(ids, text, ending, start.sampled and response.token_ids is not None), max(tokens, 1)

@@ -7,8 +7,9 @@ reads as if it were alone with its problem, while `search_together` puts what ma
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, TypeVar
 
 from qstep.data import split_steps
@@ -127,57 +128,62 @@ class Tree:
         budget = self.settings.token_budget
         return math.inf if budget is None else budget - self.tokens_generated
 
+    def room(self, partials: Iterable[Partial]) -> int:
+        """The most tokens that any of these may still get."""
+        return max((self.settings.sampling.max_new_tokens - len(partial.ids) for partial in partials), default=0)
+
     def draw(
-        self, wanted: Sequence[Start], *, whole: bool = False, greedy: bool = False
+        self, wanted: Sequence[Start], *, whole: bool = False, greedy: bool = False, reserve: int = 0
     ) -> Search[list[Partial | None]]:
         """Continues each start to the end of a step, or to its own; None for those the budget had nothing left for.
 
-        The budget is never exceeded: together are drawn as many as it has left the longest response for each, and then
-        as many as for what these left over; only the last is cut off where the budget ends.
+        `reserve` tokens of the budget are left, which is never exceeded: together are drawn as many as it has the
+        longest response left for each, and then as many as for what these left over; only the last is interrupted.
         """
         todo = list(dict.fromkeys(wanted))
         drawn: dict[Start, Partial] = {}
-        while todo and self.tokens_left > 0:
-            together = self._affordable(todo, whole, greedy)
+        while todo and (left := self.tokens_left - reserve) > 0:
+            together = [Draw(start, sample, self.room([start]), whole, greedy) for start, sample in todo]
+            fit = sum(total <= left for total in accumulate(draw.limit for draw in together))
+            together = together[:fit] or [replace(together[0], limit=int(left))]
             todo = todo[len(together) :]
             for draw, (partial, tokens) in zip(together, (yield together), strict=True):
                 self.tokens_generated += tokens
                 drawn[draw.start, draw.sample] = partial
         return [drawn.get(start) for start in wanted]
 
-    def _affordable(self, todo: Sequence[Start], whole: bool, greedy: bool) -> list[Draw]:
-        draws: list[Draw] = []
-        left = self.tokens_left
-        for start, sample in todo:
-            room = self.settings.sampling.max_new_tokens - len(start.ids)
-            if room > left:
-                return draws or [Draw(start, sample, int(left), whole, greedy)]
-            draws.append(Draw(start, sample, room, whole, greedy))
-            left -= room
-        return draws
-
-    def grow(self, wanted: Sequence[Start], *, greedy: bool = False) -> Search[list[Partial | None]]:
-        """One step more for each start; None for those the budget had nothing left for.
+    def grow(self, wanted: Sequence[Start], *, greedy: bool = False, reserve: int = 0) -> Search[list[Partial | None]]:
+        """One step more for each start, or as far as the budget reached; None for those it had nothing left for.
 
         A separator with only blanks before it ends no step: such a response is continued.
         """
         grown: list[Partial | None] = [None] * len(wanted)
         going = dict(enumerate(wanted))
         while going:
-            drawn = yield from self.draw(list(going.values()), greedy=greedy)
-            for (index, (start, sample)), partial in zip([*going.items()], drawn, strict=True):
+            drawn = yield from self.draw(list(going.values()), greedy=greedy, reserve=reserve)
+            for (index, (_, sample)), partial in zip([*going.items()], drawn, strict=True):
                 if partial is None:
-                    grown[index] = None if start == wanted[index][0] else cut(start)
                     del going[index]
                     continue
                 steps = len(partial.steps(self.separator))
-                if partial.finish_reason is None and steps == len(wanted[index][0].steps(self.separator)):
-                    going[index] = partial, sample
-                    continue
                 most = self.settings.max_steps
                 grown[index] = cut(partial) if most is not None and steps >= most else partial
-                del going[index]
+                if partial.finish_reason is None and steps == len(wanted[index][0].steps(self.separator)):
+                    going[index] = partial, sample
+                else:
+                    del going[index]
         return grown
+
+    def finish(self, starts: Sequence[Start]) -> Search[list[Partial]]:
+        """Draws each to its end before the next, as far as the budget reaches, and cuts off what has not ended then."""
+        ends = []
+        for start, sample in starts:
+            end: Partial | None = start
+            while end is not None and end.finish_reason is None:
+                start = end
+                [end] = yield from self.grow([(start, sample)])
+            ends.append(end or cut(start))
+        return ends
 
     def rate(self, partials: Sequence[Partial]) -> Search[list[Rated]]:
         """Scores responses begun; the same steps are scored once."""
