@@ -20,6 +20,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from byte_tokenizer import byte_tokenizer
 from qstep.generation import HFEngine, Request, SamplingSettings
 from qstep.generation.hf import _choose, _Job, _next_states, _Row
 from qstep.types import Response
@@ -431,3 +432,46 @@ def test_a_request_without_room_for_a_token_is_refused() -> None:
 def test_requests_that_ask_for_nothing_or_twice(prompt: list[int], samples: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Request("x", prompt, samples)
+
+
+def test_a_text_to_stop_at_ends_a_response_with_the_token_that_completes_it(
+    llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Each response is the beginning of the one without a stop, up to the first token by which its text holds it; it
+    ends by itself, or at its limit, where that comes first. A limit that falls on that token takes nothing from it."""
+    engine = HFEngine(llama, tokenizer)
+    whole = _sampled(engine, _requests(), SamplingSettings(20, temperature=2.0))
+    endings = set()
+    for stop in ("c", "k f", " "):
+        for limit in (20, 4):
+            stopped = _sampled(engine, _requests(), SamplingSettings(limit, temperature=2.0, stop=stop))
+            for key, responses in stopped.items():
+                for response, full in zip(responses, whole[key], strict=True):
+                    ids = full.token_ids
+                    written = len(ids) - (full.finish_reason == "stop")
+                    held = (n for n in range(1, written + 1) if stop in engine.decode(ids[:n]))
+                    end = next(held, math.inf)
+                    expected = "step" if end <= min(limit, len(ids)) else full.finish_reason
+                    length = int(min(end, limit, len(ids)))
+                    if expected == "stop" and length < len(ids):
+                        expected = "length"
+                    assert response.token_ids == ids[:length] and response.finish_reason == expected
+                    assert response.logps == pytest.approx(full.logps[:length], abs=1e-4)
+                    assert response.text == engine.decode(ids[: length - 1] if expected == "stop" else ids[:length])
+                    endings.add((stop, expected))
+    assert {("c", "step"), ("k f", "step"), (" ", "step"), ("c", "stop"), ("c", "length")} <= endings
+
+
+def test_which_tokens_may_complete_a_stop(llama: PreTrainedModel) -> None:
+    """Of a byte-level tokenizer: the last byte of each separator may, whatever its text alone; letters may not."""
+    words = byte_tokenizer()
+    engine = HFEngine(llama, words)
+    for stop in ("\n\n", "ки\n", "ки", " \u2028", "。", ". "):
+        last = words.encode("x" + stop)[-1]
+        assert engine._may_complete(stop, last)
+        assert not any(engine._may_complete(stop, token) for token in words.encode("xyz7")[1:])
+
+
+def test_an_empty_stop_is_refused() -> None:
+    with pytest.raises(ValueError, match="stop is empty"):
+        SamplingSettings(4, stop="")

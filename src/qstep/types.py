@@ -30,6 +30,9 @@ Verdict = Literal["right", "wrong", "ungradable"]
 FinishReason = Literal["stop", "length"]
 """Why a response ended: the end-of-sequence token, or the length limit."""
 
+Ending = FinishReason | Literal["step"]
+"""Why an engine stopped: as `FinishReason`, or because the text it was to stop at had been written."""
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """Of a model's weights; `auto` is the checkpoint's own."""
 
@@ -54,6 +57,9 @@ ScorerKind = Literal[
 ]
 """Whose computation makes a step's Q of a model; `auto` recognises the checkpoint."""
 
+SearchMethod = Literal["best_of_n", "beam", "dvts", "lookahead"]
+"""How responses are searched for with a step scorer."""
+
 Row = dict[str, Any]
 """One JSONL record as it lies on disk."""
 
@@ -76,17 +82,17 @@ class Problem:
 class Response:
     """One sampled continuation.
 
-    `token_ids` are exactly the tokens sampled, the end-of-sequence token included when `finish_reason` is
-    `stop`. `logps[t]` is the natural log-probability of token t under the distribution it was drawn from
-    (after temperature and nucleus), which is the behaviour policy mu of DQO's importance weights. A server may
-    give neither (None); whoever needs them says so.
+    `token_ids` are exactly the tokens sampled, the end-of-sequence token included when `finish_reason` is `stop`. Where
+    it is `step` the response is not at its end: its last token completed the text to stop at. `logps[t]` is the natural
+    log-probability of token t under the distribution it was drawn from (after temperature and nucleus), which is the
+    behaviour policy mu of DQO's importance weights. A server may give neither (None); whoever needs them says so.
     """
 
     sample: int
     text: str
     token_ids: list[int] | None
     logps: list[float] | None
-    finish_reason: FinishReason
+    finish_reason: Ending
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from qstep.evals.first_error import (
 from qstep.evals.intervals import mean_estimate, ratio_estimate
 from qstep.evals.labels import label_agreement
 from qstep.evals.length import length_report
+from qstep.evals.searches import ANSWERS, Searched, search_report
 from qstep.evals.verifiers import (
     METHODS,
     ScoredGroup,
@@ -35,10 +36,12 @@ from qstep.evals.verifiers import (
 )
 
 __all__ = [
+    "ANSWERS",
     "METHODS",
     "Judgements",
     "Outcomes",
     "ScoredGroup",
+    "Searched",
     "VerdictCounts",
     "accuracy",
     "accuracy_difference",
@@ -59,6 +62,7 @@ __all__ = [
     "predicted_first_error",
     "ratio_estimate",
     "threshold_sweep",
+    "search_report",
     "verdicts_by_problem",
     "within_problem_auc",
 ]

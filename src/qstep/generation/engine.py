@@ -56,7 +56,10 @@ class SamplingSettings:
     """How a response is drawn.
 
     A `temperature` of 0 is greedy decoding. `top_p` is the nucleus: the smallest set of likeliest tokens
-    whose probability, after temperature, reaches it.
+    whose probability, after temperature, reaches it. `stop` is a text to stop at: a response ends, with the finish
+    reason `step`, at the first token by which the text of its new tokens holds `stop`, wherever in that token it lies,
+    unless it ended before. Only what it drew by then counts (vLLM and OpenAI's servers: `stop`, with
+    `include_stop_str_in_output`).
 
     Raises:
         ValueError: a value lies outside its range.
@@ -66,6 +69,7 @@ class SamplingSettings:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+    stop: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -74,6 +78,8 @@ class SamplingSettings:
             raise ValueError(f"temperature is {self.temperature}; it must be finite and at least 0 (0 is greedy)")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it must lie in (0, 1] (1 keeps every token)")
+        if self.stop == "":
+            raise ValueError("stop is empty; give the text to stop at, or None")
 
 
 class Engine(Protocol):

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from qstep.generation.engine import Request, SamplingSettings
-from qstep.types import Response
+from qstep.types import Ending, Response
 
 _LOOKAHEAD = 4
 """Full batches read ahead, in which prompts of like length find each other."""
@@ -86,6 +86,7 @@ class HFEngine:
         self.max_rows = max_rows
         self.max_tokens = max_tokens
         self.eos_ids = _eos_ids(model, tokenizer)
+        self._completes: dict[tuple[str, int], bool] = {}
 
     def sample(
         self, requests: Iterable[Request], settings: SamplingSettings
@@ -155,7 +156,7 @@ class HFEngine:
         """Draws one response per row."""
         limits_R = torch.tensor([row.job.request.limit(settings) for row in rows], device=self.model.device)
         with _eval_mode(self.model):
-            tokens_RT, logps_RT = self._decode_tokens(rows, limits_R, settings)
+            tokens_RT, logps_RT, stepped_R = self._decode_tokens(rows, limits_R, settings)
         ended_RT = torch.isin(tokens_RT, self._eos_tensor())
         first_end_R = torch.where(ended_RT.any(dim=1), ended_RT.int().argmax(dim=1), limits_R)
         stopped = first_end_R < limits_R
@@ -165,27 +166,27 @@ class HFEngine:
                 "the model's logits are not finite, or overflow at this temperature "
                 f"({settings.temperature}); check the checkpoint and its dtype"
             )
-        sampled = [
-            (ids[:length], stop)
-            for ids, length, stop in zip(tokens_RT.tolist(), lengths, stopped.tolist(), strict=True)
+        endings: list[Ending] = [
+            "stop" if stop else "step" if step else "length"
+            for stop, step in zip(stopped.tolist(), stepped_R, strict=True)
         ]
+        sampled = [ids[:length] for ids, length in zip(tokens_RT.tolist(), lengths, strict=True)]
         return [
-            Response(
-                row.sample,
-                self.decode(ids[:-1] if stop else ids),
-                ids,
-                logps[: len(ids)],
-                "stop" if stop else "length",
-            )
-            for row, (ids, stop), logps in zip(rows, sampled, logps_RT.tolist(), strict=True)
+            Response(row.sample, self.decode(ids[:-1] if ending == "stop" else ids), ids, logps[: len(ids)], ending)
+            for row, ids, logps, ending in zip(rows, sampled, logps_RT.tolist(), endings, strict=True)
         ]
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of a response's tokens, without the end-of-sequence token."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def _decode_tokens(self, rows: list[_Row], limits_R: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:
-        """Tokens and log-probs, `[R, T]` each; what follows a row's end or its limit is arbitrary."""
+    def _decode_tokens(
+        self, rows: list[_Row], limits_R: Tensor, settings: SamplingSettings
+    ) -> tuple[Tensor, Tensor, list[bool]]:
+        """Tokens and log-probs, `[R, T]` each, and whether a row came to `settings.stop`: its limit is lowered to that.
+
+        What follows a row's end or its limit is arbitrary.
+        """
         device = self.model.device
         eos = self._eos_tensor()
         cache, logits_SV, pads_S, state_R, width = self._prefill(rows)
@@ -195,10 +196,15 @@ class HFEngine:
         tokens_RT = torch.full((len(rows), settings.max_new_tokens), self.eos_ids[0], device=device)
         logps_RT = torch.zeros((len(rows), settings.max_new_tokens), device=device)
         live_R = torch.arange(len(rows), device=device)
+        stepped_R = [False] * len(rows)
         for step in range(settings.max_new_tokens):
             token_R, logp_R = _choose(logits_SV, state_R, uniforms_RT[live_R, step], settings)
             tokens_RT[live_R, step] = token_R
             logps_RT[live_R, step] = logp_R
+            if settings.stop is not None:
+                for row in self._at_stop(settings.stop, live_R, token_R, tokens_RT[:, : step + 1]):
+                    stepped_R[row] = True
+                    limits_R[row] = step + 1
             going_R = ~torch.isin(token_R, eos) & (limits_R[live_R] > step + 1)
             live_R, state_R, token_R = live_R[going_R], state_R[going_R], token_R[going_R]
             if not len(live_R):
@@ -214,7 +220,27 @@ class HFEngine:
                 where["position_ids"] = (width + step - pads_S)[:, None]
             output = self.model(input_ids=token_S[:, None], past_key_values=cache, use_cache=True, **where)
             logits_SV = output.logits[:, -1]
-        return tokens_RT, logps_RT
+        return tokens_RT, logps_RT, stepped_R
+
+    def _at_stop(self, stop: str, live_R: Tensor, token_R: Tensor, tokens_RT: Tensor) -> list[int]:
+        """The rows whose new text holds `stop`, by the token that each has just drawn.
+
+        Only a token that may have completed it has its row's text looked at.
+        """
+        tokens = token_R.tolist()
+        may = {token: self._may_complete(stop, token) for token in {*tokens}}
+        rows = [row for row, token in zip(live_R.tolist(), tokens, strict=True) if may[token]]
+        return [row for row, ids in zip(rows, tokens_RT[rows].tolist(), strict=True) if stop in self.decode(ids)]
+
+    def _may_complete(self, stop: str, token: int) -> bool:
+        """Whether the last character of `stop` may come with a token: it has it, or a part of some character.
+
+        It is read behind itself, as a decoder may strip a blank from the beginning of a text.
+        """
+        if (stop, token) not in self._completes:
+            text = self.decode([token, token])
+            self._completes[stop, token] = stop[-1] in text or "\ufffd" in text
+        return self._completes[stop, token]
 
     def _prefill(self, rows: list[_Row]) -> tuple[Any, Tensor, Tensor, Tensor, int]:
         """Computes each distinct prompt once, left-padded to one width.

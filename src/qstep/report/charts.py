@@ -17,6 +17,7 @@ from qstep.types import Estimate
 # Told apart by the colour-blind, and at least 3:1 against both the light and the dark page.
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#2f7fc1", "#d06a1a", "#15916b", "#a35fb0", "#7b8490"
 _COLOURS = {"pqm": _BLUE, "bce": _ORANGE, "majority": _GREEN, "pqm_weighted": _PURPLE, "pass": _GREY}
+_COLOURS |= {"beam": _BLUE, "best_of_n": _ORANGE, "dvts": _GREEN, "lookahead": _PURPLE}
 _COLOURS |= {"dqo": _BLUE, "dpo": _ORANGE, "rs": _GREEN, "dro": _PURPLE, "base": _GREY}
 _OTHERS = ("#a67c00", "#c2527a", "#3f8a9e", "#8a6d5a")
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
@@ -45,6 +46,27 @@ def best_of_n(curves: Mapping[str, Mapping[int, Estimate]]) -> Markup:
     dots = _dots(base).encode(y="mean:Q", shape=shape)
     about = f"Accuracy by number of responses, for {', '.join(names)}; the values are in the table."
     return _svg((band + line + dots).properties(width=440, height=270), rows, about)
+
+
+def searches(curves: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Markup:
+    """Accuracy against tokens drawn for a problem (log2): for each method a line through its searches."""
+    rows = [
+        _row(label(name), e, f"{label(name)}, {tokens:.0f} tokens: {percent_interval(e)}", tokens=tokens)
+        for name, curve in curves.items()
+        for tokens, e in curve
+    ]
+    names = [label(name) for name in curves]
+    legend = alt.Legend(title=None, orient="top", columns=4, columnPadding=24, symbolOpacity=1, symbolSize=70)
+    x = alt.X("tokens:Q", title="tokens drawn for a problem").scale(type="log", base=2, nice=False, padding=12)
+    y = alt.Y("low:Q", title=None).scale(zero=False).axis(format=".0%", tickCount=6)
+    colour = alt.Color("who:N", legend=legend).scale(domain=names, range=_colours(curves))
+    shape = alt.Shape("who:N", legend=legend).scale(domain=names, range=_SHAPES)
+    base = alt.Chart(_ROWS).encode(x=x.axis(tickCount=8, format="d"), color=colour)
+    limits = base.mark_rule(strokeWidth=1.6, opacity=0.55).encode(y=y, y2="high:Q")
+    line = base.mark_line(strokeWidth=2).encode(y="mean:Q")
+    dots = _dots(base).encode(y="mean:Q", shape=shape)
+    about = f"Accuracy by tokens drawn, for {', '.join(names)}; the values are in the table."
+    return _svg((limits + line + dots).properties(width=440, height=270), rows, about)
 
 
 def policy_bars(policies: Mapping[str, Estimate]) -> Markup:

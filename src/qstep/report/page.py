@@ -22,6 +22,8 @@ Estimates = Mapping[str, Mapping[str, Estimate]]
 _MAX_POINTS = 240
 _COLUMNS = 5  # of a table, so that none is wider than the page
 _SHOWN_METRICS = 8
+_TOKENS = ("tokens_generated", "tokens_scored")
+_ANSWERS = {"chosen": "its choice", "majority": "majority", "weighted": "weighted vote", "pass": "any right"}
 _FIRST = (
     "loss",
     "eval_loss",
@@ -40,7 +42,7 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, An
     """Writes the HTML file `out`, whole or not at all, and returns its path.
 
     `results` holds what was measured: `title`, `policies`, `comparisons`, `verifiers`, `verifier_auc`,
-    `aggregations`, `over_optimisation`, `length`, `steps`, `labels`, `training`, `provenance`. Only
+    `aggregations`, `over_optimisation`, `length`, `steps`, `searches`, `labels`, `training`, `provenance`. Only
     `provenance` is required; what is not there is not shown. `examples` holds problems with their responses,
     steps and Q-values. Text in them is data: it is escaped, and the page has no script and no address.
     Raises ValueError, naming the field, on a malformed value.
@@ -49,7 +51,9 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, An
     if not isinstance(results.get("provenance"), Mapping):
         raise ValueError('results["provenance"] is missing: versions, seeds, git_commit, command, hardware')
     policies, verifiers = _estimates(results, "policies"), _estimates(results, "verifiers")
-    findings = _findings(results.get("comparisons", {}), policies, verifiers)
+    searches = _searches(results.get("searches", {}))
+    chosen = {row["name"]: row["answers"]["chosen"] for row in searches["rows"]} if searches else {}
+    findings = _findings(results.get("comparisons", {}), policies, verifiers, chosen)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.globals |= {
         name: getattr(summary, name)
@@ -61,7 +65,8 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, An
         findings=findings,
         differences=charts.differences(findings) if findings else None,
         best_of_n=_best_of_n(verifiers),
-        unknown={key: _unknown(results, key) for key in ("verifiers", "policies")},
+        unknown={key: _unknown(results, key) for key in ("verifiers", "policies", "searches")},
+        searches=searches,
         auc=_estimates(results, "verifier_auc"),
         steps=steps.step_view(results.get("steps", {})),
         step_length=steps.length_view({name: of.get("length") for name, of in results.get("steps", {}).items()}),
@@ -101,8 +106,11 @@ def _estimates(results: Mapping[str, Any], key: str) -> dict[str, dict[str, Esti
     }
 
 
-def _findings(comparisons: View, policies: Estimates, verifiers: Estimates) -> list[summary.Finding]:
-    accuracies = {f"{name} ({mode})": e for name, modes in policies.items() for mode, e in modes.items()}
+def _findings(
+    comparisons: View, policies: Estimates, verifiers: Estimates, searches: Mapping[str, Estimate]
+) -> list[summary.Finding]:
+    accuracies = {**searches}
+    accuracies |= {f"{name} ({mode})": e for name, modes in policies.items() for mode, e in modes.items()}
     accuracies |= {f"{name}@{n}": e for name, curve in verifiers.items() for n, e in curve.items()}
     return [
         summary.find(name, summary.read_estimate(e, f'results["comparisons"][{name!r}]'), accuracies)
@@ -120,6 +128,24 @@ def _best_of_n(verifiers: Estimates) -> View | None:
     names = list(curves)
     tables = [{name: curves[name] for name in names[i : i + _COLUMNS]} for i in range(0, len(names), _COLUMNS)]
     return {"chart": charts.best_of_n(curves), "tables": tables, "sizes": sizes} if sizes else None
+
+
+def _searches(searches: Mapping[str, Any]) -> View | None:
+    """A row a search, and a curve a method: its searches by the tokens that they drew."""
+    rows: list[View] = []
+    for name, of in searches.items():
+        where = f'results["searches"][{name!r}]'
+        fields = [_mapping(of).get("method"), *(_mapping(_mapping(of).get(kind)).get("mean") for kind in _TOKENS)]
+        if not (isinstance(fields[0], str) and all(summary.is_number(mean) and mean >= 0 for mean in fields[1:])):
+            raise ValueError(f"{where}: method and the mean {' and '.join(_TOKENS)} are {fields}")
+        answers = {how: summary.read_estimate(of[how], f"{where}[{how!r}]") for how in _ANSWERS if how in of}
+        if "chosen" not in answers:
+            raise ValueError(f"{where} has no chosen: how often its answer is right")
+        rows.append({"name": name, "method": fields[0], "tokens": fields[1:], "answers": answers})
+    curves: dict[str, list[tuple[float, Estimate]]] = {}
+    for row in sorted(rows, key=lambda row: row["tokens"][0]):
+        curves.setdefault(row["method"], []).append((max(row["tokens"][0], 1), row["answers"]["chosen"]))
+    return {"rows": rows, "answers": _ANSWERS, "chart": charts.searches(curves)} if rows else None
 
 
 def _unknown(results: Mapping[str, Any], key: str) -> list[tuple[str, str, str, str]]:

@@ -20,6 +20,10 @@ _NAMES = {
     "mean": "one response",
     "verifier": "the verifier",
     "rs": "rejection sampling",
+    "best_of_n": "best of n",
+    "beam": "beam search",
+    "dvts": "diverse verifier tree search",
+    "lookahead": "lookahead search",
 } | {name: name.upper() for name in ("pqm", "bce", "mse", "orm", "sft", "dpo", "kto", "dro", "dqo")}
 _COMPARISON = re.compile(r"(?P<left>.+?) - (?P<right>.+?)(?P<mode> \([^()]+\))?")
 

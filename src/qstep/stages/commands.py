@@ -134,6 +134,7 @@ def _stage(name: str, config: str, about: str, outputs: Mapping[str, str] | None
 
 
 _FOLDER = {"output_dir": "{stage}"}
+_RESULT = {"output": "{stage}.json"}
 _PAGE = {"output": "{stage}.html", "summary": "results.json"}
 _STAGES = (
     _stage("convert", "ConvertConfig", "convert published step-labelled data to rows"),
@@ -141,7 +142,9 @@ _STAGES = (
     _stage("grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
     _stage("annotate", "AnnotateConfig", "label steps: exactly, by Monte-Carlo rollouts, or from outcomes"),
     _stage("score", "ScoreConfig", "score the steps of responses with a verifier"),
-    _stage("best-of-n", "BestOfNConfig", "accuracy of choosing among n responses", {"output": "{stage}.json"}),
+    _stage("search", "SearchConfig", "answer problems by decoding that a step scorer guides"),
+    _stage("best-of-n", "BestOfNConfig", "accuracy of choosing among n responses", _RESULT),
+    _stage("compare-search", "CompareSearchConfig", "accuracy of searches against the tokens they took", _RESULT),
     _stage("evaluate", "EvaluateConfig", "greedy and sampled accuracy of a policy", _FOLDER),
     Command(
         "evaluate processbench",

@@ -10,14 +10,16 @@ from dataclasses import asdict
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qstep.data import canonical_json, file_fingerprint, is_finished
-from qstep.types import Dtype, Problem, Row
+from qstep.types import Dtype, Problem
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 # What a model's words follow from: its weights, its adapter, its settings, and how text becomes tokens.
 _MODEL_FILES = (
@@ -164,9 +166,9 @@ def finished(path: Path) -> str:
     return file_fingerprint(path)
 
 
-def in_blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Yields lists of `size` rows, the last of as many as are left."""
-    rest = iter(rows)
+def in_blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yields lists of `size` items, the last of as many as are left."""
+    rest = iter(items)
     while block := list(islice(rest, size)):
         yield block
 

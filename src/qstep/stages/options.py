@@ -27,6 +27,7 @@ _LEAST = {
     "rollout_budget": 1,
     **dict.fromkeys(("rows_at_once", "max_rows", "max_tokens", "score_tokens"), 1),
     **dict.fromkeys(("max_new_tokens", "textbook_rows"), 1),
+    **dict.fromkeys(("width", "expand", "lookahead_steps", "max_steps", "token_budget", "problems_at_once"), 1),
     **dict.fromkeys(("offset", "temperature", "deadline_s"), 0),
 }
 

@@ -27,7 +27,8 @@ class ReportConfig(TaskOptions):
     best-of-n result with the majority, one response, and each other scorer.
 
     Args:
-        results: results of `qstep evaluate`, `qstep evaluate processbench` and `qstep best-of-n`, one, a list
+        results: results of `qstep evaluate`, `qstep evaluate processbench`, `qstep best-of-n` and `qstep
+            compare-search`, one, a list
             (`--results '[a.json, b.json]'`), or by name:
             `--results.dqo dqo/results.json --results.base base/results.json`; or the `summary` of another report.
         output: the HTML file to write.
@@ -73,7 +74,7 @@ def report(config: ReportConfig) -> Path:
 
 
 def gathered(results: Mapping[str, tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
-    """What `render_report` shows, from the files of evaluations, of best-of-n, and of other pages.
+    """What `render_report` shows, from the files of evaluations, of best-of-n, of searches, and of other pages.
 
     Raises:
         ValueError: a file is none of these, or two evaluations were not of the same problems.
@@ -83,15 +84,19 @@ def gathered(results: Mapping[str, tuple[Path, dict[str, Any]]]) -> dict[str, An
     evaluations = {name: of for name, (_, of) in results.items() if _is_evaluation(of)}
     choices = {name: of for name, (_, of) in results.items() if "curves" in of}
     judgements = {name: of for name, (_, of) in results.items() if "steps" in of and "threshold" in of}
+    searches = {name: of for name, (_, of) in results.items() if "searches" in of and "differences" in of}
     for name, (path, of) in results.items():
-        if name in evaluations or name in choices or name in judgements:
+        if name in {*evaluations, *choices, *judgements, *searches}:
             if "provenance" in of:
                 page["provenance"][name] = {key: of["provenance"][key] for key in ("command", "git_commit", "date")}
         elif "provenance" in of:
             for key, value in of.items():
                 page[key] = page.get(key, {}) | value if isinstance(value, dict) else value
         else:
-            raise ValueError(f"{path} is no result of `qstep evaluate`, `qstep best-of-n` or `qstep report --summary`")
+            raise ValueError(
+                f"{path} is no result of `qstep evaluate`, `qstep best-of-n`, `qstep compare-search` or "
+                "`qstep report --summary`"
+            )
     for name, of in evaluations.items():
         page["policies"][name] = {mode: of[mode] for mode in of["problems"]}
     page["comparisons"] |= _between_policies(evaluations)
@@ -105,6 +110,14 @@ def gathered(results: Mapping[str, tuple[Path, dict[str, Any]]]) -> dict[str, An
     for name, of in judgements.items():
         before = f"{name}: " if len(judgements) > 1 else ""
         page["steps"] |= {before + subset: report for subset, report in of["steps"].items()}
+    for name, of in searches.items():
+        before = f"{name}: " if len(searches) > 1 else ""
+        page["searches"] = page.get("searches", {}) | {before + n: found for n, found in of["searches"].items()}
+        # A comparison's two names are those of the searches that it is of.
+        page["comparisons"] |= {
+            " - ".join(before + n for n in title.split(" - ")): difference
+            for title, difference in of["differences"].items()
+        }
     return page
 
 

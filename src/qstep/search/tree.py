@@ -1,0 +1,226 @@
+"""One problem's search: responses begun, what is drawn and scored for them, and the tokens that costs.
+
+A search is a generator: it yields what it wants drawn or scored, is sent that, and returns its candidates. So a method
+reads as if it were alone with its problem, while `search_together` puts what many want into the same batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import Any, TypeVar
+
+from qstep.data import split_steps
+from qstep.generation import SamplingSettings
+from qstep.search.best_of_n import aggregate
+from qstep.types import Aggregation, FinishReason
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """How far a search goes. `sampling.max_new_tokens` limits each response, from its prompt.
+
+    `width` responses are drawn, or are alive at once, `expand` from each that is kept. The value of a step may be that
+    of the response `lookahead_steps` after it. A response of `max_steps` steps is cut off. `token_budget` is the most
+    tokens that are drawn for one problem, those of pruned responses and of lookahead included.
+
+    Raises:
+        ValueError: a number is too small, or `width` is no multiple of `expand`.
+    """
+
+    sampling: SamplingSettings
+    width: int
+    expand: int = 1
+    lookahead_steps: int = 0
+    max_steps: int | None = None
+    token_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("width", 1), ("expand", 1), ("lookahead_steps", 0), ("max_steps", 1), ("token_budget", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; it must be at least {least}")
+        if self.width % self.expand:
+            raise ValueError(
+                f"width {self.width} is no multiple of expand {self.expand}: the width is what is kept times expand"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A response begun: its tokens and text, and why it ended, if it did.
+
+    `ids` are the tokens drawn, the end-of-sequence token included, or, if not `sampled`, what the tokenizer makes of a
+    text whose engine gives no tokens.
+    """
+
+    ids: tuple[int, ...] = ()
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    sampled: bool = True
+
+    def steps(self, separator: str) -> list[str]:
+        """Its steps. What follows the last separator is one only if the response has ended."""
+        if self.finish_reason is not None:
+            return split_steps(self.text, separator)
+        closed, found, _ = self.text.rpartition(separator)
+        return split_steps(closed, separator) if found else []
+
+
+ROOT = Partial()
+"""Nothing drawn yet."""
+
+Start = tuple[Partial, int]
+"""What to continue, and the index of the draw among those from there: the same two, the same tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A continuation of `start` by at most `limit` tokens, to the end of its step unless `whole`."""
+
+    start: Partial
+    sample: int
+    limit: int
+    whole: bool
+    greedy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """A response with the Q of each step and their aggregate; no Qs and -inf if the scorer cannot hold it."""
+
+    partial: Partial
+    q_values: list[float] | None
+    score: float
+
+
+Drawn = tuple[Partial, int]
+"""What a draw led to, and the tokens it took."""
+
+Search = Generator[list[Draw] | list[list[str]], list[Any], T]
+"""Yields draws and is sent a `Drawn` for each, or lists of steps and is sent their Qs, None where they are too long."""
+
+
+@dataclass
+class Tree:
+    """What the search of one problem may do, and what it has spent.
+
+    tokens_generated: tokens drawn. tokens_scored: tokens of the responses begun that the scorer read, each from its
+    first step on; prompts are not counted, and what was scored before is not scored again. too_long: responses begun
+    that the scorer cannot hold.
+    """
+
+    settings: SearchSettings
+    separator: str
+    aggregation: Aggregation
+    tokens_generated: int = 0
+    tokens_scored: int = 0
+    too_long: int = 0
+    _q_values: dict[tuple[str, ...], list[float] | None] = field(default_factory=dict)
+
+    @property
+    def tokens_left(self) -> float:
+        """What the budget has left."""
+        budget = self.settings.token_budget
+        return math.inf if budget is None else budget - self.tokens_generated
+
+    def room(self, partials: Iterable[Partial]) -> int:
+        """The most tokens that any of these may still get."""
+        return max((self.settings.sampling.max_new_tokens - len(partial.ids) for partial in partials), default=0)
+
+    def draw(
+        self, wanted: Sequence[Start], *, whole: bool = False, greedy: bool = False, reserve: int = 0
+    ) -> Search[list[Partial | None]]:
+        """Continues each start to the end of a step, or to its own; None for those the budget had nothing left for.
+
+        `reserve` tokens of the budget are left, which is never exceeded: together are drawn as many as it has the
+        longest response left for each, and then as many as for what these left over; only the last is interrupted.
+        """
+        todo = list(dict.fromkeys(wanted))
+        drawn: dict[Start, Partial] = {}
+        while todo and (left := self.tokens_left - reserve) > 0:
+            together = [Draw(start, sample, self.room([start]), whole, greedy) for start, sample in todo]
+            fit = sum(total <= left for total in accumulate(draw.limit for draw in together))
+            together = together[:fit] or [replace(together[0], limit=int(left))]
+            todo = todo[len(together) :]
+            for draw, (partial, tokens) in zip(together, (yield together), strict=True):
+                self.tokens_generated += tokens
+                drawn[draw.start, draw.sample] = partial
+        return [drawn.get(start) for start in wanted]
+
+    def grow(self, wanted: Sequence[Start], *, greedy: bool = False, reserve: int = 0) -> Search[list[Partial | None]]:
+        """One step more for each start, or as far as the budget reached; None for those it had nothing left for.
+
+        A separator with only blanks before it ends no step: such a response is continued.
+        """
+        grown: list[Partial | None] = [None] * len(wanted)
+        going = dict(enumerate(wanted))
+        while going:
+            drawn = yield from self.draw(list(going.values()), greedy=greedy, reserve=reserve)
+            for (index, (_, sample)), partial in zip([*going.items()], drawn, strict=True):
+                if partial is None:
+                    del going[index]
+                    continue
+                steps = len(partial.steps(self.separator))
+                most = self.settings.max_steps
+                grown[index] = cut(partial) if most is not None and steps >= most else partial
+                if partial.finish_reason is None and steps == len(wanted[index][0].steps(self.separator)):
+                    going[index] = partial, sample
+                else:
+                    del going[index]
+        return grown
+
+    def finish(self, starts: Sequence[Start]) -> Search[list[Partial]]:
+        """Draws each to its end before the next, as far as the budget reaches, and cuts off what has not ended then."""
+        ends = []
+        for start, sample in starts:
+            end: Partial | None = start
+            while end is not None and end.finish_reason is None:
+                start = end
+                [end] = yield from self.grow([(start, sample)])
+            ends.append(end or cut(start))
+        return ends
+
+    def rate(self, partials: Sequence[Partial]) -> Search[list[Rated]]:
+        """Scores responses begun; the same steps are scored once."""
+        steps = [tuple(partial.steps(self.separator)) for partial in partials]
+        unknown = {of: partial for of, partial in zip(steps, partials, strict=True) if of not in self._q_values}
+        self._q_values[()] = []
+        unknown.pop((), None)
+        if unknown:
+            scored = yield [list(of) for of in unknown]
+            for (of, partial), q_values in zip(unknown.items(), scored, strict=True):
+                self._q_values[of] = q_values
+                self.tokens_scored += 0 if q_values is None else len(partial.ids)
+                self.too_long += q_values is None
+        return [self._rated(partial, self._q_values[of]) for partial, of in zip(partials, steps, strict=True)]
+
+    def _rated(self, partial: Partial, q_values: list[float] | None) -> Rated:
+        score = -math.inf if q_values is None else aggregate(q_values, self.aggregation)
+        return Rated(partial, q_values, score)
+
+
+def cut(partial: Partial) -> Partial:
+    """A response that is not continued: one cut off, if it has not ended."""
+    return partial if partial.finish_reason is not None else replace(partial, finish_reason="length")
+
+
+def distinct(partials: Sequence[Partial | None]) -> list[Partial]:
+    """Those that are there, equal texts once."""
+    first: dict[tuple[str, str | None], Partial] = {}
+    for partial in partials:
+        if partial is not None:
+            first.setdefault((partial.text, partial.finish_reason), partial)
+    return list(first.values())
+
+
+def pick(candidates: Sequence[Rated]) -> int:
+    """The index of the answer: the best-scored that ended by itself, of all where none did; the first of the tied."""
+    return max(
+        range(len(candidates)),
+        key=lambda i: (candidates[i].partial.finish_reason == "stop", candidates[i].score, -i),
+    )
