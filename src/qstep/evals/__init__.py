@@ -61,8 +61,8 @@ __all__ = [
     "policy_report",
     "predicted_first_error",
     "ratio_estimate",
-    "threshold_sweep",
     "search_report",
+    "threshold_sweep",
     "verdicts_by_problem",
     "within_problem_auc",
 ]
