@@ -88,7 +88,7 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
             reason = f"no row to label; {ungradable} rows are ungradable" if ungradable else "no rows"
             raise ValueError(f"{config.input} has {reason}")
         if monte_carlo and engine is None:
-            engine = config.engine(config.model_name_or_path or "")
+            engine = config.load_engine(config.model_name_or_path or "")
         rollouts = RolloutSettings(config.rollouts, config.sampling(), config.step_separator)
         separator = config.step_separator
         pool = OutcomePool.of(_read(config), separator) if config.method == "outcome" else None

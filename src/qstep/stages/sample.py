@@ -59,7 +59,7 @@ def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
     with StageFile.open(config.output, stage="sample", settings=settings) as file:
         if file.complete:
             return config.output
-        engine = engine or config.engine(config.model_name_or_path)
+        engine = engine or config.load_engine(config.model_name_or_path)
         tokenizer = engine.tokenizer
 
         def requests() -> Iterator[Request]:
