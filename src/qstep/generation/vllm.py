@@ -105,7 +105,7 @@ class VLLMEngine:
                     for sample in request.samples:
                         name = str(next(names))
                         rows[name] = (request, sample)
-                        prompt = TokensPrompt(prompt_token_ids=request.prompt_ids)
+                        (prompt,) = engine.renderer.render_cmpl([TokensPrompt(prompt_token_ids=request.prompt_ids)])
                         engine.add_request(name, prompt, _parameters(request, sample, settings))
                 for output in engine.step() if rows else []:
                     request, sample = rows.pop(output.request_id)

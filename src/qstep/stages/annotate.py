@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +15,7 @@ from qstep.stages.progress import bar, console
 from qstep.types import Row
 
 if TYPE_CHECKING:
+    from qstep.annotate import RolloutSettings
     from qstep.generation import Engine
 
 
@@ -55,7 +57,7 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions):
                 raise ValueError("method monte_carlo needs --model_name_or_path, the model to continue from each step")
             return
         of_engine = {field.name for options in (SamplingOptions, EngineOptions) for field in fields(options)}
-        unread = of_engine - {*NO_EFFECT, "seed"}  # which a recipe may give to every stage
+        unread = of_engine - {*NO_EFFECT, "seed"} | {"executor"}  # which a recipe may give to every stage
         refuse_unread(self, ["rollouts", "model_name_or_path", *sorted(unread)], "--method monte_carlo")
 
 
@@ -65,7 +67,7 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     Raises:
         ValueError: exact labels are asked for of a task that cannot check a step.
     """
-    from qstep.annotate import OutcomePool, RolloutSettings, label_by_outcome, label_by_rollouts, label_exactly
+    from qstep.annotate import OutcomePool, label_by_outcome, label_by_rollouts, label_exactly
     from qstep.data import StageFile, read_rows
 
     refuse_overwriting(config)
@@ -87,21 +89,26 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
         if not chosen:
             reason = f"no row to label; {ungradable} rows are ungradable" if ungradable else "no rows"
             raise ValueError(f"{config.input} has {reason}")
-        if monte_carlo and engine is None:
+        spread = config.executor == "ray" and engine is None
+        if monte_carlo and engine is None and not spread:
             engine = config.load_engine(config.model_name_or_path or "")
-        rollouts = RolloutSettings(config.rollouts, config.sampling(), config.step_separator)
+        rollouts = _rollouts(config)
         separator = config.step_separator
         pool = OutcomePool.of(_read(config), separator) if config.method == "outcome" else None
         with bar(f"annotate {config.output.stem}", len(chosen), len(file.done)) as advance:
             todo = chosen - file.done
-            for rows in in_blocks((row for row in _read(config) if row["id"] in todo), config.rows_at_once):
+
+            def label(rows: list[Row]) -> list[Row]:
                 if pool is not None:
-                    file.append([label_by_outcome(row, pool, separator, tasks) for row in rows])
-                elif monte_carlo and engine is not None:
-                    file.append(label_by_rollouts(engine, rows, rollouts, tasks))
-                else:
-                    file.append([label_exactly(row, separator, tasks) for row in rows])
-                advance(len(rows))
+                    return [label_by_outcome(row, pool, separator, tasks) for row in rows]
+                if engine is not None:
+                    return label_by_rollouts(engine, rows, rollouts, tasks)
+                return [label_exactly(row, separator, tasks) for row in rows]
+
+            blocks = in_blocks((row for row in _read(config) if row["id"] in todo), config.rows_at_once)
+            for labelled in config.spread(partial(_Labeller, config), blocks) if spread else map(label, blocks):
+                file.append(labelled)
+                advance(len(labelled))
         labels: Counter[str] = Counter()
         longest = 0
         for row in read_rows(config.output, allow_torn=True):
@@ -113,6 +120,25 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
         if longest < 2:
             console.print(f"no response has more than one step: are they separated by step_separator {separator!r}?")
     return config.output
+
+
+class _Labeller:
+    """Labels blocks by rollouts in a worker of a cluster."""
+
+    def __init__(self, config: AnnotateConfig) -> None:
+        self.engine = config.load_engine(config.model_name_or_path or "")
+        self.rollouts, self.tasks = _rollouts(config), config.tasks()
+
+    def __call__(self, rows: list[Row]) -> list[Row]:
+        from qstep.annotate import label_by_rollouts
+
+        return label_by_rollouts(self.engine, rows, self.rollouts, self.tasks)
+
+
+def _rollouts(config: AnnotateConfig) -> "RolloutSettings":
+    from qstep.annotate import RolloutSettings
+
+    return RolloutSettings(config.rollouts, config.sampling(), config.step_separator)
 
 
 def _kind(label: bool | float | None) -> str:

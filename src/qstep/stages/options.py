@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from qstep.data import check_separator, refuse_unread
+from qstep.stages.cluster import Work, map_blocks
 from qstep.stages.inputs import (
     choose_device,
     hide_loading_bars,
@@ -15,7 +17,7 @@ from qstep.stages.inputs import (
     load_tokenizer,
     model_fingerprint,
 )
-from qstep.types import Dtype
+from qstep.types import Dtype, Row
 
 if TYPE_CHECKING:
     from qstep.generation import Engine, SamplingSettings
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 NO_EFFECT = (
     *("output", "max_rows", "max_tokens", "score_tokens", "device"),
     *("endpoint", "concurrency", "request_timeout_s", "retries"),
+    *("executor", "workers", "worker_gpus"),
 )
 """Options that cannot change a stage's rows."""
 
@@ -34,7 +37,8 @@ _LEAST = {
     **dict.fromkeys(("num_problems", "max_problems", "max_per_problem", "num_samples", "rollouts", "draws"), 1),
     **dict.fromkeys(("rows_at_once", "max_rows", "max_tokens", "score_tokens"), 1),
     **dict.fromkeys(("max_new_tokens", "textbook_rows", "concurrency", "request_timeout_s"), 1),
-    **dict.fromkeys(("offset", "temperature", "deadline_s", "retries"), 0),
+    **dict.fromkeys(("offset", "temperature", "deadline_s", "retries", "worker_gpus"), 0),
+    "workers": 1,
 }
 
 
@@ -191,6 +195,10 @@ class EngineOptions(DeviceOptions):
         concurrency: requests under way at once (http).
         request_timeout_s: seconds that one call may take, waiting in the server's queue included (http).
         retries: calls in a row that bring nothing before the job stops, with what is done on disk (http).
+        executor: ray has the engines of several processes at work, through Ray Data: on the cluster that the
+            environment variable RAY_ADDRESS names, else on this machine.
+        workers: how many of them (ray).
+        worker_gpus: GPUs of each (ray).
     """
 
     engine: Literal["hf", "vllm", "http"] = "hf"
@@ -205,9 +213,16 @@ class EngineOptions(DeviceOptions):
     concurrency: int = 32
     request_timeout_s: float = 600.0
     retries: int = 8
+    executor: Literal["local", "ray"] = "local"
+    workers: int = 2
+    worker_gpus: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.executor != "ray":
+            refuse_unread(self, ["workers", "worker_gpus"], "--executor ray")
+        elif self.engine == "http":
+            raise ValueError("--executor ray spreads engines over machines; a server is one: raise --concurrency")
         if self.engine != "http":
             refuse_unread(self, _OF_HTTP, "--engine http")
         if self.engine != "vllm":
@@ -251,6 +266,10 @@ class EngineOptions(DeviceOptions):
             model_name_or_path, device=self.device, dtype=self.dtype, revision=self.model_revision
         )
         return HFEngine(model, tokenizer, max_rows=self.max_rows, max_tokens=self.max_tokens)
+
+    def spread(self, make: Callable[[], Work], blocks: Iterable[list[Row]]) -> Iterator[list[Row]]:
+        """What workers of the cluster make of blocks; see `qstep.stages.cluster.map_blocks`."""
+        return map_blocks(make, blocks, workers=self.workers, gpus=self.worker_gpus)
 
 
 def _engine_class(name: str, remedy: str) -> Any:
