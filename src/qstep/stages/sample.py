@@ -2,17 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qstep.stages.inputs import model_fingerprint, problems_fingerprint, refuse_overwriting, settings_of
+from qstep.stages.inputs import in_blocks, model_fingerprint, problems_fingerprint, refuse_overwriting, settings_of
 from qstep.stages.options import NO_EFFECT, EngineOptions, ProblemOptions, SamplingOptions
 from qstep.stages.progress import bar
 from qstep.types import Problem, Response, Row
 
 if TYPE_CHECKING:
-    from qstep.generation import Engine
+    from qstep.generation import Engine, SamplingSettings
 
 
 @dataclass(kw_only=True)
@@ -41,9 +42,8 @@ class SampleConfig(Sampling):
 
 def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
     """Runs the stage and returns its output. `engine` replaces the model's own."""
-    from qstep.data import StageFile, encode_prompt, read_rows
+    from qstep.data import StageFile, read_rows
     from qstep.data.tokens import PROMPT_DATE
-    from qstep.generation import Request
 
     refuse_overwriting(config)
     problems = {problem.id: problem for problem in config.problems()}
@@ -59,22 +59,49 @@ def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
     with StageFile.open(config.output, stage="sample", settings=settings) as file:
         if file.complete:
             return config.output
-        engine = engine or config.engine(config.model_name_or_path)
-        tokenizer = engine.tokenizer
-
-        def requests() -> Iterator[Request]:
-            for problem in problems.values():
-                missing = [i for i in range(config.num_samples) if _row_id(problem, i) not in file.done]
-                if missing:
-                    yield Request(problem.id, encode_prompt(tokenizer, problem.prompt), missing)
-
+        missing = {
+            id_: wanted
+            for id_, problem in problems.items()
+            if (wanted := [i for i in range(config.num_samples) if _row_id(problem, i) not in file.done])
+        }
+        if config.executor == "ray" and engine is None:
+            wanted_rows = [{"problem": asdict(problems[id_]), "samples": missing[id_]} for id_ in missing]
+            blocks = in_blocks(wanted_rows, max(1, config.max_rows // config.num_samples))
+            made = config.spread(partial(_Sampler, config), blocks)
+        else:
+            engine = engine or config.load_engine(config.model_name_or_path)
+            made = _draw(engine, [(problems[id_], missing[id_]) for id_ in missing], config.sampling())
         with bar(f"sample {config.output.stem}", len(problems) * config.num_samples, len(file.done)) as advance:
-            for request, responses in engine.sample(requests(), config.sampling()):
-                file.append(_rows(problems[request.key], responses))
-                advance(len(responses))
+            for rows in made:
+                file.append(rows)
+                advance(len(rows))
         ended = Counter(row["finish_reason"] for row in read_rows(config.output, allow_torn=True))
         file.finish({"finish_reasons": dict(sorted(ended.items()))})
     return config.output
+
+
+class _Sampler:
+    """Draws the responses of blocks of problems in a worker of a cluster."""
+
+    def __init__(self, config: SampleConfig) -> None:
+        self.engine, self.settings = config.load_engine(config.model_name_or_path), config.sampling()
+
+    def __call__(self, block: list[Row]) -> list[Row]:
+        wanted = [(Problem(**row["problem"]), row["samples"]) for row in block]
+        return [row for rows in _draw(self.engine, wanted, self.settings) for row in rows]
+
+
+def _draw(
+    engine: "Engine", wanted: Sequence[tuple[Problem, list[int]]], settings: "SamplingSettings"
+) -> Iterator[list[Row]]:
+    """The rows of these samples of problems, a problem at a time, as they finish."""
+    from qstep.data import encode_prompt
+    from qstep.generation import Request
+
+    problems = {problem.id: problem for problem, _ in wanted}
+    requests = (Request(problem.id, encode_prompt(engine.tokenizer, problem.prompt), s) for problem, s in wanted)
+    for request, responses in engine.sample(requests, settings):
+        yield _rows(problems[request.key], responses)
 
 
 def _row_id(problem: Problem, sample: int) -> str:

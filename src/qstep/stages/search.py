@@ -105,7 +105,7 @@ def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | 
     with StageFile.open(config.output, stage="search", settings=settings) as file:
         if file.complete:
             return config.output
-        engine = engine or config.engine(config.model_name_or_path)
+        engine = engine or config.load_engine(config.model_name_or_path)
         scorer = scorer or config.load_scorer()
         done = {
             row["problem_id"]

@@ -1,0 +1,283 @@
+"""Sampling from a server that speaks OpenAI's completions protocol: vLLM, SGLang, llama.cpp, a hosted service.
+
+A request is one call for all its samples. Servers fail, and what they answer is not believed before it is checked:
+a call that brings nothing usable is made again, later each time, and one that brings fewer choices than it asked for
+is followed by one for the others. See OpenAI's API reference (`/v1/completions`) and vLLM's OpenAI-compatible server
+for what it adds: prompts as token ids, `return_token_ids`, `top_k`, `min_p`, `repetition_penalty`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+import httpx2
+from anyio.from_thread import start_blocking_portal
+
+from qstep.data.shards import parse_row
+from qstep.generation.engine import Request, SamplingSettings, text_of
+from qstep.types import Response
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_LONGEST_WAIT_S = 60.0
+"""Of a retry that the server has not put off itself."""
+
+_LONGEST_RETRY_AFTER_S = 600.0
+"""The most that a server's Retry-After is obeyed."""
+
+_MESSAGE_LENGTH = 300
+
+_Answer = tuple[Request, list[Response]]
+
+
+class _Unusable(Exception):
+    """An answer to ask again for, no sooner than `after` seconds from now."""
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class HTTPEngine:
+    """Samples from a server; up to `concurrency` requests are under way at once.
+
+    The seed of a call follows from (seed, key, samples), so that a call made again draws the same where the server
+    honours seeds, and another sample index draws another response.
+
+    `token_ids` are given where the server returns them, they end as `Response` says and read as the choice's text;
+    else the text is the server's. `logps` are given where these are, and the server's log-probabilities are known to
+    be those of the distribution drawn from: greedy, or at temperature 1 and top_p 1 (vLLM's are raw, before both), or
+    at any setting where the server is said to return processed ones.
+
+    Args:
+        endpoint: the server's address, with or without `/v1`.
+        model: its name there.
+        tokenizer: the model's.
+        api_key: sent as a bearer token; left out of every message.
+        prompts_as: `tokens` sends token ids, and asks for token ids and log-probabilities; `text` sends what OpenAI
+            itself accepts and no more, so that sampling beyond temperature and top_p is the server's default.
+        logprobs: `raw` or `processed`, as vLLM's `--logprobs-mode` names what the server returns.
+        concurrency: most requests under way.
+        request_timeout_s: most seconds of one call, queueing in the server included.
+        retries: calls in a row that bring nothing, after the first, before the request is given up.
+        backoff_s: the wait after the first failure; it doubles with each, up to a minute.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        model: str,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        api_key: str | None = None,
+        prompts_as: Literal["tokens", "text"] = "tokens",
+        logprobs: Literal["raw", "processed"] = "raw",
+        concurrency: int = 32,
+        request_timeout_s: float = 600.0,
+        retries: int = 8,
+        backoff_s: float = 0.5,
+    ) -> None:
+        self.url = f"{endpoint.rstrip('/').removesuffix('/v1')}/v1/completions"
+        self.model = model
+        self.tokenizer = tokenizer
+        self.prompts_as = prompts_as
+        self.logprobs = logprobs
+        self.concurrency = concurrency
+        self.request_timeout_s = request_timeout_s
+        self.retries = retries
+        self.backoff_s = backoff_s
+        self._api_key = api_key
+        self._has_answered = False
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of a response's tokens, without the end-of-sequence token."""
+        return text_of(self.tokenizer, token_ids)
+
+    def sample(self, requests: Iterable[Request], settings: SamplingSettings) -> Iterator[_Answer]:
+        """Yields every request once with its responses, as they come; see `Engine.sample`.
+
+        Raises:
+            ConnectionError: a request was given up, or the server was never reached. What else had come is yielded
+                before.
+            ValueError: the server refuses a request as wrong.
+        """
+        headers = {} if self._api_key is None else {"Authorization": f"Bearer {self._api_key}"}
+        client = httpx2.AsyncClient(headers=headers, timeout=None, limits=httpx2.Limits(max_connections=None))
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
+            pending: set[Future[_Answer]] = set()
+            for request in requests:
+                pending.add(portal.start_task_soon(self._answer, client, request, settings))
+                if len(pending) >= self.concurrency:
+                    pending = yield from _finished(pending)
+            while pending:
+                pending = yield from _finished(pending)
+
+    async def _answer(self, client: httpx2.AsyncClient, request: Request, settings: SamplingSettings) -> _Answer:
+        """Calls until all responses of a request are there."""
+        made: dict[int, Response] = {}
+        failures = 0
+        while missing := [sample for sample in request.samples if sample not in made]:
+            try:
+                came = await self._call(client, request, missing, settings)
+            except _Unusable as error:
+                failures += 1
+                if failures > self.retries:
+                    raise ConnectionError(
+                        f"request {request.key!r} is given up after {failures} tries without a usable answer of "
+                        f"{self.url}: {error}. Rows that are done are kept: see to the server, and run the same again"
+                    ) from None
+                doubled = min(self.backoff_s * 2.0 ** (failures - 1), _LONGEST_WAIT_S)
+                await anyio.sleep(max(error.after, doubled * random.uniform(0.5, 1.0)))
+            else:
+                failures = 0
+                made |= came
+        return request, [made[sample] for sample in request.samples]
+
+    async def _call(
+        self, client: httpx2.AsyncClient, request: Request, samples: list[int], settings: SamplingSettings
+    ) -> dict[int, Response]:
+        """One call for these samples: those that came, at least one; _Unusable where none did."""
+        try:
+            with anyio.fail_after(self.request_timeout_s):
+                reply = await client.post(self.url, json=self._body(request, samples, settings))
+        except TimeoutError:
+            raise _Unusable(f"no answer within {self.request_timeout_s:g} s") from None
+        except httpx2.ConnectError as error:
+            if not self._has_answered:
+                raise ConnectionError(
+                    f"{self.url} is not to be reached ({error}): start the server, or mend --endpoint"
+                ) from None
+            raise _Unusable(f"connection refused ({error})") from None
+        except httpx2.RequestError as error:
+            raise _Unusable(f"connection broken ({type(error).__name__}: {error})") from None
+        self._has_answered = True
+        if reply.status_code != 200:
+            said = f"HTTP {reply.status_code}: {self._message(reply)}"
+            if reply.status_code in (408, 429) or reply.status_code >= 500:
+                raise _Unusable(said, _retry_after(reply))
+            raise ValueError(f"request {request.key!r}: {self.url} refuses it, {said}")
+        try:
+            choices = parse_row(reply.content).get("choices")
+        except ValueError as error:
+            raise _Unusable(f"an answer that is {error}") from None
+        came: dict[int, Response] = {}
+        greedy = settings.temperature == 0
+        for position, choice in enumerate(choices if isinstance(choices, list) else []):
+            index = choice.get("index", position) if isinstance(choice, dict) else None
+            if isinstance(index, int) and 0 <= index < len(samples) and samples[index] not in came:
+                for sample in samples if greedy else [samples[index]]:
+                    if (response := self._response(choice, sample, request.limit(settings), settings)) is not None:
+                        came[sample] = response
+        if not came:
+            raise _Unusable("an answer without a usable choice")
+        return came
+
+    def _body(self, request: Request, samples: list[int], settings: SamplingSettings) -> dict[str, Any]:
+        name = repr((settings.seed, request.key, samples)).encode()
+        seed = int.from_bytes(hashlib.blake2b(name, digest_size=4).digest(), "little") >> 1
+        body: dict[str, Any] = {
+            "model": self.model,
+            "prompt": request.prompt_ids if self.prompts_as == "tokens" else self._text(request.prompt_ids),
+            "n": len(samples) if settings.temperature else 1,  # greedy ones are equal, and vLLM refuses n > 1
+            "max_tokens": request.limit(settings),
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "seed": seed,
+        }
+        if self.prompts_as == "tokens":
+            # vLLM's defaults are those of the model's generation config, llama.cpp's are its own.
+            body |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
+            if self._gives_logps(settings):
+                body["logprobs"] = 1
+        return body
+
+    def _text(self, prompt_ids: list[int]) -> str:
+        """The text whose tokens are these, less the beginning-of-sequence token where the server adds it again."""
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and prompt_ids[0] == bos and self.tokenizer("")["input_ids"][:1] == [bos]:
+            prompt_ids = prompt_ids[1:]
+        return str(self.tokenizer.decode(prompt_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def _gives_logps(self, settings: SamplingSettings) -> bool:
+        as_drawn = settings.temperature == 0 or (settings.temperature == 1 and settings.top_p == 1)
+        return as_drawn or self.logprobs == "processed"
+
+    def _response(self, choice: dict[str, Any], sample: int, limit: int, settings: SamplingSettings) -> Response | None:
+        """A choice as a response; None where it is none."""
+        text, reason = choice.get("text"), choice.get("finish_reason")
+        if not isinstance(text, str) or reason not in ("stop", "length"):
+            return None
+        ids = choice.get("token_ids")
+        if not isinstance(ids, list) or not 0 < len(ids) <= limit or not all(map(_is_id, ids)):
+            return Response(sample, text, None, None, reason)
+        if reason == "stop" and ids[-1] not in (self.tokenizer.eos_token_id, choice.get("stop_reason")):
+            return Response(sample, text, None, None, reason)
+        read = self.decode(ids[:-1] if reason == "stop" else ids)
+        if _letters(read) != _letters(text):
+            return Response(sample, text, None, None, reason)
+        logps = _logps(choice.get("logprobs"), len(ids)) if self._gives_logps(settings) else None
+        return Response(sample, read, ids, logps, reason)
+
+    def _message(self, reply: httpx2.Response) -> str:
+        """What the server says is wrong, in one short printable line, without the key."""
+        try:
+            said = parse_row(reply.content)
+        except ValueError:
+            text = reply.text
+        else:
+            error = said.get("error", said)
+            text = str(error.get("message", error) if isinstance(error, dict) else error)
+        if self._api_key:
+            text = text.replace(self._api_key, "***")
+        text = "".join(character for character in " ".join(text.split()) if character.isprintable())
+        return text if len(text) <= _MESSAGE_LENGTH else text[: _MESSAGE_LENGTH - 3] + "..."
+
+
+def _finished(pending: set[Future[_Answer]]) -> Generator[_Answer, None, set[Future[_Answer]]]:
+    """Waits until one is done; yields all that are, then raises what failed; returns those under way."""
+    done, under_way = wait(pending, return_when=FIRST_COMPLETED)
+    failed = None
+    for future in done:
+        if error := future.exception():
+            failed = failed or error
+        else:
+            yield future.result()
+    if failed:
+        raise failed
+    return under_way
+
+
+def _is_id(token: Any) -> bool:
+    return type(token) is int and 0 <= token < 2**31
+
+
+def _letters(text: str) -> str:
+    """A text without what incremental decoding may write differently: spaces, and characters cut in two."""
+    return "".join(text.replace("\N{REPLACEMENT CHARACTER}", "").split())
+
+
+def _logps(logprobs: Any, count: int) -> list[float] | None:
+    """A choice's log-probabilities where there is one for each token."""
+    values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
+    if not isinstance(values, list) or len(values) != count:
+        return None
+    return values if all(isinstance(value, float | int) and value <= 0 for value in values) else None
+
+
+def _retry_after(reply: httpx2.Response) -> float:
+    """Seconds that the server asks to wait, in number or date."""
+    value = reply.headers.get("retry-after", "")
+    try:
+        date = None if value.isdecimal() else parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    seconds = float(value) if date is None else (date - datetime.now(timezone.utc)).total_seconds()
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)

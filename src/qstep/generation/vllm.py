@@ -1,0 +1,139 @@
+"""Sampling by vLLM in this process.
+
+Every response is a request of vLLM's own with a seed of its own. Requests are given to it while it decodes, so that
+its batch stays full.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vllm import LLM, SamplingParams, TokensPrompt
+from vllm.sampling_params import RequestOutputKind
+
+from qstep.generation.engine import Request, SamplingSettings, check_length, text_of
+from qstep.models.loading import ADAPTER_CONFIG
+from qstep.types import Dtype, Response
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_OURS = frozenset({"model", "tokenizer", "revision", "dtype", "max_num_seqs", "logprobs_mode", "trust_remote_code"})
+
+
+class VLLMEngine:
+    """Samples by vLLM.
+
+    A response's seed follows from (seed, key, sample). vLLM's kernels round differently for other batches, so a draw
+    near the boundary of two tokens can still go either way. `logps` are under the distribution drawn from (vLLM's
+    processed log-probabilities); greedy ones at temperature 1, as those of `HFEngine`.
+
+    Args:
+        llm: a vLLM made with `logprobs_mode="processed_logprobs"`.
+        tokenizer: the model's.
+        max_rows: most responses decoded at once; as many more wait in its queue.
+    """
+
+    def __init__(self, llm: LLM, tokenizer: PreTrainedTokenizerBase, *, max_rows: int = 1024) -> None:
+        self.llm = llm
+        self.tokenizer = tokenizer
+        self.max_rows = max_rows
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        dtype: Dtype = "auto",
+        revision: str | None = None,
+        max_rows: int = 1024,
+        options: Mapping[str, Any] | None = None,
+    ) -> VLLMEngine:
+        """An engine of a folder or Hub id. `options` are further arguments of `vllm.LLM`.
+
+        Raises:
+            ValueError: the folder holds an adapter, or an option is one that is set here.
+        """
+        if (Path(model_name_or_path) / ADAPTER_CONFIG).exists():
+            raise ValueError(
+                f"{model_name_or_path} holds an adapter: `qstep merge` it into its base, and give what that writes"
+            )
+        if ours := sorted(_OURS & {*(options or {})}):
+            raise ValueError(f"--vllm_options.{ours[0]} is not yours to set: qstep sets {', '.join(sorted(_OURS))}")
+        llm = LLM(
+            model_name_or_path,
+            revision=revision,
+            tokenizer_revision=revision,
+            dtype=dtype,
+            max_num_seqs=max_rows,
+            logprobs_mode="processed_logprobs",
+            **(options or {}),
+        )
+        return cls(llm, tokenizer, max_rows=max_rows)
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of a response's tokens, without the end-of-sequence token."""
+        return text_of(self.tokenizer, token_ids)
+
+    def sample(
+        self, requests: Iterable[Request], settings: SamplingSettings
+    ) -> Iterator[tuple[Request, list[Response]]]:
+        """Yields every request once with its responses, as they come; see `Engine.sample`.
+
+        Raises:
+            ValueError: prompt plus `max_new_tokens` of a request is longer than vLLM's `max_model_len`.
+        """
+        engine = self.llm.llm_engine
+        positions = engine.model_config.max_model_len
+        rows: dict[str, tuple[Request, int]] = {}
+        made: dict[int, dict[int, Response]] = {}
+        source, names = iter(requests), count()
+        exhausted = False
+        try:
+            while rows or not exhausted:
+                while not exhausted and len(rows) < 2 * self.max_rows:
+                    if (request := next(source, None)) is None:
+                        exhausted = True
+                        break
+                    check_length(request, settings, positions)
+                    made[id(request)] = {}
+                    for sample in request.samples:
+                        name = str(next(names))
+                        rows[name] = (request, sample)
+                        (prompt,) = engine.renderer.render_cmpl([TokensPrompt(prompt_token_ids=request.prompt_ids)])
+                        engine.add_request(name, prompt, _parameters(request, sample, settings))
+                for output in engine.step() if rows else []:
+                    request, sample = rows.pop(output.request_id)
+                    responses = made[id(request)]
+                    responses[sample] = self._response(sample, output.outputs[0])
+                    if len(responses) == len(request.samples):
+                        del made[id(request)]
+                        yield request, [responses[sample] for sample in request.samples]
+        finally:
+            engine.abort_request([*rows])
+
+    def _response(self, sample: int, output: Any) -> Response:
+        ids = list(output.token_ids)
+        if output.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"vLLM ended a response by {output.finish_reason!r}")
+        logps = [at[token].logprob for token, at in zip(ids, output.logprobs, strict=True)]
+        stopped = output.finish_reason == "stop"
+        return Response(sample, self.decode(ids[:-1] if stopped else ids), ids, logps, output.finish_reason)
+
+
+def _parameters(request: Request, sample: int, settings: SamplingSettings) -> SamplingParams:
+    name = repr((settings.seed, request.key, sample)).encode()
+    return SamplingParams(
+        max_tokens=request.limit(settings),
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") >> 1,
+        logprobs=0,  # the token drawn, and no other
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
