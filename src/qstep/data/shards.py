@@ -247,9 +247,10 @@ def count_rows(path: Path) -> int:
 def is_finished(path: Path) -> bool:
     """Whether the rows at `path` are all there: False for a stage that was stopped before its end.
 
-    A file without a sidecar is not a stage's, and counts as finished.
+    A file without a sidecar, or one that is not `.jsonl`, is not a stage's, and counts as finished.
     """
-    return bool(_read_meta(Path(path))["complete"]) if _sidecar(Path(path)).exists() else True
+    path = Path(path)
+    return path.suffix != ".jsonl" or not _sidecar(path).exists() or bool(_read_meta(path)["complete"])
 
 
 def file_fingerprint(path: Path) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from qstep.data import Neutral, SeparatorInside, refuse_unread
+from qstep.data import Neutral, refuse_unread
 from qstep.stages.inputs import finished, in_blocks, refuse_overwriting, settings_of
 from qstep.stages.options import NO_EFFECT, PromptOptions, TaskOptions
 from qstep.stages.progress import bar, console
@@ -43,7 +43,7 @@ class ConvertConfig(PromptOptions, TaskOptions):
     split: str | None = None
     config_name: str | None = None
     step_separator: str | None = None
-    separator_inside: SeparatorInside = "blank"
+    separator_inside: Literal["blank", "refuse"] = "blank"
     neutral: Neutral = "right"
 
 

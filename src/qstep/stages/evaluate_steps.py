@@ -318,7 +318,11 @@ def _examples(rows: list[Row], threshold: float) -> list[Row]:
                     "steps": row["completions"],
                     "q_values": row["q_values"],
                     "score": row["score"],
-                    "verdict": {True: "right", False: "wrong"}.get(row.get("final_answer_correct")),
+                    "verdict": None
+                    if (right := row.get("final_answer_correct")) is None
+                    else "right"
+                    if right
+                    else "wrong",
                     "labels": [
                         1 if step < row["first_error"] else 0 if step == row["first_error"] else None
                         for step in range(len(row["completions"]))

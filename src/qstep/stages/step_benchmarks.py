@@ -1,17 +1,26 @@
-"""Responses whose first wrong step is known, read to judge a scorer by: ProcessBench's form, and stepwise rows."""
+"""Responses whose first wrong step is known, read to judge a scorer by: published benchmarks, and stepwise rows."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qstep.data import RowError, canonical_json, check_row, group_key, numbered_rows
+from qstep.data import (
+    Audit,
+    Reading,
+    RowError,
+    Source,
+    canonical_json,
+    check_row,
+    group_key,
+    read_published,
+    recognise,
+)
 from qstep.stages.inputs import finished
-from qstep.types import Prompt, Row
+from qstep.types import Row
 
 if TYPE_CHECKING:
     from qstep.scoring import Scorer
@@ -32,18 +41,14 @@ class StepBenchmark:
     named: set[str] = field(default_factory=set)
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def add(self, line: int, row: Row, worded: Callable[[str], Prompt]) -> bool:
-        """Takes a row as it lies in a file; whether it is in ProcessBench's form, whose prompt is yet to be worded.
+    def add_stepwise(self, line: int, row: Row) -> None:
+        """Takes a row with `prompt`, `completions` and `labels` as it lies in a file.
 
         Raises RowError, naming field and line, for a bad row or an id that is there already.
         """
         path = Path(self.source)
-        raw = "problem" in row and "steps" in row
-        if raw:
-            row = _processbench(path, line, row, worded)
-        else:
-            row = check_row(path, line, row, "stepwise")
-            row["first_error"] = _first_error(path, line, row)
+        row = check_row(path, line, row, "stepwise")
+        row["first_error"] = _first_error(path, line, row)
         if "id" in row:
             if row["id"] in self.named:
                 raise RowError(path, line, "id", f"{row['id']!r} is there twice; give each row an id of its own")
@@ -53,7 +58,6 @@ class StepBenchmark:
             self.left_out[UNKNOWN_ERROR] += 1
         else:
             self.rows.append(row)
-        return raw
 
     def separators(self, scorer: Scorer) -> dict[str, int]:
         """How the given steps differ from what the scorer was taught: each is scored as one step all the same.
@@ -79,68 +83,60 @@ def read_benchmarks(
     instruction: str | None = None,
     conversational: bool = False,
 ) -> dict[str, StepBenchmark]:
-    """The subsets by name: `.json` (a list) and `.jsonl` files, in ProcessBench's form or stepwise.
+    """The subsets by name: `.json`, `.jsonl` and `.parquet` files of the formats that `qstep convert` reads.
 
     Before them the splits of a Hub id, or of a folder of such files. `instruction` and `conversational` word the
-    problems of ProcessBench's form; stepwise rows have their prompts.
+    problems of published formats; stepwise rows have their prompts. Steps are taken as they are given.
 
     Raises:
         RowError: a row is bad.
         ValueError: a file is unfinished or has no row of which the first error is known, or the wording has no effect.
     """
-    from qstep.tasks import worded
-
-    sources: dict[str, tuple[str, Iterable[tuple[int, Row]]]] = {}
+    sources: dict[str, Source] = {}
     if dataset_name is not None:
         import datasets
 
-        splits = datasets.load_dataset(dataset_name)
-        sources |= {str(name): (f"{dataset_name}:{name}", enumerate(rows, 1)) for name, rows in splits.items()}
+        splits = datasets.get_dataset_split_names(dataset_name)
+        sources |= {str(split): Source.of(dataset_name, split=str(split)) for split in splits}
     for name, path in files.items():
         if name in sources:
             raise ValueError(f"{path} and a split of {dataset_name} are both called {name!r}: rename one")
-        sources[name] = str(path), _file_rows(path)
-    some_raw, found = False, {}
-    for name, (source, rows) in sources.items():
-        found[name] = StepBenchmark(name, source)
-        for line, row in rows:
-            raw = found[name].add(line, row, lambda problem: worded(problem, instruction, conversational))
-            some_raw = some_raw or raw
-        if not found[name].rows:
-            left_out = f"; left out: {dict(found[name].left_out)}" if found[name].left_out else ""
-            raise ValueError(f"{source} has no row of which the first wrong step is known{left_out}")
-    if not some_raw and (instruction is not None or conversational):
+        finished(path)
+        sources[name] = Source.of(str(path))
+    some_published, found = False, {}
+    for name, source in sources.items():
+        of = found[name] = StepBenchmark(name, str(source.path) if source.is_file else f"{source.path}:{name}")
+        format = recognise(source)
+        if format == "trl_stepwise":
+            for line, row in source.rows():
+                of.add_stepwise(line, row)
+        else:
+            some_published = True
+            _add_published(of, source, Reading(format, separator_inside="keep"), instruction, conversational)
+        if not of.rows:
+            left_out = f"; left out: {dict(of.left_out)}" if of.left_out else ""
+            raise ValueError(f"{of.source} has no row of which the first wrong step is known{left_out}")
+    if not some_published and (instruction is not None or conversational):
         option = "conversational" if conversational else "instruction"
         raise ValueError(f"nothing reads --{option}: all rows have prompts, which are taken as they are")
     return found
 
 
-def _file_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    if path.suffix == ".jsonl":
-        finished(path)
-        yield from numbered_rows(path)
-        return
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: a .json file of responses is a list of objects; one object a line is .jsonl")
-    yield from enumerate(rows, 1)
+def _add_published(
+    of: StepBenchmark, source: Source, reading: Reading, instruction: str | None, conversational: bool
+) -> None:
+    """Takes the rows of a published set, worded."""
+    from qstep.tasks import worded
 
-
-def _processbench(path: Path, line: int, row: Row, worded: Callable[[str], Prompt]) -> Row:
-    """A row of ProcessBench (arXiv 2412.06559) with this package's names. A blank step is a step."""
-    problem, steps, label = row["problem"], row["steps"], row.get("label")
-    if not isinstance(problem, str) or not problem.strip():
-        raise RowError(path, line, "problem", f"is {problem!r}; give a text")
-    if not isinstance(steps, list) or not steps or not all(isinstance(step, str) for step in steps):
-        raise RowError(path, line, "steps", "is no list of texts, of one or more")
-    if type(label) is not int or not -1 <= label < len(steps):
-        raise RowError(path, line, "label", f"is {label!r}; give the index of the first wrong step, or -1 for none")
-    kept = {name: value for name, value in row.items() if name not in ("problem", "steps", "label")}
-    named = {"id": str(row["id"])} if "id" in row else {}
-    return kept | named | {"prompt": worded(problem), "completions": steps, "first_error": label}
+    audit = Audit()
+    for row in read_published(source, reading, audit):
+        first = _first_error(source.path, 0, row)
+        if first is None:
+            of.left_out[UNKNOWN_ERROR] += 1
+            continue
+        of.named.add(row["id"])
+        of.rows.append({**row, "prompt": worded(row["prompt"], instruction, conversational), "first_error": first})
+    of.left_out.update(audit.rows_not_used)
 
 
 def _first_error(path: Path, line: int, row: Row) -> int | None:

@@ -29,8 +29,8 @@ __all__ = ["Audit", "Neutral", "PublishedFormat", "Reading", "SeparatorInside", 
 PublishedFormat = Literal["math_shepherd", "prm800k", "processbench", "prmbench", "bigbench_mistake", "trl_stepwise"]
 """The formats there are readers for."""
 
-SeparatorInside = Literal["blank", "refuse"]
-"""What becomes of the separator where it stands within a step."""
+SeparatorInside = Literal["blank", "refuse", "keep"]
+"""What becomes of the separator within a step; rows that keep it do not say at what they were split."""
 
 _REPEATED = "its id is there already"
 
@@ -63,8 +63,8 @@ class Reading:
     """How a set is read.
 
     format: of its rows. task: who would grade their answers. step_separator: the text between steps that rows name;
-    None for the format's own. separator_inside: a separator within a step becomes a blank, or is refused. neutral:
-    what PRM800K's neutral rating is.
+    None for the format's own. separator_inside: a separator within a step becomes a blank, is refused, or stays, and rows do not
+    say at what they were split. neutral: what PRM800K's neutral rating is.
     """
 
     format: PublishedFormat
@@ -160,13 +160,15 @@ def _finished(record: Record, row: Row, reading: Reading, separator: str, audit:
     if inside and reading.separator_inside == "blank":
         audit.separators_made_blank += inside
         row["completions"] = [re.sub(rf"\s*{re.escape(separator)}\s*", " ", step) for step in row["completions"]]
-    elif inside:
+    elif inside and reading.separator_inside == "refuse":
         raise record.error(
             "completions",
             f"{inside} steps contain the separator {separator!r}: leave out "
             "--separator_inside refuse to make it a blank there, or give another --step_separator",
         )
     row = {"task": reading.task, **row, "step_separator": separator}
+    if reading.separator_inside == "keep":
+        del row["step_separator"]
     try:
         return check_row(record.path, record.line, row, "stepwise")
     except RowError as error:

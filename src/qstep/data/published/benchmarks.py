@@ -14,7 +14,7 @@ def read_processbench(record: Record) -> Iterator[Row | LeftOut]:
         {"id": "gsm8k-0", "generator": "Qwen2-7B-Instruct", "problem": "Sue lives ...", "steps": ["To find ...", ...],
          "final_answer_correct": false, "label": 1}
 
-    `label` is the index of the first wrong step, -1 if all are right: it becomes `first_error` (null for none). Nobody
+    `label` is the index of the first wrong step, -1 if all are right: it becomes `first_error`. Nobody
     judged the steps after it, so their labels are null. The steps were parted by a blank line. For evaluation only.
     """
     steps = record.steps("steps")
@@ -22,7 +22,6 @@ def read_processbench(record: Record) -> Iterator[Row | LeftOut]:
         yield LeftOut("a step is blank")
         return
     label = record.number("label", -1, len(steps) - 1)
-    first = None if label == -1 else label
     name = record.text("id")
     correct = record.field("final_answer_correct")
     if not isinstance(correct, bool):
@@ -30,13 +29,13 @@ def read_processbench(record: Record) -> Iterator[Row | LeftOut]:
     yield record.stepwise(
         record.text("problem"),
         steps,
-        until_first_error(len(steps), first),
+        until_first_error(len(steps), label),
         "processbench",
         id=name,
         generator=record.text("generator"),
         subset=name.rpartition("-")[0] or None,
         final_answer_correct=correct,
-    ) | {"first_error": first}
+    ) | {"first_error": label}
 
 
 _CORRECT = "correct"
@@ -55,7 +54,7 @@ def read_prmbench(record: Record) -> Iterator[Row | LeftOut]:
     the owners' evaluation, the original process of a "redundency" row is a row too, of the classification "correct",
     an error step beyond the last step is not read, and of two rows of one `idx` the first counts. (A row none of whose
     error steps is there is left out: it would be called right.) `classification` and `first_error` (counted from 0,
-    null for none) are kept. For evaluation only.
+    -1 for none) are kept. For evaluation only.
     """
     kind, idx = record.text("classification"), record.text("idx")
     steps, wrong = record.steps("modified_process"), record.items("error_steps")
@@ -78,7 +77,7 @@ def read_prmbench(record: Record) -> Iterator[Row | LeftOut]:
         "prmbench",
         id=f"{kind}_{name}",
         classification=kind,
-    ) | {"first_error": min(known) - 1 if known else None}
+    ) | {"first_error": min(known) - 1 if known else -1}
     if kind == _REDUNDANT:
         original = record.steps("original_process")
         if original is None:
@@ -91,7 +90,7 @@ def read_prmbench(record: Record) -> Iterator[Row | LeftOut]:
                 "prmbench",
                 id=f"{_CORRECT}_{name}",
                 classification=_CORRECT,
-            ) | {"first_error": None}
+            ) | {"first_error": -1}
 
 
 def read_bigbench_mistake(record: Record) -> Iterator[Row | LeftOut]:
@@ -100,17 +99,16 @@ def read_bigbench_mistake(record: Record) -> Iterator[Row | LeftOut]:
         {"input": "kitten normative scan ...", "steps": ["I should start by ...", ...], "answer": "being ...",
          "target": "being ...", "mistake_index": 5}
 
-    `mistake_index` counts from 0, null if there is no mistake: it becomes `first_error`. Nobody judged the steps after
-    it, so their labels are null. `target` is the gold answer, `answer` the model's (kept as `model_answer`,
+    `mistake_index` counts from 0, null if there is no mistake: it becomes `first_error`, then -1. Nobody judged the
+    steps after it, so their labels are null. `target` is the gold answer, `answer` the model's (kept as `model_answer`,
     where it gave one).
     """
     steps = record.steps("steps")
     if steps is None:
         yield LeftOut("a step is blank")
         return
-    first = record.field("mistake_index")
-    if first is not None:
-        first = record.number("mistake_index", 0, len(steps) - 1)
+    whole = record.field("mistake_index") is None
+    first = -1 if whole else record.number("mistake_index", 0, len(steps) - 1)
     answer = record.field("answer")
     if answer is not None and not isinstance(answer, str):
         raise record.error("answer", f"is {shown(answer)}; it has to be a text, or null")

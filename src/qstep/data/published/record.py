@@ -108,8 +108,8 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def until_first_error(steps: int, first_error: int | None) -> list[bool | None]:
-    """Labels where only the first wrong step is known: nobody judged the steps after it."""
-    if first_error is None:
+def until_first_error(steps: int, first_error: int) -> list[bool | None]:
+    """Labels where only the first wrong step is known (-1: there is none): nobody judged the steps after it."""
+    if first_error == -1:
         return [True] * steps
     return [True] * first_error + [False] + [None] * (steps - first_error - 1)
