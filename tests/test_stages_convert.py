@@ -37,6 +37,18 @@ def test_each_format_by_its_name_and_by_its_columns(tmp_path: Path, format: str)
     assert meta(named)["settings"]["format"] == meta(told)["settings"]["format"] == format
 
 
+def test_files_of_every_kind(tmp_path: Path) -> None:
+    import datasets
+
+    lines = write(tmp_path / "pb.jsonl", FORMATS["processbench"])
+    (tmp_path / "pb.json").write_text(json.dumps([FORMATS["processbench"]]))
+    datasets.Dataset.from_list([FORMATS["processbench"]]).to_parquet(tmp_path / "pb.parquet")
+    expected = convert(ConvertConfig(str(lines), tmp_path / "jsonl_rows.jsonl")).read_bytes()
+    for suffix in ("json", "parquet"):
+        config = ConvertConfig(str(tmp_path / f"pb.{suffix}"), tmp_path / f"{suffix}_rows.jsonl")
+        assert convert(config).read_bytes() == expected and convert(config) == config.output
+
+
 def test_what_is_counted_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "ms.jsonl", SHEPHERD, {**SHEPHERD, "label": SHEPHERD["label"][:-2]})
     assert main(["convert", "--dataset_name", str(path), "--output", str(tmp_path / "rows.jsonl")]) == 0
@@ -131,6 +143,8 @@ def test_sets_without_a_row_to_use_are_refused(tmp_path: Path) -> None:
         convert(ConvertConfig(str(write(tmp_path / "empty.jsonl")), output))
     with pytest.raises(FileNotFoundError, match=r"gone\.jsonl"):
         convert(ConvertConfig(str(tmp_path / "gone.jsonl"), output))
+    with pytest.raises(FileNotFoundError, match=r"gone\.json"):
+        convert(ConvertConfig(str(tmp_path / "gone.json"), output))
     with pytest.raises(ValueError, match=r"--output .* is the file of --dataset_name too"):
         convert(ConvertConfig(str(path), path))
     assert not output.exists()

@@ -66,7 +66,7 @@ def convert(config: ConvertConfig) -> Path:
     settings = settings_of(
         config,
         *(*NO_EFFECT, "dataset_name", "split", "config_name"),
-        input=finished(source.path) if source.is_file else source.fingerprint(),
+        input=finished(source.path) if source.path.suffix == ".jsonl" else source.fingerprint(),
         source=[source.name, source.config, source.split],
         format=format,
     )
