@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from fake_server import EOS, MODEL, TOKENIZER, Body, FakeServer, answer, hostile
 from qstep.cli import main
 from qstep.data import encode_prompt, read_rows
 from qstep.generation import HTTPEngine, Request, SamplingSettings
+from qstep.stages.annotate import AnnotateConfig
+from qstep.stages.commands import COMMANDS
 from qstep.stages.sample import SampleConfig, sample
 from qstep.tasks import miniature
 
@@ -338,6 +341,8 @@ def test_rows_of_another_served_model_are_not_mixed_and_the_address_may_change(b
         ("--engine=http --endpoint=http://h:99999", "--endpoint is .*; give an address such as"),
         ("--engine=http --endpoint=http://me:pw@h", "--endpoint has a user, a query or a fragment in it"),
         ("--engine=http --endpoint=http://h --concurrency=0", "--concurrency is 0; it must be at least 1"),
+        ("--workers=4", "--workers is 4, and nothing reads it without --executor ray"),
+        ("--engine=http --endpoint=http://h --executor=ray", "a server is one: raise --concurrency"),
         ("--engine=http --endpoint=http://h --endpoint_input=text --endpoint_logprobs=processed", "no log-probs"),
     ],
 )
@@ -349,6 +354,36 @@ def test_options_that_cannot_be_meant_are_refused(
     said = capsys.readouterr().err
     assert re.search(words, said), said
     assert "pw" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "package", "remedy"), [("--engine=vllm", "vllm", "docs/engines.md"), ("--executor=ray", "ray", "qstep")]
+)
+def test_what_is_not_installed_is_named_with_its_remedy(
+    options: str, package: str, remedy: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    output = tmp_path / "rows.jsonl"
+    given = ["sample", f"--model_name_or_path={base}", f"--output={output}", "--num_problems=1", options]
+    assert main(given) == 1
+    said = capsys.readouterr().err
+    assert f"needs {package}" in said and remedy in said
+    assert not output.exists()
+
+
+def test_a_cluster_labels_by_rollouts_alone() -> None:
+    with pytest.raises(ValueError, match="--executor is 'ray', and nothing reads it without --method monte_carlo"):
+        AnnotateConfig(input=Path("in.jsonl"), output=Path("out.jsonl"), executor="ray")
+
+
+def test_the_commands_of_the_page_parse() -> None:
+    page = Path(__file__).parents[1] / "docs" / "engines.md"
+    commands = re.findall(r"^qstep (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        name, *options = command.split()
+        COMMANDS[name].parse(options)
 
 
 def test_steps_are_labelled_by_a_server(base: Path, tmp_path: Path) -> None:
