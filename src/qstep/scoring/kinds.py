@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from qstep.models.loading import ADAPTER_CONFIG
+from qstep.models.loading import ADAPTER_CONFIG, bare
 from qstep.models.policy import VALUE_FILE
 from qstep.scoring.ensemble import Ensemble, is_ensemble, read_ensemble
 from qstep.scoring.groups import StepScorer
@@ -120,17 +122,11 @@ def _format(name: str, kind: str, tokenizer: PreTrainedTokenizerBase, options: M
 
 
 def _embeddings(model: Any) -> Any:
-    from qstep.models.loading import bare
-
     return bare(getattr(model, "policy", model).pretrained).get_input_embeddings()
 
 
 def _weight_names(name: str) -> list[str]:
     """The names of a checkpoint's weights, as its safetensors say them."""
-    import json
-
-    from safetensors import safe_open
-
     index = cached_file(name, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
     if index is not None:
         return list(json.loads(Path(index).read_text())["weight_map"])
