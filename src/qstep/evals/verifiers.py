@@ -250,4 +250,4 @@ def auc_estimate(
         won = (of_right * below).sum(axis=-1)
         return np.divide(won, pairs, out=np.full_like(won, np.nan), where=pairs > 0)
 
-    return asdict(bootstrap_estimate(area, len(numbers), len(numbers), seed=seed))
+    return asdict(bootstrap_estimate(area, len(numbers), len(numbers), seed=seed, size=len(score)))

@@ -18,7 +18,7 @@ def harness_results(
 
     `steps` are the reports of the subsets, `originals` how many rows each has with those left out.
     """
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     for name, of in steps.items():
         estimates = {
             "f1": of["f1"],
