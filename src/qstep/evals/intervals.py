@@ -76,23 +76,22 @@ def bootstrap_estimate(
     *,
     lowest: float = 0.0,
     seed: int = 0,
-    size: int = 1,
 ) -> Estimate:
     """A statistic in [lowest, 1] of the problems with the given indices [..., problems], resampled by problem.
 
     Percentile bootstrap, with the rule of `ratio_estimate` where all resamples are equal. A resample of which the
-    statistic is NaN (it is not defined there) is left out. `n` is what the estimate says it is over, `size`
-    the numbers that the statistic holds for one resample, where they are more than its problems: it bounds memory.
+    statistic is NaN (it is not defined there) is left out. `n` is what the estimate says it is over.
     """
-    values = replicates(statistic, problems, seed=seed, size=size)
-    return percentile_estimate(float(statistic(np.arange(problems))), values, n, lowest=lowest)
+    return percentile_estimate(
+        float(statistic(np.arange(problems))), replicates(statistic, problems, seed=seed), n, lowest=lowest
+    )
 
 
 def replicates(
-    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], problems: int, *, seed: int = 0, size: int = 1
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], problems: int, *, seed: int = 0
 ) -> NDArray[np.float64]:
-    """The statistic of each resample by problem, [resamples]; `size` as for `bootstrap_estimate`."""
-    return np.concatenate([statistic(drawn) for drawn in _resampled(problems, seed, size)])
+    """The statistic of each resample by problem, [resamples]."""
+    return np.concatenate([statistic(drawn) for drawn in _resampled(problems, seed)])
 
 
 def percentile_estimate(mean: float, values: NDArray[np.float64], n: int, *, lowest: float = 0.0) -> Estimate:
@@ -117,10 +116,10 @@ def times_drawn(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.bincount(places.ravel(), minlength=rows.size).astype(np.float64).reshape(drawn.shape)
 
 
-def _resampled(problems: int, seed: int, size: int) -> Iterator[NDArray[np.int64]]:
+def _resampled(problems: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """Draws of as many problems with replacement, [.., problems] at a time."""
     generator = np.random.default_rng(seed)
-    at_once = max(1, _DRAWN_AT_ONCE // max(problems, size))
+    at_once = max(1, _DRAWN_AT_ONCE // problems)
     for done in range(0, _RESAMPLES, at_once):
         yield generator.integers(0, problems, size=(min(at_once, _RESAMPLES - done), problems))
 
