@@ -330,7 +330,7 @@ def test_the_whole_of_a_real_benchmark(tmp_path: Path) -> None:
     path = DATA / "processbench_gsm8k.json"
     made = evaluate(
         EvaluateStepsConfig(
-            scorer=str(tmp_path / "scorer"), inputs={"gsm8k": path}, output_dir=tmp_path / "out", score_tokens=2048
+            scorer=str(tmp_path / "scorer"), inputs={"gsm8k": path}, output_dir=tmp_path / "out", score_tokens=1
         )
     )["steps"]["gsm8k"]
     assert (made["responses"], made["problems"], made["left_out"]) == (400, 375, {})

@@ -85,10 +85,10 @@ def within_problem_correlation(
     a: ArrayLike, b: ArrayLike, problems: ArrayLike, *, seed: int = 0
 ) -> dict[str, Any] | None:
     """The mean of Spearman's rho over the problems in which both lists vary; None if there is none."""
-    x, y, problem = np.asarray(a), np.asarray(b), np.asarray(problems)
+    x, y = np.asarray(a), np.asarray(b)
     rhos = []
-    for number in np.unique(problem):
-        ranks = [rankdata(values[problem == number]) for values in (x, y)]
+    for members in _members(problems):
+        ranks = [rankdata(values[members]) for values in (x, y)]
         if all(np.ptp(rank) > 0 for rank in ranks):
             rhos.append(float(np.corrcoef(ranks)[0, 1]))
     if not rhos:
@@ -105,10 +105,10 @@ def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike, *, 
     The mean over problems with two responses or more; .5 where the choice has nothing to do with the number of steps, 1
     where it always falls on the fewest. Tied bests share. None where no problem has two.
     """
-    score, count, problem = np.asarray(scores), np.asarray(steps), np.asarray(problems)
+    score, count = np.asarray(scores), np.asarray(steps)
     shares = []
-    for number in np.unique(problem):
-        of_score, of_count = score[problem == number], count[problem == number]
+    for members in _members(problems):
+        of_score, of_count = score[members], count[members]
         others = len(of_count) - 1
         if others:
             more = (of_count[:, None] < of_count).sum(axis=1)
@@ -116,3 +116,10 @@ def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike, *, 
             picked = of_score == of_score.max()
             shares.append(float(((more + same / 2) / others)[picked].mean()))
     return asdict(mean_estimate(shares, seed=seed)) if shares else None
+
+
+def _members(problems: ArrayLike) -> list[NDArray[np.int64]]:
+    """The places of each problem's items."""
+    problem = np.asarray(problems)
+    order = np.argsort(problem, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(problem[order])) + 1) if len(order) else []

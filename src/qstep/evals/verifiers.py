@@ -236,23 +236,25 @@ def auc_estimate(
 ) -> dict[str, Any] | None:
     """The `auc` of all items together, with its 95 % interval over problems; None where a class is missing.
 
-    Raises as `auc` does.
+    In a resample each item keeps the share of the other class that it is in order with among all items (its placement,
+    as in DeLong et al. 1988): the first-order bootstrap, which takes no sorting. Raises as `auc` does.
     """
-    if auc(scores, correct) is None:
+    area = auc(scores, correct)
+    if area is None:
         return None
-    score, right = np.asarray(scores, dtype=np.float64), np.asarray(correct)
-    order = np.argsort(score, kind="stable")
-    begins = np.flatnonzero(np.r_[True, score[order][1:] != score[order][:-1]])
+    score, right = np.asarray(scores, dtype=np.float64), np.asarray(correct) == 1
     numbers = {problem: i for i, problem in enumerate(dict.fromkeys(problems))}
-    problem = np.array([numbers[name] for name in problems])[order]
-    is_right = right[order] == 1
+    problem = np.array([numbers[name] for name in problems])
+    placed = np.empty_like(score)
+    for kind in (right, ~right):
+        below = (rankdata(score)[kind] - rankdata(score[kind])) / (~kind).sum()
+        placed[kind] = below if kind is right else 1 - below
+    amounts = [weight * kind for kind in (right, ~right) for weight in (placed, np.ones_like(placed))]
+    table = np.stack([np.bincount(problem, weights=amount) for amount in amounts], axis=-1)
 
-    def area(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        weight = times_drawn(drawn)[..., problem]
-        of_right, of_wrong = (np.add.reduceat(weight * kind, begins, axis=-1) for kind in (is_right, ~is_right))
-        below = np.cumsum(of_wrong, axis=-1) - of_wrong / 2
-        pairs = of_right.sum(axis=-1) * of_wrong.sum(axis=-1)
-        won = (of_right * below).sum(axis=-1)
-        return np.divide(won, pairs, out=np.full_like(won, np.nan), where=pairs > 0)
+    def resampled(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        of_right, n_right, of_wrong, n_wrong = np.moveaxis(times_drawn(drawn) @ table, -1, 0)
+        with np.errstate(invalid="ignore"):
+            return np.clip(of_right / n_right + of_wrong / n_wrong - area, 0, 1)
 
-    return asdict(bootstrap_estimate(area, len(numbers), len(numbers), seed=seed))
+    return asdict(bootstrap_estimate(resampled, len(numbers), len(numbers), seed=seed))

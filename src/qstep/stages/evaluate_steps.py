@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _THRESHOLD = "threshold"
 _LONG = "longer than max_length"
 _EXAMPLES = 3
+_VERDICTS = {"True": "right", "False": "wrong"}
 _SWEPT = [i / 50 for i in range(1, 50)]
 """The thresholds of sigmoid(Q) at which the report shows F1."""
 
@@ -318,11 +319,7 @@ def _examples(rows: list[Row], threshold: float) -> list[Row]:
                     "steps": row["completions"],
                     "q_values": row["q_values"],
                     "score": row["score"],
-                    "verdict": None
-                    if (right := row.get("final_answer_correct")) is None
-                    else "right"
-                    if right
-                    else "wrong",
+                    "verdict": _VERDICTS.get(str(row.get("final_answer_correct"))),
                     "labels": [
                         1 if step < row["first_error"] else 0 if step == row["first_error"] else None
                         for step in range(len(row["completions"]))

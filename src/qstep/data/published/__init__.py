@@ -63,8 +63,8 @@ class Reading:
     """How a set is read.
 
     format: of its rows. task: who would grade their answers. step_separator: the text between steps that rows name;
-    None for the format's own. separator_inside: a separator within a step becomes a blank, is refused, or stays, and rows do not
-    say at what they were split. neutral: what PRM800K's neutral rating is.
+    None for the format's own. separator_inside: a separator within a step becomes a blank, is refused, or stays, and
+    rows do not say at what they were split. neutral: what PRM800K's neutral rating is.
     """
 
     format: PublishedFormat
