@@ -186,15 +186,21 @@ class ScorerModel(PretrainedModule):
 
         Values at absent steps are 0.
         """
-        model = bare(self.pretrained)
-        hidden = packed_hidden(model.base_model, batch)
+        hidden = packed_hidden(bare(self.pretrained).base_model, batch)
         starts, _ = response_starts(batch)
         ends = batch["step_ends"]
         places = (starts[:, None] + ends.clamp(min=0)).clamp(max=len(hidden) - 1)
-        states = hidden.index_select(0, places.flatten()).view(*ends.shape, hidden.shape[-1])
-        with torch.autocast(states.device.type, enabled=False):
-            q_values = model.get_submodule(head_name(model))(states.float()).squeeze(-1)
+        q_values = self._read(hidden.index_select(0, places.flatten())).view(ends.shape)
         return q_values.masked_fill(ends < 0, 0.0)
+
+    def q_of_tokens(self, batch: Batch) -> Float[Tensor, " L"]:
+        """What is read at every token of the packed batch, in fp32, prompts and steps alike."""
+        return self._read(packed_hidden(bare(self.pretrained).base_model, batch))
+
+    def _read(self, states: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+        model = bare(self.pretrained)
+        with torch.autocast(states.device.type, enabled=False):
+            return model.get_submodule(head_name(model))(states.float()).squeeze(-1)
 
 
 def collate_steps(

@@ -140,6 +140,7 @@ _STAGES = (
     _stage("grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
     _stage("annotate", "AnnotateConfig", "label steps: exactly, by Monte-Carlo rollouts, or from outcomes"),
     _stage("score", "ScoreConfig", "score the steps of responses with a verifier"),
+    _stage("serve", "ServeConfig", "serve a verifier over HTTP, with the schema of vLLM's /pooling", {}),
     _stage("best-of-n", "BestOfNConfig", "accuracy of choosing among n responses", {"output": "{stage}.json"}),
     _stage("evaluate", "EvaluateConfig", "greedy and sampled accuracy of a policy", _FOLDER),
     _stage("report", "ReportConfig", "render results as one HTML page", _PAGE),

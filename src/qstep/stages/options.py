@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qstep.data import check_separator
+from qstep.data import check_separator, refuse_unread
 from qstep.stages.inputs import choose_device, hide_loading_bars, load_for_sampling, model_fingerprint
 from qstep.types import Dtype
 
@@ -23,6 +24,7 @@ _LEAST = {
     **dict.fromkeys(("num_problems", "max_problems", "max_per_problem", "num_samples", "rollouts", "draws"), 1),
     **dict.fromkeys(("rows_at_once", "max_rows", "max_tokens", "score_tokens"), 1),
     **dict.fromkeys(("max_new_tokens", "textbook_rows"), 1),
+    **dict.fromkeys(("max_body_bytes", "queue_tokens", "max_connections", "client_s", "drain_s"), 1),
     **dict.fromkeys(("offset", "temperature", "deadline_s"), 0),
 }
 
@@ -185,18 +187,36 @@ class ScorerOptions(DeviceOptions):
     Args:
         scorer: a folder or Hub id written by `qstep train pqm|bce|mse|orm`.
         score_tokens: tokens scored at once; a prompt counts once for the rows that share it.
+        endpoint: the root URL of a server that holds the scorer's weights, `qstep serve` or vLLM: of `--scorer`, only
+            its config.json and tokenizer are read.
     """
 
     scorer: str
     score_tokens: int = 8192
+    endpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.endpoint is not None:
+            refuse_unread(self, ("device", "dtype"), without="a scorer here: with --endpoint the server has its own")
 
     def scorer_fingerprint(self) -> str:
-        """Names the scorer by all that its Qs follow from."""
-        return model_fingerprint(self.scorer)
+        """Names the scorer by all that its Qs follow from; at a server, by what it says of its weights as well."""
+        fingerprint = model_fingerprint(self.scorer)
+        if self.endpoint is None:
+            return fingerprint
+        from qstep.scoring import served_model
+
+        served = served_model(self.endpoint, self.scorer)
+        return f"{fingerprint} served as {served.name} {served.fingerprint} {served.dtype}"
 
     def load_scorer(self) -> Scorer:
         """The scorer, ready to use."""
-        from qstep.scoring import StepScorer
+        from qstep.scoring import EndpointScorer, StepScorer
 
         hide_loading_bars()
+        if self.endpoint is not None:
+            has_weights = any(Path(self.scorer).glob("*.safetensors"))
+            weights = model_fingerprint(self.scorer) if has_weights else None
+            return EndpointScorer.load(self.scorer, self.endpoint, fingerprint=weights)
         return StepScorer.load(self.scorer, device=choose_device(self.device), dtype=self.dtype)
