@@ -18,10 +18,11 @@ demo-seeds: $(VENV)/.runtime
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# 30 SIGKILLs each of training by RS, PQM and DQO, where `make test` has 3.
+# 30 SIGKILLs each of training by RS, PQM and DQO, where `make test` has 3; 1,000 bodies of a fuzzer and 2,000 requests to
+# a server, where it has 60 and 200.
 test-faults: $(VENV)/.dev
 	QSTEP_KILLS=30 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_train_killed.py tests/test_trainers_checkpoints.py \
-		tests/test_stages_killed.py tests/test_data_shards.py
+		tests/test_stages_killed.py tests/test_data_shards.py tests/test_serving.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
