@@ -398,6 +398,21 @@ def test_sigterm_drains(folder: Path, scorer: StepScorer, tmp_path: Path) -> Non
         assert "Traceback" not in served.log.read_text()
 
 
+def test_what_is_not_answered_in_time_is_cut_off_and_said(folder: Path, tmp_path: Path) -> None:
+    """2,000 sequences in as many forward passes do not end in the second that is left after SIGTERM."""
+    rng = random.Random(0)
+    request = {"input": [[rng.randrange(16) for _ in range(125)] for _ in range(2000)]}
+    with serving(folder, tmp_path / "log", "--score_tokens", "125", "--drain_s", "1") as served:
+        with served.connect() as connection:
+            connection.sendall(post_bytes(request))
+            while "qstep_forward_tokens_count 0.0" in httpx2.get(f"{served.url}/metrics").text:
+                time.sleep(0.05)
+            served.process.send_signal(signal.SIGTERM)
+            assert answer_of(connection)[0] in (503, 0)
+        assert served.process.wait(60) == 1
+        assert "1 requests were not answered within --drain_s 1" in served.log.read_text()
+
+
 def test_what_sequences_begin_with_is_computed_once(scorer: StepScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pairs that share 40 tokens, and one alone: 40 + 2 * 5 + 40 + 2 * 6 + 30 tokens; equal ones count once."""
     rng = random.Random(0)

@@ -68,7 +68,9 @@ def test_without_its_packages(
 
 
 def test_a_recipe_cannot_wait_for_a_server(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("about: x\noutput_dir: out\nstages: {there: {command: serve, scorer: x}}\n")
+    (tmp_path / "r.yaml").write_text(
+        "title: x\nabout: x\noutput_dir: out\nstages: {there: {command: serve, scorer: x}}\n"
+    )
     with pytest.raises(RecipeError, match="stage 'there': `qstep serve` writes nothing and does not end"):
         read_recipe(tmp_path / "r.yaml").resolved(None, 0)
 
