@@ -214,12 +214,18 @@ class ScorerModel(PretrainedModule):
 
         Values at absent steps are 0.
         """
+        states = step_states(packed_hidden(bare(self.pretrained).base_model, batch), batch)
+        return self._read(states).masked_fill(batch["step_ends"] < 0, 0.0)
+
+    def q_of_tokens(self, batch: Batch) -> Float[Tensor, " L"]:
+        """What is read at every token of the packed batch, in fp32, prompts and steps alike."""
+        return self._read(packed_hidden(bare(self.pretrained).base_model, batch))
+
+    def _read(self, states: Float[Tensor, "... D"]) -> Float[Tensor, ...]:
         model = bare(self.pretrained)
-        states = step_states(packed_hidden(model.base_model, batch), batch)
         with torch.autocast(states.device.type, enabled=False):
             logits = model.get_submodule(head_name(model))(states.float())
-        q_values = logits[..., 0] if logits.shape[-1] == 1 else logits[..., 1] - logits[..., 0]
-        return q_values.masked_fill(batch["step_ends"] < 0, 0.0)
+        return logits[..., 0] if logits.shape[-1] == 1 else logits[..., 1] - logits[..., 0]
 
 
 def step_states(hidden: Float[Tensor, "L D"], batch: Batch) -> Float[Tensor, "B S D"]:

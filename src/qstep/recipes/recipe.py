@@ -90,6 +90,8 @@ class Recipe:
             command, seconds = options.pop("command", None), options.pop("seconds", 1.0)
             if command not in COMMANDS:
                 raise self.error(f"stage {name!r}: no command {command!r}", str(command), COMMANDS)
+            if not COMMANDS[command].outputs:
+                raise self.error(f"stage {name!r}: `qstep {command}` writes nothing and does not end; leave it out")
             if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds <= 0:
                 raise self.error(f"stage {name!r}: seconds is {seconds!r}: give a number above 0")
             filled = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,27 +18,11 @@ from qstep.scoring.scorer import Scored
 from qstep.types import Aggregation, Dtype, Prompt, Row
 
 
-class StepScorer:
-    """A scorer ready to use: `score(prompt, steps)`, or `score_rows` for a stream of rows.
+class GroupScorer(ABC):
+    """A scorer of rows in groups by a format: how prompts and steps become batches. Who computes these, its kinds say."""
 
-    Args:
-        model: its `forward(batch)` gives the Q of each step of a batch that `collate_steps` made, `[B, S]`, and its
-            `device` says where.
-        format: how prompts and steps become such batches.
-    """
-
-    def __init__(self, model: nn.Module, format: Format) -> None:
-        self.model: Any = model.eval()
+    def __init__(self, format: Format) -> None:
         self.format = format
-
-    @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "cpu", dtype: Dtype = "float32") -> StepScorer:
-        """Loads a checkpoint written by `qstep train pqm|bce|mse|orm` or `qstep export`, or its adapter.
-
-        Raises ValueError where the checkpoint has no step contract, or one that does not fit its tokenizer.
-        """
-        model, tokenizer = ScorerModel.load(path, dtype).to(device), AutoTokenizer.from_pretrained(path)
-        return cls(model, ContractFormat(tokenizer, StepContract.of(model.config, tokenizer)))
 
     @property
     def step_separator(self) -> str:
@@ -66,36 +51,67 @@ class StepScorer:
     def score_rows(self, rows: Iterable[Row], *, max_tokens: int = 8192) -> Iterator[list[Scored]]:
         """Scores rows with a `prompt` and step texts in `completions`, in order, with memory flat.
 
-        Yields the rows of a forward pass: as many as have `max_tokens` tokens in all, and those of the last row, a
-        prompt counting once for its rows, and so do equal responses to it. Neighbours that share a prompt cost least.
+        Yields those computed together: as many as have `max_tokens` tokens in all, and those of the last row, a prompt
+        counting once for its rows, and so do equal responses to it. Neighbours that share a prompt cost least.
 
         Raises ValueError, naming the row, if one is longer than `max_length`; nothing is truncated.
         """
-        batch = _Pending()
-        for row in rows:
-            batch.add(row, self.format)
-            if batch.tokens >= max_tokens or len(batch.rows) >= max_tokens:
-                yield self._scored(batch)
-                batch = _Pending()
-        if batch.rows:
-            yield self._scored(batch)
+        return self._score_batches(self._batches(rows, max_tokens))
 
     def fits(self, row: Row) -> bool:
         """Whether a row, as `score_rows` takes it, is within `max_length`."""
         return self.format.fits(row)
 
+    @abstractmethod
+    def _score_batches(self, batches: Iterator[Pending]) -> Iterator[list[Scored]]:
+        """The rows of each batch, in order, with their Qs."""
+
+    def _batches(self, rows: Iterable[Row], max_tokens: int) -> Iterator[Pending]:
+        batch = Pending()
+        for row in rows:
+            batch.add(row, self.format)
+            if batch.tokens >= max_tokens or len(batch.rows) >= max_tokens:
+                yield batch
+                batch = Pending()
+        if batch.rows:
+            yield batch
+
+
+class StepScorer(GroupScorer):
+    """A scorer ready to use: `score(prompt, steps)`, or `score_rows` for a stream of rows.
+
+    Args:
+        model: its `forward(batch)` gives the Q of each step of a batch that `collate_steps` made, `[B, S]`, and its
+            `device` says where.
+        format: how prompts and steps become such batches.
+    """
+
+    def __init__(self, model: nn.Module, format: Format) -> None:
+        super().__init__(format)
+        self.model: Any = model.eval()
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str | torch.device = "cpu", dtype: Dtype = "float32") -> StepScorer:
+        """Loads a checkpoint written by `qstep train pqm|bce|mse|orm` or `qstep export`, or its adapter.
+
+        Raises ValueError where the checkpoint has no step contract, or one that does not fit its tokenizer.
+        """
+        model, tokenizer = ScorerModel.load(path, dtype).to(device), AutoTokenizer.from_pretrained(path)
+        return cls(model, ContractFormat(tokenizer, StepContract.of(model.config, tokenizer)))
+
+    def _score_batches(self, batches: Iterator[Pending]) -> Iterator[list[Scored]]:
+        return map(self._scored, batches)
+
     @torch.inference_mode()
-    def _scored(self, pending: _Pending) -> list[Scored]:
-        groups = pending.groups
-        sequences = [(prompt, *sequence) for prompt, group in groups.items() for sequence in group]
-        q_of: dict[_Sequence, list[float]] = {}
-        if sequences:
-            batch = collate_steps(
-                list(groups), [[ids for ids, _ in group] for group in groups.values()], [ends for *_, ends in sequences]
-            )
-            q_values = self.model({name: tensor.to(self.model.device) for name, tensor in batch.items()}).cpu().tolist()
-            q_of = {of: q[: len(of[2])] for of, q in zip(sequences, q_values, strict=True)}
-        return [(row, [q for sequence in of_row for q in q_of[sequence]]) for row, of_row in pending.rows]
+    def _scored(self, pending: Pending) -> list[Scored]:
+        groups, sequences = pending.groups, pending.sequences()
+        if not sequences:
+            return pending.scored([])
+        batch = collate_steps(
+            list(groups), [[ids for ids, _ in group] for group in groups.values()], [ends for *_, ends in sequences]
+        )
+        q_values = self.model({name: tensor.to(self.model.device) for name, tensor in batch.items()})
+        return pending.scored(q_values.cpu().tolist())
 
 
 _Ids = tuple[int, ...]
@@ -104,7 +120,7 @@ _Sequence = tuple[_Ids, _Ids, _Ids]
 
 
 @dataclass
-class _Pending:
+class Pending:
     """Rows to be computed together: different prompts, of each its different sequences, and which of them a row has."""
 
     groups: dict[_Ids, dict[tuple[_Ids, _Ids], None]] = field(default_factory=dict)
@@ -126,3 +142,12 @@ class _Pending:
                     self.groups[shared][ids, ends] = None
                     self.tokens += len(ids)
         self.rows.append((row, self.known[name]))
+
+    def sequences(self) -> list[_Sequence]:
+        """The sequences to compute, group by group."""
+        return [(prompt, *sequence) for prompt, group in self.groups.items() for sequence in group]
+
+    def scored(self, q_values: Sequence[Sequence[float]]) -> list[Scored]:
+        """The rows with their Qs, given those of each of the sequences, which may be padded."""
+        q_of = {of: q[: len(of[2])] for of, q in zip(self.sequences(), q_values, strict=True)}
+        return [(row, [q for sequence in of_row for q in q_of[sequence]]) for row, of_row in self.rows]

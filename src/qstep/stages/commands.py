@@ -142,6 +142,7 @@ _STAGES = (
     _stage("grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
     _stage("annotate", "AnnotateConfig", "label steps: exactly, by Monte-Carlo rollouts, or from outcomes"),
     _stage("score", "ScoreConfig", "score the steps of responses with a verifier"),
+    _stage("serve", "ServeConfig", "serve a verifier over HTTP, with the schema of vLLM's /pooling", {}),
     _stage("search", "SearchConfig", "answer problems by decoding that a step scorer guides"),
     _stage("best-of-n", "BestOfNConfig", "accuracy of choosing among n responses", _RESULT),
     _stage("compare-search", "CompareSearchConfig", "accuracy of searches against the tokens they took", _RESULT),

@@ -42,6 +42,7 @@ _LEAST = {
     **dict.fromkeys(("rows_at_once", "max_rows", "max_tokens", "score_tokens"), 1),
     **dict.fromkeys(("max_new_tokens", "textbook_rows", "concurrency", "request_timeout_s", "workers"), 1),
     **dict.fromkeys(("width", "expand", "lookahead_steps", "max_steps", "token_budget", "problems_at_once"), 1),
+    **dict.fromkeys(("max_body_bytes", "queue_tokens", "max_connections", "client_s", "drain_s"), 1),
     **dict.fromkeys(("offset", "temperature", "deadline_s", "retries", "worker_gpus"), 0),
 }
 
@@ -370,9 +371,39 @@ class ScorerOptions(ScorerChoice):
 
     Args:
         score_tokens: tokens scored at once; a prompt counts once for the rows that share it.
+        endpoint: the root URL of a server that holds the scorer's weights, `qstep serve` or vLLM: of `--scorer`, which
+            `qstep train` or `qstep export` wrote, only config.json and the tokenizer are read.
     """
 
     score_tokens: int = 8192
+    endpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.endpoint is not None:
+            unread = ("device", "dtype", "scorer_kind", "scorer_reference", "scorer_options")
+            refuse_unread(self, unread, "a scorer here: with --endpoint the server has its own")
+
+    def scorer_fingerprint(self) -> str:
+        """Names the scorer by all that its Qs follow from; at a server, by what it says of its weights as well."""
+        fingerprint = super().scorer_fingerprint()
+        if self.endpoint is None:
+            return fingerprint
+        from qstep.scoring.endpoint import served_model
+
+        served = served_model(self.endpoint, self.scorer)
+        return f"{fingerprint} served as {served.name} {served.fingerprint} {served.dtype}"
+
+    def load_scorer(self) -> Scorer:
+        """The scorer, ready to use."""
+        if self.endpoint is None:
+            return super().load_scorer()
+        from qstep.scoring.endpoint import EndpointScorer
+
+        hide_loading_bars()
+        has_weights = any(Path(self.scorer).glob("*.safetensors"))
+        weights = model_fingerprint(self.scorer) if has_weights else None
+        return EndpointScorer.load(self.scorer, self.endpoint, fingerprint=weights)
 
 
 def _models_fingerprint(scorer: str, reference: str | None) -> str:

@@ -1,0 +1,78 @@
+"""Q of token sequences, as a server is sent them: read at every separator, what they begin with alike computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice, pairwise
+
+import torch
+
+from qstep.models import collate_groups
+from qstep.scoring.formats import ContractFormat
+from qstep.scoring.groups import StepScorer
+
+_LEAST_SHARED = 16
+"""Fewer tokens in common are not worth the attention mask that they cost."""
+
+_WIDEST = 64
+"""Sequences that share their beginning, at most: it bounds the search for them."""
+
+
+@torch.inference_mode()
+def score_sequences(scorer: StepScorer, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+    """The Q read at each separator token of each sequence, in one forward pass; equal sequences are computed once.
+
+    A prompt's own separator tokens are read too: where a prompt ends is not to be seen in a sequence.
+    """
+    different = sorted({tuple(ids) for ids in sequences})
+    groups = [(different[first:end], shared) for first, end, shared in shared_beginnings(different)]
+    batch = collate_groups(
+        [members[0][:shared] for members, shared in groups],
+        [[ids[shared:] for ids in members] for members, shared in groups],
+    )
+    q_values = scorer.model.q_of_tokens({name: tensor.to(scorer.model.device) for name, tensor in batch.items()})
+    read = iter(q_values.cpu().tolist())
+    assert isinstance(scorer.format, ContractFormat), "what separates steps is known"
+    separator = scorer.format.contract.separator_token_id
+
+    def at_separators(ids: Sequence[int]) -> list[float]:
+        return [q for token, q in zip(ids, islice(read, len(ids)), strict=True) if token == separator]
+
+    found = {}
+    for members, shared in groups:
+        common = at_separators(members[0][:shared])
+        for ids in members:
+            found[ids] = common + at_separators(ids[shared:])
+    return [found[tuple(ids)] for ids in sequences]
+
+
+def shared_beginnings(sequences: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
+    """Cuts sorted sequences into neighbours that begin alike, so that the most tokens are computed only once.
+
+    Returns `(first, end, shared)` of each group: the tokens that all of `sequences[first:end]` begin with, or all of
+    its own where one stands alone.
+    """
+    common = [_common(a, b) for a, b in pairwise(sequences)]
+    saved = [0]  # the tokens saved among the first `end` sequences, at most
+    cuts: list[tuple[int, int, int]] = []
+    for end in range(1, len(sequences) + 1):
+        shared = len(sequences[end - 1])
+        best, cut = saved[end - 1], (end - 1, end, shared)
+        for first in range(end - 2, max(-1, end - 1 - _WIDEST), -1):
+            shared = min(shared, common[first])
+            if shared < _LEAST_SHARED:
+                break
+            if (gain := saved[first] + (end - 1 - first) * shared) > best:
+                best, cut = gain, (first, end, shared)
+        saved.append(best)
+        cuts.append(cut)
+    groups = []
+    end = len(sequences)
+    while end:
+        groups.append(cuts[end - 1])
+        end = groups[-1][0]
+    return groups[::-1]
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

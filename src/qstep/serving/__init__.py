@@ -1,0 +1,1 @@
+"""A scorer as a small HTTP server, with the schema of vLLM's `/pooling`."""

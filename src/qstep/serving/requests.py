@@ -1,0 +1,168 @@
+"""From a request's bytes to token sequences: size before parsing, then shape, then sense; each refusal is short."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import orjson
+
+from qstep.models import encode_steps
+from qstep.scoring.formats import ContractFormat
+
+_FIELDS = ("model", "input", "task", "use_activation", "encoding_format")
+_MOST_SEQUENCES = 4096
+_SHOWN = 100
+"""Characters of the client's words that a refusal repeats."""
+
+
+class Refused(Exception):
+    """A request that is not answered, with the HTTP status that says whose fault it is and a sentence that says why."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A sequence of token ids, and which of its separators' Qs are asked for, by their number; None is all of them."""
+
+    ids: list[int]
+    wanted: list[int] | None = None
+
+    def rows(self, q_values: Sequence[float]) -> list[list[float]]:
+        """The rows of a reply, given the Q of every separator."""
+        return [[q] for q in (q_values if self.wanted is None else [q_values[i] for i in self.wanted])]
+
+
+class RequestReader:
+    """Reads the bodies of `/pooling` for one scorer. (Its tokenizer is not for several threads at once.)"""
+
+    def __init__(self, format: ContractFormat, model: str, most_tokens: int) -> None:
+        self.tokenizer, self.contract = format.tokenizer, format.contract
+        self.vocabulary: int = scorer.model.config.get_text_config().vocab_size
+        self.model, self.most_tokens = model, most_tokens
+
+    def read(self, body: bytes) -> list[Asked]:
+        """The sequences that a request asks for. Raises Refused."""
+        try:
+            request = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise Refused(400, f"the body is no JSON: {_clipped(str(error))}") from None
+        if not isinstance(request, dict):
+            raise Refused(400, f"the body must be an object, not {_kind(request)}")
+        self._check_fields(request)
+        sequences = self._sequences(request["input"])
+        tokens = sum(len(asked.ids) for asked in sequences)
+        if tokens > self.most_tokens:
+            raise Refused(
+                400, f"`input` has {tokens} tokens and this server takes {self.most_tokens} at once: send less"
+            )
+        return sequences
+
+    def _check_fields(self, request: Mapping[str, Any]) -> None:
+        for name in request:
+            if name not in _FIELDS:
+                raise Refused(400, f"unknown field {_quoted(name)}; known are {', '.join(_FIELDS)}")
+        model = request.get("model", self.model)
+        if not isinstance(model, str):
+            raise Refused(400, f"`model` must be a string, not {_kind(model)}")
+        if model != self.model:
+            raise Refused(404, f"no model {_quoted(model)} here; GET /v1/models names the one that is served")
+        if "input" not in request:
+            raise Refused(400, "`input` is missing")
+        for name, known in (("task", (None, "token_classify")), ("encoding_format", (None, "float"))):
+            if request.get(name) not in known:
+                raise Refused(400, f"`{name}` must be {known[1]!r}, not {_quoted(request[name])}")
+        if not isinstance(request.get("use_activation"), bool | None):
+            raise Refused(400, f"`use_activation` must be true or false, not {_kind(request['use_activation'])}")
+
+    def _sequences(self, given: Any) -> list[Asked]:
+        if isinstance(given, str):
+            raise Refused(400, "`input` is text: send token ids, or an object with `prompt` and `steps`")
+        if not isinstance(given, list | dict):
+            raise Refused(400, f"`input` must be a list of token ids or a list of such lists, not {_kind(given)}")
+        if not given:
+            raise Refused(400, "`input` is empty")
+        if isinstance(given, dict):
+            return [self._encoded(given, "input")]
+        if not isinstance(given[0], list | dict):
+            return [Asked(self._checked(given, "input"))]
+        if len(given) > _MOST_SEQUENCES:
+            raise Refused(400, f"`input` has {len(given)} sequences and this server takes {_MOST_SEQUENCES} at once")
+        return [
+            self._encoded(item, f"input[{i}]") if isinstance(item, dict) else Asked(self._checked(item, f"input[{i}]"))
+            for i, item in enumerate(given)
+        ]
+
+    def _checked(self, ids: Any, where: str) -> list[int]:
+        """Token ids as they are, if the model can take them."""
+        if not isinstance(ids, list):
+            raise Refused(400, f"`{where}` must be a list of token ids, not {_kind(ids)}")
+        if not ids:
+            raise Refused(400, f"`{where}` is empty")
+        if len(ids) > self.contract.max_length:
+            raise Refused(
+                400, f"`{where}` has {len(ids)} tokens, and the model's max_length is {self.contract.max_length}"
+            )
+        for i, token in enumerate(ids):
+            if type(token) is not int:  # True is an int as well
+                raise Refused(400, f"`{where}[{i}]` must be a token id, not {_kind(token)}")
+            if not 0 <= token < self.vocabulary:
+                raise Refused(400, f"`{where}[{i}]` is {token}: token ids go from 0 to {self.vocabulary - 1}")
+        return ids
+
+    def _encoded(self, item: Mapping[str, Any], where: str) -> Asked:
+        """A prompt and steps by the scorer's contract, of which the steps' Qs are asked for."""
+        if item.keys() != {"prompt", "steps"}:
+            raise Refused(400, f"`{where}` must have `prompt` and `steps`, and nothing else")
+        prompt, steps = item["prompt"], item["steps"]
+        if not _is_prompt(prompt):
+            raise Refused(400, f"`{where}.prompt` must be a text or a list of messages with `role` and `content`")
+        if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
+            raise Refused(400, f"`{where}.steps` must be a list of texts")
+        separator = self.contract.step_separator
+        for i, step in enumerate(steps):
+            if separator in step:
+                raise Refused(400, f"`{where}.steps[{i}]` contains the separator {separator!r}: it is several steps")
+        try:
+            prompt_ids, ids, ends = encode_steps(self.tokenizer, self.contract, prompt, steps)
+        except (ValueError, jinja2.TemplateError) as error:
+            raise Refused(
+                400, f"`{where}.prompt` is not for this model's chat template: {_clipped(str(error))}"
+            ) from None
+        sequence = self._checked([*prompt_ids, *ids], where)
+        separators = [i for i, token in enumerate(sequence) if token == self.contract.separator_token_id]
+        steps_at = {len(prompt_ids) + end for end in ends}
+        return Asked(sequence, [number for number, at in enumerate(separators) if at in steps_at])
+
+
+def _is_prompt(value: Any) -> bool:
+    if isinstance(value, str):
+        return True
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(turn, dict)
+            and turn.keys() == {"role", "content"}
+            and all(isinstance(text, str) for text in turn.values())
+            for turn in value
+        )
+    )
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a fraction", bool: "a boolean"}
+    return "null" if value is None else names[type(value)]
+
+
+def _quoted(value: Any) -> str:
+    return _clipped(repr(value)) if isinstance(value, str) else _kind(value)
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

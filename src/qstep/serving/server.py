@@ -1,0 +1,111 @@
+"""Runs the application: listens, bounds how long connections may be slow, and drains on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from qstep.serving.app import Service
+
+
+class ImpatientProtocol(H11Protocol):
+    """HTTP/1.1 on a connection that is dropped when no whole request head arrives in `timeout_keep_alive` seconds.
+
+    So it is when a client goes on sending what has been refused. (uvicorn waits for ever once a byte has come.)
+    """
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def handle_events(self) -> None:
+        answered = self.cycle
+        super().handle_events()
+        if self.cycle is not answered:
+            self._stop_waiting()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete:  # else it has begun with the next request
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._timer = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class DrainingServer(uvicorn.Server):
+    """Tells the service at once that it is to stop."""
+
+    service: Service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.service.draining = True
+        super().handle_exit(sig, frame)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError where the address is not to be had."""
+    try:
+        [(family, _, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(f"cannot listen at {host} port {port}: {error.strerror or error}") from error
+
+
+def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or Ctrl-C, then answers what is queued and returns.
+
+    Raises TimeoutError where requests were cut off because `drain_s` were over.
+    """
+    options = service.options
+    config = uvicorn.Config(
+        service.app(),
+        http=ImpatientProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=options.max_connections,
+        timeout_keep_alive=options.client_s,
+        timeout_graceful_shutdown=options.drain_s,
+    )
+    server = DrainingServer(config)
+    server.service = service
+
+    async def serve() -> None:
+        serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        if server.started:
+            ready()
+        await serving
+
+    # uvicorn raises the signal again once it has drained: to stop is what was asked for, no failure.
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        asyncio.run(serve())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if service.cut_off:
+        raise TimeoutError(f"{service.cut_off} requests were not answered within --drain_s {options.drain_s}")

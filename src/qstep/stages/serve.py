@@ -1,0 +1,67 @@
+"""`qstep serve`: a trained scorer as an HTTP server."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from qstep.serving.options import ServerOptions
+from qstep.stages.options import ScorerOptions
+from qstep.stages.progress import console
+
+
+@dataclass(kw_only=True)
+class ServeConfig(ServerOptions, ScorerOptions):
+    """Serves a trained scorer over HTTP, with the schema of vLLM's `/pooling`, until SIGTERM.
+
+    `qstep score --endpoint http://127.0.0.1:8100` is one client. There are no passwords: it listens to this machine
+    alone unless told otherwise. Needs `pip install 'qstep[serve]'`.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.endpoint is not None:
+            raise ValueError("--endpoint is for who asks a server; `qstep serve` is one: leave it out")
+        if not 0 <= self.port < 2**16:
+            raise ValueError(f"--port is {self.port}; it must be from 0 to 65535")
+
+
+def serve(config: ServeConfig) -> None:
+    """Runs the server until it is told to stop.
+
+    Raises:
+        ValueError: the server's packages are missing, or the scorer is none that `qstep train` made.
+        OSError: the address is taken, or requests were cut off at the end.
+    """
+    try:
+        from qstep.serving.app import Service
+        from qstep.serving.server import listen, run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "qstep":
+            raise
+        raise ValueError(f"qstep serve needs the package {error.name}: pip install 'qstep[serve]'") from None
+    from qstep.scoring import StepScorer
+    from qstep.scoring.formats import ContractFormat
+
+    with listen(config.host, config.port) as listening:
+        fingerprint, scorer = config.scorer_fingerprint(), config.load_scorer()
+        if not isinstance(scorer, StepScorer) or not isinstance(scorer.format, ContractFormat):
+            raise ValueError(
+                f"--scorer {config.scorer} has no step contract, which only what `qstep train` made has: `qstep export` it"
+            )
+        if scorer.max_length > config.queue_tokens:
+            raise ValueError(
+                f"--queue_tokens is {config.queue_tokens}, which a response of the scorer's max_length of "
+                f"{scorer.max_length} tokens does not fit in"
+            )
+        name = config.served_model_name or config.scorer
+        service = Service(scorer, config, name=name, batch_tokens=config.score_tokens, fingerprint=fingerprint)
+        host, port = listening.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+        def ready() -> None:
+            console.print(f"serving {name} at {url}", soft_wrap=True, markup=False)
+            if not ipaddress.ip_address(host).is_loopback:
+                console.print("It is open to everybody who reaches this address: there are no passwords.")
+
+        run(service, listening, ready)
