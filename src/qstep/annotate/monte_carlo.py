@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from qstep.annotate.labels import with_labels
-from qstep.data import encode_completion, encode_prompt, group_key, step_token_ends, steps_of
+from qstep.data import encode_completion, encode_prompt, group_key, row_step_ends, steps_of
 from qstep.generation import Engine, Request, SamplingSettings
 from qstep.tasks import BUILT_IN, Tasks, grade_rows
 from qstep.types import Row
@@ -86,7 +86,7 @@ def _prefixes(engine: Engine, row: Row, settings: RolloutSettings) -> tuple[list
     steps = steps_of(row, settings.separator)
     ids = encode_completion(engine.tokenizer, row)
     try:
-        ends = step_token_ends(engine.tokenizer, ids, steps, settings.separator)
+        ends = row_step_ends(engine.tokenizer, row, steps, settings.separator)
     except ValueError as error:
         raise ValueError(
             f"row {row['id']!r}: {error}. Were its completion_ids made by another tokenizer than this model's? "

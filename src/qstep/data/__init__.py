@@ -22,7 +22,9 @@ from qstep.data.shards import (
     write_jsonl,
     write_whole,
 )
-from qstep.data.steps import check_separator, split_steps, step_token_ends, steps_of
+from qstep.data.splitters import is_users_splitter, splitter_version, use_splitter
+from qstep.data.step_tokens import StepTokens, map_steps, row_step_ends, spread_scores, step_token_ends
+from qstep.data.steps import check_separator, locate_steps, split_steps, step_regions, step_spans, steps_of
 from qstep.data.tokens import (
     bytes_growth,
     check_completion_ids,
@@ -31,16 +33,20 @@ from qstep.data.tokens import (
     encode_text,
     encode_texts,
     most_text_tokens,
+    text_offsets,
     tokenizer_fingerprint,
 )
+from qstep.data.user_code import USER_CODE, code_version, load_code
 
 __all__ = [
+    "USER_CODE",
     "Format",
     "Index",
     "RowError",
     "SettingsChanged",
     "StageBusy",
     "StageFile",
+    "StepTokens",
     "bytes_growth",
     "cache_folders",
     "cached_array",
@@ -48,6 +54,7 @@ __all__ = [
     "check_completion_ids",
     "check_row",
     "check_separator",
+    "code_version",
     "count_responses",
     "count_rows",
     "encode_completion",
@@ -59,6 +66,10 @@ __all__ = [
     "index_rows",
     "is_finished",
     "is_right",
+    "is_users_splitter",
+    "load_code",
+    "locate_steps",
+    "map_steps",
     "most_text_tokens",
     "numbered_rows",
     "outcome",
@@ -68,11 +79,18 @@ __all__ = [
     "read_responses",
     "read_rows",
     "refuse_unread",
+    "row_step_ends",
     "split_steps",
+    "splitter_version",
+    "spread_scores",
+    "step_regions",
+    "step_spans",
     "step_token_ends",
     "steps_of",
     "sync",
+    "text_offsets",
     "tokenizer_fingerprint",
+    "use_splitter",
     "write_json",
     "write_jsonl",
     "write_whole",

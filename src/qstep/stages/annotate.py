@@ -32,7 +32,9 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions):
         method: exact (tasks that can check a step), monte_carlo (needs a model) or outcome (needs neither).
         model_name_or_path: the model to continue from each step (monte_carlo).
         rollouts: k, continuations per step (monte_carlo).
-        step_separator: the text between steps.
+        step_separator: the text between steps, or what cuts a response into them: `split:line`, `split:blank_line`,
+            `split:numbered` (headings `Step 1:`), `split:sentence`, or `split:module:function`, a function of your own
+            that returns the parts of a text.
         max_per_problem: label only the first responses of each problem (by their `sample`).
         max_problems: label only as many problems (by the hash of their ids).
         rows_at_once: responses whose rollouts are drawn together; as much is redone after a kill.

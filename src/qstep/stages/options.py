@@ -185,18 +185,30 @@ class ScorerOptions(DeviceOptions):
     Args:
         scorer: a folder or Hub id written by `qstep train pqm|bce|mse|orm`.
         score_tokens: tokens scored at once; a prompt counts once for the rows that share it.
+        step_separator: what cuts responses into steps, where that is a function of your own (`split:module:function`):
+            it runs only if you name it. Else the scorer knows it.
     """
 
     scorer: str
     score_tokens: int = 8192
+    step_separator: str | None = None
 
     def scorer_fingerprint(self) -> str:
         """Names the scorer by all that its Qs follow from."""
         return model_fingerprint(self.scorer)
 
     def load_scorer(self) -> Scorer:
-        """The scorer, ready to use."""
+        """The scorer, ready to use.
+
+        Raises ValueError where its steps are not cut as these options say.
+        """
         from qstep.scoring import StepScorer
 
         hide_loading_bars()
-        return StepScorer.load(self.scorer, device=choose_device(self.device), dtype=self.dtype)
+        scorer = StepScorer.load(self.scorer, device=choose_device(self.device), dtype=self.dtype)
+        if self.step_separator not in (None, scorer.step_separator):
+            raise ValueError(
+                f"--step_separator is {self.step_separator!r}, and {self.scorer} scores steps that were cut by "
+                f"{scorer.step_separator!r}: leave the option out, or name that"
+            )
+        return scorer
