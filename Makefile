@@ -18,10 +18,11 @@ demo-seeds: $(VENV)/.runtime
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# 30 SIGKILLs each of training by RS, PQM and DQO, where `make test` has 3.
+# 30 SIGKILLs each of training by RS, PQM and DQO, where `make test` has 3; 10,000 steps in each of three tokenizer
+# families, where it has 2,500, and 500 texts cut off at each of their tokens.
 test-faults: $(VENV)/.dev
-	QSTEP_KILLS=30 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_train_killed.py tests/test_trainers_checkpoints.py \
-		tests/test_stages_killed.py tests/test_data_shards.py
+	QSTEP_KILLS=30 QSTEP_TEXTS=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_train_killed.py tests/test_trainers_checkpoints.py \
+		tests/test_stages_killed.py tests/test_data_shards.py tests/test_data_splitting.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
