@@ -14,6 +14,10 @@ def halves(text: str) -> list[str]:
     return [text[: len(text) // 2], text[len(text) // 2 :]]
 
 
+def before_answers(text: str) -> list[str]:
+    return re.split(r"(?=#)", text)
+
+
 def without_blanks(text: str) -> list[str]:
     return text.split()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 import tokenizer_families as families
+from qstep.cli import main
 from qstep.data import (
     RowError,
     check_row,
@@ -27,6 +29,7 @@ from qstep.data import (
     locate_steps,
     map_steps,
     read_responses,
+    read_rows,
     row_step_ends,
     split_steps,
     splitter_version,
@@ -398,6 +401,42 @@ def test_every_truncation_keeps_the_ends_of_whole_steps(smollm2: Any) -> None:
             ends = step_token_ends(smollm2, ids[:length], steps, "split:line")
             assert len(ends) == len(steps) and ends[-1:] == ([length - 1] if steps else [])
             assert all(end in whole for end in ends[:-1]), "a step that is not the last is whole"
+
+
+def test_the_page_says_what_happens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/steps.md: its example, and its options as commands take them."""
+    page = (Path(__file__).parents[1] / "docs" / "steps.md").read_text(encoding="utf-8")
+    response = page.split("```text\n")[1].split("\n```")[0]
+    counts = {name: len(split_steps(response, f"split:{name}")) for name in NAMES}
+    assert counts == {"line": 5, "numbered": 4, "blank_line": 2, "sentence": 7}
+    shown = page.split("# [")[1].split("]\n```")[0].replace("\n# ", "\n")
+    assert split_steps(response, "split:sentence")[4:] == ast.literal_eval(f"[{shown}]")
+    row = {"prompt": "p", "completion": response, "gold": "45", "verdict": "right", "task": "math"}
+    write_jsonl(tmp_path / "graded.jsonl", [row, {**row, "verdict": "wrong", "completion": "No. #### 5"}])
+    options = f"--input {tmp_path}/graded.jsonl --method outcome --output {tmp_path}/labels.jsonl"
+    assert main(["annotate", *options.split(), "--step_separator", "split:sentence"]) in (0, None)
+    right, wrong = read_rows(tmp_path / "labels.jsonl")
+    assert right["completions"] == split_steps(response, "split:sentence") and right["labels"] == [True] * 7
+    assert wrong["completions"] == ["No.", "#### 5"] and wrong["labels"] == [None, False]
+    assert {row["step_separator"] for row in (right, wrong)} == {"split:sentence"}
+    assert len(index_rows(tmp_path / "labels.jsonl", "stepwise", forbidden=["split:sentence", "<|endoftext|>"])) == 2
+    with pytest.raises(
+        RowError, match=r"contains the separator '\. This': .*choose another one \(--step_separator, --sep"
+    ):
+        write_jsonl(
+            tmp_path / "lines.jsonl",
+            [
+                {
+                    **right,
+                    "completions": response.split("\n\n"),
+                    "labels": [True, True],
+                    "step_separator": "split:blank_line",
+                    "successes": None,
+                    "trials": None,
+                }
+            ],
+        )
+        index_rows(tmp_path / "lines.jsonl", "stepwise", forbidden=[". This"])
 
 
 def test_importing_it_needs_no_tokenizer() -> None:
