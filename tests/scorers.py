@@ -11,7 +11,7 @@ from qstep.models import ModelOptions, ScorerModel, StepContract
 from qstep.tasks import miniature
 
 
-def miniature_scorer(folder: Path, *, max_length: int = 128) -> Path:
+def miniature_scorer(folder: Path, *, max_length: int = 128, step_separator: str = "\n") -> Path:
     """A scorer of the miniature's size, saved as `qstep train pqm` saves one."""
     torch.manual_seed(0)
     tokenizer = miniature.tokenizer()
@@ -20,7 +20,12 @@ def miniature_scorer(folder: Path, *, max_length: int = 128) -> Path:
     tokenizer.save_pretrained(base)
     model = ScorerModel.new(ModelOptions(model_name_or_path=str(base)))
     StepContract.create(
-        tokenizer, step_separator="\n", separator_token="\n", max_length=max_length, aggregation="min", objective="pqm"
+        tokenizer,
+        step_separator=step_separator,
+        separator_token="\n",
+        max_length=max_length,
+        aggregation="min",
+        objective="pqm",
     ).attach(model.config)
     model.save(folder)
     tokenizer.save_pretrained(folder)

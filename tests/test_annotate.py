@@ -79,6 +79,21 @@ def test_a_right_response_cut_at_the_limit_knows_its_own_verdict(with_ids: bool)
     assert labelled["labels"] == [1.0] * 6 and labelled["step_separator"] == "\n"
 
 
+@pytest.mark.parametrize("ids", [True, False])
+def test_rollouts_continue_from_the_same_tokens_whatever_names_the_lines(ids: bool) -> None:
+    labelled = []
+    for separator in ("\n", "split:line", "split:sentence"):
+        given = row("\n".join(LINES))
+        if not ids:
+            del given["completion_ids"]
+        solver = Solver()
+        labelled += label_by_rollouts(solver, [given], rollouts(100, separator))
+        prefixes = [solver.decode(request.prompt_ids).removeprefix(PROMPT) for request in solver.seen]
+        assert prefixes == ["".join(line + "\n" for line in LINES[:n]) for n in range(1, 6)]
+    assert [row.pop("step_separator") for row in labelled] == ["\n", "split:line", "split:sentence"]
+    assert labelled[0] == labelled[1] == labelled[2]
+
+
 def test_a_wrong_response_cut_at_the_limit_is_continued_only_where_there_is_room() -> None:
     cut = row("\n".join(LINES[:2]), "length")
     (full,) = label_by_rollouts(Solver(), [cut], rollouts(len(cut["completion"])))

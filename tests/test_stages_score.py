@@ -76,6 +76,27 @@ def test_steps_of_another_separator_are_refused(scorer: Path, tmp_path: Path) ->
     assert kept[0]["completions"] == ["7+8=5", "#5"] and len(kept[0]["q_values"]) == 2
 
 
+def test_a_scorer_of_steps_that_a_users_function_cuts_runs_it_only_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qstep.data.splitters._users", {})
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    folder = miniature_scorer(tmp_path / "scorer", step_separator="split:my_splitter:before_answers")
+    rows = responses(1, 2)
+    with pytest.raises(ValueError, match="code of your own: name it with --step_separator split:my_splitter:before_an"):
+        scored(tmp_path / "refused", rows, folder)
+    with pytest.raises(ValueError, match=r"--step_separator is 'split:line', and .* were cut by 'split:my_splitter"):
+        scored(tmp_path / "refused", rows, folder, step_separator="split:line")
+    split = [{**row, "completions": ["7+8=5"], "step_separator": "split:my_splitter:before_answers"} for row in rows]
+    assert len(scored(tmp_path / "split", split, folder)) == 2, "rows that are split need no splitter"
+    done = scored(tmp_path / "named", rows, folder, step_separator="split:my_splitter:before_answers")
+    lines = rows[0]["completion"].split("\n")
+    assert done[0]["completions"] == ["\n".join(lines[:-1]), lines[-1]] and len(done[0]["q_values"]) == 2
+    assert done[0]["step_separator"] == "split:my_splitter:before_answers"
+    meta = (tmp_path / "named" / "out.meta.json").read_text()
+    assert "split:my_splitter:before_answers " in meta, "the settings name the function with its file's content"
+
+
 def test_over_long_rows_are_refused_with_a_count_before_any_is_scored(
     scorer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from qstep.data import RowError, write_jsonl
+import tokenizer_families as families
+from qstep.data import RowError, encode_text, row_step_ends, split_steps, write_jsonl
 from qstep.losses import pqm_loss, pqm_theoretical_loss
 from qstep.models import ModelOptions
 from qstep.tasks import miniature
@@ -192,6 +195,47 @@ def test_potential_rewards_sum_to_zero_along_every_response(base: Path, rows_fil
     before, after = plain.collate(items)["rewards"], shaped.collate(items)["rewards"]
     assert not torch.equal(before, after)
     torch.testing.assert_close(before.sum(1), after.sum(1))
+
+
+@pytest.mark.parametrize("name", ["line", "blank_line", "numbered", "sentence"])
+def test_step_rewards_of_another_tokenizer_are_placed_where_the_steps_end(name: str, tmp_path: Path) -> None:
+    """A policy whose tokenizer composes characters and cannot give the text back learns from another's step scores.
+
+    Each response's additions telescope to 0 at its last token; before it there is one at the end of each step.
+    """
+    torch.manual_seed(0)
+    tokenizer = families.unigram()
+    shape = dict(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, intermediate_size=64
+    )
+    Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), head_dim=16, **shape)).save_pretrained(tmp_path / "base")
+    rng = random.Random(0)
+    rows = []
+    for number in range(4):
+        text = "Step 1: ﬁnd e\u0301.\n\nStep 2:\r\n" + families.hostile_text(rng)
+        steps = split_steps(text, f"split:{name}")
+        rewards = [0.25 + step / 8 for step in range(len(steps))]
+        rows.append({"prompt": "q", "completion": text, "completions": steps, "step_separator": f"split:{name}"})
+        rows[-1] |= {"step_rewards": rewards, "reward": float(number % 2)}
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    config = METHODS["dqo"].config(
+        **{**COMMON, "output_dir": str(tmp_path / "out"), "importance": "none", "responses_per_prompt": 4},
+        **{"process_rewards": "potential", "step_separator": f"split:{name}", "max_steps": 1},
+    )
+    options = ModelOptions(model_name_or_path=str(tmp_path / "base"))
+    run = METHODS["dqo"].create(options, config, tmp_path / "rows.jsonl", tokenizer)
+    batch = run.collate([run.train_dataset[0]])
+    for row, given, mask in zip(rows, batch["rewards"], batch["response_mask"].bool(), strict=True):
+        ends = row_step_ends(tokenizer, row, row["completions"], row["step_separator"])
+        paid = given[mask].tolist()
+        assert sum(paid) == pytest.approx(row["reward"], abs=1e-5)
+        assert {token for token, reward in enumerate(paid[:-1]) if reward} == set(ends[:-1])
+        kept = [families.nfkc(step) for step in row["completions"]]
+        for step, end in enumerate(ends[:-1]):
+            assert families.read(tokenizer, encode_text(tokenizer, row["completion"])[: end + 1]) == "".join(
+                kept[: step + 1]
+            )
+    run.train()
 
 
 def test_additive_rewards_need_whole_groups(base: Path, rows_file: Path, tmp_path: Path) -> None:

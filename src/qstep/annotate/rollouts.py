@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from qstep.data import encode_completion, encode_prompt, group_key, step_token_ends, steps_of
+from qstep.data import encode_completion, encode_prompt, group_key, row_step_ends, steps_of
 from qstep.generation import Engine, Request, SamplingSettings
 from qstep.tasks import BUILT_IN, Tasks, grade_rows
 from qstep.types import Row
@@ -62,7 +62,7 @@ def prefixes_of(engine: Engine, row: Row, separator: str, max_new_tokens: int) -
     steps = steps_of(row, separator)
     ids = encode_completion(engine.tokenizer, row)
     try:
-        ends = step_token_ends(engine.tokenizer, ids, steps, separator)
+        ends = row_step_ends(engine.tokenizer, row, steps, separator)
     except ValueError as error:
         raise ValueError(
             f"row {row['id']!r}: {error}. Were its completion_ids made by another tokenizer than this model's? "

@@ -33,7 +33,9 @@ from qstep.data.shards import (
     write_whole,
 )
 from qstep.data.sources import Source
-from qstep.data.steps import check_separator, split_steps, step_token_ends, steps_of
+from qstep.data.splitters import is_users_splitter, splitter_version, use_splitter
+from qstep.data.step_tokens import StepTokens, map_steps, row_step_ends, spread_scores, step_token_ends
+from qstep.data.steps import check_separator, locate_steps, split_steps, step_regions, step_spans, steps_of
 from qstep.data.tokens import (
     bytes_growth,
     check_completion_ids,
@@ -42,10 +44,13 @@ from qstep.data.tokens import (
     encode_text,
     encode_texts,
     most_text_tokens,
+    text_offsets,
     tokenizer_fingerprint,
 )
+from qstep.data.user_code import USER_CODE, code_version, load_code
 
 __all__ = [
+    "USER_CODE",
     "Audit",
     "Format",
     "Index",
@@ -59,6 +64,7 @@ __all__ = [
     "Source",
     "StageBusy",
     "StageFile",
+    "StepTokens",
     "Turn",
     "Unanswerable",
     "beginning",
@@ -69,6 +75,7 @@ __all__ = [
     "check_completion_ids",
     "check_row",
     "check_separator",
+    "code_version",
     "count_responses",
     "count_rows",
     "encode_chat",
@@ -82,6 +89,10 @@ __all__ = [
     "index_rows",
     "is_finished",
     "is_right",
+    "is_users_splitter",
+    "load_code",
+    "locate_steps",
+    "map_steps",
     "most_text_tokens",
     "numbered_rows",
     "one_token",
@@ -94,11 +105,18 @@ __all__ = [
     "read_rows",
     "recognise",
     "refuse_unread",
+    "row_step_ends",
     "split_steps",
+    "splitter_version",
+    "spread_scores",
+    "step_regions",
+    "step_spans",
     "step_token_ends",
     "steps_of",
     "sync",
+    "text_offsets",
     "tokenizer_fingerprint",
+    "use_splitter",
     "write_json",
     "write_jsonl",
     "write_whole",

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 
 from qstep.data.rows import Format, check_row, is_right, outcome
 from qstep.data.shards import RowError, canonical_json, file_fingerprint, parse_row, write_whole
+from qstep.data.splitters import is_named, splitter_version, use_splitter
+from qstep.data.steps import first_cut
 from qstep.types import Row
 
 _VERSION = 3
@@ -93,7 +95,7 @@ def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = ()) -> 
     written) in `~/.cache/qstep`, else it stays in memory.
 
     Args:
-        forbidden: texts that no step may contain (the scorer's separator, say).
+        forbidden: texts that no step may contain (the scorer's separator, say), or splitters that may cut none.
 
     Raises:
         RowError: a row is bad, a step holds a forbidden text, or two rows have one id.
@@ -101,7 +103,8 @@ def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = ()) -> 
     """
     path = Path(path).resolve()
     fingerprint = file_fingerprint(path)
-    key = {"version": _VERSION, "file": fingerprint, "format": format, "forbidden": list(forbidden)}
+    separators = [splitter_version(separator) for separator in forbidden]
+    key = {"version": _VERSION, "file": fingerprint, "format": format, "forbidden": separators}
 
     def built() -> tuple[dict[str, Any], NDArray[Any]]:
         table, texts = _build(path, format, forbidden)
@@ -162,16 +165,16 @@ def _checked(path: Path, line: int, text: bytes, format: Format, forbidden: Sequ
     except ValueError as error:
         raise RowError(path, line, None, f"{error}. Mend or delete this line") from None
     row = check_row(path, line, raw, format)
-    for step in row.get("completions", ()):
-        for separator in forbidden:
-            if separator in step:
-                raise RowError(
-                    path,
-                    line,
-                    "completions",
-                    f"the step {step[:60]!r} contains the separator {separator!r}: split it there, or choose another "
-                    "separator",
-                )
+    for separator in forbidden if "completions" in row else ():
+        cut = first_cut(row["completions"], separator, split_by_it=row.get("step_separator") == separator)
+        if cut is not None:
+            raise RowError(
+                path,
+                line,
+                "completions",
+                f"the step {cut[:60]!r} contains the separator {separator!r}: split it there, or choose another one "
+                "(--step_separator, --separator_token)",
+            )
     return row
 
 
@@ -247,6 +250,8 @@ def _in_processes(
 def scan_for_parent() -> None:
     """What a process of `index_rows` runs: a request on stdin, the records in a file, what was found on stdout."""
     request = json.loads(sys.stdin.buffer.read())
+    for separator in filter(is_named, request["forbidden"]):
+        use_splitter(separator)  # the parent was told to
     with open(request.pop("records"), "wb") as records:
         found = _scan(Path(request.pop("path")), **request, records=records)
     sys.stdout.write(json.dumps(found))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from qstep.data.rows import check_row, group_key, prompt_id
 from qstep.data.shards import RowError, count_rows, numbered_rows
 from qstep.data.sources import Source
+from qstep.data.splitters import joint_of
 from qstep.types import Problem, Row
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
@@ -214,7 +215,12 @@ def _renamed(path: Path, line: int, row: Row) -> Row:
             row[column] = str(row[column])
     rename(_PROMPT_COLUMNS)
     if "completion" not in row and _are_texts(row.get("completions")):
-        row["completion"] = row.get("step_separator", "\n").join(row["completions"])
+        try:
+            row["completion"] = joint_of(row.get("step_separator", "\n")).join(row["completions"])
+        except ValueError as error:
+            raise RowError(
+                path, line, "completion", f"is missing, and {error}: give the text they were cut from"
+            ) from None
     rename(_COMPLETION_COLUMNS)
     if "gold" in row or ("answer" in row and "verdict" not in row):  # a graded row's answer is the model's
         rename(_GOLD_COLUMNS)

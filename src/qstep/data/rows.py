@@ -6,8 +6,9 @@ A row is one response. Sampling writes the first columns, and every later stage 
                metadata where the problem has any, and, of an engine that gives them, completion_ids and
                logps_behavior
     graded     answer, verdict, reason, grader, label (true, false, null), reward (number, null)
-    annotated  completions (the step texts), step_separator (what was between them), labels, label_source,
-               successes, trials, and rollouts (what these took) where a model made them
+    annotated  completions (the step texts), step_separator (what was between them, or the name of the splitter that
+               cut them: `qstep.data.splitters`), labels, label_source, successes, trials, and rollouts (what these
+               took) where a model made them
     scored     q_values, score, step_rewards
 
 Rows that people bring need only the columns of their format: `prompt-completion` (prompt, completion),
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from qstep.data.shards import RowError, canonical_json
+from qstep.data.steps import first_cut
 from qstep.types import FinishReason, Row, Verdict
 
 Format = Literal["prompt-completion", "unpaired", "stepwise"]
@@ -104,11 +106,13 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
             "completions",
             "is empty; give at least one step, or drop the row",
         )
-    for step in row.get("completions", ()):
+    if "completions" in row and "step_separator" in row:
+        try:
+            cut = first_cut(row["completions"], row["step_separator"], split_by_it=True)
+        except ValueError as error:
+            raise RowError(path, line, "step_separator", str(error)) from None
         require(
-            "step_separator" not in row or row["step_separator"] not in step,
-            "completions",
-            f"has the step {_shown(step)}, which contains the step_separator; split it there",
+            cut is None, "completions", f"has the step {_shown(cut)}, which contains the step_separator; split it there"
         )
     if row.get("logps_behavior") is not None:
         require("completion_ids" in row, "logps_behavior", "is there without completion_ids; give the tokens it is of")
@@ -256,7 +260,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         _list_of(lambda step: _is_text(step) and bool(step.strip())),
         "give a list of steps, none blank",
     ),
-    "step_separator": (_is_name, "give the text between the steps"),
+    "step_separator": (_is_name, "give the text between the steps, or the name of their splitter"),
     "labels": (
         _is_step_labels,
         "give one true or false a step (hard labels), or one number in [0, 1] with a decimal point a step "

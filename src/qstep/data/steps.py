@@ -1,122 +1,142 @@
-"""A response as steps: where its text is cut, and which of its tokens ends each step."""
+"""A response as steps: where its text is cut, and what steps that it has already must hold."""
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
+from qstep.data.splitters import cuts, is_named, is_users_splitter, use_splitter
 from qstep.types import Row
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+Span = tuple[int, int]
+"""Where a step lies in a text: its first character, and the one behind its last."""
+
+
+def step_spans(text: str, separator: str = "\n") -> list[Span]:
+    """Where the steps of `text` lie: its non-blank parts, without surrounding blanks.
+
+    `separator` is the text between parts, or names a splitter (`qstep.data.splitters`).
+
+    Raises ValueError for an empty separator, and as `qstep.data.splitters.cuts` does.
+    """
+    spans = []
+    for start, end in _parts(text, separator):
+        part = text[start:end]
+        if step := part.strip():
+            start += len(part) - len(part.lstrip())
+            spans.append((start, start + len(step)))
+    return spans
 
 
 def split_steps(text: str, separator: str = "\n") -> list[str]:
-    """The non-blank parts of `text` between separators, without surrounding blanks; all other text is kept.
+    """The steps of `text`; raises as `step_spans` does."""
+    return [text[start:end] for start, end in step_spans(text, separator)]
 
-    Raises ValueError for an empty separator.
+
+def _parts(text: str, separator: str) -> Iterator[Span]:
+    start = 0
+    if is_named(separator):
+        for end in cuts(text, separator):
+            yield start, end
+            start = end
+    else:
+        for part in text.split(separator):
+            yield start, start + len(part)
+            start += len(part) + len(separator)
+
+
+def locate_steps(text: str, steps: Sequence[str]) -> list[Span]:
+    """Where the given steps lie in `text`, in order, each at its first place behind the one before.
+
+    Raises ValueError, naming the step that is not there.
     """
-    return [part.strip() for part in text.split(separator) if part.strip()]
+    spans: list[Span] = []
+    position = 0
+    for number, step in enumerate(steps, 1):
+        start = text.find(step, position)
+        if start < 0:
+            raise ValueError(
+                f"step {number} of {len(steps)}, {step!r}, is not in the text behind its first {position} characters: "
+                f"{text[position : position + 60]!r}"
+            )
+        position = start + len(step)
+        spans.append((start, position))
+    return spans
+
+
+def step_regions(text: str, steps: Sequence[str], separator: str = "\n") -> list[Span]:
+    """`text` cut into as many regions as it has steps: each step with what it owns, together the whole text.
+
+    A step owns the separators behind it; behind a step of a named splitter, what follows up to the last line break
+    before the next step, or nothing. The first step owns what is before it, the last all to the end.
+
+    Raises:
+        ValueError: `steps` are not those of the text: at a literal separator, it is split otherwise; of a named
+            splitter, more than blanks is in none of them. (A user's function need not be loaded for that.)
+    """
+    named = is_named(separator)
+    spans = locate_steps(text, steps) if named else step_spans(text, separator)
+    starts, ends = [*(start for start, _ in spans), len(text)], [0, *(end for _, end in spans)]
+    gaps = [text[end:start] for end, start in zip(ends, starts, strict=True)]
+    if any(map(str.strip, gaps)) if named else [text[start:end] for start, end in spans] != list(steps):
+        raise ValueError(f"the steps {list(steps)!r} are not those of the text {text!r}")
+    if not spans:
+        return []
+    behind = (_after_line_break(gap) if named else gap.split(separator)[-1] for gap in gaps[1:-1])
+    borders = [start - len(of_next) for start, of_next in zip(starts[1:-1], behind, strict=True)]
+    return list(pairwise([0, *borders, len(text)]))
+
+
+def _after_line_break(gap: str) -> str:
+    return re.split(r"[\r\n]", gap)[-1]
 
 
 def check_separator(option: str, separator: str) -> None:
-    """Raises ValueError, naming the option, for an empty separator, or one with a backslash and an n or a t in it."""
+    """Checks what a user gives as the text between steps, or as the name of a splitter (`use_splitter`).
+
+    Raises ValueError, naming the option, for an empty separator, one with a backslash and an n or a t in it, or a
+    splitter that is not there.
+    """
     if not separator:
         raise ValueError(f"--{option} is empty; give the text between steps")
-    if re.search(r"\\[nt](?![a-zA-Z])", separator):
+    if is_named(separator):
+        try:
+            use_splitter(separator)
+        except ValueError as error:
+            raise ValueError(f"--{option}: {error}") from None
+    elif re.search(r"\\[nt](?![a-zA-Z])", separator):
         raise ValueError(
             f"--{option} {separator!r} holds a backslash and a letter, not a line break or a tab: in a shell write "
             f"$'{separator}' (in YAML, \"{separator}\")"
         )
 
 
+def first_cut(steps: Sequence[str], separator: str, *, split_by_it: bool = False) -> str | None:
+    """The first of `steps` that `separator` would cut again, if there is one: a step is one step when it stands alone.
+
+    Steps that are `split_by_it` are taken at their word where it is a function of the user's own, which may have cut
+    them by what was around them, and is not loaded for this.
+    """
+    if split_by_it and is_users_splitter(separator):
+        return None
+    if is_named(separator):
+        return next((step for step in steps if len(step_spans(step, separator)) > 1), None)
+    return next((step for step in steps if separator in step), None)
+
+
 def steps_of(row: Row, separator: str) -> list[str]:
     """The steps of a response: its `completions` if it was split before, else its completion, split.
 
     Raises:
-        ValueError: it was split at another separator, or a step contains this one.
+        ValueError: it was split at another separator, or a step would be split again; or as `step_spans` does.
     """
     if "completions" not in row:
         return split_steps(row["completion"], separator)
     split_at = row.get("step_separator", separator)
     if split_at != separator:
         raise ValueError(f"row {row.get('id')!r} was split into steps at {split_at!r}, not at {separator!r}: use that")
-    for step in row["completions"]:
-        if separator in step:
-            raise ValueError(f"row {row.get('id')!r} has a step that contains the separator {separator!r}: {step!r}")
+    cut = first_cut(row["completions"], separator, split_by_it="step_separator" in row)
+    if cut is not None:
+        raise ValueError(f"row {row.get('id')!r} has a step that contains the separator {separator!r}: {cut!r}")
     return list(row["completions"])
-
-
-def step_token_ends(
-    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], steps: Sequence[str], separator: str = "\n"
-) -> list[int]:
-    """For each step, the index in `token_ids` (a whole response) of its last token.
-
-    A step owns the separators that follow it, so its last token is the one that completes the last of these;
-    the last step owns everything to the end, the end-of-sequence token included. So `token_ids[: end + 1]` is
-    the prefix to continue from. A last token that is in no step (an end-of-sequence token that is not a special one) is
-    the last step's. A token that holds the end of one step and the beginning of the next ends the
-    former; where a whole step lies inside one token with its neighbour, both have the same last token.
-
-    Raises:
-        ValueError: `steps` are not what `split_steps` makes of the decoded tokens.
-    """
-
-    ids = list(token_ids)
-
-    def decode(part: list[int]) -> str:
-        return str(tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-    text = decode(ids)
-    if split_steps(text, separator) != list(steps) == split_steps(decode(ids[:-1]), separator):
-        ids.pop()
-        text = decode(ids)
-    if split_steps(text, separator) != list(steps):
-        raise ValueError(f"the steps {list(steps)!r} are not those of the tokens, which read {text!r}")
-
-    def find(start: int, position: int, target: int) -> tuple[int, int] | None:
-        """How many tokens complete `text[:target]`, and how far they reach, if the first `start` reach to
-        `position`. Decodes only tokens from `start` on; None if those do not continue the text (a decoder
-        may strip a blank at the beginning, or `start` may lie within a character)."""
-
-        def reached(count: int) -> int:
-            furthest = 0
-            # A character torn at the end spoils itself, and with byte fallback the bytes before it too: then
-            # one of the (at most 3) tokens before ends well.
-            for fewer in range(count, max(count - 4, start), -1):
-                part = decode(ids[start:fewer])
-                if text.startswith(part, position):
-                    return position + max(furthest, len(part))
-                while not text.startswith(part, position):
-                    part = part[:-1]
-                furthest = max(furthest, len(part))
-            return position + furthest
-
-        width = 8
-        while (limit := min(start + width, len(ids))) < len(ids) and (at := reached(limit)) < target:
-            if at == position:
-                return None
-            width *= 2
-        counts = range(start + 1, limit + 1)
-        index = bisect_left(counts, target, key=reached)
-        return (counts[index], reached(counts[index])) if index < len(counts) else None
-
-    owned_to: list[int] = []  # for each step, the position in `text` behind its last separator
-    behind = 0
-    for part in text.split(separator):
-        behind += len(part) + len(separator)
-        if part.strip():
-            owned_to.append(behind)
-        elif owned_to:
-            owned_to[-1] = behind
-    ends: list[int] = []
-    count = position = 0
-    for target in owned_to[:-1]:
-        if position < target:
-            found = find(count, position, target) or find(0, 0, target)
-            assert found is not None, "all tokens together complete the text"
-            count, position = found
-        ends.append(count - 1)
-    return [*ends, len(token_ids) - 1] if steps else []

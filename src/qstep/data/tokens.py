@@ -72,6 +72,19 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
 
 
+def text_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """`encode_text`, and for each token the characters of `text` it stands for: its first, and the one behind its last.
+
+    Raises ValueError for a tokenizer that does not know them.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} does not tell which characters its tokens stand for: use a fast one"
+        )
+    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    return encoded["input_ids"], encoded["offset_mapping"]
+
+
 def most_text_tokens(size: Count, extra: Count, texts: Count, growth: int) -> Count:
     """No fewer than the tokens of texts (`encode_text`), in all `size` bytes, `extra` of them beyond one a character.
 

@@ -21,19 +21,20 @@ from typing import Any
 
 import yaml
 
+from qstep.data import code_version, is_users_splitter, splitter_version
 from qstep.data.shards import canonical_json, file_fingerprint, write_json
 from qstep.recipes.recipe import Recipe, Stage, fill, read_recipe, references
 from qstep.recipes.workers import Job, Workers
 from qstep.stages.inputs import model_fingerprint
 from qstep.stages.options import NO_EFFECT
 from qstep.stages.progress import console
-from qstep.tasks import code_version, is_users
+from qstep.tasks import is_users
 
 _NO_EFFECT = frozenset({*NO_EFFECT, "disable_tqdm", "rows_at_once"})
 """Options that change how fast an output comes, not what is in it."""
 
-_CODE = ("grader", "task", "dataset_name")
-"""Options that may name code of the user's own, `module:object`."""
+_CODE = ("grader", "task", "dataset_name", "step_separator")
+"""Options that may name code of the user's own, `module:object` or `split:module:function`."""
 
 _DATA_FILE = re.compile(r".*\.(jsonl|json|parquet)")
 
@@ -198,9 +199,9 @@ def _inputs(recipe: Recipe, stage: Stage, option: str, value: Any) -> Iterator[t
     if isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _inputs(recipe, stage, option, item)
-    elif isinstance(value, str) and option in _CODE and is_users(value):
+    elif isinstance(value, str) and option in _CODE and (is_users(value) or is_users_splitter(value)):
         try:
-            yield value, code_version(value, option)
+            yield value, splitter_version(value) if is_users_splitter(value) else code_version(value, option)
         except ValueError as error:
             raise recipe.error(f"stage {stage.name!r}, option {option!r}: {error}") from None
     elif isinstance(value, str) and not references(value) and (kind := _kind(stage, option)):

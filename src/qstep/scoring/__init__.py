@@ -1,4 +1,4 @@
-"""Who gives a step its Q: one protocol; our own checkpoints, here or on a server, published ones, policies and ensembles."""
+"""Who gives a step its Q: one protocol; our own checkpoints, here or served, published ones, policies, ensembles."""
 
 from qstep.scoring.ensemble import Ensemble, is_ensemble, read_ensemble
 from qstep.scoring.groups import StepScorer

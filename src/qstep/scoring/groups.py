@@ -19,7 +19,7 @@ from qstep.types import Aggregation, Dtype, Prompt, Row
 
 
 class GroupScorer(ABC):
-    """A scorer of rows in groups by a format: how prompts and steps become batches. Who computes these, its kinds say."""
+    """A scorer of rows in groups by a format, which makes batches of them; its kinds say who computes these."""
 
     def __init__(self, format: Format) -> None:
         self.format = format

@@ -14,9 +14,9 @@ Scored = tuple[Row, list[float]]
 class Scorer(Protocol):
     """Gives each step of a response its Q, a logit; that of the question is 0.
 
-    `step_separator` is the text at which it was taught that responses are cut into steps, `max_length` the tokens of
-    prompt and steps that it can hold, `aggregation` how a response's score is made of its Qs, and `objective` what it
-    was trained for.
+    `step_separator` is the text at which it was taught that responses are cut into steps, or names the splitter,
+    `max_length` the tokens of prompt and steps that it can hold, `aggregation` how a response's score is made of its
+    Qs, and `objective` what it was trained for.
     """
 
     @property

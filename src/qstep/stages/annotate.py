@@ -47,7 +47,9 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions):
         threshold: a step is right if more of its rollouts than this share succeed (0: any), for binary_search and
             adaptive, which stop when that is decided.
         level: confidence at which a threshold above 0 counts as passed, or as not reached.
-        step_separator: the text between steps.
+        step_separator: the text between steps, or what cuts a response into them: `split:line`, `split:blank_line`,
+            `split:numbered` (headings `Step 1:`), `split:sentence`, or `split:module:function`, a function of your own
+            that returns the parts of a text.
         max_per_problem: label only the first responses of each problem (by their `sample`).
         max_problems: label only as many problems (by the hash of their ids).
         rows_at_once: responses whose rollouts are drawn together, a problem's never apart; as much is redone after a

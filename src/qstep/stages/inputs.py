@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qstep.data import canonical_json, file_fingerprint, is_finished
+from qstep.data import canonical_json, file_fingerprint, is_finished, splitter_version
 from qstep.types import Dtype, Problem
 
 if TYPE_CHECKING:
@@ -231,5 +231,9 @@ def _paths(value: Any) -> Iterator[str | Path]:
 
 
 def settings_of(config: Any, *ignored: str, **inputs: Any) -> dict[str, Any]:
-    """The settings that determine a stage's rows: its config without what cannot change them, and its inputs."""
-    return {name: value for name, value in asdict(config).items() if name not in ignored} | inputs
+    """The settings that determine a stage's rows: its config without what cannot change them, and its inputs; a user's
+    splitter with the content of its file."""
+    settings = {name: value for name, value in asdict(config).items() if name not in ignored} | inputs
+    if settings.get("step_separator"):
+        settings["step_separator"] = splitter_version(settings["step_separator"])
+    return settings

@@ -373,10 +373,13 @@ class ScorerOptions(ScorerChoice):
         score_tokens: tokens scored at once; a prompt counts once for the rows that share it.
         endpoint: the root URL of a server that holds the scorer's weights, `qstep serve` or vLLM: of `--scorer`, which
             `qstep train` or `qstep export` wrote, only config.json and the tokenizer are read.
+        step_separator: what cuts responses into steps, where that is a function of your own (`split:module:function`):
+            it runs only if you name it. Else the scorer knows it.
     """
 
     score_tokens: int = 8192
     endpoint: str | None = None
+    step_separator: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -395,15 +398,25 @@ class ScorerOptions(ScorerChoice):
         return f"{fingerprint} served as {served.name} {served.fingerprint} {served.dtype}"
 
     def load_scorer(self) -> Scorer:
-        """The scorer, ready to use."""
-        if self.endpoint is None:
-            return super().load_scorer()
+        """The scorer, ready to use.
+
+        Raises ValueError where its steps are not cut as these options say.
+        """
+        scorer = super().load_scorer() if self.endpoint is None else self._served(self.endpoint)
+        if self.step_separator not in (None, scorer.step_separator):
+            raise ValueError(
+                f"--step_separator is {self.step_separator!r}, and {self.scorer} scores steps that were cut by "
+                f"{scorer.step_separator!r}: leave the option out, or name that"
+            )
+        return scorer
+
+    def _served(self, endpoint: str) -> Scorer:
         from qstep.scoring.endpoint import EndpointScorer
 
         hide_loading_bars()
         has_weights = any(Path(self.scorer).glob("*.safetensors"))
         weights = model_fingerprint(self.scorer) if has_weights else None
-        return EndpointScorer.load(self.scorer, self.endpoint, fingerprint=weights)
+        return EndpointScorer.load(self.scorer, endpoint, fingerprint=weights)
 
 
 def _models_fingerprint(scorer: str, reference: str | None) -> str:

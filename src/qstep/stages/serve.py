@@ -47,7 +47,7 @@ def serve(config: ServeConfig) -> None:
         fingerprint, scorer = config.scorer_fingerprint(), config.load_scorer()
         if not isinstance(scorer, StepScorer) or not isinstance(scorer.format, ContractFormat):
             raise ValueError(
-                f"--scorer {config.scorer} has no step contract, which only what `qstep train` made has: `qstep export` it"
+                f"--scorer {config.scorer} has no step contract, as what `qstep train` made has: `qstep export` it"
             )
         if scorer.max_length > config.queue_tokens:
             raise ValueError(

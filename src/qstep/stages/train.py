@@ -19,7 +19,7 @@ from transformers import (
     set_seed,
 )
 
-from qstep.data import SettingsChanged, StageFile, file_fingerprint
+from qstep.data import SettingsChanged, StageFile, file_fingerprint, splitter_version
 from qstep.models import ModelOptions
 from qstep.stages.card import write_card
 from qstep.stages.inputs import finished, hide_loading_bars, model_files, model_fingerprint, settings_of
@@ -215,12 +215,14 @@ def training_settings(config: TrainingArguments) -> dict[str, Any]:
     """What the weights follow from, among the options of training, as JSON; the number of processes included."""
     cadence = () if follows_evaluation(config) else _CADENCE_PREFIXES
     idle = "num_train_epochs" if config.max_steps > 0 else "max_steps"
+    separator = getattr(config, "step_separator", None)
     return {
         **{
             name: value if isinstance(value, int | float | str | bool | None) else str(value)
             for name, value in asdict(config).items()
             if name not in _IRRELEVANT and name != idle and not name.startswith((*_IRRELEVANT_PREFIXES, *cadence))
         },
+        **({} if separator is None else {"step_separator": splitter_version(separator)}),
         "num_processes": config.world_size,
     }
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from qstep.tasks.problems import load_problems, worded
-from qstep.tasks.task import BUILT_IN, Task, Tasks, answer_classes_of, code_version, grade_rows, is_users
+from qstep.tasks.task import BUILT_IN, Task, Tasks, answer_classes_of, grade_rows, is_users
 
 __all__ = [
     "BUILT_IN",
     "Task",
     "Tasks",
     "answer_classes_of",
-    "code_version",
     "grade_rows",
     "is_users",
     "load_problems",

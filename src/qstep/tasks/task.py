@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
+from qstep.data import USER_CODE, code_version, load_code
 from qstep.grading import Grade
 from qstep.tasks.mathematics import Mathematics
 from qstep.tasks.miniature import Miniature
 from qstep.tasks.procedural import REASONING_GYM, ReasoningGym
 from qstep.tasks.rewarded import Rewarded
 from qstep.types import Problem, Row
-
-_USERS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class Task(Protocol):
@@ -93,7 +86,7 @@ BUILT_IN = Tasks()
 
 def is_users(name: str) -> bool:
     """Whether a task is `module:object`, not one of this package's."""
-    return _USERS.fullmatch(name) is not None and not name.startswith(REASONING_GYM)
+    return USER_CODE.fullmatch(name) is not None and not name.startswith(REASONING_GYM)
 
 
 def grade_rows(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[Grade]:
@@ -134,10 +127,10 @@ def answer_classes_of(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[int 
 @cache
 def _find(name: str, grader: str | None) -> Task:
     if grader is not None:
-        function, version = _load(grader, "grader")
+        function = load_code(grader, "grader")
         if not callable(function):
             raise ValueError(f"grader {grader!r} is no function, but {function!r}")
-        return Rewarded(_find(name, None), function, version)
+        return Rewarded(_find(name, None), function, code_version(grader, "grader"))
     if name == "math":
         return Mathematics()
     if name == "miniature":
@@ -148,30 +141,9 @@ def _find(name: str, grader: str | None) -> Task:
         raise ValueError(
             f"task {name!r} is unknown; there are math, miniature, {REASONING_GYM}<family> and your own, module:object"
         )
-    task, _ = _load(name, "task")
+    task = load_code(name, "task")
     members = [member for member in vars(Task) if not member.startswith("_")]
     missing = [member for member in members if not hasattr(task, member)]
     if missing:
         raise ValueError(f"task {name!r} has no {', '.join(missing)}; a task has {', '.join(members)}")
     return cast(Task, task)
-
-
-def code_version(name: str, what: str) -> str:
-    """Names a user's `module:object` and the content of its file. Raises ValueError where it cannot be loaded."""
-    return _load(name, what)[1]
-
-
-def _load(name: str, what: str) -> tuple[Any, str]:
-    """The object `module:object`, also of a module in the working directory, and its name with a digest of its file."""
-    module_name, _, attribute = name.partition(":")
-    if not attribute:
-        raise ValueError(f"{what} {name!r} is not of the form module:{'object' if what == 'task' else 'function'}")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that no file there hides an installed module
-    try:
-        module = import_module(module_name)
-        found = getattr(module, attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(f"{what} {name!r} cannot be loaded: {error}") from error
-    source = Path(module.__file__).read_bytes() if module.__file__ else b""
-    return found, f"{name} {hashlib.sha256(source).hexdigest()[:12]}"

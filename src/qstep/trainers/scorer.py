@@ -32,7 +32,8 @@ class ScorerConfig(GroupConfig):
     """How to train a step scorer.
 
     Args:
-        step_separator: the text that separates steps in a response.
+        step_separator: the text that separates steps in a response, or `split:<name>` of what cut it into them: line,
+            blank_line, numbered, sentence or `module:function` (see `qstep annotate`).
         separator_token: the single token put, by its id, after each step; the step's Q is read there.
         responses_per_prompt: responses of one problem that share one pass over its prompt in a batch; null for all.
     """

@@ -20,7 +20,7 @@ from qstep.data import (
     is_right,
     outcome,
     refuse_unread,
-    step_token_ends,
+    row_step_ends,
     steps_of,
     tokenizer_fingerprint,
 )
@@ -91,7 +91,8 @@ class DQOConfig(DROConfig):
         min_effective_sample_size: stop when the share of effective samples, or the mean weight, is below this
             for `collapse_patience` optimizer steps in a row.
         collapse_patience: how many optimizer steps in a row that may be before training stops.
-        step_separator: the text between steps, for placing step rewards on tokens.
+        step_separator: the text between steps, or the `split:<name>` of what cut them, for placing step rewards on
+            tokens, whichever tokenizer the scorer had.
     """
 
     lam: float = 1.0
@@ -288,9 +289,8 @@ class DQOTrainer(DROTrainer):
         width = max(len(values) for values in rewards)
         scores, ends = torch.zeros(len(rows), width), torch.full((len(rows), width), -1)
         for i, (row, values) in enumerate(zip(rows, rewards, strict=True)):
-            ids = batch["response_ids"][i][mask[i]].tolist()
             steps = steps_of(row, self.config.step_separator)
-            positions = step_token_ends(self.tokenizer, ids, steps, self.config.step_separator)
+            positions = row_step_ends(self.tokenizer, row, steps, self.config.step_separator)
             scores[i, : len(values)] = torch.tensor(values) * self.config.process_reward_weight
             ends[i, : len(values)] = torch.tensor(positions)
         if self.config.process_rewards == "potential":

@@ -1,0 +1,244 @@
+r"""Named splitters: where a text falls into steps, if not at a literal separator.
+
+A `step_separator` is the text between steps, or `split:` and the name of a splitter:
+
+    line         behind every line break (\n, \r\n or \r)
+    blank_line   behind every run of lines that are empty or blank
+    numbered     before every heading `Step 1:` at the start of a line, also `Step 1.`, `**Step 1**` and `### Step 1`
+    sentence     behind every sentence, and behind line breaks outside of displayed mathematics and code
+    m:f          where the user's function `f(text) -> list[str]` of module `m` does
+
+What a splitter of this package has left whole it leaves whole when that stands alone, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from qstep.data.user_code import USER_CODE, code_version, load_code
+
+_PREFIX = "split:"
+
+_BLANK = r"[^\S\r\n]"
+_BREAK = r"(?:\r\n|\n|\r(?!\n))"
+
+_LINE = re.compile(_BREAK)
+_BLANK_LINES = re.compile(rf"{_BREAK}(?:{_BLANK}*{_BREAK})+")
+
+_STEP = re.compile(rf"step{_BLANK}", re.IGNORECASE)
+_HEADING = re.compile(
+    rf"""(?:\A|(?<=[\r\n])) {_BLANK}*
+    (?:[-+*>\u2022]{_BLANK}+)?                                # - Step 1:
+    (?P<marked> \#{{1,6}}{_BLANK}* | \\[a-z]+\*?\{{ )?        # ### Step 1, \textbf{{Step 1}}
+    [*_]{{0,3}} step{_BLANK}+
+    (?:\d+|[ivx]+|[a-z]|one|two|three|four|five|six|seven|eight|nine|ten)\b {_BLANK}*
+    (?:\([^()\r\n]*\))? {_BLANK}*
+    (?(marked)|(?:[*_:\uff1a)]|\.(?!\d)|[-\u2013\u2014](?=\s)|(?=[\r\n]|\Z)))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+_WHOLE = re.compile(
+    r"\\\[.*?\\\]|\\\([^\r\n]*?\\\)|\$\$.*?\$\$|\\begin\{(\w+\*?)\}.*?\\end\{\1\}|```.*?```|\[asy\].*?\[/asy\]",
+    re.DOTALL,
+)
+"""Mathematics, code and drawings within which no sentence ends."""
+_FULL_DISPLAY = re.compile(r"[.!?]\s*(?:\\\]|\$\$|\\end\{\w+\*?\})\Z")
+_DISPLAY = re.compile(rf"{_BLANK}*(?:\\\[|\$\$|\\begin\{{)")
+
+_MARK = re.compile(
+    rf"""[.!?\u2026\u3002\uff01\uff1f\r\n] (?:
+        (?<=[.!?\u2026]) [.!?\u2026]* (?P<closing>["'\u201d\u2019\u00bb)\]}}*_$]*) (?={_BLANK})
+      | (?<=[\u3002\uff01\uff1f]) [\u3002\uff01\uff1f]* ["'\u300d\u300f\u201d\u2019\uff09]*
+      | (?<=\r) \n?
+      | (?<=\n)
+    )""",
+    re.VERBOSE,
+)
+"""What may end a sentence; the full-width marks need no blank behind them."""
+
+_TITLE = re.compile(r"(?:Mr|Mrs|Ms|Mx|Dr|Prof|St|Mt|Gen|Capt|Lt|Sgt|Col|Rev|Hon|Sen|Gov|Rep)\.")
+_ABBREVIATION = re.compile(r"(?:e\.g|i\.e|eg|ie|cf|vs|viz|approx|resp|w\.r\.t|s\.t|a\.k\.a|incl)\.", re.IGNORECASE)
+_BEFORE_NUMBERS = re.compile(
+    r"(?:no|nos|fig|figs|eq|eqs|sec|ch|p|pp|vol|ft|in|lb|lbs|oz|yd|mi|min|hr|hrs)\.", re.IGNORECASE
+)
+_DOTTED = re.compile(r"(?:[A-Z]\.){2,}")
+_INITIAL = re.compile(r"[A-Z]\.")
+_ITEM = re.compile(
+    rf"""{_BLANK}*(?:[-+>\u2022]{_BLANK}+)?[*_(\#]*{_BLANK}*
+    (?:\d{{1,3}}|[a-zA-Z]|[ivxIVX]{{1,4}}|(?i:step|case|part|problem|question|example){_BLANK}+\w{{1,8}})\.""",
+    re.VERBOSE,
+)
+"""What numbers a line."""
+_LONGEST_ITEM = 40
+
+_VISIBLE = re.compile(r"[\S\r\n]")
+_EQUATION = re.compile(rf"{_BLANK}*[^\W\d_]{_BLANK}*[=<>\u2264\u2265]")
+_OPERATOR = re.compile(rf"{_BLANK}*[-,;:)\]}}%=+*/^<>|&\u00d7\u00f7\u00b7\u2248](?:\s|\Z)")
+
+
+def is_named(separator: str) -> bool:
+    """Whether a `step_separator` names a splitter, and is not the text between steps."""
+    return separator.startswith(_PREFIX)
+
+
+def is_users_splitter(separator: str) -> bool:
+    """Whether a `step_separator` names a function of the user's own."""
+    return is_named(separator) and USER_CODE.fullmatch(separator[len(_PREFIX) :]) is not None
+
+
+def use_splitter(separator: str) -> None:
+    """Checks the name of a splitter, and loads the function of the user's own that it names.
+
+    A user's function cuts texts only in a process where this was called with its name: it is called with what the user
+    gives as a `step_separator`, not with what a file of rows or a checkpoint holds.
+
+    Raises ValueError for an unknown name, or a function that cannot be loaded.
+    """
+    name = separator[len(_PREFIX) :]
+    if is_users_splitter(separator):
+        function = load_code(name, "splitter")
+        if not callable(function):
+            raise ValueError(f"splitter {name!r} is no function, but {function!r}")
+        _users[separator] = function
+    elif name not in _SPLITTERS:
+        raise ValueError(
+            f"splitter {name!r} of step_separator {separator!r} is unknown; there are {', '.join(_SPLITTERS)} and your "
+            "own, module:function"
+        )
+
+
+def splitter_version(separator: str) -> str:
+    """A `step_separator`, with a digest of the file of a user's function: what steps follow from."""
+    if not is_users_splitter(separator):
+        return separator
+    return _PREFIX + code_version(separator[len(_PREFIX) :], "splitter")
+
+
+def joint_of(separator: str) -> str:
+    """Text to put between steps so that they are cut there again.
+
+    Raises ValueError for a user's function: only it knows.
+    """
+    if not is_named(separator):
+        return separator
+    if is_users_splitter(separator):
+        raise ValueError(f"what {separator!r}, code of your own, has cut cannot be put together again")
+    use_splitter(separator)
+    return _SPLITTERS[separator[len(_PREFIX) :]][1]
+
+
+def cuts(text: str, separator: str) -> list[int]:
+    """Where the parts of `text` end that a named splitter cuts, the last at its end; in order, some parts may be blank.
+
+    Raises:
+        ValueError: the splitter is unknown, or a user's function that was not named (`use_splitter`) or whose parts do
+            not put together the text.
+    """
+    if is_users_splitter(separator):
+        found = _users_cuts(text, separator)
+    else:
+        use_splitter(separator)
+        found = [position for position in _SPLITTERS[separator[len(_PREFIX) :]][0](text) if 0 < position < len(text)]
+    return [*found, len(text)]
+
+
+_users: dict[str, Callable[[str], Any]] = {}
+
+
+def _users_cuts(text: str, separator: str) -> list[int]:
+    if separator not in _users:
+        raise ValueError(
+            f"{separator!r} is code of your own: name it with --step_separator {separator} to have it loaded (in "
+            "Python, qstep.data.use_splitter)"
+        )
+    parts = _users[separator](text)
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise ValueError(f"{separator!r} returned {parts!r}; it must return a list of texts, the parts of its argument")
+    if (whole := "".join(parts)) != text:
+        pairs = enumerate(zip(whole, text, strict=False))
+        at = next((i for i, (ours, theirs) in pairs if ours != theirs), min(len(whole), len(text)))
+        raise ValueError(
+            f"the parts that {separator!r} returned do not put together its argument: from character {at} on they read "
+            f"{whole[at : at + 40]!r}, and the text {text[at : at + 40]!r}. Nothing may be left out or changed, blanks "
+            "included"
+        )
+    ends: list[int] = []
+    for part in parts[:-1]:
+        ends.append((ends[-1] if ends else 0) + len(part))
+    return ends
+
+
+def _behind(pattern: re.Pattern[str]) -> Callable[[str], Iterator[int]]:
+    return lambda text: (match.end() for match in pattern.finditer(text))
+
+
+def _before_headings(text: str) -> Iterator[int]:
+    if _STEP.search(text) is None:
+        return iter(())
+    return (match.start() for match in _HEADING.finditer(text))
+
+
+def _behind_sentences(text: str) -> Iterator[int]:
+    whole = [match.span() for match in _WHOLE.finditer(text)]
+    ends = {end for start, end in whole if _FULL_DISPLAY.search(text, start, end) and text[end : end + 1].isupper()}
+    inside = iter(whole)
+    first, last = next(inside, (len(text), len(text)))
+    line = 0
+    for match in _MARK.finditer(text):
+        start, end = match.span()
+        while last <= end and last < len(text):
+            first, last = next(inside, (len(text), len(text)))
+        if first < end < last:
+            continue
+        if text[start] in "\r\n":
+            if not _introduces_display(text, line, start, end):
+                ends.add(end)
+            line = end
+        elif match["closing"] is None or _ends_sentence(text, line, start, match.start("closing"), end):
+            ends.add(end)
+    return iter(sorted(ends))
+
+
+def _ends_sentence(text: str, line: int, start: int, behind: int, end: int) -> bool:
+    """Whether the mark `text[start:behind]`, which with what closes with it reaches to `end`, ends a sentence of the
+    line that begins at `line`."""
+    found = _VISIBLE.search(text, end)
+    if found is None or found[0] in "\r\n":
+        return False
+    first = found[0]
+    if _OPERATOR.match(text, end) or (first.islower() and not _EQUATION.match(text, end)):
+        return False
+    mark = text[start:behind]
+    if mark == "!" and first in "\\(" and text[start - 1 : start].isdigit():
+        return False  # a factorial
+    if mark != ".":
+        return mark.strip("!?") == "" or not first.isdigit()  # 1, 2, ... 10
+    if start - line < _LONGEST_ITEM and _ITEM.fullmatch(text, line, behind):
+        return False
+    words = text[max(line, behind - _LONGEST_ITEM) : behind].split()
+    word = words[-1].lstrip("*_#([{$\"'\u201c\u2018")
+    if any(kind.fullmatch(word) for kind in (_TITLE, _ABBREVIATION, _DOTTED)):
+        return False
+    if first.isdigit() and _BEFORE_NUMBERS.fullmatch(word):
+        return False
+    if not _INITIAL.fullmatch(word):
+        return True
+    after_name = len(words) > 1 and any(kind.fullmatch(words[-2]) for kind in (_TITLE, _INITIAL))
+    return not after_name and _INITIAL.match(text, found.start()) is None
+
+
+def _introduces_display(text: str, line: int, start: int, end: int) -> bool:
+    """Whether a line that ends in no mark goes on with displayed mathematics."""
+    before = text[line:start].rstrip()
+    return bool(before) and before[-1] not in ".!?\u3002\uff01\uff1f" and _DISPLAY.match(text, end) is not None
+
+
+_SPLITTERS: dict[str, tuple[Callable[[str], Iterator[int]], str]] = {
+    "line": (_behind(_LINE), "\n"),
+    "blank_line": (_behind(_BLANK_LINES), "\n\n"),
+    "numbered": (_before_headings, "\n"),
+    "sentence": (_behind_sentences, " "),
+}
+"""How each cuts, and what to put between its steps."""
