@@ -143,5 +143,4 @@ def run_search(folder: Path, pause: float = 0.0, **options: Any) -> Path:
 
 
 if __name__ == "__main__":
-    print("ready", flush=True)
     run_search(Path(sys.argv[1]), pause=0.001)

@@ -56,7 +56,7 @@ def searches(curves: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Markup:
         for tokens, e in curve
     ]
     names = [label(name) for name in curves]
-    legend = alt.Legend(title=None, orient="top", columns=4, columnPadding=24, symbolOpacity=1, symbolSize=70)
+    legend = alt.Legend(title=None, orient="top", columns=2, columnPadding=24, symbolOpacity=1, symbolSize=70)
     x = alt.X("tokens:Q", title="tokens drawn for a problem").scale(type="log", base=2, nice=False, padding=12)
     y = alt.Y("low:Q", title=None).scale(zero=False).axis(format=".0%", tickCount=6)
     colour = alt.Color("who:N", legend=legend).scale(domain=names, range=_colours(curves))
