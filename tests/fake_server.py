@@ -48,6 +48,10 @@ def choices(body: Body) -> list[dict[str, Any]]:
     made = []
     for index in range(body["n"]):
         text, ids, reason = answer(body["prompt"], body["seed"], index)
+        for stop in body.get("stop", []):
+            if stop in text:
+                text, reason = text[: text.index(stop) + len(stop)], "stop"
+                ids = TOKENIZER.encode(text, add_special_tokens=False)
         logprobs = {"tokens": [], "token_logprobs": [-0.25] * len(ids)} if "logprobs" in body else None
         given = {"token_ids": ids} if body.get("return_token_ids") else {}
         made.append({"index": index, "text": text, "finish_reason": reason, "logprobs": logprobs, **given})

@@ -56,6 +56,20 @@ def test_a_response_is_what_the_server_drew() -> None:
     assert all(r.logps == [-0.25] * len(r.token_ids) for r in responses)
 
 
+def test_a_response_ends_at_a_text() -> None:
+    wanted = settings(stop="\n")
+    with serving() as server:
+        responses = drawn(server, Request("p", [5, 12, 7, 10, 3, 13, 15], range(8)), wanted)
+        with pytest.raises(ValueError, match="leave out --engine_input text"):
+            drawn(server, Request("p", PROMPT, [0]), wanted, prompts_as="text")
+    (body,) = server.bodies
+    assert body["stop"] == ["\n"] and body["include_stop_str_in_output"] is True
+    assert "step" in {r.finish_reason for r in responses}
+    for r in responses:
+        assert (r.finish_reason == "step") == r.text.endswith("\n"), "what ended by itself, or was cut off, has none"
+        assert TOKENIZER.decode(r.token_ids) == r.text and len(r.logps) == len(r.token_ids)
+
+
 def test_a_call_says_all_that_the_distribution_follows_from() -> None:
     with serving() as server:
         drawn(server, Request("p", PROMPT, [0, 1], max_new_tokens=9), settings(temperature=0.5, top_p=0.9))
@@ -235,7 +249,7 @@ def test_what_is_left_in_the_middle_is_cancelled() -> None:
 def arguments(server: FakeServer, model: Path, output: Path, problems: int = PROMPTS) -> list[str]:
     options = {
         **{"model_name_or_path": model, "output": output, "num_problems": problems, "num_samples": 4},
-        **{"engine": "http", "endpoint": server.endpoint, "endpoint_model": MODEL, "max_new_tokens": 64},
+        **{"engine": "http", "engine_url": server.endpoint, "engine_model": MODEL, "max_new_tokens": 64},
         **{"request_timeout_s": ONE_TIMEOUT_S, "retries": 40, "concurrency": 32},
     }
     return ["sample", *(f"--{name}={value}" for name, value in options.items())]
@@ -315,35 +329,35 @@ def test_rows_of_another_served_model_are_not_mixed_and_the_address_may_change(b
     options: dict[str, Any] = {"num_problems": 2, "num_samples": 1, "max_new_tokens": 64, "engine": "http"}
 
     def run(server: FakeServer, model: str) -> Path:
-        named = {"endpoint": server.endpoint, "endpoint_model": model}
+        named = {"engine_url": server.endpoint, "engine_model": model}
         return sample(SampleConfig(model_name_or_path=str(base), output=output, **options, **named))
 
     with serving() as first, serving() as second:
         run(first, MODEL)
         run(second, MODEL)
         assert not second.bodies
-        with pytest.raises(ValueError, match="endpoint_model"):
+        with pytest.raises(ValueError, match="engine_model"):
             run(second, "another")
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--endpoint=http://h", "--endpoint is 'http://h', and nothing reads it without --engine http"),
+        ("--engine_url=http://h", "--engine_url is 'http://h', and nothing reads it without --engine http"),
         ("--engine=vllm --retries=3", "--retries is 3, and nothing reads it without --engine http"),
         ("--vllm_options.max_model_len=9", "--vllm_options is .*without --engine vllm"),
         ("--engine=vllm --max_tokens=9", "--max_tokens is 9, and nothing reads it without --engine hf"),
         ("--engine=vllm --device=cpu", "--device is 'cpu', and nothing reads it without --engine hf"),
-        ("--engine=http --endpoint=http://h --max_rows=9", "--max_rows is 9, and nothing reads it without"),
-        ("--engine=http --endpoint=http://h --dtype=bfloat16", "--dtype is 'bfloat16', and nothing reads it"),
-        ("--engine=http", "--engine http needs --endpoint"),
-        ("--engine=http --endpoint=127.0.0.1:8000", "--endpoint is '127.0.0.1:8000'; give an address such as"),
-        ("--engine=http --endpoint=http://h:99999", "--endpoint is .*; give an address such as"),
-        ("--engine=http --endpoint=http://me:pw@h", "--endpoint has a user, a query or a fragment in it"),
-        ("--engine=http --endpoint=http://h --concurrency=0", "--concurrency is 0; it must be at least 1"),
+        ("--engine=http --engine_url=http://h --max_rows=9", "--max_rows is 9, and nothing reads it without"),
+        ("--engine=http --engine_url=http://h --dtype=bfloat16", "--dtype is 'bfloat16', and nothing reads it"),
+        ("--engine=http", "--engine http needs --engine_url"),
+        ("--engine=http --engine_url=127.0.0.1:8000", "--engine_url is '127.0.0.1:8000'; give an address such as"),
+        ("--engine=http --engine_url=http://h:99999", "--engine_url is .*; give an address such as"),
+        ("--engine=http --engine_url=http://me:pw@h", "--engine_url has a user, a query or a fragment in it"),
+        ("--engine=http --engine_url=http://h --concurrency=0", "--concurrency is 0; it must be at least 1"),
         ("--workers=4", "--workers is 4, and nothing reads it without --executor ray"),
-        ("--engine=http --endpoint=http://h --executor=ray", "a server is one: raise --concurrency"),
-        ("--engine=http --endpoint=http://h --endpoint_input=text --endpoint_logprobs=processed", "no log-probs"),
+        ("--engine=http --engine_url=http://h --executor=ray", "a server is one: raise --concurrency"),
+        ("--engine=http --engine_url=http://h --engine_input=text --engine_logprobs=processed", "no log-probs"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(
@@ -394,8 +408,8 @@ def test_steps_are_labelled_by_a_server(base: Path, tmp_path: Path) -> None:
         assert main(arguments(server, base, rows, problems=3)) == 0
         assert main(["grade", f"--input={rows}", f"--output={graded}"]) == 0
         given = ["annotate", f"--input={graded}", f"--output={labels}", "--method=monte_carlo", "--rollouts=2"]
-        given += [f"--model_name_or_path={base}", "--engine=http", f"--endpoint={server.endpoint}"]
-        assert main([*given, f"--endpoint_model={MODEL}", "--max_new_tokens=64"]) == 0
+        given += [f"--model_name_or_path={base}", "--engine=http", f"--engine_url={server.endpoint}"]
+        assert main([*given, f"--engine_model={MODEL}", "--max_new_tokens=64"]) == 0
     labelled = list(read_rows(labels))
     assert len(labelled) == 12
     for row in labelled:

@@ -91,7 +91,7 @@ def in_process(model: Path) -> Engine:
 
 @pytest.fixture(scope="session")
 def served(model: Path, endpoint: str) -> Engine:
-    return EngineOptions(engine="http", endpoint=endpoint, endpoint_model="served").load_engine(str(model))
+    return EngineOptions(engine="http", engine_url=endpoint, engine_model="served").load_engine(str(model))
 
 
 @pytest.fixture(params=["in_process", "served"])
@@ -178,8 +178,8 @@ def test_an_adapter_and_reserved_options_are_refused(tmp_path: Path, hf: HFEngin
 
 
 def test_samples_and_step_labels_of_a_server(model: Path, endpoint: str, tmp_path: Path) -> None:
-    engine = [f"--model_name_or_path={model}", "--engine=http", f"--endpoint={endpoint}/v1"]
-    engine += ["--endpoint_model=served", "--max_new_tokens=48"]
+    engine = [f"--model_name_or_path={model}", "--engine=http", f"--engine_url={endpoint}/v1"]
+    engine += ["--engine_model=served", "--max_new_tokens=48"]
     rows, graded, labels = (tmp_path / f"{name}.jsonl" for name in ("rows", "graded", "labels"))
     assert main(["sample", *engine, f"--output={rows}", "--num_problems=4", "--num_samples=2"]) == 0
     sampled = list(read_rows(rows))

@@ -22,7 +22,7 @@ from anyio.from_thread import start_blocking_portal
 
 from qstep.data.shards import parse_row
 from qstep.generation.engine import Request, SamplingSettings, text_of
-from qstep.types import Response
+from qstep.types import Ending, Response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -107,8 +107,10 @@ class HTTPEngine:
         Raises:
             ConnectionError: a request was given up, or the server was never reached. What else had come is yielded
                 before.
-            ValueError: the server refuses a request as wrong.
+            ValueError: the server refuses a request as wrong, or is to stop at a text and is sent texts.
         """
+        if settings.stop is not None and self.prompts_as == "text":
+            raise ValueError("to stop at a step's end a server has to take token ids: leave out --engine_input text")
         headers = {} if self._api_key is None else {"Authorization": f"Bearer {self._api_key}"}
         client = httpx2.AsyncClient(headers=headers, timeout=None, limits=httpx2.Limits(max_connections=None))
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
@@ -153,7 +155,7 @@ class HTTPEngine:
         except httpx2.ConnectError as error:
             if not self._has_answered:
                 raise ConnectionError(
-                    f"{self.url} is not to be reached ({error}): start the server, or mend --endpoint"
+                    f"{self.url} is not to be reached ({error}): start the server, or mend --engine_url"
                 ) from None
             raise _Unusable(f"connection refused ({error})") from None
         except httpx2.RequestError as error:
@@ -197,6 +199,8 @@ class HTTPEngine:
             body |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
             if self._gives_logps(settings):
                 body["logprobs"] = 1
+            if settings.stop is not None:
+                body |= {"stop": [settings.stop], "include_stop_str_in_output": True}
         return body
 
     def _text(self, prompt_ids: list[int]) -> str:
@@ -212,16 +216,20 @@ class HTTPEngine:
 
     def _response(self, choice: dict[str, Any], sample: int, limit: int, settings: SamplingSettings) -> Response | None:
         """A choice as a response; None where it is none."""
-        text, reason = choice.get("text"), choice.get("finish_reason")
-        if not isinstance(text, str) or reason not in ("stop", "length"):
+        text, said = choice.get("text"), choice.get("finish_reason")
+        if not isinstance(text, str) or said not in ("stop", "length"):
             return None
+        reason: Ending = "stop" if said == "stop" else "length"
+        if reason == "stop" and settings.stop is not None and settings.stop in text:
+            reason = "step"  # servers say "stop" of both
         ids = choice.get("token_ids")
         if not isinstance(ids, list) or not 0 < len(ids) <= limit or not all(map(_is_id, ids)):
             return Response(sample, text, None, None, reason)
         if reason == "stop" and ids[-1] not in (self.tokenizer.eos_token_id, choice.get("stop_reason")):
             return Response(sample, text, None, None, reason)
         read = self.decode(ids[:-1] if reason == "stop" else ids)
-        if _letters(read) != _letters(text):
+        letters = _letters(read)[: len(_letters(text))] if reason == "step" else _letters(read)  # a token may go on
+        if letters != _letters(text):
             return Response(sample, text, None, None, reason)
         logps = _logps(choice.get("logprobs"), len(ids)) if self._gives_logps(settings) else None
         return Response(sample, read, ids, logps, reason)

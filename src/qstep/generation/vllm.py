@@ -17,7 +17,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from qstep.generation.engine import Request, SamplingSettings, check_length, text_of
 from qstep.models.loading import ADAPTER_CONFIG
-from qstep.types import Dtype, Response
+from qstep.types import Dtype, Ending, Response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -122,8 +122,8 @@ class VLLMEngine:
         if output.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM ended a response by {output.finish_reason!r}")
         logps = [at[token].logprob for token, at in zip(ids, output.logprobs, strict=True)]
-        stopped = output.finish_reason == "stop"
-        return Response(sample, self.decode(ids[:-1] if stopped else ids), ids, logps, output.finish_reason)
+        reason: Ending = "step" if isinstance(output.stop_reason, str) else output.finish_reason
+        return Response(sample, self.decode(ids[:-1] if reason == "stop" else ids), ids, logps, reason)
 
 
 def _parameters(request: Request, sample: int, settings: SamplingSettings) -> SamplingParams:
@@ -134,6 +134,8 @@ def _parameters(request: Request, sample: int, settings: SamplingSettings) -> Sa
         top_p=settings.top_p,
         seed=int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") >> 1,
         logprobs=0,  # the token drawn, and no other
-        detokenize=False,
+        stop=settings.stop,
+        include_stop_str_in_output=True,
+        detokenize=settings.stop is not None,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -41,7 +41,9 @@ class Service:
     ) -> None:
         self.scorer, self.options, self.name = scorer, options, name
         assert isinstance(scorer.format, ContractFormat), "a scorer with a step contract"
-        self.reader = RequestReader(scorer.format, name, options.queue_tokens)
+        self.reader = RequestReader(
+            scorer.format, scorer.model.config.get_text_config().vocab_size, name, options.queue_tokens
+        )
         self.draining = False
         self.cut_off = 0
         self._begun = int(time.time())

@@ -41,9 +41,9 @@ class Asked:
 class RequestReader:
     """Reads the bodies of `/pooling` for one scorer. (Its tokenizer is not for several threads at once.)"""
 
-    def __init__(self, format: ContractFormat, model: str, most_tokens: int) -> None:
+    def __init__(self, format: ContractFormat, vocabulary: int, model: str, most_tokens: int) -> None:
         self.tokenizer, self.contract = format.tokenizer, format.contract
-        self.vocabulary: int = scorer.model.config.get_text_config().vocab_size
+        self.vocabulary = vocabulary
         self.model, self.most_tokens = model, most_tokens
 
     def read(self, body: bytes) -> list[Asked]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NO_EFFECT = (
     *("output", "max_rows", "max_tokens", "score_tokens", "device"),
-    *("endpoint", "concurrency", "request_timeout_s", "retries"),
+    *("engine_url", "concurrency", "request_timeout_s", "retries"),
     *("executor", "workers", "worker_gpus"),
 )
 """Options that cannot change a stage's rows."""
@@ -193,7 +193,7 @@ class DeviceOptions(Options):
 
 
 _OF_HTTP = (
-    *("endpoint", "endpoint_model", "endpoint_input", "endpoint_logprobs"),
+    *("engine_url", "engine_model", "engine_input", "engine_logprobs"),
     *("concurrency", "request_timeout_s", "retries"),
 )
 
@@ -209,12 +209,12 @@ class EngineOptions(DeviceOptions):
         max_tokens: positions held in the cache at once; lower it when memory runs out (hf).
         model_revision: of a Hub id: branch, tag or commit.
         vllm_options: further arguments of vllm.LLM, such as `--vllm_options.tensor_parallel_size 2`.
-        endpoint: address of the server, such as http://127.0.0.1:8000 (http). `model_name_or_path` is then the model
+        engine_url: address of the server, such as http://127.0.0.1:8000 (http). `model_name_or_path` is then the model
             that it serves, and gives the tokenizer and the fingerprint; its weights are not read.
-        endpoint_model: the model's name on the server; that of `model_name_or_path` by default (http).
-        endpoint_input: how prompts are sent: tokens as vLLM, SGLang and llama.cpp take them, which also asks for token
+        engine_model: the model's name on the server; that of `model_name_or_path` by default (http).
+        engine_input: how prompts are sent: tokens as vLLM, SGLang and llama.cpp take them, which also asks for token
             ids and log-probs; text as OpenAI takes them (http).
-        endpoint_logprobs: what log-probs the server gives: raw, before temperature and top_p, or processed (http).
+        engine_logprobs: what log-probs the server gives: raw, before temperature and top_p, or processed (http).
         concurrency: requests under way at once (http).
         request_timeout_s: seconds that one call may take, waiting in the server's queue included (http).
         retries: calls in a row that bring nothing before the job stops, with what is done on disk (http).
@@ -229,10 +229,10 @@ class EngineOptions(DeviceOptions):
     max_tokens: int = 131_072
     model_revision: str | None = None
     vllm_options: dict[str, Any] | None = None
-    endpoint: str | None = None
-    endpoint_model: str | None = None
-    endpoint_input: Literal["tokens", "text"] = "tokens"
-    endpoint_logprobs: Literal["raw", "processed"] = "raw"
+    engine_url: str | None = None
+    engine_model: str | None = None
+    engine_input: Literal["tokens", "text"] = "tokens"
+    engine_logprobs: Literal["raw", "processed"] = "raw"
     concurrency: int = 32
     request_timeout_s: float = 600.0
     retries: int = 8
@@ -250,26 +250,27 @@ class EngineOptions(DeviceOptions):
             refuse_unread(self, _OF_HTTP, "--engine http")
         if self.engine != "vllm":
             refuse_unread(self, ["vllm_options"], "--engine vllm")
+        scores_here = isinstance(self, ScorerOptions) and self.endpoint is None
         if self.engine == "vllm":
-            refuse_unread(self, ["max_tokens", "device"], "--engine hf")
+            refuse_unread(self, ["max_tokens", *([] if scores_here else ["device"])], "--engine hf")
         if self.engine == "http":
             refuse_unread(self, ["max_rows"], "--engine hf or vllm")
-            refuse_unread(self, ["max_tokens", "device", "dtype"], "--engine hf")
-            if self.endpoint_input == "text" and self.endpoint_logprobs == "processed":
-                raise ValueError("--endpoint_logprobs is 'processed', and --endpoint_input text asks for no log-probs")
-            _check_endpoint(self.endpoint)
+            refuse_unread(self, ["max_tokens", *([] if scores_here else ["device", "dtype"])], "--engine hf")
+            if self.engine_input == "text" and self.engine_logprobs == "processed":
+                raise ValueError("--engine_logprobs is 'processed', and --engine_input text asks for no log-probs")
+            _check_url(self.engine_url)
 
     def load_engine(self, model_name_or_path: str) -> Engine:
         """The engine of a model."""
         if self.engine == "http":
-            assert self.endpoint is not None, "checked above"
+            assert self.engine_url is not None, "checked above"
             return _engine_class("HTTPEngine", "pip install 'qstep[http]'")(
-                self.endpoint,
-                self.endpoint_model or model_name_or_path,
+                self.engine_url,
+                self.engine_model or model_name_or_path,
                 load_tokenizer(model_name_or_path, self.model_revision),
                 api_key=os.environ.get("OPENAI_API_KEY") or None,
-                prompts_as=self.endpoint_input,
-                logprobs=self.endpoint_logprobs,
+                prompts_as=self.engine_input,
+                logprobs=self.engine_logprobs,
                 concurrency=self.concurrency,
                 request_timeout_s=self.request_timeout_s,
                 retries=self.retries,
@@ -305,22 +306,22 @@ def _engine_class(name: str, remedy: str) -> Any:
         raise ValueError(f"this --engine needs {error.name}, which is not installed: {remedy}") from None
 
 
-def _check_endpoint(endpoint: str | None) -> None:
+def _check_url(url: str | None) -> None:
     """Raises ValueError for what is no address of a server, or holds more than one: it is written beside the rows."""
-    if endpoint is None:
-        raise ValueError("--engine http needs --endpoint, the server's address, such as http://127.0.0.1:8000")
-    if {*"@?#"} & {*endpoint}:
+    if url is None:
+        raise ValueError("--engine http needs --engine_url, the server's address, such as http://127.0.0.1:8000")
+    if {*"@?#"} & {*url}:
         raise ValueError(
-            "--endpoint has a user, a query or a fragment in it: give the address alone, and a key in the environment "
-            "variable OPENAI_API_KEY"
+            "--engine_url has a user, a query or a fragment in it: give the address alone, and a key in the "
+            "environment variable OPENAI_API_KEY"
         )
     try:
-        address = urlsplit(endpoint)
+        address = urlsplit(url)
         usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
     except ValueError:
         usable = False
     if not usable:
-        raise ValueError(f"--endpoint is {endpoint!r}; give an address such as http://127.0.0.1:8000")
+        raise ValueError(f"--engine_url is {url!r}; give an address such as http://127.0.0.1:8000")
 
 
 @dataclass(kw_only=True)
@@ -384,7 +385,8 @@ class ScorerOptions(ScorerChoice):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.endpoint is not None:
-            unread = ("device", "dtype", "scorer_kind", "scorer_reference", "scorer_options")
+            draws_here = isinstance(self, EngineOptions) and self.engine != "http"
+            unread = [*([] if draws_here else ["device", "dtype"]), "scorer_kind", "scorer_reference", "scorer_options"]
             refuse_unread(self, unread, "a scorer here: with --endpoint the server has its own")
 
     def scorer_fingerprint(self) -> str:

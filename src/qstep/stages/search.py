@@ -68,6 +68,7 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
             refuse_unread(self, [name], f"--method {readers}")
         if self.temperature == 0 and self.width > 1:
             raise ValueError("--temperature is 0, and all draws from one place would be the same: sample, or --width 1")
+        refuse_unread(self, ["executor"], "`qstep sample` or `qstep annotate`: a search runs in one process")
         self.settings()
 
     def settings(self) -> SearchSettings:
@@ -87,6 +88,7 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
 def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | None = None) -> Path:
     """Runs the stage and returns its output. `engine` and `scorer` replace those that the options name."""
     from qstep.data import StageFile, read_rows
+    from qstep.data.splitters import is_named
     from qstep.data.tokens import PROMPT_DATE
     from qstep.search import search_together
 
@@ -107,6 +109,11 @@ def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | 
             return config.output
         engine = engine or config.load_engine(config.model_name_or_path)
         scorer = scorer or config.load_scorer()
+        if is_named(scorer.step_separator):
+            raise ValueError(
+                f"{config.scorer} reads steps that {scorer.step_separator} cuts, and a search has to know where a step "
+                "ends while it is written: use a scorer whose steps end at a text"
+            )
         done = {
             row["problem_id"]
             for row in read_rows(config.output, allow_torn=True)
