@@ -110,8 +110,11 @@ def test_rows_left_out_of_both_files_are_told(inputs: TrainInputs, tmp_path: Pat
     folder = run("rs", evaluated, tmp_path / "run", max_steps=1, eval_strategy="steps")
     summary = json.loads((folder / "train_log.meta.json").read_text())["summary"]
     assert summary == {
+        "base_model": {"name": Path(inputs.model_name_or_path).name, "on_hub": False},
+        "file": inputs.train_file.name,
         "rows": 32,
         "left_out": {"not right": 32},
+        "eval_file": "eval.jsonl",
         "eval_rows": 61,
         "eval_left_out": {"ungradable": 3},
     }
