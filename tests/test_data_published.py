@@ -268,7 +268,7 @@ def test_processbench(tmp_path: Path) -> None:
         "first_error": 1,
         "step_separator": "\n\n",
     }
-    assert right["labels"] == [True] * 3 and right["first_error"] is None
+    assert right["labels"] == [True] * 3 and right["first_error"] == -1
     (again, _), found = read(path, step_separator="\n")
     assert again["completions"][0] == "We add: 2 + 3" and again["step_separator"] == "\n"
     assert found["separators_made_blank"] == 2
@@ -294,8 +294,8 @@ def test_prmbench(tmp_path: Path) -> None:
     assert shown == [
         ("circular_prm_test_p1_0", "circular", [False, False, True], 0),
         ("redundency_prm_test_p1_1", "redundency", [True, True, False], 2),
-        ("correct_prm_test_p1_1", "correct", [True, True], None),
-        ("multi_solutions_1", "multi_solutions", [True] * 3, None),
+        ("correct_prm_test_p1_1", "correct", [True, True], -1),
+        ("multi_solutions_1", "multi_solutions", [True] * 3, -1),
     ]
     assert [row["prompt"] for row in rows[1:3]] == ["What is 2 + 3?", "What?"]
     assert found["rows_not_used"] == {
@@ -312,7 +312,7 @@ def test_bigbench_mistake(tmp_path: Path) -> None:
     (wrong, right), found = read(write(tmp_path / "dyck.jsonl", MISTAKE, right, blank), task="my_task:dyck")
     assert (wrong["id"], wrong["prompt"], wrong["gold"]) == ("dyck/0", "( ( ) -9 + 2 =", "-7")
     assert (wrong["labels"], wrong["first_error"], wrong["model_answer"]) == ([True, False, None], 1, "-8")
-    assert (right["labels"], right["first_error"]) == ([True] * 3, None) and "model_answer" not in right
+    assert (right["labels"], right["first_error"]) == ([True] * 3, -1) and "model_answer" not in right
     assert wrong["task"] == "my_task:dyck" and found["rows_not_used"] == {"a step is blank": 1}
 
 
@@ -544,9 +544,9 @@ def test_the_real_rows_of_processbench() -> None:
     }
     assert rows[0]["id"] == "gsm8k-0" and rows[0]["generator"] == "Qwen2-7B-Instruct" and rows[0]["subset"] == "gsm8k"
     assert (rows[0]["labels"], rows[0]["first_error"]) == ([True, False, None, None], 1)
-    assert [-1 if row["first_error"] is None else row["first_error"] for row in rows] == [row["label"] for row in raw]
+    assert [row["first_error"] for row in rows] == [row["label"] for row in raw]
     assert [row["completions"] for row in rows] == [[step.strip() for step in row["steps"]] for row in raw]
-    assert sum(row["final_answer_correct"] and row["first_error"] is not None for row in rows) == 7
+    assert sum(row["final_answer_correct"] and row["first_error"] != -1 for row in rows) == 7
 
 
 @needs_data
