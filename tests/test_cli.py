@@ -316,7 +316,16 @@ def test_the_commands_of_the_readme_run_on_a_small_model(tmp_path: Path, monkeyp
         "--num_problems 500": "--num_problems 6",
         "--offset 500 --num_problems 80": "--offset 6 --num_problems 3",
         "--offset 580": "--offset 9",
+        "peiyi9979/Math-Shepherd": "shepherd.jsonl",
+        "Qwen/Qwen2.5-Math-PRM-7B": "runs/my/pqm",
+        "--dataset_name Qwen/ProcessBench": "--inputs.gsm8k processbench.json",
     }
+    tagged = "What is 1 + 1? Step 1: 1 + 1 = 2. \u043a\u0438\nStep 2: The answer is: 3 \u043a\u0438"
+    marked = tagged.replace("\u043a\u0438", "+", 1).replace("\u043a\u0438", "-")
+    write_jsonl(tmp_path / "shepherd.jsonl", [{"input": tagged, "label": marked, "task": "GSM8K"}])
+    judged = {"problem": "What is 1 + 1?", "steps": ["1 + 1 = 2", "So 3."], "generator": "nobody"}
+    judged = [{**judged, "id": f"gsm8k-{n}", "final_answer_correct": n == -1, "label": n} for n in (-1, 1)]
+    (tmp_path / "processbench.json").write_text(json.dumps(judged))
     monkeypatch.chdir(tmp_path)
     ran = []
     for line in readme_commands():
@@ -327,11 +336,12 @@ def test_the_commands_of_the_readme_run_on_a_small_model(tmp_path: Path, monkeyp
             continue  # the shipped recipes have tests of their own
         if name == "train":
             rest += ["--max_steps", "2", "--use_cpu", "true", "--report_to", "none"]
-        if name == "evaluate":
+        if name == "evaluate" and rest[0] != "processbench":
             rest += ["--max_new_tokens", "8"]
         assert main([name, *rest]) == 0, line
         ran.append(name)
-    assert set(ran) == {"grade", "annotate", "train", "score", "best-of-n", "report", "sample", "evaluate"}
+    chain = {"grade", "annotate", "train", "score", "best-of-n", "report", "sample", "evaluate", "convert"}
+    assert set(ran) == chain
     majority = json.loads((tmp_path / "runs/my/majority.json").read_text())
     assert majority["problems"] == 12 and majority["curves"]["pass"]["2"]["mean"] == 1.0
     best = json.loads((tmp_path / "runs/my/best_of_n.json").read_text())
