@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 from qstep.cli import RECIPES, main
 from qstep.data import read_rows, write_jsonl
 from qstep.data.shards import StageBusy
-from qstep.stages.commands import COMMANDS
+from qstep.stages.commands import COMMANDS, command_name
 from qstep.tasks import miniature
 
 ROOT = Path(__file__).parents[1]
@@ -178,9 +178,7 @@ def test_every_command_of_the_readme_parses() -> None:
     lines = readme_commands()
     assert len(lines) >= 8
     for line in lines:
-        name, *rest = shlex.split(line, comments=True)[1:]
-        if name == "train":
-            name = f"train {rest.pop(0)}"
+        name, rest = command_name(shlex.split(line, comments=True)[1:])
         {**RECIPES, **COMMANDS}[name].parse(rest)
 
 
