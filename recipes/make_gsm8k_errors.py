@@ -1,6 +1,9 @@
 """Writes stepwise rows from GSM8K's worked solutions: each as it is, and with errors put in whose place is known.
 
-    python recipes/make_gsm8k_errors.py --input ../shared/data/gsm8k_train.jsonl --output runs/gsm8k_errors.jsonl
+    python recipes/make_gsm8k_errors.py --input ../shared/data/gsm8k_train.jsonl --num_problems 7000 \
+        --output runs/gsm8k_errors.jsonl
+    python recipes/make_gsm8k_errors.py --input ../shared/data/gsm8k_train.jsonl --offset 7000 --num_problems 100 \
+        --output runs/gsm8k_errors_validation.jsonl
 
 GSM8K marks each calculation, `48/2 = <<48/2=24>>24`, so a wrong one can be made whose consequences are worked out. A
 wrong solution has one error, at a random calculation, of a random kind:
@@ -26,6 +29,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 MARK = re.compile(r"<<([^=<>]+)=([^=<>]+)>>")
@@ -203,11 +207,14 @@ def follows(steps: list[str], gold: str) -> bool:
     return bool(marks) and right and plain(marks[-1][2]) == gold
 
 
-def make_rows(path: Path, wrong_each: int, seed: int) -> tuple[list[dict[str, object]], Counter[str]]:
+def make_rows(
+    path: Path, wrong_each: int, seed: int, *, offset: int = 0, num_problems: int | None = None
+) -> tuple[list[dict[str, object]], Counter[str]]:
     """A right and `wrong_each` wrong rows of every problem that allows it, and how many do not, by reason."""
     rows: list[dict[str, object]] = []
     counts: Counter[str] = Counter()
-    for index, question, steps, gold in read_solutions(path):
+    end = None if num_problems is None else offset + num_problems
+    for index, question, steps, gold in islice(read_solutions(path), offset, end):
         rng = random.Random(f"{seed}/{index}")
         if not follows(steps, gold):
             counts["left out: the answer does not follow from the marked calculations"] += 1
@@ -261,10 +268,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, help="GSM8K's train split, JSON lines")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--offset", type=int, default=0, help="problems to skip first")
+    parser.add_argument("--num_problems", type=int, help="problems to read, all by default")
     parser.add_argument("--wrong_each", type=int, default=3, help="wrong solutions of each problem")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    rows, counts = make_rows(args.input, args.wrong_each, args.seed)
+    rows, counts = make_rows(args.input, args.wrong_each, args.seed, offset=args.offset, num_problems=args.num_problems)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with args.output.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
