@@ -108,6 +108,8 @@ def test_stepwise_rows_are_judged_alike(scorer: Path, tmp_path: Path) -> None:
             labels[row["label"]] = False
             labels[row["label"] + 1 :] = [[None, True][number % 4 == 1]] * (len(labels) - row["label"] - 1)
         stepwise.append({"prompt": row["problem"], "completions": row["steps"], "labels": labels})
+        if number < 4:  # as `qstep convert` writes it: null where there is no error
+            stepwise[-1]["first_error"] = None if row["label"] == -1 else row["label"]
     unknown = [stepwise[0] | {"labels": [True, None, *[True] * (len(stepwise[0]["labels"]) - 2)]}]
     write_jsonl(tmp_path / "rows.jsonl", stepwise + unknown)
     theirs = judge(scorer, tmp_path / "raw", {"mini": raw})["steps"]["mini"]

@@ -146,8 +146,8 @@ def _first_error(path: Path, line: int, row: Row) -> int | None:
         raise RowError(path, line, "labels", "are soft; which step is the first wrong one takes true and false")
     place = labels.index(False) if False in labels else len(labels)
     found = None if None in labels[:place] else place if place < len(labels) else -1
-    said = row.get("first_error", found)
-    if found is not None and said != found:
+    said = row.get("first_error")  # null says nothing, as where a set's own column is empty for a right response
+    if None not in (found, said) and said != found:
         raise RowError(path, line, "first_error", f"is {said!r}, and by its labels it is {found}")
     return found
 
