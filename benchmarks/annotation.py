@@ -13,13 +13,13 @@ Two parts:
              steps per second. What a response shares with another of its problem the naive loop continues twice;
              `prefixes` and `distinct` say how much that is. That both draw from the same distribution is checked by
              the rollouts' mean length and successes, whose differences are given in standard errors.
-    quality  On the miniature, where every step's exact label is known. For each seed a policy is trained on the
-             textbook of the seed's world and answers problems of the test split; each method labels the steps of its
-             answers by rollouts of the policy itself. `steps` is the share of steps labelled as they are (null is
-             not), `first_error` the share of responses whose first wrong step is found (or that there is none), and
-             `rollouts` what was drawn, as a share of monte_carlo's too; a rate above 0 counts as right. Intervals are
-             95 %, over problems of all seeds; `difference` is paired with monte_carlo. Thresholds were tried on
-             problems of the validation split in the world of seed 0; any other seed is fresh.
+    quality  On the miniature, where every step's exact label is known. For each seed a policy is trained as the
+             miniature's recipe trains its base, on the textbook of the seed's world, and answers problems of the test
+             split; each method labels the steps of its answers by rollouts of the policy itself. `steps` is the share
+             of steps labelled as they are (null is not), `first_error` the share of responses whose first wrong step is
+             found (or that there is none), and `rollouts` what was drawn, as a share of monte_carlo's too; a rate above
+             0 counts as right. Intervals are 95 %, over problems of all seeds; `difference` is paired with monte_carlo.
+             Thresholds were tried on problems of the validation split in the world of seed 0; any other seed is fresh.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -37,19 +38,19 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from generation import train_base
 from qstep.annotate import RolloutSettings, label_by_rollouts
 from qstep.annotate.rollouts import prefixes_of
+from qstep.cli import main as qstep
 from qstep.data import encode_prompt, read_responses, write_json
 from qstep.evals import ratio_estimate
 from qstep.evals.intervals import ratio_difference
 from qstep.generation import HFEngine, Request, SamplingSettings
+from qstep.stages.inputs import load_for_sampling
 from qstep.stages.provenance import provenance
 from qstep.tasks import grade_rows, miniature
 
 Row = dict[str, Any]
 METHODS = ("monte_carlo", "binary_search", "adaptive")
-TRAIN_STEPS = 500  # of 32 pages: the 16,000 of the miniature recipe's textbook
 RESPONSES = 4
 LIMIT = 64
 
@@ -156,6 +157,22 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def base_policy(seed: int, pages: int, device: str) -> HFEngine:
+    """A policy trained on the textbook of the seed's world with the options of the miniature recipe's stage `base`."""
+    options = ["--per_device_train_batch_size", "32", "--responses_per_prompt", "1", "--num_train_epochs", "1"]
+    options += ["--learning_rate", "4e-3", "--lr_scheduler_type", "linear", "--warmup_steps", "50"]
+    options += ["--weight_decay", "0", "--adam_beta2", "0.98", "--max_length", "128", "--save_strategy", "no"]
+    options += ["--report_to", "none", "--disable_tqdm", "true", "--seed", str(seed)]
+    with tempfile.TemporaryDirectory() as folder:
+        world = ["--output_dir", f"{folder}/world", "--seed", str(seed), "--textbook_rows", str(pages)]
+        inputs = ["--model_name_or_path", f"{folder}/world/model", "--train_file", f"{folder}/world/textbook.jsonl"]
+        for command in (["miniature", *world], ["train", "rs", *inputs, "--output_dir", f"{folder}/policy", *options]):
+            if qstep(command):
+                raise RuntimeError(f"qstep {' '.join(command)} failed")
+        model, tokenizer = load_for_sampling(f"{folder}/policy", device=device, dtype="float32")
+    return HFEngine(model, tokenizer)
+
+
 def answers(engine: HFEngine, problems: int, seed: int) -> list[Row]:
     """The policy's own graded answers to problems of the test split."""
     asked = {problem.id: problem for problem in miniature.problems("test", problems, seed)}
@@ -212,8 +229,7 @@ def quality(args: argparse.Namespace) -> dict[str, Any]:
     labelled: dict[str, list[Row]] = {method: [] for method in METHODS}
     accuracy = {}
     for seed in args.seeds:
-        policy = train_base(args.train_steps, seed).to(args.device)
-        engine = HFEngine(policy, miniature.tokenizer())
+        engine = base_policy(seed, args.pages, args.device)
         rows = answers(engine, args.quality_problems, seed)
         accuracy[str(seed)] = statistics.fmean(row["verdict"] == "right" for row in rows)
         for method in METHODS:
@@ -251,7 +267,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seeds", type=int, nargs="*", default=[100, 101, 102], help="of the quality part; none: skip")
     parser.add_argument("--quality-problems", type=int, default=100)
-    parser.add_argument("--train-steps", type=int, default=TRAIN_STEPS)
+    parser.add_argument("--pages", type=int, default=16_000, help="of the textbook that a policy learns from")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     result: dict[str, Any] = {}

@@ -148,6 +148,19 @@ def test_adaptive_goes_on_where_it_is_undecided() -> None:
     assert [rate > 0 for rate in plain["labels"]] == [rate > 0 for rate in labelled["labels"]], "by construction"
 
 
+def test_a_right_response_is_the_success_that_decides_its_prefixes() -> None:
+    """It shares two steps with the wrong one. At a threshold above 0 one success says little: all nine are tried."""
+    rows = [WRONG, row(1, "0\n1\n7\n8\n#4")]
+    engine = Scripted(below(1))
+    wrong, right = label_by_rollouts(engine, rows, settings("adaptive"))
+    assert right["labels"] == [1.0] * 5 and right["trials"] == [1] * 5
+    assert wrong["labels"] == [1.0, 1.0, *[0.0] * 6] and wrong["trials"] == [1, 1, 4, 4, 4, 4, 4, 1]
+    assert engine.drawn == wrong["rollouts"]["drawn"] == 20 and right["rollouts"]["drawn"] == 0
+    assert [of["rollouts"]["decided"] for of in (wrong, right)] == [7, 2]
+    wrong, right = label_by_rollouts(Scripted(below(8)), rows, settings("adaptive", threshold=0.5))
+    assert wrong["trials"] == [3] * 7 + [1] and right["trials"] == [3] * 4 + [1], "3 of 4 are more than half"
+
+
 def test_adaptive_draws_as_many_at_once_as_could_decide() -> None:
     """At a half and 95 % that is five: where all succeed one round is enough. Where every other one does, it takes all
     k: after 15 of 16 rollouts 8 have succeeded, and 9 would be more than half."""
@@ -178,7 +191,8 @@ def test_binary_search_begins_where_a_right_response_parts() -> None:
     labelled = label_by_rollouts(engine, [WRONG, right], settings("binary_search"))
     assert labelled[0]["labels"] == [True] * 5 + [False] * 3 and engine.drawn == 5
     assert labelled[1]["labels"] == [True] * 6
-    assert labelled[1]["trials"] == [0] * 5 + [1], "its steps are right because it is, not by trial"
+    assert labelled[1]["trials"] == labelled[1]["successes"] == [1] * 6, "it is a trial of its own steps"
+    assert labelled[0]["trials"] == [1, 1, 1, 1, 1, 4, 0, 1] and labelled[0]["successes"] == [1, 1, 1, 1, 1, 0, 0, 0]
     elsewhere = [WRONG, {**right, "prompt": "1+1+2=\n"}]
     label_by_rollouts(engine := Scripted(below(5)), elsewhere, settings("binary_search"))
     assert engine.drawn == 6, "another problem's responses are no evidence"

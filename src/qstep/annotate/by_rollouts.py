@@ -3,13 +3,15 @@
 Three ways to spend them on the prefixes of responses:
 
     monte_carlo    k for every prefix (Math-Shepherd, arXiv 2312.08935); the label is successes / trials.
-    adaptive       as few for every prefix as decide it (`Decision`), k at most; the label is successes / trials.
+    adaptive       as few for every prefix as decide it (`Decision`), k at most; the label is successes / trials. Where
+                   one success decides (at a threshold of 0), a right response is that for all of its prefixes.
     binary_search  the same for O(log steps) prefixes of each wrong response, which find its first wrong step
                    (OmegaPRM, arXiv 2406.06592); labels are hard. It takes steps to be monotone: from a wrong one on
                    all are wrong. So the steps of a right response are right, as are those that a response of the same
                    problem shares with it, without a rollout.
 
-Successes and trials of the rollouts are kept, not only a bit. What was not tried is no trial.
+Successes and trials are kept, not only a bit: of the rollouts, and of a right response where it stands for one. What
+was not tried is no trial.
 """
 
 from __future__ import annotations
@@ -79,9 +81,10 @@ def label_by_rollouts(
     limit = settings.sampling.max_new_tokens
     plans = [_Plan(row, *prefixes_of(engine, row, settings.separator, limit)) for row in rows]
     pool = RolloutPool(engine, settings.sampling, settings.k, tasks, budgets)
+    one_success_decides = settings.method != "monte_carlo" and not settings.decision.threshold
     for plan in plans:
         for prefix in plan.prefixes:
-            pool.add(prefix)
+            pool.add(prefix, succeeded=one_success_decides and plan.row["verdict"] == "right")
     labels: Sequence[Sequence[bool | float | None]]
     if settings.method == "binary_search":
         labels = _search(plans, pool, settings.decision)

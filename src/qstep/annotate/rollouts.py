@@ -34,7 +34,8 @@ class Prefix:
 
 @dataclass(slots=True)
 class Counts:
-    """How the rollouts of a prefix ended: those `drawn` that could be graded are `trials`.
+    """How the rollouts of a prefix ended: those `drawn` that could be graded are `trials`, as is a right response that
+    was counted for one.
 
     `left` may yet be drawn. `tokens` of all of them, None where the engine gives no ids.
     """
@@ -103,12 +104,15 @@ class RolloutPool:
         self._engine, self._sampling, self._k, self._tasks = engine, sampling, k, tasks
         self._unspent = None if budgets is None else dict(budgets)
 
-    def add(self, prefix: Prefix) -> None:
-        """Makes a prefix known, once."""
+    def add(self, prefix: Prefix, *, succeeded: bool = False) -> None:
+        """Makes a prefix known, once. `succeeded` counts its response, a right one, as a trial of it if it has none."""
         if prefix.key not in self.counts:
             has_room = len(prefix.ids) < self._sampling.max_new_tokens
             self._prefixes[prefix.key] = prefix
             self.counts[prefix.key] = Counts(self._k if has_room else 0)
+        counts = self.counts[prefix.key]
+        if succeeded and not counts.trials:
+            counts.successes = counts.trials = 1
 
     def draw(self, wanted: Mapping[str, int]) -> bool:
         """Draws as many more rollouts of each prefix as are wanted, left and affordable, in one call of the engine.
