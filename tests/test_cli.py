@@ -338,7 +338,7 @@ def test_the_commands_of_the_readme_run_on_a_small_model(tmp_path: Path, monkeyp
             rest += ["--max_new_tokens", "8"]
         assert main([name, *rest]) == 0, line
         ran.append(name)
-    chain = {"grade", "annotate", "train", "score", "best-of-n", "report", "sample", "evaluate", "convert"}
+    chain = {"grade", "annotate", "train", "score", "best-of-n", "report", "sample", "evaluate", "convert"} | {"audit"}
     assert set(ran) == chain
     majority = json.loads((tmp_path / "runs/my/majority.json").read_text())
     assert majority["problems"] == 12 and majority["curves"]["pass"]["2"]["mean"] == 1.0

@@ -27,6 +27,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> TrainInputs:
 
 
 @pytest.fixture(scope="module")
+def evaluated(inputs: TrainInputs, tmp_path_factory: pytest.TempPathFactory) -> TrainInputs:
+    """With a file of other problems to be evaluated on: the best of those it is trained on may not be kept."""
+    path = tmp_path_factory.mktemp("held_out") / "rows.jsonl"
+    rows = read_rows(inputs.train_file)
+    write_jsonl(path, [{**row, "prompt": row["prompt"] * 2} for row in rows])
+    return replace(inputs, eval_file=path)
+
+
+@pytest.fixture(scope="module")
 def whole(inputs: TrainInputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run of 6 steps with its checkpoints 2, 4 and 6."""
     return run("rs", inputs, tmp_path_factory.mktemp("whole") / "run", save_steps=2, save_total_limit=None)
@@ -175,11 +184,10 @@ def test_how_often_a_run_is_evaluated_does_not_change_it(inputs: TrainInputs, tm
     assert sum("eval_loss" in row for row in read_rows(often / "train_log.jsonl")) == 3
 
 
-def test_a_damaged_best_checkpoint_is_not_taken_for_the_best(inputs: TrainInputs, tmp_path: Path) -> None:
+def test_a_damaged_best_checkpoint_is_not_taken_for_the_best(evaluated: TrainInputs, tmp_path: Path) -> None:
     """The first evaluation is the best one of a run that is asked for the largest loss."""
     best = dict(load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=True)
     options: dict[str, Any] = dict(eval_strategy="steps", eval_steps=2, save_steps=2, **best)
-    evaluated = replace(inputs, eval_file=inputs.train_file)
     child = start(
         "rs", evaluated, tmp_path / "run", tmp_path / "log", at="qstep.trainers.checkpoints:rotate:3:after", **options
     )
@@ -191,11 +199,10 @@ def test_a_damaged_best_checkpoint_is_not_taken_for_the_best(inputs: TrainInputs
         run("rs", evaluated, tmp_path / "run", **options)
 
 
-def test_a_run_that_saves_its_best_is_logged_as_an_undisturbed_one(inputs: TrainInputs, tmp_path: Path) -> None:
+def test_a_run_that_saves_its_best_is_logged_as_an_undisturbed_one(evaluated: TrainInputs, tmp_path: Path) -> None:
     """Of such a run it is known after an evaluation only whether it saves, and no line of the log is due by then."""
     best = dict(save_strategy="best", load_best_model_at_end=True, logging_steps=10)
     options: dict[str, Any] = dict(eval_strategy="steps", eval_steps=2, **best)
-    evaluated = replace(inputs, eval_file=inputs.train_file)
     child = start(
         "rs", evaluated, tmp_path / "run", tmp_path / "log", at="qstep.trainers.checkpoints:seal:1:after", **options
     )

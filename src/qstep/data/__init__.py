@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from qstep.data.audit import (
+    audit_rows,
+    contradicting_rows,
+    quantiles,
+    rising_rows,
+    shared_rows_of,
+)
 from qstep.data.index import Index, cache_folders, cached_array, index_rows
 from qstep.data.options import refuse_unread
 from qstep.data.placed import Placed, Turn, beginning, encode_chat, encode_joined, one_token
@@ -67,6 +74,7 @@ __all__ = [
     "StepTokens",
     "Turn",
     "Unanswerable",
+    "audit_rows",
     "beginning",
     "bytes_growth",
     "cache_folders",
@@ -76,6 +84,7 @@ __all__ = [
     "check_row",
     "check_separator",
     "code_version",
+    "contradicting_rows",
     "count_responses",
     "count_rows",
     "encode_chat",
@@ -98,6 +107,7 @@ __all__ = [
     "one_token",
     "outcome",
     "prompt_id",
+    "quantiles",
     "read_groups",
     "read_problems",
     "read_published",
@@ -105,7 +115,9 @@ __all__ = [
     "read_rows",
     "recognise",
     "refuse_unread",
+    "rising_rows",
     "row_step_ends",
+    "shared_rows_of",
     "split_steps",
     "splitter_version",
     "spread_scores",

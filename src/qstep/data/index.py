@@ -1,7 +1,7 @@
 """Where the rows of a JSONL file lie and what they hold, found in one pass and kept beside the file.
 
 A training set of a million rows is read once, checked row by row in several processes, and never parsed again
-until its content changes: `<name>.<format>.index` holds some 75 bytes a row and is mapped into memory, not read. It
+until its content changes: `<name>.<format>.index` holds some 130 bytes a row and is mapped into memory, not read. It
 knows nothing of tokenizers, models or methods, so all of these share it.
 """
 
@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,7 +31,7 @@ from qstep.data.splitters import is_named, splitter_version, use_splitter
 from qstep.data.steps import first_cut
 from qstep.types import Row
 
-_VERSION = 3
+_VERSION = 4
 _BYTES_A_PROCESS = 1 << 25
 """Smaller files, which one process checks in a second, are not worth another."""
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from qstep.data.index import scan_for_parent; scan_for_parent()"
@@ -41,14 +41,22 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("offset", "<i8"),  # where the line begins
         ("size", "<i4"),  # its bytes
         ("problem", "<u8"),  # hash of (problem_id, prompt): what makes a group
+        ("prompt", "<u8"),  # hash of the prompt alone: two files may give one problem two ids
+        ("response", "<u8"),  # hash of the prompt and the steps; of the completion in a format without steps
+        ("labelling", "<u8"),  # hash of the labels, 0 where no step has one
         ("id", "<u8"),  # hash of the id, 0 without one
         ("outcome", "<f8"),  # the reward, NaN where nobody knows
+        ("lowest", "<f8"),  # of the labels, NaN where no step has one
+        ("highest", "<f8"),
+        ("last", "<f8"),  # the last step's label, NaN where it has none
         ("prompt_bytes", "<i4"),  # of the prompt's text, or its messages' texts
         ("prompt_extra", "<i4"),  # bytes beyond one a character
         ("response_bytes", "<i4"),  # of the completion, or in the format stepwise of the steps' texts
         ("response_extra", "<i4"),
         ("steps", "<i4"),  # number of `completions`, -1 without
         ("labelled", "<i4"),  # number of steps with a label
+        ("above", "<i4"),  # number of steps with a label above 0
+        ("soft", "<i4"),  # number of steps with a number for a label
         ("right", "<i4"),  # whether the response is right: 1 or 0, -1 where nobody knows
         ("ids", "<i4"),  # number of `completion_ids`, -1 without
         ("roles", "<i4"),  # who speaks in the prompt, an entry of `Index.roles`
@@ -56,11 +64,11 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("graded", "?"),  # has a label or a reward, null or not
         ("behavior", "?"),  # has logps_behavior
         ("rewarded", "?"),  # has step_rewards
-        ("last_labelled", "?"),  # its last step has a label
+        ("rises", "?"),  # a step has a higher label than one before it
         ("blank", "?"),  # has neither a text nor completion_ids
     ]
 )
-_PACK = struct.Struct("<qiQQd" + "i" * 10 + "?" * 5).pack
+_PACK = struct.Struct("<qi" + "Q" * 5 + "d" * 4 + "i" * 12 + "?" * 5).pack
 
 
 @dataclass(frozen=True)
@@ -298,19 +306,28 @@ def _record(
     response = "".join(steps) if format == "stepwise" and steps else row.get("completion", "")
     prompt_bytes, response_bytes = len(prompt_text.encode()), len(response.encode())
     reward, right, labels = outcome(row), is_right(row), row.get("labels") or [None]
-    separator = row.get("step_separator")
+    known = [label for label in labels if label is not None]
+    separator, nan = row.get("step_separator"), float("nan")
     return _PACK(
         offset,
         size,
         _hash((row.get("problem_id"), turns or prompt)),
+        _hash(turns or prompt),
+        _hash((turns or prompt, steps if format == "stepwise" else response)),
+        _hash(labels) if known else 0,
         _hash(row["id"]) if "id" in row else 0,
-        float("nan") if reward is None else reward,
+        nan if reward is None else reward,
+        min(known, default=nan),
+        max(known, default=nan),
+        nan if labels[-1] is None else labels[-1],
         prompt_bytes,
         prompt_bytes - len(prompt_text),
         response_bytes,
         response_bytes - len(response),
         -1 if steps is None else len(steps),
-        sum(label is not None for label in labels),
+        len(known),
+        sum(label > 0 for label in known),
+        sum(isinstance(label, float) for label in known),
         -1 if right is None else int(right),
         -1 if ids is None else len(ids),
         roles.setdefault(speakers, len(roles)),
@@ -318,7 +335,7 @@ def _record(
         "label" in row or "reward" in row,
         row.get("logps_behavior") is not None,
         row.get("step_rewards") is not None,
-        labels[-1] is not None,
+        any(after > before for after, before in zip(known[1:], accumulate(known, min), strict=False)),
         ids is None and not response.strip(),
     )
 

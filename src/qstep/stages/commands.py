@@ -141,6 +141,7 @@ _STAGES = (
     _stage("sample", "SampleConfig", "sample groups of responses to problems"),
     _stage("grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
     _stage("annotate", "AnnotateConfig", "label steps: exactly, by Monte-Carlo rollouts, or from outcomes"),
+    _stage("audit", "AuditConfig", "say what is in a file to train on, and refuse what is wrong with it", _RESULT),
     _stage("score", "ScoreConfig", "score the steps of responses with a verifier"),
     _stage("serve", "ServeConfig", "serve a verifier over HTTP, with the schema of vLLM's /pooling", {}),
     _stage("search", "SearchConfig", "answer problems by decoding that a step scorer guides"),

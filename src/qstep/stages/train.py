@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import (
     AutoTokenizer,
     SchedulerType,
@@ -34,6 +35,7 @@ from qstep.trainers.checkpoints import (
     why_not_resumable,
     why_unusable,
 )
+from qstep.trainers.dataset import GroupDataset
 from qstep.trainers.processes import gathered, together
 
 LENGTH = ("max_steps", "num_train_epochs")
@@ -46,7 +48,13 @@ _IRRELEVANT = {
     *("use_cpu", "do_train", "do_eval", "do_predict", "local_rank", "ddp_timeout", "torch_empty_cache_steps"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
     *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "resume_from_checkpoint"),
-    *("enable_jit_checkpoint", "restore_callback_states_from_checkpoint", "save_on_each_node", "save_only_model"),
+    *(
+        "rising",
+        "enable_jit_checkpoint",
+        "restore_callback_states_from_checkpoint",
+        "save_on_each_node",
+        "save_only_model",
+    ),
 }
 _IRRELEVANT_PREFIXES = ("logging_", "hub_", "trackio_")
 # Unless the best checkpoint is kept, or the learning rate follows the evaluation.
@@ -118,6 +126,8 @@ def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
             }
             if left_out and run.log:
                 console.print(f"{path}: left out {left_out}")
+        if trainer.eval_dataset is not None:
+            _check_shared(inputs, trainer.train_dataset, trainer.eval_dataset, decides=follows_evaluation(config))
         trainer.write_card = partial(write_card, output, run.settings, summary)
         trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.state.global_step > trainer.state.max_steps:
@@ -128,6 +138,24 @@ def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
             seal(output, run.settings, model_files(output))
             run.log.finish(summary)
     return output
+
+
+def _check_shared(inputs: TrainInputs, train: GroupDataset, evaluated: GroupDataset, *, decides: bool) -> None:
+    """Tells of problems both trained and evaluated on; refuses them where the evaluation decides on the weights."""
+    trained = train.index.table["prompt"][train.rows]
+    shared = np.intersect1d(trained, evaluated.index.table["prompt"][evaluated.rows])
+    if not len(shared):
+        return
+    line = int(train.rows[np.isin(trained, shared)].min()) + 1
+    told = (
+        f"{inputs.train_file} and {inputs.eval_file} share {len(shared)} problems (one is on line {line} of the first)"
+    )
+    if decides:
+        raise ValueError(
+            f"{told}, and the evaluation decides on the weights (load_best_model_at_end, lr_scheduler_type): it would "
+            "keep what remembers best. Drop these rows from either; `qstep audit` counts them"
+        )
+    console.print(f"{told}: the evaluation is no measure of what was learned")
 
 
 def _base_model(inputs: TrainInputs) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,16 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import Index, check_separator, is_right, refuse_unread
+from qstep.data import Index, check_separator, contradicting_rows, index_rows, is_right, refuse_unread, rising_rows
 from qstep.losses import bce_loss, mse_loss, orm_loss, pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
 from qstep.models import Batch, ModelOptions, ScorerModel, StepContract, collate_steps, encode_steps
 from qstep.trainers.base import GroupTrainer
 from qstep.trainers.dataset import GroupConfig, GroupDataset, Item, Reasons, select_rows
+from qstep.trainers.processes import first_then_all
 from qstep.types import ABSENT, Row
 
 Objective = Literal["pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm"]
 MARGINS = ("pqm", "pqm_theoretical")
 RANKING = (*MARGINS, "pqm_ablation")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -58,15 +62,20 @@ class StepwiseConfig(ScorerConfig):
         stop_at_first_error: read each response only through its first wrong step, as PRM800K labels them (arXiv
             2305.20050). The steps after it repeat its label whatever they say, and drown what there is to learn. The
             ablation's loss (Eq. 12) never reads them: there it saves their tokens.
+        rising: whether rows with a right step after a wrong one are taken as the loss takes them (a ranking loss calls
+            that step wrong), or refused. To cut them at the wrong step, take stop_at_first_error.
     """
 
     threshold: float = 0.0
     stop_at_first_error: bool = False
+    rising: Literal["keep", "refuse"] = "keep"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.threshold < 1:
             raise ValueError(f"--threshold is {self.threshold}; it must be at least 0 and below 1")
+        if self.rising == "refuse" and self.stop_at_first_error:
+            raise ValueError("--rising refuse refuses what --stop_at_first_error true cuts: take one of the two")
 
 
 @dataclass
@@ -155,6 +164,12 @@ class ScorerTrainer(GroupTrainer):
         super().__init__(model, config, train_file, tokenizer, eval_file=eval_file, callbacks=callbacks)
 
     @classmethod
+    def create(cls, options: ModelOptions, config: GroupConfig, *rest: Any, **more: Any) -> GroupTrainer:
+        """The trainer of a new model, once `check_labels` has found the training file worth it."""
+        check_labels(rest[0], config, more["objective"])
+        return super().create(options, config, *rest, **more)
+
+    @classmethod
     def new_model(cls, options: ModelOptions, config: Any) -> ScorerModel:
         return ScorerModel.new(options)
 
@@ -168,7 +183,7 @@ class ScorerTrainer(GroupTrainer):
             encode=self.count_tokens,
             fixed_tokens=lambda table: np.maximum(table["steps"], 0).astype(np.int64),
             step_separator=self.config.step_separator,
-            forbidden=sorted({self.config.step_separator, self.config.separator_token}),
+            forbidden=_forbidden(self.config),
         )
 
     def count_tokens(self, row: Row) -> int:
@@ -211,10 +226,59 @@ class ScorerTrainer(GroupTrainer):
         return means
 
 
+def check_labels(path: Path, config: Any, objective: Objective) -> None:
+    """Refuses a training file from which a scorer can learn nothing, by its index and before a model is loaded.
+
+    That is one all of whose labels (an ORM's: verdicts) say the same: none is wrong, none is right, or, where soft
+    labels are taken as they are, all are one number. What is doubtful only, `qstep audit` says.
+
+    Raises:
+        RowError: a row is bad.
+        ValueError: the labels all say the same, or rise after a wrong step where `config.rising` refuses that.
+    """
+    index = first_then_all(lambda: index_rows(path, "stepwise", forbidden=_forbidden(config)))
+    table = index.table
+    if objective == "orm":
+        verdict = np.where(table["right"] >= 0, table["right"], table["last"])
+        least, most = verdict, verdict
+    else:
+        least, most = table["lowest"], table["highest"]
+    known = ~np.isnan(least) & (table["steps"] > 0)
+    if not known.any():
+        return  # the trainer says why each row is left out
+    low, high = float(least[known].min()), float(most[known].max())
+    as_they_are = objective in ("bce", "mse", "orm") and not getattr(config, "stop_at_first_error", False)
+    threshold = getattr(config, "threshold", 0.0)
+    if low == high if as_they_are else (low > threshold or high <= threshold):
+        what = "verdicts on responses" if objective == "orm" else "labels of steps"
+        says = f"{low:g}" if low == high else f"{'wrong' if high <= threshold else 'right'} by --threshold {threshold}"
+        raise ValueError(
+            f"{path}: all {what} say the same ({says}; 1 is right, 0 wrong), so a scorer can learn nothing from them. "
+            "Look at the file with `qstep audit`, and add rows that are labelled otherwise"
+        )
+    if isinstance(config, StepwiseConfig) and config.rising == "refuse" and len(rising_rows(index, threshold)):
+        lines = rising_rows(index, threshold) + 1
+        raise ValueError(
+            f"{path}: labels rise after a wrong step in {len(lines)} rows, first on line {lines[0]}, and --rising is "
+            "refuse: mend or drop these, read every row through its first wrong step (--stop_at_first_error true), or "
+            "take --rising keep"
+        )
+    contradictions = contradicting_rows(index) + 1
+    if len(contradictions):
+        _log.warning(
+            "%s: %d rows contradict another of the same response, first on line %d; see `qstep audit`",
+            *(path, len(contradictions), contradictions[0]),
+        )
+
+
+def _forbidden(config: ScorerConfig) -> list[str]:
+    return sorted({config.step_separator, config.separator_token})
+
+
 def _without_labels(index: Index) -> Reasons:
     return {"no steps": index.table["steps"] <= 0, "no step has a label": index.table["labelled"] == 0}
 
 
 def _without_verdict(index: Index) -> Reasons:
-    unknown: NDArray[np.bool_] = (index.table["right"] < 0) & ~index.table["last_labelled"]
+    unknown: NDArray[np.bool_] = (index.table["right"] < 0) & np.isnan(index.table["last"])
     return {"no steps": index.table["steps"] <= 0, "neither a verdict nor a label of the last step": unknown}

@@ -1,0 +1,131 @@
+"""What is in a file of rows, before anything is learned from it: labels, lengths, repeats, and what two files share.
+
+All of it follows from the file's index; rows are read again only where that leaves a question open (soft labels that
+may rise, repeats whose labels differ). A soft label above 0 counts as right: with it some rollout succeeded.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstep.data.index import Index
+
+_NAMED = 5
+"""Lines that a finding names."""
+
+
+def audit_rows(index: Index) -> dict[str, Any]:
+    """The findings of one file, as JSON; lines are counted from 1, and at most 5 are named.
+
+    `labels` counts steps. `responses` counts responses by their `label` or `reward`. A duplicate is a response that an
+    earlier row has too: the same prompt and steps (completion). Of duplicates that contradict one another one says true
+    where another says false; soft labels, which are estimates, and null contradict nothing.
+    """
+    table = index.table
+    stepwise = index.format == "stepwise"
+    verdicts = {name: int((table["right"] == code).sum()) for name, code in _VERDICTS.items()}
+    found: dict[str, Any] = {
+        "rows": len(table),
+        "format": index.format,
+        "problems": len(np.unique(table["prompt"])),
+        "responses_per_problem": quantiles(np.unique(table["prompt"], return_counts=True)[1]),
+        "characters": {
+            part: quantiles(table[f"{part}_bytes"] - table[f"{part}_extra"]) for part in ("prompt", "response")
+        },
+        "responses": {**verdicts, "right_share": _share(verdicts["right"], verdicts["right"] + verdicts["wrong"])},
+        "duplicates": _named(repeated_rows(index)),
+        "contradictions": _named(contradicting_rows(index)),
+    }
+    if stepwise:
+        steps = np.maximum(table["steps"], 0)
+        right, labelled = int(table["above"].sum()), int(table["labelled"].sum())
+        found |= {
+            "steps_per_response": quantiles(steps),
+            "labels": {
+                "right": right,
+                "wrong": labelled - right,
+                "null": int(steps.sum()) - labelled,
+                "soft": int(table["soft"].sum()),
+                "right_share": _share(right, labelled),
+            },
+            "without_steps": int((steps == 0).sum()),
+            "without_labels": int(((steps > 0) & (table["labelled"] == 0)).sum()),
+            "rising": _named(rising_rows(index)),
+        }
+    return found
+
+
+_VERDICTS = {"right": 1, "wrong": 0, "unknown": -1}
+
+
+def rising_rows(index: Index, threshold: float = 0.0) -> NDArray[np.int64]:
+    """The numbers of rows in which a step is right after one that is wrong; a label above `threshold` is right."""
+    table = index.table
+    rises = table["rises"] & (table["lowest"] <= threshold) & (table["highest"] > threshold)
+    for number in np.flatnonzero(rises & (table["soft"] > 0)):
+        labels = [label > threshold for label in index.row(int(number))["labels"] if label is not None]
+        rises[number] = any(labels[labels.index(False) :])
+    return np.flatnonzero(rises)
+
+
+def repeated_rows(index: Index) -> NDArray[np.int64]:
+    """The numbers of rows whose response, prompt and all, an earlier row has."""
+    order = np.argsort(index.table["response"], kind="stable")
+    hashes = index.table["response"][order]
+    return np.sort(order[1:][hashes[1:] == hashes[:-1]])
+
+
+def contradicting_rows(index: Index) -> NDArray[np.int64]:
+    """The numbers of rows of responses that are there with true and with false, for a step or as a whole."""
+    table = index.table
+    if index.format == "stepwise":
+        said, may = table["labelling"], (table["labelling"] != 0) & (table["soft"] == 0)
+    else:
+        said, may = table["right"], table["right"] >= 0
+    numbers = np.flatnonzero(may)
+    numbers = numbers[np.lexsort((said[numbers], table["response"][numbers]))]
+    responses, said = table["response"][numbers], said[numbers]
+    differ = np.unique(responses[1:][(responses[1:] == responses[:-1]) & (said[1:] != said[:-1])])
+    differing = np.sort(numbers[np.isin(responses, differ)])
+    if index.format != "stepwise":
+        return differing
+    groups: dict[int, list[int]] = {}
+    for number in differing.tolist():
+        groups.setdefault(int(table["response"][number]), []).append(number)
+    contradict = [rows for rows in groups.values() if _contradict([index.row(number)["labels"] for number in rows])]
+    return np.array(sorted(chain.from_iterable(contradict)), np.int64)
+
+
+def _contradict(labels: list[list[bool | None]]) -> bool:
+    return any({True, False} <= {*of_step} for of_step in zip(*labels, strict=True))
+
+
+def shared_rows_of(index: Index, other: Index) -> dict[str, Any]:
+    """What a file shares with another: problems, by their prompts whatever their ids; the rows of these; and responses.
+
+    Responses can be the same only in files of one format.
+    """
+    theirs, ours = np.unique(other.table["prompt"]), index.table["prompt"]
+    rows = np.flatnonzero(np.isin(ours, theirs))
+    same = index.format == other.format
+    responses = np.isin(index.table["response"], np.unique(other.table["response"])) if same else np.zeros(0, bool)
+    return {"problems": len(np.intersect1d(ours, theirs)), "responses": int(responses.sum()), **_named(rows)}
+
+
+def quantiles(values: NDArray[Any]) -> dict[str, float]:
+    """Mean and quantiles, each of these a value that is there."""
+    at = {"least": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "most": 1.0}
+    found = np.quantile(values, list(at.values()), method="inverted_cdf")
+    return {"mean": float(values.mean()), **dict(zip(at, map(int, found), strict=True))}
+
+
+def _named(numbers: NDArray[np.int64]) -> dict[str, Any]:
+    return {"rows": len(numbers), "lines": (numbers[:_NAMED] + 1).tolist()}
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,279 @@
+"""`qstep audit`: a file of rows in, what is in it and what is wrong with it out, before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from qstep.data import Format, refuse_unread
+from qstep.stages.inputs import finished, is_json_with, refuse_foreign, refuse_overwriting
+from qstep.stages.options import Options
+from qstep.stages.progress import bar, console, print_table
+from qstep.stages.provenance import provenance
+from qstep.types import Row
+
+if TYPE_CHECKING:
+    from qstep.data import Index
+
+_SHARES = ("min_right_share", "max_right_share", "max_unlabelled_share", "max_duplicate_share", "max_over_long_share")
+_OF_LENGTH = ("model_revision", "max_length", "step_separator", "separator_token", "max_over_long_share")
+_OF_STEPS = ("rising", "max_unlabelled_share")
+
+
+@dataclass(kw_only=True)
+class AuditConfig(Options):
+    """Says what is in a file of rows, and fails (exit status 1) where it passes a limit, once the figures are out.
+
+    A file without a right or without a wrong label fails whatever the limits: nothing can be learned from it. Files are
+    read as `qstep train` reads them, and their index is kept beside them. A soft label above 0 counts as right.
+
+    Args:
+        train_file: the JSONL rows to look at.
+        test_files: files to be tested on, by a name of your own: `--test_files.math500 math500.jsonl`. Of these
+            only prompts and responses are read, and compared exactly with those of train_file.
+        output: the JSON file to write.
+        format: of train_file; auto tells by the first row's columns: stepwise, else unpaired (graded), else the other.
+        model_name_or_path: whose tokenizer counts tokens: a folder or Hub id.
+        model_revision: of a Hub id: branch, tag or commit.
+        max_length: longest prompt and response together, in tokens; as in training.
+        step_separator: what steps must be split by and may not contain; as in training (stepwise rows).
+        separator_token: the single token put after each step; as in training (stepwise rows).
+        rising: whether rows with a right step after a wrong one are counted, or refused. Training reads such rows
+            only through the first wrong step with stop_at_first_error, and refuses them with rising.
+        min_right_share: least share of right among the labels (of responses, in the format unpaired).
+        max_right_share: largest one.
+        max_unlabelled_share: largest share of rows no step of which has a label; training leaves these out.
+        max_duplicate_share: largest share of rows whose response an earlier row has.
+        max_contradictions: how many rows may contradict another of the same response.
+        max_over_long_share: largest share of rows longer than max_length; training refuses any, or drops them.
+        max_shared_problems: how many problems train_file may share with each of test_files.
+    """
+
+    train_file: Path
+    test_files: dict[str, Path] | None = None
+    output: Path | None = None
+    format: Literal["auto", "stepwise", "unpaired", "prompt-completion"] = "auto"
+    model_name_or_path: str | None = None
+    model_revision: str | None = None
+    max_length: int = 2048
+    step_separator: str = "\n"
+    separator_token: str = "\n"
+    rising: Literal["keep", "refuse"] = "keep"
+    min_right_share: float | None = None
+    max_right_share: float | None = None
+    max_unlabelled_share: float | None = None
+    max_duplicate_share: float | None = None
+    max_contradictions: int = 0
+    max_over_long_share: float = 0.0
+    max_shared_problems: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in _SHARES:
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"--{name} is {share}; it must be a share, from 0 to 1")
+        for name in ("max_contradictions", "max_shared_problems"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 0")
+        if self.max_length < 1:
+            raise ValueError(f"--max_length is {self.max_length}; it must be at least 1")
+        if self.model_name_or_path is None:
+            refuse_unread(self, _OF_LENGTH, "--model_name_or_path, whose tokenizer counts tokens")
+        if not self.test_files:
+            refuse_unread(self, ["max_shared_problems"], "--test_files")
+
+
+def audit(config: AuditConfig) -> dict[str, Any]:
+    """Runs the stage and returns what it writes to `output`.
+
+    Raises:
+        RowError: a row is bad.
+        ValueError: a limit is passed. The table is printed and the output written by then; `failures` says the same.
+    """
+    from qstep.data import audit_rows, index_rows, shared_rows_of, write_json
+
+    refuse_overwriting(config)
+    if config.output is not None:
+        refuse_foreign("output", config.output, is_json_with("failures", "provenance"))
+    files = {"train_file": config.train_file} | {
+        f"test_files.{n}": path for n, path in (config.test_files or {}).items()
+    }
+    fingerprints = {name: finished(path) for name, path in files.items()}
+    format: Format = _format(config.train_file) if config.format == "auto" else config.format
+    if format != "stepwise":
+        refuse_unread(
+            config, [*_OF_STEPS, "step_separator", "separator_token"], "stepwise rows (prompt, completions, labels)"
+        )
+    if format == "prompt-completion":
+        refuse_unread(config, ["min_right_share", "max_right_share"], "labels")
+    counted = config.model_name_or_path is not None
+    forbidden = sorted({config.step_separator, config.separator_token}) if counted and format == "stepwise" else []
+    index = index_rows(config.train_file, format, forbidden=forbidden)
+    found = audit_rows(index)
+    if counted:
+        found["tokens"] = _lengths(index, config)
+    found["shared"] = {
+        name: shared_rows_of(index, index_rows(path, _format(path))) for name, path in (config.test_files or {}).items()
+    }
+    failures = [*_failures(found, config)]
+    results = {
+        "train_file": config.train_file.name,
+        **found,
+        "failures": failures,
+        "provenance": provenance(asdict(config)) | {"files": fingerprints},
+    }
+    if config.output is not None:
+        write_json(config.output, results)
+    _print(f"audit {config.train_file.name}", found)
+    if failures:
+        raise ValueError(f"{config.train_file} fails:\n" + "\n".join(f"- {failure}" for failure in failures))
+    console.print(f"audit {config.train_file}: it passes")
+    return results
+
+
+def _format(path: Path) -> Format:
+    """The format of a file by its first row's columns, the one with most to say."""
+    from qstep.data import numbered_rows
+
+    row = next((row for _, row in numbered_rows(path)), {})
+    if row.get("completions") is not None and row.get("labels") is not None:
+        return "stepwise"
+    return "unpaired" if {"label", "reward"} & row.keys() else "prompt-completion"
+
+
+def _lengths(index: Index, config: AuditConfig) -> dict[str, Any]:
+    """Tokens of prompt and response together, and what is lost with rows that have too many."""
+    import numpy as np
+    from transformers import AutoTokenizer
+
+    from qstep.data import encode_completion, encode_prompt, quantiles
+
+    tokenizer = AutoTokenizer.from_pretrained(config.model_name_or_path, revision=config.model_revision)
+    count: Callable[[Row], int]
+    if index.format == "stepwise":
+        from qstep.models import StepContract, encode_steps
+
+        contract = StepContract.create(
+            tokenizer,
+            step_separator=config.step_separator,
+            separator_token=config.separator_token,
+            max_length=config.max_length,
+            aggregation="min",
+            objective="audit",
+        )
+
+        def count(row: Row) -> int:
+            prompt, response, _ = encode_steps(tokenizer, contract, row["prompt"], row["completions"])
+            return len(prompt) + len(response)
+    else:
+
+        def count(row: Row) -> int:
+            return len(encode_prompt(tokenizer, row["prompt"])) + len(encode_completion(tokenizer, row))
+
+    tokens = np.zeros(len(index), np.int64)
+    with bar(f"audit {config.train_file.stem}", len(index)) as advance:
+        for number in range(len(index)):
+            tokens[number] = count(index.row(number))
+            advance(1)
+    long = np.flatnonzero(tokens > config.max_length)
+    table = index.table
+    return {
+        **quantiles(tokens),
+        "over_long": {
+            "rows": len(long),
+            "lines": (long[:5] + 1).tolist(),
+            "labelled_steps": int(table["labelled"][long].sum()),
+            "wrong_labels": int((table["labelled"][long] - table["above"][long]).sum()),
+        },
+    }
+
+
+def _failures(found: dict[str, Any], config: AuditConfig) -> Iterator[str]:
+    """What passes a limit: the figure, the limit, and what to do."""
+    rows = found["rows"]
+    if found["format"] != "prompt-completion":
+        labels, of = (found["labels"], "step") if "labels" in found else (found["responses"], "response")
+        for name in ("right", "wrong"):
+            if not labels[name]:
+                yield f"no {of} is labelled {name}: nothing can be learned from it. Add rows, or label them"
+        share = labels["right_share"]
+        if share is not None:
+            if config.min_right_share is not None and share < config.min_right_share:
+                yield f"right are {share:.4f} of the labels, below --min_right_share {config.min_right_share}"
+            if config.max_right_share is not None and share > config.max_right_share:
+                yield f"right are {share:.4f} of the labels, above --max_right_share {config.max_right_share}"
+    if config.rising == "refuse" and found["rising"]["rows"]:
+        yield (
+            f"labels rise after a wrong step in {_where(found['rising'])}: mend or drop these, or take --rising keep "
+            "and train with --stop_at_first_error true"
+        )
+    shares: tuple[tuple[str, int, str], ...] = (
+        ("max_unlabelled_share", found.get("without_labels", 0), "rows have no label: label them, or drop them"),
+        ("max_duplicate_share", found["duplicates"]["rows"], "rows repeat an earlier response: drop them"),
+        (
+            "max_over_long_share",
+            found["tokens"]["over_long"]["rows"] if "tokens" in found else 0,
+            f"rows are longer than --max_length {config.max_length}: raise it, or allow them here and train with "
+            "--over_long drop",
+        ),
+    )
+    for name, count, words in shares:
+        limit = getattr(config, name)
+        if limit is not None and count / rows > limit:
+            yield f"{count} of {rows} {words} (--{name} {limit})"
+    if found["contradictions"]["rows"] > config.max_contradictions:
+        yield (
+            f"the labels of one response contradict one another in {_where(found['contradictions'])}: keep one of "
+            f"each, or raise --max_contradictions {config.max_contradictions}"
+        )
+    for name, shared in found["shared"].items():
+        if shared["problems"] > config.max_shared_problems:
+            yield (
+                f"{shared['problems']} problems are those of {name} too, in {_where(shared)}: drop these rows here, or "
+                f"raise --max_shared_problems {config.max_shared_problems}"
+            )
+
+
+def _print(title: str, found: dict[str, Any]) -> None:
+    """Two tables: how long and how many, and what else is there."""
+    spread = {
+        "responses per problem": found["responses_per_problem"],
+        "steps per response": found.get("steps_per_response"),
+        **{f"characters of a {part}": of for part, of in found["characters"].items()},
+        "tokens": found.get("tokens"),
+    }
+    figures = ("mean", "least", "median", "p90", "p99", "most")
+    rows = [[name, *(f"{of[figure]:.4g}" for figure in figures)] for name, of in spread.items() if of is not None]
+    print_table(title, ["", *figures], rows)
+    print_table(title, ["", "found"], [*_told(found)])
+
+
+def _told(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "rows", f"{found['rows']} ({found['format']}), of {found['problems']} problems"
+    for name in ("labels", "responses"):
+        counts = {n: value for n, value in found.get(name, {}).items() if n != "right_share"}
+        if found.get(name, {}).get("right_share") is not None:
+            told = ", ".join(f"{n} {count}" for n, count in counts.items())
+            yield name, f"{told}; right {found[name]['right_share']:.1%}"
+    for name in ("without_steps", "without_labels"):
+        if name in found:
+            yield f"rows {name.replace('_', ' ')}", str(found[name])
+    named = {name: found[name] for name in ("rising", "duplicates", "contradictions") if name in found}
+    for name, of in named.items():
+        yield name, _where(of)
+    if "tokens" in found:
+        long = found["tokens"]["over_long"]
+        yield "over-long", f"{_where(long)}, {long['labelled_steps']} labels ({long['wrong_labels']} wrong)"
+    for name, shared in found["shared"].items():
+        yield f"also in {name}", f"{shared['problems']} problems, {shared['responses']} responses; {_where(shared)}"
+
+
+def _where(of: dict[str, Any]) -> str:
+    if not of["rows"]:
+        return "none"
+    lines = ", ".join(map(str, of["lines"]))
+    rows = "row" if of["rows"] == 1 else "rows"
+    return f"{of['rows']} {rows} (line {lines}{', ...' if of['rows'] > len(of['lines']) else ''})"

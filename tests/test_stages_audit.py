@@ -1,0 +1,186 @@
+"""`qstep audit`: its limits, exit status and JSON, on small files and real ones; and what training refuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qstep.cli import main
+from qstep.data import read_rows, write_jsonl
+from qstep.stages.audit import AuditConfig, audit
+from qstep.stages.convert import ConvertConfig, convert
+from qstep.stages.train import TrainInputs, train
+from qstep.trainers import METHODS
+from qstep.trainers.scorer import StepwiseConfig, check_labels
+
+DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+PAGE = Path(__file__).parents[1] / "docs" / "data.md"
+
+ROWS = [
+    {"prompt": "p", "completions": ["a", "b"], "labels": [True, False]},
+    {"prompt": "p", "completions": ["a", "c", "d"], "labels": [True, False, True]},
+    {"prompt": "q", "completions": ["a"], "labels": [None]},
+    {"prompt": "q", "completions": ["a", "b"], "labels": [False, None]},
+    {"prompt": "q", "completions": ["a", "b"], "labels": [False, False]},
+]
+"""3 labels of 8 are right; row 2 rises, row 3 has no label, row 5 repeats row 4."""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    return tmp_path / "rows.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("passes", "fails", "words"),
+    [
+        ({"rising": "keep"}, {"rising": "refuse"}, r"rise after a wrong step in 1 row \(line 2\)"),
+        ({"min_right_share": 0.37}, {"min_right_share": 0.38}, r"right are 0\.3750 of the labels, below"),
+        ({"max_right_share": 0.38}, {"max_right_share": 0.37}, r"right are 0\.3750 of the labels, above"),
+        ({"max_unlabelled_share": 0.2}, {"max_unlabelled_share": 0.19}, "1 of 5 rows have no label"),
+        ({"max_duplicate_share": 0.2}, {"max_duplicate_share": 0.0}, "1 of 5 rows repeat an earlier response"),
+    ],
+)
+def test_each_limit(file: Path, passes: dict[str, Any], fails: dict[str, Any], words: str) -> None:
+    assert audit(AuditConfig(train_file=file, **passes))["failures"] == []
+    with pytest.raises(ValueError, match=words):
+        audit(AuditConfig(train_file=file, **fails))
+
+
+@pytest.mark.parametrize(("label", "missing"), [(True, "wrong"), (False, "right")])
+def test_labels_that_all_say_the_same_fail(tmp_path: Path, label: bool, missing: str) -> None:
+    for name, rows in {
+        "stepwise": [{"prompt": "p", "completions": ["a"], "labels": [label]}],
+        "unpaired": [{"prompt": "p", "completion": "a", "label": label}],
+    }.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+        with pytest.raises(ValueError, match=f"is labelled {missing}: nothing can be learned"):
+            audit(AuditConfig(train_file=tmp_path / f"{name}.jsonl"))
+
+
+def test_contradictions_and_shared_problems(file: Path, tmp_path: Path) -> None:
+    write_jsonl(file, [*ROWS, {**ROWS[0], "labels": [True, True]}])
+    write_jsonl(tmp_path / "test.jsonl", [{"problem_id": "1", "prompt": "q", "completion": "x"}])
+    given: dict[str, Any] = {"train_file": file, "test_files": {"t": tmp_path / "test.jsonl"}}
+    with pytest.raises(ValueError) as raised:
+        audit(AuditConfig(**given, output=tmp_path / "audit.json"))
+    assert "contradict one another in 2 rows (line 1, 6)" in str(raised.value)
+    assert "1 problems are those of t too, in 3 rows (line 3, 4, 5)" in str(raised.value)
+    written = json.loads((tmp_path / "audit.json").read_text())
+    assert len(written["failures"]) == 2 and written["shared"]["t"]["problems"] == 1
+    assert written["provenance"]["files"].keys() == {"train_file", "test_files.t"}
+    assert audit(AuditConfig(**given, max_contradictions=2, max_shared_problems=1))["failures"] == []
+
+
+def test_rows_that_are_too_long_and_the_labels_lost(base: Path, file: Path, tmp_path: Path) -> None:
+    """Of the miniature's rows, as its tokenizer has one token a character."""
+    from qstep.data import encode_prompt
+    from qstep.tasks import miniature
+
+    rows = [{**row, "prompt": "1", "completions": ["1"] * len(row["completions"])} for row in ROWS]
+    write_jsonl(file, rows)
+    prompt = len(encode_prompt(miniature.tokenizer(), "1"))
+    given: dict[str, Any] = {"train_file": file, "model_name_or_path": str(base), "max_length": prompt + 4}
+    given["max_contradictions"] = 5
+    with pytest.raises(ValueError, match=rf"1 of 5 rows are longer than --max_length {prompt + 4}"):
+        audit(AuditConfig(**given))
+    tokens = audit(AuditConfig(**given, max_over_long_share=0.2))["tokens"]
+    assert (tokens["least"], tokens["median"], tokens["most"]) == (prompt + 2, prompt + 4, prompt + 6)
+    assert tokens["over_long"] == {"rows": 1, "lines": [2], "labelled_steps": 3, "wrong_labels": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_length": 9}, "nothing reads it without --model_name_or_path"),
+        ({"max_shared_problems": 1}, "nothing reads it without --test_files"),
+        ({"max_duplicate_share": 2.0}, "it must be a share"),
+        ({"max_contradictions": -1}, "at least 0"),
+        ({"format": "prompt-completion", "rising": "refuse"}, "nothing reads it without stepwise rows"),
+    ],
+)
+def test_options_that_cannot_be_meant(file: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        audit(AuditConfig(train_file=file, **options))
+
+
+def test_the_pages_commands_run(base: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the exit status of a file that fails is 1, with every reason on stderr."""
+    monkeypatch.chdir(tmp_path)
+    rows = list(read_rows(rows_file))
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    write_jsonl(tmp_path / "test.jsonl", [{**row, "prompt": row["prompt"] + " "} for row in rows[:4]])
+    (tmp_path / "model").symlink_to(base)
+    commands = re.findall(r"^qstep (audit .*)$", PAGE.read_text(), re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        assert main(shlex.split(command)) == 0, command
+    assert json.loads((tmp_path / "audit.json").read_text())["rows"] == len(rows)
+    assert main(shlex.split("audit --train_file rows.jsonl --test_files.t rows.jsonl --max_right_share 0.01")) == 1
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}; set QSTEP_DATA")
+def test_real_data(tmp_path: Path) -> None:
+    """What a conversion counted is what an audit counts."""
+    for name in ("math_shepherd_sample.jsonl", "processbench_gsm8k.json"):
+        rows = convert(ConvertConfig(str(DATA / name), tmp_path / f"{Path(name).stem}_rows.jsonl"))
+        counted = json.loads(rows.with_suffix(".meta.json").read_text())["summary"]["steps"]
+        found = audit(AuditConfig(train_file=rows))
+        assert {name: count for name, count in found["labels"].items() if count and name != "right_share"} == counted
+    assert (found["rows"], found["problems"]) == (400, 375)
+
+
+def scorer_config(**options: Any) -> StepwiseConfig:
+    return StepwiseConfig(output_dir="unused", report_to=[], **options)
+
+
+def of(path: Path, *labels: list[Any]) -> Path:
+    rows = [{"prompt": f"p{i}", "completions": ["a"] * len(of), "labels": of} for i, of in enumerate(labels)]
+    write_jsonl(path, rows)
+    return path
+
+
+def test_training_refuses_labels_that_all_say_the_same(tmp_path: Path) -> None:
+    rows = of(tmp_path / "right.jsonl", [True, True], [None, True])
+    for objective in ("pqm", "pqm_ablation", "bce", "mse", "orm"):
+        config = METHODS[objective].config(output_dir="unused", report_to=[])
+        with pytest.raises(ValueError, match=r"all .* say the same \(1; 1 is right, 0 wrong\)"):
+            METHODS[objective].create(None, config, rows, None)  # neither model nor tokenizer is asked for
+    soft = of(tmp_path / "soft.jsonl", [0.25, 0.5])
+    check_labels(soft, scorer_config(), "mse")
+    with pytest.raises(ValueError, match=r"right by --threshold 0\.0"):
+        check_labels(soft, scorer_config(), "pqm_ablation")
+    with pytest.raises(ValueError, match=r"wrong by --threshold 0\.5"):
+        check_labels(soft, scorer_config(threshold=0.5), "pqm_ablation")
+    check_labels(soft, scorer_config(threshold=0.25), "pqm_ablation")
+
+
+def test_training_refuses_labels_that_rise_if_told_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = of(tmp_path / "rows.jsonl", [True, False], [False, True])
+    check_labels(rows, scorer_config(), "bce")
+    with pytest.raises(ValueError, match="rise after a wrong step in 1 rows, first on line 2"):
+        check_labels(rows, scorer_config(rising="refuse"), "bce")
+    with pytest.raises(ValueError, match="take one of the two"):
+        scorer_config(rising="refuse", stop_at_first_error=True)
+    write_jsonl(rows, [ROWS[0], {**ROWS[0], "labels": [True, True]}])
+    with caplog.at_level(logging.WARNING):
+        check_labels(rows, scorer_config(), "bce")
+    assert "2 rows contradict another of the same response, first on line 1" in caplog.text
+
+
+def test_training_keeps_no_best_by_shared_problems(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """The best by problems that are trained on is not kept; without keeping any, the run goes on."""
+    options: dict[str, Any] = dict(report_to=[], max_steps=1, eval_strategy="steps", eval_steps=1, use_cpu=True)
+    inputs = TrainInputs(model_name_or_path=str(base), train_file=rows_file, eval_file=rows_file)
+    keeping = {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1}
+    with pytest.raises(ValueError, match=r"share 16 problems \(one is on line 1 of the first\), and the evaluation"):
+        train("bce", inputs, StepwiseConfig(output_dir=str(tmp_path / "a"), **options, **keeping))
+    train("bce", inputs, StepwiseConfig(output_dir=str(tmp_path / "b"), save_strategy="no", **options))
