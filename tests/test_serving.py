@@ -201,6 +201,7 @@ BAD_BODIES: dict[str, tuple[bytes, int]] = {
     "steps of numbers": (b'{"input": {"prompt": "7=\\n", "steps": [5]}}', 400),
     "two steps in one": (b'{"input": {"prompt": "7=\\n", "steps": ["5\\n6"]}}', 400),
     "a prompt of numbers": (b'{"input": {"prompt": [1], "steps": ["5"]}}', 400),
+    "characters that the tokenizer lacks": (b'{"input": {"prompt": ":", "steps": []}}', 400),
     "a conversation without a template": (
         b'{"input": {"prompt": [{"role": "user", "content": "7="}], "steps": ["5"]}}',
         400,
@@ -361,7 +362,7 @@ def test_no_body_of_a_fuzzer_is_answered_with_a_fault(server: Served) -> None:
     for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
         strategy = operation.as_strategy(generation_mode=mode)
         settings(**checks, suppress_health_check=list(HealthCheck))(given(case=strategy)(send))()
-    assert len(seen) >= FUZZ // 2 and {200, 400} <= {*seen}
+    assert len(seen) >= FUZZ and {200, 400} <= {*seen}
 
 
 def test_sigterm_drains(folder: Path, scorer: StepScorer, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import orjson
 
 from qstep.models import encode_steps
@@ -130,10 +129,8 @@ class RequestReader:
                 raise Refused(400, f"`{where}.steps[{i}]` contains the separator {separator!r}: it is several steps")
         try:
             prompt_ids, ids, ends = encode_steps(self.tokenizer, self.contract, prompt, steps)
-        except (ValueError, jinja2.TemplateError) as error:
-            raise Refused(
-                400, f"`{where}.prompt` is not for this model's chat template: {_clipped(str(error))}"
-            ) from None
+        except Exception as error:  # a template may raise anything, and tokenizers raises nothing narrower
+            raise Refused(400, f"`{where}` cannot be tokenised for this model: {_clipped(str(error))}") from None
         sequence = self._checked([*prompt_ids, *ids], where)
         separators = [i for i, token in enumerate(sequence) if token == self.contract.separator_token_id]
         steps_at = {len(prompt_ids) + end for end in ends}
