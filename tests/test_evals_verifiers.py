@@ -68,11 +68,13 @@ def test_report_of_a_simulated_study() -> None:
     groups, ns = simulated(60, 16), [1, 4, 16]
     report = best_of_n_report(groups, ns)
     curves = best_of_n_curves(groups, ns)
-    assert list(report) == ["curves", "differences", "over_optimisation"]
+    assert list(report) == ["curves", "outcomes", "differences", "over_optimisation"]
     assert list(report["curves"]) == ["mean", "majority", "pass", "pqm", "bce", "pqm_weighted", "bce_weighted"]
     assert report == best_of_n_report(groups, ns)
     assert json.loads(json.dumps(report)) == report
 
+    for method, of in report["outcomes"].items():
+        assert all(np.mean(of[n]["right"]) == pytest.approx(report["curves"][method][n]["mean"]) for n in of), method
     mean = report["curves"]["mean"]["1"]["mean"]
     for method, curve in curves.items():
         assert report["curves"][method]["1"]["mean"] == pytest.approx(mean), method
