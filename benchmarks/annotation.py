@@ -108,6 +108,10 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
     runs = []
     lengths: dict[str, list[float]] = {"qstep": [], "naive": []}
     successes: dict[str, list[float]] = {"qstep": [], "naive": []}
+    first = real_rows(args.data, 1, 1, 0)
+    warm_up = RolloutSettings(1, SamplingSettings(args.max_new_tokens))
+    naive_labels(engine, first, warm_up)  # the graders of both are started here
+    label_by_rollouts(engine, first, warm_up)
     for pair in range(args.pairs):
         rows = real_rows(args.data, args.problems, args.responses, pair * args.problems)
         settings = RolloutSettings(args.k, SamplingSettings(args.max_new_tokens, seed=args.seed + pair))
