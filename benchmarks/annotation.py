@@ -10,9 +10,10 @@ Two parts:
              response one `model.generate` call with `num_return_sequences=k`. Same model, same responses (real ones of
              12 models to GSM8K problems), same prefixes in tokens, same room for each rollout, same grading. They take
              turns, `--pairs` times on different problems; the figure is the median of the pairs' ratios of labelled
-             steps per second. What a response shares with another of its problem the naive loop continues twice;
-             `prefixes` and `distinct` say how much that is. That both draw from the same distribution is checked by
-             the rollouts' mean length and successes, whose differences are given in standard errors.
+             steps per second. `cpu_ratio`, of this process's processor time, is disturbed less by other work, and
+             leaves out the graders' processes. What a response shares with another of its problem the naive loop
+             continues twice; `prefixes` and `distinct` say how much that is. That both draw from the same distribution
+             is checked by the rollouts' mean length and successes, whose difference is given in standard errors.
     quality  On the miniature, where every step's exact label is known. For each seed a policy is trained as the
              miniature's recipe trains its base, on the textbook of the seed's world, and answers problems of the test
              split; each method labels the steps of its answers by rollouts of the policy itself. `steps` is the share
@@ -108,18 +109,23 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
     runs = []
     lengths: dict[str, list[float]] = {"qstep": [], "naive": []}
     successes: dict[str, list[float]] = {"qstep": [], "naive": []}
+    first = real_rows(args.data, 1, 1, 0)
+    warm_up = RolloutSettings(1, SamplingSettings(args.max_new_tokens))
+    naive_labels(engine, first, warm_up)  # the graders of both are started here
+    label_by_rollouts(engine, first, warm_up)
     for pair in range(args.pairs):
         rows = real_rows(args.data, args.problems, args.responses, pair * args.problems)
         settings = RolloutSettings(args.k, SamplingSettings(args.max_new_tokens, seed=args.seed + pair))
         seconds: dict[str, float] = {}
+        cpu_seconds: dict[str, float] = {}
         for side in ("qstep", "naive") if pair % 2 == 0 else ("naive", "qstep"):
             torch.manual_seed(args.seed + pair)
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             if side == "naive":
                 steps, of_naive, right = naive_labels(engine, rows, settings)
             else:
                 labelled = label_by_rollouts(engine, rows, settings)
-            seconds[side] = time.perf_counter() - start
+            seconds[side], cpu_seconds[side] = time.perf_counter() - start, time.process_time() - start_cpu
         drawn = [row["rollouts"] for row in labelled]
         # Each prefix as often as the naive loop continued it, so that the means compare.
         tried = [
@@ -139,6 +145,8 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
                 "seconds": seconds,
                 "labels_per_second": {side: steps / took for side, took in seconds.items()},
                 "ratio": seconds["naive"] / seconds["qstep"],
+                "cpu_seconds": cpu_seconds,
+                "cpu_ratio": cpu_seconds["naive"] / cpu_seconds["qstep"],
             }
         )
         print(runs[-1])
@@ -146,6 +154,7 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
     error = (sum(p * (1 - p) / len(successes[side]) for side, p in rate.items())) ** 0.5
     return {
         "ratio": statistics.median(run["ratio"] for run in runs),
+        "cpu_ratio": statistics.median(run["cpu_ratio"] for run in runs),
         "labels_per_second": {
             side: statistics.median(run["labels_per_second"][side] for run in runs) for side in ("qstep", "naive")
         },
