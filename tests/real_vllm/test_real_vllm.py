@@ -71,6 +71,7 @@ def endpoint(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--served-model-name", "served"]
     command += ["--port", str(port), "--dtype", "float32", "--max-model-len", str(POSITIONS), "--enforce-eager"]
+    command += ["--no-enable-chunked-prefill"]  # see VLLMEngine.load
     log = tmp_path_factory.mktemp("serve") / "serve.log"
     with log.open("wb") as said, subprocess.Popen(command, stdout=said, stderr=said) as server:
         address = f"http://127.0.0.1:{port}"
@@ -175,6 +176,14 @@ def test_what_exceeds_the_positions_is_refused_in_process_and_flagged_by_a_serve
         with pytest.raises(ValueError, match="request 'long'"):
             list(engine.sample([long], GREEDY))
     assert drawn(engine, GREEDY)  # the engine goes on
+
+
+def test_more_prompts_than_fit_a_step(engine: Engine) -> None:
+    """Seeded requests whose prompts vLLM would cut in parts; on a CPU that kills it."""
+    prompts = [[5 + i, *([6, 7 + i % 5] * 150)] for i in range(40)]
+    wanted = [Request(str(i), prompt, [0]) for i, prompt in enumerate(prompts)]
+    came = {request.key for request, _ in engine.sample(wanted, SamplingSettings(4))}
+    assert came == {request.key for request in wanted}
 
 
 def test_an_adapter_and_reserved_options_are_refused(tmp_path: Path, hf: HFEngine) -> None:

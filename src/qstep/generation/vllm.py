@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm import LLM, SamplingParams, TokensPrompt
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 from qstep.generation.engine import Request, SamplingSettings, check_length, text_of
@@ -65,6 +66,8 @@ class VLLMEngine:
             )
         if ours := sorted(_OURS & {*(options or {})}):
             raise ValueError(f"--vllm_options.{ours[0]} is not yours to set: qstep sets {', '.join(sorted(_OURS))}")
+        # After a part of a prompt, vLLM winds the request's random numbers back, which a CPU's cannot be: it would die.
+        whole_prompts = {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
         llm = LLM(
             model_name_or_path,
             revision=revision,
@@ -72,7 +75,7 @@ class VLLMEngine:
             dtype=dtype,
             max_num_seqs=max_rows,
             logprobs_mode="processed_logprobs",
-            **(options or {}),
+            **whole_prompts | {**(options or {})},
         )
         return cls(llm, tokenizer, max_rows=max_rows)
 
