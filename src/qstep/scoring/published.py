@@ -6,6 +6,7 @@ Every Q is the logit of the owner's probability, computed from logits and never 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
@@ -31,7 +32,7 @@ from qstep.types import Aggregation, Dtype, Prompt, Row
 
 
 @dataclass(kw_only=True)
-class Published:
+class Published(ABC):
     """What all kinds have; the fields but the tokenizer are a kind's options.
 
     Args:
@@ -55,13 +56,13 @@ class Published:
                 f"{', '.join(get_args(Aggregation))}"
             )
 
+    @abstractmethod
     def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
         """The model, which reads the steps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
         """The sequences in which the steps are read."""
-        raise NotImplementedError
 
     def fits(self, row: Row) -> bool:
         """Whether none of a row's sequences is longer than `max_length`."""
