@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -209,6 +210,12 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
+def by_the_book(row: dict[str, Any]) -> dict[str, Any]:
+    text = miniature.solution(row["prompt"])
+    ids = [*miniature.tokenizer()(text)["input_ids"], miniature.tokenizer().eos_token_id]
+    return row | {"completion": text, "completion_ids": ids, "logps_behavior": [-1.0] * len(ids)}
+
+
 @pytest.mark.timeout(900)
 def test_the_chain_of_commands(tiny_policy: Path, tmp_path: Path) -> None:
     """sample, grade, annotate, train, score, best-of-n, train, evaluate: each reads what the one before wrote."""
@@ -231,7 +238,10 @@ def test_the_chain_of_commands(tiny_policy: Path, tmp_path: Path) -> None:
     rows = tmp_path / "samples.jsonl"
     sampling = ["--model_name_or_path", tiny_policy, "--max_new_tokens", 64]
     qstep("sample", *sampling, "--output", rows, "--num_problems", 6, "--num_samples", 4)
-    qstep("grade", "--input", rows, "--output", tmp_path / "graded.jsonl")
+    # A policy taught for seconds may solve nothing: every other response becomes the worked solution.
+    solved = tmp_path / "solved.jsonl"
+    write_jsonl(solved, [by_the_book(row) if row["sample"] % 2 else row for row in read_rows(rows)])
+    qstep("grade", "--input", solved, "--output", tmp_path / "graded.jsonl")
     qstep("annotate", "--input", tmp_path / "graded.jsonl", "--output", tmp_path / "exact.jsonl")
     qstep(
         *("annotate", "--method", "monte_carlo", *sampling, "--rollouts", 2),

@@ -323,7 +323,9 @@ def test_the_api_takes_a_recipe_object(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(1200)
-def test_the_miniature_in_small_with_two_seeds(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_miniature_in_small_with_two_seeds(
+    rows_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The packaged recipe with a few steps of everything."""
     recipe = yaml.safe_load(MINIATURE.read_text())
     small = {"textbook_rows": 500, "num_problems": 4, "num_samples": 4, "max_problems": 2, "max_per_problem": 2}
@@ -331,8 +333,10 @@ def test_the_miniature_in_small_with_two_seeds(tmp_path: Path, capfd: pytest.Cap
         stage |= {option: value for option, value in small.items() if option in stage}
         if stage["command"].startswith("train"):
             stage |= {"max_steps": 2, "per_device_train_batch_size": 4, "warmup_steps": 0, "use_cpu": True}
-    # The tiny base solves nothing, and rejection sampling needs a right response.
+    # The tiny base solves nothing: rejection sampling needs a right response, and a verifier right and wrong steps.
     recipe["stages"]["rs"]["train_file"] = "${miniature}/textbook.jsonl"
+    for verifier in ("pqm", "bce"):
+        recipe["stages"][verifier]["train_file"] = str(rows_file)
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     assert main(["run", str(file), "--output_dir", str(tmp_path / "out"), "--seeds", "1,2"]) == 0

@@ -320,8 +320,8 @@ OPENAPI = {
                 "type": "object",
                 "required": ["prompt", "steps"],
                 "properties": {
-                    "prompt": {"type": "string"},
-                    "steps": {"type": "array", "items": {"type": "string"}},
+                    "prompt": {"type": "string", "pattern": "^[0-9+*=-]{1,20}$"},
+                    "steps": {"type": "array", "minItems": 1, "items": {"enum": ["1+2=3", "3-0=3", "#3", "", "é"]}},
                 },
             },
             "Request": {

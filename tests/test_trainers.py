@@ -15,7 +15,7 @@ from qstep.data import RowError, encode_text, row_step_ends, split_steps, write_
 from qstep.losses import pqm_loss, pqm_theoretical_loss
 from qstep.models import ModelOptions
 from qstep.tasks import miniature
-from qstep.trainers import METHODS, ImportanceCollapse, NonFiniteLoss, RankingConfig, StepwiseConfig, dataset
+from qstep.trainers import METHODS, ImportanceCollapse, NonFiniteLoss, RankingConfig, StepwiseConfig, dataset, scorer
 from qstep.trainers.scorer import loss_function, step_labels
 from qstep.types import ABSENT
 
@@ -290,10 +290,13 @@ def test_the_index_is_asked_for_in_one_order(
     """A set's order follows the hash seed, so processes would disagree whose index is right."""
     asked = []
     indexed = dataset.index_rows
-    monkeypatch.setattr(dataset, "index_rows", lambda *args, forbidden: asked.append(list(forbidden)) or indexed(*args))
+    for module in (scorer, dataset):
+        monkeypatch.setattr(
+            module, "index_rows", lambda *args, forbidden: asked.append(list(forbidden)) or indexed(*args)
+        )
     for token in "0123456789":
         trainer("pqm", base, rows_file, tmp_path, separator_token=token)
-    assert asked == [["\n", token] for token in "0123456789"]
+    assert asked == [["\n", token] for token in "0123456789" for _ in range(2)]
 
 
 def test_stopping_at_the_first_error(base: Path, rows_file: Path, tmp_path: Path) -> None:
