@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fake_engine import EOS, CharacterTokenizer
-from qstep.annotate import OutcomePool, RolloutSettings, label_by_outcome, label_by_rollouts, label_exactly
+from qstep.annotate import OutcomePool, RolloutSettings, flip_labels, label_by_outcome, label_by_rollouts, label_exactly
 from qstep.data import read_responses, read_rows, write_jsonl
 from qstep.generation import Request, SamplingSettings
 from qstep.stages.annotate import AnnotateConfig, annotate
@@ -215,6 +215,28 @@ def test_outcomes_of_a_group_label_what_they_show() -> None:
     assert elsewhere["labels"] == [None, None, False], "another prompt is another problem"
     cut = {**response(6, "two and twox\n2+2", "wrong", finish_reason="length")}
     assert label_by_outcome(cut, OutcomePool.of([response(7, "two and two\nx2+2", "right")]))["labels"] == [None, None]
+
+
+def test_flipped_labels_are_said_and_are_the_same_again(tmp_path: Path) -> None:
+    """A label is turned over with the probability asked for, whatever the order of the rows; null stays null."""
+    row = {**label_by_outcome(GROUP[1], OutcomePool.of(GROUP)), "labels": [True, None, False]}
+    assert flip_labels(row, 1.0, seed=0)["labels"] == [False, None, True]
+    assert flip_labels(row, 1.0, seed=0)["flipped"] == [0, 2]
+    assert flip_labels(row, 0.0, seed=0)["labels"] == row["labels"]
+    rows = [{**row, "id": str(i), "labels": [True] * 4} for i in range(1000)]
+    turned = sum(len(flip_labels(row, 0.25, seed=1)["flipped"]) for row in rows)
+    assert abs(turned - 1000) < 4 * (4000 * 0.25 * 0.75) ** 0.5
+    source = write_jsonl_at(tmp_path / "rows.jsonl", GROUP)
+    for name in ("a", "b"):
+        annotate(AnnotateConfig(source, tmp_path / name, "outcome", flip_share=0.5, seed=3))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert {row["label_source"] for row in read_rows(tmp_path / "a")} == {"outcome, flipped"}
+    with pytest.raises(ValueError, match=r"--flip_share is 1\.5; it is a probability, from 0 to 1"):
+        AnnotateConfig(source, tmp_path / "c", "outcome", flip_share=1.5)
+    with pytest.raises(
+        ValueError, match=r"--flip_share is 0\.1, and nothing reads it without --method exact or outcome"
+    ):
+        AnnotateConfig(source, tmp_path / "c", "monte_carlo", "model", flip_share=0.1)
 
 
 @pytest.mark.parametrize("option", [{"rollouts": 8}, {"temperature": 0.5}, {"dtype": "bfloat16"}])

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from qstep.data import write_json
-from qstep.evals import ScoredGroup, best_of_n_report
+from qstep.evals import ScoredGroup, aggregation_report, best_of_n_report
 from qstep.recipes import Recipe, RecipeError, Run, Work, read_recipe
 from qstep.recipes.command import RunConfig, run
 from qstep.recipes.recipe import Stage
@@ -40,7 +40,15 @@ def runs(folder: Path, *worlds: list[tuple[list[int], list[float], list[float]]]
         groups = [
             ScoredGroup(str(i), right, [None, None], {"a": a, "b": b}) for i, (right, a, b) in enumerate(problems)
         ]
-        report = {**best_of_n_report(groups, [1, 2]), "ns": [1, 2], "provenance": provenance({})}
+        qs = {"a": [[[q, 1.0] for q in a] for _, a, _ in problems]}
+        aucs = {"a": {"response_within_problem": {"mean": 0.75}, "step_within_problem": {"mean": 0.5}}}
+        report = {
+            **best_of_n_report(groups, [1, 2]),
+            "aggregations": aggregation_report(groups, qs, [1, 2], ["min", "last"]),
+            "ns": [1, 2],
+            "auc": aucs | {"c": {"response_within_problem": None}},
+            "provenance": provenance({}),
+        }
         write_json(folder / f"{seed}.json", report)
         work = Work(
             "key",
@@ -96,7 +104,17 @@ def test_the_page_says_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "**Holds**, over 2 worlds." in text
     assert "| a above b | 2 | +100.0 [+100.0, +100.0] |" in text and "| 2 of 2 |" in text
     assert "| beside (told beside) | 1 | +0.0 [+0.0, +0.0] |" in text
-    assert "| a | 0.500 | 1.000 |" in text
+    assert "| a | 0.500 | 1.000 |" in text and "| majority |" in text and "a_weighted" not in text
+    assert "| AUC within a problem, mean over worlds | right responses | right steps |" in text
+    assert "| a | 0.750 | 0.500 |" in text
+
+
+def test_a_scorer_is_compared_by_its_aggregations(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, comparisons={"the least above the last": {"a": "a/min", "b": "a/last", "n": 2}})
+    found = answer(asked, runs(tmp_path, [A_WINS, A_WINS], [A_WINS, A_WINS]))
+    # by the least Q a is always right; by the last, which is the same for both responses, every other time
+    assert found["comparisons"]["the least above the last"]["over_worlds"]["mean"] == 0.5
+    assert set(found["worlds"]["0"]) == {"a/min", "a/last", "majority", "mean", "pass"}
 
 
 @pytest.mark.parametrize(

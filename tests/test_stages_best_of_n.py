@@ -215,6 +215,11 @@ def test_aggregations_are_compared_from_the_qs(tmp_path: Path, capsys: pytest.Ca
         curves = made["aggregations"][name]["curves"]
         picks = {how: curves[how]["2"]["mean"] for how in ("min", "last", "mean", "product")}
         assert picks == {"min": 0, "last": 1, "mean": 1, "product": 0}
+        outcomes = made["aggregations"][name]["outcomes"]
+        assert (
+            outcomes["last"]["2"] == {"right": [1, 1, 1], "gradable": [1, 1, 1]}
+            and outcomes["min"]["1"]["right"] == [0.5] * 3
+        )
     assert made["curves"]["v"]["2"]["mean"] == 0
     assert "one score from many steps" in capsys.readouterr().err
     assert "aggregations" not in report(tmp_path, {"v": rows})

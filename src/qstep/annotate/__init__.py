@@ -5,6 +5,7 @@ from __future__ import annotations
 from qstep.annotate.by_rollouts import RolloutMethod, RolloutSettings, label_by_rollouts
 from qstep.annotate.decision import Decision
 from qstep.annotate.exact import label_exactly
+from qstep.annotate.labels import flip_labels
 from qstep.annotate.outcome import OutcomePool, label_by_outcome
 from qstep.annotate.rollouts import Budgets
 
@@ -14,6 +15,7 @@ __all__ = [
     "OutcomePool",
     "RolloutMethod",
     "RolloutSettings",
+    "flip_labels",
     "label_by_outcome",
     "label_by_rollouts",
     "label_exactly",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 
 from qstep.types import Row
@@ -31,3 +32,14 @@ def with_labels(
         "trials": None if counts is None else [trials for _, trials in counts],
         **({} if rollouts is None else {"rollouts": dict(rollouts)}),
     }
+
+
+def flip_labels(row: Row, share: float, seed: int) -> Row:
+    """The row with each hard label turned over with probability `share`, drawn by the row's id and `seed`.
+
+    `flipped` numbers the steps whose label was turned, from 0; `label_source` says so too. Null stays null.
+    """
+    draw = random.Random(f"{seed}/{row['id']}").random
+    flipped = [t for t, label in enumerate(row["labels"]) if draw() < share and label is not None]
+    labels = [not label if t in flipped else label for t, label in enumerate(row["labels"])]
+    return {**row, "labels": labels, "flipped": flipped, "label_source": f"{row['label_source']}, flipped"}

@@ -120,15 +120,17 @@ def best_of_n_report(
             method: {str(n): accuracy(outcomes, seed=seed) for n, outcomes in curve.items()}
             for method, curve in curves.items()
         },
-        "outcomes": {
-            method: {str(n): {"right": of.right.tolist(), "gradable": of.gradable.tolist()} for n, of in curve.items()}
-            for method, curve in curves.items()
-        },
+        "outcomes": {method: _shares(curve) for method, curve in curves.items()},
         "differences": {
             f"{a}_minus_{b}": accuracy_difference(curves[a][max(ns)], curves[b][max(ns)], seed=seed) for a, b in pairs
         },
         "over_optimisation": {name: over_optimisation(curves[name], seed=seed) for name in judged},
     }
+
+
+def _shares(curve: Mapping[int, Outcomes]) -> dict[str, dict[str, list[float]]]:
+    """What of each problem is right, and gradable, by n."""
+    return {str(n): {"right": of.right.tolist(), "gradable": of.gradable.tolist()} for n, of in curve.items()}
 
 
 def over_optimisation(curve: Mapping[int, Outcomes], *, seed: int = 0) -> dict[str, Any]:
@@ -158,8 +160,9 @@ def aggregation_report(
     """Best-of-n and the weighted vote of each verifier, for several ways to make one score of a response's Qs.
 
     `q_values` holds, by name of verifier, the Qs of each step of each response of each group.
-    `report["pqm"]["curves"]["min"]["8"]` is an accuracy, `min_weighted` the vote; `differences` are paired, of each
-    pair of aggregations at the largest n. Raises ValueError for an unknown aggregation, and as `best_of_n_curves` does.
+    `report["pqm"]["curves"]["min"]["8"]` is an accuracy, `min_weighted` the vote; `outcomes` are as in
+    `best_of_n_report`, `differences` paired, of each pair of aggregations at the largest n. Raises ValueError for an
+    unknown aggregation, and as `best_of_n_curves` does.
     """
     unknown = [how for how in hows if how not in get_args(Aggregation)]
     if unknown:
@@ -182,6 +185,7 @@ def aggregation_report(
                 label: {str(n): accuracy(outcomes, seed=seed) for n, outcomes in curves[f"by {label}"].items()}
                 for label in (*hows, *(f"{how}_weighted" for how in hows))
             },
+            "outcomes": {how: _shares(curves[f"by {how}"]) for how in hows},
             "differences": {
                 f"{a}_minus_{b}": accuracy_difference(curves[f"by {a}"][most], curves[f"by {b}"][most], seed=seed)
                 for a, b in combinations(hows, 2)

@@ -9,13 +9,14 @@
         PQM above BCE: {a: pqm, b: bce, n: 64}
         the margins of the paper above none: {a: [margin_2, margin_8], b: margin_0, n: 64}
         at eight: {a: pqm, b: bce, n: 8, decides: false}
+        the least Q above the last: {a: pqm/min, b: pqm/last, n: 64}
 
-Each comparison is the accuracy of choosing by `a` less that by `b` (ways to choose, as `best-of-n` names them; of a
-list the mean), among n responses. Every seed is a world: of its own base model, problems and samples. So the difference
-of a world is a number, and over the worlds there is Student's interval of their mean, which speaks of worlds like
-these; the interval over problems (bootstrap, paired, in each world) speaks of these worlds alone. A claim holds where
-every comparison that decides has its interval over worlds above 0, does not where one has it below, and otherwise it
-cannot be told at this scale.
+Each comparison is the accuracy of choosing by `a` less that by `b` (ways to choose, as `best-of-n` names them, or a
+scorer by one of its aggregations; of a list the mean), among n responses. Every seed is a world: of its own base model,
+problems and samples. So the difference of a world is a number, and over the worlds there is Student's interval of their
+mean, which speaks of worlds like these; the interval over problems (bootstrap, paired, in each world) speaks of these
+worlds alone. A claim holds where every comparison that decides has its interval over worlds above 0, does not where one
+has it below, and otherwise it cannot be told at this scale.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ from qstep.recipes.recipe import Recipe
 from qstep.types import Estimate
 
 Verdict = Literal["holds", "does not hold", "cannot tell at this scale"]
+
+_BESIDE = ("majority", "mean", "pass")
+"""Ways to choose that every page shows: the vote, any response, and whether any is right."""
+
+_AUCS = {"response_within_problem": "right responses", "step_within_problem": "right steps"}
 
 _ENTRIES = {"claim", "paper", "settings", "results", "comparisons"}
 _COMPARISON = {"a", "b", "n", "decides"}
@@ -102,12 +108,15 @@ def answer(recipe: Recipe, runs: Sequence[Run]) -> dict[str, Any]:
     worlds = {run.seed: json.loads(run.stages[study.results].output.read_text()) for run in runs}
     compared = {of.name: _compared(recipe, of, worlds) for of in study.comparisons}
     deciding = [compared[of.name]["over_worlds"] for of in study.comparisons if of.decides]
-    curves = {str(seed): _means(report) for seed, report in worlds.items()}
+    chosen = [*dict.fromkeys(method for of in study.comparisons for method in (*of.a, *of.b)), *_BESIDE]
+    curves = {str(seed): _means(report, chosen) for seed, report in worlds.items()}
+    aucs = {str(seed): _aucs(report, chosen) for seed, report in worlds.items()}
     return {
         **{name: getattr(study, name) for name in ("claim", "paper", "settings")},
         "verdict": verdict(deciding),
         "comparisons": compared,
         "worlds": curves,
+        "auc": aucs,
         "provenance": next(iter(worlds.values()))["provenance"],
     }
 
@@ -147,9 +156,9 @@ def _outcomes(
     found = []
     for method in methods:
         try:
-            outcomes = report["outcomes"][method][str(of.n)]
+            outcomes = _by_method(report, "outcomes")[method][str(of.n)]
         except KeyError:
-            known = ", ".join(report["outcomes"])
+            known = ", ".join(_by_method(report, "outcomes"))
             raise recipe.error(
                 f"study: comparison {of.name!r}: the results have no {method!r} at n = {of.n}; they have {known} at "
                 f"n = {', '.join(map(str, report['ns']))}"
@@ -159,8 +168,26 @@ def _outcomes(
     return right, gradable
 
 
-def _means(report: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
-    return {method: {n: of["mean"] for n, of in curve.items()} for method, curve in report["curves"].items()}
+def _by_method(report: Mapping[str, Any], of: str) -> dict[str, Any]:
+    """The `curves` or `outcomes` of each way to choose; of a scorer by an aggregation, under `scorer/aggregation`."""
+    aggregated = report.get("aggregations", {})
+    return dict(report[of]) | {
+        f"{scorer}/{how}": found for scorer, of_scorer in aggregated.items() for how, found in of_scorer[of].items()
+    }
+
+
+def _means(report: Mapping[str, Any], methods: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    curves = _by_method(report, "curves")
+    return {method: {n: of["mean"] for n, of in curves[method].items()} for method in methods}
+
+
+def _aucs(report: Mapping[str, Any], methods: Sequence[str]) -> dict[str, dict[str, float]]:
+    """How well scorers tell right responses, and right steps, from wrong ones within a problem, where that is known."""
+    return {
+        method: {kind: of[kind]["mean"] for kind in _AUCS if of.get(kind) is not None and of[kind]["mean"] is not None}
+        for method, of in report.get("auc", {}).items()
+        if method in methods
+    }
 
 
 def page(recipe: Recipe, found: Mapping[str, Any]) -> str:
@@ -192,8 +219,21 @@ def page(recipe: Recipe, found: Mapping[str, Any]) -> str:
     for method in methods:
         cells = [f"{np.mean([curves[method][str(n)] for curves in worlds.values()]):.3f}" for n in ns]
         lines.append(f"| {method} | {' | '.join(cells)} |")
+    lines += _auc_table(list(found["auc"].values()))
     lines += ["", f"Worlds: {', '.join(worlds)}. Commit {found['provenance']['git_commit']}.", ""]
     return "\n".join(lines)
+
+
+def _auc_table(worlds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
+    kinds = [kind for kind in _AUCS if all(kind in of for world in worlds for of in world.values())]
+    if not kinds or not worlds[0]:
+        return []
+    head = f"| AUC within a problem, mean over worlds | {' | '.join(_AUCS[kind] for kind in kinds)} |"
+    rows = [
+        f"| {method} | {' | '.join(f'{np.mean([world[method][kind] for world in worlds]):.3f}' for kind in kinds)} |"
+        for method in worlds[0]
+    ]
+    return ["", head, "|---" * (len(kinds) + 1) + "|", *rows]
 
 
 def _points(estimate: Mapping[str, float]) -> str:

@@ -50,6 +50,8 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions):
         step_separator: the text between steps, or what cuts a response into them: `split:line`, `split:blank_line`,
             `split:numbered` (headings `Step 1:`), `split:sentence`, or `split:module:function`, a function of your own
             that returns the parts of a text.
+        flip_share: probability with which each label is turned over, to study how noise hurts; the turned steps are in
+            `flipped`. For exact and outcome.
         max_per_problem: label only the first responses of each problem (by their `sample`).
         max_problems: label only as many problems (by the hash of their ids).
         rows_at_once: responses whose rollouts are drawn together, a problem's never apart; as much is redone after a
@@ -65,17 +67,24 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions):
     threshold: float = 0.0
     level: float = 0.95
     step_separator: str = "\n"
+    flip_share: float = 0.0
     max_per_problem: int | None = None
     max_problems: int | None = None
     rows_at_once: int = 128
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.flip_share <= 1:
+            raise ValueError(f"--flip_share is {self.flip_share}; it is a probability, from 0 to 1")
         if self.method in ("exact", "outcome"):
             of_engine = {field.name for options in (SamplingOptions, EngineOptions) for field in fields(options)}
             unread = of_engine - {*NO_EFFECT, "seed"} | {"executor"}  # which a recipe may give to every stage
             own = ("rollouts", "rollout_budget", "threshold", "level", "model_name_or_path")
             refuse_unread(self, [*own, *sorted(unread)], "--method monte_carlo, binary_search or adaptive")
+        elif self.flip_share:
+            refuse_unread(
+                self, ["flip_share"], "--method exact or outcome: rollouts are as noisy as --rollouts is small"
+            )
         elif self.model_name_or_path is None:
             raise ValueError(f"method {self.method} needs --model_name_or_path, the model to continue from each step")
         elif self.method == "monte_carlo":
@@ -148,15 +157,20 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
 
 def _labeller(config: AnnotateConfig, chosen: _ByProblem, engine: "Engine | None") -> Callable[[list[Row]], list[Row]]:
     """The function that labels a block of rows."""
-    from qstep.annotate import OutcomePool, label_by_outcome, label_exactly
+    from qstep.annotate import OutcomePool, flip_labels, label_by_outcome, label_exactly
 
     tasks, separator = config.tasks(), config.step_separator
     if config.method == "exact":
-        return lambda rows: [label_exactly(row, separator, tasks) for row in rows]
-    if config.method == "outcome":
-        pool = OutcomePool.of(_read(config), separator)
-        return lambda rows: [label_by_outcome(row, pool, separator, tasks) for row in rows]
-    return _ByRollouts(config, _budgets(config, chosen), engine)
+        label = partial(label_exactly, separator=separator, tasks=tasks)
+    elif config.method == "outcome":
+        label = partial(
+            label_by_outcome, pool=OutcomePool.of(_read(config), separator), separator=separator, tasks=tasks
+        )
+    else:
+        return _ByRollouts(config, _budgets(config, chosen), engine)
+    if not config.flip_share:
+        return lambda rows: [label(row) for row in rows]
+    return lambda rows: [flip_labels(label(row), config.flip_share, config.seed) for row in rows]
 
 
 class _ByRollouts:
