@@ -227,16 +227,16 @@ def test_flipped_labels_are_said_and_are_the_same_again(tmp_path: Path) -> None:
     turned = sum(len(flip_labels(row, 0.25, seed=1)["flipped"]) for row in rows)
     assert abs(turned - 1000) < 4 * (4000 * 0.25 * 0.75) ** 0.5
     source = write_jsonl_at(tmp_path / "rows.jsonl", GROUP)
-    for name in ("a", "b"):
+    for name in ("a.jsonl", "b.jsonl"):
         annotate(AnnotateConfig(source, tmp_path / name, "outcome", flip_share=0.5, seed=3))
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert {row["label_source"] for row in read_rows(tmp_path / "a")} == {"outcome, flipped"}
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    assert {row["label_source"] for row in read_rows(tmp_path / "a.jsonl")} == {"outcome, flipped"}
     with pytest.raises(ValueError, match=r"--flip_share is 1\.5; it is a probability, from 0 to 1"):
-        AnnotateConfig(source, tmp_path / "c", "outcome", flip_share=1.5)
+        AnnotateConfig(source, tmp_path / "c.jsonl", "outcome", flip_share=1.5)
     with pytest.raises(
         ValueError, match=r"--flip_share is 0\.1, and nothing reads it without --method exact or outcome"
     ):
-        AnnotateConfig(source, tmp_path / "c", "monte_carlo", "model", flip_share=0.1)
+        AnnotateConfig(source, tmp_path / "c.jsonl", "monte_carlo", "model", flip_share=0.1)
 
 
 @pytest.mark.parametrize("option", [{"rollouts": 8}, {"temperature": 0.5}, {"dtype": "bfloat16"}])

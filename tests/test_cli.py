@@ -210,6 +210,17 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
+def test_the_options_of_a_stage_load_no_model_library() -> None:
+    """A recipe, and a command that only reads files, check their options without torch (training reads its own)."""
+    code = (
+        "import sys; from qstep.stages.commands import COMMANDS;"
+        "[COMMANDS[name].parser() for name in COMMANDS if not name.startswith('train')];"
+        "sys.exit(f'loaded {loaded}' if (loaded := {'torch', 'transformers', 'datasets'} & set(sys.modules)) else 0)"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
 def by_the_book(row: dict[str, Any]) -> dict[str, Any]:
     text = miniature.solution(row["prompt"])
     ids = [*miniature.tokenizer()(text)["input_ids"], miniature.tokenizer().eos_token_id]

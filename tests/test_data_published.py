@@ -274,6 +274,11 @@ def test_processbench(tmp_path: Path) -> None:
     assert found["separators_made_blank"] == 2
     with pytest.raises(RowError, match="1 steps contain the separator '\\\\n': leave out --separator_inside refuse"):
         read(path, step_separator="\n", separator_inside="refuse")
+    (by_line, _), found = read(path, step_separator="split:line")
+    assert by_line["completions"][0] == "We add: 2 + 3" and found["separators_made_blank"] == 2
+    two = write(tmp_path / "two.jsonl", {**PROCESSBENCH, "steps": ["One. Two."], "label": 0})
+    with pytest.raises(RowError, match=r"has the step 'One\. Two\.', which contains the step_separator"):
+        read(two, step_separator="split:sentence")
 
 
 def test_prmbench(tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ from hypothesis import HealthCheck, given, settings
 
 from qstep.data import read_rows, write_jsonl
 from qstep.models import ScorerModel, encode_steps
-from qstep.scoring import Scorer, StepScorer, score_sequences
+from qstep.scoring import Scorer, StepScorer, load_scorer, score_sequences
 from qstep.scoring.endpoint import EndpointScorer
 from qstep.scoring.sequences import shared_beginnings
+from qstep.serving.requests import Refused, RequestReader
 from qstep.stages.score import ScoreConfig, score
 from qstep.tasks import miniature
 from scorers import miniature_scorer
@@ -100,6 +101,14 @@ def test_a_prompt_and_steps_need_no_tokenizer(server: Served, scorer: StepScorer
     for sent in (given, [given]):
         [item] = json.loads(server.post({"input": sent})[1])["data"]
         assert [q for [q] in item["data"]] == pytest.approx(scorer.score(row["prompt"], row["completions"]), abs=1e-5)
+
+
+def test_a_step_that_a_named_splitter_cuts_again_is_refused(tmp_path: Path) -> None:
+    scorer = load_scorer(str(miniature_scorer(tmp_path / "mini", step_separator="split:line")))
+    reader = RequestReader(scorer.format, 16, "mini", 1000)
+    assert len(reader.read(b'{"input": {"prompt": "1+2=", "steps": ["3-0=3", "#3"]}}')[0].wanted) == 2
+    with pytest.raises(Refused, match=r"`input.steps\[1\]` contains the separator 'split:line': it is several steps"):
+        reader.read(json.dumps({"input": {"prompt": "1+2=", "steps": ["1+2=3", "3-0=3\n#3"]}}).encode())
 
 
 def test_an_endpoint_is_a_scorer(server: Served, folder: Path, scorer: StepScorer) -> None:

@@ -42,7 +42,7 @@ from qstep.data.shards import (
 from qstep.data.sources import Source
 from qstep.data.splitters import is_users_splitter, splitter_version, use_splitter
 from qstep.data.step_tokens import StepTokens, map_steps, row_step_ends, spread_scores, step_token_ends
-from qstep.data.steps import check_separator, locate_steps, split_steps, step_regions, step_spans, steps_of
+from qstep.data.steps import check_separator, first_cut, locate_steps, split_steps, step_regions, step_spans, steps_of
 from qstep.data.tokens import (
     bytes_growth,
     check_completion_ids,
@@ -94,6 +94,7 @@ __all__ = [
     "encode_text",
     "encode_texts",
     "file_fingerprint",
+    "first_cut",
     "group_key",
     "index_rows",
     "is_finished",

@@ -30,7 +30,7 @@ from qstep.stages.options import NO_EFFECT
 from qstep.stages.progress import console
 from qstep.tasks import is_users
 
-_NO_EFFECT = frozenset({*NO_EFFECT, "disable_tqdm", "rows_at_once"})
+_NO_EFFECT = frozenset({*NO_EFFECT, "disable_tqdm"})
 """Options that change how fast an output comes, not what is in it."""
 
 _CODE = ("grader", "task", "dataset_name", "step_separator")

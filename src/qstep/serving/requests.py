@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from qstep.data import first_cut
 from qstep.models import encode_steps
 from qstep.scoring.formats import ContractFormat
 
@@ -124,9 +125,10 @@ class RequestReader:
         if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
             raise Refused(400, f"`{where}.steps` must be a list of texts")
         separator = self.contract.step_separator
-        for i, step in enumerate(steps):
-            if separator in step:
-                raise Refused(400, f"`{where}.steps[{i}]` contains the separator {separator!r}: it is several steps")
+        cut = first_cut(steps, separator, split_by_it=True)
+        if cut is not None:
+            i = steps.index(cut)
+            raise Refused(400, f"`{where}.steps[{i}]` contains the separator {separator!r}: it is several steps")
         try:
             prompt_ids, ids, ends = encode_steps(self.tokenizer, self.contract, prompt, steps)
         except Exception as error:  # a template may raise anything, and tokenizers raises nothing narrower

@@ -115,7 +115,7 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     tasks = config.tasks()
     settings = settings_of(
         config,
-        *(*NO_EFFECT, "rows_at_once"),
+        *NO_EFFECT,
         input=finished(config.input),
         model=model_fingerprint(config.model_name_or_path, config.model_revision)
         if config.model_name_or_path and engine is None

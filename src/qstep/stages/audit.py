@@ -75,11 +75,6 @@ class AuditConfig(Options):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"--{name} is {share}; it must be a share, from 0 to 1")
-        for name in ("max_contradictions", "max_shared_problems"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 0")
-        if self.max_length < 1:
-            raise ValueError(f"--max_length is {self.max_length}; it must be at least 1")
         if self.model_name_or_path is None:
             refuse_unread(self, _OF_LENGTH, "--model_name_or_path, whose tokenizer counts tokens")
         if not self.test_files:

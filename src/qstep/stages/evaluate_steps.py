@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from qstep.stages.harness import harness_results, harness_samples
 from qstep.stages.inputs import settings_of
-from qstep.stages.options import NO_EFFECT, ScorerOptions
+from qstep.stages.options import NO_EFFECT, PromptOptions, ScorerOptions
 from qstep.stages.progress import accuracy_text, bar, console, print_table
 from qstep.stages.provenance import provenance
 from qstep.stages.score import too_long, with_scores
@@ -31,7 +31,7 @@ _SWEPT = [i / 50 for i in range(1, 50)]
 
 
 @dataclass(kw_only=True)
-class EvaluateStepsConfig(ScorerOptions):
+class EvaluateStepsConfig(PromptOptions, ScorerOptions):
     """Judges a step scorer by how well it finds the first wrong step, as ProcessBench does (arXiv 2412.06559).
 
     A step is said to be wrong where sigmoid(Q) is below the threshold. F1 is the harmonic mean of the accuracy on
@@ -47,8 +47,6 @@ class EvaluateStepsConfig(ScorerOptions):
         threshold: of sigmoid(Q), in [0, 1]; .5 by default, which is Q = 0.
         threshold_file: choose the threshold with the best F1 on this file, which may share no row with what is judged.
         threshold_split: choose it on this subset of the inputs, which then is not judged.
-        instruction: text put after each problem of ProcessBench's form, behind a blank line, as the scorer was taught.
-        conversational: put the problems of ProcessBench's form through the scorer's chat template.
         over_long: what to do with rows longer than the scorer's `max_length`: refuse, before any of their subset is
             scored, or drop and count them. Nothing is truncated.
         seed: of the bootstrap.
@@ -60,8 +58,6 @@ class EvaluateStepsConfig(ScorerOptions):
     threshold: float | None = None
     threshold_file: Path | None = None
     threshold_split: str | None = None
-    instruction: str | None = None
-    conversational: bool = False
     over_long: OverLong = "refuse"
     seed: int = 0
 

@@ -32,6 +32,7 @@ NO_EFFECT = (
     *("output", "max_rows", "max_tokens", "score_tokens", "device"),
     *("engine_url", "concurrency", "request_timeout_s", "retries"),
     *("executor", "workers", "worker_gpus"),
+    *("rows_at_once", "problems_at_once"),
 )
 """Options that cannot change a stage's rows."""
 
@@ -42,8 +43,10 @@ _LEAST = {
     **dict.fromkeys(("rows_at_once", "max_rows", "max_tokens", "score_tokens"), 1),
     **dict.fromkeys(("max_new_tokens", "textbook_rows", "concurrency", "request_timeout_s", "workers"), 1),
     **dict.fromkeys(("width", "expand", "lookahead_steps", "max_steps", "token_budget", "problems_at_once"), 1),
+    "max_length": 1,
     **dict.fromkeys(("max_body_bytes", "queue_tokens", "max_connections", "client_s", "drain_s"), 1),
     **dict.fromkeys(("offset", "temperature", "deadline_s", "retries", "worker_gpus"), 0),
+    **dict.fromkeys(("max_contradictions", "max_shared_problems"), 0),
 }
 
 

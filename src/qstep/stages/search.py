@@ -96,7 +96,7 @@ def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | 
     problems = {problem.id: problem for problem in config.problems()}
     settings = settings_of(
         config,
-        *(*NO_EFFECT, "problems_at_once"),
+        *NO_EFFECT,
         model=model_fingerprint(config.model_name_or_path, config.model_revision)
         if engine is None
         else config.model_name_or_path,

@@ -15,6 +15,7 @@ from qstep.data import (
     Source,
     canonical_json,
     check_row,
+    first_cut,
     group_key,
     read_published,
     recognise,
@@ -67,7 +68,10 @@ class StepBenchmark:
         """
         wanted = scorer.step_separator
         split_at = [row.get("step_separator") for row in self.rows]
-        inside = [sum(wanted in step for step in row["completions"]) for row in self.rows]
+        inside = [
+            sum(first_cut([step], wanted, split_by_it=True) is not None for step in row["completions"])
+            for row in self.rows
+        ]
         return {
             "rows_split_at_another": sum(at not in (None, wanted) for at in split_at),
             "rows_that_do_not_say": split_at.count(None),

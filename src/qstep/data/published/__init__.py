@@ -7,7 +7,6 @@ docstring names; or says why it is not used.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from qstep.data.published.stepwise import read_trl_stepwise
 from qstep.data.rows import check_row
 from qstep.data.shards import RowError
 from qstep.data.sources import Source
+from qstep.data.steps import first_cut, split_steps
 from qstep.types import Row
 
 __all__ = ["Audit", "Neutral", "PublishedFormat", "Reading", "SeparatorInside", "read_published", "recognise"]
@@ -156,10 +156,12 @@ def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[R
 def _finished(record: Record, row: Row, reading: Reading, separator: str, audit: Audit) -> Row:
     """The row with its task and separator, after `check_row`."""
     separator = reading.step_separator or row.get("step_separator") or separator
-    inside = sum(separator in step for step in row["completions"])
+    cut = [first_cut([step], separator) is not None for step in row["completions"]]
+    inside = sum(cut)
     if inside and reading.separator_inside == "blank":
         audit.separators_made_blank += inside
-        row["completions"] = [re.sub(rf"\s*{re.escape(separator)}\s*", " ", step) for step in row["completions"]]
+        steps = zip(row["completions"], cut, strict=True)
+        row["completions"] = [" ".join(split_steps(step, separator)) if again else step for step, again in steps]
     elif inside and reading.separator_inside == "refuse":
         raise record.error(
             "completions",
