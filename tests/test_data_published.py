@@ -281,6 +281,26 @@ def test_processbench(tmp_path: Path) -> None:
         read(two, step_separator="split:sentence")
 
 
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    deep, half = tmp_path / "deep.json", tmp_path / "half.json"
+    deep.write_text("[" * 100_000)
+    half.write_text('[{"prompt": "a"}, {"prompt": "a\\ud800"}]')
+    (tmp_path / "rows.csv").write_text("prompt,completions\n")
+    listed = write(tmp_path / "list.jsonl", [{"prompt": "a"}])
+    separator = write(
+        tmp_path / "five.jsonl", {"prompt": "a?", "completions": ["x"], "labels": [True], "step_separator": 5}
+    )
+    for path, says in (
+        (deep, "deep.json is not read: JSON nested too deeply"),
+        (half, "half.json, row 2: holds what is no JSON: .*surrogates not allowed"),
+        (tmp_path / "rows.csv", r"rows.csv is a file, and of its kind none is read: give .jsonl, .json, .parquet"),
+        (listed, "list.jsonl, line 1: a list, not a JSON object. Mend or delete this line"),
+        (separator, "line 1, field 'step_separator': is 5; it must be the text between steps"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            read(path)
+
+
 def test_prmbench(tmp_path: Path) -> None:
     redundant = {**PRMBENCH, "idx": "prm_test_p1_1", "classification": "redundency", "error_steps": [3, 9]}
     rows, found = read(
@@ -370,7 +390,7 @@ def test_a_format_is_told_by_its_columns(tmp_path: Path) -> None:
     for name, row in FORMATS.items():
         assert recognise(Source.of(str(write(tmp_path / "x.jsonl", row)))) == name
     both = write(tmp_path / "both.jsonl", {**MISTAKE, "label": "x"})
-    with pytest.raises(ValueError, match="may be of math_shepherd or bigbench_mistake: name it with --format"):
+    with pytest.raises(ValueError, match="may be of math_shepherd or bigbench_mistake: name it"):
         recognise(Source.of(str(both)))
     other = write(tmp_path / "other.jsonl", {"question": "Q", "steps": []})
     with pytest.raises(ValueError, match=r"columns \(question, steps\) are of none of math_shepherd, .*--format"):

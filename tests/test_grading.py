@@ -272,6 +272,15 @@ REAL = [
     ("72", r"Thus $x = \frac{144}{2}$, and the total is $\boxed{72 \text{ clips}}$.", "right", r"72 \text{ clips}"),
     ("3", r"<think>Is it \boxed{5}? No.</think>The answer is \boxed{3}.", "right", "3"),
     ("1", "I am not able to solve this. See page 1", "wrong", None),
+    ("7", "#### \u0667", "right", "7"),  # in Arabic digits
+    ("7", "\u0627\u0644\u062c\u0648\u0627\u0628 \u0647\u0648 \u0667", "right", "7"),
+    ("7", "\u0909\u0924\u094d\u0924\u0930: \u096d", "right", "7"),
+    ("7", "\u7b54\u6848\uff1a7\u3002", "right", "7"),
+    ("7", "\u7b54\u3048\u306f\uff17\u3067\u3059\u3002", "right", "7"),
+    ("7", "\uc815\ub2f5\uc740 7\uc785\ub2c8\ub2e4", "right", "7"),
+    ("7", "\u041e\u0442\u0432\u0435\u0442: 7 \u0440\u0443\u0431\u043b\u0435\u0439.", "right", "7"),
+    ("7", "\u041e\u0442\u0432\u0435\u0442: 8.", "wrong", "8"),
+    ("7", "\u7b54\u6848\uff1a8\u3002", "wrong", "8"),
 ]
 
 

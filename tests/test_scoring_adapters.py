@@ -351,6 +351,14 @@ def test_an_implicit_prm_can_be_asked_as_a_chat(folders: dict[str, Path]) -> Non
         ("trl", {"options": {"max_length": 5000}}, "max_length is 5000; it must be from 1 to the model's 4096"),
         ("trl", {"options": {"aggregation": "best"}}, "aggregation is 'best'; choose one of min"),
         ("trl", {"kind": "qstep", "options": {"max_length": 5}}, "are not read"),
+        ("trl", {"options": {"max_length": "512"}}, "max_length is '512'; a scorer of kind trl takes a whole number"),
+        ("trl", {"options": {"step_separator": 5}}, "step_separator is 5; a scorer of kind trl takes a text there"),
+        ("implicit", {"options": {"beta": "x"}}, "beta is 'x'; a scorer of kind implicit takes a number there"),
+        (
+            "generative",
+            {"options": {"good_token": True}},
+            "good_token is True; a scorer of kind generative takes a text",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(kind: str, changes: dict[str, Any], says: str, folders: dict[str, Path]) -> None:
@@ -452,6 +460,10 @@ def test_ensembles_that_cannot_be_meant_are_refused(folders: dict[str, Path], tm
         ({"members": [qwen, skywork], "weights": [1, 2]}, "has weights; an ensemble has members, mean"),
         ({"members": [qwen, "other.yaml"]}, "member 2 is an ensemble itself"),
         ({"members": [qwen, {"scorer": skywork, "beta": 1}]}, "member 2 is .* give the name"),
+        (
+            {"members": [qwen, {"scorer": skywork, "kind": "foo"}]},
+            "member 2 is of kind 'foo'; choose one of auto, qstep",
+        ),
         ({"members": [qwen, skywork], "mean": "max"}, "mean is 'max'; choose one of q, probability"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -10,7 +10,7 @@ from qstep.generation import SamplingSettings
 from qstep.search import METHODS, Found, SearchSettings, pick, search_together
 from qstep.search.tree import Partial, Rated, Tree
 from qstep.tasks import miniature
-from qstep.types import Problem, SearchMethod
+from qstep.types import Problem, Response, SearchMethod
 from searching import KnownPolicy, KnownScorer, erring_policy, perfect_scorer
 
 STEPS = {
@@ -172,6 +172,18 @@ def test_blank_lines_end_no_step() -> None:
     assert [rated.partial.steps("\n") for rated in found.candidates] == [["b", "b1", "#b1"], ["b", "b2", "#b2"]]
     assert texts(found)[0] == "\n\nb\n\n\nb1\n\n\n#b1"
     assert {begun for begun, *_ in policy.asked} >= {"?\n", "?\n\n", "?\n\n\n", "?\n\n\nb\n", "?\n\n\nb\n\n"}
+
+
+@pytest.mark.parametrize("method", ["beam", "dvts", "lookahead"])
+def test_a_server_that_gives_no_text_ends_the_search(method: SearchMethod) -> None:
+    """It says each time that the length limit was reached, or a step's end: without a letter, and without token ids."""
+    for reason in ("length", "step"):
+        policy = KnownPolicy(walk, gives_tokens=False)
+        policy.respond = lambda request, begun, sample, settings, reason=reason: Response(
+            sample, "", None, None, reason
+        )
+        found = searched(method, 4, 2, policy=policy)
+        assert policy.calls <= 4 and {rated.partial.finish_reason for rated in found.candidates} <= {"length"}
 
 
 def test_equal_responses_begun_take_one_place() -> None:

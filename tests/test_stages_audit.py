@@ -80,6 +80,19 @@ def test_contradictions_and_shared_problems(file: Path, tmp_path: Path) -> None:
     assert audit(AuditConfig(**given, max_contradictions=2, max_shared_problems=1))["failures"] == []
 
 
+def test_a_benchmarks_own_file_and_a_set_that_is_not_converted(file: Path, tmp_path: Path) -> None:
+    """Problems are compared as prompts; rows of a published format are told from rows of one's own."""
+    asked = next(read_rows(file))["prompt"]
+    write_jsonl(tmp_path / "problems.jsonl", [{"problem": asked, "answer": "1"}, {"problem": "new", "answer": "2"}])
+    (tmp_path / "list.json").write_text(json.dumps([{"question": "other", "answer": "1"}]))
+    tests = {"a": tmp_path / "problems.jsonl", "b": tmp_path / "list.json"}
+    shared = audit(AuditConfig(train_file=file, test_files=tests, max_shared_problems=1))["shared"]
+    assert shared["a"]["problems"] == 1 and shared["a"]["rows"] > 0 and shared["b"]["problems"] == 0
+    write_jsonl(tmp_path / "shepherd.jsonl", [{"input": "1+1? Step 1: 2 \u043a\u0438", "label": "1+1? Step 1: 2 +"}])
+    with pytest.raises(ValueError, match=r"by its columns it is math_shepherd: `qstep convert` makes rows of it"):
+        audit(AuditConfig(train_file=tmp_path / "shepherd.jsonl"))
+
+
 def test_rows_that_are_too_long_and_the_labels_lost(base: Path, file: Path, tmp_path: Path) -> None:
     """Of the miniature's rows, as its tokenizer has one token a character."""
     from qstep.data import encode_prompt

@@ -66,7 +66,7 @@ def test_steps_of_another_separator_are_refused(scorer: Path, tmp_path: Path) ->
     for changes, says in (
         (
             {"completions": ["7+8=5"], "step_separator": "\n\n"},
-            r"row 'other' was split into steps at '\\n\\n', not at '\\n'",
+            r"rows.jsonl: row 'other' was split into steps at '\\n\\n', not at '\\n': .* Make the rows anew",
         ),
         ({"completions": ["7+8=5\n5*3=5", "#5"]}, r"row 'other' has a step that contains the separator"),
     ):
@@ -110,6 +110,8 @@ def test_over_long_rows_are_refused_with_a_count_before_any_is_scored(
     kept = scored(tmp_path, mixed, scorer, over_long="drop")
     assert [row["id"] for row in kept] == [row["id"] for row in rows]
     assert "2 rows longer than 128 tokens are left out" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="was made without 2 over-long rows: give --over_long drop again"):
+        scored(tmp_path, mixed, scorer)
 
 
 @pytest.mark.parametrize("score_tokens", [1, 60, 200])

@@ -7,6 +7,7 @@ from qstep.data.audit import (
     contradicting_rows,
     quantiles,
     rising_rows,
+    shared_problems_of,
     shared_rows_of,
 )
 from qstep.data.index import Index, cache_folders, cached_array, index_rows
@@ -118,6 +119,7 @@ __all__ = [
     "refuse_unread",
     "rising_rows",
     "row_step_ends",
+    "shared_problems_of",
     "shared_rows_of",
     "split_steps",
     "splitter_version",

@@ -6,13 +6,14 @@ may rise, repeats whose labels differ). A soft label above 0 counts as right: wi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qstep.data.index import Index
+from qstep.data.index import Index, prompt_hash
 
 _NAMED = 5
 """Lines that a finding names."""
@@ -114,6 +115,14 @@ def shared_rows_of(index: Index, other: Index) -> dict[str, Any]:
     same = index.format == other.format
     responses = np.isin(index.table["response"], np.unique(other.table["response"])) if same else np.zeros(0, bool)
     return {"problems": len(np.intersect1d(ours, theirs)), "responses": int(responses.sum()), **_named(rows)}
+
+
+def shared_problems_of(index: Index, prompts: Iterable[str]) -> dict[str, Any]:
+    """What a file shares with the problems of another that holds nothing else."""
+    theirs = np.unique(np.fromiter((prompt_hash(prompt) for prompt in prompts), "<u8"))
+    ours = index.table["prompt"]
+    rows = np.flatnonzero(np.isin(ours, theirs))
+    return {"problems": len(np.intersect1d(ours, theirs)), "responses": 0, **_named(rows)}
 
 
 def quantiles(values: NDArray[Any]) -> dict[str, float]:

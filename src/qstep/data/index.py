@@ -29,7 +29,7 @@ from qstep.data.rows import Format, check_row, is_right, outcome
 from qstep.data.shards import RowError, canonical_json, file_fingerprint, parse_row, write_whole
 from qstep.data.splitters import is_named, splitter_version, use_splitter
 from qstep.data.steps import first_cut
-from qstep.types import Row
+from qstep.types import Prompt, Row
 
 _VERSION = 4
 _BYTES_A_PROCESS = 1 << 25
@@ -312,7 +312,7 @@ def _record(
         offset,
         size,
         _hash((row.get("problem_id"), turns or prompt)),
-        _hash(turns or prompt),
+        prompt_hash(prompt),
         _hash((turns or prompt, steps if format == "stepwise" else response)),
         _hash(labels) if known else 0,
         _hash(row["id"]) if "id" in row else 0,
@@ -338,6 +338,11 @@ def _record(
         any(after > before for after, before in zip(known[1:], accumulate(known, min), strict=False)),
         ids is None and not response.strip(),
     )
+
+
+def prompt_hash(prompt: Prompt) -> int:
+    """What stands for a prompt in an index."""
+    return _hash(prompt if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt])
 
 
 def _hash(value: Any) -> int:

@@ -29,7 +29,8 @@ class RowError(ValueError):
     """A row that cannot be used. The message names the file, the line, the field, and what to do."""
 
     def __init__(self, path: Path, line: int, field: str | None, problem: str) -> None:
-        where = f"{path}, line {line}" + (f", field {field!r}" if field else "")
+        unit = "row" if path.suffix in (".json", ".parquet") else "line"
+        where = f"{path}, {unit} {line}" + (f", field {field!r}" if field else "")
         super().__init__(f"{where}: {problem}")
         self.path = path
         self.line = line
@@ -378,7 +379,8 @@ def _lines(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]]:
             try:
                 row = parse_row(line)
             except ValueError as error:
-                if following or (line.endswith(b"\n") and not allow_torn):
+                whole = line.endswith(b"\n") or line.startswith(b"[")
+                if following or (whole and not allow_torn):
                     raise RowError(path, number, None, f"{error}. Mend or delete this line") from None
                 if not allow_torn:
                     raise RowError(
@@ -431,6 +433,10 @@ def parse_row(text: bytes) -> Row:
     except json.JSONDecodeError as error:
         if text.startswith(codecs.BOM_UTF8):
             raise ValueError("the file begins with a byte-order mark: save it as UTF-8 without one") from None
+        if text.startswith(b"["):
+            raise ValueError(
+                "a JSON list begins here: a .jsonl file has an object a line, as `jq -c '.[]'` writes"
+            ) from None
         raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start})") from None

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qstep.data.shards import count_rows, file_fingerprint, numbered_rows, refuse_constant
+from qstep.data.shards import (
+    RowError,
+    canonical_json,
+    count_rows,
+    file_fingerprint,
+    numbered_rows,
+    refuse_constant,
+)
 from qstep.types import Row
 
 _FILES = (".jsonl", ".json", ".parquet")
@@ -31,10 +38,15 @@ class Source:
 
     @classmethod
     def of(cls, dataset_name: str, *, split: str = "train", config: str | None = None) -> Source:
-        """A `.jsonl`, `.json` (a list of objects) or `.parquet` file, or a Hub id such as `owner/name:config`."""
+        """A `.jsonl`, `.json` (a list of objects) or `.parquet` file, or a Hub id such as `owner/name:config`.
+
+        Raises ValueError for a file of another kind.
+        """
         path = Path(dataset_name)
         if path.suffix in _FILES:
             return cls(path, path.stem)
+        if path.is_file():
+            raise ValueError(f"{path} is a file, and of its kind none is read: give {', '.join(_FILES)}")
         name, _, named = dataset_name.partition(":")
         return cls(path, name, split, config or named or _HUB_CONFIG.get(name))
 
@@ -86,6 +98,13 @@ class Source:
             rows = json.loads(self.path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
         except ValueError as error:
             raise ValueError(f"{self.path} is not JSON: {error}") from None
+        except RecursionError:
+            raise ValueError(f"{self.path} is not read: JSON nested too deeply") from None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ValueError(f"{self.path}: a .json file is a list of objects; one object a line is .jsonl")
+        for number, row in enumerate(rows, 1):
+            try:
+                canonical_json(row)
+            except ValueError as error:
+                raise RowError(self.path, number, None, f"holds what is no JSON: {error}") from None
         return rows

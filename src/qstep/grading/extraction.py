@@ -36,7 +36,14 @@ _STOP = re.compile(r"(?<!\\)[.,;:]{1,9}$")
 _CHOICE = re.compile(r"\(?[A-J]\)?")
 _LATEX = re.compile(r"\\(?:text\w*|math(?:rm|bf|it|sf)|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _FUNCTION = r"(?!(?:and|or|pi|sin|cos|tan|cot|sec|csc|ln|log|sqrt|mod|frac)(?![a-zA-Z]))"
-_PROSE = re.compile(rf"(?<![a-zA-Z]){_FUNCTION}(?:[a-zA-Z]{{3,}}|(?i:is|it|to|of|we|so|at|by|he)(?![a-zA-Z]))")
+# Cyrillic, Hebrew, Arabic, scripts of India and Thai; Chinese, Japanese and Korean. (Greek letters are mathematics.)
+_SPACELESS = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+_OTHER_SCRIPTS = rf"[\u0400-\u052f\u0590-\u06ff\u0900-\u0e7f]{{3,}}|{_SPACELESS}"
+_WIDE = {"\u3002": ".", "\u0964": ".", "\uff1a": ": "}
+_BESIDE_A_NUMBER = re.compile(rf"(?<={_SPACELESS})(?=[-+]?\d)|(?<=\d)(?={_SPACELESS})")
+_PROSE = re.compile(
+    rf"(?<![a-zA-Z]){_FUNCTION}(?:[a-zA-Z]{{3,}}|(?i:is|it|to|of|we|so|at|by|he)(?![a-zA-Z]))|{_OTHER_SCRIPTS}"
+)
 _COUNTED = re.compile(rf"[-+$\d,.]+(?:\s*°|\s*{_FUNCTION}[a-zA-Z]{{2,}}|\s+[a-zA-Z](?![\w^+*/=(-]))")
 _NAMED = re.compile(r"(?i)^\\text\{[^{}]*\b(?:answer|is|equals)\b[\s:=]*\}")
 _MINUS_CURRENCY = re.compile(r"-\s?\\?[$€£¥₹]\s?(?=[\d.])")
@@ -59,7 +66,7 @@ def statement(response: str, rules: Rules) -> Statement | None:
             text = f"The final answer is: {value}"
     text = text[-_TAIL:]
     if "spelling" in rules:
-        text = _MINUS_CURRENCY.sub("-", text)
+        text = _BESIDE_A_NUMBER.sub(" ", _MINUS_CURRENCY.sub("-", text))
     if "passing" in rules:
         text = _PASSING.sub(" ", text)
     return Statement(text, False) if text.strip() else None
@@ -71,11 +78,21 @@ def prose(value: str) -> list[str]:
 
 
 def _visible(text: str) -> str:
-    """`text` without hidden reasoning (closed, never closed, or opened in the prompt) and invisible letters."""
+    """`text` without hidden reasoning (closed, never closed, or opened in the prompt), without invisible letters, and
+    with the digits of every script as 0 to 9, and wide signs as ASCII's."""
     for name in _HIDDEN:
         text = text.rpartition(f"</{name}>")[2] if f"</{name}>" in text else text
         text = text.partition(f"<{name}>")[0]
-    return text if text.isascii() else "".join(c for c in text if unicodedata.category(c) != "Cf")
+    return text if text.isascii() else "".join(map(_legible, text))
+
+
+def _legible(letter: str) -> str:
+    category = unicodedata.category(letter)
+    if category == "Nd":
+        return str(unicodedata.decimal(letter))
+    if letter in _WIDE:
+        return _WIDE[letter]
+    return "" if category == "Cf" else chr(ord(letter) - 0xFEE0) if "\uff01" <= letter <= "\uff5e" else letter
 
 
 _Mark = tuple[int, str, bool]

@@ -14,8 +14,10 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForTokenClassification,
+    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.modeling_layers import GenericForTokenClassification
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 ADAPTER_CONFIG = "adapter_config.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(kw_only=True)
@@ -119,6 +122,16 @@ def load_causal_lm(options: ModelOptions, **arguments: Any) -> PreTrainedModel:
     return pack(model)
 
 
+def load_tokenizer(name: str | Path, **arguments: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub id. Raises ValueError for a folder without one."""
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / file).exists() for file in _TOKENIZER_FILES):
+        raise ValueError(
+            f"{name} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}): copy that of the model it was trained from"
+        )
+    return AutoTokenizer.from_pretrained(name, **arguments)
+
+
 def load_token_classifier(
     path: str | Path,
     config: PretrainedConfig,
@@ -148,12 +161,13 @@ def load_token_classifier(
         members["__init__"] = with_head
     exact: Any = type(model_class.__name__, (model_class,), members)
     if complete:
-        model, found = exact.from_pretrained(
-            path, config=config, output_loading_info=True, use_safetensors=True, **arguments
-        )
-        if lacking := sorted(found["missing_keys"]) + sorted(found["mismatched_keys"]):
+        arguments |= {"use_safetensors": True, "ignore_mismatched_sizes": True}  # else an error that says less
+        model, found = exact.from_pretrained(path, config=config, output_loading_info=True, **arguments)
+        lacking = sorted(found["missing_keys"]) + sorted(name for name, *_ in found["mismatched_keys"])
+        if lacking:
             raise ValueError(
-                f"{path} lacks {', '.join(map(str, lacking))}: it is no such scorer, or another release of one"
+                f"{path} lacks {', '.join(lacking)}, or has it in another size: it is no such scorer, or another "
+                "release of one"
             )
     else:
         model = exact.from_pretrained(path, config=config, **arguments)

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from qstep.models.adapters import load_adapter, saved_adapter
-from qstep.models.loading import ADAPTER_CONFIG, ModelOptions, load_causal_lm
+from qstep.models.loading import ADAPTER_CONFIG, ModelOptions, load_causal_lm, load_tokenizer
 from qstep.models.policy import VALUE_FILE, PolicyWithValue
 from qstep.models.scorer import ScorerModel
 
@@ -36,7 +35,7 @@ def merge_adapter(folder: str | Path, output: str | Path) -> None:
             lambda base, revision: load_causal_lm(ModelOptions(model_name_or_path=base, model_revision=revision)),
         )
     model.merge_and_unload().save_pretrained(str(output))
-    AutoTokenizer.from_pretrained(folder).save_pretrained(str(output))
+    load_tokenizer(folder).save_pretrained(str(output))
     if value is not None:
         from safetensors.torch import save_file
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from qstep.scoring.scorer import Scored, Scorer
-from qstep.types import Aggregation, Prompt, Row
+from qstep.types import Aggregation, Prompt, Row, ScorerKind
 
 Mean = Literal["q", "probability"]
 """Of the members' Qs, or of their sigmoids (given as the Q whose sigmoid it is)."""
@@ -63,6 +63,10 @@ def read_ensemble(path: Path) -> EnsembleFile:
         member = {"scorer": member} if isinstance(member, str) else member
         if not isinstance(member, dict) or "scorer" not in member or set(member) - set(_MEMBER):
             raise ValueError(f"{path}: member {n} is {member!r}; give the name of a scorer, or {', '.join(_MEMBER)}")
+        if member.get("kind", "auto") not in get_args(ScorerKind):
+            raise ValueError(
+                f"{path}: member {n} is of kind {member['kind']!r}; choose one of {', '.join(get_args(ScorerKind))}"
+            )
         if is_ensemble(str(member["scorer"])) or member.get("kind") == "ensemble":
             raise ValueError(f"{path}: member {n} is an ensemble itself; name its members here")
         members.append({"name": str(member["scorer"])} | {k: v for k, v in member.items() if k != "scorer"})

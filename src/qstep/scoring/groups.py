@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer
 
 from qstep.models import ScorerModel, StepContract, check_length, collate_steps
+from qstep.models.loading import load_tokenizer
 from qstep.scoring.formats import ContractFormat, Format
 from qstep.scoring.scorer import Scored
 from qstep.types import Aggregation, Dtype, Prompt, Row
@@ -96,7 +96,7 @@ class StepScorer(GroupScorer):
 
         Raises ValueError where the checkpoint has no step contract, or one that does not fit its tokenizer.
         """
-        model, tokenizer = ScorerModel.load(path, dtype).to(device), AutoTokenizer.from_pretrained(path)
+        model, tokenizer = ScorerModel.load(path, dtype).to(device), load_tokenizer(path)
         return cls(model, ContractFormat(tokenizer, StepContract.of(model.config, tokenizer)))
 
     def _score_batches(self, batches: Iterator[Pending]) -> Iterator[list[Scored]]:

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from qstep.models.loading import ADAPTER_CONFIG, bare
+from qstep.models.loading import ADAPTER_CONFIG, bare, load_tokenizer
 from qstep.models.policy import VALUE_FILE
 from qstep.scoring.ensemble import Ensemble, is_ensemble, read_ensemble
 from qstep.scoring.groups import StepScorer
@@ -68,7 +68,7 @@ def load_scorer(
         return Ensemble(members, ensemble.mean, ensemble.aggregation)
     if found == "qstep":
         return StepScorer.load(name, device=device, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = load_tokenizer(name)
     format = _format(name, found, tokenizer, options or {})
     model: Any = format.model(name, reference, dtype)
     rows = _embeddings(model).weight.shape[0]
@@ -112,6 +112,11 @@ def _format(name: str, kind: str, tokenizer: PreTrainedTokenizerBase, options: M
         raise ValueError(
             f"--scorer_options {unknown} are not read by a scorer of kind {kind}, which reads {', '.join(known)}"
         )
+    types = get_type_hints(made_by)
+    for option, value in options.items():
+        wanted, article = _taken(types[option])
+        if type(value) not in wanted:
+            raise ValueError(f"--scorer_options.{option} is {value!r}; a scorer of kind {kind} takes {article} there")
     config = AutoConfig.from_pretrained(name).get_text_config()
     limit = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     most = min(limit, tokenizer.model_max_length)
@@ -119,6 +124,13 @@ def _format(name: str, kind: str, tokenizer: PreTrainedTokenizerBase, options: M
     if not 1 <= length <= limit:
         raise ValueError(f"--scorer_options.max_length is {length}; it must be from 1 to the model's {limit} positions")
     return made_by(**{**options, "tokenizer": tokenizer, "max_length": length})
+
+
+def _taken(annotation: Any) -> tuple[tuple[type, ...], str]:
+    """The types of values that an option of this annotation takes, and what they are called."""
+    if annotation in (int, bool):
+        return (annotation,), "a whole number" if annotation is int else "true or false"
+    return ((int, float, type(None)), "a number") if annotation == float | None else ((str,), "a text")
 
 
 def _embeddings(model: Any) -> Any:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from torch import nn
-from transformers import AutoTokenizer
 
 from qstep.data import encode_joined, encode_prompt
 from qstep.models import LogRatioModel, ModelOptions, PolicyModel, PolicyWithValue
-from qstep.models.loading import ADAPTER_CONFIG, load_causal_lm
+from qstep.models.loading import ADAPTER_CONFIG, load_causal_lm, load_tokenizer
 from qstep.scoring.formats import Encoded
 from qstep.scoring.published import Published
 from qstep.types import Dtype, Prompt
@@ -50,7 +49,7 @@ class LogRatio(Published):
 
     def reference(self, name: str, dtype: Dtype) -> PolicyModel:
         """The reference model. Raises ValueError where its tokens are others than the policy's."""
-        if AutoTokenizer.from_pretrained(name).get_vocab() != self.tokenizer.get_vocab():
+        if load_tokenizer(name).get_vocab() != self.tokenizer.get_vocab():
             raise ValueError(f"--scorer_reference {name} has another vocabulary than the policy")
         return PolicyModel(load_causal_lm(ModelOptions(model_name_or_path=name, dtype=dtype), use_safetensors=True))
 

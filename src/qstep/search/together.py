@@ -128,5 +128,7 @@ def _continued(draw: Draw, response: Response, engine: Engine, max_new_tokens: i
         text = start.text + response.text
         ids = tuple(encode_text(engine.tokenizer, text))
         tokens = min(len(encode_text(engine.tokenizer, response.text)) + stopped, draw.limit)
-    ending: FinishReason | None = "stop" if stopped else "length" if len(ids) >= max_new_tokens else None
+    had_all_the_room = response.finish_reason == "length" and draw.limit >= max_new_tokens - len(start.ids)
+    full = had_all_the_room or len(ids) >= max_new_tokens
+    ending: FinishReason | None = "stop" if stopped else "length" if full else None
     return Partial(ids, text, ending, start.sampled and response.token_ids is not None), max(tokens, 1)

@@ -168,7 +168,10 @@ class Tree:
                 steps = len(partial.steps(self.separator))
                 most = self.settings.max_steps
                 grown[index] = cut(partial) if most is not None and steps >= most else partial
-                if partial.finish_reason is None and steps == len(wanted[index][0].steps(self.separator)):
+                if partial.ids == going[index][0].ids:  # a server that gives text, and gave none, would do so for ever
+                    grown[index] = cut(partial)
+                    del going[index]
+                elif partial.finish_reason is None and steps == len(wanted[index][0].steps(self.separator)):
                     going[index] = partial, sample
                 else:
                     del going[index]

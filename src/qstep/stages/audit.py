@@ -32,7 +32,8 @@ class AuditConfig(Options):
     Args:
         train_file: the JSONL rows to look at.
         test_files: files to be tested on, by a name of your own: `--test_files.math500 math500.jsonl`. Of these
-            only prompts and responses are read, and compared exactly with those of train_file.
+            only prompts and responses are read, and compared exactly with those of train_file; of a benchmark's own
+            file (`problem` or `question`) the problems, as prompts without an instruction.
         output: the JSON file to write.
         format: of train_file; auto tells by the first row's columns: stepwise, else unpaired (graded), else the other.
         model_name_or_path: whose tokenizer counts tokens: a folder or Hub id.
@@ -40,8 +41,8 @@ class AuditConfig(Options):
         max_length: longest prompt and response together, in tokens; as in training.
         step_separator: what steps must be split by and may not contain; as in training (stepwise rows).
         separator_token: the single token put after each step; as in training (stepwise rows).
-        rising: whether rows with a right step after a wrong one are counted, or refused. Training reads such rows
-            only through the first wrong step with stop_at_first_error, and refuses them with rising.
+        rising: whether rows with a right step after a wrong one are counted (keep) or refused, as training with
+            `--rising refuse` does.
         min_right_share: least share of right among the labels (of responses, in the format unpaired).
         max_right_share: largest one.
         max_unlabelled_share: largest share of rows no step of which has a label; training leaves these out.
@@ -85,10 +86,10 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     """Runs the stage and returns what it writes to `output`.
 
     Raises:
-        RowError: a row is bad.
-        ValueError: a limit is passed. The table is printed and the output written by then; `failures` says the same.
+        ValueError: a row is bad, or a limit is passed. By then the table is printed and the output, whose `failures`
+            say the same, is written.
     """
-    from qstep.data import audit_rows, index_rows, shared_rows_of, write_json
+    from qstep.data import RowError, audit_rows, index_rows, write_json
 
     refuse_overwriting(config)
     if config.output is not None:
@@ -106,13 +107,14 @@ def audit(config: AuditConfig) -> dict[str, Any]:
         refuse_unread(config, ["min_right_share", "max_right_share"], "labels")
     counted = config.model_name_or_path is not None
     forbidden = sorted({config.step_separator, config.separator_token}) if counted and format == "stepwise" else []
-    index = index_rows(config.train_file, format, forbidden=forbidden)
+    try:
+        index = index_rows(config.train_file, format, forbidden=forbidden)
+    except RowError as error:
+        raise ValueError(f"{error}{_hint(config.train_file)}") from None
     found = audit_rows(index)
     if counted:
         found["tokens"] = _lengths(index, config)
-    found["shared"] = {
-        name: shared_rows_of(index, index_rows(path, _format(path))) for name, path in (config.test_files or {}).items()
-    }
+    found["shared"] = {name: _shared(index, path) for name, path in (config.test_files or {}).items()}
     failures = [*_failures(found, config)]
     results = {
         "train_file": config.train_file.name,
@@ -129,6 +131,29 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     return results
 
 
+def _hint(path: Path) -> str:
+    """What to do with a published set that is not converted yet."""
+    from qstep.data import Source, recognise
+
+    try:
+        format = recognise(Source.of(str(path)))
+    except ValueError:
+        return ""
+    return "" if format == "trl_stepwise" else f" (by its columns it is {format}: `qstep convert` makes rows of it)"
+
+
+def _shared(index: Index, path: Path) -> dict[str, Any]:
+    """What a file of rows, or of a benchmark's problems, shares with the rows of `index`."""
+    from qstep.data import Source, index_rows, shared_problems_of, shared_rows_of
+
+    source = Source.of(str(path))
+    _, first = next(source.rows(), (0, {}))
+    question = next((column for column in ("problem", "question") if isinstance(first.get(column), str)), None)
+    if "prompt" in first or question is None:
+        return shared_rows_of(index, index_rows(path, _format(path)))
+    return shared_problems_of(index, (row[question] for _, row in source.rows()))
+
+
 def _format(path: Path) -> Format:
     """The format of a file by its first row's columns, the one with most to say."""
     from qstep.data import numbered_rows
@@ -142,11 +167,12 @@ def _format(path: Path) -> Format:
 def _lengths(index: Index, config: AuditConfig) -> dict[str, Any]:
     """Tokens of prompt and response together, and what is lost with rows that have too many."""
     import numpy as np
-    from transformers import AutoTokenizer
 
     from qstep.data import encode_completion, encode_prompt, quantiles
+    from qstep.models.loading import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(config.model_name_or_path, revision=config.model_revision)
+    assert config.model_name_or_path is not None, "asked before"
+    tokenizer = load_tokenizer(config.model_name_or_path, revision=config.model_revision)
     count: Callable[[Row], int]
     if index.format == "stepwise":
         from qstep.models import StepContract, encode_steps

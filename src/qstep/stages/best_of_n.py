@@ -99,7 +99,7 @@ def best_of_n(config: BestOfNConfig) -> Path:
             [[how, *(accuracy_text(curve[str(n)]) for n in ns)] for how, curve in of["curves"].items()],
         )
     for name, of in report["over_optimisation"].items():
-        if of["drop"] is not None:
+        if of["drop"] is not None and of["drop"]["low"] > 0:
             console.print(f"{name} is best at n = {of['peak_n']} and then loses {_points(of['drop'])} points")
     console.print("{problems} problems, {responses} responses, {ungradable_share:.1%} ungradable".format(**report))
     if len(kept) < len(groups):

@@ -139,14 +139,14 @@ def load_for_sampling(
 
 def load_tokenizer(model_name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model that is to write text; its weights are not read. Raises ValueError for a step scorer."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
-    from qstep.models.loading import is_scorer
+    from qstep.models import loading
 
     has_config = (Path(model_name_or_path) / "config.json").is_file()  # a foreign adapter may have none
-    if has_config and is_scorer(AutoConfig.from_pretrained(model_name_or_path)):
+    if has_config and loading.is_scorer(AutoConfig.from_pretrained(model_name_or_path)):
         raise ValueError(f"{model_name_or_path} is a step scorer and writes no text; give a causal language model")
-    return AutoTokenizer.from_pretrained(model_name_or_path, revision=revision)
+    return loading.load_tokenizer(model_name_or_path, revision=revision)
 
 
 def choose_device(device: str) -> torch.device:

@@ -59,6 +59,10 @@ def score(config: ScoreConfig) -> Path:
     )
     with StageFile.open(config.output, stage="score", settings=settings) as file:
         if file.complete:
+            if config.over_long == "refuse" and (left_out := file.summary["over_long"]):
+                raise ValueError(
+                    f"{config.output} was made without {left_out} over-long rows: give --over_long drop again"
+                )
             return config.output
         scorer = config.load_scorer()
         dropped = too_long(_split_rows(config, scorer), scorer, config.over_long, str(config.input))
@@ -82,7 +86,13 @@ def _split_rows(config: ScoreConfig, scorer: Scorer) -> Iterator[Row]:
 
     wanted = scorer.step_separator
     for row in read_responses(config.input, task=config.task):
-        steps = steps_of(row, wanted)
+        try:
+            steps = steps_of(row, wanted)
+        except ValueError as error:
+            raise ValueError(
+                f"{config.input}: {error}. Make the rows anew by the scorer's separator (--step_separator of `qstep "
+                "convert` or `annotate`), or judge by `qstep evaluate processbench`, which takes steps as they are"
+            ) from None
         yield row if "completions" in row else {**row, "completions": steps, "step_separator": wanted}
 
 
@@ -107,7 +117,10 @@ def with_scores(scored: Scored, scorer: Scorer) -> Row:
     from qstep.search import aggregate
 
     row, q_values = scored
-    total = aggregate(q_values, scorer.aggregation)
+    try:
+        total = aggregate(q_values, scorer.aggregation)
+    except ValueError as error:
+        raise ValueError(f"row {row.get('id')!r}: {error}") from None
     return row | {
         "q_values": q_values,
         "score": total if math.isfinite(total) else None,

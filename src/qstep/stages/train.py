@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from transformers import (
-    AutoTokenizer,
     SchedulerType,
     TrainerCallback,
     TrainerControl,
@@ -22,6 +21,7 @@ from transformers import (
 
 from qstep.data import SettingsChanged, StageFile, file_fingerprint, splitter_version
 from qstep.models import ModelOptions
+from qstep.models.loading import load_tokenizer
 from qstep.stages.card import write_card
 from qstep.stages.inputs import finished, hide_loading_bars, model_files, model_fingerprint, settings_of
 from qstep.stages.progress import console
@@ -103,7 +103,7 @@ def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
             return output
         set_seed(config.seed)
         hide_loading_bars()
-        tokenizer = AutoTokenizer.from_pretrained(inputs.model_name_or_path, **inputs.load_arguments())
+        tokenizer = load_tokenizer(inputs.model_name_or_path, **inputs.load_arguments())
         trainer = METHODS[method].create(
             inputs,
             config,

@@ -105,8 +105,13 @@ def recognise(source: Source) -> PublishedFormat:
         raise ValueError(f"{source.path} has no rows")
     fits = [name for name in get_args(PublishedFormat) if _KNOWN[name].columns <= row.keys()]
     if len(fits) != 1:
-        these = f"may be of {' or '.join(fits)}" if fits else f"are of none of {', '.join(get_args(PublishedFormat))}"
-        raise ValueError(f"{source.path}: its columns ({', '.join(row)}) {these}: name it with --format")
+        columns = f"{source.path}: its columns ({', '.join(row)})"
+        if fits:
+            raise ValueError(f"{columns} may be of {' or '.join(fits)}: name it (`qstep convert --format`)")
+        raise ValueError(
+            f"{columns} are those of none of {', '.join(get_args(PublishedFormat))}; rows of your own have `prompt`, "
+            "`completions` (the steps) and `labels`"
+        )
     return fits[0]
 
 
@@ -156,6 +161,8 @@ def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[R
 def _finished(record: Record, row: Row, reading: Reading, separator: str, audit: Audit) -> Row:
     """The row with its task and separator, after `check_row`."""
     separator = reading.step_separator or row.get("step_separator") or separator
+    if not isinstance(separator, str):
+        raise record.error("step_separator", f"is {separator!r}; it must be the text between steps")
     cut = [first_cut([step], separator) is not None for step in row["completions"]]
     inside = sum(cut)
     if inside and reading.separator_inside == "blank":
