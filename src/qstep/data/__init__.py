@@ -5,6 +5,7 @@ from __future__ import annotations
 from qstep.data.audit import (
     audit_rows,
     contradicting_rows,
+    named_rows,
     quantiles,
     rising_rows,
     shared_rows_of,
@@ -22,7 +23,17 @@ from qstep.data.published import (
     recognise,
 )
 from qstep.data.readers import Unanswerable, count_responses, read_problems, read_responses
-from qstep.data.rows import Format, check_row, group_key, is_right, outcome, prompt_id, read_groups
+from qstep.data.rows import (
+    Format,
+    check_row,
+    group_key,
+    is_right,
+    judged_right,
+    label_kind,
+    outcome,
+    prompt_id,
+    read_groups,
+)
 from qstep.data.shards import (
     RowError,
     SettingsChanged,
@@ -99,10 +110,13 @@ __all__ = [
     "is_finished",
     "is_right",
     "is_users_splitter",
+    "judged_right",
+    "label_kind",
     "load_code",
     "locate_steps",
     "map_steps",
     "most_text_tokens",
+    "named_rows",
     "numbered_rows",
     "one_token",
     "outcome",

@@ -65,7 +65,6 @@ class HFEngine:
         max_rows: most responses decoded at once; bounds the logits, `[max_rows, V]`.
         max_tokens: most positions held in the key-value cache, prompt and `max_new_tokens` of every row
             counted in full; bounds its memory. A row that is longer on its own is decoded alone.
-        device: where to move the model first; where it is, if absent.
 
     Raises:
         ValueError: neither model nor tokenizer has an end-of-sequence token, or a limit is below 1.

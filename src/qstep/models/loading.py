@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG = "adapter_config.json"
 
+MARKER = "qstep_checkpoint.json"
+"""What `qstep train` writes last into a checkpoint, its settings among it."""
+
 
 @dataclass(kw_only=True)
 class ModelOptions:

@@ -110,10 +110,6 @@ class StepContract:
             )
         return contract
 
-    def check_length(self, tokens: int, where: str) -> None:
-        """Raises ValueError, naming `where`, for more tokens than `max_length`; nothing is truncated."""
-        check_length(tokens, self.max_length, where)
-
     def attach(self, config: PretrainedConfig) -> None:
         """Writes the contract into a model's config, so that `save_pretrained` stores it."""
         config.qstep = asdict(self)

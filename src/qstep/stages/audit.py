@@ -149,7 +149,7 @@ def _lengths(index: Index, config: AuditConfig) -> dict[str, Any]:
     import numpy as np
     from transformers import AutoTokenizer
 
-    from qstep.data import encode_completion, encode_prompt, quantiles
+    from qstep.data import encode_completion, encode_prompt, named_rows, quantiles
 
     tokenizer = AutoTokenizer.from_pretrained(config.model_name_or_path, revision=config.model_revision)
     count: Callable[[Row], int]
@@ -183,8 +183,7 @@ def _lengths(index: Index, config: AuditConfig) -> dict[str, Any]:
     return {
         **quantiles(tokens),
         "over_long": {
-            "rows": len(long),
-            "lines": (long[:5] + 1).tolist(),
+            **named_rows(long),
             "labelled_steps": int(table["labelled"][long].sum()),
             "wrong_labels": int((table["labelled"][long] - table["above"][long]).sum()),
         },

@@ -155,7 +155,7 @@ def read_groups_of(
         ValueError: the files do not hold the same responses with the same verdicts, or a row is bad, not graded or
             not scored.
     """
-    from qstep.data import canonical_json, group_key, read_responses
+    from qstep.data import canonical_json, group_key, judged_right, read_responses
     from qstep.evals import ScoredGroup
     from qstep.tasks import Tasks, answer_classes_of
 
@@ -203,7 +203,7 @@ def read_groups_of(
     scored = [
         ScoredGroup(
             problem_id,
-            [None if row["verdict"] == "ungradable" else int(row["verdict"] == "right") for row in rows],
+            [judged_right(row) for row in rows],
             answer_classes_of(rows, Tasks(task)),
             {name: [of_scorer[row["id"]] for row in rows] for name, of_scorer in scores.items() if name},
         )
