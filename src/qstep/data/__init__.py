@@ -12,7 +12,7 @@ from qstep.data.audit import (
 )
 from qstep.data.index import Index, cache_folders, cached_array, index_rows
 from qstep.data.options import refuse_unread
-from qstep.data.placed import Placed, Turn, beginning, encode_chat, encode_joined, one_token
+from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
     Audit,
     Neutral,
@@ -55,8 +55,10 @@ from qstep.data.splitters import is_users_splitter, splitter_version, use_splitt
 from qstep.data.step_tokens import StepTokens, map_steps, row_step_ends, spread_scores, step_token_ends
 from qstep.data.steps import check_separator, locate_steps, split_steps, step_regions, step_spans, steps_of
 from qstep.data.tokens import (
+    beginning,
     bytes_growth,
     check_completion_ids,
+    decode_text,
     encode_completion,
     encode_prompt,
     encode_text,
@@ -98,8 +100,10 @@ __all__ = [
     "contradicting_rows",
     "count_responses",
     "count_rows",
+    "decode_text",
     "encode_chat",
     "encode_completion",
+    "encode_ended",
     "encode_joined",
     "encode_prompt",
     "encode_text",

@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from qstep.generation.engine import Request, SamplingSettings, check_length, text_of
+from qstep.data import decode_text
+from qstep.generation.engine import Request, SamplingSettings, check_length
 from qstep.types import Ending, Response
 
 _LOOKAHEAD = 4
@@ -171,7 +172,7 @@ class HFEngine:
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of a response's tokens, without the end-of-sequence token."""
-        return text_of(self.tokenizer, token_ids)
+        return decode_text(self.tokenizer, token_ids)
 
     def _decode_tokens(
         self, rows: list[_Row], limits_R: Tensor, settings: SamplingSettings
