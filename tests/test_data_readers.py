@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ from qstep.stages.grade import GradeConfig, grade
 from qstep.stages.options import ProblemOptions
 from qstep.tasks import grade_rows, load_problems
 from qstep.types import Problem
-
-DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}; set QSTEP_DATA")
+from real_data import DATA, needs_data
 
 GSM8K = {
     "question": "How many?",
