@@ -19,7 +19,8 @@ from qstep.stages.score import ScoreConfig, score
 from qstep.stages.train import TrainInputs, train
 from qstep.tasks import miniature
 from qstep.trainers.scorer import RankingConfig
-from test_data_published import FORMATS, PHASE_2, SHEPHERD, TRL, shepherd, write
+from raw_rows import write
+from test_data_published import FORMATS, PHASE_2, SHEPHERD, TRL, shepherd
 
 
 def meta(path: Path) -> dict[str, Any]:
