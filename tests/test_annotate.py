@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from qstep.generation import Request, SamplingSettings
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.tasks import Tasks, miniature
 from qstep.types import Response, Row
+from real_data import DATA, needs_data
 
-DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}; set QSTEP_DATA")
 TOKENIZER = CharacterTokenizer()
 PROMPT = "7+8*3-9+1*2=\n"
 LINES = miniature.solution(PROMPT).split("\n")  # 7+8=5, 5*3=5, 5-9=6, 6+1=7, 7*2=4, #4

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
-import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import annotation
 from qstep.annotate import RolloutSettings, label_by_rollouts
 from qstep.generation import HFEngine, SamplingSettings
+from real_data import DATA, needs
 
-DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
 PROMPT = "1+1+1=\n"  # 1+1=2, 2+1=3, #3
 
 
@@ -51,7 +49,7 @@ def test_the_naive_side_continues_every_prefix_of_every_response(base: Path) -> 
     assert [of["rollouts"]["prefixes"] for of in labelled] == [2, 1]
 
 
-@pytest.mark.skipif(not (DATA / "gsm8k_responses.jsonl").exists(), reason=f"no gsm8k_responses.jsonl in {DATA}")
+@needs("gsm8k_responses.jsonl")
 def test_pairs_are_of_different_problems() -> None:
     pairs = [annotation.real_rows(DATA, 2, 3, skip) for skip in (0, 2)]
     assert [len(rows) for rows in pairs] == [6, 6]

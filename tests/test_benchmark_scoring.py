@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -12,9 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import scoring
 from qstep.scoring import StepScorer
+from real_data import DATA, needs
 from scorers import miniature_scorer
-
-DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def test_both_sides_score_the_same_rows_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +35,7 @@ def test_needed_operations_by_hand(tmp_path: Path) -> None:
     assert scoring.needed_flops(scorer, rows) == expected
 
 
-@pytest.mark.skipif(not (DATA / "gsm8k_responses.jsonl").exists(), reason=f"no gsm8k_responses.jsonl in {DATA}")
+@needs("gsm8k_responses.jsonl")
 def test_each_prompt_has_64_real_responses() -> None:
     problems = scoring.problems_of(DATA, 3)
     assert [len(rows) for rows in problems] == [64] * 3

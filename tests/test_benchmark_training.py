@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import training
-
-DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not (DATA / "gsm8k_responses.jsonl").exists(), reason=f"no real data in {DATA}")
+from real_data import DATA, needs
 
 
 def row(prompt: int, response: int) -> dict[str, Any]:
@@ -100,7 +97,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@needs_data
+@needs("gsm8k_responses.jsonl")
 def test_runs_on_a_tiny_model(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The contenders of qstep's own environment, in processes of their own."""
     output = tmp_path / "result.json"

@@ -20,6 +20,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, TrainingArguments
 
+from pages import commands
 from qstep.cli import RECIPES, main
 from qstep.data import read_rows, write_jsonl
 from qstep.data.shards import StageBusy
@@ -176,7 +177,7 @@ def test_flags_override_the_config_file_wherever_it_stands(tmp_path: Path) -> No
 
 def test_every_command_of_the_readme_parses() -> None:
     """Each `qstep ...` line of the README's shell blocks is accepted by the parser of its command."""
-    lines = readme_commands()
+    lines = commands("README.md")
     assert len(lines) >= 8
     for line in lines:
         name, rest = command_name(shlex.split(line, comments=True)[1:])
@@ -347,7 +348,7 @@ def test_the_commands_of_the_readme_run_on_a_small_model(tmp_path: Path, monkeyp
     (tmp_path / "processbench.json").write_text(json.dumps(judged))
     monkeypatch.chdir(tmp_path)
     ran = []
-    for line in readme_commands():
+    for line in commands("README.md"):
         for old, new in smaller.items():
             line = line.replace(old, new)
         name, *rest = shlex.split(line, comments=True)[1:]
@@ -365,12 +366,6 @@ def test_the_commands_of_the_readme_run_on_a_small_model(tmp_path: Path, monkeyp
     assert majority["problems"] == 12 and majority["curves"]["pass"]["2"]["mean"] == 1.0
     best = json.loads((tmp_path / "runs/my/best_of_n.json").read_text())
     assert best["problems"] == 3, "judged on the problems that nothing was trained on"
-
-
-def readme_commands() -> list[str]:
-    """The `qstep ...` lines of the README's shell blocks."""
-    blocks = re.findall(r"```(?:sh|bash|shell)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.startswith("qstep ")]
 
 
 def tiny_qwen3(vocabulary: int | None = None) -> Qwen3Config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from qstep.stages.grade import GradeConfig, grade
 from qstep.stages.options import ProblemOptions
 from qstep.tasks import grade_rows, load_problems
 from qstep.types import Problem
-
-DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}; set QSTEP_DATA")
+from raw_rows import write
+from real_data import DATA, needs_data
 
 GSM8K = {
     "question": "How many?",
@@ -25,13 +23,8 @@ GSM8K = {
 }
 
 
-def write(path: Path, *rows: dict[str, Any]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
 def test_gsm8k(tmp_path: Path) -> None:
-    (problem,) = load_problems(write(tmp_path / "gsm.jsonl", GSM8K), split="test")
+    (problem,) = load_problems(str(write(tmp_path / "gsm.jsonl", GSM8K)), split="test")
     assert problem == Problem(
         "gsm/test/0",
         "How many?",
@@ -44,12 +37,14 @@ def test_gsm8k(tmp_path: Path) -> None:
 def test_other_shapes(tmp_path: Path) -> None:
     """MATH's gold keeps its comma; a number becomes its text; `prompt` and `gold` go first."""
     chat = [{"role": "user", "content": "Q"}]
-    name = write(
-        tmp_path / "m.jsonl",
-        {"problem": "Polar?", "solution": "r = 3", "answer": "\\left( 3, \\frac{\\pi}{2} \\right)"},
-        {"id": 60, "problem": "AIME?", "answer": 204, "question": "AIME?"},
-        {"prompt": chat, "gold": "7", "answer": "no"},
-        {"prompt": "a", "answer": 0.5},
+    name = str(
+        write(
+            tmp_path / "m.jsonl",
+            {"problem": "Polar?", "solution": "r = 3", "answer": "\\left( 3, \\frac{\\pi}{2} \\right)"},
+            {"id": 60, "problem": "AIME?", "answer": 204, "question": "AIME?"},
+            {"prompt": chat, "gold": "7", "answer": "no"},
+            {"prompt": "a", "answer": 0.5},
+        )
     )
     problems = load_problems(name)
     golds = ["\\left( 3, \\frac{\\pi}{2} \\right)", "204", "7", "0.5"]
@@ -59,7 +54,7 @@ def test_other_shapes(tmp_path: Path) -> None:
 
 
 def test_limits_keep_the_numbering(tmp_path: Path) -> None:
-    name = write(tmp_path / "m.jsonl", *({"problem": f"Q{i}", "answer": f"{i}"} for i in range(5)))
+    name = str(write(tmp_path / "m.jsonl", *({"problem": f"Q{i}", "answer": f"{i}"} for i in range(5))))
     assert [problem.id for problem in load_problems(name, limit=2, offset=1)] == ["m/train/1", "m/train/2"]
     assert [problem.gold for problem in load_problems(name, offset=3)] == ["3", "4"]
     assert len(load_problems(name, limit=9)) == 5
@@ -72,10 +67,12 @@ def test_limits_keep_the_numbering(tmp_path: Path) -> None:
 
 def test_instructions_and_conversations(tmp_path: Path) -> None:
     system = {"role": "system", "content": "Be brief."}
-    name = write(
-        tmp_path / "m.jsonl",
-        {"prompt": "Q", "answer": "1"},
-        {"prompt": [system, {"role": "user", "content": "Q"}], "answer": "1"},
+    name = str(
+        write(
+            tmp_path / "m.jsonl",
+            {"prompt": "Q", "answer": "1"},
+            {"prompt": [system, {"role": "user", "content": "Q"}], "answer": "1"},
+        )
     )
     user = {"role": "user", "content": "Q\n\nThink."}
     text, chat = load_problems(name, instruction="Think.")
@@ -98,7 +95,7 @@ def test_instructions_and_conversations(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, Any], field: str, what: str) -> None:
-    name = write(tmp_path / "m.jsonl", GSM8K, row)
+    name = str(write(tmp_path / "m.jsonl", GSM8K, row))
     with pytest.raises(RowError, match=what) as error:
         load_problems(name)
     assert (error.value.line, error.value.field, str(error.value.path)) == (2, field, name)
@@ -237,7 +234,7 @@ BOXED = {"problem": "Q", "level": "Level 5", "type": "Algebra"}
     ],
 )
 def test_a_solution_alone_has_its_answer_in_the_last_box(tmp_path: Path, solution: str, gold: str) -> None:
-    (problem,) = load_problems(write(tmp_path / "math.jsonl", {**BOXED, "solution": solution}))
+    (problem,) = load_problems(str(write(tmp_path / "math.jsonl", {**BOXED, "solution": solution})))
     assert problem.gold == gold and problem.metadata == {"solution": solution}
 
 
@@ -251,7 +248,7 @@ def test_a_solution_alone_has_its_answer_in_the_last_box(tmp_path: Path, solutio
     ],
 )
 def test_a_solution_without_an_answer_is_named(tmp_path: Path, solution: Any, what: str) -> None:
-    name = write(tmp_path / "math.jsonl", {**BOXED, "solution": "\\boxed{1}"}, {**BOXED, "solution": solution})
+    name = str(write(tmp_path / "math.jsonl", {**BOXED, "solution": "\\boxed{1}"}, {**BOXED, "solution": solution}))
     with pytest.raises(RowError, match=what) as error:
         load_problems(name)
     assert (error.value.line, error.value.field) == (2, "solution")
@@ -260,7 +257,7 @@ def test_a_solution_without_an_answer_is_named(tmp_path: Path, solution: Any, wh
 @needs_data
 def test_the_boxes_of_real_solutions_are_the_published_answers(tmp_path: Path) -> None:
     rows = list(read_rows(DATA / "math500.jsonl"))
-    name = write(tmp_path / "boxed.jsonl", *({key: row[key] for key in ("problem", "solution")} for row in rows))
+    name = str(write(tmp_path / "boxed.jsonl", *({key: row[key] for key in ("problem", "solution")} for row in rows)))
     assert [problem.gold for problem in load_problems(name)] == [row["answer"] for row in rows]
 
 
@@ -269,7 +266,7 @@ def test_a_question_without_an_answer_is_refused_or_counted(tmp_path: Path, caps
     rows = [
         {"question": f"Q{i}", "solution": "#### x", "answer": answer} for i, answer in enumerate(("5", "None", "6"))
     ]
-    name = write(tmp_path / "plus.jsonl", *rows)
+    name = str(write(tmp_path / "plus.jsonl", *rows))
     with pytest.raises(RowError, match=r"line 2, field 'answer': is None: .*--unanswerable drop"):
         load_problems(name)
     left_out: Counter[str] = Counter()

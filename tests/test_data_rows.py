@@ -11,6 +11,7 @@ import pytest
 
 from qstep.data import RowError, check_row, numbered_rows, outcome, read_groups
 from qstep.data.rows import Format
+from raw_rows import write
 
 SAMPLED: dict[str, Any] = {
     "id": "p/0#1",
@@ -48,11 +49,6 @@ STEPWISE = {"prompt": "Q", "completions": ["a", "2020-01-01"], "labels": [True, 
 
 def checked(path: Path, format: Format, need: Collection[str] = ()) -> list[dict[str, Any]]:
     return [check_row(path, line, raw, format, need=need) for line, raw in numbered_rows(path)]
-
-
-def write(path: Path, *rows: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def without(row: dict[str, Any], column: str) -> dict[str, Any]:

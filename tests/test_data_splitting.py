@@ -43,9 +43,8 @@ from qstep.data import (
     write_jsonl,
 )
 from qstep.data.splitters import cuts
+from real_data import DATA, needs_data
 
-DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}; set QSTEP_DATA")
 TEXTS = int(os.environ.get("QSTEP_TEXTS", "25"))
 """Texts that are truncated everywhere; 500 in `make test-faults`."""
 STEPS = min(10_000, 100 * TEXTS)

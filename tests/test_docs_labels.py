@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pages import commands
 from qstep.cli import main
 from qstep.data import read_rows
-
-PAGE = (Path(__file__).parents[1] / "docs" / "labels.md").read_text()
 
 
 def test_every_command_of_the_page_runs(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,12 +26,11 @@ def test_every_command_of_the_page_runs(base: Path, tmp_path: Path, monkeypatch:
         "--rollout_budget 500": "--rollout_budget 5",
     }
     ran = []
-    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL):
-        for line in block.splitlines():
-            for old, new in smaller.items():
-                line = line.replace(old, new)
-            assert main(shlex.split(line)[1:]) == 0, line
-            ran.append(line)
+    for line in commands("docs/labels.md"):
+        for old, new in smaller.items():
+            line = line.replace(old, new)
+        assert main(shlex.split(line)[1:]) == 0, line
+        ran.append(line)
     methods = ["exact", "outcome", "monte_carlo", "adaptive", "binary_search"]
     assert len(ran) == 7 and set(methods) == set(re.findall(r"--method (\w+)", " ".join(ran)))
     for method in methods:

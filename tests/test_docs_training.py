@@ -9,20 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from pages import ROOT, commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
 from qstep.trainers import METHODS
 
-PAGE = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+PAGE = "docs/training.md"
+TEXT = (ROOT / PAGE).read_text()
 
 
 @pytest.mark.timeout(300)
 def test_every_command_of_the_page_runs(
     base: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
     monkeypatch.chdir(tmp_path)
-    for model in re.findall(r"--model_name_or_path (Qwen\S+)", PAGE):
+    for model in re.findall(r"--model_name_or_path (Qwen\S+)", TEXT):
         shutil.copytree(base, model, dirs_exist_ok=True)
     rows = list(read_rows(rows_file))
     for name in ("train", "graded", "scored"):
@@ -30,18 +31,18 @@ def test_every_command_of_the_page_runs(
     for name in ("test", "validation"):
         write_jsonl(Path(f"{name}.jsonl"), rows[40:])
     tiny = ["--max_steps", "2", "--use_cpu", "true", "--report_to", "none", "--per_device_train_batch_size", "2"]
-    for command in commands:
+    for command in commands(PAGE):
         arguments = shlex.split(command.replace("_steps 50", "_steps 1"))[1:]
         if arguments[0] == "train":
             arguments += tiny if "--save_steps" in arguments else [*tiny, "--save_strategy", "no"]
         assert main(arguments) == 0, command
-    trained = {shlex.split(command)[2] for command in commands if command.startswith("qstep train")}
+    trained = {shlex.split(command)[2] for command in commands(PAGE) if command.startswith("qstep train")}
     assert trained == {*METHODS} - {"mse", "pqm_theoretical", "pqm_ablation"}
     for method in METHODS:
-        assert f"`{method}`" in PAGE, method
+        assert f"`{method}`" in TEXT, method
     assert all((Path("runs") / folder / "config.json").exists() for folder in ("pqm", "orm", "dqo_steps", "merged"))
     card = Path("runs/pqm/README.md").read_text()
     assert "train.jsonl" in card and "1e-05" in card
-    assert set(re.findall(r"`(eval_[a-z/_]+)`", PAGE)) <= {
+    assert set(re.findall(r"`(eval_[a-z/_]+)`", TEXT)) <= {
         key for line in read_rows(Path("runs/best/train_log.jsonl")) for key in line
     }

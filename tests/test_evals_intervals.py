@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import ArrayLike
 
 from qstep.evals import mean_estimate, ratio_estimate
-from qstep.evals.intervals import ratio_difference
+from qstep.evals.intervals import members, numbered, pooled, ratio_difference, standard_error
 from qstep.types import Estimate
 
 Z2 = 1.959963984540054**2
@@ -106,3 +106,19 @@ def test_bad_values_are_refused() -> None:
         ratio_estimate([0, 1], [0, 1])
     with pytest.raises(ValueError, match=r"ratios\[0\] is 2"):
         ratio_estimate([2], [1])
+
+
+def test_items_are_grouped_by_problem_whatever_their_order() -> None:
+    numbers = numbered(["b", "a", "b", ("c", 1), "a"])
+    assert numbers.tolist() == [0, 1, 0, 2, 1]
+    assert [places.tolist() for places in members(numbers)] == [[0, 2], [1, 4], [3]]
+    assert members(numbered([])) == []
+
+
+def test_independent_estimates_are_pooled_by_hand() -> None:
+    """Half-widths .196 and .392, errors .1 and .2: that of the mean of the two is sqrt(.01 + .04) / 2."""
+    two = [{"mean": 0.2, "low": 0.004, "high": 0.396}, {"mean": 0.4, "low": 0.008, "high": 0.792}]
+    assert [standard_error(estimate) for estimate in two] == pytest.approx([0.1, 0.2])
+    both = pooled(two)
+    assert (both.mean, both.n) == (pytest.approx(0.3), 2)
+    assert (both.mean - both.low, both.high - both.mean) == pytest.approx((1.96 * 0.05**0.5 / 2,) * 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from scipy.special import expit
 from qstep.evals import (
     ScoredGroup,
     auc,
+    auc_estimate,
     best_of_n_curves,
     best_of_n_report,
     mean_estimate,
@@ -181,12 +183,10 @@ def test_within_problem_auc_sees_what_the_global_one_hides() -> None:
     Within each the AUC is 1/2; over all, of the 3 x 3 pairs 4 (easy right, hard wrong) are in order, 1 (hard
     right, easy wrong) is not and 4 tie: 6/9. The third problem has one class, and no part.
     """
-    scores, correct = [[9, 9, 9], [1, 1, 1], [5]], [[1, 1, 0], [0, 0, 1], [1]]
-    within = within_problem_auc(scores, correct)
-    assert within is not None
-    assert within == mean_estimate([0.5, 0.5])
-    assert auc(scores[0] + scores[1], correct[0] + correct[1]) == pytest.approx(6 / 9)
-    assert within_problem_auc([[1, 2]], [[1, 1]]) is None
+    scores, correct, problems = [9, 1, 9, 1, 9, 1, 5], [1, 0, 1, 0, 0, 1, 1], ["a", "b", "a", "b", "a", "b", "c"]
+    assert within_problem_auc(scores, correct, problems) == asdict(mean_estimate([0.5, 0.5]))
+    assert auc(scores[:6], correct[:6]) == pytest.approx(6 / 9)
+    assert within_problem_auc([1, 2], [1, 1], ["a", "a"]) is None
 
 
 def test_bad_auc_items_are_refused() -> None:
@@ -194,7 +194,8 @@ def test_bad_auc_items_are_refused() -> None:
         auc([1.0, 2.0], [1, -100])
     with pytest.raises(ValueError, match="score 0 is NaN"):
         auc([np.nan, 2.0], [1, 0])
-    with pytest.raises(ValueError, match="problem 1: scores"):
-        within_problem_auc([[1.0], [1.0, 2.0]], [[1], [0]])
-    with pytest.raises(ValueError, match="2 problems but correct of 1"):
-        within_problem_auc([[1.0], [1.0]], [[1]])
+    for estimate in (within_problem_auc, auc_estimate):
+        with pytest.raises(ValueError, match=r"scores \(2,\) and correct \(1,\)"):
+            estimate([1.0, 2.0], [1], ["a", "a"])
+        with pytest.raises(ValueError, match="2 items and 1 problems"):
+            estimate([1.0, 2.0], [1, 0], ["a"])

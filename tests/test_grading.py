@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 
@@ -25,8 +24,7 @@ from qstep.grading import (
 from qstep.grading.grader import grade_by
 from qstep.grading.rules import ALL
 from qstep.grading.spelling import measured, plain, respelled
-
-DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+from real_data import DATA
 
 
 def rows(name: str) -> list[dict]:

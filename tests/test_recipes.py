@@ -22,7 +22,7 @@ from qstep.recipes.command import MINIATURE
 from qstep.recipes.graph import _alone, _longest_first
 from qstep.recipes.recipe import fill
 from qstep.recipes.study import Study
-from qstep.recipes.summary import claims, pooled
+from qstep.recipes.summary import claims
 from qstep.tasks import miniature
 
 ROOT = Path(__file__).parents[1]
@@ -302,10 +302,10 @@ def test_what_a_kill_left_half_written_is_written_anew(tmp_path: Path) -> None:
 def test_differences_are_pooled_over_seeds() -> None:
     """Means .2 and .4, half-widths .196 each (an error of .1): mean .3, error sqrt(2) * .1 / 2 = .0707."""
     estimates = [{"mean": m, "low": m - 0.196, "high": m + 0.196} for m in (0.2, 0.4)]
-    result = pooled(estimates)
+    found = claims({seed: {"comparisons": {"a - b": e}} for seed, e in zip((1, 2), estimates, strict=True)})
+    result = found["a - b"]
     assert result["mean"] == pytest.approx(0.3)
     assert result["high"] - result["mean"] == pytest.approx(1.96 * 0.1 / 2**0.5)
-    found = claims({seed: {"comparisons": {"a - b": e}} for seed, e in zip((1, 2), estimates, strict=True)})
     assert found["a - b"]["above_zero_on_every_seed"] and found["a - b"]["seeds"] == 2
     assert found["a - b"]["by_seed"] == {"1": estimates[0], "2": estimates[1]}
     nothing = {"mean": None, "low": None, "high": None}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,8 @@ from qstep.data import encode_chat, encode_joined, encode_text, read_rows
 from qstep.models import PolicyWithValue
 from qstep.scoring import Scorer, StepScorer, load_scorer, recognise
 from qstep.stages.score import ScoreConfig, score
+from real_data import DATA
 
-DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
 QUESTION = "Tom has 3 apples and buys 12 more.\nHow many apples does he have in all?"
 SOLUTIONS = [
     ["He starts with 3 apples.", "3 + 12 = 15", "The answer is 15."],

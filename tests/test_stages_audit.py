@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pages import commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
 from qstep.stages.audit import AuditConfig, audit
@@ -19,9 +18,7 @@ from qstep.stages.convert import ConvertConfig, convert
 from qstep.stages.train import TrainInputs, train
 from qstep.trainers import METHODS
 from qstep.trainers.scorer import StepwiseConfig, check_labels
-
-DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
-PAGE = Path(__file__).parents[1] / "docs" / "data.md"
+from real_data import DATA, needs_data
 
 ROWS = [
     {"prompt": "p", "completions": ["a", "b"], "labels": [True, False]},
@@ -132,15 +129,15 @@ def test_the_pages_commands_run(base: Path, rows_file: Path, tmp_path: Path, mon
     write_jsonl(tmp_path / "rows.jsonl", rows)
     write_jsonl(tmp_path / "test.jsonl", [{**row, "prompt": row["prompt"] + " "} for row in rows[:4]])
     (tmp_path / "model").symlink_to(base)
-    commands = re.findall(r"^qstep (audit .*)$", PAGE.read_text(), re.MULTILINE)
-    assert len(commands) == 4
-    for command in commands:
-        assert main(shlex.split(command)) == 0, command
+    audits = [command for command in commands("docs/data.md") if command.startswith("qstep audit ")]
+    assert len(audits) == 4
+    for command in audits:
+        assert main(shlex.split(command)[1:]) == 0, command
     assert json.loads((tmp_path / "audit.json").read_text())["rows"] == len(rows)
     assert main(shlex.split("audit --train_file rows.jsonl --test_files.t rows.jsonl --max_right_share 0.01")) == 1
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}; set QSTEP_DATA")
+@needs_data
 def test_real_data(tmp_path: Path) -> None:
     """What a conversion counted is what an audit counts."""
     for name in ("math_shepherd_sample.jsonl", "processbench_gsm8k.json"):

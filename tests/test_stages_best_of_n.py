@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from qstep.data import write_jsonl
 from qstep.search import pass_at_k
 from qstep.stages import progress
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
-
-DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+from real_data import DATA, needs
 
 
 def problem(name: str, verdicts: str, scores: list[float | None] | None = None, **changes: Any) -> list[dict[str, Any]]:
@@ -179,7 +177,7 @@ def test_no_cell_of_a_table_is_cut(width: int, monkeypatch: pytest.MonkeyPatch, 
     assert text.count("n = ") == 9
 
 
-@pytest.mark.skipif(not (DATA / "gsm8k_responses.jsonl").exists(), reason=f"no gsm8k_responses.jsonl in {DATA}")
+@needs("gsm8k_responses.jsonl")
 def test_real_responses_made_elsewhere(tmp_path: Path) -> None:
     """12 models' responses to 40 problems, as published: graded, then chosen among, without a scorer.
 

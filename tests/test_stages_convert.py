@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pages import commands
 from qstep.cli import main
 from qstep.data import RowError, SettingsChanged, canonical_json, read_rows, write_jsonl
 from qstep.stages import convert as stage
@@ -19,9 +19,8 @@ from qstep.stages.score import ScoreConfig, score
 from qstep.stages.train import TrainInputs, train
 from qstep.tasks import miniature
 from qstep.trainers.scorer import RankingConfig
-from test_data_published import FORMATS, PHASE_2, SHEPHERD, TRL, shepherd, write
-
-PAGE = Path(__file__).parents[1] / "docs" / "data.md"
+from raw_rows import write
+from test_data_published import FORMATS, PHASE_2, SHEPHERD, TRL, shepherd
 
 
 def meta(path: Path) -> dict[str, Any]:
@@ -227,10 +226,10 @@ def test_the_pages_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "mine": "trl_stepwise",
     }.items():
         write(tmp_path / f"{file}.jsonl", FORMATS[format])
-    commands = re.findall(r"^qstep (convert .*)$", PAGE.read_text(), re.MULTILINE)
-    assert len(commands) >= 6
-    for command in commands:
-        words = shlex.split(command.replace("$'\\n'", "'\n'"))
+    converts = [command for command in commands("docs/data.md") if command.startswith("qstep convert ")]
+    assert len(converts) >= 6
+    for command in converts:
+        words = shlex.split(command.replace("$'\\n'", "'\n'"))[1:]
         assert main(words) == 0, command
         output = Path(words[words.index("--output") + 1])
         assert meta(output)["complete"] and os.path.getsize(output)

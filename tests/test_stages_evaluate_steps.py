@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,15 @@ from typing import Any
 import pytest
 from scipy.special import expit
 
+from pages import commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
 from qstep.scoring import StepScorer
 from qstep.stages.commands import COMMANDS
 from qstep.stages.evaluate_steps import EvaluateStepsConfig, evaluate
 from qstep.tasks import miniature
+from real_data import DATA, needs
 from scorers import miniature_scorer
-
-DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +306,7 @@ def test_the_command_has_two_words() -> None:
     assert COMMANDS["evaluate"].module.endswith("stages.evaluate")
 
 
-@pytest.mark.skipif(not (DATA / "processbench_gsm8k.json").exists(), reason=f"no processbench_gsm8k.json in {DATA}")
+@needs("processbench_gsm8k.json")
 def test_the_whole_of_a_real_benchmark(tmp_path: Path) -> None:
     """ProcessBench's 400 GSM8K responses with a scorer that knows bytes and nothing else: all are judged."""
     import torch
@@ -353,10 +351,8 @@ def test_the_commands_of_the_page_run(
     base: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """docs/evaluation.md's commands as they stand, in a folder where a tiny model and tiny files have those names."""
-    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
-    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
-    commands = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line]
-    assert len(commands) >= 7 and all(command.startswith("qstep ") for command in commands)
+    of_page = commands("docs/evaluation.md")
+    assert len(of_page) >= 7
     monkeypatch.chdir(tmp_path)
     Path("Qwen/ProcessBench").mkdir(parents=True)
     for number, name in enumerate(("gsm8k", "math", "dev")):
@@ -370,7 +366,7 @@ def test_the_commands_of_the_page_run(
     graded = [{**row, "verdict": "right" if row["label"] else "wrong", "answer": None} for row in read_rows(rows_file)]
     write_jsonl(Path("graded.jsonl"), [{**row, "task": "miniature"} for row in graded])
     assert main(["score", "--input", "graded.jsonl", "--scorer", "runs/pqm", "--output", "scored.jsonl"]) == 0
-    for command in commands:
+    for command in of_page:
         assert main(shlex.split(command)[1:]) == 0, command
     assert "model-index" in Path("runs/pqm/README.md").read_text()
     shown = Path("runs/page.html").read_text()

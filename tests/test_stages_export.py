@@ -14,6 +14,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 import qstep.scoring.export as export_module
 from killed_training import run, write_inputs
+from pages import commands
 from published_scorers import MAKERS, trl
 from qstep.data import write_jsonl
 from qstep.scoring import StepScorer, load_scorer
@@ -146,12 +147,7 @@ def test_the_commands_of_the_page_of_scorers(tmp_path: Path, monkeypatch: pytest
     write_jsonl(tmp_path / "responses.jsonl", rows)
     page = (Path(__file__).parents[1] / "docs" / "scorers.md").read_text()
     (tmp_path / "ensemble.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
-    lines = [
-        line
-        for block in page.split("```sh\n")[1:]
-        for line in block.split("```")[0].replace("\\\n", " ").splitlines()
-        if line.startswith("qstep ")
-    ]
+    lines = commands("docs/scorers.md")
     assert len(lines) >= 9
     for line in lines:
         arguments = subprocess.run(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pages import commands
 from qstep.cli import main
 from qstep.data import canonical_json, check_completion_ids, read_rows, write_jsonl
 from qstep.evals import ANSWERS
@@ -233,11 +234,10 @@ def test_votes_of_candidates(tmp_path: Path) -> None:
 
 def test_the_commands_of_the_page(base: Path, scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/search.md, its commands with the tests' own models."""
-    page = (Path(__file__).parents[1] / "docs" / "search.md").read_text()
-    commands = [line.split() for line in page.replace("\\\n", " ").split("\n") if line.startswith("qstep ")]
-    assert {command[1] for command in commands} >= {"search", "grade", "compare-search", "report"}
+    of_page = [line.split() for line in commands("docs/search.md")]
+    assert {command[1] for command in of_page} >= {"search", "grade", "compare-search", "report"}
     monkeypatch.chdir(tmp_path)
-    for command in commands:
+    for command in of_page:
         words = [{"BASE": str(base), "SCORER": str(scorer)}.get(word, word) for word in command[1:]]
         if words[0] == "search":
             small = {"--num_problems": "2", "--max_new_tokens": "24"}

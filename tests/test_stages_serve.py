@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from pages import commands
 from qstep.cli import main
 from qstep.recipes.recipe import RecipeError, read_recipe
 from qstep.scoring import StepScorer
@@ -77,9 +78,9 @@ def test_a_recipe_cannot_wait_for_a_server(tmp_path: Path) -> None:
 
 def test_the_commands_of_the_page(folder: Path) -> None:
     """Those of qstep parse, the body of curl asks for three steps' Qs, and vLLM is told what the tests tell it."""
-    commands = [shlex.split(line) for line in re.findall(r"^qstep .*", PAGE, re.MULTILINE)]
-    assert [words[1] for words in commands] == ["serve", "score"]
-    for _, name, *arguments in commands:
+    of_qstep = [shlex.split(line) for line in commands("docs/serving.md")]
+    assert [words[1] for words in of_qstep] == ["serve", "score"]
+    for _, name, *arguments in of_qstep:
         [config] = COMMANDS[name].parse(arguments)
         assert config.scorer == "runs/pqm"
     [body] = re.findall(r"-d '(.*)'", PAGE)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
 from qstep.tasks import Tasks
 from qstep.tasks.arithmetic import has_false_equation
-
-DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+from real_data import DATA, needs_data
 
 
 @pytest.mark.parametrize(
@@ -92,7 +89,7 @@ def test_math_checks_steps_up_to_what_arithmetic_shows() -> None:
     assert math.check_steps(row, []) == []
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}; set QSTEP_DATA")
+@needs_data
 def test_on_real_solutions_it_flags_errors_and_little_else() -> None:
     """Gold solutions hold few slips (16 in all 34,197 lines); wrong responses err in arithmetic far more often."""
     gold = [json.loads(line)["answer"] for line in islice((DATA / "gsm8k_train.jsonl").open(encoding="utf-8"), 1000)]

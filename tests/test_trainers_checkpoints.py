@@ -16,9 +16,10 @@ from rich.console import Console
 
 from killed_training import CONTEXT, run, same_weights, start, write_inputs
 from qstep.data import SettingsChanged, StageBusy, StageFile, read_rows, write_jsonl
+from qstep.models.loading import MARKER
 from qstep.stages import train as stage
 from qstep.stages.train import TrainInputs
-from qstep.trainers.checkpoints import MARKER, checkpoints, newest_usable, why_unusable
+from qstep.trainers.checkpoints import checkpoints, newest_usable, why_unusable
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from qstep.data.audit import (
     audit_rows,
     contradicting_rows,
+    named_rows,
     quantiles,
     rising_rows,
     shared_problems_of,
@@ -12,7 +13,7 @@ from qstep.data.audit import (
 )
 from qstep.data.index import Index, cache_folders, cached_array, index_rows
 from qstep.data.options import refuse_unread
-from qstep.data.placed import Placed, Turn, beginning, encode_chat, encode_joined, one_token
+from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
     Audit,
     Neutral,
@@ -23,7 +24,17 @@ from qstep.data.published import (
     recognise,
 )
 from qstep.data.readers import Unanswerable, count_responses, read_problems, read_responses
-from qstep.data.rows import Format, check_row, group_key, is_right, outcome, prompt_id, read_groups
+from qstep.data.rows import (
+    Format,
+    check_row,
+    group_key,
+    is_right,
+    judged_right,
+    label_kind,
+    outcome,
+    prompt_id,
+    read_groups,
+)
 from qstep.data.shards import (
     RowError,
     SettingsChanged,
@@ -45,8 +56,10 @@ from qstep.data.splitters import is_users_splitter, splitter_version, use_splitt
 from qstep.data.step_tokens import StepTokens, map_steps, row_step_ends, spread_scores, step_token_ends
 from qstep.data.steps import check_separator, first_cut, locate_steps, split_steps, step_regions, step_spans, steps_of
 from qstep.data.tokens import (
+    beginning,
     bytes_growth,
     check_completion_ids,
+    decode_text,
     encode_completion,
     encode_prompt,
     encode_text,
@@ -88,8 +101,10 @@ __all__ = [
     "contradicting_rows",
     "count_responses",
     "count_rows",
+    "decode_text",
     "encode_chat",
     "encode_completion",
+    "encode_ended",
     "encode_joined",
     "encode_prompt",
     "encode_text",
@@ -101,10 +116,13 @@ __all__ = [
     "is_finished",
     "is_right",
     "is_users_splitter",
+    "judged_right",
+    "label_kind",
     "load_code",
     "locate_steps",
     "map_steps",
     "most_text_tokens",
+    "named_rows",
     "numbered_rows",
     "one_token",
     "outcome",

@@ -38,8 +38,8 @@ def audit_rows(index: Index) -> dict[str, Any]:
             part: quantiles(table[f"{part}_bytes"] - table[f"{part}_extra"]) for part in ("prompt", "response")
         },
         "responses": {**verdicts, "right_share": _share(verdicts["right"], verdicts["right"] + verdicts["wrong"])},
-        "duplicates": _named(repeated_rows(index)),
-        "contradictions": _named(contradicting_rows(index)),
+        "duplicates": named_rows(repeated_rows(index)),
+        "contradictions": named_rows(contradicting_rows(index)),
     }
     if stepwise:
         steps = np.maximum(table["steps"], 0)
@@ -55,7 +55,7 @@ def audit_rows(index: Index) -> dict[str, Any]:
             },
             "without_steps": int((steps == 0).sum()),
             "without_labels": int(((steps > 0) & (table["labelled"] == 0)).sum()),
-            "rising": _named(rising_rows(index)),
+            "rising": named_rows(rising_rows(index)),
         }
     return found
 
@@ -114,7 +114,7 @@ def shared_rows_of(index: Index, other: Index) -> dict[str, Any]:
     rows = np.flatnonzero(np.isin(ours, theirs))
     same = index.format == other.format
     responses = np.isin(index.table["response"], np.unique(other.table["response"])) if same else np.zeros(0, bool)
-    return {"problems": len(np.intersect1d(ours, theirs)), "responses": int(responses.sum()), **_named(rows)}
+    return {"problems": len(np.intersect1d(ours, theirs)), "responses": int(responses.sum()), **named_rows(rows)}
 
 
 def shared_problems_of(index: Index, prompts: Iterable[str]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def shared_problems_of(index: Index, prompts: Iterable[str]) -> dict[str, Any]:
     theirs = np.unique(np.fromiter((prompt_hash(prompt) for prompt in prompts), "<u8"))
     ours = index.table["prompt"]
     rows = np.flatnonzero(np.isin(ours, theirs))
-    return {"problems": len(np.intersect1d(ours, theirs)), "responses": 0, **_named(rows)}
+    return {"problems": len(np.intersect1d(ours, theirs)), "responses": 0, **named_rows(rows)}
 
 
 def quantiles(values: NDArray[Any]) -> dict[str, float]:
@@ -132,7 +132,8 @@ def quantiles(values: NDArray[Any]) -> dict[str, float]:
     return {"mean": float(values.mean()), **dict(zip(at, map(int, found), strict=True))}
 
 
-def _named(numbers: NDArray[np.int64]) -> dict[str, Any]:
+def named_rows(numbers: NDArray[np.int64]) -> dict[str, Any]:
+    """How many rows a finding is of, and the lines of the first."""
     return {"rows": len(numbers), "lines": (numbers[:_NAMED] + 1).tolist()}
 
 

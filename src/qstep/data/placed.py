@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from qstep.data.tokens import encode_text, undated
+from qstep.data.tokens import encode_text, encode_texts, text_offsets, undated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,18 +26,25 @@ def encode_joined(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> t
     """The tokens of texts joined (`encode_text` of the whole), and for each text the index of the token that
     completes it; of a text that nothing precedes and that is empty, 0.
 
-    Raises ValueError for a tokenizer that does not say where its tokens lie.
+    Raises ValueError for a tokenizer that does not know where its tokens lie.
     """
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"{type(tokenizer).__name__} does not say where its tokens lie in a text: use a fast tokenizer"
-        )
-    encoded = tokenizer(
-        "".join(texts), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-    )
-    reached = list(accumulate((end for _, end in encoded["offset_mapping"]), max))
+    ids, offsets = text_offsets(tokenizer, "".join(texts))
+    reached = list(accumulate((end for _, end in offsets), max))
     last = max(len(reached) - 1, 0)
-    return encoded["input_ids"], [min(bisect_left(reached, end), last) for end in accumulate(map(len, texts))]
+    return ids, [min(bisect_left(reached, end), last) for end in accumulate(map(len, texts))]
+
+
+def encode_ended(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], end: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """The tokens of texts that are tokenised one by one, each with the tokens `end` behind it, and for each text the
+    index of the last of these."""
+    ids: list[int] = []
+    ends: list[int] = []
+    for own in encode_texts(tokenizer, texts):
+        ids += [*own, *end]
+        ends.append(len(ids) - 1)
+    return ids, ends
 
 
 def encode_chat(
@@ -100,12 +107,6 @@ def encode_chat(
             texts.append(part if given is None else given)
     flush()
     return ids, places
-
-
-def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The beginning-of-sequence token, where the tokenizer puts one before a text by itself."""
-    bos = tokenizer.bos_token_id
-    return [bos] if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else []
 
 
 def one_token(tokenizer: PreTrainedTokenizerBase, text: str, option: str) -> int:

@@ -97,7 +97,7 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
         row["completion"] = _completion_text(row["completion"])
     for column, (holds, problem) in _RULES.items():
         if column in row and not holds(row[column]):
-            raise RowError(path, line, column, f"is {_shown(row[column])}; {problem}")
+            raise RowError(path, line, column, f"is {shown(row[column])}; {problem}")
     if "completions" in row:
         # Only a sampled response can have no steps: it ended at once.
         silent = not row.get("completion", "?").strip()
@@ -112,7 +112,7 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
         except ValueError as error:
             raise RowError(path, line, "step_separator", str(error)) from None
         require(
-            cut is None, "completions", f"has the step {_shown(cut)}, which contains the step_separator; split it there"
+            cut is None, "completions", f"has the step {shown(cut)}, which contains the step_separator; split it there"
         )
     if row.get("logps_behavior") is not None:
         require("completion_ids" in row, "logps_behavior", "is there without completion_ids; give the tokens it is of")
@@ -146,6 +146,18 @@ def is_right(row: Row) -> bool | None:
     return None if row.get("reward") is None else float(row["reward"]) >= 1
 
 
+def judged_right(row: Row) -> bool | None:
+    """Whether a graded row's `verdict` is right; None where it is ungradable."""
+    return {"right": True, "wrong": False}.get(row["verdict"])
+
+
+def label_kind(label: bool | float | None) -> str:
+    """What counts of labels call one: right or wrong (hard labels), soft, or null."""
+    if label is None:
+        return "null"
+    return "soft" if not isinstance(label, bool) else "right" if label else "wrong"
+
+
 def _completion_text(completion: Any) -> Any:
     """The text of a one-message conversation; anything else as it is, for the rules to judge."""
     if _is_conversation(completion) and len(completion) == 1 and completion[0]["role"] == "assistant":
@@ -153,7 +165,8 @@ def _completion_text(completion: Any) -> Any:
     return completion
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in an error, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qstep.data.steps import Span, step_regions
-from qstep.data.tokens import encode_completion, encode_text, text_offsets
+from qstep.data.tokens import decode_text, encode_completion, encode_text, text_offsets
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def row_step_ends(
     if row.get("completion_ids") is not None:
         return step_token_ends(tokenizer, ids, steps, separator)
     text = row["completion"]
-    if _decoded(tokenizer, encode_text(tokenizer, text)) == text:
+    if decode_text(tokenizer, encode_text(tokenizer, text)) == text:
         return step_token_ends(tokenizer, ids, steps, separator)
     _, offsets = text_offsets(tokenizer, text)
     ends = map_steps(offsets, step_regions(text, steps, separator)).ends
@@ -103,7 +103,7 @@ def step_token_ends(
     """
 
     def decode(part: list[int]) -> str:
-        return _decoded(tokenizer, part)
+        return decode_text(tokenizer, part)
 
     for ids in (list(token_ids), list(token_ids[:-1])):
         text = decode(ids)
@@ -151,7 +151,3 @@ def step_token_ends(
             count, position = found
         ends.append(count - 1)
     return [*ends, len(token_ids) - 1] if steps else []
-
-
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -49,8 +49,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     bos = tokenizer.bos_token_id
     if isinstance(prompt, str):
         ids = tokenizer.encode(prompt, add_special_tokens=False)
-        if bos is not None and tokenizer("")["input_ids"][:1] == [bos]:
-            ids = [bos, *ids]
+        ids = [*beginning(tokenizer), *ids]
     else:
         if tokenizer.chat_template is None:
             raise ValueError("the prompt is a conversation, but the tokenizer has no chat template; give a text")
@@ -59,6 +58,17 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
             prompt, chat_template=template, add_generation_prompt=True, return_dict=False
         )
     return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The beginning-of-sequence token, where the tokenizer puts one before a text by itself."""
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else []
+
+
+def decode_text(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """The text of a response's tokens, without special ones."""
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -158,10 +168,7 @@ def check_completion_ids(tokenizer: PreTrainedTokenizerBase, row: Row, where: st
         return
     known = max(ids) < len(tokenizer)
     readings = [ids, ids[:-1]] if row.get("finish_reason") == "stop" else [ids]
-    text, *others = (
-        str(tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)) if known else "?"
-        for part in readings
-    )
+    text, *others = (decode_text(tokenizer, part) if known else "?" for part in readings)
     if row["completion"].strip() not in (reading.strip() for reading in (text, *others)):
         raise ValueError(
             f"{where}, field 'completion_ids': this tokenizer reads them as {text[:60]!r}, and the completion is "

@@ -20,7 +20,7 @@ from qstep.evals.first_error import (
     predicted_first_error,
     threshold_sweep,
 )
-from qstep.evals.intervals import mean_estimate, ratio_estimate
+from qstep.evals.intervals import mean_estimate, pooled, ratio_estimate, standard_error
 from qstep.evals.labels import label_agreement
 from qstep.evals.length import length_report
 from qstep.evals.searches import ANSWERS, Searched, search_report
@@ -59,9 +59,11 @@ __all__ = [
     "mean_f1",
     "policy_difference",
     "policy_report",
+    "pooled",
     "predicted_first_error",
     "ratio_estimate",
     "search_report",
+    "standard_error",
     "threshold_sweep",
     "verdicts_by_problem",
     "within_problem_auc",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-from qstep.evals.intervals import bootstrap_estimate, times_drawn
+from qstep.evals.intervals import bootstrap_estimate, numbered, times_drawn
 
 
 def calibration(
@@ -35,10 +35,11 @@ def calibration(
     p = expit(q)
     edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf"))
     bin_of = np.searchsorted(edges, p)
-    numbers = {problem: i for i, problem in enumerate(dict.fromkeys(problems))}
-    problem = np.array([numbers[name] for name in problems])
+    problem = numbered(problems)
     n_bins = int(bin_of.max()) + 1
-    table = np.zeros((len(numbers), n_bins, 3))  # of each problem and bin: steps, sum of p, steps that are right
+    table = np.zeros(
+        (int(problem.max()) + 1, n_bins, 3)
+    )  # of each problem and bin: steps, sum of p, steps that are right
     for column, amount in enumerate((np.ones_like(p), p, right)):
         np.add.at(table[..., column], (problem, bin_of), amount)
 
@@ -58,6 +59,6 @@ def calibration(
         if inside.any()
     ]
     return {
-        "ece": asdict(bootstrap_estimate(error, len(numbers), len(numbers), seed=seed)),
+        "ece": asdict(bootstrap_estimate(error, len(table), len(table), seed=seed)),
         "reliability": reliability,
     }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qstep.evals.intervals import bootstrap_estimate, percentile_estimate, replicates
+from qstep.evals.intervals import bootstrap_estimate, numbered, percentile_estimate, replicates
 
 NO_ERROR = -1
 """The first error of a response without one."""
@@ -61,8 +61,7 @@ class Judgements:
                 raise ValueError(f"response {number}: first error {error} is none of its {len(q)} steps, nor -1")
             before = q if error == NO_ERROR else q[:error]
             bounds[:, number] = -np.inf if error == NO_ERROR else q[error], before.min(initial=np.inf)
-        numbers = {problem: i for i, problem in enumerate(dict.fromkeys(problems))}
-        return cls(np.array([numbers[problem] for problem in problems]), np.asarray(first_errors) != NO_ERROR, *bounds)
+        return cls(numbered(problems), np.asarray(first_errors) != NO_ERROR, *bounds)
 
     def right(self, threshold: float) -> NDArray[np.bool_]:
         """Which responses are judged right at a threshold, [N]."""

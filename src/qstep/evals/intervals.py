@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -106,6 +108,35 @@ def percentile_estimate(mean: float, values: NDArray[np.float64], n: int, *, low
         return Estimate(mean, mean + unseen * (lowest - mean), mean + unseen * (1 - mean), n)
     low, high = np.percentile(values, (2.5, 97.5))
     return Estimate(mean, min(float(low), mean), max(float(high), mean), n)
+
+
+def standard_error(estimate: Mapping[str, Any]) -> float:
+    """Of an estimate as JSON, read off its 95 % interval."""
+    return (estimate["high"] - estimate["low"]) / (2 * 1.96)
+
+
+def pooled(estimates: Sequence[Mapping[str, Any]]) -> Estimate:
+    """The mean of n independent estimates as JSON, one at least, with its 95 % interval.
+
+    The interval is over the problems of each, not over all that might have been estimated.
+    """
+    n = len(estimates)
+    mean = sum(estimate["mean"] for estimate in estimates) / n
+    half = 1.96 * math.sqrt(sum(standard_error(estimate) ** 2 for estimate in estimates)) / n
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def numbered(problems: Sequence[Hashable]) -> NDArray[np.int64]:
+    """The number of each item's problem, [N], from 0 in order of appearance."""
+    numbers = {problem: number for number, problem in enumerate(dict.fromkeys(problems))}
+    return np.array([numbers[problem] for problem in problems], np.int64)
+
+
+def members(numbers: ArrayLike) -> list[NDArray[np.int64]]:
+    """The places of each problem's items, given the number of each item's problem, [N]."""
+    problem = np.asarray(numbers)
+    order = np.argsort(problem, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(problem[order])) + 1) if len(order) else []
 
 
 def times_drawn(drawn: NDArray[np.int64]) -> NDArray[np.float64]:

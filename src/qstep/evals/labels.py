@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qstep.evals.intervals import ratio_estimate
+from qstep.evals.intervals import numbered, ratio_estimate
 
 
 def label_agreement(
@@ -62,8 +62,7 @@ def label_agreement(
         rows += len(problem) > before
     if not problem:
         raise ValueError("there is no step to compare: none has an exact label and a trial")
-    place = {problem_id: i for i, problem_id in enumerate(dict.fromkeys(problem))}
-    numbers = np.array([place[problem_id] for problem_id in problem])
+    numbers = numbered(problem)
     truth, rate = np.array(truth_of), np.array(rate_of)
 
     def compared(labels: NDArray[np.bool_]) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def label_agreement(
         }
 
     return {
-        "n_problems": len(place),
+        "n_problems": int(numbers.max()) + 1,
         "n_rows": rows,
         "n_steps": len(truth),
         "n_unlabelled_steps": unlabelled,

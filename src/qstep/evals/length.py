@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from qstep.evals.intervals import bootstrap_estimate, mean_estimate, times_drawn
+from qstep.evals.intervals import bootstrap_estimate, mean_estimate, members, numbered, times_drawn
 
 
 def length_report(
@@ -38,8 +38,7 @@ def length_report(
     if not scores or any(len(of) != len(scores) for of in (right, problems, *lengths.values())):
         raise ValueError("give a score, each length, whether it is right, and a problem for every response")
     score = np.asarray(scores, dtype=np.float64)
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(problems))}
-    problem = np.array([numbers[name] for name in problems])
+    problem = numbered(problems)
     kinds = {
         "all": np.ones(len(score), bool),
         "right": np.array([verdict is True for verdict in right]),
@@ -87,8 +86,8 @@ def within_problem_correlation(
     """The mean of Spearman's rho over the problems in which both lists vary; None if there is none."""
     x, y = np.asarray(a), np.asarray(b)
     rhos = []
-    for members in _members(problems):
-        ranks = [rankdata(values[members]) for values in (x, y)]
+    for places in members(problems):
+        ranks = [rankdata(values[places]) for values in (x, y)]
         if all(np.ptp(rank) > 0 for rank in ranks):
             rhos.append(float(np.corrcoef(ranks)[0, 1]))
     if not rhos:
@@ -107,8 +106,8 @@ def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike, *, 
     """
     score, count = np.asarray(scores), np.asarray(steps)
     shares = []
-    for members in _members(problems):
-        of_score, of_count = score[members], count[members]
+    for places in members(problems):
+        of_score, of_count = score[places], count[places]
         others = len(of_count) - 1
         if others:
             more = (of_count[:, None] < of_count).sum(axis=1)
@@ -116,10 +115,3 @@ def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike, *, 
             picked = of_score == of_score.max()
             shares.append(float(((more + same / 2) / others)[picked].mean()))
     return asdict(mean_estimate(shares, seed=seed)) if shares else None
-
-
-def _members(problems: ArrayLike) -> list[NDArray[np.int64]]:
-    """The places of each problem's items."""
-    problem = np.asarray(problems)
-    order = np.argsort(problem, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(problem[order])) + 1) if len(order) else []

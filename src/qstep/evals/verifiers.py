@@ -14,9 +14,9 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from qstep.evals.accuracy import Outcomes, accuracy, accuracy_difference
-from qstep.evals.intervals import bootstrap_estimate, mean_estimate, times_drawn
+from qstep.evals.intervals import bootstrap_estimate, mean_estimate, members, numbered, times_drawn
 from qstep.search import aggregate, answer_classes, best_of_n_accuracy, pass_at_k, vote_accuracy
-from qstep.types import Aggregation, Estimate
+from qstep.types import Aggregation
 
 METHODS = ("mean", "majority", "pass")
 """The ways to answer that need no verifier: one response, a vote, and a perfect verifier."""
@@ -200,6 +200,10 @@ def auc(scores: ArrayLike, correct: ArrayLike) -> float | None:
     Items are responses, or steps. None where one class is missing: then it is undefined. Raises ValueError on
     different lengths, a NaN score, or a `correct` other than 0 and 1 (drop absent step labels first).
     """
+    return _area(*_items(scores, correct))
+
+
+def _items(scores: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[Any]]:
     score, right = np.asarray(scores, dtype=np.float64), np.asarray(correct)
     if score.ndim != 1 or score.shape != right.shape:
         raise ValueError(f"scores {score.shape} and correct {right.shape} must be two lists of one length")
@@ -207,6 +211,10 @@ def auc(scores: ArrayLike, correct: ArrayLike) -> float | None:
         raise ValueError(f"score {int(np.isnan(score).argmax())} is NaN")
     if not np.isin(right, (0, 1)).all():
         raise ValueError("correct must be 0 or 1: drop items without a label first")
+    return score, right
+
+
+def _area(score: NDArray[np.float64], right: NDArray[Any]) -> float | None:
     n_right = int(right.sum())
     n_wrong = len(right) - n_right
     if n_right == 0 or n_wrong == 0:
@@ -215,24 +223,19 @@ def auc(scores: ArrayLike, correct: ArrayLike) -> float | None:
     return float((rank_sum - n_right * (n_right + 1) / 2) / (n_right * n_wrong))
 
 
-def within_problem_auc(scores: Sequence[ArrayLike], correct: Sequence[ArrayLike], *, seed: int = 0) -> Estimate | None:
-    """The mean of `auc` over the problems that have both classes, a list of items each; None if none has.
+def within_problem_auc(
+    scores: ArrayLike, correct: ArrayLike, problems: Sequence[Hashable], *, seed: int = 0
+) -> dict[str, Any] | None:
+    """The mean of `auc` over the problems that have both classes, with its 95 % interval; None if none has.
 
     Its `n` counts those problems. This is what choosing among one problem's responses needs. The `auc` of
     all items together also rewards telling easy problems from hard ones, and can look good where this one is
-    at chance. Raises ValueError naming the problem.
+    at chance. Raises as `auc_estimate` does.
     """
-    if len(scores) != len(correct):
-        raise ValueError(f"scores of {len(scores)} problems but correct of {len(correct)}")
-    areas: list[float] = []
-    for problem, (of_scores, of_correct) in enumerate(zip(scores, correct, strict=True)):
-        try:
-            area = auc(of_scores, of_correct)
-        except ValueError as error:
-            raise ValueError(f"problem {problem}: {error}") from error
-        if area is not None:
-            areas.append(area)
-    return mean_estimate(areas, seed=seed) if areas else None
+    score, right = _items(scores, correct)
+    areas = [_area(score[places], right[places]) for places in members(_numbered(problems, score))]
+    known = [area for area in areas if area is not None]
+    return asdict(mean_estimate(known, seed=seed)) if known else None
 
 
 def auc_estimate(
@@ -241,14 +244,14 @@ def auc_estimate(
     """The `auc` of all items together, with its 95 % interval over problems; None where a class is missing.
 
     In a resample each item keeps the share of the other class that it is in order with among all items (its placement,
-    as in DeLong et al. 1988): the first-order bootstrap, which takes no sorting. Raises as `auc` does.
+    as in DeLong et al. 1988): the first-order bootstrap, which takes no sorting. Raises as `auc` does, and unless there
+    is a problem for each item.
     """
-    area = auc(scores, correct)
+    score, right = _items(scores, correct)
+    problem, area = _numbered(problems, score), _area(score, right)
     if area is None:
         return None
-    score, right = np.asarray(scores, dtype=np.float64), np.asarray(correct) == 1
-    numbers = {problem: i for i, problem in enumerate(dict.fromkeys(problems))}
-    problem = np.array([numbers[name] for name in problems])
+    right = right == 1
     placed = np.empty_like(score)
     for kind in (right, ~right):
         below = (rankdata(score)[kind] - rankdata(score[kind])) / (~kind).sum()
@@ -261,4 +264,10 @@ def auc_estimate(
         with np.errstate(invalid="ignore"):
             return np.clip(of_right / n_right + of_wrong / n_wrong - area, 0, 1)
 
-    return asdict(bootstrap_estimate(resampled, len(numbers), len(numbers), seed=seed))
+    return asdict(bootstrap_estimate(resampled, len(table), len(table), seed=seed))
+
+
+def _numbered(problems: Sequence[Hashable], items: NDArray[np.float64]) -> NDArray[np.int64]:
+    if len(problems) != len(items):
+        raise ValueError(f"{len(items)} items and {len(problems)} problems: give each item its own")
+    return numbered(problems)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from qstep.data import decode_text
 from qstep.types import Response
 
 if TYPE_CHECKING:
@@ -113,6 +114,4 @@ def check_length(request: Request, settings: SamplingSettings, positions: int) -
         )
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
-    """The text of a response's tokens, without special ones."""
-    return str(tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+text_of = decode_text

@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from qstep.generation.engine import Request, SamplingSettings, check_length, text_of
+from qstep.data import decode_text
+from qstep.generation.engine import Request, SamplingSettings, check_length
 from qstep.types import Ending, Response
 
 _LOOKAHEAD = 4
@@ -65,7 +66,6 @@ class HFEngine:
         max_rows: most responses decoded at once; bounds the logits, `[max_rows, V]`.
         max_tokens: most positions held in the key-value cache, prompt and `max_new_tokens` of every row
             counted in full; bounds its memory. A row that is longer on its own is decoded alone.
-        device: where to move the model first; where it is, if absent.
 
     Raises:
         ValueError: neither model nor tokenizer has an end-of-sequence token, or a limit is below 1.
@@ -172,7 +172,7 @@ class HFEngine:
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of a response's tokens, without the end-of-sequence token."""
-        return text_of(self.tokenizer, token_ids)
+        return decode_text(self.tokenizer, token_ids)
 
     def _decode_tokens(
         self, rows: list[_Row], limits_R: Tensor, settings: SamplingSettings

@@ -16,7 +16,8 @@ from vllm import LLM, SamplingParams, TokensPrompt
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
-from qstep.generation.engine import Request, SamplingSettings, check_length, text_of
+from qstep.data import decode_text
+from qstep.generation.engine import Request, SamplingSettings, check_length
 from qstep.models.loading import ADAPTER_CONFIG
 from qstep.types import Dtype, Ending, Response
 
@@ -81,7 +82,7 @@ class VLLMEngine:
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of a response's tokens, without the end-of-sequence token."""
-        return text_of(self.tokenizer, token_ids)
+        return decode_text(self.tokenizer, token_ids)
 
     def sample(
         self, requests: Iterable[Request], settings: SamplingSettings

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from qstep.data import encode_prompt, encode_texts
+from qstep.data import encode_ended, encode_prompt
 from qstep.models.adapters import adapted, load_adapter
 from qstep.models.loading import (
     ADAPTER_CONFIG,
@@ -110,10 +110,6 @@ class StepContract:
             )
         return contract
 
-    def check_length(self, tokens: int, where: str) -> None:
-        """Raises ValueError, naming `where`, for more tokens than `max_length`; nothing is truncated."""
-        check_length(tokens, self.max_length, where)
-
     def attach(self, config: PretrainedConfig) -> None:
         """Writes the contract into a model's config, so that `save_pretrained` stores it."""
         config.qstep = asdict(self)
@@ -139,13 +135,7 @@ def encode_steps(
     steps: Sequence[str],
 ) -> tuple[list[int], list[int], list[int]]:
     """Token ids of the prompt, of the steps with their separators, and each separator's index in the latter."""
-    prompt_ids = encode_prompt(tokenizer, prompt)
-    response_ids: list[int] = []
-    ends: list[int] = []
-    for step_ids in encode_texts(tokenizer, steps):
-        response_ids += [*step_ids, contract.separator_token_id]
-        ends.append(len(response_ids) - 1)
-    return prompt_ids, response_ids, ends
+    return encode_prompt(tokenizer, prompt), *encode_ended(tokenizer, steps, [contract.separator_token_id])
 
 
 class ScorerModel(PretrainedModule):

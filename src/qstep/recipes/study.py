@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from qstep.evals.intervals import ratio_difference
+from qstep.evals.intervals import pooled, ratio_difference
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
 from qstep.types import Estimate
@@ -136,15 +136,13 @@ def _compared(recipe: Recipe, of: Comparison, worlds: Mapping[int, Mapping[str, 
         a, b = (_outcomes(recipe, of, report, side) for side in (of.a, of.b))
         by_world[str(seed)] = asdict(ratio_difference(a, b))
     means = [estimate["mean"] for estimate in by_world.values()]
-    errors = [(estimate["high"] - estimate["low"]) / (2 * 1.96) for estimate in by_world.values()]
-    mean, half = float(np.mean(means)), 1.96 * math.sqrt(sum(error**2 for error in errors)) / len(errors)
     return {
         "a": list(of.a),
         "b": list(of.b),
         "n": of.n,
         "decides": of.decides,
         "over_worlds": asdict(over_worlds(means)),
-        "over_problems": asdict(Estimate(mean, mean - half, mean + half, len(means))),
+        "over_problems": asdict(pooled(list(by_world.values()))),
         "by_world": by_world,
     }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from qstep.data.shards import write_json, write_whole
+from qstep.evals import pooled
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
 from qstep.recipes.study import answer, page
@@ -55,29 +56,24 @@ def _pooled_results(of_seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]
 
 
 def claims(of_seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """Each comparison pooled over the seeds that have it, and each seed's own."""
+    """Each comparison pooled over the seeds that have it, and each seed's own.
+
+    The seeds are independent: each has its own model, problems and samples.
+    """
     names = dict.fromkeys(name for results in of_seeds.values() for name in results.get("comparisons", {}))
     found = {}
     for name in names:
         by_seed = {str(s): r["comparisons"][name] for s, r in of_seeds.items() if name in r["comparisons"]}
         known = [estimate for estimate in by_seed.values() if estimate["mean"] is not None]  # else nothing was gradable
         above = len(known) == len(by_seed) and all(estimate["mean"] > 0 for estimate in known)
-        found[name] = {**pooled(known), "above_zero_on_every_seed": above, "by_seed": by_seed}
+        over_all = asdict(pooled(known)) if known else {}
+        found[name] = {
+            **{part: over_all.get(part) for part in ("mean", "low", "high")},
+            "seeds": len(known),
+            "above_zero_on_every_seed": above,
+            "by_seed": by_seed,
+        }
     return found
-
-
-def pooled(estimates: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The mean of the seeds' differences, with the 95 % interval of a mean of independent estimates.
-
-    Every seed has its own model, problems and samples. The interval is over problems, not over all conceivable seeds.
-    """
-    n = len(estimates)
-    if n == 0:
-        return {"mean": None, "low": None, "high": None, "seeds": 0}
-    mean = sum(e["mean"] for e in estimates) / n
-    errors = [(e["high"] - e["low"]) / (2 * 1.96) for e in estimates]
-    half = 1.96 * math.sqrt(sum(error**2 for error in errors)) / n
-    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": n}
 
 
 def _results(of_run: Run) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from qstep.data import beginning
 from qstep.models import ScorerModel, StepContract
 from qstep.models.loading import bare, head_name
 from qstep.scoring.formats import ContractFormat
@@ -92,7 +93,7 @@ def _contract(scorer: StepScorer) -> StepContract:
     tokenizer: Any = form.tokenizer
     if isinstance(form, Skywork):
         tokenizer.chat_template = _TEMPLATE
-    elif tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] != [tokenizer.bos_token_id]:
+    elif tokenizer.bos_token_id is not None and not beginning(tokenizer):
         tokenizer.add_bos_token = True
     return _of(form, str(tokenizer.decode(ends)))
 

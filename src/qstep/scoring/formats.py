@@ -9,36 +9,21 @@ from transformers import PreTrainedTokenizerBase
 
 from qstep.data import bytes_growth, encode_prompt, encode_texts, most_text_tokens
 from qstep.models import StepContract, encode_steps
-from qstep.types import Aggregation, Prompt, Row
+from qstep.scoring.scorer import StepReading
+from qstep.types import Prompt, Row
 
 Encoded = tuple[list[int], list[int], list[int]]
 """Token ids that the responses to a prompt share, those behind them, and where among the latter steps are read."""
 
 
-class Format(Protocol):
-    """What of a scorer is not its model: the fields of `Scorer` of the same names, and the encoding."""
+class Format(StepReading, Protocol):
+    """What of a scorer is not its model: how it reads steps, and the encoding."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
-    @property
-    def step_separator(self) -> str: ...
-
-    @property
-    def max_length(self) -> int: ...
-
-    @property
-    def aggregation(self) -> Aggregation: ...
-
-    @property
-    def objective(self) -> str: ...
-
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
         """The sequences in which the steps are read: their places, one after the other, are those of the steps."""
-        ...
-
-    def fits(self, row: Row) -> bool:
-        """Whether none of a row's sequences is longer than `max_length`."""
         ...
 
 

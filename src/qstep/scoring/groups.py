@@ -15,7 +15,7 @@ from qstep.models import ScorerModel, StepContract, check_length, collate_steps
 from qstep.models.loading import load_tokenizer
 from qstep.scoring.formats import ContractFormat, Format
 from qstep.scoring.scorer import Scored
-from qstep.types import Aggregation, Dtype, Prompt, Row
+from qstep.types import Dtype, Prompt, Row
 
 
 class GroupScorer(ABC):
@@ -23,22 +23,8 @@ class GroupScorer(ABC):
 
     def __init__(self, format: Format) -> None:
         self.format = format
-
-    @property
-    def step_separator(self) -> str:
-        return self.format.step_separator
-
-    @property
-    def max_length(self) -> int:
-        return self.format.max_length
-
-    @property
-    def aggregation(self) -> Aggregation:
-        return self.format.aggregation
-
-    @property
-    def objective(self) -> str:
-        return self.format.objective
+        self.step_separator, self.max_length = format.step_separator, format.max_length
+        self.aggregation, self.objective = format.aggregation, format.objective
 
     def score(self, prompt: Prompt, steps: Sequence[str]) -> list[float]:
         """The Q-value of each step.

@@ -20,9 +20,9 @@ from qstep.data import (
     beginning,
     check_separator,
     encode_chat,
+    encode_ended,
     encode_joined,
     encode_text,
-    encode_texts,
     one_token,
 )
 from qstep.models import ModelOptions, ScorerModel, WordPairModel
@@ -259,7 +259,7 @@ class Skywork(Published):
 
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
         shared = [self.tokenizer.bos_token_id, *encode_text(self.tokenizer, _question(prompt) + "\n")]
-        return [(shared, *_each_ended(self.tokenizer, steps, [self.end_id]))]
+        return [(shared, *encode_ended(self.tokenizer, steps, [self.end_id]))]
 
 
 @dataclass(kw_only=True)
@@ -284,7 +284,7 @@ class TRLClassifier(Published):
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
         bos = self.tokenizer.bos_token_id
         shared = [*([] if bos is None else [bos]), *encode_text(self.tokenizer, _question(prompt))]
-        return [(shared, *_each_ended(self.tokenizer, steps, self.separator_ids))]
+        return [(shared, *encode_ended(self.tokenizer, steps, self.separator_ids))]
 
 
 @dataclass(kw_only=True)
@@ -334,18 +334,6 @@ class Generative(Published):
         if self.tokenizer.chat_template is None:
             return [*beginning(self.tokenizer), *encode_text(self.tokenizer, text)]
         return encode_chat(self.tokenizer, [("user", [text])], add_generation_prompt=True)[0]
-
-
-def _each_ended(
-    tokenizer: PreTrainedTokenizerBase, steps: Sequence[str], end: Sequence[int]
-) -> tuple[list[int], list[int]]:
-    """The tokens of steps that are tokenised one by one, each with `end` behind it, and the last token of each."""
-    ids: list[int] = []
-    ends: list[int] = []
-    for step_ids in encode_texts(tokenizer, steps):
-        ids += [*step_ids, *end]
-        ends.append(len(ids) - 1)
-    return ids, ends
 
 
 def _words(tokenizer: PreTrainedTokenizerBase, **words: str) -> tuple[int, int]:

@@ -11,8 +11,8 @@ Scored = tuple[Row, list[float]]
 """A row and the Q of each of its steps."""
 
 
-class Scorer(Protocol):
-    """Gives each step of a response its Q, a logit; that of the question is 0.
+class StepReading(Protocol):
+    """What a scorer says of how it reads steps.
 
     `step_separator` is the text at which it was taught that responses are cut into steps, or names the splitter,
     `max_length` the tokens of prompt and steps that it can hold, `aggregation` how a response's score is made of its
@@ -31,12 +31,16 @@ class Scorer(Protocol):
     @property
     def objective(self) -> str: ...
 
-    def score(self, prompt: Prompt, steps: Sequence[str]) -> list[float]:
-        """The Q of each step."""
+    def fits(self, row: Row) -> bool:
+        """Whether a row, as `Scorer.score_rows` takes it, is within `max_length`, in each of its sequences."""
         ...
 
-    def fits(self, row: Row) -> bool:
-        """Whether a row, as `score_rows` takes it, is within `max_length`."""
+
+class Scorer(StepReading, Protocol):
+    """Gives each step of a response its Q, a logit; that of the question is 0."""
+
+    def score(self, prompt: Prompt, steps: Sequence[str]) -> list[float]:
+        """The Q of each step."""
         ...
 
     def score_rows(self, rows: Iterable[Row], *, max_tokens: int) -> Iterator[list[Scored]]:

@@ -240,20 +240,12 @@ def _summary(output: Path) -> tuple[dict[str, Any], int]:
     rollouts: dict[str, int | None] = {}
     longest = 0
     for row in read_rows(output, allow_torn=True):
-        labels.update(map(_kind, row["labels"]))
+        labels.update(map(label_kind, row["labels"]))
         longest = max(longest, len(row["labels"]))
         for name, count in row.get("rollouts", {}).items():
             before = rollouts.get(name, 0)
             rollouts[name] = None if count is None or before is None else before + count
     return {"steps": dict(sorted(labels.items())), **({"rollouts": rollouts} if rollouts else {})}, longest
-
-
-def _kind(label: bool | float | None) -> str:
-    if label is None:
-        return "unlabelled"
-    if isinstance(label, bool):
-        return "right" if label else "wrong"
-    return "soft"
 
 
 def _read(config: AnnotateConfig) -> Iterator[Row]:

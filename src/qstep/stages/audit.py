@@ -168,7 +168,7 @@ def _lengths(index: Index, config: AuditConfig) -> dict[str, Any]:
     """Tokens of prompt and response together, and what is lost with rows that have too many."""
     import numpy as np
 
-    from qstep.data import encode_completion, encode_prompt, quantiles
+    from qstep.data import encode_completion, encode_prompt, named_rows, quantiles
     from qstep.models.loading import load_tokenizer
 
     assert config.model_name_or_path is not None, "asked before"
@@ -204,8 +204,7 @@ def _lengths(index: Index, config: AuditConfig) -> dict[str, Any]:
     return {
         **quantiles(tokens),
         "over_long": {
-            "rows": len(long),
-            "lines": (long[:5] + 1).tolist(),
+            **named_rows(long),
             "labelled_steps": int(table["labelled"][long].sum()),
             "wrong_labels": int((table["labelled"][long] - table["above"][long]).sum()),
         },

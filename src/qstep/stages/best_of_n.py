@@ -19,8 +19,8 @@ from qstep.types import Aggregation, Row
 if TYPE_CHECKING:
     from qstep.evals import ScoredGroup
 
-Steps = dict[tuple[str, str], list[tuple[float, bool]]]
-"""The Q and the exact label of steps, by problem (`group_key`)."""
+Steps = list[tuple[tuple[str, str], float, bool]]
+"""Of each step its problem (`group_key`), its Q and its exact label."""
 
 
 @dataclass
@@ -155,7 +155,7 @@ def read_groups_of(
         ValueError: the files do not hold the same responses with the same verdicts, or a row is bad, not graded or
             not scored.
     """
-    from qstep.data import canonical_json, group_key, read_responses
+    from qstep.data import canonical_json, group_key, judged_right, read_responses
     from qstep.evals import ScoredGroup
     from qstep.tasks import Tasks, answer_classes_of
 
@@ -169,7 +169,7 @@ def read_groups_of(
     responses: dict[str, dict[str, Row]] = {}
     contents: dict[str, bytes] = {}  # of the first scorer's rows: ids alone may be those of another model's responses
     for name, path in inputs.items():
-        of_scorer, of_steps = scores.setdefault(name, {}), steps.setdefault(name, {})
+        of_scorer, of_steps = scores.setdefault(name, {}), steps.setdefault(name, [])
         for row in read_responses(path, task=task):
             _require(row, path, scored=bool(name))
             score = row["score"] if name else 0.0
@@ -182,7 +182,7 @@ def read_groups_of(
                     "or verdict differs. Score the same graded file with each scorer"
                 )
             if row.get("label_source") == "exact" and "q_values" in row:
-                of_steps.setdefault(group_key(row), []).extend(_through_first_error(row))
+                of_steps += [(group_key(row), *of_step) for of_step in _through_first_error(row)]
             if name:
                 responses.setdefault(name, {})[row["id"]] = score_facts(row)
             if len(scores) == 1:
@@ -203,7 +203,7 @@ def read_groups_of(
     scored = [
         ScoredGroup(
             problem_id,
-            [None if row["verdict"] == "ungradable" else int(row["verdict"] == "right") for row in rows],
+            [judged_right(row) for row in rows],
             answer_classes_of(rows, Tasks(task)),
             {name: [of_scorer[row["id"]] for row in rows] for name, of_scorer in scores.items() if name},
         )
@@ -240,10 +240,8 @@ def step_auc(steps: dict[str, Steps]) -> dict[str, Any]:
     from qstep.evals import within_problem_auc
 
     report: dict[str, Any] = {}
-    for name, problems in steps.items():
-        q_values = [[q_value for q_value, _ in pairs] for pairs in problems.values()]
-        labels = [[int(label) for _, label in pairs] for pairs in problems.values()]
-        estimate = within_problem_auc(q_values, labels) if name and problems else None
-        if estimate is not None:
-            report[name] = {"step_within_problem": asdict(estimate)}
+    for name, of_scorer in steps.items():
+        problems, q_values, labels = zip(*of_scorer, strict=True) if name and of_scorer else ((), (), ())
+        if (estimate := within_problem_auc(q_values, labels, problems)) is not None:
+            report[name] = {"step_within_problem": estimate}
     return report

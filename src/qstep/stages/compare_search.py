@@ -94,7 +94,7 @@ def _budget(how: Row) -> tuple[str, int]:
 
 def _read(path: Path, task: str) -> tuple[Row, dict[tuple[str, str], Searched]]:
     """How a file's rows were searched, and what was found for each problem."""
-    from qstep.data import group_key, read_groups
+    from qstep.data import group_key, judged_right, read_groups
     from qstep.evals import Searched
     from qstep.tasks import Tasks, answer_classes_of
 
@@ -114,7 +114,7 @@ def _read(path: Path, task: str) -> tuple[Row, dict[tuple[str, str], Searched]]:
         if (how := how or of_rows) != of_rows:
             raise ValueError(f"{problem} was searched by {of_rows}, others by {how}: give each a file of its own")
         found[group_key(rows[0])] = Searched(
-            [None if row["verdict"] == "ungradable" else int(row["verdict"] == "right") for row in rows],
+            [judged_right(row) for row in rows],
             answer_classes_of(rows, Tasks(task)),
             [-math.inf if row["score"] is None else row["score"] for row in rows],
             chosen[0],

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qstep.stages.grade import GradeConfig, grade
+from qstep.stages.harness import harness_metrics
 from qstep.stages.options import GradingOptions
 from qstep.stages.progress import accuracy_text, print_table
 from qstep.stages.provenance import provenance
@@ -67,13 +68,3 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         [[name, accuracy_text(of), *(str(of[count]) for count in counted)] for name, of in accuracies.items()],
     )
     return results
-
-
-def harness_metrics(accuracies: dict[str, dict[str, Any]]) -> dict[str, float | None]:
-    """`exact_match,<mode>` and its standard error, read off the 95 % interval: the keys lm-evaluation-harness uses."""
-    metrics: dict[str, float | None] = {}
-    for mode, of in accuracies.items():
-        metrics[f"exact_match,{mode}"] = of["mean"]
-        known = of["mean"] is not None
-        metrics[f"exact_match_stderr,{mode}"] = (of["high"] - of["low"]) / (2 * 1.96) if known else None
-    return metrics

@@ -256,12 +256,6 @@ def _report(
         q_values += row["q_values"][:count]
         labels += [int(step != row["first_error"]) for step in range(count)]
         of_step += [group_key(row)] * count
-    by_problem: dict[Any, list[tuple[float, int]]] = {}
-    for problem, q_value, label in zip(of_step, q_values, labels, strict=True):
-        by_problem.setdefault(problem, []).append((q_value, label))
-    within = within_problem_auc(
-        [[q for q, _ in of] for of in by_problem.values()], [[label for _, label in of] for of in by_problem.values()]
-    )
     problems = [group_key(row) for row in rows]
     correct = [row["first_error"] == -1 for row in rows]
     sweep = threshold_sweep(judged, logit(_SWEPT))
@@ -273,7 +267,7 @@ def _report(
         **first_error_report(judged, threshold, seed=seed),
         "auroc": {
             "step": auc_estimate(q_values, labels, of_step, seed=seed),
-            "step_within_problem": None if within is None else asdict(within),
+            "step_within_problem": within_problem_auc(q_values, labels, of_step),
         },
         "calibration": calibration(q_values, labels, of_step, seed=seed),
         "aggregations": {

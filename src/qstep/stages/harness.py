@@ -1,4 +1,4 @@
-"""lm-evaluation-harness' layout of results and samples, for judgements of steps."""
+"""lm-evaluation-harness' layout of results and samples."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ _VERSION = 1
 def harness_results(
     steps: Mapping[str, Any], originals: Mapping[str, int], scorer: str, seed: int, now: datetime
 ) -> dict[str, Any]:
-    """The parts of a results file: metrics with standard errors (read off the 95 % intervals) by subset.
+    """The parts of a results file on judgements of steps: metrics with their standard errors by subset.
 
     `steps` are the reports of the subsets, `originals` how many rows each has with those left out.
     """
+    from qstep.evals import standard_error
+
     results: dict[str, dict[str, Any]] = {}
     for name, of in steps.items():
         estimates = {
@@ -31,8 +33,7 @@ def harness_results(
         results[name] = {"alias": name}
         for metric, estimate in estimates.items():
             results[name][f"{metric},none"] = None if estimate is None else estimate["mean"]
-            spread = None if estimate is None else (estimate["high"] - estimate["low"]) / (2 * 1.96)
-            results[name][f"{metric}_stderr,none"] = spread
+            results[name][f"{metric}_stderr,none"] = None if estimate is None else standard_error(estimate)
     return {
         "results": results,
         "n-samples": {name: {"original": originals[name], "effective": of["responses"]} for name, of in steps.items()},
@@ -45,6 +46,17 @@ def harness_results(
         "config": {"model": "qstep", "model_args": f"scorer={scorer}", "bootstrap_seed": seed},
         "date": now.timestamp(),
     }
+
+
+def harness_metrics(accuracies: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    """`exact_match,<mode>` and its standard error: a policy's accuracies under the harness' keys."""
+    from qstep.evals import standard_error
+
+    metrics: dict[str, float | None] = {}
+    for mode, of in accuracies.items():
+        metrics[f"exact_match,{mode}"] = of["mean"]
+        metrics[f"exact_match_stderr,{mode}"] = None if of["mean"] is None else standard_error(of)
+    return metrics
 
 
 def harness_samples(rows: list[Row], threshold: float) -> list[Row]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from itertools import chain
 from typing import Any
 
 from qstep.types import Row
@@ -32,20 +30,19 @@ def response_auc(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
 
     report: dict[str, Any] = {}
     for name, problems in responses.items():
-        graded = [[row for row in rows if row["verdict"] != "ungradable"] for rows in problems]
-        scores = [[-math.inf if row["score"] is None else row["score"] for row in rows] for rows in graded]
-        right = [[int(row["verdict"] == "right") for row in rows] for rows in graded]
-        within = within_problem_auc(scores, right, seed=seed)
-        of = [number for number, rows in enumerate(graded) for _ in rows]
+        rows = [(n, row) for n, rows in enumerate(problems) for row in rows if row["verdict"] != "ungradable"]
+        scores = [-math.inf if row["score"] is None else row["score"] for _, row in rows]
+        right, of = [row["verdict"] == "right" for _, row in rows], [problem for problem, _ in rows]
         report[name] = {
-            "response": auc_estimate([*chain(*scores)], [*chain(*right)], of, seed=seed),
-            "response_within_problem": None if within is None else asdict(within),
+            "response": auc_estimate(scores, right, of, seed=seed),
+            "response_within_problem": within_problem_auc(scores, right, of, seed=seed),
         }
     return report
 
 
 def score_lengths(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
     """What each scorer's score has to do with length; responses without a step, which have no score, are aside."""
+    from qstep.data import judged_right
     from qstep.evals import length_report
 
     report: dict[str, Any] = {}
@@ -55,7 +52,7 @@ def score_lengths(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
         if None in lengths["steps"]:
             del lengths["steps"]  # rows that were scored elsewhere, and do not say
         if rows:
-            verdicts = [{"right": True, "wrong": False}.get(row["verdict"]) for _, row in rows]
+            verdicts = [judged_right(row) for _, row in rows]
             scores, of = [row["score"] for _, row in rows], [problem for problem, _ in rows]
             report[name] = length_report(scores, lengths, verdicts, of, seed=seed)
     return report

@@ -21,13 +21,12 @@ from transformers import (
 
 from qstep.data import SettingsChanged, StageFile, file_fingerprint, splitter_version
 from qstep.models import ModelOptions
-from qstep.models.loading import load_tokenizer
+from qstep.models.loading import MARKER, load_tokenizer
 from qstep.stages.card import write_card
 from qstep.stages.inputs import finished, hide_loading_bars, model_files, model_fingerprint, settings_of
 from qstep.stages.progress import console
 from qstep.trainers import METHODS, GroupConfig
 from qstep.trainers.checkpoints import (
-    MARKER,
     Checkpoint,
     newest_usable,
     seal,

@@ -21,8 +21,8 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from qstep.data import canonical_json, file_fingerprint, sync, write_json
+from qstep.models.loading import MARKER
 
-MARKER = "qstep_checkpoint.json"
 _VERSION = 1
 
 

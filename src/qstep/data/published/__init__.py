@@ -18,7 +18,7 @@ from qstep.data.published.math_shepherd import read_math_shepherd
 from qstep.data.published.prm800k import Neutral, read_prm800k
 from qstep.data.published.record import LeftOut, Record
 from qstep.data.published.stepwise import read_trl_stepwise
-from qstep.data.rows import check_row
+from qstep.data.rows import check_row, label_kind
 from qstep.data.shards import RowError
 from qstep.data.sources import Source
 from qstep.data.steps import first_cut, split_steps
@@ -146,7 +146,7 @@ def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[R
             if known.ids != "made":
                 seen.add(row["id"])
             written += 1
-            audit.steps.update(map(_kind, row["labels"]))
+            audit.steps.update(map(label_kind, row["labels"]))
             yield row
         audit.rows_written += written
         audit.rows_used += bool(written)
@@ -182,11 +182,3 @@ def _finished(record: Record, row: Row, reading: Reading, separator: str, audit:
         return check_row(record.path, record.line, row, "stepwise")
     except RowError as error:
         raise record.error(error.field or "", error.problem) from None
-
-
-def _kind(label: bool | float | None) -> str:
-    if label is None:
-        return "null"
-    if isinstance(label, bool):
-        return "right" if label else "wrong"
-    return "soft"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qstep.data.published.record import LeftOut, Record, shown, until_first_error
+from qstep.data.published.record import LeftOut, Record, until_first_error
+from qstep.data.rows import shown
 from qstep.types import Row
 
 

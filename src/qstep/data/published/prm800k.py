@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
-from qstep.data.published.record import LeftOut, Record, shown
+from qstep.data.published.record import LeftOut, Record
+from qstep.data.rows import shown
 from qstep.types import Row
 
 Neutral = Literal["right", "wrong", "null"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qstep.data.rows import prompt_id
+from qstep.data.rows import prompt_id, shown
 from qstep.data.shards import RowError
 from qstep.types import Prompt, Row
 
@@ -100,12 +100,6 @@ class Record:
         row: Row = {"id": id or self.name, "problem_id": prompt_id({"prompt": prompt}), "prompt": prompt}
         row |= {"completions": list(steps), "labels": list(labels), "label_source": label_source, "source": self.source}
         return row | {name: value for name, value in more.items() if value is not None}
-
-
-def shown(value: Any) -> str:
-    """A value in an error, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def until_first_error(steps: int, first_error: int) -> list[bool | None]:
