@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from fake_server import EOS, MODEL, TOKENIZER, Body, FakeServer, answer, hostile, serving
+from qstep.calls import Server
 from qstep.cli import main
 from qstep.data import encode_prompt, read_rows
 from qstep.generation import HTTPEngine, Request, SamplingSettings
@@ -32,8 +33,9 @@ ONE_TIMEOUT_S = 1.0
 
 
 def engine(server: FakeServer, **changed: Any) -> HTTPEngine:
-    options = {"concurrency": 8, "request_timeout_s": ONE_TIMEOUT_S, "backoff_s": 0.01} | changed
-    return HTTPEngine(server.endpoint, MODEL, TOKENIZER, **options)
+    options = {"timeout_s": ONE_TIMEOUT_S, "backoff_s": 0.01, "concurrency": 8} | changed
+    asked = {name: options.pop(name) for name in ("api_key", "timeout_s", "retries", "backoff_s") if name in options}
+    return HTTPEngine(Server(server.endpoint, **asked), MODEL, TOKENIZER, **options)
 
 
 def settings(**changed: Any) -> SamplingSettings:
@@ -182,7 +184,7 @@ def test_a_hung_call_is_given_up_at_its_timeout() -> None:
     for fault in ("hang", "drip"):
         with serving(lambda body, number, fault=fault: fault if number == 0 else None, hang_s=30) as server:
             start = time.monotonic()
-            drawn(server, Request("p", PROMPT, [0]), request_timeout_s=0.5)
+            drawn(server, Request("p", PROMPT, [0]), timeout_s=0.5)
             assert len(server.bodies) == 2 and time.monotonic() - start < 10
 
 
@@ -238,9 +240,7 @@ def test_requests_are_read_as_they_are_needed() -> None:
 def test_what_is_left_in_the_middle_is_cancelled() -> None:
     with serving(lambda body, number: "hang" if number else None, hang_s=30) as server:
         start = time.monotonic()
-        responses = engine(server, request_timeout_s=60).sample(
-            (Request(str(i), PROMPT, [0]) for i in range(99)), settings()
-        )
+        responses = engine(server, timeout_s=60).sample((Request(str(i), PROMPT, [0]) for i in range(99)), settings())
         next(responses)
         responses.close()  # type: ignore[attr-defined]
         assert time.monotonic() - start < 10

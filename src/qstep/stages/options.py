@@ -264,16 +264,16 @@ class EngineOptions(DeviceOptions):
         """The engine of a model."""
         if self.engine == "http":
             assert self.engine_url is not None, "checked above"
+            from qstep.calls import Server
+
+            key = os.environ.get("OPENAI_API_KEY") or None
             return _engine_class("HTTPEngine", "pip install 'qstep[http]'")(
-                self.engine_url,
+                Server(self.engine_url, key, self.request_timeout_s, self.retries),
                 self.engine_model or model_name_or_path,
                 load_tokenizer(model_name_or_path, self.model_revision),
-                api_key=os.environ.get("OPENAI_API_KEY") or None,
                 prompts_as=self.engine_input,
                 logprobs=self.engine_logprobs,
                 concurrency=self.concurrency,
-                request_timeout_s=self.request_timeout_s,
-                retries=self.retries,
             )
         if self.engine == "vllm":
             return _engine_class("VLLMEngine", "an environment with vLLM, see docs/engines.md").load(
