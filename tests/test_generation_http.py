@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from fake_server import EOS, MODEL, TOKENIZER, Body, FakeServer, answer, hostile, serving
-from qstep.calls import Server
+from qstep.calls import EndpointError, Server
 from qstep.cli import main
 from qstep.data import encode_prompt, read_rows
 from qstep.generation import HTTPEngine, Request, SamplingSettings
@@ -194,7 +194,7 @@ def test_a_request_that_fails_always_is_named_and_the_others_are_there(fault: st
     requests = [Request(f"p{i}", PROMPT, [0]) for i in range(6)] + [Request("bad one", bad, [0])]
     came = []
     with serving(lambda body, number: fault if body["prompt"] == bad else None) as server:
-        with pytest.raises(ConnectionError, match=r"request 'bad one' is given up after 3 tries .* Rows that are done"):
+        with pytest.raises(EndpointError, match=r"request 'bad one' is given up after 3 tries .* Rows that are done"):
             for request, _ in engine(server, retries=2).sample(requests, settings()):
                 came.append(request.key)
         assert sum(body["prompt"] == bad for body in server.bodies) == 3
@@ -205,12 +205,12 @@ def test_a_refusal_stops_with_the_servers_words_and_without_the_key() -> None:
     said = json.dumps({"error": {"message": "key sk-secret has no\x1b[31m quota. " + "x" * 1000}}).encode()
     with serving(lambda body, number: (401, said)) as server:
         with pytest.raises(
-            ValueError, match=r"request 'p': .* refuses it, HTTP 401: key \*\*\* has no\[31m quota\. x+"
+            EndpointError, match=r"request 'p': .* refuses it, HTTP 401: key \*\*\* has no\[31m quota\. x+"
         ):
             drawn(server, Request("p", PROMPT, [0]), api_key="sk-secret")
         try:
             drawn(server, Request("p", PROMPT, [0]), api_key="sk-secret")
-        except ValueError as error:
+        except EndpointError as error:
             assert len(str(error).partition("HTTP 401: ")[2]) == 300 and "secret" not in str(error)
     assert len(server.bodies) == 2
     assert all(headers["Authorization"] == "Bearer sk-secret" for headers in server.headers)
@@ -219,7 +219,7 @@ def test_a_refusal_stops_with_the_servers_words_and_without_the_key() -> None:
 def test_a_server_that_is_not_there_is_told_at_once() -> None:
     with serving() as server:
         gone = engine(server)
-    with pytest.raises(ConnectionError, match=r"v1/completions is not to be reached .* start the server, or mend"):
+    with pytest.raises(EndpointError, match=r"v1/completions is not to be reached .* start the server, or mend"):
         list(gone.sample([Request("p", PROMPT, [0])], settings()))
 
 

@@ -72,9 +72,9 @@ class HTTPEngine:
         """Yields every request once with its responses, as they come; see `Engine.sample`.
 
         Raises:
-            ConnectionError: a request was given up, or the server was never reached. What else had come is yielded
-                before.
-            ValueError: the server refuses a request as wrong, or is to stop at a text and is sent texts.
+            EndpointError: a request was given up or refused, or the server was never reached. What else had come is
+                yielded before.
+            ValueError: the server is to stop at a text and is sent texts.
         """
         if settings.stop is not None and self.prompts_as == "text":
             raise ValueError("to stop at a step's end a server has to take token ids: leave out --engine_input text")
@@ -93,7 +93,10 @@ class HTTPEngine:
         while missing := [sample for sample in request.samples if sample not in made]:
             body = self._body(request, missing, settings)
             usable = partial(self._usable, request, missing, settings)
-            made |= await self.server.call(client, "/v1/completions", body, f"request {request.key!r}", usable)
+            longest = 2**16 + len(missing) * (16 * len(request.prompt_ids) + 2**10 * request.limit(settings))
+            made |= await self.server.call(
+                client, "/v1/completions", body, usable, name=f"request {request.key!r}", most_bytes=longest
+            )
         return request, [made[sample] for sample in request.samples]
 
     def _usable(
