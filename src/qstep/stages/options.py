@@ -23,7 +23,7 @@ from qstep.types import Dtype, Row, ScorerKind
 
 if TYPE_CHECKING:
     from qstep.calls import Server
-    from qstep.generation import Engine, SamplingSettings
+    from qstep.generation import Engine, SamplingSettings, VLLMEngine
     from qstep.scoring import Scorer
     from qstep.tasks import Tasks
     from qstep.types import Problem
@@ -289,7 +289,9 @@ class EngineOptions(DeviceOptions, CallOptions):
         """The engine of a model."""
         if self.engine == "http":
             assert self.engine_url is not None, "checked above"
-            return _engine_class("HTTPEngine", "pip install 'qstep[http]'")(
+            from qstep.generation import HTTPEngine
+
+            return HTTPEngine(
                 self._server(self.engine_url, "OPENAI_API_KEY"),
                 self.engine_model or model_name_or_path,
                 load_tokenizer(model_name_or_path, self.model_revision),
@@ -298,7 +300,7 @@ class EngineOptions(DeviceOptions, CallOptions):
                 concurrency=self.concurrency,
             )
         if self.engine == "vllm":
-            return _engine_class("VLLMEngine", "an environment with vLLM, see docs/engines.md").load(
+            return _vllm_engine().load(
                 model_name_or_path,
                 load_tokenizer(model_name_or_path, self.model_revision),
                 dtype=self.dtype,
@@ -318,14 +320,15 @@ class EngineOptions(DeviceOptions, CallOptions):
         return map_blocks(make, blocks, workers=self.workers, gpus=self.worker_gpus)
 
 
-def _engine_class(name: str, remedy: str) -> Any:
-    """An engine's class; ValueError, with the remedy, where what it stands on is not installed."""
-    from qstep import generation
-
+def _vllm_engine() -> type[VLLMEngine]:
+    """ValueError, with the remedy, where vLLM is not installed."""
     try:
-        return getattr(generation, name)
+        from qstep.generation import VLLMEngine
     except ModuleNotFoundError as error:
-        raise ValueError(f"this --engine needs {error.name}, which is not installed: {remedy}") from None
+        raise ValueError(
+            f"--engine vllm needs {error.name}, which is not installed: an environment with vLLM, see docs/engines.md"
+        ) from None
+    return VLLMEngine
 
 
 def _check_url(url: str, option: str) -> None:
