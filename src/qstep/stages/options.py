@@ -280,10 +280,10 @@ class EngineOptions(DeviceOptions, CallOptions):
             if self.engine_input == "text" and self.engine_logprobs == "processed":
                 raise ValueError("--engine_logprobs is 'processed', and --engine_input text asks for no log-probs")
             if self.engine_url is None:
-                raise ValueError(
-                    "--engine http needs --engine_url, the server's address, such as http://127.0.0.1:8000"
-                )
-            _check_url(self.engine_url, "--engine_url")
+                raise ValueError("--engine http needs --engine_url, an address such as http://127.0.0.1:8000")
+            from qstep.calls import checked_url
+
+            checked_url(self.engine_url, "--engine_url")
 
     def load_engine(self, model_name_or_path: str) -> Engine:
         """The engine of a model."""
@@ -329,12 +329,6 @@ def _vllm_engine() -> type[VLLMEngine]:
             f"--engine vllm needs {error.name}, which is not installed: an environment with vLLM, see docs/engines.md"
         ) from None
     return VLLMEngine
-
-
-def _check_url(url: str, option: str) -> None:
-    from qstep.calls import checked_url
-
-    checked_url(url, option)
 
 
 @dataclass(kw_only=True)
@@ -406,7 +400,9 @@ class ScorerOptions(ScorerChoice, CallOptions):
             draws_here = isinstance(self, EngineOptions) and self.engine != "http"
             unread = [*([] if draws_here else ["device", "dtype"]), "scorer_kind", "scorer_reference", "scorer_options"]
             refuse_unread(self, unread, "a scorer here: with --endpoint the server has its own")
-            _check_url(self.endpoint, "--endpoint")
+            from qstep.calls import checked_url
+
+            checked_url(self.endpoint, "--endpoint")
 
     def scorer_fingerprint(self) -> str:
         """Names the scorer by all that its Qs follow from; at a server, by what it says of its weights as well."""
