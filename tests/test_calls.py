@@ -187,7 +187,9 @@ def test_each_server_gets_its_own_key(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OPENAI_API_KEY", "sk-engine")
     monkeypatch.setenv("QSTEP_SCORER_API_KEY", "sk-scorer")
     options: Any = {"request_timeout_s": 7.0, "retries": 3}
-    engine: Any = EngineOptions(engine="http", engine_url="http://h/v1", **options).load_engine(str(folder))
+    engine: Any = EngineOptions(engine="http", engine_url="http://h/v1", **options).load_engine(
+        str(folder.with_name("base"))
+    )
     assert engine.server == Server("http://h", "sk-engine", 7.0, 3)
     asked: list[Server] = []
 
