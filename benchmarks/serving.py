@@ -33,6 +33,7 @@ from typing import Any
 import httpx2
 import psutil
 
+from qstep.calls import Server
 from qstep.data import split_steps, write_json
 from qstep.models import encode_steps
 from qstep.scoring import StepScorer
@@ -64,7 +65,7 @@ def requests_of(data: Path, scorer: StepScorer, count: int) -> list[list[int]]:
 
 def drive(url: str, requests: Sequence[list[int]], clients: int) -> tuple[float, list[list[float]]]:
     """Seconds for all requests from so many clients, each of which waits for an answer before it asks again."""
-    model = served_model(url, "").name
+    model = served_model(Server(url), "").name
     limits = httpx2.Limits(max_connections=clients, max_keepalive_connections=clients)
     with httpx2.Client(timeout=600, limits=limits) as client, ThreadPoolExecutor(clients) as pool:
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from fake_server import EOS, MODEL, TOKENIZER, Body, FakeServer, answer, hostile, serving
+from qstep.calls import EndpointError, Server
 from qstep.cli import main
 from qstep.data import encode_prompt, read_rows
 from qstep.generation import HTTPEngine, Request, SamplingSettings
@@ -32,8 +33,9 @@ ONE_TIMEOUT_S = 1.0
 
 
 def engine(server: FakeServer, **changed: Any) -> HTTPEngine:
-    options = {"concurrency": 8, "request_timeout_s": ONE_TIMEOUT_S, "backoff_s": 0.01} | changed
-    return HTTPEngine(server.endpoint, MODEL, TOKENIZER, **options)
+    options = {"timeout_s": ONE_TIMEOUT_S, "backoff_s": 0.01, "concurrency": 8} | changed
+    asked = {name: options.pop(name) for name in ("api_key", "timeout_s", "retries", "backoff_s") if name in options}
+    return HTTPEngine(Server(server.endpoint, **asked), MODEL, TOKENIZER, **options)
 
 
 def settings(**changed: Any) -> SamplingSettings:
@@ -182,7 +184,7 @@ def test_a_hung_call_is_given_up_at_its_timeout() -> None:
     for fault in ("hang", "drip"):
         with serving(lambda body, number, fault=fault: fault if number == 0 else None, hang_s=30) as server:
             start = time.monotonic()
-            drawn(server, Request("p", PROMPT, [0]), request_timeout_s=0.5)
+            drawn(server, Request("p", PROMPT, [0]), timeout_s=0.5)
             assert len(server.bodies) == 2 and time.monotonic() - start < 10
 
 
@@ -192,7 +194,7 @@ def test_a_request_that_fails_always_is_named_and_the_others_are_there(fault: st
     requests = [Request(f"p{i}", PROMPT, [0]) for i in range(6)] + [Request("bad one", bad, [0])]
     came = []
     with serving(lambda body, number: fault if body["prompt"] == bad else None) as server:
-        with pytest.raises(ConnectionError, match=r"request 'bad one' is given up after 3 tries .* Rows that are done"):
+        with pytest.raises(EndpointError, match=r"request 'bad one' is given up after 3 tries .* Rows that are done"):
             for request, _ in engine(server, retries=2).sample(requests, settings()):
                 came.append(request.key)
         assert sum(body["prompt"] == bad for body in server.bodies) == 3
@@ -203,12 +205,12 @@ def test_a_refusal_stops_with_the_servers_words_and_without_the_key() -> None:
     said = json.dumps({"error": {"message": "key sk-secret has no\x1b[31m quota. " + "x" * 1000}}).encode()
     with serving(lambda body, number: (401, said)) as server:
         with pytest.raises(
-            ValueError, match=r"request 'p': .* refuses it, HTTP 401: key \*\*\* has no\[31m quota\. x+"
+            EndpointError, match=r"request 'p': .* refuses it, HTTP 401: key \*\*\* has no\[31m quota\. x+"
         ):
             drawn(server, Request("p", PROMPT, [0]), api_key="sk-secret")
         try:
             drawn(server, Request("p", PROMPT, [0]), api_key="sk-secret")
-        except ValueError as error:
+        except EndpointError as error:
             assert len(str(error).partition("HTTP 401: ")[2]) == 300 and "secret" not in str(error)
     assert len(server.bodies) == 2
     assert all(headers["Authorization"] == "Bearer sk-secret" for headers in server.headers)
@@ -217,7 +219,7 @@ def test_a_refusal_stops_with_the_servers_words_and_without_the_key() -> None:
 def test_a_server_that_is_not_there_is_told_at_once() -> None:
     with serving() as server:
         gone = engine(server)
-    with pytest.raises(ConnectionError, match=r"v1/completions is not to be reached .* start the server, or mend"):
+    with pytest.raises(EndpointError, match=r"v1/completions is not to be reached .* start the server, or mend"):
         list(gone.sample([Request("p", PROMPT, [0])], settings()))
 
 
@@ -238,9 +240,7 @@ def test_requests_are_read_as_they_are_needed() -> None:
 def test_what_is_left_in_the_middle_is_cancelled() -> None:
     with serving(lambda body, number: "hang" if number else None, hang_s=30) as server:
         start = time.monotonic()
-        responses = engine(server, request_timeout_s=60).sample(
-            (Request(str(i), PROMPT, [0]) for i in range(99)), settings()
-        )
+        responses = engine(server, timeout_s=60).sample((Request(str(i), PROMPT, [0]) for i in range(99)), settings())
         next(responses)
         responses.close()  # type: ignore[attr-defined]
         assert time.monotonic() - start < 10

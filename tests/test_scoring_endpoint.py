@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from qstep.calls import EndpointError, Server
 from qstep.models import StepContract, encode_steps
-from qstep.scoring.endpoint import EndpointError, EndpointScorer, served_model
+from qstep.scoring.endpoint import EndpointScorer, served_model
 from qstep.stages.score import ScoreConfig
 from scorers import miniature_scorer
 
@@ -81,7 +82,7 @@ def ids_of(folder: Path) -> tuple[list[int], list[int]]:
 
 
 def load(folder: Path, url: str, **options: Any) -> EndpointScorer:
-    return EndpointScorer.load(folder, url, first_wait_s=0.01, attempts=4, **options)
+    return EndpointScorer.load(folder, Server(url, retries=3, backoff_s=0.01, **options))
 
 
 def test_a_row_per_separator_and_a_row_per_token(folder: Path) -> None:
@@ -112,19 +113,19 @@ def test_a_row_per_separator_and_a_row_per_token(folder: Path) -> None:
         (pooled(), "expected 1 entries of `data`"),
         (pooled([[1.0]] * 4, [[1.0]] * 4), "expected 1 entries"),
         ((200, {"data": [{"index": 1, "data": [[1.0]] * 4}]}), r"in order, got \[1\]"),
-        (pooled([[1.0], [float("nan")], [1.0], [1.0]]), r"one finite number for a step, got \[nan\]"),
-        (pooled([[1.0], [float("inf")], [1.0], [1.0]]), "one finite number"),
+        (pooled([[1.0], [float("nan")], [1.0], [1.0]]), r"after 4 tries .* cannot be read \(NaN is not JSON"),
+        (pooled([[1.0], [float("inf")], [1.0], [1.0]]), "Infinity is not JSON"),
         (pooled([[1.0], [0.5, 0.5], [1.0], [1.0]]), "one finite number"),
         (pooled([[1.0], [True], [1.0], [1.0]]), "one finite number"),
         (pooled([[1.0], None, [1.0], [1.0]]), "one finite number"),
         (pooled("AACAPwAAgD8="), "got 'AACAPwAAgD8='"),
         ((200, {"data": 5}), "a list `data` of objects"),
-        ((200, []), "a list `data` of objects"),
-        ((200, b"<html>"), "what is no JSON: <html>"),
-        ((200, b"[" * 60_000), "what is no JSON"),
+        ((200, []), r"after 4 tries .* cannot be read \(a list, not a JSON object\): \[\]"),
+        ((200, b"<html>"), r"after 4 tries .* cannot be read \(not JSON .*\): <html>"),
+        ((200, b"[" * 60_000), "nested too deeply"),
         ((200, b" " * 10**6), "sent more than 6"),
-        ((400, {"error": "no such task"}), "refused a request of 1 sequences with 400: .*no such task"),
-        ((302, b""), "with 302"),
+        ((400, {"error": "no such task"}), "a request of 1 sequences: .*/pooling refuses it, HTTP 400: no such task"),
+        ((302, b""), "refuses it, HTTP 302"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -138,7 +139,10 @@ def test_overload_faults_and_hang_ups_are_tried_again(folder: Path) -> None:
     for trouble in ((503, b"full"), (429, b""), (500, b""), None):
         with answering(lambda number, _, trouble=trouble: good if number == 3 else trouble) as url:
             assert load(folder, url).score(PROMPT, STEPS) == [1.0, 2.0, 3.0]
-        with answering(lambda *_, trouble=trouble: trouble) as url, pytest.raises(EndpointError, match="in 4 attempts"):
+        with (
+            answering(lambda *_, trouble=trouble: trouble) as url,
+            pytest.raises(EndpointError, match="given up after 4 tries"),
+        ):
             load(folder, url).score(PROMPT, STEPS)
 
 
@@ -188,15 +192,15 @@ def test_rows_come_in_order_and_no_more_than_four_requests_ahead(folder: Path) -
 
 
 def test_which_server_and_which_model(folder: Path) -> None:
-    with pytest.raises(ValueError, match="is no server's root URL"):
-        load(folder, "http://127.0.0.1:1/v1")
-    with pytest.raises(EndpointError, match="does not answer"):
-        served_model("http://127.0.0.1:1", "x")
+    with pytest.raises(ValueError, match=r"the server's address is '127\.0\.0\.1:1'; give an address such as"):
+        load(folder, "127.0.0.1:1")
+    with pytest.raises(EndpointError, match=r"http://127\.0\.0\.1:1/v1/models is not to be reached"):
+        served_model(Server("http://127.0.0.1:1/v1/"), "x")
     two = {"data": [{"id": "a"}, {"id": "b", "root": str(folder)}]}
     with answering(lambda *_: None, two) as url:
         assert load(folder, url).model == "b"
         with pytest.raises(EndpointError, match=r"serves \['a', 'b'\], and which of them is c is unknown"):
-            served_model(url, "c")
+            served_model(Server(url), "c")
     short = {"data": [{"id": "a", "max_model_len": 100}]}
     with (
         answering(lambda *_: None, short) as url,
@@ -207,7 +211,7 @@ def test_which_server_and_which_model(folder: Path) -> None:
         other = {"data": [{"id": "a", "qstep": {field: {"version": 0} if field == "contract" else "0"}}]}
         with answering(lambda *_: None, other) as url, pytest.raises(ValueError, match=f"another (step )?{field}"):
             load(folder, url)
-    for wrong in ([], {"data": [5]}, {"data": [{}]}):
+    for wrong in ({}, {"data": [5]}, {"data": [{}]}):
         with answering(lambda *_: None, wrong) as url, pytest.raises(EndpointError, match="expected a list `data`"):
             load(folder, url)
 

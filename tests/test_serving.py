@@ -23,6 +23,7 @@ import schemathesis
 import torch
 from hypothesis import HealthCheck, given, settings
 
+from qstep.calls import Server
 from qstep.data import read_rows, write_jsonl
 from qstep.models import ScorerModel, encode_steps
 from qstep.scoring import Scorer, StepScorer, load_scorer, score_sequences
@@ -113,7 +114,7 @@ def test_a_step_that_a_named_splitter_cuts_again_is_refused(tmp_path: Path) -> N
 
 def test_an_endpoint_is_a_scorer(server: Served, folder: Path, scorer: StepScorer) -> None:
     rows = rows_of(20) * 2
-    there: Scorer = EndpointScorer.load(folder, server.url)
+    there: Scorer = EndpointScorer.load(folder, Server(server.url))
     expected = [q for batch in scorer.score_rows(rows) for _, q in batch]
     for max_tokens in (1, 300, 8192):
         scored = [one for batch in there.score_rows(rows, max_tokens=max_tokens) for one in batch]
@@ -140,7 +141,7 @@ def test_qstep_score_asks_a_server(server: Served, folder: Path, tmp_path: Path)
         score(ScoreConfig(tmp_path / "rows.jsonl", tmp_path / "x.jsonl", scorer=str(other), endpoint=server.url))
     shorter = miniature_scorer(tmp_path / "shorter", max_length=64)
     with pytest.raises(ValueError, match="with another step contract than"):
-        EndpointScorer.load(shorter, server.url)
+        EndpointScorer.load(shorter, Server(server.url))
 
 
 def test_requests_from_16_clients_at_once(server: Served, scorer: StepScorer) -> None:

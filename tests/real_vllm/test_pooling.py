@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from qstep.calls import Server
 from qstep.data import read_rows, write_jsonl
 from qstep.models import ModelOptions, ScorerModel, StepContract, encode_steps
 from qstep.scoring import StepScorer
@@ -84,7 +85,9 @@ def rows() -> list[dict[str, Any]]:
 def test_vllm_gives_the_qs_of_transformers(url: str, folder: Path) -> None:
     """Within 1e-4 in fp32 of a plain forward of each sequence, and of qstep's own scoring."""
     asked = rows()
-    served = [one for batch in EndpointScorer.load(folder, url).score_rows(asked, max_tokens=2000) for one in batch]
+    served = [
+        one for batch in EndpointScorer.load(folder, Server(url)).score_rows(asked, max_tokens=2000) for one in batch
+    ]
     scorer = StepScorer.load(folder)
     here = [one for batch in scorer.score_rows(asked) for one in batch]
     plain = AutoModelForTokenClassification.from_pretrained(folder, dtype=torch.float32).eval()

@@ -1,49 +1,29 @@
 """Sampling from a server that speaks OpenAI's completions protocol: vLLM, SGLang, llama.cpp, a hosted service.
 
-A request is one call for all its samples. Servers fail, and what they answer is not believed before it is checked:
-a call that brings nothing usable is made again, later each time, and one that brings fewer choices than it asked for
-is followed by one for the others. See OpenAI's API reference (`/v1/completions`) and vLLM's OpenAI-compatible server
-for what it adds: prompts as token ids, `return_token_ids`, `top_k`, `min_p`, `repetition_penalty`.
+A request is one call for all its samples. What servers answer is not believed before it is checked: a call that
+brings nothing usable is made again, and one that brings fewer choices than it asked for is followed by one for the
+others. See OpenAI's API reference (`/v1/completions`) and vLLM's OpenAI-compatible server for what it adds: prompts as
+token ids, `return_token_ids`, `top_k`, `min_p`, `repetition_penalty`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import anyio
 import httpx2
-from anyio.from_thread import start_blocking_portal
 
-from qstep.data.shards import parse_row
+from qstep.calls import Server, Unusable
 from qstep.generation.engine import Request, SamplingSettings, text_of
 from qstep.types import Ending, Response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_LONGEST_WAIT_S = 60.0
-"""Of a retry that the server has not put off itself."""
-
-_LONGEST_RETRY_AFTER_S = 600.0
-"""The most that a server's Retry-After is obeyed."""
-
-_MESSAGE_LENGTH = 300
-
 _Answer = tuple[Request, list[Response]]
-
-
-class _Unusable(Exception):
-    """An answer to ask again for, no sooner than `after` seconds from now."""
-
-    def __init__(self, reason: str, after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after = after
 
 
 class HTTPEngine:
@@ -58,44 +38,31 @@ class HTTPEngine:
     at any setting where the server is said to return processed ones.
 
     Args:
-        endpoint: the server's address, with or without `/v1`.
+        server: who is asked.
         model: its name there.
         tokenizer: the model's.
-        api_key: sent as a bearer token; left out of every message.
         prompts_as: `tokens` sends token ids, and asks for token ids and log-probabilities; `text` sends what OpenAI
             itself accepts and no more, so that sampling beyond temperature and top_p is the server's default.
         logprobs: `raw` or `processed`, as vLLM's `--logprobs-mode` names what the server returns.
         concurrency: most requests under way.
-        request_timeout_s: most seconds of one call, queueing in the server included.
-        retries: calls in a row that bring nothing, after the first, before the request is given up.
-        backoff_s: the wait after the first failure; it doubles with each, up to a minute.
     """
 
     def __init__(
         self,
-        endpoint: str,
+        server: Server,
         model: str,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        api_key: str | None = None,
         prompts_as: Literal["tokens", "text"] = "tokens",
         logprobs: Literal["raw", "processed"] = "raw",
         concurrency: int = 32,
-        request_timeout_s: float = 600.0,
-        retries: int = 8,
-        backoff_s: float = 0.5,
     ) -> None:
-        self.url = f"{endpoint.rstrip('/').removesuffix('/v1')}/v1/completions"
+        self.server = server
         self.model = model
         self.tokenizer = tokenizer
         self.prompts_as = prompts_as
         self.logprobs = logprobs
         self.concurrency = concurrency
-        self.request_timeout_s = request_timeout_s
-        self.retries = retries
-        self.backoff_s = backoff_s
-        self._api_key = api_key
-        self._has_answered = False
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of a response's tokens, without the end-of-sequence token."""
@@ -105,15 +72,13 @@ class HTTPEngine:
         """Yields every request once with its responses, as they come; see `Engine.sample`.
 
         Raises:
-            ConnectionError: a request was given up, or the server was never reached. What else had come is yielded
-                before.
-            ValueError: the server refuses a request as wrong, or is to stop at a text and is sent texts.
+            EndpointError: a request was given up or refused, or the server was never reached. What else had come is
+                yielded before.
+            ValueError: the server is to stop at a text and is sent texts.
         """
         if settings.stop is not None and self.prompts_as == "text":
             raise ValueError("to stop at a step's end a server has to take token ids: leave out --engine_input text")
-        headers = {} if self._api_key is None else {"Authorization": f"Bearer {self._api_key}"}
-        client = httpx2.AsyncClient(headers=headers, timeout=None, limits=httpx2.Limits(max_connections=None))
-        with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
+        with self.server.connected() as (portal, client):
             pending: set[Future[_Answer]] = set()
             for request in requests:
                 pending.add(portal.start_task_soon(self._answer, client, request, settings))
@@ -125,51 +90,20 @@ class HTTPEngine:
     async def _answer(self, client: httpx2.AsyncClient, request: Request, settings: SamplingSettings) -> _Answer:
         """Calls until all responses of a request are there."""
         made: dict[int, Response] = {}
-        failures = 0
         while missing := [sample for sample in request.samples if sample not in made]:
-            try:
-                came = await self._call(client, request, missing, settings)
-            except _Unusable as error:
-                failures += 1
-                if failures > self.retries:
-                    raise ConnectionError(
-                        f"request {request.key!r} is given up after {failures} tries without a usable answer of "
-                        f"{self.url}: {error}. Rows that are done are kept: see to the server, and run the same again"
-                    ) from None
-                doubled = min(self.backoff_s * 2.0 ** (failures - 1), _LONGEST_WAIT_S)
-                await anyio.sleep(max(error.after, doubled * random.uniform(0.5, 1.0)))
-            else:
-                failures = 0
-                made |= came
+            body = self._body(request, missing, settings)
+            usable = partial(self._usable, request, missing, settings)
+            longest = 2**16 + len(missing) * (16 * len(request.prompt_ids) + 2**10 * request.limit(settings))
+            made |= await self.server.call(
+                client, "/v1/completions", body, usable, name=f"request {request.key!r}", most_bytes=longest
+            )
         return request, [made[sample] for sample in request.samples]
 
-    async def _call(
-        self, client: httpx2.AsyncClient, request: Request, samples: list[int], settings: SamplingSettings
+    def _usable(
+        self, request: Request, samples: list[int], settings: SamplingSettings, reply: dict[str, Any]
     ) -> dict[int, Response]:
-        """One call for these samples: those that came, at least one; _Unusable where none did."""
-        try:
-            with anyio.fail_after(self.request_timeout_s):
-                reply = await client.post(self.url, json=self._body(request, samples, settings))
-        except TimeoutError:
-            raise _Unusable(f"no answer within {self.request_timeout_s:g} s") from None
-        except httpx2.ConnectError as error:
-            if not self._has_answered:
-                raise ConnectionError(
-                    f"{self.url} is not to be reached ({error}): start the server, or mend --engine_url"
-                ) from None
-            raise _Unusable(f"connection refused ({error})") from None
-        except httpx2.RequestError as error:
-            raise _Unusable(f"connection broken ({type(error).__name__}: {error})") from None
-        self._has_answered = True
-        if reply.status_code != 200:
-            said = f"HTTP {reply.status_code}: {self._message(reply)}"
-            if reply.status_code in (408, 429) or reply.status_code >= 500:
-                raise _Unusable(said, _retry_after(reply))
-            raise ValueError(f"request {request.key!r}: {self.url} refuses it, {said}")
-        try:
-            choices = parse_row(reply.content).get("choices")
-        except ValueError as error:
-            raise _Unusable(f"an answer that is {error}") from None
+        """The responses to these samples that came, at least one; Unusable where none did."""
+        choices = reply.get("choices")
         came: dict[int, Response] = {}
         greedy = settings.temperature == 0
         for position, choice in enumerate(choices if isinstance(choices, list) else []):
@@ -179,7 +113,7 @@ class HTTPEngine:
                     if (response := self._response(choice, sample, request.limit(settings), settings)) is not None:
                         came[sample] = response
         if not came:
-            raise _Unusable("an answer without a usable choice")
+            raise Unusable("an answer without a usable choice")
         return came
 
     def _body(self, request: Request, samples: list[int], settings: SamplingSettings) -> dict[str, Any]:
@@ -234,20 +168,6 @@ class HTTPEngine:
         logps = _logps(choice.get("logprobs"), len(ids)) if self._gives_logps(settings) else None
         return Response(sample, read, ids, logps, reason)
 
-    def _message(self, reply: httpx2.Response) -> str:
-        """What the server says is wrong, in one short printable line, without the key."""
-        try:
-            said = parse_row(reply.content)
-        except ValueError:
-            text = reply.text
-        else:
-            error = said.get("error", said)
-            text = str(error.get("message", error) if isinstance(error, dict) else error)
-        if self._api_key:
-            text = text.replace(self._api_key, "***")
-        text = "".join(character for character in " ".join(text.split()) if character.isprintable())
-        return text if len(text) <= _MESSAGE_LENGTH else text[: _MESSAGE_LENGTH - 3] + "..."
-
 
 def _finished(pending: set[Future[_Answer]]) -> Generator[_Answer, None, set[Future[_Answer]]]:
     """Waits until one is done; yields all that are, then raises what failed; returns those under way."""
@@ -278,14 +198,3 @@ def _logps(logprobs: Any, count: int) -> list[float] | None:
     if not isinstance(values, list) or len(values) != count:
         return None
     return values if all(isinstance(value, float | int) and value <= 0 for value in values) else None
-
-
-def _retry_after(reply: httpx2.Response) -> float:
-    """Seconds that the server asks to wait, in number or date."""
-    value = reply.headers.get("retry-after", "")
-    try:
-        date = None if value.isdecimal() else parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    seconds = float(value) if date is None else (date - datetime.now(timezone.utc)).total_seconds()
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from qstep.data import Unanswerable, check_separator, file_fingerprint, refuse_unread
 from qstep.stages.cluster import Work, map_blocks
@@ -23,7 +22,8 @@ from qstep.stages.progress import console
 from qstep.types import Dtype, Row, ScorerKind
 
 if TYPE_CHECKING:
-    from qstep.generation import Engine, SamplingSettings
+    from qstep.calls import Server
+    from qstep.generation import Engine, SamplingSettings, VLLMEngine
     from qstep.scoring import Scorer
     from qstep.tasks import Tasks
     from qstep.types import Problem
@@ -195,14 +195,39 @@ class DeviceOptions(Options):
     dtype: Dtype = "float32"
 
 
-_OF_HTTP = (
-    *("engine_url", "engine_model", "engine_input", "engine_logprobs"),
-    *("concurrency", "request_timeout_s", "retries"),
-)
+@dataclass(kw_only=True)
+class CallOptions(Options):
+    """How a server is asked.
+
+    Args:
+        request_timeout_s: seconds that one call to a server may take, waiting in its queue included (--engine http,
+            --endpoint).
+        retries: calls in a row that bring nothing, after the first, before the job stops, with what is done on disk
+            (--engine http, --endpoint).
+    """
+
+    request_timeout_s: float = 600.0
+    retries: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        engine, endpoint = getattr(self, "engine", None), getattr(self, "endpoint", None)
+        if engine != "http" and endpoint is None:
+            ways = [*(["--engine http"] if engine else []), *(["--endpoint"] if hasattr(self, "endpoint") else [])]
+            refuse_unread(self, ["request_timeout_s", "retries"], " or ".join(ways))
+
+    def _server(self, url: str, key: str) -> Server:
+        """A server whose key, where it wants one, is in this environment variable."""
+        from qstep.calls import Server
+
+        return Server(url, os.environ.get(key) or None, self.request_timeout_s, self.retries)
+
+
+_OF_HTTP = ("engine_url", "engine_model", "engine_input", "engine_logprobs", "concurrency")
 
 
 @dataclass(kw_only=True)
-class EngineOptions(DeviceOptions):
+class EngineOptions(DeviceOptions, CallOptions):
     """What draws responses.
 
     Args:
@@ -219,8 +244,6 @@ class EngineOptions(DeviceOptions):
             ids and log-probs; text as OpenAI takes them (http).
         engine_logprobs: what log-probs the server gives: raw, before temperature and top_p, or processed (http).
         concurrency: requests under way at once (http).
-        request_timeout_s: seconds that one call may take, waiting in the server's queue included (http).
-        retries: calls in a row that bring nothing before the job stops, with what is done on disk (http).
         executor: ray has the engines of several processes at work, through Ray Data: on the cluster that the
             environment variable RAY_ADDRESS names, else on this machine.
         workers: how many of them (ray).
@@ -237,8 +260,6 @@ class EngineOptions(DeviceOptions):
     engine_input: Literal["tokens", "text"] = "tokens"
     engine_logprobs: Literal["raw", "processed"] = "raw"
     concurrency: int = 32
-    request_timeout_s: float = 600.0
-    retries: int = 8
     executor: Literal["local", "ray"] = "local"
     workers: int = 2
     worker_gpus: float = 0.0
@@ -261,25 +282,28 @@ class EngineOptions(DeviceOptions):
             refuse_unread(self, ["max_tokens", *([] if scores_here else ["device", "dtype"])], "--engine hf")
             if self.engine_input == "text" and self.engine_logprobs == "processed":
                 raise ValueError("--engine_logprobs is 'processed', and --engine_input text asks for no log-probs")
-            _check_url(self.engine_url)
+            if self.engine_url is None:
+                raise ValueError("--engine http needs --engine_url, an address such as http://127.0.0.1:8000")
+            from qstep.calls import checked_url
+
+            checked_url(self.engine_url, "--engine_url")
 
     def load_engine(self, model_name_or_path: str) -> Engine:
         """The engine of a model."""
         if self.engine == "http":
             assert self.engine_url is not None, "checked above"
-            return _engine_class("HTTPEngine", "pip install 'qstep[http]'")(
-                self.engine_url,
+            from qstep.generation import HTTPEngine
+
+            return HTTPEngine(
+                self._server(self.engine_url, "OPENAI_API_KEY"),
                 self.engine_model or model_name_or_path,
                 load_tokenizer(model_name_or_path, self.model_revision),
-                api_key=os.environ.get("OPENAI_API_KEY") or None,
                 prompts_as=self.engine_input,
                 logprobs=self.engine_logprobs,
                 concurrency=self.concurrency,
-                request_timeout_s=self.request_timeout_s,
-                retries=self.retries,
             )
         if self.engine == "vllm":
-            return _engine_class("VLLMEngine", "an environment with vLLM, see docs/engines.md").load(
+            return _vllm_engine().load(
                 model_name_or_path,
                 load_tokenizer(model_name_or_path, self.model_revision),
                 dtype=self.dtype,
@@ -299,32 +323,15 @@ class EngineOptions(DeviceOptions):
         return map_blocks(make, blocks, workers=self.workers, gpus=self.worker_gpus)
 
 
-def _engine_class(name: str, remedy: str) -> Any:
-    """An engine's class; ValueError, with the remedy, where what it stands on is not installed."""
-    from qstep import generation
-
+def _vllm_engine() -> type[VLLMEngine]:
+    """ValueError, with the remedy, where vLLM is not installed."""
     try:
-        return getattr(generation, name)
+        from qstep.generation import VLLMEngine
     except ModuleNotFoundError as error:
-        raise ValueError(f"this --engine needs {error.name}, which is not installed: {remedy}") from None
-
-
-def _check_url(url: str | None) -> None:
-    """Raises ValueError for what is no address of a server, or holds more than one: it is written beside the rows."""
-    if url is None:
-        raise ValueError("--engine http needs --engine_url, the server's address, such as http://127.0.0.1:8000")
-    if {*"@?#"} & {*url}:
         raise ValueError(
-            "--engine_url has a user, a query or a fragment in it: give the address alone, and a key in the "
-            "environment variable OPENAI_API_KEY"
-        )
-    try:
-        address = urlsplit(url)
-        usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError(f"--engine_url is {url!r}; give an address such as http://127.0.0.1:8000")
+            f"--engine vllm needs {error.name}, which is not installed: an environment with vLLM, see docs/engines.md"
+        ) from None
+    return VLLMEngine
 
 
 @dataclass(kw_only=True)
@@ -369,14 +376,19 @@ class ScorerChoice(DeviceOptions):
         )
 
 
+_SCORER_KEY = "QSTEP_SCORER_API_KEY"
+"""Not the engine's: a key is sent to the server that it is of, and to no other."""
+
+
 @dataclass(kw_only=True)
-class ScorerOptions(ScorerChoice):
+class ScorerOptions(ScorerChoice, CallOptions):
     """What gives steps their Q.
 
     Args:
         score_tokens: tokens scored at once; a prompt counts once for the rows that share it.
-        endpoint: the root URL of a server that holds the scorer's weights, `qstep serve` or vLLM: of `--scorer`, which
-            `qstep train` or `qstep export` wrote, only config.json and the tokenizer are read.
+        endpoint: address of a server that holds the scorer's weights, `qstep serve` or vLLM: of `--scorer`, which
+            `qstep train` or `qstep export` wrote, only config.json and the tokenizer are read. Its key, where it wants
+            one, is read from the environment variable QSTEP_SCORER_API_KEY.
         step_separator: what cuts responses into steps, where that is a function of your own (`split:module:function`):
             it runs only if you name it. Else the scorer knows it.
     """
@@ -391,6 +403,9 @@ class ScorerOptions(ScorerChoice):
             draws_here = isinstance(self, EngineOptions) and self.engine != "http"
             unread = [*([] if draws_here else ["device", "dtype"]), "scorer_kind", "scorer_reference", "scorer_options"]
             refuse_unread(self, unread, "a scorer here: with --endpoint the server has its own")
+            from qstep.calls import checked_url
+
+            checked_url(self.endpoint, "--endpoint")
 
     def scorer_fingerprint(self) -> str:
         """Names the scorer by all that its Qs follow from; at a server, by what it says of its weights as well."""
@@ -399,7 +414,7 @@ class ScorerOptions(ScorerChoice):
             return fingerprint
         from qstep.scoring.endpoint import served_model
 
-        served = served_model(self.endpoint, self.scorer)
+        served = served_model(self._server(self.endpoint, _SCORER_KEY), self.scorer)
         return f"{fingerprint} served as {served.name} {served.fingerprint} {served.dtype}"
 
     def load_scorer(self) -> Scorer:
@@ -421,7 +436,7 @@ class ScorerOptions(ScorerChoice):
         hide_loading_bars()
         has_weights = any(Path(self.scorer).glob("*.safetensors"))
         weights = model_fingerprint(self.scorer) if has_weights else None
-        return EndpointScorer.load(self.scorer, endpoint, fingerprint=weights)
+        return EndpointScorer.load(self.scorer, self._server(endpoint, _SCORER_KEY), fingerprint=weights)
 
 
 def _models_fingerprint(scorer: str, reference: str | None) -> str:

@@ -1,0 +1,195 @@
+"""Calls over HTTP of an engine's or a scorer's server: made again where they bring nothing usable, later each time."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import anyio
+import httpx2
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from qstep.data.shards import parse_row
+
+T = TypeVar("T")
+
+_TRY_AGAIN = (408, 429, 500, 502, 503, 504)
+_LONGEST_WAIT_S = 60.0
+_LONGEST_LOOK_S = 10.0
+"""Of a call that has nothing computed."""
+_SHOWN = 300
+"""Characters of a server's words that a message repeats."""
+
+
+class EndpointError(ConnectionError):
+    """A server that did not answer, or not with what was asked for."""
+
+
+class Unusable(Exception):
+    """An answer to ask again for, no sooner than `after` seconds from now."""
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+@dataclass
+class Server:
+    """A server, and how patiently it is asked.
+
+    A call that brings nothing usable (status 408, 429, 500, 502, 503 or 504, a lost connection, no answer in time, an
+    answer that cannot be read) is made again. Any other status is an error at once, and so is a server that was never
+    reached.
+
+    Args:
+        url: its address, with or without `/v1`.
+        api_key: sent as a bearer token; left out of every message.
+        timeout_s: most seconds of one call, queueing in the server included.
+        retries: calls in a row that bring nothing, after the first, before a request is given up.
+        backoff_s: the wait after the first failure, or what the server asks for if that is longer; it doubles with
+            each, up to a minute.
+    """
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+    timeout_s: float = 600.0
+    retries: int = 8
+    backoff_s: float = 0.5
+    _has_answered: bool = field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.url = checked_url(self.url, "the server's address")
+        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
+            raise ValueError("the server's key has a character that no key has, such as a space or a line's end")
+
+    @contextmanager
+    def connected(self) -> Iterator[tuple[BlockingPortal, httpx2.AsyncClient]]:
+        """Where calls are started, and what with; those under way are cancelled where this is left by an error."""
+        headers = {"Accept-Encoding": "identity"}  # so that no small reply becomes a large one
+        if self.api_key is not None:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        client = httpx2.AsyncClient(headers=headers, timeout=None, limits=httpx2.Limits(max_connections=None))
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
+            yield portal, client
+
+    async def call(
+        self,
+        client: httpx2.AsyncClient,
+        path: str,
+        body: Any,
+        read: Callable[[dict[str, Any]], T],
+        *,
+        name: str,
+        most_bytes: int,
+    ) -> T:
+        """What `read` makes of the answer to a POST, or without a body to a GET; it raises Unusable to ask again.
+
+        Args:
+            name: what messages call the request.
+            most_bytes: no answer to it is longer.
+
+        Raises EndpointError where the request is given up or refused, or the server was never reached.
+        """
+        url, failures, wait = self.url + path, 0, self.backoff_s
+        while True:
+            try:
+                return read(await self._reply(client, url, body, name, most_bytes))
+            except Unusable as error:
+                failures += 1
+                if failures > self.retries:
+                    raise EndpointError(
+                        f"{name} is given up after {failures} tries without a usable answer of {url}: {error}. "
+                        "Rows that are done are kept: see to the server, and run the same again"
+                    ) from None
+                await anyio.sleep(min(max(error.after, wait * random.uniform(0.5, 1.0)), _LONGEST_WAIT_S))
+                wait = min(2 * wait, _LONGEST_WAIT_S)
+
+    async def _reply(
+        self, client: httpx2.AsyncClient, url: str, body: Any, name: str, most_bytes: int
+    ) -> dict[str, Any]:
+        longest = min(self.timeout_s, _LONGEST_LOOK_S) if body is None else self.timeout_s
+        content = bytearray()
+        try:
+            with anyio.fail_after(longest):
+                async with client.stream("GET" if body is None else "POST", url, json=body) as reply:
+                    async for chunk in reply.aiter_bytes():
+                        content += chunk
+                        if len(content) > most_bytes:
+                            raise EndpointError(
+                                f"{name}: {url} sent more than {most_bytes} bytes, which no answer to it has"
+                            )
+        except TimeoutError:
+            raise Unusable(f"no answer within {longest:g} s") from None
+        except httpx2.ConnectError as error:
+            said = self.shown(str(error))
+            if not self._has_answered:
+                raise EndpointError(
+                    f"{url} is not to be reached ({said}): start the server, or mend its address"
+                ) from None
+            raise Unusable(f"connection refused ({said})") from None
+        except httpx2.RequestError as error:
+            raise Unusable(f"connection broken ({self.shown(f'{type(error).__name__}: {error}')})") from None
+        self._has_answered = True
+        if reply.status_code != 200:
+            said = f"HTTP {reply.status_code}: {self._message(bytes(content))}"
+            if reply.status_code in _TRY_AGAIN:
+                raise Unusable(said, _retry_after(reply.headers.get("retry-after", "")))
+            raise EndpointError(f"{name}: {url} refuses it, {said}")
+        try:
+            return parse_row(bytes(content))
+        except ValueError as error:
+            said = self.shown(content.decode(errors="replace"))
+            raise Unusable(f"an answer that cannot be read ({error}): {said}") from None
+
+    def _message(self, content: bytes) -> str:
+        """What the server says is wrong."""
+        try:
+            said = parse_row(content)
+        except ValueError:
+            return self.shown(content.decode(errors="replace"))
+        error = said.get("error", said)
+        return self.shown(str(error.get("message", error) if isinstance(error, dict) else error))
+
+    def shown(self, text: str) -> str:
+        """A server's words as a message has them: one short printable line, without the key."""
+        if self.api_key:
+            text = text.replace(self.api_key, "***")
+        text = "".join(character for character in " ".join(text.split()) if character.isprintable())
+        return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def checked_url(url: str, name: str) -> str:
+    """A server's address, without a `/v1`.
+
+    Raises ValueError, calling it by its name, for what is none, or holds more than one: it is written beside the rows.
+    """
+    if {*"@?#"} & {*url}:
+        raise ValueError(
+            f"{name} has a user, a query or a fragment in it: give the address alone, and a key in the environment"
+        )
+    try:
+        address = urlsplit(url)
+        usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(f"{name} is {url!r}; give an address such as http://127.0.0.1:8000")
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def _retry_after(value: str) -> float:
+    """Seconds that a server asks to wait, in number or date."""
+    if value.isdecimal():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return 0.0
+    return (date.replace(tzinfo=date.tzinfo or timezone.utc) - datetime.now(timezone.utc)).total_seconds()
