@@ -127,7 +127,7 @@ def test_ungradable_rollouts_are_no_trials_and_annotation_goes_on(tmp_path: Path
     meta = json.loads((tmp_path / "labels.meta.json").read_text())
     # 15 rollouts of 4 * 6 + 2 characters or fewer, and the end each: 3 * (27 + 21 + 15 + 9 + 3) tokens.
     taken = {"prefixes": 5, "tried": 5, "cut_short": 0, "drawn": 15, "tokens": 225}
-    assert meta["summary"] == {"left_out_ungradable": 0, "steps": {"soft": 1, "unlabelled": 5}, "rollouts": taken}
+    assert meta["summary"] == {"left_out_ungradable": 0, "steps": {"soft": 1, "null": 5}, "rollouts": taken}
     assert meta["settings"]["version"] == rows[0]["grader"], "another grader makes other labels"
 
 
@@ -259,7 +259,7 @@ def test_responses_made_elsewhere_are_annotated_by_outcome(tmp_path: Path) -> No
     assert len(rows) == 5 and rows[0]["model"] == "m" and rows[0]["task"] == "math"
     meta = json.loads((tmp_path / "labels.meta.json").read_text())
     # Whether row 3 was cut off is not known any more: it counts as ended, so its last step is wrong.
-    assert meta["summary"] == {"left_out_ungradable": 1, "steps": {"right": 8, "unlabelled": 2, "wrong": 5}}
+    assert meta["summary"] == {"left_out_ungradable": 1, "steps": {"null": 2, "right": 8, "wrong": 5}}
 
 
 def test_steps_that_nothing_separates_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

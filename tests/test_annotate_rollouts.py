@@ -339,7 +339,7 @@ def test_the_budget_of_a_job_is_shared_by_steps(tmp_path: Path) -> None:
     meta = json.loads((tmp_path / "labels.meta.json").read_text())
     assert meta["summary"] == {
         "left_out_ungradable": 0,
-        "steps": {"soft": 11, "unlabelled": 1},
+        "steps": {"null": 1, "soft": 11},
         "rollouts": {"prefixes": 10, "tried": 9, "cut_short": 10, "drawn": 9, "tokens": 27},
     }
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from qstep.data import decode_text
 from qstep.types import Response
 
 if TYPE_CHECKING:
@@ -112,6 +111,3 @@ def check_length(request: Request, settings: SamplingSettings, positions: int) -
             f"{wanted} exceed the {positions} positions of the model; shorten the prompt or "
             f"lower max_new_tokens (here to {max(positions - length, 0)} at most)"
         )
-
-
-text_of = decode_text

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import httpx2
 
 from qstep.calls import Server, Unusable
-from qstep.generation.engine import Request, SamplingSettings, text_of
+from qstep.data import decode_text
+from qstep.generation.engine import Request, SamplingSettings
 from qstep.types import Ending, Response
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class HTTPEngine:
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of a response's tokens, without the end-of-sequence token."""
-        return text_of(self.tokenizer, token_ids)
+        return decode_text(self.tokenizer, token_ids)
 
     def sample(self, requests: Iterable[Request], settings: SamplingSettings) -> Iterator[_Answer]:
         """Yields every request once with its responses, as they come; see `Engine.sample`.

@@ -234,7 +234,7 @@ def _blocks(problems: Iterable[list[Row]], size: int) -> Iterator[list[Row]]:
 
 def _summary(output: Path) -> tuple[dict[str, Any], int]:
     """The steps by label and the rollouts, as the rows on the disk have them, and the steps of the longest response."""
-    from qstep.data import read_rows
+    from qstep.data import label_kind, read_rows
 
     labels: Counter[str] = Counter()
     rollouts: dict[str, int | None] = {}
