@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from qstep.calls import EndpointError, Server
 from qstep.models import StepContract, encode_steps
+from qstep.scoring import endpoint
 from qstep.scoring.endpoint import EndpointScorer, served_model
 from qstep.stages.score import ScoreConfig
 from scorers import miniature_scorer
@@ -153,6 +154,24 @@ def test_a_server_that_hangs_is_given_up(folder: Path) -> None:
 
     with answering(script) as url:
         assert load(folder, url, timeout_s=0.5).score(PROMPT, STEPS) == [1.0, 2.0, 3.0]
+
+
+def test_a_batch_is_sent_in_requests_that_a_server_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt that rows share counts once in a batch here, and goes out with each of them."""
+    monkeypatch.setattr(endpoint, "_MOST_TOKENS", 40)
+    monkeypatch.setattr(endpoint, "_MOST_SEQUENCES", 3)
+    sent: list[list[list[int]]] = []
+
+    def script(number: int, body: Any) -> Answer:
+        sent.append(body["input"])
+        return pooled(*([[float(len(ids) + i)] for i in range(ids.count(15))] for ids in body["input"]))
+
+    rows = [{"id": str(i), "prompt": PROMPT, "completions": STEPS[: i % 4]} for i in range(12)]
+    with answering(script) as url:
+        [batch] = load(folder, url).score_rows(rows, max_tokens=10_000)
+    assert [(row["id"], len(q)) for row, q in batch] == [(str(i), i % 4) for i in range(12)]
+    assert len(sent) > 3 and sum(map(len, sent)) == 9
+    assert all(len(of) == 1 or (sum(map(len, of)) <= 40 and len(of) <= 3) for of in sent)
 
 
 def test_rows_come_in_order_and_no_more_than_four_requests_ahead(folder: Path) -> None:

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from qstep.calls import EndpointError, Server
 from qstep.data import tokenizer_fingerprint
 from qstep.models import StepContract
+from qstep.models.loading import load_tokenizer
 from qstep.scoring.formats import ContractFormat
 from qstep.scoring.groups import GroupScorer, Pending
 from qstep.scoring.scorer import Scored
+
+_MOST_TOKENS, _MOST_SEQUENCES = 65_536, 1024
+"""Of one request: half a megabyte of digits, where `qstep serve` takes a megabyte unless it is told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class EndpointScorer(GroupScorer):
                 tokenizer or other weights, or fewer tokens at once. (vLLM says nothing but the last.)
             EndpointError: the server does not say what it serves.
         """
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = load_tokenizer(path)
         contract = StepContract.of(AutoConfig.from_pretrained(path), tokenizer)
         served = served_model(server, str(path))
         where = f"{server.url} serves {served.name!r}"
@@ -108,14 +112,14 @@ class EndpointScorer(GroupScorer):
     async def _ask(self, client: httpx2.AsyncClient, batch: Pending) -> list[list[float]]:
         """The Qs of each sequence. One without a step has none, and is not sent."""
         places = [([*prompt, *ids], [len(prompt) + end for end in ends]) for prompt, ids, ends in batch.sequences()]
-        sequences = [ids for ids, ends in places if ends]
-        if not sequences:
-            return [[] for _ in places]
-        body = {"model": self.model, "input": sequences, "task": "token_classify", "use_activation": False}
-        name, longest = f"a request of {len(sequences)} sequences", 2**16 + 64 * sum(map(len, sequences))
-        rows = partial(self._rows, sequences=sequences)
-        answers = iter(await self.server.call(client, "/pooling", body, rows, name=name, most_bytes=longest))
-        return [self._q_values(next(answers), ids, ends) if ends else [] for ids, ends in places]
+        answers: list[Any] = []
+        for sequences in _requests([ids for ids, ends in places if ends]):
+            body = {"model": self.model, "input": sequences, "task": "token_classify", "use_activation": False}
+            name, longest = f"a request of {len(sequences)} sequences", 2**16 + 64 * sum(map(len, sequences))
+            rows = partial(self._rows, sequences=sequences)
+            answers += await self.server.call(client, "/pooling", body, rows, name=name, most_bytes=longest)
+        found = iter(answers)
+        return [self._q_values(next(found), ids, ends) if ends else [] for ids, ends in places]
 
     def _rows(self, reply: dict[str, Any], sequences: Sequence[Sequence[int]]) -> list[Any]:
         """What the reply holds of each sequence."""
@@ -147,6 +151,20 @@ class EndpointScorer(GroupScorer):
 
     def _unlike(self, expected: str, found: Any) -> EndpointError:
         return EndpointError(f"{self.server.url}/pooling: expected {expected}, got {self.server.shown(repr(found))}")
+
+
+def _requests(sequences: list[list[int]]) -> Iterator[list[list[int]]]:
+    """The sequences, parted into requests of a size that servers take: each repeats the prompt that rows here share."""
+    request: list[list[int]] = []
+    tokens = 0
+    for ids in sequences:
+        if request and (tokens + len(ids) > _MOST_TOKENS or len(request) == _MOST_SEQUENCES):
+            yield request
+            request, tokens = [], 0
+        request.append(ids)
+        tokens += len(ids)
+    if request:
+        yield request
 
 
 def served_model(server: Server, path: str) -> ServedModel:
