@@ -18,7 +18,8 @@ from qstep.calls import EndpointError, Server, _retry_after, checked_url
 from qstep.generation import HTTPEngine, Request, SamplingSettings
 from qstep.models import StepContract
 from qstep.scoring.endpoint import EndpointScorer, ServedModel
-from qstep.stages.options import EngineOptions, ScorerOptions
+from qstep.stages.engine_options import EngineOptions
+from qstep.stages.scorer_options import ScorerOptions
 from qstep.stages.search import SearchConfig
 from scorers import miniature_scorer
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, TrainingArguments
 
@@ -220,6 +221,31 @@ def test_the_options_of_a_stage_load_no_model_library() -> None:
     )
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_value_that_an_option_cannot_have_is_told_in_plain_words(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, says in (
+        ("sample --output x.jsonl --num_problems two", "--num_problems is 'two'; it must be a whole number\n"),
+        ("grade --input a --output b.jsonl --deadline_s soon", "--deadline_s is 'soon'; it must be a number\n"),
+        ("audit --train_file a --test_files t.jsonl", "it must be named: --test_files.NAME VALUE\n"),
+        (
+            "annotate --input a --output b.jsonl --method montecarlo",
+            "binary_search, adaptive (did you mean monte_carlo?)",
+        ),
+        ("train pqm --output_dir x --bf16 perhaps", "--bf16 is 'perhaps'; it must be true or false\n"),
+    ):
+        assert main(arguments.split()) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_every_option_of_a_stage_has_a_type_that_is_checked() -> None:
+    """The parser takes a type that it cannot find for any, in silence: of a whole number it would then take a word."""
+    for command in (of for name, of in COMMANDS.items() if not name.startswith("train")):
+        parser = command.parser()
+        numbers = {f.name for config in command.classes() for f in dataclasses.fields(config) if type(f.default) is int}
+        for number in numbers:
+            with pytest.raises(ArgumentError, match=number):
+                parser.parse_args([f"--{number}", "word"])
 
 
 def by_the_book(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qstep.data import refuse_unread
+from qstep.stages.engine_options import EngineOptions
 from qstep.stages.inputs import finished, model_fingerprint, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, EngineOptions, GradingOptions, SamplingOptions
+from qstep.stages.options import NO_EFFECT, GradingOptions, SamplingOptions
 from qstep.stages.progress import bar, console
 from qstep.types import Row
 

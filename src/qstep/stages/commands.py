@@ -6,6 +6,8 @@ The table loads nothing: `qstep --help` prints it, a recipe looks its stages up 
 from __future__ import annotations
 
 import ctypes
+import difflib
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -109,7 +111,10 @@ class Command:
             try:
                 configs = self.parse(arguments)
             except jsonargparse.ArgumentError as error:
-                print(f"qstep {self.name}: {error}\nqstep {self.name} --help lists its options.", file=sys.stderr)
+                print(
+                    f"qstep {self.name}: {_plainly(str(error))}\nqstep {self.name} --help lists its options.",
+                    file=sys.stderr,
+                )
                 return 2
             self.run(configs)
             return 0
@@ -221,6 +226,34 @@ def keep_freed_memory() -> None:
         set_option(top_pad, 2**26)
         if not set_option(mmap_threshold, 2**28):
             set_option(mmap_threshold, 2**25)  # the most that an older glibc takes
+
+
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "dict": "named: --{name}.NAME VALUE",
+    "list": "a list",
+}
+
+
+def _plainly(told: str) -> str:
+    """What the parser says of a value that an option cannot have, in words for who gave it."""
+    found = re.match(r'Parser key "([\w.]+)":\s', told)
+    value = re.search(r"G(?:iven|ot) value: (.*)", told)
+    if not found or not value:
+        return told
+    choices = re.search(r"Literal\[(.*?)\]", told)
+    if choices:
+        known = re.findall(r"'([^']*)'", choices[1])
+        near = difflib.get_close_matches(value[1], known, 1)
+        wanted = f"one of {', '.join(known)}{f' (did you mean {near[0]}?)' if near else ''}"
+    else:
+        kinds = [_EXPECTED.get(kind) for kind in re.findall(r"Expected a <class '(\w+)'>", told) if kind != "NoneType"]
+        if not kinds or None in kinds:
+            return told
+        wanted = " or ".join(kind.format(name=found[1]) for kind in kinds if kind)
+    return f"--{found[1]} is {value[1]!r}; it must be {wanted}{told[value.end() :]}"
 
 
 def _refuse_repeated(arguments: list[str]) -> None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from qstep.stages.harness import harness_results, harness_samples
 from qstep.stages.inputs import settings_of
-from qstep.stages.options import NO_EFFECT, PromptOptions, ScorerOptions
+from qstep.stages.options import NO_EFFECT, PromptOptions
 from qstep.stages.progress import accuracy_text, bar, console, print_table
 from qstep.stages.provenance import provenance
 from qstep.stages.score import too_long, with_scores
+from qstep.stages.scorer_options import ScorerOptions
 from qstep.stages.step_benchmarks import StepBenchmark, read_benchmarks, shared_rows
 from qstep.types import Aggregation, OverLong, Row
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qstep.stages.models import written_whole
-from qstep.stages.options import ScorerChoice
+from qstep.stages.scorer_options import ScorerChoice
 
 
 @dataclass(kw_only=True)

@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qstep.stages.engine_options import EngineOptions
 from qstep.stages.inputs import in_blocks, model_fingerprint, problems_fingerprint, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, EngineOptions, ProblemOptions, SamplingOptions
+from qstep.stages.options import NO_EFFECT, ProblemOptions, SamplingOptions
 from qstep.stages.progress import bar
 from qstep.types import Problem, Response, Row
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qstep.stages.inputs import finished, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, ScorerOptions, TaskOptions
+from qstep.stages.options import NO_EFFECT, TaskOptions
 from qstep.stages.progress import bar, console
+from qstep.stages.scorer_options import ScorerOptions
 from qstep.types import OverLong, Row
 
 if TYPE_CHECKING:

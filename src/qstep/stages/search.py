@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qstep.data import refuse_unread
+from qstep.stages.engine_options import EngineOptions
 from qstep.stages.inputs import in_blocks, model_fingerprint, problems_fingerprint, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, EngineOptions, ProblemOptions, SamplingOptions, ScorerOptions
+from qstep.stages.options import NO_EFFECT, ProblemOptions, SamplingOptions
 from qstep.stages.progress import bar, console
+from qstep.stages.scorer_options import ScorerOptions
 from qstep.types import Problem, Row, SearchMethod
 
 if TYPE_CHECKING:

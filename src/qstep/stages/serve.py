@@ -6,8 +6,8 @@ import ipaddress
 from dataclasses import dataclass
 
 from qstep.serving.options import ServerOptions
-from qstep.stages.options import ScorerOptions
 from qstep.stages.progress import console
+from qstep.stages.scorer_options import ScorerOptions
 
 
 @dataclass(kw_only=True)
