@@ -314,6 +314,33 @@ def test_padded_prompts_have_the_logits_of_single_ones(
             assert torch.allclose(row, model(torch.tensor([prompt])).logits[0, -1], atol=1e-5)
 
 
+def test_beginnings_of_another_prompt_are_not_computed_again(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prompts that nest, as the prefixes of a response do, have the logits of each alone and the same responses."""
+    long = [5, 9, 4, 7, 3, 8, 6, 5, 4]
+    prompts = [long[:3], long, [9, 4], long[:6], [9, 4, 4, 7], long[:1], [4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]]
+    engine = HFEngine(model, tokenizer)
+    rows = [_Row(_Job(Request(str(i), prompt, [0])), 0) for i, prompt in enumerate(prompts)]
+    seen: list[int] = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+    )
+    with torch.inference_mode():
+        _, logits, pads, _, width = engine._prefill(rows)
+        hook.remove()
+        assert width == 11 and pads.tolist() == [8, 2, 9, 5, 7, 10, 0]
+        assert seen[0] == 3, "the longest of each nest"
+        for row, prompt in zip(logits, prompts, strict=True):
+            assert torch.allclose(row, model(torch.tensor([prompt])).logits[0, -1], atol=1e-5)
+    together = [Request(f"p{i}", prompt, range(3)) for i, prompt in enumerate(prompts)]
+    whole = _sampled(HFEngine(model, tokenizer), together, SamplingSettings(20, seed=5))
+    alone = _sampled(HFEngine(model, tokenizer, max_rows=3), together, SamplingSettings(20, seed=5))
+    for key, responses in whole.items():
+        for left, right in zip(responses, alone[key], strict=True):
+            _assert_same(left, right)
+
+
 def test_the_end_of_sequence_is_in_the_tokens_and_not_in_the_text(
     llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -11,9 +11,10 @@ Dimensions: R rows, S states, V vocabulary, T new tokens, L positions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,7 @@ class HFEngine:
         self.max_tokens = max_tokens
         self.eos_ids = _eos_ids(model, tokenizer)
         self._completes: dict[tuple[str, int], bool] = {}
+        self._keeps_all = True  # whether the cache has the keys of every position, as far as is known
 
     def sample(
         self, requests: Iterable[Request], settings: SamplingSettings
@@ -244,21 +246,46 @@ class HFEngine:
         """
         device = self.model.device
         states: dict[tuple[int, ...], int] = {}
-        state_R = [states.setdefault(tuple(row.job.request.prompt_ids), len(states)) for row in rows]
-        width = max(map(len, states))
-        padding = [width - len(prompt) for prompt in states]
-        inputs = torch.tensor(
-            [[0] * pad + [*prompt] for pad, prompt in zip(padding, states, strict=True)], device=device
+        state_R = torch.tensor(
+            [states.setdefault(tuple(row.job.request.prompt_ids), len(states)) for row in rows], device=device
         )
-        pads_S = torch.tensor(padding, device=device)
+        prompts = list(states)
+        width = max(map(len, prompts))
+        pads_S = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
+        hosts = _hosts(prompts)
+        whole = sorted({*hosts})
+        if len(whole) < len(prompts) and self._keeps_all:
+            cache, _ = self._forward([prompts[i][:-1] for i in whole])
+            self._keeps_all = all(type(layer) is DynamicLayer for layer in cache.layers)
+            if self._keeps_all:
+                place = {host: row for row, host in enumerate(whole)}
+                row_S = torch.tensor([place[host] for host in hosts], device=device)
+                _take_beginnings(cache, row_S, pads_S, pads_S[hosts])
+                where = {
+                    "attention_mask": torch.arange(width, device=device) >= pads_S[:, None],
+                    "position_ids": (width - 1 - pads_S)[:, None],
+                }
+                last = torch.tensor([prompt[-1:] for prompt in prompts], device=device)
+                output = self.model(input_ids=last, past_key_values=cache, use_cache=True, **where)
+                return cache, output.logits[:, -1], pads_S, state_R, width
+        cache, logits_SV = self._forward(prompts)
+        cache.layers = [_GrowingLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+        return cache, logits_SV, pads_S, state_R, width
+
+    def _forward(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Tensor]:
+        """The `Cache` of prompts, left-padded to the longest, and their next-token logits `[S, V]`."""
+        device = self.model.device
+        width = max(map(len, prompts))
+        padding = [width - len(prompt) for prompt in prompts]
+        inputs = torch.tensor(
+            [[0] * pad + [*prompt] for pad, prompt in zip(padding, prompts, strict=True)], device=device
+        )
         where: dict[str, Any] = {}
         if any(padding):
-            positions = torch.arange(width, device=device) - pads_S[:, None]
+            positions = torch.arange(width, device=device) - torch.tensor(padding, device=device)[:, None]
             where = {"attention_mask": positions >= 0, "position_ids": positions.clamp(min=0)}
         output = self.model(input_ids=inputs, use_cache=True, logits_to_keep=1, **where)
-        cache = output.past_key_values
-        cache.layers = [_GrowingLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
-        return cache, output.logits[:, -1], pads_S, torch.tensor(state_R, device=device), width
+        return output.past_key_values, output.logits[:, -1]
 
     def _eos_tensor(self) -> Tensor:
         return torch.tensor(self.eos_ids, device=self.model.device)
@@ -296,6 +323,35 @@ class _GrowingLayer(DynamicLayer):
         keys, values = self._keys[:, :, : self._length], self._values[:, :, : self._length]
         self.keys, self.values = keys, values
         return keys, values
+
+
+def _hosts(prompts: Sequence[tuple[int, ...]]) -> list[int]:
+    """For each prompt the number of the longest that begins with it, its own where none is longer.
+
+    In order of their tokens, the prompts that begin with one follow it at once.
+    """
+    order = sorted(range(len(prompts)), key=prompts.__getitem__, reverse=True)
+    hosts = list(range(len(prompts)))
+    for after, this in pairwise(order):
+        if prompts[after][: len(prompts[this])] == prompts[this]:
+            hosts[this] = hosts[after]
+    return hosts
+
+
+def _take_beginnings(cache: Any, row_S: Tensor, pads_S: Tensor, host_pads_S: Tensor) -> None:
+    """Makes of the prompts in a cache the states that are beginnings of them, left-padded as they were.
+
+    The keys of a beginning are those of the whole, as no token sees what follows it. `row_S` is where each state's
+    prompt lies, `host_pads_S` how far that is padded.
+    """
+    length = cache.layers[0].keys.shape[-2]
+    slots_SL = (torch.arange(length, device=row_S.device) + (host_pads_S - pads_S)[:, None]).clamp(min=0)
+    for number, layer in enumerate(cache.layers):
+        for name in ("keys", "values"):
+            held = getattr(layer, name).index_select(0, row_S)
+            index = slots_SL[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3])
+            setattr(layer, name, held.gather(2, index))
+        cache.layers[number] = _GrowingLayer(layer)
 
 
 def _moved(states: Tensor, capacity: int) -> Tensor:

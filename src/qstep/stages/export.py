@@ -33,6 +33,8 @@ def export(config: ExportConfig) -> Path:
     """
     from qstep.scoring.export import export_scorer
 
+    if config.output_dir.resolve() == Path(config.scorer).resolve():
+        raise ValueError(f"--output_dir {config.output_dir} is the scorer's own folder: give another")
     settings = {
         "export": config.scorer_fingerprint(),
         "kind": config.scorer_kind,
