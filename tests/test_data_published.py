@@ -386,7 +386,9 @@ def test_a_format_is_told_by_its_columns(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="may be of math_shepherd or bigbench_mistake: name it"):
         recognise(Source.of(str(both)))
     other = write(tmp_path / "other.jsonl", {"question": "Q", "steps": []})
-    with pytest.raises(ValueError, match=r"columns \(question, steps\) are of none of math_shepherd, .*--format"):
+    with pytest.raises(
+        ValueError, match=r"columns \(question, steps\) are those of none of math_shepherd, .*of your own have"
+    ):
         recognise(Source.of(str(other)))
     with pytest.raises(ValueError, match="has no rows"):
         recognise(Source.of(str(write(tmp_path / "empty.jsonl"))))

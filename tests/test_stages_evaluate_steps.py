@@ -208,11 +208,11 @@ def test_options_that_cannot_be_meant(scorer: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"label": 9}, "line 2.*'label'.*is 9"),
-        ({"label": True}, "line 2.*'label'.*is True"),
-        ({"steps": []}, "line 2.*'steps'"),
-        ({"problem": " "}, "line 2.*'problem'"),
-        ({"id": "mini-0"}, "line 2.*'id'.*there twice"),
+        ({"label": 9}, "row 2.*'label'.*is 9"),
+        ({"label": True}, "row 2.*'label'.*is True"),
+        ({"steps": []}, "row 2.*'steps'"),
+        ({"problem": " "}, "row 2.*'problem'"),
+        ({"id": "mini-0"}, "row 2.*'id'.*there twice"),
     ],
 )
 def test_bad_rows_are_named(change: dict[str, Any], says: str, scorer: Path, tmp_path: Path) -> None:

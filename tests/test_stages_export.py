@@ -97,6 +97,8 @@ def test_what_no_such_checkpoint_computes_is_refused(kind: str, says: str, tmp_p
     file.write_text(f"members: [{miniature_scorer(tmp_path / 'a')}, {miniature_scorer(tmp_path / 'b')}]")
     with pytest.raises(ValueError, match="export its members"):
         exported(file, tmp_path / "out")
+    with pytest.raises(ValueError, match="a is the scorer's own folder: give another"):
+        exported(tmp_path / "a", tmp_path / "a")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 

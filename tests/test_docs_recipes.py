@@ -1,0 +1,37 @@
+"""docs/recipes.md: its example runs as it stands, its keys are those there are, its study is one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pages import ROOT
+from qstep.cli import main
+from qstep.data import write_jsonl
+from qstep.recipes import Recipe
+
+PAGE = (ROOT / "docs" / "recipes.md").read_text()
+EXAMPLE, STUDY = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("chosen.yaml").write_text(EXAMPLE)
+    rows = [{"question": f"{n}?", "answer": str(n), "responses": [f"#### {n}", f"#### {n + n % 2}"]} for n in range(4)]
+    write_jsonl(Path("mine.jsonl"), rows)
+    [command] = re.findall(r"qstep (run .*)", EXAMPLE)
+    assert main(command.split()) == 0
+    [results] = Path("runs/chosen/jobs").glob("best_of_n-*/best_of_n.json")
+    assert json.loads(results.read_text())["curves"]["mean"]["1"]["mean"] == 0.75
+
+
+def test_every_key_is_told() -> None:
+    keys = {field.name for field in dataclasses.fields(Recipe)} - {"file", "shared"}
+    assert all(f"`{key}`" in PAGE for key in keys)
+    study = yaml.safe_load(STUDY)["study"]
+    assert set(study) == {"claim", "paper", "settings", "results", "comparisons"} and len(study["comparisons"]) == 3
