@@ -122,7 +122,7 @@ def test_aggregations_side_by_side() -> None:
     """
     groups = [ScoredGroup(f"p{i}", [1, 0], ["a", "b"], {}) for i in range(3)]
     q_values = {"v": [[[0.0, 4.0], [1.0, 1.0]]] * 3}
-    report = aggregation_report(groups, q_values, [1, 2], ["min", "last", "mean", "product"])
+    report = aggregation_report(groups, q_values, [1, 2], ["min", "last", "mean", "product"])["aggregations"]
     curves = report["v"]["curves"]
     hows = ["min", "last", "mean", "product"]
     assert list(curves) == [*hows, *(f"{how}_weighted" for how in hows)]

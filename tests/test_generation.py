@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 from scipy.stats import chi2
-from tokenizers import Tokenizer, models
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -24,54 +23,29 @@ from byte_tokenizer import byte_tokenizer
 from qstep.generation import HFEngine, Request, SamplingSettings
 from qstep.generation.hf import _choose, _Job, _next_states, _Row
 from qstep.types import Response
-
-VOCABULARY = ["<pad>", "<eos>", "<end>", *"abcdefghijklm"]
-EOS, END = 1, 2
-PROMPTS = [[3, 4, 5], [6, 7, 8, 9, 10, 11, 12], [4, 4, 4, 4], [9], [5, 3, 8, 8, 14]]
-
-
-def _sizes(**more: object) -> dict[str, object]:
-    return dict(
-        vocab_size=len(VOCABULARY),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        initializer_range=0.4,
-        bos_token_id=None,
-        eos_token_id=[EOS, END],
-        pad_token_id=0,
-        **more,
-    )
+from tiny_policies import END, EOS, PROMPTS, VOCABULARY, requests, sizes, tiny_llama, word_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel({token: index for index, token in enumerate(VOCABULARY)}))
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<pad>")
+    return word_tokenizer()
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2", "qwen2-sliding", "qwen3"])
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     torch.manual_seed(0)
     if request.param == "llama":
-        return LlamaForCausalLM(LlamaConfig(**_sizes(num_key_value_heads=4))).eval()
+        return LlamaForCausalLM(LlamaConfig(**sizes(num_key_value_heads=4))).eval()
     if request.param == "qwen3":
-        return Qwen3ForCausalLM(Qwen3Config(**_sizes(num_key_value_heads=2), head_dim=16)).eval()
+        return Qwen3ForCausalLM(Qwen3Config(**sizes(num_key_value_heads=2), head_dim=16)).eval()
     window = dict(use_sliding_window=True, sliding_window=6, max_window_layers=1)
-    config = Qwen2Config(**_sizes(num_key_value_heads=2), **(window if "sliding" in request.param else {}))
+    config = Qwen2Config(**sizes(num_key_value_heads=2), **(window if "sliding" in request.param else {}))
     return Qwen2ForCausalLM(config).eval()
 
 
 @pytest.fixture(scope="module")
 def llama() -> PreTrainedModel:
-    torch.manual_seed(1)
-    return LlamaForCausalLM(LlamaConfig(**_sizes(num_key_value_heads=4))).eval()
-
-
-def _requests(samples: range | list[int] = range(6)) -> list[Request]:
-    return [Request(f"p{index}", prompt, samples) for index, prompt in enumerate(PROMPTS)]
+    return tiny_llama()
 
 
 def _sampled(engine: HFEngine, requests: list[Request], settings: SamplingSettings) -> dict[str, list[Response]]:
@@ -115,7 +89,7 @@ def test_logps_are_those_of_the_model(
 ) -> None:
     """Left padding, the repeated cache, dropped rows and the nucleus change no log-prob by more than 1e-4."""
     settings = SamplingSettings(20, temperature, top_p, seed=3)
-    results = _sampled(HFEngine(model, tokenizer), _requests(), settings)
+    results = _sampled(HFEngine(model, tokenizer), requests(), settings)
     lengths = set()
     for key, prompt in zip(results, [PROMPTS[int(key[1:])] for key in results], strict=True):
         for response in results[key]:
@@ -128,7 +102,7 @@ def test_logps_are_those_of_the_model(
 def test_greedy_is_generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """Same tokens as `generate`, one unpadded prompt at a time; log-probs are those at temperature 1."""
     settings = SamplingSettings(24, temperature=0)
-    results = _sampled(HFEngine(model, tokenizer), _requests([0]), settings)
+    results = _sampled(HFEngine(model, tokenizer), requests([0]), settings)
     for index, prompt in enumerate(PROMPTS):
         ids = torch.tensor([prompt])
         output = model.generate(
@@ -144,8 +118,8 @@ def test_rows_do_not_depend_on_the_batch(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, limits: dict[str, int]
 ) -> None:
     settings = SamplingSettings(20, seed=5)
-    whole = _sampled(HFEngine(model, tokenizer), _requests(), settings)
-    cut = _sampled(HFEngine(model, tokenizer, **limits), _requests(), settings)
+    whole = _sampled(HFEngine(model, tokenizer), requests(), settings)
+    cut = _sampled(HFEngine(model, tokenizer, **limits), requests(), settings)
     for key, responses in whole.items():
         for left, right in zip(responses, cut[key], strict=True):
             _assert_same(left, right)
@@ -155,8 +129,8 @@ def test_a_subset_of_samples_is_drawn_alike(llama: PreTrainedModel, tokenizer: P
     """Samples 4 and 1 alone, asked in that order, are samples 4 and 1 of all six."""
     settings = SamplingSettings(20, seed=5)
     engine = HFEngine(llama, tokenizer)
-    whole = _sampled(engine, _requests(), settings)
-    for key, responses in _sampled(engine, _requests([4, 1]), settings).items():
+    whole = _sampled(engine, requests(), settings)
+    for key, responses in _sampled(engine, requests([4, 1]), settings).items():
         assert [response.sample for response in responses] == [4, 1]
         _assert_same(responses[0], whole[key][4])
         _assert_same(responses[1], whole[key][1])
@@ -164,8 +138,8 @@ def test_a_subset_of_samples_is_drawn_alike(llama: PreTrainedModel, tokenizer: P
 
 def test_a_longer_limit_continues_the_same_response(llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     engine = HFEngine(llama, tokenizer)
-    short = _sampled(engine, _requests(), SamplingSettings(5))
-    for key, responses in _sampled(engine, _requests(), SamplingSettings(30)).items():
+    short = _sampled(engine, requests(), SamplingSettings(5))
+    for key, responses in _sampled(engine, requests(), SamplingSettings(30)).items():
         for long, cut in zip(responses, short[key], strict=True):
             assert long.token_ids[:5] == cut.token_ids
 
@@ -175,7 +149,7 @@ def test_a_request_may_lower_the_limit(llama: PreTrainedModel, tokenizer: PreTra
     above the settings' changes nothing."""
     engine = HFEngine(llama, tokenizer)
     settings = SamplingSettings(20, temperature=2.0)
-    whole = _sampled(engine, _requests(), settings)
+    whole = _sampled(engine, requests(), settings)
     limits = [3, None, 50, None, None]
     mixed = [Request(f"p{i}", PROMPTS[i], range(6), limit) for i, limit in enumerate(limits)]
     results = _sampled(engine, mixed, settings)
@@ -345,7 +319,7 @@ def test_the_end_of_sequence_is_in_the_tokens_and_not_in_the_text(
     llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Either end token stops; the text is the words before it; a response at the limit has none."""
-    results = _sampled(HFEngine(llama, tokenizer), _requests(range(40)), SamplingSettings(12, temperature=2.0))
+    results = _sampled(HFEngine(llama, tokenizer), requests(range(40)), SamplingSettings(12, temperature=2.0))
     last = set()
     for response in (response for responses in results.values() for response in responses):
         ids = response.token_ids
@@ -376,31 +350,10 @@ def test_requests_are_read_lazily(llama: PreTrainedModel, tokenizer: PreTrainedT
     assert read <= 50 + 2 * 4 * 8 / 4
 
 
-def test_over_long_requests_are_refused(llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """64 positions: 44 + 20 fit, 45 + 20 do not."""
-    engine = HFEngine(llama, tokenizer)
-    settings = SamplingSettings(20)
-    assert len(list(engine.sample([Request("fits", [3] * 44, [0])], settings))) == 1
-    with pytest.raises(ValueError, match=r"'long'.*45 tokens.*20 exceed the 64 positions.*19 at most"):
-        list(engine.sample([Request("long", [3] * 45, [0])], settings))
-
-
-def test_foreign_tokens_are_refused(llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match=r"'x'.*3 to 16.*vocabulary of 16"):
-        list(HFEngine(llama, tokenizer).sample([Request("x", [3, 16], [0])], SamplingSettings(1)))
-
-
-def test_logits_that_are_no_numbers_are_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
-    broken = LlamaForCausalLM(LlamaConfig(**_sizes()))
-    torch.nn.init.constant_(broken.model.norm.weight, torch.nan)
-    with pytest.raises(FloatingPointError, match="not finite"):
-        list(HFEngine(broken, tokenizer).sample(_requests(), SamplingSettings(3)))
-
-
 def test_train_mode_is_restored_module_by_module(tokenizer: PreTrainedTokenizerFast) -> None:
     """Dropout is off while sampling; afterwards what trained trains again, and what was frozen does not."""
     torch.manual_seed(1)
-    dropping = LlamaForCausalLM(LlamaConfig(**_sizes(num_key_value_heads=4, attention_dropout=0.9))).train()
+    dropping = LlamaForCausalLM(LlamaConfig(**sizes(num_key_value_heads=4, attention_dropout=0.9))).train()
     dropping.model.layers[0].eval()
     before = [module.training for module in dropping.modules()]
     ((_, responses),) = HFEngine(dropping, tokenizer).sample([Request("p", PROMPTS[0], range(3))], SamplingSettings(8))
@@ -414,8 +367,8 @@ def test_train_mode_is_restored_module_by_module(tokenizer: PreTrainedTokenizerF
 def test_bfloat16(tokenizer: PreTrainedTokenizerFast) -> None:
     """Log-probs agree with a teacher-forced pass in bfloat16 to its precision (three digits)."""
     torch.manual_seed(1)
-    half = LlamaForCausalLM(LlamaConfig(**_sizes())).to(torch.bfloat16).eval()
-    for request, responses in HFEngine(half, tokenizer).sample(_requests(), SamplingSettings(10)):
+    half = LlamaForCausalLM(LlamaConfig(**sizes())).to(torch.bfloat16).eval()
+    for request, responses in HFEngine(half, tokenizer).sample(requests(), SamplingSettings(10)):
         for response in responses:
             with torch.no_grad():
                 ids = torch.tensor([request.prompt_ids + response.token_ids])
@@ -424,54 +377,17 @@ def test_bfloat16(tokenizer: PreTrainedTokenizerFast) -> None:
             assert response.logps == pytest.approx(expected.tolist(), abs=0.15)
 
 
-def test_an_end_of_sequence_is_required(llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    endless = LlamaForCausalLM(LlamaConfig(**{**_sizes(), "eos_token_id": None}))
-    endless.generation_config.eos_token_id = None
-    words = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
-    with pytest.raises(ValueError, match="no end-of-sequence token"):
-        HFEngine(endless, words)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"max_new_tokens": 1, "temperature": -0.1}, "temperature is -0.1"),
-        ({"max_new_tokens": 1, "temperature": math.nan}, "temperature is nan"),
-        ({"max_new_tokens": 1, "top_p": 0.0}, "top_p is 0.0"),
-        ({"max_new_tokens": 1, "top_p": 1.1}, "top_p is 1.1"),
-    ],
-)
-def test_settings_outside_their_range(arguments: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SamplingSettings(**arguments)  # type: ignore[arg-type]
-
-
-def test_a_request_without_room_for_a_token_is_refused() -> None:
-    with pytest.raises(ValueError, match="max_new_tokens is 0"):
-        Request("x", [1], [0], 0)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "samples", "message"),
-    [([], [0], "prompt_ids is empty"), ([1], [], "samples is empty"), ([1], [2, 2], "an index twice")],
-)
-def test_requests_that_ask_for_nothing_or_twice(prompt: list[int], samples: list[int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Request("x", prompt, samples)
-
-
 def test_a_text_to_stop_at_ends_a_response_with_the_token_that_completes_it(
     llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Each response is the beginning of the one without a stop, up to the first token by which its text holds it; it
     ends by itself, or at its limit, where that comes first. A limit that falls on that token takes nothing from it."""
     engine = HFEngine(llama, tokenizer)
-    whole = _sampled(engine, _requests(), SamplingSettings(20, temperature=2.0))
+    whole = _sampled(engine, requests(), SamplingSettings(20, temperature=2.0))
     endings = set()
     for stop in ("c", "k f", " "):
         for limit in (20, 4):
-            stopped = _sampled(engine, _requests(), SamplingSettings(limit, temperature=2.0, stop=stop))
+            stopped = _sampled(engine, requests(), SamplingSettings(limit, temperature=2.0, stop=stop))
             for key, responses in stopped.items():
                 for response, full in zip(responses, whole[key], strict=True):
                     ids = full.token_ids
@@ -497,8 +413,3 @@ def test_which_tokens_may_complete_a_stop(llama: PreTrainedModel) -> None:
         last = words.encode("x" + stop)[-1]
         assert engine._may_complete(stop, last)
         assert not any(engine._may_complete(stop, token) for token in words.encode("xyz7")[1:])
-
-
-def test_an_empty_stop_is_refused() -> None:
-    with pytest.raises(ValueError, match="stop is empty"):
-        SamplingSettings(4, stop="")

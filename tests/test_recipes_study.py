@@ -42,13 +42,10 @@ def runs(folder: Path, *worlds: list[tuple[list[int], list[float], list[float]]]
         ]
         qs = {"a": [[[q, 1.0] for q in a] for _, a, _ in problems]}
         aucs = {"a": {"response_within_problem": {"mean": 0.75}, "step_within_problem": {"mean": 0.5}}}
-        report = {
-            **best_of_n_report(groups, [1, 2]),
-            "aggregations": aggregation_report(groups, qs, [1, 2], ["min", "last"]),
-            "ns": [1, 2],
-            "auc": aucs | {"c": {"response_within_problem": None}},
-            "provenance": provenance({}),
-        }
+        report = best_of_n_report(groups, [1, 2])
+        aggregated = aggregation_report(groups, qs, [1, 2], ["min", "last"])
+        report |= {"aggregations": aggregated["aggregations"], "outcomes": report["outcomes"] | aggregated["outcomes"]}
+        report |= {"ns": [1, 2], "auc": aucs | {"c": {"response_within_problem": None}}, "provenance": provenance({})}
         write_json(folder / f"{seed}.json", report)
         work = Work(
             "key",

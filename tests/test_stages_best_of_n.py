@@ -213,7 +213,7 @@ def test_aggregations_are_compared_from_the_qs(tmp_path: Path, capsys: pytest.Ca
         curves = made["aggregations"][name]["curves"]
         picks = {how: curves[how]["2"]["mean"] for how in ("min", "last", "mean", "product")}
         assert picks == {"min": 0, "last": 1, "mean": 1, "product": 0}
-        outcomes = made["aggregations"][name]["outcomes"]
+        outcomes = {how: made["outcomes"][f"{name}/{how}"] for how in ("last", "min")}
         assert (
             outcomes["last"]["2"] == {"right": [1, 1, 1], "gradable": [1, 1, 1]}
             and outcomes["min"]["1"]["right"] == [0.5] * 3

@@ -110,19 +110,20 @@ def shared_rows_of(index: Index, other: Index) -> dict[str, Any]:
 
     Responses can be the same only in files of one format.
     """
-    theirs, ours = np.unique(other.table["prompt"]), index.table["prompt"]
-    rows = np.flatnonzero(np.isin(ours, theirs))
     same = index.format == other.format
     responses = np.isin(index.table["response"], np.unique(other.table["response"])) if same else np.zeros(0, bool)
-    return {"problems": len(np.intersect1d(ours, theirs)), "responses": int(responses.sum()), **named_rows(rows)}
+    return _shared(index, other.table["prompt"], int(responses.sum()))
 
 
 def shared_problems_of(index: Index, prompts: Iterable[str]) -> dict[str, Any]:
     """What a file shares with the problems of another that holds nothing else."""
-    theirs = np.unique(np.fromiter((prompt_hash(prompt) for prompt in prompts), "<u8"))
+    return _shared(index, np.fromiter(map(prompt_hash, prompts), "<u8"), responses=0)
+
+
+def _shared(index: Index, prompts: NDArray[np.uint64], responses: int) -> dict[str, Any]:
     ours = index.table["prompt"]
-    rows = np.flatnonzero(np.isin(ours, theirs))
-    return {"problems": len(np.intersect1d(ours, theirs)), "responses": 0, **named_rows(rows)}
+    rows = np.flatnonzero(np.isin(ours, prompts))
+    return {"problems": len(np.unique(ours[rows])), "responses": responses, **named_rows(rows)}
 
 
 def quantiles(values: NDArray[Any]) -> dict[str, float]:

@@ -160,14 +160,15 @@ def aggregation_report(
     """Best-of-n and the weighted vote of each verifier, for several ways to make one score of a response's Qs.
 
     `q_values` holds, by name of verifier, the Qs of each step of each response of each group.
-    `report["pqm"]["curves"]["min"]["8"]` is an accuracy, `min_weighted` the vote; `outcomes` are as in
-    `best_of_n_report`, `differences` paired, of each pair of aggregations at the largest n. Raises ValueError for an
-    unknown aggregation, and as `best_of_n_curves` does.
+    `report["aggregations"]["pqm"]["curves"]["min"]["8"]` is an accuracy, `min_weighted` the vote; `differences` are
+    paired, of each pair of aggregations at the largest n. `report["outcomes"]["pqm/min"]` is as in `best_of_n_report`.
+    Raises ValueError for an unknown aggregation, and as `best_of_n_curves` does.
     """
     unknown = [how for how in hows if how not in get_args(Aggregation)]
     if unknown:
         raise ValueError(f"unknown aggregation {unknown[0]!r}: choose among {', '.join(get_args(Aggregation))}")
     report: dict[str, Any] = {}
+    outcomes: dict[str, Any] = {}
     for name, of_groups in q_values.items():
         scored = [
             ScoredGroup(
@@ -185,13 +186,13 @@ def aggregation_report(
                 label: {str(n): accuracy(outcomes, seed=seed) for n, outcomes in curves[f"by {label}"].items()}
                 for label in (*hows, *(f"{how}_weighted" for how in hows))
             },
-            "outcomes": {how: _shares(curves[f"by {how}"]) for how in hows},
             "differences": {
                 f"{a}_minus_{b}": accuracy_difference(curves[f"by {a}"][most], curves[f"by {b}"][most], seed=seed)
                 for a, b in combinations(hows, 2)
             },
         }
-    return report
+        outcomes |= {f"{name}/{how}": _shares(curves[f"by {how}"]) for how in hows}
+    return {"aggregations": report, "outcomes": outcomes}
 
 
 def auc(scores: ArrayLike, correct: ArrayLike) -> float | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import httpx2
 
 from qstep.calls import Server, Unusable
-from qstep.data import decode_text
+from qstep.data import beginning, decode_text
 from qstep.generation.engine import Request, SamplingSettings
 from qstep.types import Ending, Response
 
@@ -140,9 +140,8 @@ class HTTPEngine:
 
     def _text(self, prompt_ids: list[int]) -> str:
         """The text whose tokens are these, less the beginning-of-sequence token where the server adds it again."""
-        bos = self.tokenizer.bos_token_id
-        if bos is not None and prompt_ids[0] == bos and self.tokenizer("")["input_ids"][:1] == [bos]:
-            prompt_ids = prompt_ids[1:]
+        added = beginning(self.tokenizer)
+        prompt_ids = prompt_ids[len(added) :] if prompt_ids[: len(added)] == added else prompt_ids
         return str(self.tokenizer.decode(prompt_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _gives_logps(self, settings: SamplingSettings) -> bool:

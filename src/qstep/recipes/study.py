@@ -154,9 +154,9 @@ def _outcomes(
     found = []
     for method in methods:
         try:
-            outcomes = _by_method(report, "outcomes")[method][str(of.n)]
+            outcomes = report["outcomes"][method][str(of.n)]
         except KeyError:
-            known = ", ".join(_by_method(report, "outcomes"))
+            known = ", ".join(report["outcomes"])
             raise recipe.error(
                 f"study: comparison {of.name!r}: the results have no {method!r} at n = {of.n}; they have {known} at "
                 f"n = {', '.join(map(str, report['ns']))}"
@@ -166,16 +166,11 @@ def _outcomes(
     return right, gradable
 
 
-def _by_method(report: Mapping[str, Any], of: str) -> dict[str, Any]:
-    """The `curves` or `outcomes` of each way to choose; of a scorer by an aggregation, under `scorer/aggregation`."""
-    aggregated = report.get("aggregations", {})
-    return dict(report[of]) | {
-        f"{scorer}/{how}": found for scorer, of_scorer in aggregated.items() for how, found in of_scorer[of].items()
-    }
-
-
 def _means(report: Mapping[str, Any], methods: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    curves = _by_method(report, "curves")
+    """The accuracy at each n of each way to choose; of a scorer by an aggregation, `scorer/aggregation`."""
+    curves = dict(report["curves"])
+    for scorer, of in report.get("aggregations", {}).items():
+        curves |= {f"{scorer}/{how}": curve for how, curve in of["curves"].items()}
     return {method: {n: of["mean"] for n, of in curves[method].items()} for method in methods}
 
 

@@ -69,11 +69,6 @@ def best_of_n(config: BestOfNConfig) -> Path:
     if not kept:
         raise ValueError(f"no problem has {max(ns)} responses; the most any has is {max(sizes)}: choose smaller --ns")
     verdicts = [correct for group in kept for correct in group.correct]
-    compared: dict[str, Any] = {}
-    if hows:
-        q_values = q_values_of(responses, large)
-        found = aggregation_report(kept, q_values, ns, hows, draws=config.draws, seed=config.seed)
-        compared = {"aggregations": found}
     report = {
         "problems": len(kept),
         "responses": len(verdicts),
@@ -83,9 +78,13 @@ def best_of_n(config: BestOfNConfig) -> Path:
         **best_of_n_report(kept, ns, draws=config.draws, seed=config.seed),
         "auc": {name: of | auc.get(name, {}) for name, of in response_auc(responses, config.seed).items()},
         "length": score_lengths(responses, config.seed),
-        **compared,
         "provenance": provenance(asdict(config)),
     }
+    if hows:
+        q_values = q_values_of(responses, large)
+        found = aggregation_report(kept, q_values, ns, hows, draws=config.draws, seed=config.seed)
+        report["aggregations"] = found["aggregations"]
+        report["outcomes"] |= found["outcomes"]
     write_json(config.output, report)
     print_table(
         "accuracy of choosing among n responses, 95 % intervals",
