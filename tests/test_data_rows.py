@@ -129,6 +129,8 @@ def test_a_bad_row_is_named(tmp_path: Path, format: Format, bad: dict[str, Any],
         ('[{"prompt": "Q"}]\n', "line 1: a list"),
         ('{"prompt": "Q", "completion": "a", "reward": 1}\n\n{}\n', "line 2: not JSON"),
         ('{"prompt": "Q", "completion": "a", "reward": 1e999}\n', "line 1: a number too large to be finite"),
+        ('{"prompt": "Q", "completion": "a", "reward": -2E+309}\n', "line 1: a number too large to be finite"),
+        (f'{{"prompt": "Q", "completion": "a", "reward": {"7" * 310}.5}}\n', "line 1: a number too large to be finite"),
         ('{"prompt": "Q", "completion": "a", "reward": 1}\n{"prompt": "Q", "comp', "line 2: .*torn"),
     ],
 )
