@@ -16,8 +16,8 @@ from qstep.data import read_rows, write_jsonl
 from qstep.stages.audit import AuditConfig, audit
 from qstep.stages.convert import ConvertConfig, convert
 from qstep.stages.train import TrainInputs, train
-from qstep.trainers import METHODS
-from qstep.trainers.scorer import StepwiseConfig, check_labels
+from qstep.trainers import METHODS, StepwiseConfig
+from qstep.trainers.scorer import check_labels
 from real_data import DATA, needs_data
 
 ROWS = [

@@ -18,7 +18,7 @@ from qstep.stages.convert import ConvertConfig, convert
 from qstep.stages.score import ScoreConfig, score
 from qstep.stages.train import TrainInputs, train
 from qstep.tasks import miniature
-from qstep.trainers.scorer import RankingConfig
+from qstep.trainers import RankingConfig
 from raw_rows import write
 from test_data_published import FORMATS, PHASE_2, SHEPHERD, TRL, shepherd
 

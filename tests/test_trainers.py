@@ -16,7 +16,7 @@ from qstep.losses import pqm_loss, pqm_theoretical_loss
 from qstep.models import ModelOptions
 from qstep.tasks import miniature
 from qstep.trainers import METHODS, ImportanceCollapse, NonFiniteLoss, RankingConfig, StepwiseConfig, dataset, scorer
-from qstep.trainers.scorer import loss_function, step_labels
+from qstep.trainers.objectives import loss_function, step_labels
 from qstep.types import ABSENT
 
 COMMON = dict(

@@ -168,14 +168,14 @@ _STAGES = (
 )
 
 _METHODS = {
-    "pqm": ("scorer:RankingConfig", "PQM's practical ranking loss (Eq. 10)"),
-    "pqm_theoretical": ("scorer:RankingConfig", "PQM's theoretical loss (Eq. 9)"),
-    "pqm_ablation": ("scorer:StepwiseConfig", "PQM's ablation (Eq. 12)"),
-    "bce": ("scorer:StepwiseConfig", "step classification"),
-    "mse": ("scorer:StepwiseConfig", "step regression"),
-    "orm": ("scorer:ScorerConfig", "classification of the last step only"),
-    "dqo": ("value:DQOConfig", "direct Q-function optimization"),
-    "dro": ("value:DROConfig", "DQO's bandit baseline"),
+    "pqm": ("objectives:RankingConfig", "PQM's practical ranking loss (Eq. 10)"),
+    "pqm_theoretical": ("objectives:RankingConfig", "PQM's theoretical loss (Eq. 9)"),
+    "pqm_ablation": ("objectives:StepwiseConfig", "PQM's ablation (Eq. 12)"),
+    "bce": ("objectives:StepwiseConfig", "step classification"),
+    "mse": ("objectives:StepwiseConfig", "step regression"),
+    "orm": ("objectives:ScorerConfig", "classification of the last step only"),
+    "dqo": ("dqo:DQOConfig", "direct Q-function optimization"),
+    "dro": ("dro:DROConfig", "DQO's bandit baseline"),
     "rs": ("dataset:GroupConfig", "rejection sampling: supervised learning on right responses"),
 }
 

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 from qstep.trainers.base import GroupTrainer, NonFiniteLoss
 from qstep.trainers.dataset import GroupConfig
+from qstep.trainers.dqo import DQOConfig, DQOTrainer, ImportanceCollapse
+from qstep.trainers.dro import DROConfig, DROTrainer
+from qstep.trainers.objectives import RankingConfig, ScorerConfig, StepwiseConfig
 from qstep.trainers.policy import RSTrainer
 from qstep.trainers.processes import ProcessFailed
-from qstep.trainers.scorer import RankingConfig, ScorerConfig, ScorerTrainer, StepwiseConfig
-from qstep.trainers.value import DQOConfig, DQOTrainer, DROConfig, DROTrainer, ImportanceCollapse
+from qstep.trainers.scorer import ScorerTrainer
 
 __all__ = [
     "METHODS",

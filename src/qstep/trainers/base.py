@@ -19,10 +19,11 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, Trai
 from transformers.trainer_utils import EvalLoopOutput, SaveStrategy
 
 from qstep.models import Batch, ModelOptions, PretrainedModule
+from qstep.trainers.averages import Averages
 from qstep.trainers.batches import StepSampler
 from qstep.trainers.checkpoints import sealed, why_unusable
 from qstep.trainers.dataset import GroupConfig, GroupDataset, Item
-from qstep.trainers.processes import gathered, somewhere, together
+from qstep.trainers.processes import somewhere, together
 
 _OVERFLOWS = 25
 """fp16 steps that may overflow one after another: the loss scale starts at 2^16 and halves at each."""
@@ -113,8 +114,7 @@ class GroupTrainer(Trainer, ABC):
         self.learned: bool | None = None  # whether any step was not skipped; None before the first
         self._loss_before = torch.zeros((), device=args.device)
         self.add_callback(_LogWhereItMatters())
-        self._sums: dict[str, tuple[Tensor, int]] = {}
-        self._sums_before: dict[str, tuple[Tensor, int]] = {}
+        self.averages, self._averages_before = Averages(), Averages()
 
     @classmethod
     def create(cls, options: ModelOptions, config: GroupConfig, *rest: Any, **more: Any) -> GroupTrainer:
@@ -196,10 +196,10 @@ class GroupTrainer(Trainer, ABC):
     ) -> Tensor:
         weights = inputs["row_weight"]
         counted = weights > 0
-        before = dict(self._sums)
+        before = self.averages.copy()
         losses = self.losses(model, inputs)
         if not counted.any():
-            self._sums = before
+            self.averages = before
         self._refuse_non_finite(losses, counted, inputs)
         items = (self.count_items(inputs) * weights).sum() if num_items_in_batch is None else num_items_in_batch
         return losses.masked_fill(~counted, 0.0).sum() / items * self.accelerator.num_processes
@@ -239,18 +239,16 @@ class GroupTrainer(Trainer, ABC):
         skipped = self.overflowed_at == self.state.global_step
         if skipped:  # it has no part in what is logged
             self._tr_loss.copy_(self._loss_before)
-            self._sums = self._sums_before
+            self.averages = self._averages_before
             self.skipped += 1
         self.learned = bool(self.learned) or not skipped
-        self._loss_before, self._sums_before = self._tr_loss.clone(), dict(self._sums)
+        self._loss_before, self._averages_before = self._tr_loss.clone(), self.averages.copy()
         return norm
 
     def record(self, **values: Tensor) -> None:
         """Adds to the averages that the next log line shows; double underscores in a name become slashes."""
         for name, value in values.items():
-            value = value.detach().float()
-            total, count = self._sums.get(name, (torch.zeros((), device=value.device), 0))
-            self._sums[name] = (total + value.sum(), count + value.numel())
+            self.averages.add(name.replace("__", "/"), value.detach().float())
 
     def summarised(self, means: dict[str, float]) -> dict[str, float]:
         """What is logged, given the means of what was recorded."""
@@ -258,14 +256,8 @@ class GroupTrainer(Trainer, ABC):
 
     def _means(self) -> dict[str, float]:
         """The averages over all processes of what was recorded; forgets it. Called by all of them."""
-        here = {name.replace("__", "/"): (total.item(), count) for name, (total, count) in self._sums.items()}
-        self._sums = {}
-        everywhere = gathered(here)
-        names = sorted({name for sums in everywhere for name in sums})
-        parts = {name: [sums[name] for sums in everywhere if name in sums] for name in names}
-        counts = {name: sum(count for _, count in part) for name, part in parts.items()}
-        means = {name: sum(total for total, _ in part) / counts[name] for name, part in parts.items() if counts[name]}
-        return self.summarised(means)
+        averages, self.averages = self.averages, Averages()
+        return self.summarised(averages.means())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -273,7 +265,7 @@ class GroupTrainer(Trainer, ABC):
             mean = logs["loss"] * self.steps / counted if counted else math.nan
             logs = {**logs, "loss": mean, **({"skipped_steps": self.skipped} if self.skipped else {}), **self._means()}
             self.steps, self.skipped = 0, 0
-            self._sums_before = {}
+            self._averages_before = Averages()
             self._loss_before = torch.zeros_like(self._tr_loss)
         # null: JSON has no NaN
         super().log({name: None if _is_odd(value) else value for name, value in logs.items()}, start_time)  # type: ignore[misc]
@@ -304,21 +296,20 @@ class GroupTrainer(Trainer, ABC):
         if not self.accelerator._models:
             model = self.accelerator.prepare_model(model, evaluation_mode=True)
         model.eval()
-        training, self._sums = self._sums, {}
+        training, self.averages = self.averages, Averages()
         iterator = iter(dataloader)
         for _ in range(len(dataloader)):
             inputs = self._prepare_inputs(together(lambda: next(iterator)))
-            before = dict(self._sums)
+            before = self.averages.copy()
             with torch.no_grad():
                 losses = self.losses(model, inputs)
             weights = inputs["row_weight"]
             if not weights.any():
-                self._sums = before
-            total, count = self._sums.get("loss", (torch.zeros((), device=losses.device), 0))
+                self.averages = before
             items = int((self.count_items(inputs) * weights).sum())
-            self._sums["loss"] = (total + losses.masked_fill(weights == 0, 0.0).sum(), count + items)
+            self.averages.add("loss", losses.masked_fill(weights == 0, 0.0), items)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        means, self._sums = self._means(), training
+        means, self.averages = self._means(), training
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         return EvalLoopOutput(None, None, metrics, len(dataloader.dataset))  # type: ignore[arg-type]
 
