@@ -104,6 +104,8 @@ def test_the_page_says_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "| a | 0.500 | 1.000 |" in text and "| majority |" in text and "a_weighted" not in text
     assert "| AUC within a problem, mean over worlds | right responses | right steps |" in text
     assert "| a | 0.750 | 0.500 |" in text
+    made = provenance({})
+    assert f"`qstep run {study.file}`, commit {made['git_commit']}, {made['hardware']}; worlds 0, 1." in text
 
 
 def test_a_scorer_is_compared_by_its_aggregations(tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ def answer(recipe: Recipe, runs: Sequence[Run]) -> dict[str, Any]:
         "comparisons": compared,
         "worlds": curves,
         "auc": aucs,
-        "provenance": next(iter(worlds.values()))["provenance"],
+        # A stage that several studies share was run by another's command.
+        "provenance": next(iter(worlds.values()))["provenance"] | {"command": f"qstep run {recipe.file}"},
     }
 
 
@@ -213,7 +214,9 @@ def page(recipe: Recipe, found: Mapping[str, Any]) -> str:
         cells = [f"{np.mean([curves[method][str(n)] for curves in worlds.values()]):.3f}" for n in ns]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     lines += _auc_table(list(found["auc"].values()))
-    lines += ["", f"Worlds: {', '.join(worlds)}. Commit {found['provenance']['git_commit']}.", ""]
+    made = found["provenance"]
+    how = f"`{made['command']}`, commit {made['git_commit']}, {made['hardware']}"
+    lines += ["", f"{how}; worlds {', '.join(worlds)}.", ""]
     return "\n".join(lines)
 
 
