@@ -134,3 +134,11 @@ def test_a_way_to_choose_that_is_not_there_is_named(tmp_path: Path) -> None:
     asked = recipe(tmp_path, comparisons={"x": {"a": "c", "b": "b", "n": 2}})
     with pytest.raises(RecipeError, match="comparison 'x': the results have no 'c' at n = 2; they have mean, majority"):
         answer(asked, runs(tmp_path, [A_WINS]))
+
+
+def test_a_world_of_several_variants_is_no_study(tmp_path: Path) -> None:
+    file = recipe(tmp_path).file
+    written = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**written, "variants": {"x": {"choice": {"seed": 1}}, "y": {}}}))
+    with pytest.raises(RecipeError, match="a study has one run a world: make stages of its variants"):
+        run(RunConfig(recipe=file))

@@ -70,8 +70,10 @@ class Study:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Study:
-        """Raises RecipeError where an entry is missing, unknown, or not what it should be."""
+        """Raises RecipeError where an entry is missing, unknown, or not what it should be, or a world has variants."""
         written = recipe.study
+        if recipe.variants:
+            raise recipe.error("a study has one run a world: make stages of its variants, or say `study: null`")
         if not isinstance(written, dict) or set(written) != _ENTRIES or not isinstance(written["comparisons"], dict):
             raise recipe.error(f"`study` is a mapping with {', '.join(sorted(_ENTRIES))}")
         if written["results"] not in recipe.stages:
