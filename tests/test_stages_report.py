@@ -29,7 +29,12 @@ def evaluation(path: Path, **verdicts: tuple[int, int, int]) -> Path:
             "problems": {
                 mode: {p: [c.right, c.wrong, c.ungradable] for p, c in of.items()} for mode, of in modes.items()
             },
-            "provenance": {"command": "qstep evaluate", "git_commit": "3f9c2ab", "date": "2026-01-01"},
+            "provenance": {
+                "command": "qstep evaluate",
+                "git_commit": "3f9c2ab",
+                "hardware": "2 cores",
+                "date": "2026-01-01",
+            },
         },
     )
     return path

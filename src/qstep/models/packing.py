@@ -65,6 +65,7 @@ class Packing:
     lengths: list[int]
     prompt_of: list[int]
     masks: dict[tuple[int, int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
+    seen: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def of(cls, batch: Batch) -> Packing:
@@ -85,6 +86,24 @@ class Packing:
         return torch.cat(
             [torch.arange(start, start + n, device=device) for start, n in zip(starts, self.lengths, strict=True)]
         )
+
+    def keys(self, device: torch.device) -> list[Tensor]:
+        """What each segment sees: the positions [K] of its prompt and of itself, segment after segment.
+
+        And where a segment's queries and its keys begin in the L queries and K keys, [S + 1] each.
+        """
+        if not self.seen:
+            spans = torch.arange(sum(self.lengths)).split(self.lengths)
+            whole = [
+                span if at == prompt else torch.cat([spans[prompt], span])
+                for at, (prompt, span) in enumerate(zip(self.prompt_of, spans, strict=True))
+            ]
+            starts = [
+                F.pad(torch.tensor([*map(len, parts)], dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
+                for parts in (spans, whole)
+            ]
+            self.seen.extend(tensor.to(device) for tensor in (torch.cat(whole), *starts))
+        return self.seen
 
     def mask(self, before: int, window: int | None, query: Tensor) -> Tensor:
         """What is added to the scores of the last positions, one a query, and `before + length` keys: 0 or -inf."""
@@ -126,6 +145,8 @@ def packed_attention(
     if dropout:
         raise RuntimeError(f"{type(module).__name__} drops out attention: load the model with qstep.models")
     query, key = query.to(value.dtype), key.to(value.dtype)
+    if query.is_cuda and query.dtype != torch.float32 and softcap is None and query.shape[-1] % 8 == 0:
+        return _one_kernel(query, key, value, packing, scaling, sliding_window), None
     segments = zip(*(states.split(packing.lengths, dim=2) for states in (query, key, value)), strict=True)
     outputs: list[Tensor] = []
     prompt_key = prompt_value = key
@@ -138,6 +159,33 @@ def packed_attention(
             k, v = torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2)
         outputs.append(_attend(q, k, v, packing, before, scaling, sliding_window, softcap) if q.shape[2] else q)
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _one_kernel(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
+) -> Float[Tensor, "1 L H d"]:
+    """All segments at once by FlashAttention on a GPU, which wants half precision; keys of a prompt are copied.
+
+    Where there are more keys than queries its last query sees the last key, as a response that follows a prompt.
+    """
+    from torch.nn.attention.varlen import varlen_attn  # brings a compiler, which no CPU needs
+
+    seen, query_starts, key_starts = packing.keys(query.device)
+    longest = max(length + packing.lengths[at] for length, at in zip(packing.lengths, packing.prompt_of, strict=True))
+    output = varlen_attn(
+        query[0].transpose(0, 1).contiguous(),
+        key[0].transpose(0, 1).index_select(0, seen),
+        value[0].transpose(0, 1).index_select(0, seen),
+        query_starts,
+        key_starts,
+        max(packing.lengths),
+        longest,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    assert isinstance(output, Tensor)  # a pair with what else may be asked for
+    return output.unsqueeze(0)
 
 
 def _attend(

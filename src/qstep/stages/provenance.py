@@ -20,7 +20,7 @@ def provenance(settings: dict[str, Any]) -> dict[str, Any]:
         "seeds": {name: settings[name] for name in ("seed", "data_seed") if name in settings},
         "git_commit": _commit(),
         "command": shlex.join(["qstep", *sys.argv[1:]]),
-        "hardware": f"{os.cpu_count()} cores, {_cpu()}",
+        "hardware": ", ".join([f"{os.cpu_count()} cores", _cpu(), *_gpus()]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "settings": _plain(settings),
     }
@@ -50,3 +50,9 @@ def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process can use, where it has torch: what runs without torch uses none."""
+    cuda = sys.modules["torch"].cuda if "torch" in sys.modules else None
+    return [cuda.get_device_name(i) for i in range(cuda.device_count())] if cuda is not None else []

@@ -88,7 +88,9 @@ def gathered(results: Mapping[str, tuple[Path, dict[str, Any]]]) -> dict[str, An
     for name, (path, of) in results.items():
         if name in {*evaluations, *choices, *judgements, *searches}:
             if "provenance" in of:
-                page["provenance"][name] = {key: of["provenance"][key] for key in ("command", "git_commit", "date")}
+                page["provenance"][name] = {
+                    key: of["provenance"][key] for key in ("command", "git_commit", "hardware", "date")
+                }
         elif "provenance" in of:
             for key, value in of.items():
                 page[key] = page.get(key, {}) | value if isinstance(value, dict) else value
