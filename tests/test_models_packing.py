@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from model_families import FAMILIES, REFUSED, saved, tiny, with_contract
 from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, ScorerModel, collate_groups, collate_steps
 from qstep.models import logps as logps_module
+from qstep.models import packing as packing_module
 
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [3]]
 RESPONSES = [[[1, 2, 3, 4], [5, 6]], [[7], [8, 9, 10], [2] * 6], [[5]]]
@@ -217,3 +219,44 @@ def test_states_of_another_size_are_refused(tmp_path: Path) -> None:
     shape = dict(vocab_size=18, hidden_size=32, ffn_dim=64, num_hidden_layers=1, num_attention_heads=4)
     with pytest.raises(ValueError, match="its last states have 16 entries, not 32"):
         PolicyModel(OPTForCausalLM(OPTConfig(**shape, word_embed_proj_dim=16, dropout=0.0)))
+
+
+def by_segment(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_starts: torch.Tensor,
+    key_starts: torch.Tensor,
+    longest_query: int,
+    longest_key: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """What `varlen_attn`, which only a GPU has, is documented to do: the last query sees the last key."""
+    outputs = []
+    for at in range(len(query_starts) - 1):
+        q = query[query_starts[at] : query_starts[at + 1]].transpose(0, 1)
+        k, v = (states[key_starts[at] : key_starts[at + 1]].transpose(0, 1) for states in (key, value))
+        (_, queries, _), (_, keys, _) = q.shape, k.shape
+        assert queries <= longest_query and keys <= longest_key
+        position, seen = torch.arange(keys - queries, keys)[:, None], torch.arange(keys)
+        mask = seen <= position + window_size[1]
+        if window_size[0] >= 0:
+            mask &= seen >= position - window_size[0]
+        outputs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=enable_gqa))
+    return torch.cat(outputs, dim=1).transpose(0, 1)
+
+
+@pytest.mark.parametrize("window", [None, 3, 5])
+def test_a_gpus_kernel_is_given_what_each_segment_sees(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grouped keys, an empty response; the segments one by one, as on the CPU, give the same."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", by_segment)
+    packing = packing_module.Packing.of(collate_groups(PROMPTS, [*RESPONSES[:2], [[5], []]]))
+    query, key, value = (torch.randn(1, heads, sum(packing.lengths), 8) for heads in (4, 2, 2))
+    at_once = packing_module._one_kernel(query, key, value, packing, 0.3, window)
+    expected, _ = packing_module.packed_attention(
+        nn.Module(), query, key, value, None, scaling=0.3, sliding_window=window, packing=packing
+    )
+    torch.testing.assert_close(at_once, expected, rtol=1e-5, atol=1e-6)

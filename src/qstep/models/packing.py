@@ -145,7 +145,7 @@ def packed_attention(
     if dropout:
         raise RuntimeError(f"{type(module).__name__} drops out attention: load the model with qstep.models")
     query, key = query.to(value.dtype), key.to(value.dtype)
-    if query.is_cuda and query.dtype != torch.float32 and softcap is None and query.shape[-1] % 8 == 0:
+    if softcap is None and _flash_attention_takes(query):
         return _one_kernel(query, key, value, packing, scaling, sliding_window), None
     segments = zip(*(states.split(packing.lengths, dim=2) for states in (query, key, value)), strict=True)
     outputs: list[Tensor] = []
@@ -161,10 +161,18 @@ def packed_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
+def _flash_attention_takes(query: Tensor) -> bool:
+    """Half precision, on a GPU since Ampere, with heads of the widths that it knows."""
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    width = query.shape[-1]
+    return width % 8 == 0 and width <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
 def _one_kernel(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
 ) -> Float[Tensor, "1 L H d"]:
-    """All segments at once by FlashAttention on a GPU, which wants half precision; keys of a prompt are copied.
+    """All segments at once by FlashAttention; the keys of a prompt are copied for each of its responses.
 
     Where there are more keys than queries its last query sees the last key, as a response that follows a prompt.
     """
