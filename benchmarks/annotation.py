@@ -31,7 +31,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,8 @@ def real_rows(data: Path, problems: int, responses: int, skip: int) -> list[Row]
     return [row for rows in list(per_problem.values())[skip:] for row in rows]
 
 
-def speed(args: argparse.Namespace) -> dict[str, Any]:
-    """Alternating pairs of qstep and the naive loop."""
+def speed(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Alternating pairs of qstep and the naive loop; what all so far say, after each."""
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype).eval().to(args.device)
     engine = HFEngine(model, tokenizer, max_tokens=args.max_tokens)
@@ -149,21 +149,21 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
                 "cpu_ratio": cpu_seconds["naive"] / cpu_seconds["qstep"],
             }
         )
-        print(runs[-1])
-    rate = {side: statistics.fmean(of) for side, of in successes.items()}
-    error = (sum(p * (1 - p) / len(successes[side]) for side, p in rate.items())) ** 0.5
-    return {
-        "ratio": statistics.median(run["ratio"] for run in runs),
-        "cpu_ratio": statistics.median(run["cpu_ratio"] for run in runs),
-        "labels_per_second": {
-            side: statistics.median(run["labels_per_second"][side] for run in runs) for side in ("qstep", "naive")
-        },
-        "k": args.k,
-        "success_rate": rate,
-        "success_difference_in_standard_errors": (rate["qstep"] - rate["naive"]) / error if error else 0.0,
-        "mean_length": {side: statistics.fmean(of) for side, of in lengths.items()},
-        "runs": runs,
-    }
+        print(runs[-1], flush=True)
+        rate = {side: statistics.fmean(of) for side, of in successes.items()}
+        error = (sum(p * (1 - p) / len(successes[side]) for side, p in rate.items())) ** 0.5
+        yield {
+            "ratio": statistics.median(run["ratio"] for run in runs),
+            "cpu_ratio": statistics.median(run["cpu_ratio"] for run in runs),
+            "labels_per_second": {
+                side: statistics.median(run["labels_per_second"][side] for run in runs) for side in ("qstep", "naive")
+            },
+            "k": args.k,
+            "success_rate": rate,
+            "success_difference_in_standard_errors": (rate["qstep"] - rate["naive"]) / error if error else 0.0,
+            "mean_length": {side: statistics.fmean(of) for side, of in lengths.items()},
+            "runs": runs,
+        }
 
 
 def base_policy(seed: int, pages: int, device: str) -> HFEngine:
@@ -279,17 +279,21 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=16_000, help="of the textbook that a policy learns from")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"provenance": provenance({**vars(args), "threads": torch.get_num_threads()})}
+    result["provenance"]["command"] = f"python {' '.join(sys.argv)}"
     if args.seeds:
         result["quality"] = quality(args)
         print(json.dumps(result["quality"]["methods"], indent=2))
+        save(args.output, result)
     if args.model:
-        result["speed"] = speed(args)
+        for result["speed"] in speed(args):
+            save(args.output, result)
         print({name: value for name, value in result["speed"].items() if name != "runs"})
-    result["provenance"] = provenance({**vars(args), "threads": torch.get_num_threads()})
-    result["provenance"]["command"] = f"python {' '.join(sys.argv)}"
-    if args.output:
-        write_json(args.output, result)
+
+
+def save(output: Path | None, result: dict[str, Any]) -> None:
+    if output:
+        write_json(output, result)
 
 
 if __name__ == "__main__":
