@@ -423,7 +423,7 @@ def _is_json(value: Any) -> bool:
 
 
 _DIGITS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
-_MAY_OVERFLOW = (b"e00", b"e+00", b"0" * 300)
+_MAY_OVERFLOW = (b"0e00", b"0e+00", b"0" * 300)
 """What a number beyond floating point has, with all its digits taken for 0."""
 
 

@@ -409,12 +409,12 @@ def _choose(
     return token_R, logp_R
 
 
-def _nucleus(probs_RV: Tensor, top_p: float) -> Tensor:
+def _nucleus(probs_SV: Tensor, top_p: float) -> Tensor:
     """Zeroes all but the smallest set of likeliest tokens whose mass reaches `top_p`; no renormalising."""
-    sorted_RV, order_RV = probs_RV.sort(dim=-1, descending=True, stable=True)
-    mass_before_RV = sorted_RV.cumsum(dim=-1) - sorted_RV
-    kept_RV = sorted_RV.masked_fill(mass_before_RV >= top_p, 0)
-    return torch.zeros_like(probs_RV).scatter(1, order_RV, kept_RV)
+    sorted_SV, order_SV = probs_SV.sort(dim=-1, descending=True, stable=True)
+    mass_before_SV = sorted_SV.cumsum(dim=-1) - sorted_SV
+    kept_SV = sorted_SV.masked_fill(mass_before_SV >= top_p, 0)
+    return torch.zeros_like(probs_SV).scatter(1, order_SV, kept_SV)
 
 
 def _uniforms(rows: list[_Row], settings: SamplingSettings) -> Tensor:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,19 @@ def collate_groups(prompts: Sequence[Sequence[int]], responses: Sequence[Sequenc
     }
 
 
+class Spans(NamedTuple):
+    """The queries and keys of S segments, one after another.
+
+    key_positions: where in the packed row each key lies. query_starts, key_starts: [S + 1] where each segment's begin.
+    """
+
+    key_positions: Int[Tensor, " N"]
+    query_starts: Int[Tensor, " S+1"]
+    key_starts: Int[Tensor, " S+1"]
+    longest_query: int
+    longest_key: int
+
+
 @dataclass(frozen=True)
 class Packing:
     """Where the segments of a batch lie: each prompt, then its responses. Handed to every attention layer.
@@ -65,7 +79,7 @@ class Packing:
     lengths: list[int]
     prompt_of: list[int]
     masks: dict[tuple[int, int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
-    seen: list[Tensor] = field(default_factory=list)
+    kept: list[Spans] = field(default_factory=list)
 
     @classmethod
     def of(cls, batch: Batch) -> Packing:
@@ -87,23 +101,21 @@ class Packing:
             [torch.arange(start, start + n, device=device) for start, n in zip(starts, self.lengths, strict=True)]
         )
 
-    def keys(self, device: torch.device) -> list[Tensor]:
-        """What each segment sees: the positions [K] of its prompt and of itself, segment after segment.
-
-        And where a segment's queries and its keys begin in the L queries and K keys, [S + 1] each.
-        """
-        if not self.seen:
-            spans = torch.arange(sum(self.lengths)).split(self.lengths)
-            whole = [
-                span if at == prompt else torch.cat([spans[prompt], span])
-                for at, (prompt, span) in enumerate(zip(self.prompt_of, spans, strict=True))
+    def spans(self, device: torch.device) -> Spans:
+        """What each segment sees: its prompt, and itself."""
+        if not self.kept:
+            own = torch.arange(sum(self.lengths)).split(self.lengths)
+            seen = [
+                span if at == prompt else torch.cat([own[prompt], span])
+                for at, (prompt, span) in enumerate(zip(self.prompt_of, own, strict=True))
             ]
-            starts = [
-                F.pad(torch.tensor([*map(len, parts)], dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
-                for parts in (spans, whole)
-            ]
-            self.seen.extend(tensor.to(device) for tensor in (torch.cat(whole), *starts))
-        return self.seen
+            queries, keys = [*map(len, own)], [*map(len, seen)]
+            query_starts, key_starts = (
+                torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device) for lengths in (queries, keys)
+            )
+            positions = torch.cat(seen).to(device)
+            self.kept.append(Spans(positions, query_starts, key_starts, max(queries), max(keys)))
+        return self.kept[0]
 
     def mask(self, before: int, window: int | None, query: Tensor) -> Tensor:
         """What is added to the scores of the last positions, one a query, and `before + length` keys: 0 or -inf."""
@@ -178,16 +190,15 @@ def _one_kernel(
     """
     from torch.nn.attention.varlen import varlen_attn  # brings a compiler, which no CPU needs
 
-    seen, query_starts, key_starts = packing.keys(query.device)
-    longest = max(length + packing.lengths[at] for length, at in zip(packing.lengths, packing.prompt_of, strict=True))
+    spans = packing.spans(query.device)
     output = varlen_attn(
         query[0].transpose(0, 1).contiguous(),
-        key[0].transpose(0, 1).index_select(0, seen),
-        value[0].transpose(0, 1).index_select(0, seen),
-        query_starts,
-        key_starts,
-        max(packing.lengths),
-        longest,
+        key[0].transpose(0, 1).index_select(0, spans.key_positions),
+        value[0].transpose(0, 1).index_select(0, spans.key_positions),
+        spans.query_starts,
+        spans.key_starts,
+        spans.longest_query,
+        spans.longest_key,
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=key.shape[1] != query.shape[1],

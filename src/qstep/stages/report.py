@@ -96,8 +96,8 @@ def gathered(results: Mapping[str, tuple[Path, dict[str, Any]]]) -> dict[str, An
                 page[key] = page.get(key, {}) | value if isinstance(value, dict) else value
         else:
             raise ValueError(
-                f"{path} is no result of `qstep evaluate`, `qstep best-of-n`, `qstep compare-search` or "
-                "`qstep report --summary`"
+                f"{path} is no result of `qstep evaluate`, `qstep evaluate processbench`, `qstep best-of-n`, "
+                "`qstep compare-search` or `qstep report --summary`"
             )
     for name, of in evaluations.items():
         page["policies"][name] = {mode: of[mode] for mode in of["problems"]}

@@ -204,9 +204,9 @@ class DQOTrainer(DROTrainer):
 
     def watch_importance(self) -> None:
         """Logs the weights' health over one optimizer step and stops the run when they have collapsed."""
-        here = torch.cat(self.log_weights).tolist()
+        own = torch.cat(self.log_weights).tolist()
         self.log_weights.clear()
-        log_weights = torch.tensor([weight for process in gathered(here) for weight in process])
+        log_weights = torch.tensor([weight for process in gathered(own) for weight in process])
         diagnostics = importance_diagnostics(log_weights, self.config.importance_clip)
         self.record(**{f"importance__{name}": torch.tensor(value) for name, value in diagnostics.items()})
         worst = min(diagnostics["effective_sample_size"], diagnostics["mean_weight"])
