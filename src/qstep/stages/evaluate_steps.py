@@ -91,34 +91,31 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
     judged, chosen_on = _benchmarks(config)
     shared = _refuse_shared(judged, chosen_on)
     scored = {name: _scored(of, config) for name, of in judged.items()}
-    threshold = _threshold(config, chosen_on, shared)
+    q, threshold = _threshold(config, chosen_on, shared)
     judgements = {name: _judgements(rows) for name, (rows, _) in scored.items()}
-    steps = {
-        name: _report(judgements[name], rows, summary, threshold["q"], config.seed)
-        for name, (rows, summary) in scored.items()
-    }
+    steps = {name: _report(judgements[name], rows, summary, q, config.seed) for name, (rows, summary) in scored.items()}
     now = datetime.now()
     originals = {name: len(of.rows) + of.left_out.total() for name, of in judged.items()}
-    results = {
-        "name": config.output_dir.name,
-        "scorer": config.scorer_fingerprint(),
-        "threshold": {name: value for name, value in threshold.items() if name != "q"},
-        "steps": steps,
-        "mean": {"f1": mean_f1(judgements, threshold["q"], seed=config.seed), "subsets": list(steps)},
+    harness = {
         **harness_results(steps, originals, config.scorer, config.seed, now),
         "provenance": provenance(asdict(config)),
     }
+    results = {
+        "name": config.output_dir.name,
+        "scorer": config.scorer_fingerprint(),
+        "threshold": threshold,
+        "steps": steps,
+        "mean": {"f1": mean_f1(judgements, q, seed=config.seed), "subsets": list(steps)},
+        **harness,
+    }
     write_json(config.output_dir / "results.json", results)
     stamp = now.isoformat().replace(":", "-")
-    harness = {
-        name: value for name, value in results.items() if name not in ("name", "scorer", "threshold", "steps", "mean")
-    }
     write_json(config.output_dir / f"results_{stamp}.json", harness)
     for name, (rows, _) in scored.items():
-        write_jsonl(config.output_dir / f"samples_{name}_{stamp}.jsonl", harness_samples(rows, threshold["q"]))
+        write_jsonl(config.output_dir / f"samples_{name}_{stamp}.jsonl", harness_samples(rows, q))
     page = {"title": f"{results['name']}: first wrong steps", "steps": steps, "provenance": results["provenance"]}
     rows_of_all = [row for rows, _ in scored.values() for row in rows]
-    render_report(page, _examples(rows_of_all, threshold["q"]), config.output_dir / "report.html")
+    render_report(page, _examples(rows_of_all, q), config.output_dir / "report.html")
     _print(results, judged)
     return results
 
@@ -199,21 +196,22 @@ def _scored(of: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list[Row], 
     return list(read_rows(path)), summary | {"left_out": left_out}
 
 
-def _threshold(config: EvaluateStepsConfig, chosen_on: StepBenchmark | None, shared: int) -> dict[str, Any]:
-    """The threshold of sigmoid(Q), as a Q too, and where it comes from."""
+def _threshold(
+    config: EvaluateStepsConfig, chosen_on: StepBenchmark | None, shared: int
+) -> tuple[float, dict[str, Any]]:
+    """The threshold of Q, and what the results say of it: that of sigmoid(Q), and where it comes from."""
     from scipy.special import expit, logit
 
     from qstep.evals import choose_threshold, first_error_report
 
     if chosen_on is None:
         value = 0.5 if config.threshold is None else config.threshold
-        return {"value": value, "q": float(logit(value)), "chosen_on": None}
+        return float(logit(value)), {"value": value, "chosen_on": None}
     rows, _ = _scored(chosen_on, config)
     judgements = _judgements(rows)
     q = choose_threshold([judgements])
-    return {
+    return q, {
         "value": float(expit(q)),
-        "q": q,
         "q_value": q,
         "chosen_on": {
             "source": chosen_on.source,
