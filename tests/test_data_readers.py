@@ -353,13 +353,16 @@ def test_a_graded_rows_answer_is_the_models(tmp_path: Path) -> None:
     assert {name: row[name] for name in graded} == graded and list(row)[: len(graded)] == list(graded)
     with pytest.raises(RowError, match="line 1, field 'gold': is missing"):
         list(read_responses(write_lines(tmp_path / "s.jsonl", {"prompt": "Q", "text": "2"}), need=("gold",)))
+    nested = write_lines(tmp_path / "n.jsonl", {"question": "Q", "responses": [{"text": "2", "model": "m"}]})
+    with pytest.raises(RowError, match=r"'gold': is missing, and so is answer; found question, responses$"):
+        list(read_responses(nested, need=("gold",)))
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([{"id": "a", "prompt": "Q", "text": "x"}] * 2, "line 2, field 'id': 'a' is there twice"),
-        ([{"prompt": "Q"}], "field 'completion': is missing, and so is response and text"),
+        ([{"question": "Q"}], "'completion': is missing, and so is response and text and responses; found question$"),
         ([{"text": "x"}], "field 'prompt': is missing"),
         ([{"prompt": "Q", "text": None}], "field 'text': is None"),
         ([{"prompt": "Q", "answer": ["1"], "text": "x"}], "give the answer as a text or a number"),

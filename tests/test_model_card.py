@@ -128,12 +128,18 @@ def test_what_a_card_cannot_say_is_refused(
     folder = shutil.copytree(trained, tmp_path / "other")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"transformers_version": "of another"}))
-    no_results = tmp_path / "rows.json"
-    no_results.write_text("{}")
+    no_results = {
+        "empty": {},
+        "chosen": {"problems": 3, "curves": {}, "provenance": {"settings": {}}},
+        "audit": {"steps": 3, "problems": 2, "provenance": {}},
+        "page": {"steps": {"pqm": {}}, "provenance": {}},
+    }
+    for name, of in no_results.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(of))
     written = (folder / "README.md").read_text()
     for arguments, says in (
         (("--model", folder, "--results", results), "is of another model"),
-        (("--model", folder, "--results", no_results), "is no result of"),
+        *((("--model", folder, "--results", tmp_path / f"{name}.json"), "is no result of") for name in no_results),
         (("--model", base), "has no train_log.meta.json"),
     ):
         assert run("card", *arguments) == 1

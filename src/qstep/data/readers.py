@@ -152,7 +152,7 @@ def read_responses(
     for line, raw in numbered_rows(path):
         for given in _flat(path, line, raw):
             try:
-                row = check_row(path, line, _renamed(path, line, given), "prompt-completion", need=need)
+                row = check_row(path, line, _renamed(path, line, given, raw, need), "prompt-completion", need=need)
             except RowError as error:
                 raise RowError(path, line, _name_in(given, error.field), error.problem) from None
             row.setdefault("problem_id", prompt_id(row))
@@ -201,12 +201,15 @@ def _flat(path: Path, line: int, row: Row) -> Iterator[Row]:
         yield {**shared, **({"text": response} if isinstance(response, str) else response)}
 
 
-def _renamed(path: Path, line: int, row: Row) -> Row:
-    """The row with this package's names for its question, gold answer and response, and texts for its ids."""
+def _renamed(path: Path, line: int, row: Row, written: Row, need: Sequence[str]) -> Row:
+    """The row with this package's names for its question, gold answer and response, and texts for its ids.
+
+    `written` is what stands in the file: this row, or one that has it among its `responses`.
+    """
     row = dict(row)
 
     def rename(columns: Sequence[str]) -> None:
-        column = _first(path, line, row, columns)
+        column = _first(path, line, row, columns, written)
         if column != columns[0]:
             row[columns[0]] = row.pop(column)
 
@@ -222,7 +225,8 @@ def _renamed(path: Path, line: int, row: Row) -> Row:
                 path, line, "completion", f"is missing, and {error}: give the text they were cut from"
             ) from None
     rename(_COMPLETION_COLUMNS)
-    if "gold" in row or ("answer" in row and "verdict" not in row):  # a graded row's answer is the model's
+    graded = "verdict" in row  # its answer is the model's
+    if "gold" in row or (not graded and ("answer" in row or "gold" in need)):
         rename(_GOLD_COLUMNS)
         row["gold"], solution = _gold(path, line, "gold", row["gold"])
         if solution is not None and isinstance(row.setdefault("metadata", {}), dict):
@@ -242,8 +246,11 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _first(path: Path, line: int, row: Row, columns: Sequence[str]) -> str:
+def _first(path: Path, line: int, row: Row, columns: Sequence[str], written: Row | None = None) -> str:
+    """The first of `columns` that the row has. `written` is what stands in the file, where that is another row."""
     for column in columns:
         if column in row:
             return column
-    raise RowError(path, line, columns[0], f"is missing, and so is {' and '.join(columns[1:])}; found {', '.join(row)}")
+    found = ", ".join(row if written is None else written)
+    others = ", ".join([*columns[1:], *(["responses"] if columns is _COMPLETION_COLUMNS else [])])
+    raise RowError(path, line, columns[0], f"is missing, and so is {others.replace(', ', ' and ')}; found {found}")

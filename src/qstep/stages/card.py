@@ -192,9 +192,11 @@ def _checked_results(path: Path, model: Path, fingerprint: str) -> dict[str, Any
         of = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(of, dict) or not ("steps" in of or "problems" in of) or "provenance" not in of:
+    judged = isinstance(of, dict) and isinstance(of.get("steps"), dict) and "scorer" in of
+    evaluated = isinstance(of, dict) and isinstance(of.get("problems"), dict)
+    if not (judged or evaluated) or "provenance" not in of:
         raise ValueError(f"{path} is no result of `qstep evaluate processbench` or `qstep evaluate`")
-    if "steps" in of:
+    if judged:
         same = of["scorer"] == fingerprint
     else:
         same = Path(of["provenance"]["settings"]["model_name_or_path"]).resolve() == model.resolve()
