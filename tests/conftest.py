@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,10 @@ def smollm2() -> Any:
     if not (folder / "tokenizer_config.json").exists():
         (weights,) = Path(package.origin).parent.glob("*.gguf")
         converted = AutoTokenizer.from_pretrained(str(weights.parent), gguf_file=weights.name)
-        converted.save_pretrained(folder.with_suffix(".part"))
-        folder.with_suffix(".part").rename(folder)
+        own = folder.with_name(f"{folder.name}.{os.getpid()}")
+        converted.save_pretrained(own)
+        try:
+            own.rename(folder)
+        except OSError:  # another of pytest's processes was first
+            shutil.rmtree(own)
     return AutoTokenizer.from_pretrained(folder)

@@ -288,3 +288,16 @@ def test_real_responses_are_cut_into_tokens_of_a_real_tokenizer() -> None:
     assert len(labelled) == 36 and not engine.seen
     for row in labelled:
         assert row["labels"] == [None] * (len(row["completions"]) - 1) + [float(row["correct"])]
+
+
+@pytest.mark.parametrize("first", [0, 1, 4])
+def test_the_first_of_a_problem_are_those_of_the_least_sample(first: int, tmp_path: Path) -> None:
+    rows = [
+        {"id": f"{p}#{i}", "problem_id": p, "sample": first + i, "prompt": f"{p}?", "gold": "2", "completion": "#2"}
+        | {"verdict": "right" if i else "ungradable"}
+        for p in "ab"
+        for i in (3, 1, 0, 2)
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    config = AnnotateConfig(tmp_path / "rows.jsonl", tmp_path / "out.jsonl", "outcome", max_per_problem=3)
+    assert sorted(row["id"] for row in read_rows(annotate(config))) == ["a#1", "a#2", "b#1", "b#2"]

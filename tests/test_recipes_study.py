@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from qstep.evals import ScoredGroup, aggregation_report, best_of_n_report
 from qstep.recipes import Recipe, RecipeError, Run, Work, read_recipe
 from qstep.recipes.command import RunConfig, run
 from qstep.recipes.recipe import Stage
-from qstep.recipes.study import answer, over_worlds, page, verdict
+from qstep.recipes.study import Study, answer, over_worlds, page, verdict
 from qstep.recipes.summary import summarise
 from qstep.stages.commands import COMMANDS
 from qstep.stages.provenance import provenance
@@ -105,7 +106,9 @@ def test_the_page_says_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "| AUC within a problem, mean over worlds | right responses | right steps |" in text
     assert "| a | 0.750 | 0.500 |" in text
     made = provenance({})
-    assert f"`qstep run {study.file}`, commit {made['git_commit']}, {made['hardware']}; worlds 0, 1." in text
+    assert (
+        f"`qstep run {study.file} --seeds 0,1`, commit {made['git_commit']}, {made['hardware']}; worlds 0, 1." in text
+    )
 
 
 def test_a_scorer_is_compared_by_its_aggregations(tmp_path: Path) -> None:
@@ -120,6 +123,9 @@ def test_a_scorer_is_compared_by_its_aggregations(tmp_path: Path) -> None:
     ("study", "message"),
     [
         ({"comparison": {}}, "`study` is a mapping with claim, comparisons, paper, results, settings"),
+        ({"results": ["choice"]}, "results is an unknown stage"),
+        ({"comparisons": {"x": {"a": [], "b": "b", "n": 2}}}, "comparison 'x': a and b are each a way to choose"),
+        ({"comparisons": {"x": {"a": [["a"]], "b": "b", "n": 2}}}, "comparison 'x': a and b are each a way to choose"),
         ({"results": "choise"}, r"results is an unknown stage 'choise' \(did you mean 'choice'"),
         ({"comparisons": {"x": {"a": "a", "b": "b"}}}, "comparison 'x' is a mapping with a, b, n"),
         ({"comparisons": {"x": {"a": "a", "b": "b", "n": "2"}}}, "comparison 'x' is a mapping with a, b, n"),
@@ -142,3 +148,17 @@ def test_a_world_of_several_variants_is_no_study(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({**written, "variants": {"x": {"choice": {"seed": 1}}, "y": {}}}))
     with pytest.raises(RecipeError, match="a study has one run a world: make stages of its variants"):
         run(RunConfig(recipe=file))
+
+
+def test_a_studys_results_are_those_of_best_of_n(tmp_path: Path) -> None:
+    stages = {"choice": {"command": "grade", "input": "rows.jsonl"}}
+    of_grade = dataclasses.replace(recipe(tmp_path), stages=stages)
+    with pytest.raises(RecipeError, match="results is a stage of `qstep grade`: name one of `qstep best-of-n`"):
+        Study.of(of_grade)
+
+
+def test_the_command_of_a_page_has_the_values_that_were_set(tmp_path: Path) -> None:
+    file = recipe(tmp_path).file
+    file.write_text(file.read_text() + "values: {k: 3, name: x}\n")
+    found = answer(read_recipe(file, {"k": 9}), runs(tmp_path, [A_WINS]))
+    assert found["provenance"]["command"] == f"qstep run {file} --values.k 9"

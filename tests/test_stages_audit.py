@@ -85,6 +85,9 @@ def test_a_benchmarks_own_file_and_a_set_that_is_not_converted(file: Path, tmp_p
     tests = {"a": tmp_path / "problems.jsonl", "b": tmp_path / "list.json"}
     shared = audit(AuditConfig(train_file=file, test_files=tests, max_shared_problems=1))["shared"]
     assert shared["a"]["problems"] == 1 and shared["a"]["rows"] > 0 and shared["b"]["problems"] == 0
+    write_jsonl(tmp_path / "problems.jsonl", [{"problem": asked}, {"problem": None}])
+    with pytest.raises(ValueError, match=r"problems.jsonl, line 2, field 'problem': is None; give the question"):
+        audit(AuditConfig(train_file=file, test_files=tests))
     write_jsonl(tmp_path / "shepherd.jsonl", [{"input": "1+1? Step 1: 2 \u043a\u0438", "label": "1+1? Step 1: 2 +"}])
     with pytest.raises(ValueError, match=r"by its columns it is math_shepherd: `qstep convert` makes rows of it"):
         audit(AuditConfig(train_file=tmp_path / "shepherd.jsonl"))

@@ -109,11 +109,15 @@ def test_stepwise_rows_are_judged_alike(scorer: Path, tmp_path: Path) -> None:
         if number < 4:  # as `qstep convert` writes it: null where there is no error
             stepwise[-1]["first_error"] = None if row["label"] == -1 else row["label"]
     unknown = [stepwise[0] | {"labels": [True, None, *[True] * (len(stepwise[0]["labels"]) - 2)]}]
-    write_jsonl(tmp_path / "rows.jsonl", stepwise + unknown)
+    blank = [{"prompt": "1+1=", "completion": "", "completions": [], "labels": []}]
+    write_jsonl(tmp_path / "rows.jsonl", stepwise + unknown + blank)
     theirs = judge(scorer, tmp_path / "raw", {"mini": raw})["steps"]["mini"]
     config = EvaluateStepsConfig(scorer=str(scorer), inputs=tmp_path / "rows.jsonl", output_dir=tmp_path / "out")
     ours = evaluate(config)["steps"]["rows"]
-    assert ours.pop("left_out") == {"its labels leave open which step is the first wrong one": 1}
+    assert ours.pop("left_out") == {
+        "its labels leave open which step is the first wrong one": 1,
+        "the response has no step": 1,
+    }
     assert theirs.pop("left_out") == {}
     assert ours == theirs
 

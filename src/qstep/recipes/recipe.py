@@ -170,7 +170,8 @@ def read_recipe(file: Path, values: Mapping[str, Any] | None = None) -> Recipe:
     recipe = replace(bare, **{**written, "output_dir": Path(written["output_dir"])})
     if twice := {"seed", *recipe.values} & set(recipe.stages):
         raise bare.error(f"{sorted(twice)} would name a stage and a value")
-    if not recipe.seeds or not all(isinstance(seed, int) for seed in recipe.seeds):
+    seeds = recipe.seeds if isinstance(recipe.seeds, list | tuple) else []
+    if not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise bare.error(f"seeds is {recipe.seeds!r}: give a list of numbers")
     for name in values or {}:
         if name not in recipe.values:

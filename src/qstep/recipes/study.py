@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -33,7 +34,7 @@ from scipy.stats import t as student
 
 from qstep.evals.intervals import pooled, ratio_difference
 from qstep.recipes.graph import Run
-from qstep.recipes.recipe import Recipe
+from qstep.recipes.recipe import Recipe, read_recipe
 from qstep.types import Estimate
 
 Verdict = Literal["holds", "does not hold", "cannot tell at this scale"]
@@ -76,15 +77,18 @@ class Study:
             raise recipe.error("a study has one run a world: make stages of its variants, or say `study: null`")
         if not isinstance(written, dict) or set(written) != _ENTRIES or not isinstance(written["comparisons"], dict):
             raise recipe.error(f"`study` is a mapping with {', '.join(sorted(_ENTRIES))}")
-        if written["results"] not in recipe.stages:
-            raise recipe.error(
-                f"study: results is an unknown stage {written['results']!r}", written["results"], recipe.stages
-            )
+        results = str(written["results"])
+        if results not in recipe.stages:
+            raise recipe.error(f"study: results is an unknown stage {results!r}", results, recipe.stages)
+        if (command := recipe.stages[results].get("command", "best-of-n")) != "best-of-n":
+            raise recipe.error(f"study: results is a stage of `qstep {command}`: name one of `qstep best-of-n`")
         comparisons = []
         for name, of in written["comparisons"].items():
             if not isinstance(of, dict) or not {"a", "b", "n"} <= set(of) <= _COMPARISON or type(of["n"]) is not int:
                 raise recipe.error(f"study: comparison {name!r} is a mapping with a, b, n and, if need be, decides")
             a, b = (tuple(side) if isinstance(side, list) else (side,) for side in (of["a"], of["b"]))
+            if not a or not b or not all(isinstance(way, str) for way in (*a, *b)):
+                raise recipe.error(f"study: comparison {name!r}: a and b are each a way to choose, or a list of ways")
             comparisons.append(Comparison(str(name), a, b, of["n"], of.get("decides", True) is not False))
         texts = {name: str(written[name]).strip() for name in ("claim", "paper", "settings", "results")}
         return cls(**texts, comparisons=tuple(comparisons))
@@ -120,8 +124,20 @@ def answer(recipe: Recipe, runs: Sequence[Run]) -> dict[str, Any]:
         "worlds": curves,
         "auc": aucs,
         # A stage that several studies share was run by another's command.
-        "provenance": next(iter(worlds.values()))["provenance"] | {"command": f"qstep run {recipe.file}"},
+        "provenance": next(iter(worlds.values()))["provenance"] | {"command": _command(recipe, [*worlds])},
     }
+
+
+def _command(recipe: Recipe, seeds: list[int]) -> str:
+    """What makes these worlds: the recipe's file, and what was not left as it stands there."""
+    command = ["qstep", "run", str(recipe.file)]
+    if seeds != [*recipe.seeds]:
+        command += ["--seeds", ",".join(map(str, seeds))]
+    written = read_recipe(recipe.file).values
+    for name, value in recipe.values.items():
+        if value != written[name]:
+            command += [f"--values.{name}", json.dumps(value)]
+    return shlex.join(command)
 
 
 def verdict(deciding: Sequence[Mapping[str, float]]) -> Verdict:

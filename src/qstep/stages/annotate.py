@@ -259,19 +259,13 @@ def _choose(config: AnnotateConfig) -> tuple[_ByProblem, int]:
     """The rows to label, whatever the order of the file, and how many others cannot be graded."""
     from qstep.data import group_key
 
-    ids: _ByProblem = {}
-    ungradable: Counter[tuple[str, str]] = Counter()
+    found: dict[tuple[str, str], list[tuple[int, str, bool]]] = {}
     for row in _read(config):
-        problem = group_key(row)
-        of_problem = ids.setdefault(problem, set())
-        if config.max_per_problem is None or row["sample"] < config.max_per_problem:
-            if row["verdict"] == "ungradable":
-                ungradable[problem] += 1
-            else:
-                of_problem.add(row["id"])
-    kept = set(sorted(ids, key=_shuffled)[: config.max_problems])
-    chosen = {problem: of_problem for problem, of_problem in ids.items() if problem in kept}
-    return chosen, sum(ungradable[problem] for problem in kept)
+        found.setdefault(group_key(row), []).append((row["sample"], row["id"], row["verdict"] != "ungradable"))
+    kept = set(sorted(found, key=_shuffled)[: config.max_problems])
+    first = {problem: sorted(of)[: config.max_per_problem] for problem, of in found.items() if problem in kept}
+    chosen = {problem: {id for _, id, gradable in of if gradable} for problem, of in first.items()}
+    return chosen, sum(not gradable for of in first.values() for _, _, gradable in of)
 
 
 def _shuffled(problem: tuple[str, str]) -> tuple[bytes, str]:

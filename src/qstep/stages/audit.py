@@ -144,14 +144,21 @@ def _hint(path: Path) -> str:
 
 def _shared(index: Index, path: Path) -> dict[str, Any]:
     """What a file of rows, or of a benchmark's problems, shares with the rows of `index`."""
-    from qstep.data import Source, index_rows, shared_problems_of, shared_rows_of
+    from qstep.data import RowError, Source, index_rows, shared_problems_of, shared_rows_of
 
     source = Source.of(str(path))
     _, first = next(source.rows(), (0, {}))
     question = next((column for column in ("problem", "question") if isinstance(first.get(column), str)), None)
     if "prompt" in first or question is None:
         return shared_rows_of(index, index_rows(path, _format(path)))
-    return shared_problems_of(index, (row[question] for _, row in source.rows()))
+
+    def questions() -> Iterator[str]:
+        for line, row in source.rows():
+            if not isinstance(row.get(question), str):
+                raise RowError(source.path, line, question, f"is {row.get(question)!r}; give the question as a text")
+            yield row[question]
+
+    return shared_problems_of(index, questions())
 
 
 def _format(path: Path) -> Format:

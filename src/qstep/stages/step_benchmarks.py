@@ -49,6 +49,9 @@ class StepBenchmark:
         """
         path = Path(self.source)
         row = check_row(path, line, row, "stepwise")
+        if not row["completions"]:
+            self.left_out["the response has no step"] += 1
+            return
         row["first_error"] = _first_error(path, line, row)
         if "id" in row:
             if row["id"] in self.named:
