@@ -22,9 +22,9 @@ test: $(VENV)/.dev
 # 1,000 bodies of a fuzzer and 2,000 requests to ours, not 60 and 200; 10,000 steps in each of three tokenizer families,
 # not 2,500, and 500 texts cut off at each of their tokens.
 test-faults: $(VENV)/.dev
-	QSTEP_KILLS=30 QSTEP_PROMPTS=1000 QSTEP_TEXTS=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_train_killed.py \
-		tests/test_trainers_checkpoints.py tests/test_stages_killed.py tests/test_data_shards.py tests/test_generation_http.py \
-		tests/test_serving.py tests/test_data_splitting.py
+	QSTEP_KILLS=30 QSTEP_PROMPTS=1000 QSTEP_TEXTS=500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/trainers/test_killed.py \
+		tests/trainers/test_checkpoints.py tests/stages/test_killed.py tests/data/test_jsonl.py tests/generation/test_http.py \
+		tests/serving/test_serving.py tests/data/test_splitting.py
 
 # Real vLLM on the CPU, in an environment of its own: it wants an older transformers than qstep says it needs.
 test-vllm: .venv-vllm/.ready

@@ -16,7 +16,7 @@ import anyio
 import httpx2
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from qstep.data.shards import parse_row
+from qstep.data.jsonl import parse_row
 
 T = TypeVar("T")
 

@@ -12,6 +12,22 @@ from qstep.data.audit import (
     shared_rows_of,
 )
 from qstep.data.index import Index, cache_folders, cached_array, index_rows
+from qstep.data.jsonl import (
+    RowError,
+    SettingsChanged,
+    StageBusy,
+    StageFile,
+    canonical_json,
+    count_rows,
+    file_fingerprint,
+    is_finished,
+    numbered_rows,
+    read_rows,
+    sync,
+    write_json,
+    write_jsonl,
+    write_whole,
+)
 from qstep.data.options import refuse_unread
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
@@ -34,22 +50,6 @@ from qstep.data.rows import (
     outcome,
     prompt_id,
     read_groups,
-)
-from qstep.data.shards import (
-    RowError,
-    SettingsChanged,
-    StageBusy,
-    StageFile,
-    canonical_json,
-    count_rows,
-    file_fingerprint,
-    is_finished,
-    numbered_rows,
-    read_rows,
-    sync,
-    write_json,
-    write_jsonl,
-    write_whole,
 )
 from qstep.data.sources import Source
 from qstep.data.splitters import is_users_splitter, splitter_version, use_splitter

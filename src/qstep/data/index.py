@@ -25,8 +25,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from qstep.data.jsonl import RowError, canonical_json, file_fingerprint, parse_row, write_whole
 from qstep.data.rows import Format, check_row, is_right, outcome
-from qstep.data.shards import RowError, canonical_json, file_fingerprint, parse_row, write_whole
 from qstep.data.splitters import is_named, splitter_version, use_splitter
 from qstep.data.steps import first_cut
 from qstep.types import Prompt, Row

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from qstep.data.jsonl import RowError, count_rows, numbered_rows
 from qstep.data.rows import check_row, group_key, prompt_id
-from qstep.data.shards import RowError, count_rows, numbered_rows
 from qstep.data.sources import Source
 from qstep.data.splitters import joint_of
 from qstep.types import Problem, Row
@@ -251,6 +251,6 @@ def _first(path: Path, line: int, row: Row, columns: Sequence[str], written: Row
     for column in columns:
         if column in row:
             return column
+    others = [*columns[1:], *(["responses"] if columns is _COMPLETION_COLUMNS else [])]
     found = ", ".join(row if written is None else written)
-    others = ", ".join([*columns[1:], *(["responses"] if columns is _COMPLETION_COLUMNS else [])])
-    raise RowError(path, line, columns[0], f"is missing, and so is {others.replace(', ', ' and ')}; found {found}")
+    raise RowError(path, line, columns[0], f"is missing, and so is {' and '.join(others)}; found {found}")

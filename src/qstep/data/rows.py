@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from qstep.data.shards import RowError, canonical_json
+from qstep.data.jsonl import RowError, canonical_json
 from qstep.data.steps import first_cut
 from qstep.types import FinishReason, Row, Verdict
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qstep.data.shards import (
+from qstep.data.jsonl import (
     RowError,
     canonical_json,
     count_rows,

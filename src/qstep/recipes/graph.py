@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from qstep.data import code_version, is_users_splitter, splitter_version
-from qstep.data.shards import canonical_json, file_fingerprint, write_json
+from qstep.data.jsonl import canonical_json, file_fingerprint, write_json
 from qstep.recipes.recipe import Recipe, Stage, fill, read_recipe, references
 from qstep.recipes.workers import Job, Workers
 from qstep.stages.inputs import model_fingerprint

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -34,7 +33,8 @@ from scipy.stats import t as student
 
 from qstep.evals.intervals import pooled, ratio_difference
 from qstep.recipes.graph import Run
-from qstep.recipes.recipe import Recipe, read_recipe
+from qstep.recipes.recipe import Recipe
+from qstep.stages.provenance import provenance
 from qstep.types import Estimate
 
 Verdict = Literal["holds", "does not hold", "cannot tell at this scale"]
@@ -80,7 +80,8 @@ class Study:
         results = str(written["results"])
         if results not in recipe.stages:
             raise recipe.error(f"study: results is an unknown stage {results!r}", results, recipe.stages)
-        if (command := recipe.stages[results].get("command", "best-of-n")) != "best-of-n":
+        command = recipe.resolved(None, recipe.seeds[0])[results].command.name
+        if command != "best-of-n":
             raise recipe.error(f"study: results is a stage of `qstep {command}`: name one of `qstep best-of-n`")
         comparisons = []
         for name, of in written["comparisons"].items():
@@ -124,20 +125,8 @@ def answer(recipe: Recipe, runs: Sequence[Run]) -> dict[str, Any]:
         "worlds": curves,
         "auc": aucs,
         # A stage that several studies share was run by another's command.
-        "provenance": next(iter(worlds.values()))["provenance"] | {"command": _command(recipe, [*worlds])},
+        "provenance": next(iter(worlds.values()))["provenance"] | {"command": provenance({})["command"]},
     }
-
-
-def _command(recipe: Recipe, seeds: list[int]) -> str:
-    """What makes these worlds: the recipe's file, and what was not left as it stands there."""
-    command = ["qstep", "run", str(recipe.file)]
-    if seeds != [*recipe.seeds]:
-        command += ["--seeds", ",".join(map(str, seeds))]
-    written = read_recipe(recipe.file).values
-    for name, value in recipe.values.items():
-        if value != written[name]:
-            command += [f"--values.{name}", json.dumps(value)]
-    return shlex.join(command)
 
 
 def verdict(deciding: Sequence[Mapping[str, float]]) -> Verdict:

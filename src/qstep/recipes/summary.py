@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qstep.data.shards import write_json, write_whole
+from qstep.data.jsonl import write_json, write_whole
 from qstep.evals import pooled
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe

@@ -11,7 +11,7 @@ import altair as alt
 import vl_convert
 from markupsafe import Markup
 
-from qstep.report.summary import Finding, label, percent_interval, points_interval
+from qstep.report.findings import Finding, label, percent_interval, points_interval
 from qstep.types import Estimate
 
 # Told apart by the colour-blind, and at least 3:1 against both the light and the dark page.

@@ -12,8 +12,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from qstep.data.shards import write_whole
-from qstep.report import charts, steps, summary
+from qstep.data.jsonl import write_whole
+from qstep.report import charts, diagnostics, findings
 from qstep.types import Estimate
 
 View = dict[str, Any]
@@ -53,26 +53,26 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, An
     policies, verifiers = _estimates(results, "policies"), _estimates(results, "verifiers")
     searches = _searches(results.get("searches", {}))
     chosen = {row["name"]: row["answers"]["chosen"] for row in searches["rows"]} if searches else {}
-    findings = _findings(results.get("comparisons", {}), policies, verifiers, chosen)
+    found = _findings(results.get("comparisons", {}), policies, verifiers, chosen)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.globals |= {
-        name: getattr(summary, name)
+        name: getattr(findings, name)
         for name in ("label", "lead", "percent_interval", "plain_interval", "points_interval")
     }
     page = environment.from_string(_resource("page.html")).render(
         title=results.get("title", "qstep report"),
         style=Markup(_resource("page.css")),
-        findings=findings,
-        differences=charts.differences(findings) if findings else None,
+        findings=found,
+        differences=charts.differences(found) if found else None,
         best_of_n=_best_of_n(verifiers),
         unknown={key: _unknown(results, key) for key in ("verifiers", "policies", "searches")},
         searches=searches,
         auc=_estimates(results, "verifier_auc"),
-        steps=steps.step_view(results.get("steps", {})),
-        step_length=steps.length_view({name: of.get("length") for name, of in results.get("steps", {}).items()}),
-        aggregations=steps.aggregation_view(results.get("aggregations", {})),
-        over_optimisation=steps.over_optimisation_view(results.get("over_optimisation", {})),
-        length=steps.length_view(results.get("length", {})),
+        steps=diagnostics.step_view(results.get("steps", {})),
+        step_length=diagnostics.length_view({name: of.get("length") for name, of in results.get("steps", {}).items()}),
+        aggregations=diagnostics.aggregation_view(results.get("aggregations", {})),
+        over_optimisation=diagnostics.over_optimisation_view(results.get("over_optimisation", {})),
+        length=diagnostics.length_view(results.get("length", {})),
         policies=_policies(policies),
         labels=_labels(results.get("labels", {})),
         training={run: _training(rows, run) for run, rows in results.get("training", {}).items()},
@@ -101,19 +101,19 @@ def _estimates(results: Mapping[str, Any], key: str) -> dict[str, dict[str, Esti
         if not isinstance(of_name, Mapping):
             raise ValueError(f"results[{key!r}][{name!r}] is {of_name!r}, not a mapping of estimates")
     return {
-        name: {x: summary.read_estimate(e, f"results[{key!r}][{name!r}][{x!r}]") for x, e in of_name.items()}
+        name: {x: findings.read_estimate(e, f"results[{key!r}][{name!r}][{x!r}]") for x, e in of_name.items()}
         for name, of_name in results.get(key, {}).items()
     }
 
 
 def _findings(
     comparisons: View, policies: Estimates, verifiers: Estimates, searches: Mapping[str, Estimate]
-) -> list[summary.Finding]:
+) -> list[findings.Finding]:
     accuracies = {**searches}
     accuracies |= {f"{name} ({mode})": e for name, modes in policies.items() for mode, e in modes.items()}
     accuracies |= {f"{name}@{n}": e for name, curve in verifiers.items() for n, e in curve.items()}
     return [
-        summary.find(name, summary.read_estimate(e, f'results["comparisons"][{name!r}]'), accuracies)
+        findings.find(name, findings.read_estimate(e, f'results["comparisons"][{name!r}]'), accuracies)
         for name, e in comparisons.items()
     ]
 
@@ -136,9 +136,9 @@ def _searches(searches: Mapping[str, Any]) -> View | None:
     for name, of in searches.items():
         where = f'results["searches"][{name!r}]'
         fields = [_mapping(of).get("method"), *(_mapping(_mapping(of).get(kind)).get("mean") for kind in _TOKENS)]
-        if not (isinstance(fields[0], str) and all(summary.is_number(mean) and mean >= 0 for mean in fields[1:])):
+        if not (isinstance(fields[0], str) and all(findings.is_number(mean) and mean >= 0 for mean in fields[1:])):
             raise ValueError(f"{where}: method and the mean {' and '.join(_TOKENS)} are {fields}")
-        answers = {how: summary.read_estimate(of[how], f"{where}[{how!r}]") for how in _ANSWERS if how in of}
+        answers = {how: findings.read_estimate(of[how], f"{where}[{how!r}]") for how in _ANSWERS if how in of}
         if "chosen" not in answers:
             raise ValueError(f"{where} has no chosen: how often its answer is right")
         rows.append({"name": name, "method": fields[0], "tokens": fields[1:], "answers": answers})
@@ -156,10 +156,10 @@ def _unknown(results: Mapping[str, Any], key: str) -> list[tuple[str, str, str, 
             if not _mapping(e).get("ungradable_share"):
                 continue
             numbers = [e.get(bound) for bound in ("ungradable_share", "as_wrong", "as_right")]
-            if not all(summary.is_number(number) for number in numbers):
+            if not all(findings.is_number(number) for number in numbers):
                 raise ValueError(f"results[{key!r}][{name!r}][{x!r}]: ungradable_share, as_wrong, as_right: {numbers}")
             share, low, high = (f"{100 * number:.1f}\u00a0%" for number in numbers)
-            found.append((summary.label(name), x, share, f"{low} to {high}"))
+            found.append((findings.label(name), x, share, f"{low} to {high}"))
     return found
 
 
@@ -176,9 +176,9 @@ def _labels(labels: Mapping[str, Any]) -> View | None:
     readings = {name: value for name, value in labels.items() if "agreement" in _mapping(value)}
     columns: dict[str, dict[str, str]] = {}
     for name, reading in (readings or {"all steps": labels}).items():
-        column = {"agreement": summary.percent_interval, "kappa": summary.plain_interval}
+        column = {"agreement": findings.percent_interval, "kappa": findings.plain_interval}
         columns[name] = {
-            key: form(summary.read_estimate(reading[key], f'results["labels"]: {name}, {key}'))
+            key: form(findings.read_estimate(reading[key], f'results["labels"]: {name}, {key}'))
             for key, form in column.items()
             if key in reading
         } | _flat(reading.get("confusion", {}))
@@ -196,10 +196,10 @@ def _training(rows: Sequence[Mapping[str, Any]], run: str) -> View:
     series: dict[str, list[tuple[float, float]]] = {}
     broken: dict[str, int] = {}
     for i, row in enumerate(rows):
-        if not summary.is_number(row.get("step")):
+        if not findings.is_number(row.get("step")):
             raise ValueError(f'results["training"][{run!r}][{i}]: "step" must be a number, found {row}')
         for name in row.keys() - {"step", "epoch"}:
-            if summary.is_number(row[name]) and abs(row[name]) < 1e100:  # False for NaN
+            if findings.is_number(row[name]) and abs(row[name]) < 1e100:  # False for NaN
                 series.setdefault(name, []).append((float(row["step"]), float(row[name])))
             else:
                 broken[name] = broken.get(name, 0) + 1
@@ -264,7 +264,7 @@ def _response(response: Mapping[str, Any], where: str) -> View:
         for j, (text, q, label) in enumerate(zip(texts, qs, labels, strict=True))
     ]
     completion, score = response.get("completion", ""), response.get("score")
-    rank = score if summary.is_number(score) and not math.isnan(score) else -math.inf
+    rank = score if findings.is_number(score) and not math.isnan(score) else -math.inf
     return {
         "steps": steps,
         "completion": "" if _letters("".join(texts)) == _letters(completion) else completion,
@@ -286,7 +286,7 @@ def _letters(text: str) -> str:
 
 def _shade(q: float | None) -> View:
     """Q as text, its sigmoid, and which of nine shades (0 wrong, 4 undecided, 8 right) that falls into."""
-    if not summary.is_number(q) or math.isnan(q):
+    if not findings.is_number(q) or math.isnan(q):
         return {"q": "n/a", "sigmoid": None, "shade": None}
     p = (1 + math.tanh(q / 2)) / 2
     return {"q": _signed(q), "sigmoid": f"{p:.2f}", "shade": min(8, int(9 * p))}

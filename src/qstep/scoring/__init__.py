@@ -9,9 +9,9 @@ from qstep.scoring.scorer import Scored, Scorer
 
 if TYPE_CHECKING:
     from qstep.scoring.ensemble import Ensemble, is_ensemble, read_ensemble
-    from qstep.scoring.groups import StepScorer
-    from qstep.scoring.kinds import load_scorer, recognise
+    from qstep.scoring.loading import load_scorer, recognise
     from qstep.scoring.sequences import score_sequences
+    from qstep.scoring.step_scorer import StepScorer
 
 __all__ = [
     "Ensemble",
@@ -27,8 +27,8 @@ __all__ = [
 
 _ROOMS = {
     **dict.fromkeys(("Ensemble", "is_ensemble", "read_ensemble"), "ensemble"),
-    "StepScorer": "groups",
-    **dict.fromkeys(("load_scorer", "recognise"), "kinds"),
+    "StepScorer": "step_scorer",
+    **dict.fromkeys(("load_scorer", "recognise"), "loading"),
     "score_sequences": "sequences",
 }
 

@@ -19,8 +19,8 @@ from qstep.data import tokenizer_fingerprint
 from qstep.models import StepContract
 from qstep.models.loading import load_tokenizer
 from qstep.scoring.formats import ContractFormat
-from qstep.scoring.groups import GroupScorer, Pending
 from qstep.scoring.scorer import Scored
+from qstep.scoring.step_scorer import GroupScorer, Pending
 
 _MOST_TOKENS, _MOST_SEQUENCES = 65_536, 1024
 """Of one request: half a megabyte of digits, where `qstep serve` takes a megabyte unless it is told otherwise."""

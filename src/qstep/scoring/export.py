@@ -13,9 +13,9 @@ from qstep.data import beginning
 from qstep.models import ScorerModel, StepContract
 from qstep.models.loading import bare, head_name
 from qstep.scoring.formats import ContractFormat
-from qstep.scoring.groups import StepScorer
 from qstep.scoring.published import Published, Skywork, TRLClassifier
 from qstep.scoring.scorer import Scorer
+from qstep.scoring.step_scorer import StepScorer
 from qstep.types import Prompt
 
 _TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}\n{% endfor %}"

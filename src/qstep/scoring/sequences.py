@@ -9,7 +9,7 @@ import torch
 
 from qstep.models import collate_groups
 from qstep.scoring.formats import ContractFormat
-from qstep.scoring.groups import StepScorer
+from qstep.scoring.step_scorer import StepScorer
 
 _LEAST_SHARED = 16
 """Fewer tokens in common are not worth the attention mask that they cost."""

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
 
+from qstep.data.jsonl import RowError
 from qstep.data.published.benchmarks import read_bigbench_mistake, read_prmbench, read_processbench
 from qstep.data.published.math_shepherd import read_math_shepherd
 from qstep.data.published.prm800k import Neutral, read_prm800k
 from qstep.data.published.record import LeftOut, Record
 from qstep.data.published.stepwise import read_trl_stepwise
 from qstep.data.rows import check_row, label_kind
-from qstep.data.shards import RowError
 from qstep.data.sources import Source
 from qstep.data.steps import first_cut, split_steps
 from qstep.types import Row

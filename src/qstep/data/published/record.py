@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from qstep.data.jsonl import RowError
 from qstep.data.rows import prompt_id, shown
-from qstep.data.shards import RowError
 from qstep.types import Prompt, Row
 
 

@@ -1,0 +1,172 @@
+"""Studies: a claim is answered over worlds, by hand-computed intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qstep.data import write_json
+from qstep.evals import ScoredGroup, aggregation_report, best_of_n_report
+from qstep.recipes import Recipe, RecipeError, Run, Work, read_recipe
+from qstep.recipes.command import RunConfig, run
+from qstep.recipes.recipe import Stage
+from qstep.recipes.study import Study, answer, over_worlds, page, verdict
+from qstep.recipes.summary import summarise
+from qstep.stages.commands import COMMANDS
+from qstep.stages.provenance import provenance
+
+COMPARISONS = {
+    "a above b": {"a": "a", "b": "b", "n": 2},
+    "beside": {"a": ["a", "b"], "b": "mean", "n": 1, "decides": False},
+}
+STUDY = {"claim": "P", "paper": "51", "settings": "fixed", "results": "choice", "comparisons": COMPARISONS}
+
+
+def recipe(folder: Path, **study: Any) -> Recipe:
+    stages = {"choice": {"command": "best-of-n", "inputs": "rows.jsonl"}}
+    written = {"title": "T", "about": "A", "output_dir": str(folder), "stages": stages, "study": {**STUDY, **study}}
+    (folder / "claim.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
+    return read_recipe(folder / "claim.yaml")
+
+
+def runs(folder: Path, *worlds: list[tuple[list[int], list[float], list[float]]]) -> list[Run]:
+    """A run a world, each of problems with what is right among two responses, and the scores of a and of b."""
+    found = []
+    for seed, problems in enumerate(worlds):
+        groups = [
+            ScoredGroup(str(i), right, [None, None], {"a": a, "b": b}) for i, (right, a, b) in enumerate(problems)
+        ]
+        qs = {"a": [[[q, 1.0] for q in a] for _, a, _ in problems]}
+        aucs = {"a": {"response_within_problem": {"mean": 0.75}, "step_within_problem": {"mean": 0.5}}}
+        report = best_of_n_report(groups, [1, 2])
+        aggregated = aggregation_report(groups, qs, [1, 2], ["min", "last"])
+        report |= {"aggregations": aggregated["aggregations"], "outcomes": report["outcomes"] | aggregated["outcomes"]}
+        report |= {"ns": [1, 2], "auc": aucs | {"c": {"response_within_problem": None}}, "provenance": provenance({})}
+        write_json(folder / f"{seed}.json", report)
+        work = Work(
+            "key",
+            Stage("choice", COMMANDS["best-of-n"], {}),
+            folder,
+            {"output": folder / f"{seed}.json"},
+            {},
+            frozenset(),
+        )
+        found.append(Run(None, seed, folder, {"choice": work}))
+    return found
+
+
+A_WINS = ([1, 0], [1.0, 0.0], [0.0, 1.0])
+TIE = ([1, 0], [1.0, 0.0], [1.0, 0.0])
+
+
+def test_students_interval_over_worlds() -> None:
+    # mean .2, standard deviation .1, three worlds: half = 4.302653 * .1 / sqrt(3) = .248414
+    estimate = over_worlds([0.1, 0.2, 0.3])
+    assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((0.2, -0.048414, 0.448414), abs=1e-6)
+    assert estimate.n == 3
+    alone = over_worlds([0.4])
+    assert (alone.mean, alone.low, alone.high, alone.n) == (0.4, -1.0, 1.0, 1)
+
+
+def test_verdicts() -> None:
+    above, below, across = {"low": 0.1, "high": 0.2}, {"low": -0.2, "high": -0.1}, {"low": -0.1, "high": 0.1}
+    assert verdict([above, above]) == "holds"
+    assert verdict([above, below]) == "does not hold"
+    assert verdict([above, across]) == verdict([]) == "cannot tell at this scale"
+
+
+def test_a_claim_is_answered_over_worlds(tmp_path: Path) -> None:
+    # of two problems a picks right where b picks wrong: in both, in one, in both
+    found = answer(recipe(tmp_path), runs(tmp_path, [A_WINS, A_WINS], [A_WINS, TIE], [A_WINS, A_WINS]))
+    decided = found["comparisons"]["a above b"]
+    assert [of["mean"] for of in decided["by_world"].values()] == [1.0, 0.5, 1.0]
+    half = 4.302652729911275 * (1 / 12) ** 0.5 / 3**0.5
+    assert decided["over_worlds"] == pytest.approx({"mean": 5 / 6, "low": 5 / 6 - half, "high": 5 / 6 + half, "n": 3})
+    assert found["verdict"] == "holds"
+    beside = found["comparisons"]["beside"]  # one response chosen of one is any response, whoever chooses
+    assert beside["over_worlds"]["mean"] == 0.0 and not beside["decides"]
+    assert found["worlds"]["1"]["b"] == {"1": 0.5, "2": 0.5}
+
+
+def test_the_page_says_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = recipe(tmp_path)
+    worlds = runs(tmp_path, [A_WINS, A_WINS], [A_WINS, A_WINS])
+    monkeypatch.setattr("sys.argv", ["qstep", "run", str(study.file), "--seeds", "0,1"])
+    summarise(study, worlds, tmp_path)
+    text = (tmp_path / "claim.md").read_text()
+    assert text == page(study, json.loads((tmp_path / "claim.json").read_text()))
+    assert "**Holds**, over 2 worlds." in text
+    assert "| a above b | 2 | +100.0 [+100.0, +100.0] |" in text and "| 2 of 2 |" in text
+    assert "| beside (told beside) | 1 | +0.0 [+0.0, +0.0] |" in text
+    assert "| a | 0.500 | 1.000 |" in text and "| majority |" in text and "a_weighted" not in text
+    assert "| AUC within a problem, mean over worlds | right responses | right steps |" in text
+    assert "| a | 0.750 | 0.500 |" in text
+    made = provenance({})
+    assert (
+        f"`qstep run {study.file} --seeds 0,1`, commit {made['git_commit']}, {made['hardware']}; worlds 0, 1." in text
+    )
+
+
+def test_a_scorer_is_compared_by_its_aggregations(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, comparisons={"the least above the last": {"a": "a/min", "b": "a/last", "n": 2}})
+    found = answer(asked, runs(tmp_path, [A_WINS, A_WINS], [A_WINS, A_WINS]))
+    # by the least Q a is always right; by the last, which is the same for both responses, every other time
+    assert found["comparisons"]["the least above the last"]["over_worlds"]["mean"] == 0.5
+    assert set(found["worlds"]["0"]) == {"a/min", "a/last", "majority", "mean", "pass"}
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ({"comparison": {}}, "`study` is a mapping with claim, comparisons, paper, results, settings"),
+        ({"results": ["choice"]}, "results is an unknown stage"),
+        ({"comparisons": {"x": {"a": [], "b": "b", "n": 2}}}, "comparison 'x': a and b are each a way to choose"),
+        ({"comparisons": {"x": {"a": [["a"]], "b": "b", "n": 2}}}, "comparison 'x': a and b are each a way to choose"),
+        ({"results": "choise"}, r"results is an unknown stage 'choise' \(did you mean 'choice'"),
+        ({"comparisons": {"x": {"a": "a", "b": "b"}}}, "comparison 'x' is a mapping with a, b, n"),
+        ({"comparisons": {"x": {"a": "a", "b": "b", "n": "2"}}}, "comparison 'x' is a mapping with a, b, n"),
+    ],
+)
+def test_a_malformed_study_is_refused_before_anything_runs(tmp_path: Path, study: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        run(RunConfig(recipe=recipe(tmp_path, **study).file))
+
+
+def test_a_way_to_choose_that_is_not_there_is_named(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, comparisons={"x": {"a": "c", "b": "b", "n": 2}})
+    with pytest.raises(RecipeError, match="comparison 'x': the results have no 'c' at n = 2; they have mean, majority"):
+        answer(asked, runs(tmp_path, [A_WINS]))
+
+
+def test_a_world_of_several_variants_is_no_study(tmp_path: Path) -> None:
+    file = recipe(tmp_path).file
+    written = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**written, "variants": {"x": {"choice": {"seed": 1}}, "y": {}}}))
+    with pytest.raises(RecipeError, match="a study has one run a world: make stages of its variants"):
+        run(RunConfig(recipe=file))
+
+
+def test_a_studys_results_are_those_of_best_of_n(tmp_path: Path) -> None:
+    stages = {"choice": {"command": "grade", "input": "rows.jsonl"}}
+    of_grade = dataclasses.replace(recipe(tmp_path), stages=stages)
+    with pytest.raises(RecipeError, match="results is a stage of `qstep grade`: name one of `qstep best-of-n`"):
+        Study.of(of_grade)
+
+
+def test_the_command_of_a_page_is_the_one_that_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ran the stages: a job shared with another study was run by that study's command."""
+    study, worlds = recipe(tmp_path), runs(tmp_path, [A_WINS], [A_WINS])
+    given = ["run", str(study.file), "--seeds", "0,1", "--values.k", "9"]
+    monkeypatch.setattr("sys.argv", ["qstep", *given])
+    assert answer(study, worlds)["provenance"]["command"] == " ".join(["qstep", *given])
+
+
+def test_a_stage_like_another_is_what_that_is(tmp_path: Path) -> None:
+    stages = {"graded": {"command": "grade", "input": "rows.jsonl"}, "choice": {"like": "graded"}}
+    with pytest.raises(RecipeError, match="results is a stage of `qstep grade`"):
+        Study.of(dataclasses.replace(recipe(tmp_path), stages=stages))

@@ -1,0 +1,128 @@
+"""What `trainers/test_processes.py` has two processes do, started by torchrun: `BASE ROWS OUTPUT`.
+
+Each process writes what it saw to `OUTPUT/rank<r>.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import fully_shard
+
+from model_families import with_contract
+from qstep.cli import main
+from qstep.data import read_rows, write_jsonl
+from qstep.models import ModelOptions, PolicyModel, ScorerModel, collate_groups, collate_steps
+from qstep.tasks import miniature
+from qstep.trainers import METHODS
+
+METHODS_RUN = ("pqm", "rs", "dqo", "dro")
+
+
+def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int) -> list[str]:
+    """A run of 5 steps of 6 items, with an epoch of 16: its third step has 4."""
+    options: dict[str, Any] = {
+        "model_name_or_path": base,
+        "train_file": rows,
+        "output_dir": output,
+        "per_device_train_batch_size": per_device,
+        "max_steps": 5,
+        "optim": "sgd",
+        "learning_rate": 0.002,
+        "max_grad_norm": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": "true",
+        "seed": 3,
+        "responses_per_prompt": 4,
+    }
+    if method in ("dqo", "dro"):
+        options["value_learning_rate"] = 0.002
+    return ["train", method, *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def trainer_of(method: str, base: Path, rows: Path, output: Path, **options: Any) -> Any:
+    chosen = METHODS[method]
+    shared = dict(use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, per_device_train_batch_size=2)
+    config = chosen.config(output_dir=str(output), responses_per_prompt=4, max_steps=12, **shared, **options)
+    return chosen.create(ModelOptions(model_name_or_path=str(base)), config, rows, miniature.tokenizer())
+
+
+def stopped(run: Any) -> dict[str, Any]:
+    """With which error a run stops here, and after how many steps."""
+    try:
+        run().train()
+    except Exception as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    return {"error": None}
+
+
+def sharded(model: Any, batch: Any, folder: Path) -> float:
+    """Trains a sharded module for three steps and saves it whole; the last loss."""
+    for layer in model.pretrained.base_model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(3):
+        loss = model(batch).square().sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if dist.get_rank() == 0:
+        model.save(folder, state)
+    return float(model(batch).square().sum())
+
+
+def run(base: Path, rows: Path, output: Path) -> None:
+    seen: dict[str, Any] = {}
+    plain = output / "plain.jsonl"
+    for method in METHODS_RUN:
+        seen[method] = main(arguments(method, base, plain, output / method, per_device=3))
+    rank = dist.get_rank()
+
+    # A row near the file's end of another tokenizer, found by the process that reaches it.
+    bad = list(read_rows(rows))
+    bad[-2]["completion_ids"] = [0] + bad[-2]["completion_ids"]
+    bad[-2].pop("logps_behavior")
+    if rank == 0:
+        write_jsonl(output / "bad.jsonl", bad)
+    dist.barrier()
+    import qstep.trainers.policy as policy
+
+    policy._CHECKED = 1
+    seen["bad row"] = stopped(lambda: trainer_of("rs", base, output / "bad.jsonl", output / "bad"))
+
+    def broken_here() -> Any:
+        trainer = trainer_of("rs", base, rows, output / "nan")
+        if rank == 1:
+            losses = trainer.losses
+            trainer.losses = lambda model, inputs: losses(model, inputs) * float("nan")
+        return trainer
+
+    seen["not finite"] = stopped(broken_here)
+    seen["collapse"] = stopped(
+        lambda: trainer_of("dqo", base, rows, output / "collapse", min_effective_sample_size=1.1, collapse_patience=2)
+    )
+
+    prompt, responses = [1, 2, 3], [[4, 5, 6, 7], [8, 9]]
+    options = ModelOptions(model_name_or_path=str(base))
+    torch.manual_seed(0)
+    steps = collate_steps([prompt], [responses], [[1, 3], [1]])
+    seen["sharded scorer"] = sharded(with_contract(ScorerModel.new(options)), steps, output / "sharded_scorer")
+    seen["sharded policy"] = sharded(
+        PolicyModel.new(options), collate_groups([prompt], [responses]), output / "sharded_policy"
+    )
+    (output / f"rank{rank}.json").write_text(json.dumps(seen))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run(*map(Path, sys.argv[1:]))

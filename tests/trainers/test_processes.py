@@ -1,0 +1,99 @@
+"""Training on two processes (gloo): the same weights as on one, one writer, and no process left waiting."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from qstep.cli import main
+from qstep.data import read_rows, write_jsonl
+from qstep.models import ModelOptions, PolicyModel, ScorerModel, collate_groups, collate_steps
+from runs_on_two_processes import METHODS_RUN, arguments
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def two(base: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """The output folder of one torchrun of two processes, and what each saw."""
+    output = tmp_path_factory.mktemp("two")
+    # Without logps_behavior the reference's log-probabilities count, of which each process computes a part.
+    plain = [{k: v for k, v in row.items() if k != "logps_behavior"} for row in read_rows(rows_file)]
+    write_jsonl(output / "plain.jsonl", plain)
+    script = Path(__file__).parents[1] / "support" / "runs_on_two_processes.py"
+    with socket.socket() as free:  # tests of two workers may be here at once
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    done = subprocess.run(
+        [*command, str(script), str(base), str(rows_file), str(output)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return output, [json.loads((output / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("method", METHODS_RUN)
+def test_two_processes_end_with_the_weights_of_one(
+    method: str,
+    two: tuple[Path, list[dict[str, Any]]],
+    base: Path,
+    tmp_path: Path,
+) -> None:
+    """Through the command line, 2 x 3 items a step against 1 x 6, with steps of 6, 6 and 4 items to an epoch."""
+    output, seen = two
+    assert [rank[method] for rank in seen] == [0, 0]
+    assert main(arguments(method, base, output / "plain.jsonl", tmp_path, per_device=6)) == 0
+    for file in tmp_path.glob("*.safetensors"):
+        one, both = load_file(file), load_file(output / method / file.name)
+        assert one.keys() == both.keys()
+        for name, value in one.items():
+            assert (value - both[name]).abs().max() <= 1e-5, name
+    moved = load_file(base / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    trained = load_file(output / method / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    assert (moved - trained).abs().max() > 1e-4
+    logs = [list(read_rows(folder / "train_log.jsonl")) for folder in (tmp_path, output / method)]
+    assert [row["step"] for row in logs[1]] == [1, 2, 3, 4, 5]
+    for alone, together in zip(*logs, strict=True):
+        assert alone.pop("id") == together.pop("id")
+        for name, value in alone.items():
+            assert together[name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
+
+
+def test_a_bad_row_a_bad_loss_and_a_collapse_stop_both(two: tuple[Path, list[dict[str, Any]]]) -> None:
+    _, seen = two
+    errors = {name: sorted(rank[name]["error"] for rank in seen) for name in ("bad row", "not finite", "collapse")}
+    assert errors == {
+        "bad row": ["ProcessFailed", "ValueError"],
+        "not finite": ["NonFiniteLoss", "NonFiniteLoss"],
+        "collapse": ["ImportanceCollapse", "ImportanceCollapse"],
+    }
+    assert all("line 63, field 'completion_ids'" in rank["bad row"]["message"] for rank in seen)
+    assert "on another process" in seen[0]["not finite"]["message"]
+    assert "the loss of row 'miniature/" in seen[1]["not finite"]["message"]
+
+
+def test_sharded_modules_train_and_save_what_one_process_loads(two: tuple[Path, list[dict[str, Any]]]) -> None:
+    output, seen = two
+    prompt, responses = [1, 2, 3], [[4, 5, 6, 7], [8, 9]]
+    scorer = ScorerModel.load(output / "sharded_scorer")
+    policy = PolicyModel.new(ModelOptions(model_name_or_path=str(output / "sharded_policy")))
+    with torch.no_grad():
+        q_values = scorer(collate_steps([prompt], [responses], [[1, 3], [1]]))
+        logps = policy(collate_groups([prompt], [responses]))
+    for rank in seen:
+        assert rank["sharded scorer"] == pytest.approx(q_values.square().sum().item(), rel=1e-4)
+        assert rank["sharded policy"] == pytest.approx(logps.square().sum().item(), rel=1e-4)

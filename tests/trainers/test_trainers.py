@@ -1,0 +1,313 @@
+"""The trainers: invariants of the weights they end with, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+import tokenizer_families as families
+from qstep.data import RowError, encode_text, row_step_ends, split_steps, write_jsonl
+from qstep.losses import pqm_loss, pqm_theoretical_loss
+from qstep.models import ModelOptions
+from qstep.trainers import METHODS, ImportanceCollapse, NonFiniteLoss, RankingConfig, StepwiseConfig, dataset, scorer
+from qstep.trainers.objectives import loss_function, step_labels
+from qstep.types import ABSENT
+from tiny_trainers import COMMON, trainer, weights
+
+
+@pytest.mark.parametrize("kind", ["pqm", "orm", "rs", "dqo", "dro"])
+def test_accumulation_splits_share_one_trajectory(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """One batch of 8, and 8 batches of 1 accumulated, end with the same weights to 1e-6 (as do 2 of 4).
+
+    The optimizer is SGD, which shows the gradient: Adam divides by its size, and so blows rounding up where a
+    gradient is near zero.
+    """
+    ends = []
+    for size, splits in ((8, 1), (1, 8), (2, 4)):
+        run = trainer(
+            kind,
+            base,
+            rows_file,
+            tmp_path / f"{size}",
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=splits,
+            max_steps=4,
+            optim="sgd",
+            learning_rate=1e-2,
+            max_grad_norm=0.0,
+        )
+        run.train()
+        ends.append(weights(run))
+    for other in ends[1:]:
+        for name, value in ends[0].items():
+            assert (value - other[name]).abs().max() <= 1e-6, name
+
+
+@pytest.mark.parametrize(
+    ("kind", "peft"), [("pqm", False), ("pqm", True), ("rs", False), ("dqo", False), ("dqo", True)]
+)
+def test_resume_gives_bit_equal_weights(kind: str, peft: bool, base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """The checkpoint is of the middle of the second epoch, which is cut off in its third step."""
+    options = dict(per_device_train_batch_size=6, max_steps=7, save_strategy="steps", save_steps=4, peft=peft)
+    whole = trainer(kind, base, rows_file, tmp_path / "whole", **options)
+    whole.train()
+    torch.manual_seed(99)
+    resumed = trainer(kind, base, rows_file, tmp_path / "resumed", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    assert resumed.state.global_step == 7
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[name]), name
+
+
+@pytest.mark.parametrize("kind", ["pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm", "rs", "dqo", "dro"])
+def test_every_method_lowers_its_loss(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
+    run = trainer(kind, base, rows_file, tmp_path, per_device_train_batch_size=16, max_steps=20, learning_rate=3e-3)
+    run.train()
+    losses = [line["loss"] for line in run.state.log_history if "loss" in line]
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_scorer_learns_to_tell_right_steps_from_wrong_ones(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    run = trainer("pqm", base, rows_file, tmp_path, per_device_train_batch_size=16, max_steps=100, learning_rate=5e-3)
+    run.train()
+    first, last = run.state.log_history[0], run.state.log_history[-2]
+    assert last["rewards/margins"] > first["rewards/margins"] + 1
+
+
+def test_dqo_logs_its_health(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    run = trainer(
+        "dqo", base, rows_file, tmp_path, importance="trajectory", per_device_train_batch_size=16, max_steps=2
+    )
+    run.train()
+    line = run.state.log_history[0]
+    expected = {
+        "importance/effective_sample_size",
+        "importance/mean_weight",
+        "logps/ratio",
+        "loss/value",
+        "loss/q",
+    }
+    assert expected <= set(line)
+    assert abs(line["logps/ratio"]) < 1e-5  # the first step is taken at the reference
+
+
+def test_a_collapse_of_the_effective_sample_size_stops_with_advice(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    run = trainer(
+        "dqo",
+        base,
+        rows_file,
+        tmp_path,
+        importance="trajectory",
+        per_device_train_batch_size=16,
+        max_steps=50,
+        min_effective_sample_size=1.1,
+        collapse_patience=3,
+    )
+    with pytest.raises(ImportanceCollapse, match=r"for 3 steps .* Lower learning_rate"):
+        run.train()
+    assert run.state.global_step < 5
+
+
+def test_patience_with_a_collapse_outlives_a_resume(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    options = dict(importance="trajectory", per_device_train_batch_size=4, min_effective_sample_size=1.1)
+    options |= dict(max_steps=9, collapse_patience=5, save_strategy="steps", save_steps=3)
+    with pytest.raises(ImportanceCollapse, match="step 4: for 5 steps"):
+        trainer("dqo", base, rows_file, tmp_path, **options).train()
+    with pytest.raises(ImportanceCollapse, match="step 4: for 5 steps"):
+        trainer("dqo", base, rows_file, tmp_path, **options).train(
+            resume_from_checkpoint=str(tmp_path / "checkpoint-3")
+        )
+
+
+def test_step_rewards_are_asked_of_the_eval_file_before_training(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    del rows[6]["step_rewards"]
+    write_jsonl(tmp_path / "eval.jsonl", rows)
+    with pytest.raises(RowError, match=r"eval\.jsonl, line 7, field 'step_rewards': is missing \(1 such rows\)"):
+        options = dict(process_rewards="potential", eval_strategy="steps")
+        trainer("dqo", base, rows_file, tmp_path, tmp_path / "eval.jsonl", **options)
+
+
+def test_a_non_finite_loss_names_the_row(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    run = trainer("rs", base, rows_file, tmp_path, per_device_train_batch_size=4, max_steps=2)
+    run.bare_model.pretrained.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(NonFiniteLoss, match=r"the loss of row 'miniature/train/0/\d+#\d'"):
+        run.train()
+
+
+def test_rows_left_out_are_counted(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    rows[0] |= {"label": None, "reward": None}
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert trainer("rs", base, tmp_path / "rows.jsonl", tmp_path).train_dataset.left_out == {
+        "ungradable": 1,
+        "not right": 32,
+    }
+    assert trainer("dqo", base, tmp_path / "rows.jsonl", tmp_path).train_dataset.left_out == {"ungradable": 1}
+
+
+@pytest.mark.parametrize("kind", ["rs", "pqm"])
+def test_an_over_long_row_is_refused(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"rows\.jsonl: \d+ rows are longer than max_length 20 tokens: line 1 \(\d\d\), .*Raise max_length",
+    ):
+        trainer(kind, base, rows_file, tmp_path, max_length=20)
+
+
+def test_potential_rewards_sum_to_zero_along_every_response(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """Differences of potentials telescope: what they add to the outcome is Phi(end) - Phi(start) = 0."""
+    plain = trainer("dqo", base, rows_file, tmp_path)
+    shaped = trainer("dqo", base, rows_file, tmp_path, process_rewards="potential")
+    items = [plain.train_dataset[0], plain.train_dataset[3]]
+    before, after = plain.collate(items)["rewards"], shaped.collate(items)["rewards"]
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(before.sum(1), after.sum(1))
+
+
+@pytest.mark.parametrize("name", ["line", "blank_line", "numbered", "sentence"])
+def test_step_rewards_of_another_tokenizer_are_placed_where_the_steps_end(name: str, tmp_path: Path) -> None:
+    """A policy whose tokenizer composes characters and cannot give the text back learns from another's step scores.
+
+    Each response's additions telescope to 0 at its last token; before it there is one at the end of each step.
+    """
+    torch.manual_seed(0)
+    tokenizer = families.unigram()
+    shape = dict(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, intermediate_size=64
+    )
+    Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), head_dim=16, **shape)).save_pretrained(tmp_path / "base")
+    rng = random.Random(0)
+    rows = []
+    for number in range(4):
+        text = "Step 1: ﬁnd e\u0301.\n\nStep 2:\r\n" + families.hostile_text(rng)
+        steps = split_steps(text, f"split:{name}")
+        rewards = [0.25 + step / 8 for step in range(len(steps))]
+        rows.append({"prompt": "q", "completion": text, "completions": steps, "step_separator": f"split:{name}"})
+        rows[-1] |= {"step_rewards": rewards, "reward": float(number % 2)}
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    config = METHODS["dqo"].config(
+        **{**COMMON, "output_dir": str(tmp_path / "out"), "importance": "none", "responses_per_prompt": 4},
+        **{"process_rewards": "potential", "step_separator": f"split:{name}", "max_steps": 1},
+    )
+    options = ModelOptions(model_name_or_path=str(tmp_path / "base"))
+    run = METHODS["dqo"].create(options, config, tmp_path / "rows.jsonl", tokenizer)
+    batch = run.collate([run.train_dataset[0]])
+    for row, given, mask in zip(rows, batch["rewards"], batch["response_mask"].bool(), strict=True):
+        ends = row_step_ends(tokenizer, row, row["completions"], row["step_separator"])
+        paid = given[mask].tolist()
+        assert sum(paid) == pytest.approx(row["reward"], abs=1e-5)
+        assert {token for token, reward in enumerate(paid[:-1]) if reward} == set(ends[:-1])
+        kept = [families.nfkc(step) for step in row["completions"]]
+        for step, end in enumerate(ends[:-1]):
+            assert families.read(tokenizer, encode_text(tokenizer, row["completion"])[: end + 1]) == "".join(
+                kept[: step + 1]
+            )
+    run.train()
+
+
+def test_additive_rewards_need_whole_groups(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="responses_per_prompt to null"):
+        trainer("dqo", base, rows_file, tmp_path, process_rewards="additive")
+    run = trainer("dqo", base, rows_file, tmp_path, process_rewards="additive", responses_per_prompt=None)
+    batch = run.collate([run.train_dataset[0]])
+    outcome = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    # Centred over the problem's steps, the additions cancel.
+    assert batch["rewards"].sum().item() == pytest.approx(outcome.sum().item(), abs=1e-4)
+
+
+def test_labels_as_each_objective_wants_them() -> None:
+    """Soft [1, .5, 0, .25]: hard at threshold 0 is [1, 1, 0, 1], and after the first wrong step all are wrong."""
+    row = {"labels": [1.0, 0.5, 0.0, 0.25], "label": True}
+    assert step_labels(row, "pqm") == [1, 1, 0, 0]
+    assert step_labels(row, "mse") == [1.0, 0.5, 0.0, 0.25]
+    assert step_labels(row, "orm") == [ABSENT, ABSENT, ABSENT, 1.0]
+    assert step_labels(row, "pqm", threshold=0.5) == [1, 0, 0, 0]
+
+
+def test_a_label_of_null_is_no_label() -> None:
+    """Nothing is said of it: neither right before the first wrong step nor wrong after it."""
+    row = {"labels": [None, True, False, None, True], "label": None}
+    assert step_labels(row, "pqm") == [ABSENT, 1, 0, ABSENT, 0]
+    assert step_labels(row, "bce") == [ABSENT, 1, 0, ABSENT, 1]
+    assert step_labels(row, "bce", stop_at_first_error=True) == [ABSENT, 1, 0]
+    assert step_labels(row, "orm") == [ABSENT] * 4 + [1]
+    assert step_labels({"labels": [True, None]}, "orm") == [ABSENT, ABSENT]
+
+
+def test_an_orm_learns_from_every_row_it_keeps(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """From a reward where there is no label; a row with neither and no label of its last step is left out."""
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()][:4]
+    for row in rows:
+        row["labels"][-1] = None
+    for row in rows[:3]:
+        del row["label"]
+    rows[1]["reward"] = 0.5
+    del rows[2]["reward"]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    run = trainer("orm", base, tmp_path / "rows.jsonl", tmp_path)
+    assert run.train_dataset.rows.tolist() == [0, 1, 3]
+    assert run.train_dataset.left_out == {"neither a verdict nor a label of the last step": 1}
+    labels = run.collate([run.train_dataset[0]])["step_labels"]
+    assert [row[row != ABSENT].tolist() for row in labels] == [[1], [0], [0]]
+
+
+def test_the_index_is_asked_for_in_one_order(
+    base: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set's order follows the hash seed, so processes would disagree whose index is right."""
+    asked = []
+    indexed = dataset.index_rows
+    for module in (scorer, dataset):
+        monkeypatch.setattr(
+            module, "index_rows", lambda *args, forbidden: asked.append(list(forbidden)) or indexed(*args)
+        )
+    for token in "0123456789":
+        trainer("pqm", base, rows_file, tmp_path, separator_token=token)
+    assert asked == [["\n", token] for token in "0123456789" for _ in range(2)]
+
+
+def test_stopping_at_the_first_error(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """A response wrong in its second step is read through that step and no further; a right one to its end."""
+    whole = trainer("pqm", base, rows_file, tmp_path)
+    run = trainer("pqm", base, rows_file, tmp_path, stop_at_first_error=True)
+    item = run.train_dataset[0]
+    cut, full = run.data_collator([item]), whole.data_collator([item])
+    for i, row in enumerate(item["rows"]):
+        kept = len(row["completions"]) if row["label"] else 2
+        assert cut["step_labels"][i].tolist()[:kept] == [float(label) for label in row["labels"][:kept]]
+        assert (cut["step_labels"][i, kept:] == ABSENT).all()
+        assert torch.equal(cut["step_ends"][i, :kept], full["step_ends"][i, :kept])
+        assert (cut["step_ends"][i, kept:] == -1).all()
+        assert cut["response_mask"][i].sum() == cut["step_ends"][i, kept - 1] + 1
+    assert step_labels({"labels": [1.0, 0.5, 0.0, 0.25]}, "mse", stop_at_first_error=True) == [1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [("bce", "margin"), ("pqm_ablation", "margin"), ("orm", "stop_at_first_error"), ("dro", "lam"), ("rs", "beta")],
+)
+def test_a_method_has_no_option_it_does_not_read(kind: str, option: str) -> None:
+    with pytest.raises(TypeError, match=option):
+        METHODS[kind].config("out", **{option: 1})
+
+
+def test_an_objective_is_trained_with_its_own_options(tmp_path: Path) -> None:
+    """Eq. 12 has no margin and PQM has one; BCE takes soft labels as they are, so a threshold would do nothing."""
+    options = dict(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    for objective, config in (("bce", RankingConfig(**options)), ("pqm", StepwiseConfig(**options))):
+        with pytest.raises(ValueError, match=f"{objective} is trained with a .*, not a {type(config).__name__}"):
+            loss_function(objective, config)
+    q_values, labels = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0]])
+    with_margin = RankingConfig(**options, margin=2.0)
+    assert torch.equal(loss_function("pqm", with_margin)(q_values, labels), pqm_loss(q_values, labels, margin=2.0))
+    theoretical = loss_function("pqm_theoretical", with_margin)(q_values, labels)
+    assert torch.equal(theoretical, pqm_theoretical_loss(q_values, labels, margin=2.0))
+    with pytest.raises(ValueError, match=r"--threshold is 0\.5, and nothing reads it without --stop_at_first_error"):
+        loss_function("bce", StepwiseConfig(**options, threshold=0.5))
+    loss_function("bce", StepwiseConfig(**options, threshold=0.5, stop_at_first_error=True))
