@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoTokenizer
 from fake_server import MODEL, TOKENIZER, serving
 from qstep.calls import EndpointError, Server, _retry_after, checked_url
 from qstep.generation import HTTPEngine, Request, SamplingSettings
+from qstep.generation.options import EngineOptions
 from qstep.models import StepContract
 from qstep.scoring.endpoint import EndpointScorer, ServedModel
-from qstep.stages.engine_options import EngineOptions
-from qstep.stages.scorer_options import ScorerOptions
+from qstep.scoring.options import ScorerOptions
 from qstep.stages.search import SearchConfig
 from scorers import miniature_scorer
 

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 from pages import commands
 from qstep.cli import RECIPES, main
 from qstep.data import read_rows, write_jsonl
-from qstep.data.jsonl import StageBusy
+from qstep.runs.stage_file import StageBusy
 from qstep.stages.commands import COMMANDS, command_name
 from qstep.tasks import miniature
 

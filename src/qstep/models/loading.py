@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
-MARKER = "qstep_checkpoint.json"
-"""What `qstep train` writes last into a checkpoint, its settings among it."""
-
 
 @dataclass(kw_only=True)
 class ModelOptions:

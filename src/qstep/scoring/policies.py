@@ -12,7 +12,8 @@ from torch import nn
 
 from qstep.data import encode_joined, encode_prompt
 from qstep.models import LogRatioModel, ModelOptions, PolicyModel, PolicyWithValue
-from qstep.models.loading import ADAPTER_CONFIG, MARKER, load_causal_lm, load_tokenizer
+from qstep.models.loading import ADAPTER_CONFIG, load_causal_lm, load_tokenizer
+from qstep.runs.seals import MARKER
 from qstep.scoring.formats import Encoded
 from qstep.scoring.published import Published
 from qstep.types import Dtype, Prompt

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qstep.data import refuse_unread
-from qstep.stages.engine_options import EngineOptions
-from qstep.stages.inputs import finished, model_fingerprint, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, GradingOptions, SamplingOptions
-from qstep.stages.progress import bar, console
+from qstep.generation.options import EngineOptions, SamplingOptions
+from qstep.runs.fingerprints import model_fingerprint
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.progress import bar, console
+from qstep.runs.stage_file import finished
+from qstep.tasks.options import GradingOptions
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -110,7 +113,7 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     Raises:
         ValueError: exact labels are asked for of a task that cannot check a step.
     """
-    from qstep.data import StageFile
+    from qstep.runs.stage_file import StageFile
 
     refuse_overwriting(config)
     tasks = config.tasks()

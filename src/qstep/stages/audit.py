@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qstep.data import Format, refuse_unread
-from qstep.stages.inputs import finished, is_json_with, refuse_foreign, refuse_overwriting
-from qstep.stages.options import Options
-from qstep.stages.progress import bar, console, print_table
-from qstep.stages.provenance import provenance
+from qstep.runs.options import Options
+from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
+from qstep.runs.progress import bar, console, print_table
+from qstep.runs.provenance import provenance
+from qstep.runs.stage_file import finished
 from qstep.types import Row
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from qstep.stages.inputs import is_json_with, refuse_foreign, refuse_overwriting
-from qstep.stages.options import TaskOptions
-from qstep.stages.progress import accuracy_text, console, print_table
-from qstep.stages.provenance import provenance
+from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
+from qstep.runs.progress import accuracy_text, console, print_table
+from qstep.runs.provenance import provenance
 from qstep.stages.score_diagnostics import Responses, q_values_of, response_auc, score_facts, score_lengths
+from qstep.tasks.options import TaskOptions
 from qstep.types import Aggregation, Row
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qstep.stages.inputs import model_fingerprint, refuse_foreign
+from qstep.runs.fingerprints import model_fingerprint
+from qstep.runs.outputs import refuse_foreign
 from qstep.types import Row
 
 if TYPE_CHECKING:

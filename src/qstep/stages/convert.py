@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from qstep.data import Neutral, refuse_unread
-from qstep.stages.inputs import finished, in_blocks, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, PromptOptions, TaskOptions
-from qstep.stages.progress import bar, console
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.progress import bar, console
+from qstep.runs.runner import in_blocks
+from qstep.runs.stage_file import finished
+from qstep.tasks.options import PromptOptions, TaskOptions
 from qstep.types import Row
 
 _ROWS_AT_ONCE = 1024
@@ -54,7 +57,8 @@ def convert(config: ConvertConfig) -> Path:
         RowError: a row is not of the format.
         ValueError: the format is not recognised, or no row can be used.
     """
-    from qstep.data import Audit, Reading, Source, StageFile, read_published, recognise
+    from qstep.data import Audit, Reading, Source, read_published, recognise
+    from qstep.runs.stage_file import StageFile
 
     refuse_overwriting(config)
     source = Source.of(config.dataset_name, split=config.split or "train", config=config.config_name)

@@ -10,14 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.progress import accuracy_text, bar, console, print_table
+from qstep.runs.provenance import provenance
+from qstep.scoring.options import ScorerOptions
 from qstep.stages.harness import harness_results, harness_samples
-from qstep.stages.inputs import settings_of
-from qstep.stages.options import NO_EFFECT, PromptOptions
-from qstep.stages.progress import accuracy_text, bar, console, print_table
-from qstep.stages.provenance import provenance
 from qstep.stages.score import too_long, with_scores
-from qstep.stages.scorer_options import ScorerOptions
 from qstep.stages.step_benchmarks import StepBenchmark, read_benchmarks, shared_rows
+from qstep.tasks.options import PromptOptions
 from qstep.types import Aggregation, OverLong, Row
 
 if TYPE_CHECKING:
@@ -163,7 +163,8 @@ def _refuse_shared(judged: dict[str, StepBenchmark], chosen_on: StepBenchmark | 
 
 def _scored(of: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list[Row], dict[str, Any]]:
     """The rows of a subset with `q_values` and `score`, and what is known of their scoring."""
-    from qstep.data import StageFile, canonical_json, read_rows
+    from qstep.data import canonical_json, read_rows
+    from qstep.runs.stage_file import StageFile
 
     digest = hashlib.sha256(b"".join(canonical_json(row) + b"\n" for row in of.rows)).hexdigest()
     own = {field.name for field in fields(config)} - {field.name for field in fields(ScorerOptions)}

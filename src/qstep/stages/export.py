@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qstep.stages.models import written_whole
-from qstep.stages.scorer_options import ScorerChoice
+from qstep.runs.folders import written_whole
+from qstep.scoring.options import ScorerChoice
 
 
 @dataclass(kw_only=True)

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from qstep.stages.inputs import finished, in_blocks, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, GradingOptions
-from qstep.stages.progress import bar
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.progress import bar
+from qstep.runs.runner import in_blocks
+from qstep.runs.stage_file import finished
+from qstep.tasks.options import GradingOptions
 from qstep.types import Row, Verdict
 
 if TYPE_CHECKING:
@@ -41,7 +44,8 @@ class GradeConfig(GradingOptions):
 
 def grade(config: GradeConfig) -> Path:
     """Runs the stage and returns its output."""
-    from qstep.data import StageFile, read_rows
+    from qstep.data import read_rows
+    from qstep.runs.stage_file import StageFile
     from qstep.tasks import grade_rows
 
     refuse_overwriting(config)

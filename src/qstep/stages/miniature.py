@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qstep.stages.options import Options
+from qstep.runs.options import Options
 
 
 @dataclass
@@ -29,7 +29,7 @@ def miniature(config: MiniatureConfig) -> Path:
     from transformers import Qwen3ForCausalLM
 
     from qstep.data import write_jsonl
-    from qstep.stages.inputs import hide_loading_bars
+    from qstep.models.inference import hide_loading_bars
     from qstep.tasks import miniature
 
     hide_loading_bars()

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qstep.stages.inputs import begins_with, is_json_with, refuse_foreign, refuse_overwriting
-from qstep.stages.options import TaskOptions
-from qstep.stages.provenance import provenance
+from qstep.runs.outputs import begins_with, is_json_with, refuse_foreign, refuse_overwriting
+from qstep.runs.provenance import provenance
+from qstep.tasks.options import TaskOptions
 from qstep.types import Row
 
 _OF_SCORERS = ("aggregations", "over_optimisation", "length")

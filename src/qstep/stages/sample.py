@@ -7,10 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qstep.stages.engine_options import EngineOptions
-from qstep.stages.inputs import in_blocks, model_fingerprint, problems_fingerprint, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, ProblemOptions, SamplingOptions
-from qstep.stages.progress import bar
+from qstep.generation.options import EngineOptions, SamplingOptions
+from qstep.runs.fingerprints import model_fingerprint, problems_fingerprint
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.progress import bar
+from qstep.runs.runner import in_blocks
+from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem, Response, Row
 
 if TYPE_CHECKING:
@@ -43,8 +46,9 @@ class SampleConfig(Sampling):
 
 def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
     """Runs the stage and returns its output. `engine` replaces the model's own."""
-    from qstep.data import StageFile, read_rows
+    from qstep.data import read_rows
     from qstep.data.tokens import PROMPT_DATE
+    from qstep.runs.stage_file import StageFile
 
     refuse_overwriting(config)
     problems = {problem.id: problem for problem in config.problems()}

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qstep.stages.inputs import finished, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, TaskOptions
-from qstep.stages.progress import bar, console
-from qstep.stages.scorer_options import ScorerOptions
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.progress import bar, console
+from qstep.runs.stage_file import finished
+from qstep.scoring.options import ScorerOptions
+from qstep.tasks.options import TaskOptions
 from qstep.types import OverLong, Row
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ def score(config: ScoreConfig) -> Path:
         ValueError: a row's steps were split at another separator than the scorer's, or contain it, or rows are longer
             than its `max_length` (unless they are to be dropped).
     """
-    from qstep.data import StageFile, count_responses
+    from qstep.data import count_responses
+    from qstep.runs.stage_file import StageFile
 
     refuse_overwriting(config)
     settings = settings_of(

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qstep.data import refuse_unread
-from qstep.stages.engine_options import EngineOptions
-from qstep.stages.inputs import in_blocks, model_fingerprint, problems_fingerprint, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, ProblemOptions, SamplingOptions
-from qstep.stages.progress import bar, console
-from qstep.stages.scorer_options import ScorerOptions
+from qstep.generation.options import EngineOptions, SamplingOptions
+from qstep.runs.fingerprints import model_fingerprint, problems_fingerprint
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.progress import bar, console
+from qstep.runs.runner import in_blocks
+from qstep.scoring.options import ScorerOptions
+from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem, Row, SearchMethod
 
 if TYPE_CHECKING:
@@ -89,9 +92,10 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
 
 def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | None = None) -> Path:
     """Runs the stage and returns its output. `engine` and `scorer` replace those that the options name."""
-    from qstep.data import StageFile, read_rows
+    from qstep.data import read_rows
     from qstep.data.splitters import is_named
     from qstep.data.tokens import PROMPT_DATE
+    from qstep.runs.stage_file import StageFile
     from qstep.search import search_together
 
     refuse_overwriting(config)

@@ -19,12 +19,16 @@ from transformers import (
     set_seed,
 )
 
-from qstep.data import SettingsChanged, StageFile, file_fingerprint, splitter_version
+from qstep.data import file_fingerprint, splitter_version
 from qstep.models import ModelOptions
-from qstep.models.loading import MARKER, load_tokenizer
+from qstep.models.inference import hide_loading_bars
+from qstep.models.loading import load_tokenizer
+from qstep.runs.fingerprints import model_files, model_fingerprint
+from qstep.runs.options import settings_of
+from qstep.runs.progress import console
+from qstep.runs.seals import MARKER
+from qstep.runs.stage_file import SettingsChanged, StageFile, finished
 from qstep.stages.card import write_card
-from qstep.stages.inputs import finished, hide_loading_bars, model_files, model_fingerprint, settings_of
-from qstep.stages.progress import console
 from qstep.trainers import METHODS, GroupConfig
 from qstep.trainers.checkpoints import (
     Checkpoint,

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qstep.stages.inputs import model_files
+from qstep.runs.fingerprints import model_files
+from qstep.runs.seals import seal, why_unusable
 
 
 def written_whole(output: Path, settings: Mapping[str, Any], name: str, write: Callable[[Path], None]) -> Path:
@@ -19,8 +20,6 @@ def written_whole(output: Path, settings: Mapping[str, Any], name: str, write: C
     Raises:
         ValueError: the output is something else, or was changed.
     """
-    from qstep.trainers.checkpoints import seal, why_unusable
-
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         reason = why_unusable(output, settings)
         if reason is not None:

@@ -5,15 +5,37 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from qstep.data import refuse_unread
-from qstep.stages.cluster import Work, map_blocks
-from qstep.stages.inputs import load_for_sampling, load_tokenizer
-from qstep.stages.options import CallOptions, DeviceOptions
+from qstep.runs.cluster import Work, map_blocks
+from qstep.runs.options import CallOptions, DeviceOptions, Options
 from qstep.types import Row
 
 if TYPE_CHECKING:
-    from qstep.generation import Engine
+    from qstep.generation import Engine, SamplingSettings
 
 _OF_HTTP = ("engine_url", "engine_model", "engine_input", "engine_logprobs", "concurrency")
+
+
+@dataclass(kw_only=True)
+class SamplingOptions(Options):
+    """How responses are drawn.
+
+    Args:
+        max_new_tokens: length limit of a whole response, counted from its prompt.
+        temperature: 0 is greedy.
+        top_p: nucleus.
+        seed: of the sampling; each response has its own stream, whatever the batch.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def sampling(self) -> "SamplingSettings":
+        """The same for an engine."""
+        from qstep.generation import SamplingSettings
+
+        return SamplingSettings(self.max_new_tokens, self.temperature, self.top_p, self.seed)
 
 
 @dataclass(kw_only=True)
@@ -82,6 +104,8 @@ class EngineOptions(DeviceOptions, CallOptions):
 
     def load_engine(self, model_name_or_path: str) -> "Engine":
         """The engine of a model."""
+        from qstep.models.inference import load_for_sampling, load_text_tokenizer
+
         if self.engine == "http":
             assert self.engine_url is not None, "checked above"
             from qstep.generation import HTTPEngine
@@ -89,7 +113,7 @@ class EngineOptions(DeviceOptions, CallOptions):
             return HTTPEngine(
                 self._server(self.engine_url, "OPENAI_API_KEY"),
                 self.engine_model or model_name_or_path,
-                load_tokenizer(model_name_or_path, self.model_revision),
+                load_text_tokenizer(model_name_or_path, self.model_revision),
                 prompts_as=self.engine_input,
                 logprobs=self.engine_logprobs,
                 concurrency=self.concurrency,
@@ -97,7 +121,7 @@ class EngineOptions(DeviceOptions, CallOptions):
         if self.engine == "vllm":
             return _vllm_engine().load(
                 model_name_or_path,
-                load_tokenizer(model_name_or_path, self.model_revision),
+                load_text_tokenizer(model_name_or_path, self.model_revision),
                 dtype=self.dtype,
                 revision=self.model_revision,
                 max_rows=self.max_rows,
@@ -111,7 +135,7 @@ class EngineOptions(DeviceOptions, CallOptions):
         return HFEngine(model, tokenizer, max_rows=self.max_rows, max_tokens=self.max_tokens)
 
     def spread(self, make: Callable[[], Work], blocks: Iterable[list[Row]]) -> Iterator[list[Row]]:
-        """What workers of the cluster make of blocks; see `qstep.stages.cluster.map_blocks`."""
+        """What workers of the cluster make of blocks; see `qstep.runs.cluster.map_blocks`."""
         return map_blocks(make, blocks, workers=self.workers, gpus=self.worker_gpus)
 
 

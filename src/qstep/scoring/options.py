@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qstep.data import file_fingerprint, refuse_unread
-from qstep.stages.inputs import choose_device, hide_loading_bars, model_fingerprint
-from qstep.stages.options import CallOptions, DeviceOptions
+from qstep.runs.fingerprints import model_fingerprint
+from qstep.runs.options import CallOptions, DeviceOptions
 from qstep.types import ScorerKind
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class ScorerChoice(DeviceOptions):
 
     def load_scorer(self) -> "Scorer":
         """The scorer, ready to use."""
+        from qstep.models.inference import choose_device, hide_loading_bars
         from qstep.scoring import load_scorer
 
         hide_loading_bars()
@@ -115,6 +116,7 @@ class ScorerOptions(ScorerChoice, CallOptions):
         return scorer
 
     def _served(self, endpoint: str) -> "Scorer":
+        from qstep.models.inference import hide_loading_bars
         from qstep.scoring.endpoint import EndpointScorer
 
         hide_loading_bars()

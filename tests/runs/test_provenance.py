@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qstep.stages.provenance import provenance
+from qstep.runs.provenance import provenance
 
 
 def test_provenance_can_be_written_and_names_the_commit(tmp_path: Path) -> None:

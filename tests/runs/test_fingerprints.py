@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM
 
 from fake_engine import FakeEngine
 from model_families import saved
-from qstep.data import SettingsChanged, StageFile, read_rows, write_jsonl
-from qstep.stages.inputs import model_fingerprint
+from qstep.data import read_rows, write_jsonl
+from qstep.runs.fingerprints import model_fingerprint
+from qstep.runs.stage_file import SettingsChanged, StageFile
 from qstep.stages.sample import SampleConfig, sample
 
 
@@ -90,7 +91,7 @@ def test_a_hub_id_is_named_by_the_commit_of_its_revision(tmp_path: Path) -> None
         (repo / "snapshots" / commit).mkdir(parents=True)
         (repo / "snapshots" / commit / "config.json").write_text("{}")
     script = (
-        "from qstep.stages.inputs import model_fingerprint as f\n"
+        "from qstep.runs.fingerprints import model_fingerprint as f\n"
         "print(f('someone/model'), f('someone/model', 'v1'))\n"
         "try: f('someone/other')\nexcept OSError as e: print('OSError')"
     )
