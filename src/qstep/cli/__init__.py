@@ -48,12 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"qstep: no command {name!r}. Try `qstep --help`.", file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(rest):
-        from qstep.cli.options import short_help
+        from qstep.cli.help import short_help
 
         print(short_help(known[name]))
         return 0
     if "--help-all" in rest:
-        known[name].parser().print_help()
+        from qstep.cli.help import full_help
+
+        print(full_help(known[name]))
         return 0
     return known[name].execute(rest, debug=debug)
 
