@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qstep.data import file_fingerprint, refuse_unread
+from qstep.scoring.kinds import ScorerKind
 from qstep.stages.inputs import choose_device, hide_loading_bars, model_fingerprint
 from qstep.stages.options import CallOptions, DeviceOptions
-from qstep.types import ScorerKind
 
 if TYPE_CHECKING:
     from qstep.scoring import Scorer
