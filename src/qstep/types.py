@@ -42,21 +42,6 @@ OverLong = Literal["refuse", "drop"]
 Aggregation = Literal["min", "last", "mean", "product"]
 """How the step Q-values of a response become its one score."""
 
-ScorerKind = Literal[
-    "auto",
-    "qstep",
-    "qwen_prm",
-    "math_shepherd",
-    "rlhflow",
-    "skywork",
-    "trl",
-    "implicit",
-    "generative",
-    "policy",
-    "ensemble",
-]
-"""Whose computation makes a step's Q of a model; `auto` recognises the checkpoint."""
-
 SearchMethod = Literal["best_of_n", "beam", "dvts", "lookahead"]
 """How responses are searched for with a step scorer."""
 

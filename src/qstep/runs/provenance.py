@@ -5,7 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def provenance(settings: dict[str, Any]) -> dict[str, Any]:
         "git_commit": _commit(),
         "command": shlex.join(["qstep", *sys.argv[1:]]),
         "hardware": ", ".join([f"{os.cpu_count()} cores", _cpu(), *_gpus()]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": _plain(settings),
     }
 

@@ -9,8 +9,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from qstep.scoring.kinds import FORMATS
 from qstep.scoring.scorer import Scored, Scorer
-from qstep.types import Aggregation, Prompt, Row, ScorerKind
+from qstep.types import Aggregation, Prompt, Row
 
 Mean = Literal["q", "probability"]
 """Of the members' Qs, or of their sigmoids (given as the Q whose sigmoid it is)."""
@@ -63,12 +64,11 @@ def read_ensemble(path: Path) -> EnsembleFile:
         member = {"scorer": member} if isinstance(member, str) else member
         if not isinstance(member, dict) or "scorer" not in member or set(member) - set(_MEMBER):
             raise ValueError(f"{path}: member {n} is {member!r}; give the name of a scorer, or {', '.join(_MEMBER)}")
-        if member.get("kind", "auto") not in get_args(ScorerKind):
-            raise ValueError(
-                f"{path}: member {n} is of kind {member['kind']!r}; choose one of {', '.join(get_args(ScorerKind))}"
-            )
         if is_ensemble(str(member["scorer"])) or member.get("kind") == "ensemble":
             raise ValueError(f"{path}: member {n} is an ensemble itself; name its members here")
+        if member.get("kind", "auto") not in ("auto", "qstep", *FORMATS):
+            kinds = ", ".join(("auto", "qstep", *FORMATS))
+            raise ValueError(f"{path}: member {n} is of kind {member['kind']!r}; choose one of {kinds}")
         members.append({"name": str(member["scorer"])} | {k: v for k, v in member.items() if k != "scorer"})
     return EnsembleFile(**held | {"members": members})
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qstep.data import file_fingerprint, refuse_unread
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.options import CallOptions, DeviceOptions
-from qstep.types import ScorerKind
+from qstep.scoring.kinds import ScorerKind
 
 if TYPE_CHECKING:
     from qstep.scoring import Scorer

@@ -104,7 +104,7 @@ class Service:
             raise Refused(415, "send the body as it is, not compressed")
         try:
             body = await asyncio.wait_for(self._body(request), self.options.client_s)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return _refusal(408, f"the request took longer than {self.options.client_s} s to arrive", _CLOSE)
         if self.draining:
             return _refusal(503, "the server is stopping", _CLOSE)
