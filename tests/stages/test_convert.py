@@ -14,12 +14,12 @@ from pages import commands
 from published_rows import FORMATS, PHASE_2, SHEPHERD, TRL, shepherd
 from qstep.cli import main
 from qstep.data import RowError, SettingsChanged, canonical_json, read_rows, write_jsonl
+from qstep.objectives.ranking import RankingConfig
 from qstep.stages import convert as stage
 from qstep.stages.convert import ConvertConfig, convert
 from qstep.stages.score import ScoreConfig, score
 from qstep.stages.train import TrainInputs, train
 from qstep.tasks import miniature
-from qstep.trainers import RankingConfig
 from raw_rows import write
 
 

@@ -9,6 +9,7 @@ import torch
 
 from qstep.cli import main
 from qstep.data import RowError, check_row, read_rows, write_jsonl
+from qstep.objectives import METHODS
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from qstep.stages.commands import COMMANDS
@@ -18,7 +19,6 @@ from qstep.stages.options import ProblemOptions
 from qstep.stages.report import ReportConfig, report
 from qstep.stages.score import ScoreConfig
 from qstep.stages.train import TrainInputs, train
-from qstep.trainers import METHODS
 
 ROW = {"question": "1+1?", "answer": "2", "text": "So 2.\n#### 2"}
 
