@@ -191,7 +191,8 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy of one layer, taught the form of the miniature's responses for a few seconds."""
     from qstep.data import write_jsonl
     from qstep.models import PolicyModel
-    from qstep.trainers import GroupConfig, RSTrainer
+    from qstep.objectives.config import GroupConfig
+    from qstep.trainers import RSTrainer
 
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
@@ -207,7 +208,7 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         report_to="none",
         disable_tqdm=True,
     )
-    RSTrainer(PolicyModel(model), config, folder / "textbook.jsonl", miniature.tokenizer()).train()
+    RSTrainer(PolicyModel(model), config, folder / "textbook.jsonl", processing_class=miniature.tokenizer()).train()
     model.save_pretrained(folder / "model")
     miniature.tokenizer().save_pretrained(folder / "model")
     return folder / "model"

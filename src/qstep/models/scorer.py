@@ -22,7 +22,7 @@ from qstep.models.loading import (
     is_scorer,
     load_token_classifier,
 )
-from qstep.models.packing import Batch, collate_groups, packed_hidden, response_starts
+from qstep.models.packing import Batch, StepBatch, collate_groups, packed_hidden, response_starts
 from qstep.models.pretrained import PretrainedModule
 from qstep.types import Aggregation, Dtype, Prompt
 
@@ -199,7 +199,7 @@ class ScorerModel(PretrainedModule):
         config = AutoConfig.from_pretrained(name, num_labels=labels)
         return cls(load_token_classifier(name, config, dtype=dtype, head=head, complete=True, key_mapping=renamed))
 
-    def forward(self, batch: Batch) -> Float[Tensor, "B S"]:
+    def forward(self, batch: StepBatch) -> Float[Tensor, "B S"]:
         """Q of each step, read at its separator: `batch["step_ends"] [B, S]` indexes response tokens, -1 absent.
 
         Values at absent steps are 0.
@@ -218,7 +218,7 @@ class ScorerModel(PretrainedModule):
         return logits[..., 0] if logits.shape[-1] == 1 else logits[..., 1] - logits[..., 0]
 
 
-def step_states(hidden: Float[Tensor, "L D"], batch: Batch) -> Float[Tensor, "B S D"]:
+def step_states(hidden: Float[Tensor, "L D"], batch: StepBatch) -> Float[Tensor, "B S D"]:
     """The states at the tokens where steps are read; at absent steps, any."""
     starts, _ = response_starts(batch)
     ends = batch["step_ends"]
@@ -230,9 +230,9 @@ def collate_steps(
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[Sequence[int]]],
     step_ends: Sequence[Sequence[int]],
-) -> Batch:
+) -> StepBatch:
     """A batch of groups with `step_ends [B, S]`, one list per response, padded with -1."""
     batch = collate_groups(prompts, responses)
     width = max((len(ends) for ends in step_ends), default=0)
-    batch["step_ends"] = torch.tensor([[*ends, *[-1] * (width - len(ends))] for ends in step_ends], dtype=torch.long)
-    return batch
+    padded = [[*ends, *[-1] * (width - len(ends))] for ends in step_ends]
+    return {**batch, "step_ends": torch.tensor(padded, dtype=torch.long)}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qstep.models import ScorerModel, StepContract, check_length, collate_steps
+from qstep.models import ScorerModel, StepContract, check_length, collate_steps, moved
 from qstep.models.loading import load_tokenizer
 from qstep.scoring.formats import ContractFormat, Format
 from qstep.scoring.scorer import Scored
@@ -96,7 +96,7 @@ class StepScorer(GroupScorer):
         batch = collate_steps(
             list(groups), [[ids for ids, _ in group] for group in groups.values()], [ends for *_, ends in sequences]
         )
-        q_values = self.model({name: tensor.to(self.model.device) for name, tensor in batch.items()})
+        q_values = self.model(moved(batch, self.model.device))
         return pending.scored(q_values.cpu().tolist())
 
 

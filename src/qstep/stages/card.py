@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qstep.objectives import METHODS
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.outputs import refuse_foreign
 from qstep.types import Row
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 MARKER = "<!-- Written by qstep, which writes it anew; without this line it is yours, and `qstep card` leaves it. -->"
-_POLICIES = ("dqo", "dro", "rs")
 _SHOWN = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "num_train_epochs", "max_steps"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "num_processes", "max_grad_norm", "seed"),
@@ -98,7 +98,7 @@ def write_card(
     from qstep.data import write_whole
 
     method, base = settings["method"], summary["base_model"]
-    policy, adapter = method in _POLICIES, (folder / "adapter_config.json").exists()
+    policy, adapter = METHODS[method].kind == "policy", (folder / "adapter_config.json").exists()
     evaluations, notes, index = [], list[str](), []
     for of in results:
         rows, said, entries = _evaluation(of)

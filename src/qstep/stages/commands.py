@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qstep.objectives import METHODS
+
 if TYPE_CHECKING:
     import jsonargparse
 
@@ -167,30 +169,18 @@ _STAGES = (
     _stage("miniature", "MiniatureConfig", "write the embedded task's textbook and untrained model", _FOLDER),
 )
 
-_METHODS = {
-    "pqm": ("objectives:RankingConfig", "PQM's practical ranking loss (Eq. 10)"),
-    "pqm_theoretical": ("objectives:RankingConfig", "PQM's theoretical loss (Eq. 9)"),
-    "pqm_ablation": ("objectives:StepwiseConfig", "PQM's ablation (Eq. 12)"),
-    "bce": ("objectives:StepwiseConfig", "step classification"),
-    "mse": ("objectives:StepwiseConfig", "step regression"),
-    "orm": ("objectives:ScorerConfig", "classification of the last step only"),
-    "dqo": ("dqo:DQOConfig", "direct Q-function optimization"),
-    "dro": ("dro:DROConfig", "DQO's bandit baseline"),
-    "rs": ("dataset:GroupConfig", "rejection sampling: supervised learning on right responses"),
-}
-
 COMMANDS: Mapping[str, Command] = {
     **{command.name: command for command in _STAGES},
     **{
-        f"train {method}": Command(
-            f"train {method}",
+        f"train {method.name}": Command(
+            f"train {method.name}",
             "qstep.stages.train",
-            ("qstep.stages.train:TrainInputs", f"qstep.trainers.{config}"),
-            about,
+            ("qstep.stages.train:TrainInputs", method.config_path),
+            method.about,
             _FOLDER,
-            (method,),
+            (method.name,),
         )
-        for method, (config, about) in _METHODS.items()
+        for method in METHODS.values()
     },
 }
 """Every command by its name."""
