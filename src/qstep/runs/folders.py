@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qstep.runs.fingerprints import model_files
+from qstep.runs.progress import say_complete, say_written
 from qstep.runs.seals import seal, why_unusable
 
 
@@ -24,6 +25,7 @@ def written_whole(output: Path, settings: Mapping[str, Any], name: str, write: C
         reason = why_unusable(output, settings)
         if reason is not None:
             raise ValueError(f"{output} is no {name}: {reason}. Choose another --output_dir, or delete it")
+        say_complete(output)
         return output
     unfinished = output.with_name(f".{output.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -35,4 +37,5 @@ def written_whole(output: Path, settings: Mapping[str, Any], name: str, write: C
     except BaseException:
         shutil.rmtree(unfinished)
         raise
+    say_written(output)
     return output

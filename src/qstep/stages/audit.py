@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from qstep.data import Format, refuse_unread
 from qstep.runs.options import Options
 from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
-from qstep.runs.progress import bar, console, print_table
+from qstep.runs.progress import bar, console, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.stage_file import finished
 from qstep.types import Row
@@ -125,6 +125,7 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     }
     if config.output is not None:
         write_json(config.output, results)
+        say_written(config.output)
     _print(f"audit {config.train_file.name}", found)
     if failures:
         raise ValueError(f"{config.train_file} fails:\n" + "\n".join(f"- {failure}" for failure in failures))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
-from qstep.runs.progress import accuracy_text, console, print_table
+from qstep.runs.progress import accuracy_text, console, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.stages.score_diagnostics import Responses, q_values_of, response_auc, score_facts, score_lengths
 from qstep.tasks.options import TaskOptions
@@ -107,6 +107,7 @@ def best_of_n(config: BestOfNConfig) -> Path:
         console.print(
             f"n goes up to {max(ns)}, as a problem has no more; --ns goes further and leaves such problems out"
         )
+    say_written(config.output)
     return config.output
 
 

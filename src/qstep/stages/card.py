@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qstep.objectives import METHODS
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.outputs import refuse_foreign
+from qstep.runs.progress import say_written
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def card(config: CardConfig) -> Path:
     refuse_foreign("output", output, lambda path: MARKER in path.read_text(encoding="utf-8"))
     paths = [config.results] if isinstance(config.results, Path) else config.results or []
     found = [_checked_results(path, config.model, fingerprint) for path in paths]
-    return write_card(
+    write_card(
         config.model,
         meta["settings"],
         meta["summary"],
@@ -76,6 +77,8 @@ def card(config: CardConfig) -> Path:
         datasets=config.datasets,
         license=config.license,
     )
+    say_written(output)
+    return output
 
 
 def write_card(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
-from qstep.runs.progress import accuracy_text, console, print_table
+from qstep.runs.progress import accuracy_text, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import TaskOptions
@@ -84,7 +84,7 @@ def compare_search(config: CompareSearchConfig) -> Path:
             for name, of in report["searches"].items()
         ],
     )
-    console.print(f"{len(problems)} problems")
+    say_written(config.output, {"problems": len(problems)})
     return config.output
 
 

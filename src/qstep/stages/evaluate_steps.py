@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from qstep.runs.options import NO_EFFECT, settings_of
-from qstep.runs.progress import accuracy_text, bar, console, print_table
+from qstep.runs.progress import accuracy_text, console, print_table, say_written
 from qstep.runs.provenance import provenance
+from qstep.runs.runner import Work, write_rows
 from qstep.scoring.options import ScorerOptions
 from qstep.stages.harness import harness_results, harness_samples
-from qstep.stages.score import too_long, with_scores
+from qstep.stages.score import scoring, too_long
 from qstep.stages.step_benchmarks import StepBenchmark, read_benchmarks, shared_rows
 from qstep.tasks.options import PromptOptions
 from qstep.types import Aggregation, OverLong, Row
@@ -117,6 +119,8 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
     rows_of_all = [row for rows, _ in scored.values() for row in rows]
     render_report(page, _examples(rows_of_all, q), config.output_dir / "report.html")
     _print(results, judged)
+    for name in ("results.json", "report.html"):
+        say_written(config.output_dir / name)
     return results
 
 
@@ -164,32 +168,24 @@ def _refuse_shared(judged: dict[str, StepBenchmark], chosen_on: StepBenchmark | 
 def _scored(of: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list[Row], dict[str, Any]]:
     """The rows of a subset with `q_values` and `score`, and what is known of their scoring."""
     from qstep.data import canonical_json, read_rows
-    from qstep.runs.stage_file import StageFile
 
     digest = hashlib.sha256(b"".join(canonical_json(row) + b"\n" for row in of.rows)).hexdigest()
     own = {field.name for field in fields(config)} - {field.name for field in fields(ScorerOptions)}
     settings = settings_of(config, *NO_EFFECT, *own, scorer=config.scorer_fingerprint(), rows=digest)
     path = config.output_dir / f"scored_{of.name}.jsonl"
-    with StageFile.open(path, stage="evaluate processbench", settings=settings) as file:
-        if not file.complete:
-            scorer = config.load_scorer()
-            dropped = too_long(of.rows, scorer, config.over_long, of.source)
-            if len(dropped) == len(of.rows):
-                raise ValueError(f"{of.source} has no rows short enough for this scorer")
-            rows = [row for row in of.rows if row["id"] not in file.done | dropped]
-            with bar(f"score {of.name}", len(of.rows) - len(dropped), len(file.done)) as advance:
-                for scored in scorer.score_rows(rows, max_tokens=config.score_tokens):
-                    file.append([with_scores(of_row, scorer) for of_row in scored])
-                    advance(len(scored))
-            file.finish(
-                {
-                    "objective": scorer.objective,
-                    "aggregation": scorer.aggregation,
-                    "over_long": len(dropped),
-                    "separators": of.separators(scorer),
-                }
-            )
-        summary = file.summary
+
+    def work(done: Collection[str]) -> Work:
+        scorer = config.load_scorer()
+        dropped = too_long(of.rows, scorer, config.over_long, of.source)
+        if len(dropped) == len(of.rows):
+            raise ValueError(f"{of.source} has no rows short enough for this scorer")
+        skipped = {*done, *dropped}
+        rows = [row for row in of.rows if row["id"] not in skipped]
+        responses = len(of.rows) - len(dropped)
+        separators = of.separators(scorer)
+        return scoring(rows, responses, scorer, config.score_tokens, len(dropped), separators=separators)
+
+    summary = write_rows(path, "evaluate processbench", settings, work)
     long = summary.pop("over_long")
     if long and config.over_long == "refuse":
         raise ValueError(f"{path} was made without {long} over-long rows: give --over_long drop again")

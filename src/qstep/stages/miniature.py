@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qstep.runs.options import Options
+from qstep.runs.progress import say_written
 
 
 @dataclass
@@ -39,4 +40,5 @@ def miniature(config: MiniatureConfig) -> Path:
     Qwen3ForCausalLM(miniature.base_config()).save_pretrained(model)
     miniature.tokenizer().save_pretrained(model)
     write_jsonl(config.output_dir / "textbook.jsonl", miniature.textbook(config.textbook_rows, config.seed))
+    say_written(config.output_dir)
     return config.output_dir
