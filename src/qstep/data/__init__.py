@@ -47,8 +47,10 @@ from qstep.data.rows import (
     is_right,
     judged_right,
     label_kind,
+    last_text,
     outcome,
     prompt_id,
+    prompt_kind,
     read_groups,
 )
 from qstep.data.sources import Source
@@ -118,6 +120,7 @@ __all__ = [
     "is_users_splitter",
     "judged_right",
     "label_kind",
+    "last_text",
     "load_code",
     "locate_steps",
     "map_steps",
@@ -127,6 +130,7 @@ __all__ = [
     "one_token",
     "outcome",
     "prompt_id",
+    "prompt_kind",
     "quantiles",
     "read_groups",
     "read_problems",

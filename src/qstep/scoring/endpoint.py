@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class EndpointScorer(GroupScorer):
         contract = StepContract.of(AutoConfig.from_pretrained(path), tokenizer)
         served = served_model(server, str(path))
         where = f"{server.url} serves {served.name!r}"
-        if served.contract is not None and dict(served.contract) != asdict(contract):
+        if served.contract is not None and StepContract.read(served.contract) != contract:
             raise ValueError(f"{where} with another step contract than {path} has: {dict(served.contract)}")
         if served.tokenizer is not None and served.tokenizer != tokenizer_fingerprint(tokenizer):
             raise ValueError(f"{where} with another tokenizer than that of {path}")

@@ -96,6 +96,10 @@ class Ensemble:
         """Whether the row is within every member's `max_length`."""
         return all(member.fits(row) for member in self.members)
 
+    def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
+        """How a prompt differs from those of a member's training; the first member that finds something speaks."""
+        return next(filter(None, (member.unlike_training(prompt, instruction) for member in self.members)), None)
+
     def score_rows(self, rows: Iterable[Row], *, max_tokens: int = 8192) -> Iterator[list[Scored]]:
         """Scores rows as `StepScorer.score_rows` does; the first member says which rows are computed together."""
         first, *others = self.members

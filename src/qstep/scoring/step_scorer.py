@@ -48,6 +48,10 @@ class GroupScorer(ABC):
         """Whether a row, as `score_rows` takes it, is within `max_length`."""
         return self.format.fits(row)
 
+    def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
+        """How a prompt differs from those of training (`StepContract.unlike_training`)."""
+        return self.format.unlike_training(prompt, instruction)
+
     @abstractmethod
     def _score_batches(self, batches: Iterator[Pending]) -> Iterator[list[Scored]]:
         """The rows of each batch, in order, with their Qs."""

@@ -16,7 +16,7 @@ from qstep.stages.options import NO_EFFECT, PromptOptions
 from qstep.stages.progress import accuracy_text, bar, console, print_table
 from qstep.stages.provenance import provenance
 from qstep.stages.score import too_long, with_scores
-from qstep.stages.scorer_options import ScorerOptions
+from qstep.stages.scorer_options import ScorerOptions, warn_of_prompts
 from qstep.stages.step_benchmarks import StepBenchmark, read_benchmarks, shared_rows
 from qstep.types import Aggregation, OverLong, Row
 
@@ -173,6 +173,7 @@ def _scored(of: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list[Row], 
         if not file.complete:
             scorer = config.load_scorer()
             dropped = too_long(of.rows, scorer, config.over_long, of.source)
+            warn_of_prompts((row["prompt"] for row in of.rows), scorer, of.source, config.instruction)
             if len(dropped) == len(of.rows):
                 raise ValueError(f"{of.source} has no rows short enough for this scorer")
             rows = [row for row in of.rows if row["id"] not in file.done | dropped]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qstep.stages.inputs import finished, refuse_overwriting, settings_of
 from qstep.stages.options import NO_EFFECT, TaskOptions
 from qstep.stages.progress import bar, console
-from qstep.stages.scorer_options import ScorerOptions
+from qstep.stages.scorer_options import ScorerOptions, warn_of_prompts
 from qstep.types import OverLong, Row
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def score(config: ScoreConfig) -> Path:
             return config.output
         scorer = config.load_scorer()
         dropped = too_long(_split_rows(config, scorer), scorer, config.over_long, str(config.input))
+        warn_of_prompts((row["prompt"] for row in _split_rows(config, scorer)), scorer, str(config.input))
         if not (responses := count_responses(config.input) - len(dropped)):
             raise ValueError(f"{config.input} has no rows" + (" short enough for this scorer" if dropped else ""))
         skipped = file.done | dropped

@@ -13,7 +13,7 @@ from qstep.stages.engine_options import EngineOptions
 from qstep.stages.inputs import in_blocks, model_fingerprint, problems_fingerprint, refuse_overwriting, settings_of
 from qstep.stages.options import NO_EFFECT, ProblemOptions, SamplingOptions
 from qstep.stages.progress import bar, console
-from qstep.stages.scorer_options import ScorerOptions
+from qstep.stages.scorer_options import ScorerOptions, warn_of_prompts
 from qstep.types import Problem, Row, SearchMethod
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | 
             return config.output
         engine = engine or config.load_engine(config.model_name_or_path)
         scorer = scorer or config.load_scorer()
+        of_problems = (problem.prompt for problem in problems.values())
+        warn_of_prompts(of_problems, scorer, config.dataset_name, config.instruction)
         if is_named(scorer.step_separator):
             raise ValueError(
                 f"{config.scorer} reads steps that {scorer.step_separator} cuts, and a search has to know where a step "

@@ -45,6 +45,7 @@ class ScorerTrainer(GroupTrainer):
         if isinstance(config, StepwiseConfig):
             reading = {"threshold": config.threshold, "stop_at_first_error": config.stop_at_first_error}
             self.labels_of = partial(self.labels_of, **reading)
+        index = first_then_all(lambda: index_rows(train_file, "stepwise", forbidden=_forbidden(config)))
         self.contract = StepContract.create(
             tokenizer,
             step_separator=config.step_separator,
@@ -52,6 +53,8 @@ class ScorerTrainer(GroupTrainer):
             max_length=config.max_length,
             aggregation="last" if objective == "orm" else "min",
             objective=objective,
+            prompts=index.prompts,
+            instruction=index.instruction,
         )
         self.contract.attach(model.config)
         super().__init__(model, config, train_file, tokenizer, eval_file=eval_file, callbacks=callbacks)
