@@ -43,6 +43,7 @@ from qstep.data.readers import Unanswerable, count_responses, read_problems, rea
 from qstep.data.rows import (
     Format,
     check_row,
+    checked_prompt,
     group_key,
     is_right,
     judged_right,
@@ -56,7 +57,16 @@ from qstep.data.rows import (
 from qstep.data.sources import Source
 from qstep.data.splitters import is_users_splitter, splitter_version, use_splitter
 from qstep.data.step_tokens import StepTokens, map_steps, row_step_ends, spread_scores, step_token_ends
-from qstep.data.steps import check_separator, first_cut, locate_steps, split_steps, step_regions, step_spans, steps_of
+from qstep.data.steps import (
+    check_separator,
+    checked_steps,
+    first_cut,
+    locate_steps,
+    split_steps,
+    step_regions,
+    step_spans,
+    steps_of,
+)
 from qstep.data.tokens import (
     beginning,
     bytes_growth,
@@ -99,6 +109,8 @@ __all__ = [
     "check_completion_ids",
     "check_row",
     "check_separator",
+    "checked_prompt",
+    "checked_steps",
     "code_version",
     "contradicting_rows",
     "count_responses",

@@ -66,6 +66,20 @@ def prompt_id(row: Row) -> str:
     return hashlib.sha256(canonical_json(row["prompt"])).hexdigest()[:16]
 
 
+def checked_prompt(prompt: Any, where: str = "prompt") -> Prompt:
+    """`prompt`, if it is a string or a conversation.
+
+    Raises TypeError, naming `where`, for anything else.
+    """
+    if isinstance(prompt, str) or _is_conversation(prompt):
+        return prompt
+    held = f" of {type(prompt[0]).__name__}" if isinstance(prompt, list) and prompt else ""
+    raise TypeError(
+        f"{where} is of type {type(prompt).__name__}{held}, and has to be one question: a string, or a list of "
+        'messages with "role" and "content". For several questions, use score_rows'
+    )
+
+
 def prompt_kind(prompt: Prompt) -> Literal["string", "messages"]:
     """Whether a prompt is a string or a conversation."""
     return "string" if isinstance(prompt, str) else "messages"

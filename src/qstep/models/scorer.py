@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from qstep.data import encode_ended, encode_prompt, last_text, prompt_kind
+from qstep.data import checked_prompt, checked_steps, encode_ended, encode_prompt, last_text, prompt_kind
 from qstep.models.adapters import adapted, load_adapter
 from qstep.models.loading import (
     ADAPTER_CONFIG,
@@ -25,10 +26,6 @@ from qstep.models.loading import (
 from qstep.models.packing import Batch, collate_groups, packed_hidden, response_starts
 from qstep.models.pretrained import PretrainedModule
 from qstep.types import Aggregation, Dtype, Prompt, PromptKind
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-
 
 _NEWER = {"prompts", "instruction"}
 """Fields that checkpoints of an older qstep do not have."""
@@ -177,7 +174,8 @@ def encode_steps(
     steps: Sequence[str],
 ) -> tuple[list[int], list[int], list[int]]:
     """Token ids of the prompt, of the steps with their separators, and each separator's index in the latter."""
-    return encode_prompt(tokenizer, prompt), *encode_ended(tokenizer, steps, [contract.separator_token_id])
+    ended = encode_ended(tokenizer, checked_steps(steps), [contract.separator_token_id])
+    return encode_prompt(tokenizer, checked_prompt(prompt)), *ended
 
 
 class ScorerModel(PretrainedModule):

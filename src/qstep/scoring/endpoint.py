@@ -65,6 +65,9 @@ class EndpointScorer(GroupScorer):
         self._separator = contract.separator_token_id
         self.server, self.model, self.in_flight = server, model, in_flight
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.objective}, {self.model!r} at {self.server.url})"
+
     @classmethod
     def load(cls, path: str | Path, server: Server, *, fingerprint: str | None = None) -> EndpointScorer:
         """The scorer of a checkpoint, of which `config.json` and the tokenizer are read, at a server.

@@ -88,6 +88,9 @@ class Ensemble:
         self.max_length = min(member.max_length for member in members)
         self.objective = f"mean {mean} of {', '.join(member.objective for member in members)}"
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.members!r}, mean={self.mean!r}, aggregation={self.aggregation!r})"
+
     def score(self, prompt: Prompt, steps: Sequence[str]) -> list[float]:
         """The mean of each step."""
         return self._mean([member.score(prompt, steps) for member in self.members])
