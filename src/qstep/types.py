@@ -24,6 +24,9 @@ Message = dict[str, str]
 Prompt = str | list[Message]
 """Text as the model reads it, or a conversation to be put through the model's chat template."""
 
+PromptKind = Literal["string", "messages", "mixed"]
+"""What the prompts of a file are: all strings, all conversations, or some of each."""
+
 Verdict = Literal["right", "wrong", "ungradable"]
 """What a grader says of an answer. `ungradable` is never counted as wrong."""
 

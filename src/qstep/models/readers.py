@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from qstep.models.loading import bare
@@ -16,7 +17,6 @@ from qstep.models.pretrained import PretrainedModule
 from qstep.models.scorer import step_states
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from transformers import PreTrainedModel
 
 

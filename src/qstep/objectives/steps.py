@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -134,6 +134,8 @@ class StepScoring(Objective[LabelledStepBatch]):
         return len(prompt_ids) + len(response_ids)
 
     def begin(self, model: ScorerModel, train: GroupDataset) -> None:
+        index = train.index
+        self.contract = replace(self.contract, prompts=index.prompts, instruction=index.instruction)
         self.contract.attach(model.config)
 
     def collate(self, items: list[Item]) -> LabelledStepBatch:

@@ -88,6 +88,9 @@ class Ensemble:
         self.max_length = min(member.max_length for member in members)
         self.objective = f"mean {mean} of {', '.join(member.objective for member in members)}"
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.members!r}, mean={self.mean!r}, aggregation={self.aggregation!r})"
+
     def score(self, prompt: Prompt, steps: Sequence[str]) -> list[float]:
         """The mean of each step."""
         return self._mean([member.score(prompt, steps) for member in self.members])
@@ -95,6 +98,10 @@ class Ensemble:
     def fits(self, row: Row) -> bool:
         """Whether the row is within every member's `max_length`."""
         return all(member.fits(row) for member in self.members)
+
+    def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
+        """How a prompt differs from those of a member's training; the first member that finds something speaks."""
+        return next(filter(None, (member.unlike_training(prompt, instruction) for member in self.members)), None)
 
     def score_rows(self, rows: Iterable[Row], *, max_tokens: int = 8192) -> Iterator[list[Scored]]:
         """Scores rows as `StepScorer.score_rows` does; the first member says which rows are computed together."""

@@ -13,7 +13,6 @@ from qstep.models import ScorerModel, StepContract
 from qstep.models.loading import bare, head_name
 from qstep.scoring.formats import ContractFormat
 from qstep.scoring.published.base import Published
-from qstep.scoring.published.skywork import Skywork
 from qstep.scoring.scorer import Scorer
 from qstep.scoring.step_scorer import StepScorer
 from qstep.types import Prompt
@@ -48,7 +47,8 @@ def export_scorer(scorer: Scorer, folder: Path) -> None:
     exported = StepScorer.load(folder, device=scorer.model.device, dtype=dtype)  # type: ignore[arg-type]
     tolerance = 1e-4 if dtype == "float32" else 0.05
     for (question, steps), wanted in zip(probe, theirs, strict=True):
-        prompt: Prompt = [{"role": "user", "content": question}] if isinstance(form, Skywork) else question
+        as_messages = isinstance(form, Published) and contract.prompts == "messages"
+        prompt: Prompt = [{"role": "user", "content": question}] if as_messages else question
         q_values = exported.score(prompt, steps)
         if any(abs(a - b) > tolerance * max(1.0, abs(a)) for a, b in zip(wanted, q_values, strict=True)):
             raise ValueError(f"the export does not compute the same: Qs of {wanted} have become {q_values}")

@@ -1,5 +1,7 @@
 """The options of what gives steps their Q: a scorer in this process, or at a server."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from qstep.data import file_fingerprint, refuse_unread
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.options import CallOptions, DeviceOptions
+from qstep.runs.progress import console
 from qstep.scoring.kinds import ScorerKind
+from qstep.types import Prompt
 
 if TYPE_CHECKING:
     from qstep.scoring import Scorer
@@ -123,6 +127,20 @@ class ScorerOptions(ScorerChoice, CallOptions):
         has_weights = any(Path(self.scorer).glob("*.safetensors"))
         weights = model_fingerprint(self.scorer) if has_weights else None
         return EndpointScorer.load(self.scorer, self._server(endpoint, _SCORER_KEY), fingerprint=weights)
+
+
+def warn_of_prompts(prompts: Iterable[Prompt], scorer: "Scorer", where: str, instruction: str | None = None) -> None:
+    """Says how many prompts are unlike those that the scorer was trained on, a line for each difference."""
+    total, found = 0, Counter[str]()
+    for prompt in prompts:
+        total += 1
+        found.update(filter(None, [scorer.unlike_training(prompt, instruction)]))
+    for difference, count in found.items():
+        console.print(
+            f"Warning: {where}: {count} of {total} prompts are unlike those that the scorer was trained on, so its Qs "
+            f"may mean little. Such a prompt {difference}",
+            markup=False,
+        )
 
 
 def _models_fingerprint(scorer: str, reference: str | None) -> str:

@@ -136,6 +136,7 @@ class Service:
 
     def _reply(self, asked: Sequence[Asked], answers: Sequence[Sequence[float]]) -> dict[str, Any]:
         tokens = sum(len(sequence.ids) for sequence in asked)
+        warnings = [sequence.warning for sequence in asked if sequence.warning is not None]
         return {
             "id": f"pool-{uuid.uuid4().hex}",
             "object": "list",
@@ -146,6 +147,7 @@ class Service:
                 for i, (sequence, q_values) in enumerate(zip(asked, answers, strict=True))
             ],
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
+            **({"warnings": warnings} if warnings else {}),
         }
 
     async def _models(self, _: Request) -> Response:

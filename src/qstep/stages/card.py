@@ -26,6 +26,13 @@ _SHOWN = (
 )
 """The settings of transformers' Trainer that a card shows, beside all those of the method and the model."""
 _NOT_SHOWN = ("method", "model", "train_file", "eval_file", "trust_remote_code", "resumed_from")
+_PROMPTS = {
+    None: "unknown",
+    "string": "strings",
+    "messages": "conversations, through the chat template",
+    "mixed": "strings and conversations",
+}
+"""What the contract's `prompts` stands for."""
 _NOT_METRICS = ("id", "step", "max_steps", "epoch")
 
 
@@ -162,6 +169,8 @@ def _contract(folder: Path) -> dict[str, Any]:
         "separator": _cell(json.dumps(stored["step_separator"], ensure_ascii=False)),
         "token": _cell(stored["separator_token"]),
         "token_id": stored["separator_token_id"],
+        "prompts": _cell(_PROMPTS[stored.get("prompts")]),
+        "instruction": _cell(stored.get("instruction") or ""),
         **{name: stored[name] for name in ("aggregation", "max_length", "objective")},
     }
 

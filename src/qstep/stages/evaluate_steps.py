@@ -15,7 +15,7 @@ from qstep.runs.options import NO_EFFECT, settings_of
 from qstep.runs.progress import accuracy_text, console, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.runner import Work, write_rows
-from qstep.scoring.options import ScorerOptions
+from qstep.scoring.options import ScorerOptions, warn_of_prompts
 from qstep.stages.harness import harness_results, harness_samples
 from qstep.stages.score import scoring, too_long
 from qstep.stages.step_benchmarks import StepBenchmark, read_benchmarks, shared_rows
@@ -177,6 +177,7 @@ def _scored(of: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list[Row], 
     def work(done: Collection[str]) -> Work:
         scorer = config.load_scorer()
         dropped = too_long(of.rows, scorer, config.over_long, of.source)
+        warn_of_prompts((row["prompt"] for row in of.rows), scorer, of.source, config.instruction)
         if len(dropped) == len(of.rows):
             raise ValueError(f"{of.source} has no rows short enough for this scorer")
         skipped = {*done, *dropped}

@@ -20,7 +20,7 @@ from qstep.models import ModelOptions, StepContract, WordPairModel
 from qstep.models.loading import load_causal_lm
 from qstep.scoring.checkpoint import Checkpoint
 from qstep.scoring.formats import Encoded
-from qstep.types import Aggregation, Dtype, Prompt, Row
+from qstep.types import Aggregation, Dtype, Prompt, PromptKind, Row
 
 
 @dataclass(kw_only=True)
@@ -71,6 +71,10 @@ class Published(ABC):
             for shared, ids, _ in self.encode(row["prompt"], row["completions"])
         )
 
+    def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
+        """None: `encode` puts every prompt that it takes into the owner's format."""
+        return None
+
     def contract(self) -> StepContract:
         """The step contract that describes the same format, for `qstep export`.
 
@@ -78,8 +82,8 @@ class Published(ABC):
         """
         raise ValueError(f"a scorer of kind {self.objective} has a format that the step contract does not express")
 
-    def contract_with(self, separator: Sequence[int]) -> StepContract:
-        """The step contract of this format if each step ends with these tokens.
+    def contract_with(self, separator: Sequence[int], prompts: PromptKind) -> StepContract:
+        """The step contract of this format if each step ends with these tokens and prompts are of this kind.
 
         Raises ValueError if they are several.
         """
@@ -95,6 +99,7 @@ class Published(ABC):
             max_length=self.max_length,
             aggregation=self.aggregation,
             objective=self.objective,
+            prompts=prompts,
         )
 
 

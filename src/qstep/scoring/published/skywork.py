@@ -56,4 +56,4 @@ class Skywork(Published):
     def contract(self) -> StepContract:
         """As `Published.contract`. The tokenizer is given a chat template that makes the same prompt."""
         self.tokenizer.chat_template = _TEMPLATE
-        return self.contract_with([self.end_id])
+        return self.contract_with([self.end_id], "messages")

@@ -47,4 +47,4 @@ class TRLClassifier(Published):
         tokenizer: Any = self.tokenizer
         if tokenizer.bos_token_id is not None and not beginning(tokenizer):
             tokenizer.add_bos_token = True
-        return self.contract_with(self.separator_ids)
+        return self.contract_with(self.separator_ids, "string")
