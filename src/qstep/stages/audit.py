@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from qstep.data import Format, refuse_unread
 from qstep.stages.inputs import finished, is_json_with, refuse_foreign, refuse_overwriting
 from qstep.stages.options import Options
-from qstep.stages.progress import bar, console, print_table
+from qstep.stages.progress import bar, print_result, print_table
 from qstep.stages.provenance import provenance
 from qstep.types import Row
 
@@ -127,7 +127,7 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     _print(f"audit {config.train_file.name}", found)
     if failures:
         raise ValueError(f"{config.train_file} fails:\n" + "\n".join(f"- {failure}" for failure in failures))
-    console.print(f"audit {config.train_file}: it passes")
+    print_result(f"audit {config.train_file}: it passes")
     return results
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qstep.stages.inputs import finished, is_json_with, refuse_foreign, refuse_overwriting
 from qstep.stages.options import TaskOptions
-from qstep.stages.progress import accuracy_text, console, print_table
+from qstep.stages.progress import accuracy_text, print_result, print_table
 from qstep.stages.provenance import provenance
 from qstep.types import Row
 
@@ -83,7 +83,7 @@ def compare_search(config: CompareSearchConfig) -> Path:
             for name, of in report["searches"].items()
         ],
     )
-    console.print(f"{len(problems)} problems")
+    print_result(f"{len(problems)} problems")
     return config.output
 
 

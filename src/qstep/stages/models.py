@@ -18,14 +18,20 @@ def written_whole(output: Path, settings: Mapping[str, Any], name: str, write: C
 
     Raises:
         ValueError: the output is something else, or was changed.
+        WouldWrite: this is a dry run; nothing was written.
     """
+    from qstep.data.dry_run import WouldWrite, is_dry_run
     from qstep.trainers.checkpoints import seal, why_unusable
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         reason = why_unusable(output, settings)
         if reason is not None:
             raise ValueError(f"{output} is no {name}: {reason}. Choose another --output_dir, or delete it")
+        if is_dry_run():
+            raise WouldWrite(output, "complete: left as it is")
         return output
+    if is_dry_run():
+        raise WouldWrite(output, "new")
     unfinished = output.with_name(f".{output.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

@@ -1,7 +1,11 @@
-"""What a stage shows on the terminal: progress, for everything that takes more than a moment, and its results."""
+"""What a stage shows on the terminal: progress, for everything that takes more than a moment, and its results.
+
+Everything goes to standard error. A quiet console (`console.quiet`) shows results only.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +26,10 @@ console = Console(stderr=True)
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """Progress bars on standard error; without a terminal, a line when each is done."""
+    """Progress bars; where none can be drawn, a line when each is done.
+
+    None can be drawn without a terminal, and in a notebook without ipywidgets.
+    """
     columns = (
         TextColumn("{task.description:32}"),
         BarColumn(),
@@ -30,7 +37,10 @@ def bars() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    shown = console
+    if console.is_jupyter and importlib.util.find_spec("ipywidgets") is None:
+        shown = Console(stderr=True, quiet=console.quiet, force_jupyter=False, force_terminal=False)
+    with Progress(*columns, console=shown, disable=console.quiet) as progress:
         yield progress
 
 
@@ -40,6 +50,15 @@ def bar(description: str, total: int, done: int = 0) -> Iterator[Callable[[int],
     with bars() as progress:
         task = progress.add_task(description, total=total, completed=done)
         yield lambda n: progress.advance(task, n)
+
+
+def print_result(*texts: Any, **style: Any) -> None:
+    """Prints a result, also on a quiet console."""
+    quiet, console.quiet = console.quiet, False
+    try:
+        console.print(*texts, **style)
+    finally:
+        console.quiet = quiet
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -65,7 +84,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         while end < len(columns) and width(table(first, end + 1)) <= console.width:
             end += 1
         part = table(first, end)
-        console.print(part, width=max(width(part), console.width), crop=False, no_wrap=True, overflow="ignore")
+        print_result(part, width=max(width(part), console.width), crop=False, no_wrap=True, overflow="ignore")
         first = end
 
 
