@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from qstep.runs.options import NO_EFFECT, settings_of
-from qstep.runs.progress import accuracy_text, console, print_table, say_written
+from qstep.runs.progress import accuracy_text, print_result, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.runner import Work, write_rows
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
@@ -339,20 +339,20 @@ def _print(results: dict[str, Any], judged: dict[str, StepBenchmark]) -> None:
         ],
     )
     if len(results["steps"]) > 1:
-        console.print(f"mean F1 of the subsets: {cell(results['mean']['f1'])}")
+        print_result(f"mean F1 of the subsets: {cell(results['mean']['f1'])}")
     if chosen and chosen["problems_that_are_judged_too"]:
-        console.print(
+        print_result(
             f"{chosen['problems_that_are_judged_too']} problems are judged that the threshold was chosen on too, by "
             "other responses"
         )
     for name, of in results["steps"].items():
         if of["left_out"]:
-            console.print(f"{judged[name].source}: left out {of['left_out']}")
+            print_result(f"{judged[name].source}: left out {of['left_out']}")
         steps, rows = of["separators"]["steps_with_a_separator"], of["separators"]["rows_with_a_separator_in_a_step"]
         if steps:
-            console.print(
+            print_result(
                 f"{judged[name].source}: {steps} steps in {rows} rows contain the text at which this scorer was taught "
                 "that responses are split; each is scored as the one step it is given as"
             )
         if other := of["separators"]["rows_split_at_another"]:
-            console.print(f"{judged[name].source}: {other} rows were split at another separator than this scorer's")
+            print_result(f"{judged[name].source}: {other} rows were split at another separator than this scorer's")

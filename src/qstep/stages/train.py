@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from transformers import (
+    PrinterCallback,
+    ProgressCallback,
     SchedulerType,
     TrainerCallback,
     TrainerControl,
@@ -112,6 +114,9 @@ def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
             inputs.eval_file,
             callbacks=[_Log(run.log)] if run.log else [],
         )
+        if console.quiet:  # its lines are in train_log.jsonl
+            trainer.remove_callback(ProgressCallback)
+            trainer.remove_callback(PrinterCallback)
         trainer.settings = run.settings
         files: dict[str, tuple[Path, Any]] = {"": (inputs.train_file, trainer.train_dataset)}
         if inputs.eval_file is not None:
