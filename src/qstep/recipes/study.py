@@ -42,7 +42,12 @@ Verdict = Literal["holds", "does not hold", "cannot tell at this scale"]
 _BESIDE = ("majority", "mean", "pass")
 """Ways to choose that every page shows: the vote, any response, and whether any is right."""
 
-_AUCS = {"response_within_problem": "right responses", "step_within_problem": "right steps"}
+_AUCS = {
+    "response_within_problem": "right responses",
+    "step_within_problem": "right steps",
+    "position_within_problem": "right steps, by position alone",
+    "step_at_equal_position_within_problem": "right steps, at equal positions",
+}
 
 _ENTRIES = {"claim", "paper", "settings", "results", "comparisons"}
 _COMPARISON = {"a", "b", "n", "decides"}
