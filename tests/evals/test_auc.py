@@ -105,7 +105,7 @@ def test_a_scorer_that_reads_nothing_is_at_chance_at_equal_positions(slope: int,
 
 
 def test_within_a_problem_of_one_response_no_number_is_given() -> None:
-    """The scorer that reads nothing would be perfect. Most problems decide: 2 of 5 with several responses are too few."""
+    """The scorer that reads nothing would be perfect. Most problems decide: 2 of 5 with several are too few."""
     names = {"step_within_problem", "position_within_problem", "step_at_equal_position_within_problem"}
     alone = labelled(40, 1, lambda index, label: -float(index))
     assert {name: step_auroc(alone)[name] for name in names} == dict.fromkeys(names)

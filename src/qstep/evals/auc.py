@@ -47,9 +47,7 @@ def _area(score: NDArray[np.float64], right: NDArray[Any]) -> float | None:
     return float((rank_sum - n_right * (n_right + 1) / 2) / (n_right * n_wrong))
 
 
-def within_problem_auc(
-    scores: ArrayLike, correct: ArrayLike, problems: Sequence[Hashable], *, seed: int = 0
-) -> dict[str, Any] | None:
+def within_problem_auc(scores: ArrayLike, correct: ArrayLike, problems: Sequence[Hashable]) -> dict[str, Any] | None:
     """The mean of `auc` over the problems that have both classes, with its 95 % interval; None if none has.
 
     Its `n` counts those problems. This is what choosing among one problem's responses needs. The `auc` of
@@ -59,7 +57,7 @@ def within_problem_auc(
     score, right = _items(scores, correct)
     areas = [_area(score[places], right[places]) for places in members(_numbered(problems, score))]
     known = [area for area in areas if area is not None]
-    return asdict(mean_estimate(known, seed=seed)) if known else None
+    return asdict(mean_estimate(known)) if known else None
 
 
 def auc_estimate(

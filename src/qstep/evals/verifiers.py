@@ -115,8 +115,7 @@ def best_of_n_report(
     pairs += [(f"{name}_weighted", name) for name in verifiers]
     return {
         "curves": {
-            method: {str(n): accuracy(outcomes, seed=seed) for n, outcomes in curve.items()}
-            for method, curve in curves.items()
+            method: {str(n): accuracy(outcomes) for n, outcomes in curve.items()} for method, curve in curves.items()
         },
         "outcomes": {method: _shares(curve) for method, curve in curves.items()},
         "differences": {
@@ -137,7 +136,7 @@ def over_optimisation(curve: Mapping[int, Outcomes], *, seed: int = 0) -> dict[s
     The drop is an `accuracy_difference` with a paired interval, None where the curve is highest at its end. Both are
     None where at some n nothing can be graded.
     """
-    means = {n: accuracy(curve[n], seed=seed)["mean"] for n in sorted(curve)}
+    means = {n: accuracy(curve[n])["mean"] for n in sorted(curve)}
     if None in means.values():
         return {"peak_n": None, "drop": None}
     peak = max(means, key=lambda n: means[n])
@@ -181,7 +180,7 @@ def aggregation_report(
         most = max(ns)
         report[name] = {
             "curves": {
-                label: {str(n): accuracy(outcomes, seed=seed) for n, outcomes in curves[f"by {label}"].items()}
+                label: {str(n): accuracy(outcomes) for n, outcomes in curves[f"by {label}"].items()}
                 for label in (*hows, *(f"{how}_weighted" for how in hows))
             },
             "differences": {
