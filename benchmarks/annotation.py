@@ -1,6 +1,6 @@
 """Step labels by rollouts: their speed beside naive prefixes, and what each method's labels are worth for its rollouts.
 
-    python recipes/make_smollm2.py --output runs/smollm2-135m-instruct
+    python examples/data/make_smollm2.py --output runs/smollm2-135m-instruct
     python benchmarks/annotation.py --model runs/smollm2-135m-instruct --data ../shared/data \
         --output benchmarks/results/annotation.json
 

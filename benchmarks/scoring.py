@@ -1,6 +1,6 @@
 """qstep's scoring beside a padded batch loop, and its cost from 1,000 to 50,000 responses.
 
-    python recipes/make_smollm2.py --output runs/smollm2-135m-instruct
+    python examples/data/make_smollm2.py --output runs/smollm2-135m-instruct
     python benchmarks/scoring.py --model runs/smollm2-135m-instruct --output benchmarks/results/scoring.json
 
 Two parts:

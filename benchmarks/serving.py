@@ -1,6 +1,6 @@
 """`qstep serve` beside vLLM: requests a second, from 1 client and from 16.
 
-    python recipes/make_smollm2.py --output runs/smollm2-135m-instruct
+    python examples/data/make_smollm2.py --output runs/smollm2-135m-instruct
     python benchmarks/serving.py --model runs/smollm2-135m-instruct --vllm_python .venv-vllm/bin/python \
         --output benchmarks/results/serving.json
 

@@ -120,14 +120,14 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)  # the pipe opens once the command has opened it for reading
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "The same command goes on where it stopped" in said
+    assert "The same command resumes" in said
 
 
 def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["no-such-command"]) == 2
     assert "no command 'no-such-command'" in capsys.readouterr().err
     assert main(["train", "ppo"]) == 2
-    assert "choose one of pqm" in capsys.readouterr().err
+    assert "The methods are pqm" in capsys.readouterr().err
     assert main(["grade", "--input", "no-such-file.jsonl", "--output", "out.jsonl"]) == 1
     assert capsys.readouterr().err == "qstep grade: no-such-file.jsonl: no such file or directory\n"
 
@@ -139,7 +139,7 @@ def test_a_wrong_option_in_a_file_is_told_with_the_file(tmp_path: Path, capsys: 
         file.write_text(text)
         for arguments in ([f"--config={file}", "--output=b.jsonl"], ["--output", "b.jsonl", "--config", str(file)]):
             assert main(["grade", *arguments]) == status
-            assert f"The options are those of {file} and the flags." in capsys.readouterr().err
+            assert f"The options come from {file} and the command line." in capsys.readouterr().err
 
 
 def test_flags_override_the_config_file_wherever_it_stands(tmp_path: Path) -> None:
@@ -164,7 +164,8 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy of one layer, taught the form of the miniature's responses for a few seconds."""
     from qstep.data import write_jsonl
     from qstep.models import PolicyModel
-    from qstep.trainers import GroupConfig, RSTrainer
+    from qstep.objectives.config import GroupConfig
+    from qstep.trainers import RSTrainer
 
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
@@ -180,7 +181,7 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         report_to="none",
         disable_tqdm=True,
     )
-    RSTrainer(PolicyModel(model), config, folder / "textbook.jsonl", miniature.tokenizer()).train()
+    RSTrainer(PolicyModel(model), config, folder / "textbook.jsonl", processing_class=miniature.tokenizer()).train()
     model.save_pretrained(folder / "model")
     miniature.tokenizer().save_pretrained(folder / "model")
     return folder / "model"

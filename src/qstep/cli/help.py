@@ -16,22 +16,16 @@ _INDENT = 33
 _COMMON = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "save_steps")
 """The options of transformers that are used most."""
 
-_TAKEN = ("help", "config", "print_config", "debug")
-"""What these options of the parser mean is said under `general`, or taken by the command line itself."""
+_TAKEN = ("help", "config", "print_config", "debug", "log_level")
+"""Options of the parser that every command takes, or that the command line reads before it."""
 
-_GENERAL = [
-    "general:",
-    "  --config FILE.yaml             read options from a YAML file; flags override it",
-    "  --print_config                 print all options as YAML and stop",
-    "  --debug                        show where an error comes from",
-    "  --help, --help-all             explain the command's own options, or every option",
-]
+_CONFIG = "  --config FILE.yaml             read options from a YAML file; flags override it"
 
 
 def short_help(command: Command) -> str:
     """The command's own options, the required ones first; of the shared ones, the names by group."""
     found = options_of(command)
-    lines = [_usage(command), "", *_paragraphs(_paragraph(found.about)), ""]
+    lines = [_usage(command), "", *_paragraphs(_paragraph(found.about)), "", _CONFIG]
     for option in _ordered(found.own):
         lines += _entry(option, _first_sentence(option.about))
     names = {title: [option.name for option in options] for title, options in found.shared.items()}
@@ -40,20 +34,20 @@ def short_help(command: Command) -> str:
         lines += _wrapped(f"{title} ({len(of)}): {', '.join(f'--{name}' for name in of)}")
     if found.foreign:
         lines += _wrapped(f"those of transformers' {_join(found.foreign)}: {_join(f'--{n}' for n in _COMMON)}, ...")
-    return "\n".join([*lines, *([""] if names or found.foreign else []), *_GENERAL])
+    return "\n".join(lines).rstrip()
 
 
 def full_help(command: Command) -> str:
     """Every option of the command, by group."""
     found = options_of(command)
-    lines = [_usage(command), "", *_paragraphs(found.about), ""]
+    lines = [_usage(command), "", *_paragraphs(found.about), "", _CONFIG, ""]
     groups = {"options": _ordered(found.own), **found.shared}
     if found.foreign:
         known = {option.name for options in groups.values() for option in options}
         groups[f"options of transformers' {_join(found.foreign)}"] = _foreign(command, known)
     for title, options in groups.items():
         lines += [f"{title}:", *(line for option in options for line in _entry(option, option.about)), ""]
-    return "\n".join([*lines, *_GENERAL])
+    return "\n".join(lines).rstrip()
 
 
 def _usage(command: Command) -> str:

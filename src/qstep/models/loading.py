@@ -22,7 +22,7 @@ from transformers import (
 from transformers.modeling_layers import GenericForTokenClassification
 
 from qstep.models.logps import finished_logits
-from qstep.models.packing import PACKED_ATTENTION, collate_groups, packed_hidden
+from qstep.models.packing import PACKED_ATTENTION, collate_groups, moved, packed_hidden
 from qstep.runs.options import Options, ReadIf
 from qstep.runs.shared_options import ModelName
 from qstep.types import Dtype
@@ -234,7 +234,7 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
                 raise ValueError(f"{refusal} its logits are not those of its output embedding, and how is unknown")
     try:
         model.set_attn_implementation(PACKED_ATTENTION)
-        batch = {name: value.to(model.device) for name, value in collate_groups([prompt], [responses]).items()}
+        batch = moved(collate_groups([prompt], [responses]), model.device)
         hidden = packed_hidden(trunk, batch)
     except (TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{refusal} its attention cannot be replaced by one on packed batches: {error}") from error

@@ -1,7 +1,11 @@
-"""What a stage shows on the terminal: progress, for everything that takes more than a moment, and its results."""
+"""What a stage shows on the terminal: progress, for everything that takes more than a moment, and its results.
+
+Everything goes to standard error. A quiet console (`console.quiet`) shows results only.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +27,10 @@ console = Console(stderr=True)
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """Progress bars on standard error; without a terminal, a line when each is done."""
+    """Progress bars; where none can be drawn, a line when each is done.
+
+    None can be drawn without a terminal, and in a notebook without ipywidgets.
+    """
     columns = (
         TextColumn("{task.description:32}"),
         BarColumn(),
@@ -31,7 +38,10 @@ def bars() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    shown = console
+    if console.is_jupyter and importlib.util.find_spec("ipywidgets") is None:
+        shown = Console(stderr=True, quiet=console.quiet, force_jupyter=False, force_terminal=False)
+    with Progress(*columns, console=shown, disable=console.quiet) as progress:
         yield progress
 
 
@@ -69,6 +79,15 @@ def counts_text(counts: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def print_result(*texts: Any, **style: Any) -> None:
+    """Prints a result, also on a quiet console."""
+    quiet, console.quiet = console.quiet, False
+    try:
+        console.print(*texts, **style)
+    finally:
+        console.quiet = quiet
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table whose first column names the rows. No cell is cut: too wide a table becomes several.
 
@@ -92,7 +111,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         while end < len(columns) and width(table(first, end + 1)) <= console.width:
             end += 1
         part = table(first, end)
-        console.print(part, width=max(width(part), console.width), crop=False, no_wrap=True, overflow="ignore")
+        print_result(part, width=max(width(part), console.width), crop=False, no_wrap=True, overflow="ignore")
         first = end
 
 

@@ -5,7 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ def provenance(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         "seeds": {name: settings[name] for name in ("seed", "data_seed") if name in settings},
-        "git_commit": _commit(),
+        "git_commit": git_commit(),
         "command": shlex.join(["qstep", *sys.argv[1:]]),
-        "hardware": ", ".join([f"{os.cpu_count()} cores", _cpu(), *_gpus()]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "hardware": ", ".join([f"{os.cpu_count()} cores", cpu_name(), *_gpus()]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": _plain(settings),
     }
 
@@ -35,7 +35,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of the source that runs; None without git, or where the source is not in a repository."""
     try:
         git = subprocess.run(
@@ -46,7 +46,7 @@ def _commit() -> str | None:
     return git.stdout.strip() or None
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

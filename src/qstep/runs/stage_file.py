@@ -19,8 +19,9 @@ from types import TracebackType
 from typing import Any
 
 import qstep
-from qstep.data import RowError, canonical_json, file_fingerprint, write_json
+from qstep.data import RowError, canonical_json, count_rows, file_fingerprint, write_json
 from qstep.data.jsonl import dump_row, is_json, lines_of, parse_row
+from qstep.runs.dry_run import WouldWrite, is_dry_run
 from qstep.types import Row
 
 
@@ -71,9 +72,12 @@ class StageFile:
             StageBusy: another writer has the file open.
             RowError: a line before the last is broken, lacks the key, or repeats one.
             ValueError: the rows have no readable sidecar, or fewer rows than the sidecar says.
+            WouldWrite: this is a dry run; nothing was opened.
         """
         path = Path(path)
         meta_path = _sidecar(path)
+        if is_dry_run():
+            raise WouldWrite(path, _outcome(path, _new_meta(stage, settings), may_grow))
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = _lock(path)
         try:
@@ -260,6 +264,18 @@ def _read_meta(path: Path) -> dict[str, Any]:
     if missing := {"stage", "settings", "fingerprint", "complete"} - meta.keys():
         raise ValueError(f"{meta_path} lacks {sorted(missing)}; restore it, or delete it and {path.name}")
     return meta
+
+
+def _outcome(path: Path, asked: Mapping[str, Any], may_grow: Collection[str]) -> str:
+    """What opening a stage would do to the rows at `path`. Raises as opening it would for other settings."""
+    rows = count_rows(path) if path.exists() else 0
+    if not rows and not (_sidecar(path).exists() and _read_meta(path)["complete"]):
+        return "new"
+    meta = _read_meta(path)
+    if meta["fingerprint"] != asked["fingerprint"]:
+        _refuse_changes(path, meta, asked, may_grow)
+        return f"made longer, after {rows} rows"
+    return f"complete with {rows} rows: left as it is" if meta["complete"] else f"resumed after {rows} rows"
 
 
 def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], may_grow: Collection[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,8 +19,10 @@ from qstep.runs.options import (
     ReadIf,
     Reads,
 )
+from qstep.runs.progress import console
 from qstep.runs.shared_options import CallOptions, DeviceOptions, StepSeparator, path_inputs
-from qstep.types import ScorerKind
+from qstep.scoring.kinds import ScorerKind
+from qstep.types import Prompt
 
 if TYPE_CHECKING:
     from qstep.scoring import Scorer
@@ -164,6 +167,20 @@ class ScorerOptions(LocalScorerOptions, EndpointOptions, ScoringOptions):
         """The scorer, ready to use. Raises ValueError where its steps are not cut as these options say."""
         scorer = super().load_scorer() if self.endpoint is None else self.load_served(self.scorer)
         return self.check_steps(scorer, self.scorer)
+
+
+def warn_of_prompts(prompts: Iterable[Prompt], scorer: Scorer, where: str, instruction: str | None = None) -> None:
+    """Says how many prompts are unlike those that the scorer was trained on, a line for each difference."""
+    total, found = 0, Counter[str]()
+    for prompt in prompts:
+        total += 1
+        found.update(filter(None, [scorer.unlike_training(prompt, instruction)]))
+    for difference, count in found.items():
+        console.print(
+            f"Warning: {where}: {count} of {total} prompts are unlike those that the scorer was trained on, so its Qs "
+            f"may mean little. Such a prompt {difference}",
+            markup=False,
+        )
 
 
 def _models_fingerprint(scorer: str, reference: str | None) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from qstep.data import Format
 from qstep.runs.options import GIVEN, Bounds, Options, OutputFile, ReadIf, Such, check_found
 from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
-from qstep.runs.progress import bar, console, print_table, say_written
+from qstep.runs.progress import bar, print_result, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.shared_options import ModelName, StepSeparator
 from qstep.runs.stage_file import finished
@@ -117,7 +117,7 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     _print(f"audit {config.train_file.name}", found)
     if failures:
         raise ValueError(f"{config.train_file} fails:\n" + "\n".join(f"- {failure}" for failure in failures))
-    console.print(f"audit {config.train_file}: it passes")
+    print_result(f"audit {config.train_file}: it passes")
     return results
 
 

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qstep.objectives import METHODS
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.options import OutputFile
 from qstep.runs.outputs import refuse_foreign
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 MARKER = "<!-- Written by qstep, which writes it anew; without this line it is yours, and `qstep card` leaves it. -->"
-_POLICIES = ("dqo", "dro", "rs")
 _SHOWN = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "num_train_epochs", "max_steps"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "num_processes", "max_grad_norm", "seed"),
@@ -27,6 +27,13 @@ _SHOWN = (
 )
 """The settings of transformers' Trainer that a card shows, beside all those of the method and the model."""
 _NOT_SHOWN = ("method", "model", "train_file", "eval_file", "trust_remote_code", "resumed_from")
+_PROMPTS = {
+    None: "unknown",
+    "string": "strings",
+    "messages": "conversations, through the chat template",
+    "mixed": "strings and conversations",
+}
+"""What the contract's `prompts` stands for."""
 _NOT_METRICS = ("id", "step", "max_steps", "epoch")
 
 
@@ -102,7 +109,7 @@ def write_card(
     from qstep.data import write_whole
 
     method, base = settings["method"], summary["base_model"]
-    policy, adapter = method in _POLICIES, (folder / "adapter_config.json").exists()
+    policy, adapter = METHODS[method].kind == "policy", (folder / "adapter_config.json").exists()
     evaluations, notes, index = [], list[str](), []
     for of in results:
         rows, said, entries = _evaluation(of)
@@ -163,6 +170,8 @@ def _contract(folder: Path) -> dict[str, Any]:
         "separator": _cell(json.dumps(stored["step_separator"], ensure_ascii=False)),
         "token": _cell(stored["separator_token"]),
         "token_id": stored["separator_token_id"],
+        "prompts": _cell(_PROMPTS[stored.get("prompts")]),
+        "instruction": _cell(stored.get("instruction") or ""),
         **{name: stored[name] for name in ("aggregation", "max_length", "objective")},
     }
 

@@ -50,7 +50,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         rows = sample(SampleConfig(output=config.output_dir / f"{name}.jsonl", **(common | changed)))
         graded = grade(GradeConfig(rows, config.output_dir / f"{name}_graded.jsonl", **grading))
         counts = verdicts_by_problem(read_rows(graded))
-        accuracies[name] = policy_report(counts, seed=config.seed)
+        accuracies[name] = policy_report(counts)
         problems[name] = {problem: [count.right, count.wrong, count.ungradable] for problem, count in counts.items()}
     results = {
         "name": config.output_dir.name,

@@ -41,10 +41,9 @@ def export(config: ExportConfig) -> Path:
         "options": config.scorer_options,
         "dtype": config.dtype,
     }
-    scorer = config.load_scorer()
     return written_whole(
         config.output_dir,
         settings,
         f"export of {config.scorer}",
-        lambda folder: export_scorer(scorer, folder),
+        lambda folder: export_scorer(config.load_scorer(), folder),
     )

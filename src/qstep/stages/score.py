@@ -12,7 +12,7 @@ from qstep.runs.options import OutputFile, settings_of
 from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.stage_file import finished
-from qstep.scoring.options import ScorerOptions
+from qstep.scoring.options import ScorerOptions, warn_of_prompts
 from qstep.tasks.options import TaskOptions
 from qstep.types import OverLong, Row
 
@@ -63,6 +63,7 @@ def score(config: ScoreConfig) -> Path:
     def work(done: Collection[str]) -> Work:
         scorer = config.load_scorer()
         dropped = too_long(_split_rows(config, scorer), scorer, config.over_long, str(config.input))
+        warn_of_prompts((row["prompt"] for row in _split_rows(config, scorer)), scorer, str(config.input))
         if not (responses := count_responses(config.input) - len(dropped)):
             raise ValueError(f"{config.input} has no rows" + (" short enough for this scorer" if dropped else ""))
         skipped = {*done, *dropped}

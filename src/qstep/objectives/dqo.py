@@ -1,14 +1,16 @@
-"""Training a policy that is its own Q-function, and its value function, on graded responses by DQO."""
+"""DQO (arXiv 2410.09302): every token is an action, and the policy is its own Q-function."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from qstep.data import RowError, check_separator, refuse_unread, row_step_ends, steps_of
 from qstep.losses import (
@@ -19,11 +21,12 @@ from qstep.losses import (
     importance_weights,
     potential_based_rewards,
 )
-from qstep.models import Batch
-from qstep.trainers.dataset import GroupDataset, Item
-from qstep.trainers.dro import DROConfig, DROTrainer, by_outcome, ungraded
-from qstep.trainers.policy import policy_rows
-from qstep.trainers.processes import gathered, here
+from qstep.models import ModelOptions, PolicyWithValue
+from qstep.objectives.batch import GradedBatch, RewardedBatch
+from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.objective import Losses, Objective, Recorded
+from qstep.objectives.value_function import ValueConfig, ValueFunction, by_outcome
+from qstep.processes import gathered, here
 from qstep.types import Row
 
 ProcessRewards = Literal["none", "potential", "additive"]
@@ -36,7 +39,7 @@ class ImportanceCollapse(RuntimeError):
 
 
 @dataclass
-class DQOConfig(DROConfig):
+class DQOConfig(ValueConfig):
     """How to train a policy by DQO (arXiv 2410.09302).
 
     Args:
@@ -85,30 +88,24 @@ class DQOConfig(DROConfig):
             )
 
 
-class DQOTrainer(DROTrainer):
-    """DQO: every token an action. Reads `logps_behavior` and, for process rewards, `step_rewards` too.
+class DQO(Objective[RewardedBatch]):
+    """Reads rows with `reward` or `label`, with `logps_behavior` and, for process rewards, with `step_rewards`.
 
     Rows without `logps_behavior` are taken to come from the reference model, with a warning.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, config: DQOConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.config, self.tokenizer, self.value = config, tokenizer, ValueFunction(config, tokenizer)
         self.steps_below = 0
         self.log_weights: list[Tensor] = []
-        super().__init__(*args, **options)
-        assumed = _assumed(self.train_dataset)
-        if assumed and self.config.importance != "none" and here()[0] == 0:
-            _log.warning(
-                "%s: %d of %d rows have no logps_behavior. They are taken to be sampled by the reference model; if "
-                "they were not, their importance weights are wrong: set importance to none",
-                self.train_dataset.path,
-                assumed,
-                len(self.train_dataset.rows),
-            )
+
+    def new_model(self, options: ModelOptions) -> PolicyWithValue:
+        return self.value.new_model(options)
 
     def rows(self, path: Path) -> GroupDataset:
         if self.config.process_rewards == "none":
-            return super().rows(path)
-        dataset = policy_rows(path, self.config, self.tokenizer, "unpaired", ungraded, self.config.step_separator)
+            return self.value.rows(path)
+        dataset = self.value.rows(path, self.config.step_separator)
         unscored = dataset.rows[~dataset.index.table["rewarded"][dataset.rows]]
         if len(unscored):
             raise RowError(
@@ -120,25 +117,37 @@ class DQOTrainer(DROTrainer):
             )
         return dataset
 
+    def begin(self, model: PolicyWithValue, train: GroupDataset) -> None:
+        self.value.begin(model, train)
+        assumed = _assumed(train)
+        if assumed and self.config.importance != "none" and here()[0] == 0:
+            _log.warning(
+                "%s: %d of %d rows have no logps_behavior. They are taken to be sampled by the reference model; if "
+                "they were not, their importance weights are wrong: set importance to none",
+                train.path,
+                assumed,
+                len(train.rows),
+            )
+
     def needs_reference(self, dataset: GroupDataset) -> bool:
         weighted = self.config.importance != "none"
-        return super().needs_reference(dataset) or (weighted and _assumed(dataset) > 0)
+        return self.value.needs_reference() or (weighted and _assumed(dataset) > 0)
 
-    def collate(self, items: list[Item]) -> Batch:
-        batch = super().collate(items)
+    def learning_rates(self, model: PolicyWithValue) -> dict[nn.Parameter, float]:
+        return self.value.learning_rates(model)
+
+    def collate(self, items: list[Item]) -> RewardedBatch:
+        graded = self.value.collate(items)
         rows = [row for item in items for row in item["rows"]]
-        mask = batch["response_mask"].bool()
-        if self.config.importance != "none":
-            behavior = batch.get("reference_logps", torch.zeros(mask.shape)).clone()
-            for i, row in enumerate(rows):
-                if row.get("logps_behavior") is not None:
-                    behavior[i, mask[i]] = torch.tensor(row["logps_behavior"], dtype=torch.float32)
-            batch["behavior_logps"] = behavior
+        mask = graded["response_mask"].bool()
         last = mask.cumsum(1).eq(mask.sum(1, keepdim=True)) & mask
-        batch["rewards"] = last * batch["outcomes"].unsqueeze(1) + self.process_rewards(rows, batch)
+        rewards = last * graded["outcomes"].unsqueeze(1) + self._process_rewards(rows, graded)
+        batch: RewardedBatch = {**graded, "rewards": rewards}
+        if self.config.importance != "none":
+            batch["behavior_logps"] = _behavior_logps(rows, graded)
         return batch
 
-    def process_rewards(self, rows: list[Row], batch: Batch) -> Tensor:
+    def _process_rewards(self, rows: list[Row], batch: GradedBatch) -> Tensor:
         """The rewards `[B, T]` that the rows' `step_rewards` add, on the tokens that end the steps."""
         mask = batch["response_mask"].bool()
         if self.config.process_rewards == "none":
@@ -155,70 +164,71 @@ class DQOTrainer(DROTrainer):
             return potential_based_rewards(scores, ends, mask)
         return additive_rewards(scores, ends, mask, batch["group_index"])
 
-    def losses(self, model: Any, inputs: Batch) -> Tensor:
-        logps, values = model(inputs)
-        mask = inputs["response_mask"].bool()
+    def losses(self, model: Any, batch: RewardedBatch) -> Losses:
+        logps, values = model(batch)
+        mask = batch["response_mask"].bool()
         weights = None
         if self.config.importance != "none":
             importance = importance_weights(
-                logps, inputs["behavior_logps"], mask, self.config.importance, self.config.importance_clip
+                logps, batch["behavior_logps"], mask, self.config.importance, self.config.importance_clip
             )
             weights = importance.weights
             if model.training:
-                self.log_weights.append(importance.log_weights[inputs["row_weight"] > 0])
+                self.log_weights.append(importance.log_weights[batch["row_weight"] > 0])
         losses = dqo_losses(
             logps,
-            inputs["reference_logps"] if self.config.reference == "model" else None,
+            batch["reference_logps"] if self.config.reference == "model" else None,
             values,
-            inputs["rewards"],
+            batch["rewards"],
             mask,
             beta=self.config.beta,
             lam=self.config.lam,
             weights=weights,
         )
-        self.record(
-            loss__value=losses.value,
-            loss__q=losses.q,
-            logps__ratio=losses.log_ratios.sum(1),
-            values__mean=values[mask],
-            **by_outcome(logps, inputs),
-        )
-        return losses.value + losses.q
+        recorded = {
+            "loss/value": losses.value,
+            "loss/q": losses.q,
+            "logps/ratio": losses.log_ratios.sum(1),
+            "values/mean": values[mask],
+            **by_outcome(logps, batch),
+        }
+        return Losses(losses.value + losses.q, recorded)
 
-    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.accelerator.sync_gradients and self.config.importance != "none":
-            self.watch_importance()
-        return loss
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        states: Any = self.state.stateful_callbacks  # a checkpoint's trainer_state.json holds them
-        states["importance"] = {"attributes": {"steps_below": self.steps_below}}
-        super()._save_checkpoint(model, trial)
-
-    def _init_training_state(self, max_steps: int, *rest: Any) -> tuple[int, int]:
-        begun = super()._init_training_state(max_steps, *rest)
-        states: Any = self.state.stateful_callbacks
-        self.steps_below = states["importance"]["attributes"]["steps_below"] if "importance" in states else 0
-        return begun
-
-    def watch_importance(self) -> None:
-        """Logs the weights' health over one optimizer step and stops the run when they have collapsed."""
+    def end_step(self, step: int) -> Recorded:
+        """The weights' health over one optimizer step. Raises ImportanceCollapse when they have collapsed."""
+        if self.config.importance == "none":
+            return {}
         own = torch.cat(self.log_weights).tolist()
         self.log_weights.clear()
         log_weights = torch.tensor([weight for process in gathered(own) for weight in process])
         diagnostics = importance_diagnostics(log_weights, self.config.importance_clip)
-        self.record(**{f"importance__{name}": torch.tensor(value) for name, value in diagnostics.items()})
         worst = min(diagnostics["effective_sample_size"], diagnostics["mean_weight"])
         self.steps_below = self.steps_below + 1 if worst < self.config.min_effective_sample_size else 0
         if self.steps_below >= self.config.collapse_patience:
             raise ImportanceCollapse(
-                f"step {self.state.global_step}: for {self.steps_below} steps the importance weights have kept less "
+                f"step {step}: for {self.steps_below} steps the importance weights have kept less "
                 f"than {self.config.min_effective_sample_size:.0%} of the batch (effective sample size "
                 f"{diagnostics['effective_sample_size']:.2%}, mean weight {diagnostics['mean_weight']:.2e}): the "
                 "policy has left the data and no longer learns. Lower learning_rate, raise warmup_steps or beta, or "
                 "use importance: prefix or none."
             )
+        return {f"importance/{name}": torch.tensor(value) for name, value in diagnostics.items()}
+
+    def state(self) -> dict[str, Any]:
+        return {"steps_below": self.steps_below}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.steps_below = state.get("steps_below", 0)
+
+
+def _behavior_logps(rows: list[Row], batch: GradedBatch) -> Tensor:
+    """The rows' `logps_behavior` `[B, T]`, and the reference's where a row has none."""
+    mask = batch["response_mask"].bool()
+    behavior = batch.get("reference_logps", torch.zeros(mask.shape)).clone()
+    for i, row in enumerate(rows):
+        if row.get("logps_behavior") is not None:
+            behavior[i, mask[i]] = torch.tensor(row["logps_behavior"], dtype=torch.float32)
+    return behavior
 
 
 def _assumed(dataset: GroupDataset) -> int:

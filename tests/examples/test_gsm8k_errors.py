@@ -1,4 +1,4 @@
-"""recipes/make_gsm8k_errors.py: where the error is put, what follows from it, and that nothing else changes."""
+"""examples/data/make_gsm8k_errors.py: where the error is put, what follows from it, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import random
 import re
 from collections.abc import Sequence
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from examples import example
 from qstep.data import check_row
 
 QUESTION = "James bought 12 bags at $1,500 each and sold 3 of the 20 he had for $2,000 each. What did he lose?"
@@ -25,11 +25,7 @@ STEPS = [
 
 @pytest.fixture(scope="module")
 def made() -> ModuleType:
-    spec = spec_from_file_location("make_gsm8k_errors", Path(__file__).parents[2] / "recipes" / "make_gsm8k_errors.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return example("data/make_gsm8k_errors")
 
 
 class Chooses(random.Random):

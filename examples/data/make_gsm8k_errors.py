@@ -1,9 +1,9 @@
 """Writes stepwise rows from GSM8K's worked solutions: each as it is, and with errors put in whose place is known.
 
-    python recipes/make_gsm8k_errors.py --input ../shared/data/gsm8k_train.jsonl --num_problems 7000 \
+    python examples/data/make_gsm8k_errors.py --input ../shared/data/gsm8k_train.jsonl --num_problems 7000 \
         --output runs/gsm8k_errors.jsonl
-    python recipes/make_gsm8k_errors.py --input ../shared/data/gsm8k_train.jsonl --offset 7000 --num_problems 100 \
-        --output runs/gsm8k_errors_validation.jsonl
+    python examples/data/make_gsm8k_errors.py --input ../shared/data/gsm8k_train.jsonl --offset 7000 \
+        --num_problems 100 --output runs/gsm8k_errors_validation.jsonl
 
 GSM8K marks each calculation, `48/2 = <<48/2=24>>24`, so a wrong one can be made whose consequences are worked out. A
 wrong solution has one error, at a random calculation, of a random kind:

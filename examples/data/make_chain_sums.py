@@ -1,6 +1,6 @@
 """Writes worked solutions of reasoning_gym's sums, to teach a small model how they are worked before it is sampled.
 
-    python recipes/make_chain_sums.py --num_problems 1500 --output runs/chain_sums.jsonl
+    python examples/data/make_chain_sums.py --num_problems 1500 --output runs/chain_sums.jsonl
 
 A solution has a line for each sum, from left to right, and the answer behind `####`, as GSM8K's have. The problems are
 the first of the train split: `qstep sample --offset 1500` begins behind them.

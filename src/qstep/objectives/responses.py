@@ -1,21 +1,18 @@
-"""Training a policy on the responses that are right: rejection sampling, the baseline of every offline method."""
+"""What all methods that train a policy share: rows with responses, and batches of their tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from qstep.data import Format, Index, check_completion_ids, encode_completion, encode_prompt
-from qstep.models import Batch, ModelOptions, PolicyModel, collate_groups
-from qstep.trainers.base import GroupTrainer
-from qstep.trainers.dataset import GroupConfig, GroupDataset, Item, Reasons, select_rows
-from qstep.trainers.processes import together
+from qstep.models import Batch, collate_groups
+from qstep.objectives.config import GroupConfig
+from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
+from qstep.processes import together
 from qstep.types import Row
 
 _CHECKED = 200
@@ -74,30 +71,3 @@ def collate_rows(tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> Batch
         for item in items
     ]
     return collate_groups([group[0][0] for group in encoded], [[ids for _, ids in group] for group in encoded])
-
-
-def not_right(index: Index) -> Reasons:
-    """Keeps right responses, and rows without any reward or label (plain demonstrations)."""
-    graded, right = index.table["graded"], index.table["right"]
-    ungradable: NDArray[np.bool_] = graded & (right < 0)
-    return {"ungradable": ungradable, "not right": right == 0}
-
-
-class RSTrainer(GroupTrainer):
-    """Next-token cross-entropy on right responses, averaged over the tokens of the whole step."""
-
-    @classmethod
-    def new_model(cls, options: ModelOptions, config: Any) -> PolicyModel:
-        return PolicyModel.new(options)
-
-    def rows(self, path: Path) -> GroupDataset:
-        return policy_rows(path, self.config, self.tokenizer, "prompt-completion", not_right)
-
-    def collate(self, items: list[Item]) -> Batch:
-        return collate_rows(self.tokenizer, items)
-
-    def count_items(self, inputs: Batch) -> Tensor:
-        return inputs["response_mask"].sum(dim=1)
-
-    def losses(self, model: Any, inputs: Batch) -> Tensor:
-        return -model(inputs).sum(dim=1)
