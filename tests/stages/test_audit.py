@@ -14,6 +14,7 @@ from pages import commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
 from qstep.objectives import METHODS
+from qstep.objectives.classification import ClassificationConfig
 from qstep.objectives.labels import check_labels
 from qstep.objectives.steps import StepwiseConfig
 from qstep.stages.audit import AuditConfig, audit
@@ -198,5 +199,5 @@ def test_training_keeps_no_best_by_shared_problems(base: Path, rows_file: Path, 
     inputs = TrainInputs(model_name_or_path=str(base), train_file=rows_file, eval_file=rows_file)
     keeping = {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1}
     with pytest.raises(ValueError, match=r"share 16 problems \(one is on line 1 of the first\), and the evaluation"):
-        train("bce", inputs, StepwiseConfig(output_dir=str(tmp_path / "a"), **options, **keeping))
-    train("bce", inputs, StepwiseConfig(output_dir=str(tmp_path / "b"), save_strategy="no", **options))
+        train("bce", inputs, ClassificationConfig(output_dir=str(tmp_path / "a"), **options, **keeping))
+    train("bce", inputs, ClassificationConfig(output_dir=str(tmp_path / "b"), save_strategy="no", **options))

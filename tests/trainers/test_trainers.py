@@ -325,4 +325,4 @@ def test_an_objective_is_trained_with_its_own_options(tmp_path: Path) -> None:
         assert torch.equal(ours, loss(q_values, of_steps, margin=2.0))
     with pytest.raises(ValueError, match=r"--threshold is 0\.5, and nothing reads it without --stop_at_first_error"):
         bce(StepwiseConfig(**options, threshold=0.5), miniature.tokenizer())
-    bce(StepwiseConfig(**options, threshold=0.5, stop_at_first_error=True), miniature.tokenizer())
+    bce(ClassificationConfig(**options, threshold=0.5, stop_at_first_error=True), miniature.tokenizer())
