@@ -17,8 +17,8 @@ from qstep.recipes.command import RunConfig, run
 from qstep.recipes.recipe import Stage
 from qstep.recipes.study import Study, answer, over_worlds, page, verdict
 from qstep.recipes.summary import summarise
+from qstep.runs.provenance import provenance
 from qstep.stages.commands import COMMANDS
-from qstep.stages.provenance import provenance
 
 COMPARISONS = {
     "a above b": {"a": "a", "b": "b", "n": 2},

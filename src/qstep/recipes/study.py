@@ -34,7 +34,7 @@ from scipy.stats import t as student
 from qstep.evals.intervals import pooled, ratio_difference, unseen_estimate
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
-from qstep.stages.provenance import provenance
+from qstep.runs.provenance import provenance
 from qstep.types import Estimate
 
 Verdict = Literal["holds", "does not hold", "cannot tell at this scale"]

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from qstep.stages.inputs import is_json_with, refuse_foreign, refuse_overwriting
-from qstep.stages.options import TaskOptions
-from qstep.stages.progress import accuracy_text, console, print_table
-from qstep.stages.provenance import provenance
+from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
+from qstep.runs.progress import accuracy_text, print_result, print_table, say_written
+from qstep.runs.provenance import provenance
 from qstep.stages.score_diagnostics import Responses, q_values_of, response_auc, score_facts, score_lengths
+from qstep.tasks.options import TaskOptions
 from qstep.types import Aggregation, Row
 
 if TYPE_CHECKING:
@@ -95,14 +95,15 @@ def best_of_n(config: BestOfNConfig) -> Path:
         )
     for name, of in report["over_optimisation"].items():
         if of["drop"] is not None and of["drop"]["low"] > 0:
-            console.print(f"{name} is best at n = {of['peak_n']} and then loses {_points(of['drop'])} points")
-    console.print("{problems} problems, {responses} responses, {ungradable_share:.1%} ungradable".format(**report))
+            print_result(f"{name} is best at n = {of['peak_n']} and then loses {_points(of['drop'])} points")
+    print_result("{problems} problems, {responses} responses, {ungradable_share:.1%} ungradable".format(**report))
     if len(kept) < len(groups):
-        console.print(f"{len(groups) - len(kept)} problems with fewer than {max(ns)} responses are left out")
+        print_result(f"{len(groups) - len(kept)} problems with fewer than {max(ns)} responses are left out")
     elif not config.ns and max(sizes) > max(ns):
-        console.print(
+        print_result(
             f"n goes up to {max(ns)}, as a problem has no more; --ns goes further and leaves such problems out"
         )
+    say_written(config.output)
     return config.output
 
 

@@ -4,12 +4,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from qstep.runs.progress import accuracy_text, print_table, say_written
+from qstep.runs.provenance import provenance
 from qstep.stages.grade import GradeConfig, grade
 from qstep.stages.harness import harness_metrics
-from qstep.stages.options import GradingOptions
-from qstep.stages.progress import accuracy_text, print_table
-from qstep.stages.provenance import provenance
 from qstep.stages.sample import SampleConfig, Sampling, sample
+from qstep.tasks.options import GradingOptions
 
 
 @dataclass(kw_only=True)
@@ -67,4 +67,5 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         ["", *columns],
         [[name, accuracy_text(of), *(str(of[count]) for count in counted)] for name, of in accuracies.items()],
     )
+    say_written(config.output_dir / "results.json")
     return results

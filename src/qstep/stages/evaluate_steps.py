@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.progress import accuracy_text, print_result, print_table, say_written
+from qstep.runs.provenance import provenance
+from qstep.runs.runner import Work, write_rows
+from qstep.scoring.options import ScorerOptions, warn_of_prompts
 from qstep.stages.harness import harness_results, harness_samples
-from qstep.stages.inputs import settings_of
-from qstep.stages.options import NO_EFFECT, PromptOptions
-from qstep.stages.progress import accuracy_text, bar, console, print_table
-from qstep.stages.provenance import provenance
-from qstep.stages.score import too_long, with_scores
-from qstep.stages.scorer_options import ScorerOptions
+from qstep.stages.score import scoring, too_long
 from qstep.stages.step_benchmarks import StepBenchmark, read_benchmarks, shared_rows
+from qstep.tasks.options import PromptOptions
 from qstep.types import Aggregation, OverLong, Row
 
 if TYPE_CHECKING:
@@ -117,6 +119,8 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
     rows_of_all = [row for rows, _ in scored.values() for row in rows]
     render_report(page, _examples(rows_of_all, q), config.output_dir / "report.html")
     _print(results, judged)
+    for name in ("results.json", "report.html"):
+        say_written(config.output_dir / name)
     return results
 
 
@@ -163,32 +167,26 @@ def _refuse_shared(judged: dict[str, StepBenchmark], chosen_on: StepBenchmark | 
 
 def _scored(of: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list[Row], dict[str, Any]]:
     """The rows of a subset with `q_values` and `score`, and what is known of their scoring."""
-    from qstep.data import StageFile, canonical_json, read_rows
+    from qstep.data import canonical_json, read_rows
 
     digest = hashlib.sha256(b"".join(canonical_json(row) + b"\n" for row in of.rows)).hexdigest()
     own = {field.name for field in fields(config)} - {field.name for field in fields(ScorerOptions)}
     settings = settings_of(config, *NO_EFFECT, *own, scorer=config.scorer_fingerprint(), rows=digest)
     path = config.output_dir / f"scored_{of.name}.jsonl"
-    with StageFile.open(path, stage="evaluate processbench", settings=settings) as file:
-        if not file.complete:
-            scorer = config.load_scorer()
-            dropped = too_long(of.rows, scorer, config.over_long, of.source)
-            if len(dropped) == len(of.rows):
-                raise ValueError(f"{of.source} has no rows short enough for this scorer")
-            rows = [row for row in of.rows if row["id"] not in file.done | dropped]
-            with bar(f"score {of.name}", len(of.rows) - len(dropped), len(file.done)) as advance:
-                for scored in scorer.score_rows(rows, max_tokens=config.score_tokens):
-                    file.append([with_scores(of_row, scorer) for of_row in scored])
-                    advance(len(scored))
-            file.finish(
-                {
-                    "objective": scorer.objective,
-                    "aggregation": scorer.aggregation,
-                    "over_long": len(dropped),
-                    "separators": of.separators(scorer),
-                }
-            )
-        summary = file.summary
+
+    def work(done: Collection[str]) -> Work:
+        scorer = config.load_scorer()
+        dropped = too_long(of.rows, scorer, config.over_long, of.source)
+        warn_of_prompts((row["prompt"] for row in of.rows), scorer, of.source, config.instruction)
+        if len(dropped) == len(of.rows):
+            raise ValueError(f"{of.source} has no rows short enough for this scorer")
+        skipped = {*done, *dropped}
+        rows = [row for row in of.rows if row["id"] not in skipped]
+        responses = len(of.rows) - len(dropped)
+        separators = of.separators(scorer)
+        return scoring(rows, responses, scorer, config.score_tokens, len(dropped), separators=separators)
+
+    summary = write_rows(path, "evaluate processbench", settings, work)
     long = summary.pop("over_long")
     if long and config.over_long == "refuse":
         raise ValueError(f"{path} was made without {long} over-long rows: give --over_long drop again")
@@ -335,23 +333,23 @@ def _print(results: dict[str, Any], judged: dict[str, StepBenchmark]) -> None:
     )
     _print_auroc(results["steps"])
     if len(results["steps"]) > 1:
-        console.print(f"mean F1 of the subsets: {_cell(results['mean']['f1'])}")
+        print_result(f"mean F1 of the subsets: {_cell(results['mean']['f1'])}")
     if chosen and chosen["problems_that_are_judged_too"]:
-        console.print(
+        print_result(
             f"{chosen['problems_that_are_judged_too']} problems are judged that the threshold was chosen on too, by "
             "other responses"
         )
     for name, of in results["steps"].items():
         if of["left_out"]:
-            console.print(f"{judged[name].source}: left out {of['left_out']}")
+            print_result(f"{judged[name].source}: left out {of['left_out']}")
         steps, rows = of["separators"]["steps_with_a_separator"], of["separators"]["rows_with_a_separator_in_a_step"]
         if steps:
-            console.print(
+            print_result(
                 f"{judged[name].source}: {steps} steps in {rows} rows contain the text at which this scorer was taught "
                 "that responses are split; each is scored as the one step it is given as"
             )
         if other := of["separators"]["rows_split_at_another"]:
-            console.print(f"{judged[name].source}: {other} rows were split at another separator than this scorer's")
+            print_result(f"{judged[name].source}: {other} rows were split at another separator than this scorer's")
 
 
 def _print_auroc(subsets: dict[str, Any]) -> None:
