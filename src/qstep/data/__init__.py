@@ -39,7 +39,7 @@ from qstep.data.published import (
     read_published,
     recognise,
 )
-from qstep.data.readers import Unanswerable, count_responses, read_problems, read_responses
+from qstep.data.readers import Unanswerable, count_responses, numbered_responses, read_problems, read_responses
 from qstep.data.rows import (
     Format,
     check_row,
@@ -50,6 +50,7 @@ from qstep.data.rows import (
     outcome,
     prompt_id,
     read_groups,
+    takes_null,
 )
 from qstep.data.sources import Source
 from qstep.data.splitters import is_users_splitter, splitter_version, use_splitter
@@ -123,6 +124,7 @@ __all__ = [
     "map_steps",
     "most_text_tokens",
     "named_rows",
+    "numbered_responses",
     "numbered_rows",
     "one_token",
     "outcome",
@@ -147,6 +149,7 @@ __all__ = [
     "step_token_ends",
     "steps_of",
     "sync",
+    "takes_null",
     "text_offsets",
     "tokenizer_fingerprint",
     "use_splitter",
