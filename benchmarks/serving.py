@@ -36,9 +36,9 @@ import psutil
 from qstep.calls import Server
 from qstep.data import split_steps, write_json
 from qstep.models import encode_steps
+from qstep.runs.provenance import provenance
 from qstep.scoring import StepScorer
 from qstep.scoring.endpoint import served_model
-from qstep.stages.provenance import provenance
 from scoring import fresh_scorer
 from vllm_server import free_port, step_pooling, vllm_serving
 
