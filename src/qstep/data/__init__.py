@@ -35,7 +35,7 @@ from qstep.data.published import (
     read_published,
     recognise,
 )
-from qstep.data.readers import Unanswerable, count_responses, read_problems, read_responses
+from qstep.data.readers import Unanswerable, count_responses, numbered_responses, read_problems, read_responses
 from qstep.data.rows import (
     Format,
     check_row,
@@ -49,6 +49,7 @@ from qstep.data.rows import (
     prompt_id,
     prompt_kind,
     read_groups,
+    takes_null,
 )
 from qstep.data.sources import Source
 from qstep.data.splitters import is_users_splitter, splitter_version, use_splitter
@@ -130,6 +131,7 @@ __all__ = [
     "map_steps",
     "most_text_tokens",
     "named_rows",
+    "numbered_responses",
     "numbered_rows",
     "one_token",
     "outcome",
@@ -155,6 +157,7 @@ __all__ = [
     "step_token_ends",
     "steps_of",
     "sync",
+    "takes_null",
     "text_offsets",
     "tokenizer_fingerprint",
     "use_splitter",
