@@ -72,10 +72,10 @@ def test_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.Monke
     write_jsonl(path, many)
     alone, _ = index._build(path, "unpaired", ())
     monkeypatch.setattr(index, "_BYTES_A_PROCESS", path.stat().st_size // 3)
-    monkeypatch.setattr(index.os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    monkeypatch.setattr(index, "cores", lambda: 3)
     together, words = index._build(path, "unpaired", ())
     assert np.array_equal(alone.tobytes(), together.tobytes())
-    assert words == {"separators": ["\n\n", "\n"], "roles": [[], ["user"]]}
+    assert words == {"separators": ["\n\n", "\n"], "roles": [[], ["user"]], "ending": ""}
 
 
 @pytest.mark.parametrize("line", [2, 17, 30])
@@ -86,7 +86,7 @@ def test_a_bad_row_is_named_by_its_line_in_the_file(line: int, tmp_path: Path, m
     many[29]["completion"] = 7 if line < 30 else "x"
     write_jsonl(path, many)
     monkeypatch.setattr(index, "_BYTES_A_PROCESS", path.stat().st_size // 3)
-    monkeypatch.setattr(index.os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    monkeypatch.setattr(index, "cores", lambda: 3)
     with pytest.raises(RowError, match=rf"rows\.jsonl, line {line}, field 'reward': is 'much'"):
         index_rows(path, "unpaired")
 

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from qstep.cores import cores
 from qstep.data.jsonl import RowError, canonical_json, file_fingerprint, parse_row, write_whole
 from qstep.data.rows import Format, check_row, is_right, last_text, outcome
 from qstep.data.splitters import is_named, splitter_version, use_splitter
@@ -203,7 +204,7 @@ def _checked(path: Path, line: int, text: bytes, format: Format, forbidden: Sequ
 
 def _build(path: Path, format: Format, forbidden: Sequence[str]) -> tuple[NDArray[np.void], dict[str, Any]]:
     size = path.stat().st_size
-    workers = min(len(os.sched_getaffinity(0)), max(1, size // _BYTES_A_PROCESS))
+    workers = min(cores(), max(1, size // _BYTES_A_PROCESS))
     bounds = [size * i // workers for i in range(workers + 1)]
     if workers == 1:
         records = io.BytesIO()
