@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from qstep.cores import cores
+
 SIZES = (10_000, 100_000, 1_000_000)
 RESPONSES = 8
 
@@ -128,7 +130,7 @@ def main() -> None:
     result = {
         "command": "python benchmarks/scaling.py --output benchmarks/results/scaling.json",
         "commit": commit,
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": f"{platform.machine()}, {cores()} cores",
         "load_at_end": os.getloadavg()[0],
         "sizes": sizes,
     }

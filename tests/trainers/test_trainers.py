@@ -284,7 +284,7 @@ def test_the_index_is_asked_for_in_one_order(
         )
     for token in "0123456789":
         trainer("pqm", base, rows_file, tmp_path, separator_token=token)
-    assert asked == [["\n", token] for token in "0123456789" for _ in range(2)]
+    assert asked == [["\n", token] for token in "0123456789" for _ in range(3)]
 
 
 def test_stopping_at_the_first_error(base: Path, rows_file: Path, tmp_path: Path) -> None:

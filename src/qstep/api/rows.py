@@ -206,7 +206,7 @@ def _scorer(scorer: str | Path | Scorer) -> Scorer:
 
 def _progress(description: str, total: int) -> AbstractContextManager[Callable[[int], Any]]:
     """A progress bar, in a terminal and in a notebook; elsewhere nothing."""
-    from qstep.stages.progress import bar, console
+    from qstep.runs.progress import bar, console
 
     if console.is_terminal or console.is_jupyter:
         return bar(description, total)
