@@ -84,7 +84,7 @@ def first_step(model: Path, rows: Path, output: Path) -> dict[str, float]:
     marks["index"] = time.monotonic()
     options = dict(use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, max_steps=1)
     method = METHODS["pqm"]
-    config = method.config(output_dir=str(output), per_device_train_batch_size=8, **options)
+    config = method.config(output_dir=str(output), per_device_train_batch_size=8, stop_at_first_error=False, **options)
     inputs = stage.TrainInputs(model_name_or_path=str(model), train_file=rows)
     marked = trainer_class(method)
     stage.trainer_class = lambda _: lambda *given, callbacks: marked(*given, callbacks=[*callbacks, Mark()])
