@@ -135,7 +135,7 @@ def test_the_pages_commands_run(base: Path, rows_file: Path, tmp_path: Path, mon
     write_jsonl(tmp_path / "rows.jsonl", rows)
     write_jsonl(tmp_path / "test.jsonl", [{**row, "prompt": row["prompt"] + " "} for row in rows[:4]])
     (tmp_path / "model").symlink_to(base)
-    audits = [command for command in commands("docs/data.md") if command.startswith("qstep audit ")]
+    audits = commands("docs/data.md", "## Check a file before you train")
     assert len(audits) == 4
     for command in audits:
         assert main(shlex.split(command)[1:]) == 0, command
