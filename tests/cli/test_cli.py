@@ -25,7 +25,7 @@ from pages import commands
 from qstep.cli import RECIPES, main
 from qstep.data import read_rows, write_jsonl
 from qstep.runs.stage_file import StageBusy
-from qstep.stages.commands import COMMANDS, command_name
+from qstep.stages.commands import COMMANDS
 from qstep.tasks import miniature
 
 ROOT = Path(__file__).parents[2]
@@ -148,15 +148,6 @@ def test_flags_override_the_config_file_wherever_it_stands(tmp_path: Path) -> No
     for arguments in (["--config", str(file), "--seed", "2"], ["--seed", "2", f"--config={file}"]):
         (config,) = COMMANDS["sample"].parse(arguments)
         assert (config.num_samples, config.seed) == (3, 2)
-
-
-def test_every_command_of_the_readme_parses() -> None:
-    """Each `qstep ...` line of the README's shell blocks is accepted by the parser of its command."""
-    lines = commands("README.md")
-    assert len(lines) >= 8
-    for line in lines:
-        name, rest = command_name(shlex.split(line, comments=True)[1:])
-        {**RECIPES, **COMMANDS}[name].parse(rest)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from qstep.data.jsonl import (
     write_jsonl,
     write_whole,
 )
-from qstep.data.options import refuse_unread
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
     Audit,
@@ -35,7 +34,7 @@ from qstep.data.published import (
     read_published,
     recognise,
 )
-from qstep.data.readers import Unanswerable, count_responses, read_problems, read_responses
+from qstep.data.readers import Unanswerable, count_responses, numbered_responses, read_problems, read_responses
 from qstep.data.rows import (
     Format,
     check_row,
@@ -49,6 +48,7 @@ from qstep.data.rows import (
     prompt_id,
     prompt_kind,
     read_groups,
+    takes_null,
 )
 from qstep.data.sources import Source
 from qstep.data.splitters import is_users_splitter, splitter_version, use_splitter
@@ -130,6 +130,7 @@ __all__ = [
     "map_steps",
     "most_text_tokens",
     "named_rows",
+    "numbered_responses",
     "numbered_rows",
     "one_token",
     "outcome",
@@ -142,7 +143,6 @@ __all__ = [
     "read_responses",
     "read_rows",
     "recognise",
-    "refuse_unread",
     "rising_rows",
     "row_step_ends",
     "shared_problems_of",
@@ -155,6 +155,7 @@ __all__ = [
     "step_token_ends",
     "steps_of",
     "sync",
+    "takes_null",
     "text_offsets",
     "tokenizer_fingerprint",
     "use_splitter",

@@ -153,6 +153,11 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
     return row
 
 
+def takes_null(column: str) -> bool:
+    """Whether null is a value that this column may have. A column that this package does not know takes all values."""
+    return column not in _RULES or _RULES[column][0](None)
+
+
 def outcome(row: Row) -> float | None:
     """The reward of a response: `reward`, else 1 or 0 by its `label`, else None (not gradable)."""
     if row.get("reward") is not None:

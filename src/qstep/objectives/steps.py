@@ -19,7 +19,7 @@ from qstep.objectives.batch import LabelledStepBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
 from qstep.objectives.objective import Losses, Objective
-from qstep.runs.options import CHANGES_NOTHING, Bounds, Check
+from qstep.runs.options import CHANGES_NOTHING, Bounds, Check, ReadIf
 from qstep.runs.shared_options import StepSeparator
 from qstep.types import ABSENT, Aggregation, Row
 
@@ -53,20 +53,15 @@ class StepwiseConfig(ScorerConfig):
         threshold: a soft label above it counts as correct (0: any success is correct), for the ranking losses and for
             stop_at_first_error; BCE and MSE take soft labels as they are.
         stop_at_first_error: read each response only through its first wrong step, as PRM800K labels them (arXiv
-            2305.20050). The steps after it repeat its label whatever they say, and drown what there is to learn. The
-            ablation's loss (Eq. 12) never reads them: there it saves their tokens.
-        rising: whether rows with a right step after a wrong one are taken as the loss takes them (a ranking loss calls
-            that step wrong), or refused. To cut them at the wrong step, take stop_at_first_error.
+            2305.20050). The steps after it repeat its label whatever they say, and drown what there is to learn. With
+            false all steps are read, which gives the theoretical loss (Eq. 9) more than one wrong step to rank.
+        rising: with stop_at_first_error false, whether rows with a right step after a wrong one are taken as the loss
+            takes them (a ranking loss calls that step wrong), or refused.
     """
 
     threshold: Annotated[float, Bounds(least=0, below=1)] = 0.0
-    stop_at_first_error: bool = False
-    rising: Annotated[Literal["keep", "refuse"], CHANGES_NOTHING] = "keep"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rising == "refuse" and self.stop_at_first_error:
-            raise ValueError("--rising refuse refuses what --stop_at_first_error true cuts: take one of the two")
+    stop_at_first_error: bool = True
+    rising: Annotated[Literal["keep", "refuse"], CHANGES_NOTHING, ReadIf(stop_at_first_error=False)] = "keep"
 
 
 class StepScoring(Objective[LabelledStepBatch]):

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from qstep.data.jsonl import canonical_json, write_json
+from qstep.data.jsonl import canonical_json, file_fingerprint, write_json
 from qstep.recipes.recipe import Recipe, Stage, fill, read_recipe, references
 from qstep.recipes.workers import Job, Workers
 from qstep.runs.options import About, Reads, changes_nothing, options_of
@@ -46,17 +46,17 @@ class Work:
 
     @property
     def done(self) -> bool:
-        """Whether the files that `done.json` names are there in their sizes; there may be more, such as an index."""
+        """Whether the files that `done.json` names are there and unchanged; there may be more, such as an index."""
         try:
             files = json.loads((self.folder / "done.json").read_text())["files"]
-            return all((self.folder / name).stat().st_size == size for name, size in files.items())
-        except (OSError, ValueError, KeyError):
+            return all(_is_unchanged(self.folder / name, was) for name, was in files.items())
+        except (OSError, ValueError, KeyError, TypeError):
             return False
 
     def finish(self, seconds: float) -> None:
         """Writes `done.json`."""
         found = [f for output in self.outputs.values() for f in ([output] if output.is_file() else output.rglob("*"))]
-        files = {str(f.relative_to(self.folder)): f.stat().st_size for f in sorted(found) if f.is_file()}
+        files = {str(f.relative_to(self.folder)): _content(f) for f in sorted(found) if f.is_file()}
         write_json(self.folder / "done.json", {"seconds": round(seconds, 1), "files": files})
 
     def job(self) -> Job:
@@ -151,6 +151,22 @@ def run(
 
 class OutputBusy(RuntimeError):
     """Another run writes the same folder."""
+
+
+def _stamp(path: Path) -> list[int]:
+    """What the system changes whenever a file's content is changed, and also when it is copied or moved."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _content(path: Path) -> dict[str, Any]:
+    return {"stamp": _stamp(path), "sha256": file_fingerprint(path)}
+
+
+def _is_unchanged(path: Path, was: Mapping[str, Any]) -> bool:
+    """Whether a file has the content that `_content` noted; it is read only where its stamp differs."""
+    stamp = _stamp(path)
+    return stamp == was["stamp"] or (stamp[0] == was["stamp"][0] and file_fingerprint(path) == was["sha256"])
 
 
 def _upstream(stages: Mapping[str, Stage], name: str) -> list[str]:

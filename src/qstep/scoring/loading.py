@@ -46,6 +46,13 @@ def load_scorer(
 
     Raises:
         ValueError: the kind is not recognised, does not read what is given, or does not fit the checkpoint.
+
+    Example:
+        >>> scorer = qstep.load_scorer("runs/pqm")
+        >>> scorer.objective, scorer.aggregation
+        ('pqm', 'min')
+        >>> len(scorer.score("1+2*3=", ["1+2=3", "3*3=9", "#9"]))
+        3
     """
     found = recognise(name) if kind == "auto" else kind
     made_by = format_of(found) if found in FORMATS else None

@@ -224,8 +224,8 @@ def _failures(found: dict[str, Any], config: AuditConfig) -> Iterator[str]:
                 yield f"right are {share:.4f} of the labels, above --max_right_share {config.max_right_share}"
     if config.rising == "refuse" and found["rising"]["rows"]:
         yield (
-            f"labels rise after a wrong step in {_where(found['rising'])}: mend or drop these, or take --rising keep "
-            "and train with --stop_at_first_error true"
+            f"labels rise after a wrong step in {_where(found['rising'])}: mend or drop these, or take --rising keep: "
+            "training reads each response through its first wrong step only, unless --stop_at_first_error is false"
         )
     shares: tuple[tuple[str, int, str], ...] = (
         ("max_unlabelled_share", found.get("without_labels", 0), "rows have no label: label them, or drop them"),
