@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from qstep.runs.options import Bounds, settings_of
-from qstep.runs.progress import accuracy_text, print_result, print_table, say_written
+from qstep.runs.progress import accuracy_text, print_result, print_table, reasons_text, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.runner import Work, write_rows
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
@@ -339,7 +339,7 @@ def _print(results: dict[str, Any], judged: dict[str, StepBenchmark]) -> None:
         )
     for name, of in results["steps"].items():
         if of["left_out"]:
-            print_result(f"{judged[name].source}: left out {of['left_out']}")
+            print_result(f"{judged[name].source}: left out {reasons_text(of['left_out'])}")
         steps, rows = of["separators"]["steps_with_a_separator"], of["separators"]["rows_with_a_separator_in_a_step"]
         if steps:
             print_result(

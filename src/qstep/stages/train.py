@@ -29,7 +29,7 @@ from qstep.objectives.dataset import GroupDataset
 from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
 from qstep.runs.options import settings_of
-from qstep.runs.progress import console
+from qstep.runs.progress import console, reasons_text
 from qstep.runs.seals import MARKER
 from qstep.runs.stage_file import SettingsChanged, StageFile, finished
 from qstep.stages.card import write_card
@@ -106,7 +106,7 @@ def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
                 f"{prefix}left_out": left_out,
             }
             if left_out and run.log:
-                console.print(f"{path}: left out {left_out}")
+                console.print(f"{path}: left out {reasons_text(left_out)}")
         if trainer.eval_dataset is not None:
             _check_shared(inputs, trainer.train_dataset, trainer.eval_dataset, decides=follows_evaluation(config))
         trainer.write_card = partial(write_card, output, run.settings, summary)
