@@ -14,7 +14,7 @@ import tokenizer_families as families
 from qstep.data import RowError, encode_text, row_step_ends, split_steps, write_jsonl
 from qstep.losses import pqm_loss, pqm_theoretical_loss
 from qstep.objectives import METHODS, dataset, labels
-from qstep.objectives.classification import bce
+from qstep.objectives.classification import ClassificationConfig, bce
 from qstep.objectives.dqo import ImportanceCollapse
 from qstep.objectives.labels import hard_labels, soft_labels, verdict_label
 from qstep.objectives.ranking import RankingConfig, pqm, pqm_theoretical
@@ -324,5 +324,5 @@ def test_an_objective_is_trained_with_its_own_options(tmp_path: Path) -> None:
         ours = objective(with_margin, miniature.tokenizer()).loss(q_values, of_steps)
         assert torch.equal(ours, loss(q_values, of_steps, margin=2.0))
     with pytest.raises(ValueError, match=r"--threshold is 0\.5, and nothing reads it without --stop_at_first_error"):
-        bce(StepwiseConfig(**options, threshold=0.5, stop_at_first_error=False), miniature.tokenizer())
-    bce(StepwiseConfig(**options, threshold=0.5), miniature.tokenizer())
+        bce(ClassificationConfig(**options, threshold=0.5, stop_at_first_error=False), miniature.tokenizer())
+    bce(ClassificationConfig(**options, threshold=0.5), miniature.tokenizer())

@@ -247,7 +247,7 @@ def check_options(config: Any) -> None:
     for name, value in given.items():
         for check in options[name].of(Check):
             check.check(name, value)
-    for field in fields(config):
+    for field in (field for field in fields(config) if options[field.name].of(ReadIf)):
         value = getattr(config, field.name)
         if value != _default(field) and (reason := why_unread(config, field.name)):
             raise ValueError(f"--{field.name} is {value!r}, and nothing reads it {reason}")
