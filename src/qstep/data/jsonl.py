@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import qstep
 from qstep.types import Row
+from qstep.words import counted
 
 
 class RowError(ValueError):
@@ -107,7 +108,7 @@ class StageFile:
             if meta["complete"]:
                 if len(done) != meta["rows"] or size != os.fstat(fd).st_size:
                     raise ValueError(
-                        f"{path} holds {len(done)} whole rows, but finished with {meta['rows']}, as "
+                        f"{path} holds {counted(len(done), 'complete row')}, but finished with {meta['rows']}, as "
                         f"{meta_path.name} says: it was changed since. Restore it, or delete both files"
                     )
                 if digest.hexdigest() != meta.get("sha256", digest.hexdigest()):
@@ -449,7 +450,7 @@ def parse_row(text: bytes) -> Row:
             raise ValueError(
                 "a JSON list begins here: a .jsonl file has an object a line, as `jq -c '.[]'` writes"
             ) from None
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+        raise ValueError(f"not JSON ({error.msg.removesuffix(' starting at')} at column {error.colno})") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start})") from None
     except RecursionError:

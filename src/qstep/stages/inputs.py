@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qstep.data import canonical_json, file_fingerprint, is_finished, splitter_version
+from qstep.data import canonical_json, check_model_name, file_fingerprint, is_finished, splitter_version
 from qstep.types import Dtype, Problem
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def _digest_of(file: Path, size: int, modified_ns: int, inode: int) -> str:
 
 def _commit(model_id: str, revision: str | None) -> str:
     """The commit a revision of a Hub id stands for, of the cache or of the Hub: the folder its files are cached in."""
+    check_model_name(model_id)
     from transformers.utils import cached_file
 
     for name in _CONFIGS:
