@@ -406,9 +406,14 @@ def test_a_split_of_a_file_is_refused_where_it_cannot_be_a_default(tmp_path: Pat
 
 def test_the_place_of_a_json_error_is_said_once(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"prompt": "a}\n')
-    with pytest.raises(RowError, match=r"not JSON \(Unterminated string at column 12\)"):
-        list(read_responses(path))
+    for text, says in (
+        ('{"prompt": "a', r"\(Unterminated string at column 12\)"),
+        ('{"prompt": "a}\n', r"\(Invalid control character at column 15\)"),
+        ('{"prompt" 1}\n', r"\(Expecting ':' delimiter at column 11\)"),
+    ):
+        path.write_text(text)
+        with pytest.raises(RowError, match=f"not JSON {says}"):
+            list(read_responses(path))
 
 
 def test_a_conversation_without_a_template_says_which_option_helps() -> None:
