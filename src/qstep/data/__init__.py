@@ -24,6 +24,7 @@ from qstep.data.jsonl import (
     write_jsonl,
     write_whole,
 )
+from qstep.data.model_names import check_model_name
 from qstep.data.options import refuse_unread
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
@@ -101,6 +102,7 @@ __all__ = [
     "cached_array",
     "canonical_json",
     "check_completion_ids",
+    "check_model_name",
     "check_row",
     "check_separator",
     "checked_prompt",

@@ -13,6 +13,7 @@ from qstep.data.rows import check_row, group_key, prompt_id
 from qstep.data.sources import Source
 from qstep.data.splitters import joint_of
 from qstep.types import Problem, Row
+from qstep.words import listed
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _PROMPT_COLUMNS = ("prompt", "problem", "question")
@@ -273,4 +274,5 @@ def _first(path: Path, line: int, row: Row, columns: Sequence[str], written: Row
             return column
     others = [*columns[1:], *(["responses"] if columns is _COMPLETION_COLUMNS else [])]
     found = ", ".join(row if written is None else written)
-    raise RowError(path, line, columns[0], f"is missing, and so is {' and '.join(others)}; found {found}")
+    missing = f"is missing, and so {'is' if len(others) == 1 else 'are'} {listed([repr(name) for name in others])}"
+    raise RowError(path, line, columns[0], f"{missing}. The row has {found or 'no columns'}")

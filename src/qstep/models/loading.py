@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForTokenClassification
 
+from qstep.data import check_model_name
 from qstep.models.logps import finished_logits
 from qstep.models.packing import PACKED_ATTENTION, collate_groups, moved, packed_hidden
 from qstep.runs.options import Options, ReadIf
@@ -86,7 +87,11 @@ class ModelOptions(Options):
         )
 
     def load_arguments(self) -> dict[str, Any]:
-        """What `from_pretrained` is told. Raises ValueError where the model is an adapter without its base."""
+        """The arguments of `from_pretrained`.
+
+        Raises ValueError where the model is an adapter without its base, or its name is neither a folder nor a Hub id.
+        """
+        check_model_name(self.model_name_or_path)
         if (Path(self.model_name_or_path) / ADAPTER_CONFIG).exists():
             raise ValueError(
                 f"{self.model_name_or_path} is an adapter: make a plain checkpoint of it first, with `qstep merge`"
@@ -122,7 +127,11 @@ def load_causal_lm(options: ModelOptions, **arguments: Any) -> PreTrainedModel:
 
 
 def load_tokenizer(name: str | Path, **arguments: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or Hub id. Raises ValueError for a folder without one."""
+    """The tokenizer of a folder or Hub id.
+
+    Raises ValueError for a folder without one, and a name that is neither a folder nor a Hub id.
+    """
+    check_model_name(name)
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).exists() for file in _TOKENIZER_FILES):
         raise ValueError(

@@ -23,6 +23,7 @@ from qstep.data import RowError, canonical_json, count_rows, file_fingerprint, w
 from qstep.data.jsonl import dump_row, is_json, lines_of, parse_row
 from qstep.runs.dry_run import WouldWrite, is_dry_run
 from qstep.types import Row
+from qstep.words import counted
 
 
 class SettingsChanged(ValueError):
@@ -98,7 +99,7 @@ class StageFile:
             if meta["complete"]:
                 if len(done) != meta["rows"] or size != os.fstat(fd).st_size:
                     raise ValueError(
-                        f"{path} holds {len(done)} whole rows, but finished with {meta['rows']}, as "
+                        f"{path} holds {counted(len(done), 'complete row')}, but finished with {meta['rows']}, as "
                         f"{meta_path.name} says: it was changed since. Restore it, or delete both files"
                     )
                 if digest.hexdigest() != meta.get("sha256", digest.hexdigest()):

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
+from qstep.data import check_model_name
 from qstep.models.loading import ADAPTER_CONFIG, bare, load_tokenizer
 from qstep.models.policy import VALUE_FILE
 from qstep.scoring.checkpoint import Checkpoint
@@ -83,6 +84,7 @@ def recognise(name: str) -> ScorerKind:
     """
     if is_ensemble(name):
         return "ensemble"
+    check_model_name(name)
     folder = Path(name)
     if (folder / VALUE_FILE).exists():
         return "policy"
