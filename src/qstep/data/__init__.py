@@ -64,6 +64,7 @@ from qstep.data.steps import (
     step_spans,
     steps_of,
 )
+from qstep.data.tables import Table, plain_rows, table_like
 from qstep.data.tokens import (
     beginning,
     bytes_growth,
@@ -92,6 +93,7 @@ __all__ = [
     "SeparatorInside",
     "Source",
     "StepTokens",
+    "Table",
     "Turn",
     "Unanswerable",
     "audit_rows",
@@ -135,6 +137,7 @@ __all__ = [
     "numbered_rows",
     "one_token",
     "outcome",
+    "plain_rows",
     "prompt_id",
     "prompt_kind",
     "quantiles",
@@ -157,6 +160,7 @@ __all__ = [
     "step_token_ends",
     "steps_of",
     "sync",
+    "table_like",
     "takes_null",
     "text_offsets",
     "tokenizer_fingerprint",
