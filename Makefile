@@ -1,5 +1,5 @@
 # make demo   from nothing to a better reasoner, in an environment of its own
-# make test   the tests            make check   lint, types, import layers
+# make test   the tests            make check   lint, types, import layers, sentences, links
 # make test-faults   many more kills of trainings, damaged checkpoints, full disks
 PYTHON ?= python3
 VENV ?= .venv
@@ -42,6 +42,8 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/prose.py --check
+	$(BIN)/python benchmarks/links.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

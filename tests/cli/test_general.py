@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from qstep.stages.progress import bar, console
 
 import qstep
 from qstep.cli import KNOWN, main
 from qstep.data import read_rows, write_jsonl
+from qstep.runs.progress import bar, console
 
 ROOT = Path(__file__).parents[2]
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")

@@ -118,7 +118,7 @@ def test_rows_that_are_too_long_and_the_labels_lost(base: Path, file: Path, tmp_
     [
         ({"max_length": 9}, "nothing reads it without --model_name_or_path"),
         ({"max_shared_problems": 1}, "nothing reads it without --test_files"),
-        ({"max_duplicate_share": 2.0}, "it must be a share"),
+        ({"max_duplicate_share": 2.0}, "it must be from 0 to 1"),
         ({"max_contradictions": -1}, "at least 0"),
         ({"format": "prompt-completion", "rising": "refuse"}, "nothing reads it without stepwise rows"),
     ],
@@ -135,7 +135,7 @@ def test_the_pages_commands_run(base: Path, rows_file: Path, tmp_path: Path, mon
     write_jsonl(tmp_path / "rows.jsonl", rows)
     write_jsonl(tmp_path / "test.jsonl", [{**row, "prompt": row["prompt"] + " "} for row in rows[:4]])
     (tmp_path / "model").symlink_to(base)
-    audits = [command for command in commands("docs/data.md") if command.startswith("qstep audit ")]
+    audits = commands("docs/data.md", "## Check a file before you train")
     assert len(audits) == 4
     for command in audits:
         assert main(shlex.split(command)[1:]) == 0, command
@@ -155,7 +155,7 @@ def test_real_data(tmp_path: Path) -> None:
 
 
 def scorer_config(**options: Any) -> StepwiseConfig:
-    return StepwiseConfig(output_dir="unused", report_to=[], **options)
+    return StepwiseConfig(**{"output_dir": "unused", "report_to": [], "stop_at_first_error": False, **options})
 
 
 def of(path: Path, *labels: list[Any]) -> Path:
@@ -184,7 +184,7 @@ def test_training_refuses_labels_that_rise_if_told_to(tmp_path: Path, caplog: py
     check_labels(rows, scorer_config(), [], soft=True)
     with pytest.raises(ValueError, match="rise after a wrong step in 1 rows, first on line 2"):
         check_labels(rows, scorer_config(rising="refuse"), [], soft=True)
-    with pytest.raises(ValueError, match="take one of the two"):
+    with pytest.raises(ValueError, match="--rising refuse has no effect with --stop_at_first_error true"):
         scorer_config(rising="refuse", stop_at_first_error=True)
     write_jsonl(rows, [ROWS[0], {**ROWS[0], "labels": [True, True]}])
     with caplog.at_level(logging.WARNING):

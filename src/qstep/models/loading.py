@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,10 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForTokenClassification
 
-from qstep.data import refuse_unread
 from qstep.models.logps import finished_logits
 from qstep.models.packing import PACKED_ATTENTION, collate_groups, moved, packed_hidden
+from qstep.runs.options import Options, ReadIf
+from qstep.runs.shared_options import ModelName
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
+_PEFT = ReadIf(use_peft=True)
+
 
 @dataclass(kw_only=True)
-class ModelOptions:
+class ModelOptions(Options):
     """Which model to train, and whether all of it or a low-rank adapter (TRL's names).
 
     Args:
@@ -49,21 +52,17 @@ class ModelOptions:
         lora_target_modules: the linear layers it changes; all but the head by default.
     """
 
-    model_name_or_path: str
+    GROUP = "model options"
+
+    model_name_or_path: ModelName
     model_revision: str | None = None
     dtype: Dtype = "float32"
     trust_remote_code: bool = False
     use_peft: bool = False
-    lora_r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
-    lora_target_modules: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.use_peft:
-            refuse_unread(
-                self, ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"), without="--use_peft true"
-            )
+    lora_r: Annotated[int, _PEFT] = 16
+    lora_alpha: Annotated[int, _PEFT] = 32
+    lora_dropout: Annotated[float, _PEFT] = 0.0
+    lora_target_modules: Annotated[list[str] | None, _PEFT] = None
 
     def lora(self, task_type: str, modules_to_save: list[str] | None = None) -> LoraConfig | None:
         """The adapter's configuration; None where the whole model is trained.

@@ -56,14 +56,14 @@ class StepwiseConfig(ScorerConfig):
         threshold: a soft label above it counts as correct (0: any success is correct), for the ranking losses and for
             stop_at_first_error; BCE and MSE take soft labels as they are.
         stop_at_first_error: read each response only through its first wrong step, as PRM800K labels them (arXiv
-            2305.20050). The steps after it repeat its label whatever they say, and drown what there is to learn. The
-            ablation's loss (Eq. 12) never reads them: there it saves their tokens.
-        rising: whether rows with a right step after a wrong one are taken as the loss takes them (a ranking loss calls
-            that step wrong), or refused. To cut them at the wrong step, take stop_at_first_error.
+            2305.20050). The steps after it repeat its label whatever they say, and drown what there is to learn. With
+            false all steps are read, which gives the theoretical loss (Eq. 9) more than one wrong step to rank.
+        rising: with stop_at_first_error false, whether rows with a right step after a wrong one are taken as the loss
+            takes them (a ranking loss calls that step wrong), or refused.
     """
 
     threshold: float = 0.0
-    stop_at_first_error: bool = False
+    stop_at_first_error: bool = True
     rising: Literal["keep", "refuse"] = "keep"
 
     def __post_init__(self) -> None:
@@ -71,7 +71,10 @@ class StepwiseConfig(ScorerConfig):
         if not 0 <= self.threshold < 1:
             raise ValueError(f"--threshold is {self.threshold}; it must be at least 0 and below 1")
         if self.rising == "refuse" and self.stop_at_first_error:
-            raise ValueError("--rising refuse refuses what --stop_at_first_error true cuts: take one of the two")
+            raise ValueError(
+                "--rising refuse has no effect with --stop_at_first_error true: nothing after a wrong step is read. "
+                "Remove it, or add --stop_at_first_error false"
+            )
 
 
 class StepScoring(Objective[LabelledStepBatch]):

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
-from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.options import Bounds, OutputFile, settings_of
 from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.stage_file import finished
@@ -36,9 +36,9 @@ class GradeConfig(GradingOptions):
     """
 
     input: Path
-    output: Path
-    offset: int = 0
-    num_problems: int | None = None
+    output: OutputFile
+    offset: Annotated[int, Bounds(least=0)] = 0
+    num_problems: Annotated[int | None, Bounds(least=1)] = None
 
 
 def grade(config: GradeConfig) -> Path:
@@ -48,7 +48,7 @@ def grade(config: GradeConfig) -> Path:
     refuse_overwriting(config)
     tasks = config.tasks()
     version = tasks.named(config.task).version
-    settings = settings_of(config, *NO_EFFECT, input=finished(config.input), version=version)
+    settings = settings_of(config, input=finished(config.input), version=version)
 
     def work(done: Collection[str]) -> Work:
         rows = (row for row in _read(config, tasks) if row["id"] not in done)
