@@ -14,8 +14,7 @@ import pytest
 import torch
 
 import qstep
-from qstep.api.tables import plain_rows
-from qstep.data import read_rows, write_jsonl
+from qstep.data import plain_rows, read_rows, write_jsonl
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from qstep.stages.grade import GradeConfig, grade
@@ -128,8 +127,8 @@ def test_what_pandas_and_numpy_have_for_values_is_plain() -> None:
         (Path("rows.jsonl"), r"qstep.read_rows"),
         (QUESTIONS[0], r"of type dict with question, answer, response.*\[row\]"),
         (datasets.DatasetDict(train=datasets.Dataset.from_list(QUESTIONS)), r"DatasetDict with train.*one split"),
-        (42, "rows are of type int"),
-        (None, "rows are of type NoneType"),
+        (42, "rows is of type int"),
+        (None, "rows is of type NoneType"),
         (["a response"], r"rows\[0\] is of type str"),
     ],
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qstep.api.tables import responses_of
+from qstep.api.responses import responses_of
 from qstep.types import Row
 
 if TYPE_CHECKING:

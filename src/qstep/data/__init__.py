@@ -65,6 +65,7 @@ from qstep.data.steps import (
     step_spans,
     steps_of,
 )
+from qstep.data.tables import Table, plain_rows, table_like
 from qstep.data.tokens import (
     beginning,
     bytes_growth,
@@ -93,6 +94,7 @@ __all__ = [
     "SeparatorInside",
     "Source",
     "StepTokens",
+    "Table",
     "Turn",
     "Unanswerable",
     "audit_rows",
@@ -137,6 +139,7 @@ __all__ = [
     "numbered_rows",
     "one_token",
     "outcome",
+    "plain_rows",
     "prompt_id",
     "prompt_kind",
     "quantiles",
@@ -159,6 +162,7 @@ __all__ = [
     "step_token_ends",
     "steps_of",
     "sync",
+    "table_like",
     "takes_null",
     "text_offsets",
     "tokenizer_fingerprint",
