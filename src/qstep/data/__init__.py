@@ -25,7 +25,6 @@ from qstep.data.jsonl import (
     write_whole,
 )
 from qstep.data.model_names import check_model_name
-from qstep.data.options import refuse_unread
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
     Audit,
@@ -149,7 +148,6 @@ __all__ = [
     "read_responses",
     "read_rows",
     "recognise",
-    "refuse_unread",
     "rising_rows",
     "row_step_ends",
     "shared_problems_of",

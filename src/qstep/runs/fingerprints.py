@@ -54,7 +54,7 @@ def model_fingerprint(model_name_or_path: str, revision: str | None = None) -> s
             )
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(folder)} {_digest(file)}\n".encode())
+        digest.update(f"{file.relative_to(folder)} {remembered_fingerprint(file)}\n".encode())
     adapter = folder / "adapter_config.json"
     if adapter.exists():
         described = json.loads(adapter.read_text())
@@ -63,8 +63,8 @@ def model_fingerprint(model_name_or_path: str, revision: str | None = None) -> s
     return digest.hexdigest()
 
 
-def _digest(file: Path) -> str:
-    """The hash of a file; a process that asks again, and finds its size, time and inode as they were, has it."""
+def remembered_fingerprint(file: Path) -> str:
+    """The hash of a file, computed once by a process as long as the file's size, time and inode stay as they are."""
     status = file.stat()
     return _digest_of(file, status.st_size, status.st_mtime_ns, status.st_ino)
 
