@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from transformers import TrainingArguments
@@ -16,6 +17,24 @@ _COUNTS = (
     "per_device_eval_batch_size",
     "gradient_accumulation_steps",
 )
+_REPORTERS = {
+    "azure_ml": "azureml-core",
+    "clearml": "clearml",
+    "codecarbon": "codecarbon",
+    "comet_ml": "comet-ml",
+    "dagshub": "dagshub",
+    "dvclive": "dvclive",
+    "flyte": "flytekit",
+    "mlflow": "mlflow",
+    "neptune": "neptune",
+    "swanlab": "swanlab",
+    "tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "wandb": "wandb",
+}
+"""What `report_to` may name, and the package to install for it."""
+_MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}
+"""The module of a package, where it is not called as `report_to` names it."""
 _UNREAD = ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size")
 """Options of transformers' Trainer that these trainers have no use for."""
 
@@ -46,5 +65,18 @@ class GroupConfig(TrainingArguments):
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError("no step is asked for: give max_steps or num_train_epochs above 0")
         refuse_unread(self, _UNREAD, "a trainer of another kind")
+        for name in self.report_to or ():
+            _check_reporter(name)
         if self.responses_per_prompt is not None and self.responses_per_prompt < 1:
             raise ValueError(f"responses_per_prompt is {self.responses_per_prompt}: give 1 or more, or null for all")
+
+
+def _check_reporter(name: str) -> None:
+    """Raises ValueError for a place to report to that is unknown, or whose package is not installed."""
+    if name == "kubeflow":  # transformers adds it by itself within Kubeflow
+        return
+    if name not in _REPORTERS:
+        raise ValueError(f"--report_to is {name!r}; it must be none, all, or some of {', '.join(_REPORTERS)}")
+    modules = ("tensorboard", "tensorboardX") if name == "tensorboard" else (_MODULES.get(name, name),)
+    if not any(map(find_spec, modules)):
+        raise ValueError(f"--report_to {name} needs a package: pip install {_REPORTERS[name]}")
