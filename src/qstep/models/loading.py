@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +33,10 @@ from qstep.types import Dtype
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+_log = logging.getLogger(__name__)
+
 ADAPTER_CONFIG = "adapter_config.json"
+_HEADS = ("score", "classifier")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 _PEFT = ReadIf(use_peft=True)
@@ -99,6 +104,18 @@ class ModelOptions(Options):
         return {"revision": self.model_revision, "trust_remote_code": self.trust_remote_code}
 
 
+@dataclass(kw_only=True)
+class LoadedModel(ModelOptions):
+    """A model that is in memory already, to be trained as it is.
+
+    Args:
+        model: a causal language model of transformers or, for a scorer, a token classifier.
+    """
+
+    model: PreTrainedModel
+    model_name_or_path: str = ""
+
+
 def is_scorer(config: PretrainedConfig) -> bool:
     """Whether a checkpoint is a step scorer: it carries a step contract."""
     return isinstance(getattr(config, "qstep", None), dict)
@@ -113,6 +130,10 @@ def load_causal_lm(options: ModelOptions, **arguments: Any) -> PreTrainedModel:
     Raises:
         ValueError: its layers or its logits are of a kind qstep cannot compute; the message says which.
     """
+    if isinstance(options, LoadedModel):
+        if is_scorer(options.model.config):
+            raise ValueError("the model is a step scorer; give a causal language model")
+        return pack(without_dropout_layers(options.model))
     config = AutoConfig.from_pretrained(options.model_name_or_path, **options.load_arguments())
     if is_scorer(config):
         raise ValueError(f"{options.model_name_or_path} is a step scorer; give a causal language model")
@@ -141,7 +162,7 @@ def load_tokenizer(name: str | Path, **arguments: Any) -> PreTrainedTokenizerBas
 
 
 def load_token_classifier(
-    path: str | Path,
+    path: str | Path | None,
     config: PretrainedConfig,
     *,
     head: Callable[[PretrainedConfig], nn.Module] | None = None,
@@ -178,10 +199,54 @@ def load_token_classifier(
                 "release of one"
             )
     else:
-        model = exact.from_pretrained(path, config=config, **arguments)
+        with _own_report(*(f"{name}." for name in _HEADS)) as found:
+            model, told = exact.from_pretrained(path, config=config, output_loading_info=True, **arguments)
+            found.update(told["missing_keys"])
+    return _finished(model)
+
+
+def token_classifier_of(model: PreTrainedModel) -> PreTrainedModel:
+    """A token classifier as it is, or one made of a causal language model's trunk, which it shares."""
+    if any(hasattr(model, name) for name in _HEADS):
+        return _finished(without_dropout_layers(model))
+    config = copy.deepcopy(model.config)
+    config.num_labels, config.problem_type = 1, "regression"
+    return load_token_classifier(None, config, state_dict=model.state_dict(), dtype=model.dtype)
+
+
+def _finished(model: PreTrainedModel) -> PreTrainedModel:
     pack(model)
     model.get_submodule(head_name(model)).float()  # a fresh one
     return model
+
+
+@contextmanager
+def _own_report(*heads: str) -> Iterator[set[str]]:
+    """Says of the weights that are added to the set that they start at random, unless a head has their names.
+
+    transformers' own report, which takes a fresh head for a fault, is shown only where loading fails.
+    """
+    report: list[logging.LogRecord] = []
+
+    def withheld(record: logging.LogRecord) -> bool:
+        if "LOAD REPORT" not in record.getMessage():
+            return True
+        report.append(record)
+        return False
+
+    logger, missing = logging.getLogger("transformers.modeling_utils"), set[str]()
+    logger.addFilter(withheld)
+    try:
+        yield missing
+    except BaseException:
+        logger.removeFilter(withheld)
+        for record in report:
+            logger.handle(record)
+        raise
+    finally:
+        logger.removeFilter(withheld)
+    if lacking := sorted(name for name in missing if not name.startswith(heads)):
+        _log.warning("the model lacks %s, which start at random", ", ".join(lacking))
 
 
 def _token_classifier(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -208,9 +273,21 @@ def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
+def without_dropout_layers(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its dropout at 0, in place: in its config, its layers, and what they have read of the config."""
+    without_dropout(model.config)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+    return model
+
+
 def head_name(model: PreTrainedModel) -> str:
     """The name of a token classifier's last layer: `score` or `classifier`."""
-    return next(name for name in ("score", "classifier") if hasattr(model, name))
+    return next(name for name in _HEADS if hasattr(model, name))
 
 
 @torch.no_grad()

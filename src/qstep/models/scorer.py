@@ -25,11 +25,13 @@ from qstep.data import (
 from qstep.models.adapters import adapted, load_adapter
 from qstep.models.loading import (
     ADAPTER_CONFIG,
+    LoadedModel,
     ModelOptions,
     bare,
     head_name,
     is_scorer,
     load_token_classifier,
+    token_classifier_of,
 )
 from qstep.models.packing import Batch, StepBatch, collate_groups, packed_hidden, response_starts
 from qstep.models.pretrained import PretrainedModule
@@ -200,6 +202,8 @@ class ScorerModel(PretrainedModule):
 
         Raises ValueError for a family that cannot be packed, or where peft is asked for and not installed.
         """
+        if isinstance(options, LoadedModel):
+            return cls(token_classifier_of(options.model))
         config = AutoConfig.from_pretrained(
             options.model_name_or_path, num_labels=1, problem_type="regression", **options.load_arguments()
         )

@@ -54,6 +54,6 @@ def _ranking(
         name,
         loss=loss,
         labels_of=partial(hard_labels, threshold=config.threshold, stop_at_first_error=config.stop_at_first_error),
-        check=lambda path, forbidden: check_labels(path, config, forbidden, soft=False),
+        check=lambda source, forbidden: check_labels(source, config, forbidden, soft=False),
         leave_out=without_labels,
     )
