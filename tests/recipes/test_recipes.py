@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -251,13 +252,53 @@ def test_a_recipe_runs_once_and_again_only_what_changed(tmp_path: Path, capfd: p
     assert (tmp_path / "out" / "all" / "labels.jsonl").resolve() == outputs["all"].resolve()
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "jobs").rglob("*")}
     run(file)
-    assert "3 of 3 stages are done" in capfd.readouterr().err
+    assert "3 of 3 jobs are done" in capfd.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "jobs").rglob("*")} == written
     outputs["all"].write_text("")  # as a kill, or a person, may leave it
     outputs["all"].with_suffix(".meta.json").unlink()
     run(file)
-    assert "2 of 3 stages are done" in capfd.readouterr().err
+    assert "2 of 3 jobs are done" in capfd.readouterr().err
     assert len(list(read_rows(outputs["all"]))) == 4
+
+
+def test_each_job_is_counted_with_what_it_wrote(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path)
+    run(file, only="graded")
+    (of_run,) = run(file)
+    said = capfd.readouterr().err
+    first, rest = said.split("1 of 2 jobs are done and unchanged\n")
+    graded, labels = (of_run.stages[name].output for name in ("graded", "labels"))
+    assert re.search(rf"1 of 1: graded, [\d.]+ s\n    wrote {graded}\n", first)
+    assert re.search(rf"2 of 2: labels, [\d.]+ s\n    wrote {labels}\n", rest)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", said), "a log file has no control characters"
+
+
+def test_the_time_that_is_left_is_said_once_a_job_has_ended(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run(write(tmp_path, stages=stages(tmp_path, labels={"seconds": 1e6})))
+    assert re.search(r"1 of 2: graded, [\d.]+ s, about \d+ h \d+ min left\n", capfd.readouterr().err)
+
+
+def test_a_dry_run_lists_the_jobs_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["run", str(file), "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "0 of 2 jobs are done." in said
+    assert re.findall(r"^ *(\d+)  (to run|done  )  (\w+) +qstep (\w+)", said, re.MULTILINE) == [
+        ("1", "to run", "graded", "grade"),
+        ("2", "to run", "labels", "annotate"),
+    ]
+    assert sorted(tmp_path.rglob("*")) == before
+    run(file, only="graded")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["run", str(file), "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 2 jobs are done." in said and re.search(r"1  done    graded", said)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert main(["demo", "--dry_run", "--seeds", "1,2", "--output_dir", str(tmp_path / "demo")]) == 0
+    assert "0 of 40 jobs are done." in capsys.readouterr().out
+    assert main(["run", str(write(tmp_path, stages=stages(tmp_path, labels={"rolouts": 3}))), "--dry_run"]) == 1
+    assert "did you mean 'rollouts'?" in capsys.readouterr().err
 
 
 def test_a_failed_stage_is_named_with_its_log_and_the_rest_is_kept(tmp_path: Path) -> None:
@@ -356,4 +397,4 @@ def test_the_miniature_in_small_with_two_seeds(
     first, second = (tmp_path / "out" / f"seed-{seed}" / "base" for seed in (1, 2))
     assert (first / "model.safetensors").read_bytes() != (second / "model.safetensors").read_bytes()
     assert main(["run", str(file), "--output_dir", str(tmp_path / "out"), "--seeds", "1,2"]) == 0
-    assert "40 of 40 stages are done and unchanged" in capfd.readouterr().err
+    assert "40 of 40 jobs are done and unchanged" in capfd.readouterr().err

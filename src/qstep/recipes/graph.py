@@ -78,7 +78,7 @@ class Work:
         problems, samples = self.options.get("num_problems"), self.options.get("num_samples")
         rows = problems * samples if isinstance(problems, int) and isinstance(samples, int) else None
         argv = [*self.stage.command.name.split(), "--config", str(file)]
-        return Job(argv, self.folder / "log.txt", self.output, self.after, rows)
+        return Job(argv, self.folder / "log.txt", self.output, self.after, rows, self.stage.seconds)
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,12 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     output_dir = recipe.output_dir if output_dir is None else Path(output_dir)
     runs = plan(recipe, output_dir, list(recipe.seeds if seeds is None else seeds), only)
-    works = {work.key: work for of_run in runs for work in of_run.stages.values()}
+    works = _works(runs)
     with _alone(output_dir):
         waiting = {key: work for key, work in works.items() if not work.done}
-        if present := len(works) - len(waiting):
-            console.print(f"{present} of {len(works)} stages are done and unchanged")
+        present = len(works) - len(waiting)
+        if present:
+            console.print(f"{present} of {len(works)} jobs are done and unchanged")
         if waiting:
             names = _names(runs, waiting)
             jobs = {}
@@ -155,10 +156,21 @@ def run(
                 jobs[names[key]] = replace(job, after=frozenset(names[k] for k in job.after if k in names))
             keys = {name: key for key, name in names.items()}
             with closing(Workers(min(processes or recipe.processes, len(jobs)), recipe.threads)) as workers:
-                workers.run(jobs, lambda name, seconds: waiting[keys[name]].finish(seconds))
+                workers.run(jobs, lambda name, seconds: waiting[keys[name]].finish(seconds), already=present)
         for of_run in runs:
             _link(of_run)
     return runs
+
+
+def jobs_in_order(runs: Sequence[Run]) -> dict[str, Work]:
+    """Each job of these runs by its name on the terminal, in the order in which jobs start."""
+    works = _works(runs)
+    names = _names(runs, works)
+    return {names[key]: works[key] for key in _longest_first(works)}
+
+
+def _works(runs: Sequence[Run]) -> dict[str, Work]:
+    return {work.key: work for of_run in runs for work in of_run.stages.values()}
 
 
 class OutputBusy(RuntimeError):

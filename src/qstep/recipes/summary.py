@@ -8,12 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.rule import Rule
+
 from qstep.data.jsonl import write_json, write_whole
 from qstep.evals import pooled
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
 from qstep.recipes.study import answer, page
-from qstep.stages.progress import accuracy_text, console, print_table
+from qstep.stages.progress import accuracy_text, print_result, print_table
 
 SUMMARY = "results.json"
 
@@ -27,7 +29,7 @@ def summarise(recipe: Recipe, runs: Sequence[Run], output_dir: Path) -> None:
         answered = answer(recipe, runs)
         write_json(output_dir / f"{recipe.file.stem}.json", answered)
         write_whole(output_dir / f"{recipe.file.stem}.md", [page(recipe, answered).encode()])
-        console.print(page(recipe, answered), markup=False)
+        print_result(page(recipe, answered), markup=False)
     results = {of_run.folder: _results(of_run) for of_run in runs}
     for of_run in runs:
         found = results[of_run.folder]
@@ -46,7 +48,7 @@ def summarise(recipe: Recipe, runs: Sequence[Run], output_dir: Path) -> None:
         write_json(
             output_dir / SUMMARY, {"recipe": recipe.title, **(pooled_by if recipe.variants else pooled_by["all"])}
         )
-    console.print(f"\nin {output_dir}: {', '.join(sorted(_links(recipe, output_dir, runs)))}")
+    print_result(f"\nin {output_dir}: {', '.join(sorted(_links(recipe, output_dir, runs)))}")
 
 
 def _pooled_results(of_seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -99,15 +101,15 @@ def _print_accuracies(title: str, results: Mapping[str, Any]) -> None:
 
 def _print_claims(variant: str | None, found: Mapping[str, Any]) -> None:
     if variant is not None:
-        console.rule(variant)
+        print_result(Rule(variant))
     for name, claim in found.items():
         if claim["mean"] is None:
-            console.print(f"{name:28} nothing could be graded")
+            print_result(f"{name:28} nothing could be graded")
             continue
         verdict = "above 0" if claim["low"] > 0 else "below 0" if claim["high"] < 0 else "cannot tell"
         each = f", above 0 on every one of {claim['seeds']} seeds" if claim["above_zero_on_every_seed"] else ""
         numbers = "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**claim)
-        console.print(f"{name:28} {numbers}  {verdict}{each if claim['seeds'] > 1 else ''}")
+        print_result(f"{name:28} {numbers}  {verdict}{each if claim['seeds'] > 1 else ''}")
 
 
 def _links(recipe: Recipe, output_dir: Path, runs: Sequence[Run]) -> set[str]:
