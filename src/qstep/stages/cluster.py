@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from qstep.extras import missing
 from qstep.types import Row
 
 Work = Callable[[list[Row]], list[Row]]
@@ -30,7 +31,7 @@ def map_blocks(
         import ray
         import ray.data
     except ModuleNotFoundError:
-        raise ValueError("--executor ray needs ray: pip install 'qstep[ray]'") from None
+        raise missing("--executor ray", "ray", "ray") from None
     _connect(ray, workers, gpus)
     items = [{"number": number, "block": json.dumps(block)} for number, block in enumerate(blocks)]
     if not items:
