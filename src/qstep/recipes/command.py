@@ -14,7 +14,7 @@ from qstep.recipes.study import Study
 from qstep.recipes.summary import summarise
 
 MINIATURE = Path(str(files("qstep.recipes") / "miniature.yaml"))
-"""The recipe that `qstep demo` runs."""
+"""The file of the recipe that `qstep demo` runs."""
 
 
 @dataclass(kw_only=True)

@@ -1,9 +1,9 @@
-"""Running a recipe: every variant with every seed as one graph of jobs, each output computed once.
+"""Runs a recipe: every variant with every seed as one graph of jobs, each output computed once.
 
-A job's folder is named after the content of its settings and inputs: `<output_dir>/jobs/<stage>-<key>/` holds its
-`options.yaml`, `log.txt` and output, and `done.json` once it has ended well. So what variants, seeds or runs share is
-computed once, a changed option recomputes what depends on it, and a run that was killed goes on. Links named after
-the stages lie in `<output_dir>`, below the variant's and the seed's name where there are several.
+A job's folder, `<output_dir>/jobs/<stage>-<key>/`, is named after the content of its settings and inputs. It holds
+`options.yaml`, `log.txt`, the output, and `done.json` once the job has succeeded. So variants, seeds and runs share
+jobs, a changed option recomputes only what depends on it, and a killed run resumes. `<output_dir>` has links to the
+outputs, named after the stages. Where there are several variants or seeds, each has a folder of links.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from qstep.stages.progress import console
 from qstep.tasks import is_users
 
 _NO_EFFECT = frozenset({*NO_EFFECT, "disable_tqdm"})
-"""Options that change how fast an output comes, not what is in it."""
+"""Options that change the speed of a job, not its output."""
 
 _CODE = ("grader", "task", "dataset_name", "step_separator")
-"""Options that may name code of the user's own, `module:object` or `split:module:function`."""
+"""Options that may name the user's own code, `module:object` or `split:module:function`."""
 
 _DATA_FILE = re.compile(r".*\.(jsonl|json|parquet)")
 
@@ -52,12 +52,12 @@ class Work:
 
     @property
     def output(self) -> Path:
-        """What `${stage}` stands for."""
+        """The path that `${stage}` stands for."""
         return next(iter(self.outputs.values()))
 
     @property
     def done(self) -> bool:
-        """Whether the files that `done.json` names are there in their sizes; there may be more, such as an index."""
+        """Whether the files that `done.json` names exist with their sizes. Other files do not matter."""
         try:
             files = json.loads((self.folder / "done.json").read_text())["files"]
             return all((self.folder / name).stat().st_size == size for name, size in files.items())
@@ -92,7 +92,7 @@ class Run:
 
 
 def plan(recipe: Recipe, output_dir: Path, seeds: Sequence[int], only: str | None = None) -> list[Run]:
-    """The runs of a recipe, checked; nothing is started or written.
+    """Checks a recipe and returns its runs. Nothing is started or written.
 
     Raises:
         RecipeError: something in the recipe cannot be run.
@@ -125,18 +125,18 @@ def run(
     only: str | None = None,
     processes: int | None = None,
 ) -> list[Run]:
-    """Runs what is not yet there of a recipe and returns its runs, whose `stages[name].output` are the outputs.
+    """Runs the jobs of a recipe whose output is not there yet. The outputs are `stages[name].output` of its runs.
 
     Args:
         recipe: a recipe or its file.
-        output_dir: where everything goes; by default the recipe's.
-        seeds: instead of the recipe's.
-        only: run this stage and what it needs.
-        processes: commands side by side, instead of the recipe's.
+        output_dir: the folder for all output; by default the recipe's.
+        seeds: the seeds to run; by default the recipe's.
+        only: run this stage and what it needs, no more.
+        processes: how many commands run side by side; by default the recipe's number.
 
     Raises:
-        RecipeError: something in the recipe cannot be run; found before anything is started.
-        JobFailed: a stage failed; the others that were running have ended.
+        RecipeError: something in the recipe cannot be run. Nothing was started.
+        JobFailed: a stage failed. The stages that were running have ended.
         OutputBusy: another run writes the same folder.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
@@ -178,7 +178,7 @@ class OutputBusy(RuntimeError):
 
 
 def _upstream(stages: Mapping[str, Stage], name: str) -> list[str]:
-    """A stage and all that it needs, of stages in an order that can be run, in that order."""
+    """A stage and all stages that it needs. The order of `stages`, which can be run, is kept."""
     needed = {name}
     for stage in reversed(list(stages)):  # each after what it needs
         if stage in needed:
@@ -206,8 +206,10 @@ def _work(recipe: Recipe, stage: Stage, done: Mapping[str, Work], output_dir: Pa
 
 
 def _inputs(recipe: Recipe, stage: Stage, option: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Each file, model folder or object of the user's code that an option names, with its fingerprint; what stages
-    write is not among them."""
+    """Each file, model folder or object of the user's code that an option names, with its fingerprint.
+
+    The outputs of stages are not among them.
+    """
     if isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _inputs(recipe, stage, option, item)
@@ -227,7 +229,7 @@ def _inputs(recipe: Recipe, stage: Stage, option: str, value: Any) -> Iterator[t
 
 
 def _kind(stage: Stage, option: str) -> str | None:
-    """`file` for an option that is a path, `name` for one that may be a path or a name, else None."""
+    """`file` for an option that is a path, `name` for an option that may be a path or a name, otherwise None."""
     types = {f.name: f.type for config in stage.command.classes() for f in fields(config)}
     if "Path" in str(types.get(option, "")):
         return "file"
@@ -235,7 +237,7 @@ def _kind(stage: Stage, option: str) -> str | None:
 
 
 def _longest_first(works: Mapping[str, Work]) -> list[str]:
-    """The keys, those first from which the longest chain of seconds leads to the end."""
+    """The keys, ordered by the seconds of the longest chain of jobs that begins with each."""
     remaining = {key: work.stage.seconds for key, work in works.items()}
     for key in reversed(list(works)):  # each after what it needs
         for needed in works[key].after & works.keys():
@@ -244,7 +246,7 @@ def _longest_first(works: Mapping[str, Work]) -> list[str]:
 
 
 def _names(runs: Sequence[Run], works: Mapping[str, Work]) -> dict[str, str]:
-    """What each job is called on the terminal: its stage, and the first variant and seed that wants it."""
+    """The name of each job on the terminal: its stage, and the first variant and seed that need it."""
     names: dict[str, str] = {}
     for of_run in runs:
         where = [of_run.variant or "", f"seed {of_run.seed}" if len({r.seed for r in runs}) > 1 else ""]
@@ -273,5 +275,5 @@ def _alone(output_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OutputBusy(f"{output_dir} is being written by another run; wait for it, or stop it") from None
+            raise OutputBusy(f"another run is writing {output_dir}: wait for it, or stop it") from None
         yield

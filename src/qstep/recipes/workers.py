@@ -1,4 +1,4 @@
-"""qstep commands side by side, each in a process of its own that is started once."""
+"""Runs qstep commands side by side, in processes that are started once."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from qstep.stages.progress import bars, console
 
 @dataclass(frozen=True)
 class Job:
-    """A qstep command, run once the jobs named `after` are done, where those are among the jobs it runs with.
+    """A qstep command.
 
     Args:
         argv: the command line, without `qstep`.
         log: the file for what the command prints.
         output: the file or folder that it writes; progress is read from it.
-        after: names of jobs to wait for.
-        rows: how many rows it will write, where that is known.
+        after: names of the jobs that it waits for. Names of jobs that are not run are ignored.
+        rows: how many rows it will write, if known.
         seconds: how long it takes on the recipe's hardware.
     """
 
@@ -39,18 +39,18 @@ class Job:
 
 
 class JobFailed(RuntimeError):
-    """A job ended with an error, or its process died; the message shows the end of its log."""
+    """A job ended with an error, or its process died. The message shows the end of its log."""
 
 
 class Follower:
-    """How far a job is, from the files it writes. Of a file of rows it reads only what has been added."""
+    """The progress of a job, read from the files it writes. It reads only the rows that were added since."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.offset = self.rows = 0
 
     def progress(self) -> tuple[int, int | None]:
-        """How much is done, and of how much, if that is known by now."""
+        """How much is done, and how much there is in all, if that is known yet."""
         if self.job.output.suffix != ".jsonl":
             last = _last_line(self.job.output / "train_log.jsonl")
             return last.get("step", 0), last.get("max_steps")
@@ -76,7 +76,7 @@ class Workers:
         self._started = [_Worker() for _ in range(processes)]
 
     def close(self) -> None:
-        """Ends the processes, whatever they are doing."""
+        """Ends the processes at once."""
         for worker in self._started:
             worker.process.terminate()
             worker.process.wait()
@@ -173,7 +173,7 @@ class _Worker:
         self.jobs.flush()
 
     def status(self) -> int:
-        """The status of the job at hand, once `answers` can be read; of the process, if it has died."""
+        """The status of the job that has ended, or of the process if it has died, once `answers` can be read."""
         answer = self.answers.readline()
         return json.loads(answer)["status"] if answer else self.process.wait() or 1
 
