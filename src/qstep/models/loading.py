@@ -24,6 +24,7 @@ from transformers import (
 from transformers.modeling_layers import GenericForTokenClassification
 
 from qstep.data import check_model_name
+from qstep.extras import missing
 from qstep.models.logps import finished_logits
 from qstep.models.packing import PACKED_ATTENTION, collate_groups, moved, packed_hidden
 from qstep.runs.options import Options, ReadIf
@@ -51,7 +52,8 @@ class ModelOptions(Options):
         model_revision: of a Hub id: branch, tag or commit.
         dtype: of the weights: float32, bfloat16, float16, or auto for the checkpoint's own.
         trust_remote_code: run code that the checkpoint brings along.
-        use_peft: train a LoRA adapter on frozen weights instead of the weights; needs `pip install 'qstep[peft]'`.
+        use_peft: train a LoRA adapter on frozen weights instead of the weights; needs the extra `peft`,
+            `pip install -e '.[peft]'` in a clone of the repository.
         lora_r: rank of the adapter.
         lora_alpha: its scale is lora_alpha / lora_r.
         lora_dropout: dropout before the adapter.
@@ -80,7 +82,7 @@ class ModelOptions(Options):
         try:
             from peft import LoraConfig
         except ImportError:
-            raise ValueError("use_peft needs the peft package: pip install 'qstep[peft]'") from None
+            raise missing("--use_peft", "peft", "peft") from None
         return LoraConfig(
             r=self.lora_r,
             lora_alpha=self.lora_alpha,
