@@ -29,7 +29,7 @@ test-faults: $(VENV)/.dev
 # Real vLLM on the CPU, in an environment of its own: it wants an older transformers than qstep says it needs.
 test-vllm: .venv-vllm/.ready
 	VLLM_CPU_KVCACHE_SPACE=2 PYTHONPATH=src .venv-vllm/bin/python -m pytest tests/real_vllm
-	PYTHONPATH=src .venv-vllm/bin/python recipes/make_smollm2.py --output runs/smollm2-135m-instruct
+	PYTHONPATH=src .venv-vllm/bin/python examples/data/make_smollm2.py --output runs/smollm2-135m-instruct
 	VLLM_CPU_KVCACHE_SPACE=2 PYTHONPATH=src QSTEP_MODEL=runs/smollm2-135m-instruct \
 		.venv-vllm/bin/python -m pytest tests/real_vllm
 

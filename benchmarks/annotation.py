@@ -1,6 +1,6 @@
 """Step labels by rollouts: their speed beside naive prefixes, and what each method's labels are worth for its rollouts.
 
-    python recipes/make_smollm2.py --output runs/smollm2-135m-instruct
+    python examples/data/make_smollm2.py --output runs/smollm2-135m-instruct
     python benchmarks/annotation.py --model runs/smollm2-135m-instruct --data ../shared/data \
         --output benchmarks/results/annotation.json
 
@@ -46,8 +46,8 @@ from qstep.data import encode_prompt, read_responses, write_json
 from qstep.evals import ratio_estimate
 from qstep.evals.intervals import ratio_difference
 from qstep.generation import HFEngine, Request, SamplingSettings
-from qstep.stages.inputs import load_for_sampling
-from qstep.stages.provenance import provenance
+from qstep.models.inference import load_for_sampling
+from qstep.runs.provenance import provenance
 from qstep.tasks import grade_rows, miniature
 
 Row = dict[str, Any]

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from qstep.generation import HFEngine, Request, SamplingSettings
-from qstep.stages.provenance import provenance
+from qstep.runs.provenance import provenance
 from qstep.tasks import miniature
 
 SAMPLES = 16

@@ -31,7 +31,7 @@ from math_verify import parse, verify
 from qstep.grading import GRADER_VERSION
 from qstep.grading.grader import grade_by
 from qstep.grading.rules import ALL, Rules
-from qstep.stages.provenance import provenance
+from qstep.runs.provenance import provenance
 
 DATA = Path(os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

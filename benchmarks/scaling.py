@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -70,7 +69,8 @@ def first_step(model: Path, rows: Path, output: Path) -> dict[str, float]:
 
     import qstep.stages.train as stage
     from qstep.data import index_rows
-    from qstep.trainers import METHODS
+    from qstep.objectives import METHODS
+    from qstep.trainers import trainer_class
 
     marks = {"begin": time.monotonic()}
 
@@ -84,8 +84,8 @@ def first_step(model: Path, rows: Path, output: Path) -> dict[str, float]:
     method = METHODS["pqm"]
     config = method.config(output_dir=str(output), per_device_train_batch_size=8, **options)
     inputs = stage.TrainInputs(model_name_or_path=str(model), train_file=rows)
-    create = partial(method.create, callbacks=[Mark()])
-    stage.METHODS = {"pqm": method._replace(create=lambda *given, callbacks, **named: create(*given, **named))}
+    marked = trainer_class(method)
+    stage.trainer_class = lambda _: lambda *given, callbacks: marked(*given, callbacks=[*callbacks, Mark()])
     stage.train("pqm", inputs, config)
     return {
         "index_s": round(marks["index"] - marks["begin"], 2),

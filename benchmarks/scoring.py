@@ -1,6 +1,6 @@
 """qstep's scoring beside a padded batch loop, and its cost from 1,000 to 50,000 responses.
 
-    python recipes/make_smollm2.py --output runs/smollm2-135m-instruct
+    python examples/data/make_smollm2.py --output runs/smollm2-135m-instruct
     python benchmarks/scoring.py --model runs/smollm2-135m-instruct --output benchmarks/results/scoring.json
 
 Two parts:
@@ -37,9 +37,9 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, Pretrai
 
 from qstep.data import split_steps, write_json, write_jsonl
 from qstep.models import ModelOptions, ScorerModel, StepContract, encode_steps
+from qstep.runs.provenance import provenance
 from qstep.scoring import StepScorer
 from qstep.stages.commands import keep_freed_memory
-from qstep.stages.provenance import provenance
 from qstep.stages.score import ScoreConfig, score
 from qstep.tasks import miniature
 

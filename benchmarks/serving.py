@@ -1,6 +1,6 @@
 """`qstep serve` beside vLLM: requests a second, from 1 client and from 16.
 
-    python recipes/make_smollm2.py --output runs/smollm2-135m-instruct
+    python examples/data/make_smollm2.py --output runs/smollm2-135m-instruct
     python benchmarks/serving.py --model runs/smollm2-135m-instruct --vllm_python .venv-vllm/bin/python \
         --output benchmarks/results/serving.json
 
@@ -36,9 +36,9 @@ import psutil
 from qstep.calls import Server
 from qstep.data import split_steps, write_json
 from qstep.models import encode_steps
+from qstep.runs.provenance import provenance
 from qstep.scoring import StepScorer
 from qstep.scoring.endpoint import served_model
-from qstep.stages.provenance import provenance
 from scoring import fresh_scorer
 from vllm_server import free_port, step_pooling, vllm_serving
 

@@ -362,7 +362,7 @@ def provenance(args: argparse.Namespace) -> Row:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="checkpoint; recipes/make_smollm2.py writes SmolLM2-135M")
+    parser.add_argument("--model", required=True, help="checkpoint; examples/data/make_smollm2.py writes SmolLM2-135M")
     data = os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--data", type=Path, default=Path(data), help="folder with gsm8k_{responses,train}.jsonl")
     parser.add_argument("--trl_python", help="python of an environment with trl 1.13.0 (make bench-trl-env)")

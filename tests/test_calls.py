@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoTokenizer
 from fake_server import MODEL, TOKENIZER, serving
 from qstep.calls import EndpointError, Server, _retry_after, checked_url
 from qstep.generation import HTTPEngine, Request, SamplingSettings
+from qstep.generation.options import EngineOptions
 from qstep.models import StepContract
 from qstep.scoring.endpoint import EndpointScorer, ServedModel
-from qstep.stages.engine_options import EngineOptions
-from qstep.stages.scorer_options import ScorerOptions
+from qstep.scoring.options import ScorerOptions
 from qstep.stages.search import SearchConfig
 from scorers import miniature_scorer
 
@@ -121,7 +121,7 @@ def test_the_key_is_sent_and_in_no_message(ask: Ask) -> None:
 
 
 def test_a_wait_that_a_server_asks_for() -> None:
-    later = datetime.now(timezone.utc) + timedelta(seconds=100)
+    later = datetime.now(UTC) + timedelta(seconds=100)
     assert _retry_after("7") == 7
     assert 98 < _retry_after(format_datetime(later, usegmt=True)) <= 100
     assert 98 < _retry_after(format_datetime(later.replace(tzinfo=None))) <= 100, "a date without a zone is of UTC"

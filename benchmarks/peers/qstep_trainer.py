@@ -8,11 +8,11 @@ from typing import Any
 
 from clock import StepClock, arguments, read_rows, trainer_options
 from step_profile import StepProfiler
-from transformers import AutoTokenizer
 
 from qstep.models import ModelOptions
+from qstep.objectives import METHODS
 from qstep.stages.commands import keep_freed_memory
-from qstep.trainers import METHODS, GroupTrainer
+from qstep.trainers import GroupTrainer, trainer_class
 
 
 def build(args: Namespace, callbacks: list[Any]) -> GroupTrainer:
@@ -23,8 +23,7 @@ def build(args: Namespace, callbacks: list[Any]) -> GroupTrainer:
         settings |= {"value": "head" if args.method == "dqo_head" else "separate", "value_learning_rate": 1e-6}
     config = method.config(**settings)
     options = ModelOptions(model_name_or_path=args.model, use_peft=args.adapter == "lora", lora_r=16)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    return method.create(options, config, args.rows, tokenizer, callbacks=callbacks)
+    return trainer_class(method)(options, config, args.rows, callbacks=callbacks)
 
 
 def main() -> None:

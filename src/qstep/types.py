@@ -24,6 +24,9 @@ Message = dict[str, str]
 Prompt = str | list[Message]
 """Text as the model reads it, or a conversation to be put through the model's chat template."""
 
+PromptKind = Literal["string", "messages", "mixed"]
+"""What the prompts of a file are: all strings, all conversations, or some of each."""
+
 Verdict = Literal["right", "wrong", "ungradable"]
 """What a grader says of an answer. `ungradable` is never counted as wrong."""
 
@@ -41,21 +44,6 @@ OverLong = Literal["refuse", "drop"]
 
 Aggregation = Literal["min", "last", "mean", "product"]
 """How the step Q-values of a response become its one score."""
-
-ScorerKind = Literal[
-    "auto",
-    "qstep",
-    "qwen_prm",
-    "math_shepherd",
-    "rlhflow",
-    "skywork",
-    "trl",
-    "implicit",
-    "generative",
-    "policy",
-    "ensemble",
-]
-"""Whose computation makes a step's Q of a model; `auto` recognises the checkpoint."""
 
 SearchMethod = Literal["best_of_n", "beam", "dvts", "lookahead"]
 """How responses are searched for with a step scorer."""

@@ -23,8 +23,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 
 from pages import commands
 from qstep.cli import RECIPES, main
+from qstep.cli.general import HELP
 from qstep.data import read_rows, write_jsonl
-from qstep.data.jsonl import StageBusy
+from qstep.runs.stage_file import StageBusy
 from qstep.stages.commands import COMMANDS
 from qstep.tasks import miniature
 
@@ -67,7 +68,7 @@ def test_help_is_quick() -> None:
 def test_every_command_explains_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each option once with its description, and exactly those that the parser takes."""
     assert main([*command.split(), "--help"]) == 0
-    shown = re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE)
+    shown = re.findall(r"^  --(\w+)", capsys.readouterr().out.removesuffix(f"{HELP}\n"), re.MULTILINE)
     known = {**RECIPES, **COMMANDS}[command]
     foreign = {f.name for f in dataclasses.fields(TrainingArguments)} if command.startswith("train") else set()
     foreign -= {"logging_steps"}  # has a default of our own
@@ -147,14 +148,14 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)  # the pipe opens once the command has opened it for reading
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "The same command goes on where it stopped" in said
+    assert "The same command resumes" in said
 
 
 def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["no-such-command"]) == 2
     assert "no command 'no-such-command'" in capsys.readouterr().err
     assert main(["train", "ppo"]) == 2
-    assert "choose one of pqm" in capsys.readouterr().err
+    assert "The methods are pqm" in capsys.readouterr().err
     assert main(["grade", "--input", "no-such-file.jsonl", "--output", "out.jsonl"]) == 1
     assert capsys.readouterr().err == "qstep grade: no-such-file.jsonl: no such file or directory\n"
 
@@ -166,7 +167,7 @@ def test_a_wrong_option_in_a_file_is_told_with_the_file(tmp_path: Path, capsys: 
         file.write_text(text)
         for arguments in ([f"--config={file}", "--output=b.jsonl"], ["--output", "b.jsonl", "--config", str(file)]):
             assert main(["grade", *arguments]) == status
-            assert f"The options are those of {file} and the flags." in capsys.readouterr().err
+            assert f"The options come from {file} and the command line." in capsys.readouterr().err
 
 
 def test_flags_override_the_config_file_wherever_it_stands(tmp_path: Path) -> None:
@@ -182,7 +183,8 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy of one layer, taught the form of the miniature's responses for a few seconds."""
     from qstep.data import write_jsonl
     from qstep.models import PolicyModel
-    from qstep.trainers import GroupConfig, RSTrainer
+    from qstep.objectives.config import GroupConfig
+    from qstep.trainers import RSTrainer
 
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
@@ -198,7 +200,7 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         report_to="none",
         disable_tqdm=True,
     )
-    RSTrainer(PolicyModel(model), config, folder / "textbook.jsonl", miniature.tokenizer()).train()
+    RSTrainer(PolicyModel(model), config, folder / "textbook.jsonl", processing_class=miniature.tokenizer()).train()
     model.save_pretrained(folder / "model")
     miniature.tokenizer().save_pretrained(folder / "model")
     return folder / "model"

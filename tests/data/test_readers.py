@@ -11,8 +11,8 @@ import pytest
 
 from qstep.data import RowError, count_responses, read_responses, read_rows, write_jsonl
 from qstep.stages.grade import GradeConfig, grade
-from qstep.stages.options import ProblemOptions
 from qstep.tasks import grade_rows, load_problems
+from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem
 from raw_rows import write
 from real_data import DATA, needs_data

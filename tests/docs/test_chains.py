@@ -143,6 +143,19 @@ def test_published_labels_to_a_judged_scorer(here: Path) -> None:
     assert json.loads(Path("runs/processbench/results.json").read_text())["steps"]
 
 
+def test_the_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dry run writes nothing; the YAML on the page is a config file."""
+    write_jsonl(here / "responses.jsonl", responses(2, 2))
+    page = "docs/commandline.md"
+    dry, wet = (shlex.split(line)[1:] for line in commands(page))
+    assert main(dry) == 0 and not Path("graded.jsonl").exists()
+    assert main(wet) == 0 and len(list(read_rows(Path("graded.jsonl")))) == 4
+    [config] = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    Path("grade.yaml").write_text(config.replace("graded.jsonl", "again.jsonl"))
+    assert main(["grade", "--config", "grade.yaml"]) == 0
+    assert Path("again.jsonl").read_bytes() == Path("graded.jsonl").read_bytes()
+
+
 def test_steps_of_another_splitter(here: Path) -> None:
     rows = responses(2, 2)
     graded = [{"prompt": row["question"], "completion": row["response"], "gold": row["answer"]} for row in rows]

@@ -12,7 +12,7 @@ import pytest
 from pages import ROOT, commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
-from qstep.trainers import METHODS
+from qstep.objectives import METHODS
 
 PAGE = "docs/training.md"
 TEXT = (ROOT / PAGE).read_text()

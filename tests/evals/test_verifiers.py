@@ -1,25 +1,14 @@
-"""Verifier evaluation: hand groups, brute force over pairs for the AUC, a simulated study, faults."""
+"""Verifier evaluation: hand groups, a simulated study, faults."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.special import expit
 
-from qstep.evals import (
-    ScoredGroup,
-    auc,
-    auc_estimate,
-    best_of_n_curves,
-    best_of_n_report,
-    mean_estimate,
-    within_problem_auc,
-)
+from qstep.evals import ScoredGroup, best_of_n_curves, best_of_n_report
 from qstep.evals.intervals import ratio_difference
 from qstep.search import best_of_n_accuracy, vote_accuracy
 
@@ -163,39 +152,3 @@ def test_bad_groups_are_named() -> None:
         best_of_n_curves([group(scores={"v": [1.0, 2.0], "v_weighted": [1.0, 2.0]})], [1])
     with pytest.raises(ValueError, match="at least one group"):
         best_of_n_curves([], [1])
-
-
-@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=12))
-def test_auc_is_the_share_of_pairs_in_order(items: list[tuple[int, bool]]) -> None:
-    right, wrong = [s for s, c in items if c], [s for s, c in items if not c]
-    area = auc([s for s, _ in items], [c for _, c in items])
-    if not right or not wrong:
-        assert area is None
-    else:
-        pairs = [(r > w) + 0.5 * (r == w) for r in right for w in wrong]
-        assert area == pytest.approx(np.mean(pairs))
-
-
-def test_within_problem_auc_sees_what_the_global_one_hides() -> None:
-    """Scores tell the easy problem (right, right, wrong at 9) from the hard one (wrong, wrong, right at 1)
-    only.
-
-    Within each the AUC is 1/2; over all, of the 3 x 3 pairs 4 (easy right, hard wrong) are in order, 1 (hard
-    right, easy wrong) is not and 4 tie: 6/9. The third problem has one class, and no part.
-    """
-    scores, correct, problems = [9, 1, 9, 1, 9, 1, 5], [1, 0, 1, 0, 0, 1, 1], ["a", "b", "a", "b", "a", "b", "c"]
-    assert within_problem_auc(scores, correct, problems) == asdict(mean_estimate([0.5, 0.5]))
-    assert auc(scores[:6], correct[:6]) == pytest.approx(6 / 9)
-    assert within_problem_auc([1, 2], [1, 1], ["a", "a"]) is None
-
-
-def test_bad_auc_items_are_refused() -> None:
-    with pytest.raises(ValueError, match="without a label"):
-        auc([1.0, 2.0], [1, -100])
-    with pytest.raises(ValueError, match="score 0 is NaN"):
-        auc([np.nan, 2.0], [1, 0])
-    for estimate in (within_problem_auc, auc_estimate):
-        with pytest.raises(ValueError, match=r"scores \(2,\) and correct \(1,\)"):
-            estimate([1.0, 2.0], [1], ["a", "a"])
-        with pytest.raises(ValueError, match="2 items and 1 problems"):
-            estimate([1.0, 2.0], [1, 0], ["a"])

@@ -19,8 +19,8 @@ from qstep.models import (
     collate_steps,
     merge_adapter,
 )
+from qstep.models.inference import load_for_sampling
 from qstep.scoring import StepScorer
-from qstep.stages.inputs import load_for_sampling
 from qstep.tasks import miniature
 
 pytest.importorskip("peft")

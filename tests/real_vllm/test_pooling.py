@@ -41,8 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "QSTEP_SCORER" in os.environ:
         return Path(os.environ["QSTEP_SCORER"])
     folder = tmp_path_factory.mktemp("models")
-    recipe = runpy.run_path(str(Path(__file__).parents[2] / "recipes" / "make_smollm2.py"))
-    source = recipe["gguf_file"]()
+    script = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "data" / "make_smollm2.py"))
+    source = script["gguf_file"]()
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     torch.manual_seed(0)
     shape = dict(hidden_size=192, intermediate_size=256, num_hidden_layers=3, num_attention_heads=3)

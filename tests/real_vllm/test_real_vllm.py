@@ -22,7 +22,7 @@ from byte_tokenizer import byte_tokenizer
 from qstep.cli import main
 from qstep.data import encode_prompt, read_rows, write_jsonl
 from qstep.generation import Engine, HFEngine, HTTPEngine, Request, SamplingSettings, VLLMEngine
-from qstep.stages.engine_options import EngineOptions
+from qstep.generation.options import EngineOptions
 from qstep.types import Response
 
 pytestmark = pytest.mark.timeout(1800)

@@ -17,8 +17,8 @@ from qstep.recipes.command import RunConfig, run
 from qstep.recipes.recipe import Stage
 from qstep.recipes.study import Study, answer, over_worlds, page, verdict
 from qstep.recipes.summary import summarise
+from qstep.runs.provenance import provenance
 from qstep.stages.commands import COMMANDS
-from qstep.stages.provenance import provenance
 
 COMPARISONS = {
     "a above b": {"a": "a", "b": "b", "n": 2},
@@ -69,8 +69,37 @@ def test_students_interval_over_worlds() -> None:
     estimate = over_worlds([0.1, 0.2, 0.3])
     assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((0.2, -0.048414, 0.448414), abs=1e-6)
     assert estimate.n == 3
-    alone = over_worlds([0.4])
-    assert (alone.mean, alone.low, alone.high, alone.n) == (0.4, -1.0, 1.0, 1)
+    for few in ([0.4], [0.4, 0.4], [0.3, 0.5]):
+        alone = over_worlds(few)
+        assert (alone.mean, alone.low, alone.high, alone.n) == (pytest.approx(0.4), -1.0, 1.0, len(few))
+
+
+@pytest.mark.parametrize("worlds", [2, 3, 8])
+def test_equal_worlds_are_not_certain(worlds: int) -> None:
+    """All of two is open; of n >= 3 a share u = z^2 / (n + z^2) may be unlike: [.01 - 1.01 u, .01 + .99 u]."""
+    estimate = over_worlds([0.01] * worlds)
+    unseen = 1 if worlds == 2 else 3.841459 / (worlds + 3.841459)
+    low, high = (-1, 1) if worlds == 2 else (0.01 - 1.01 * unseen, 0.01 + 0.99 * unseen)
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-5)
+    assert verdict([dataclasses.asdict(estimate)]) == "cannot tell at this scale"
+
+
+def test_a_world_without_a_gradable_answer_is_left_out_and_named(tmp_path: Path) -> None:
+    """Three worlds in which a beats b by 1, .5, 1, and one in which nothing can be graded."""
+    lost = ([None, None], [1.0, 0.0], [0.0, 1.0])
+    worlds = runs(tmp_path, [A_WINS, A_WINS], [A_WINS, TIE], [lost, lost], [A_WINS, A_WINS])
+    study = recipe(tmp_path)
+    summarise(study, worlds, tmp_path)
+    found = json.loads((tmp_path / "claim.json").read_text())
+    decided = found["comparisons"]["a above b"]
+    assert decided["left_out"] == ["2"] and set(decided["by_world"]) == {"0", "1", "3"}
+    assert decided["over_worlds"]["mean"] == pytest.approx(5 / 6) and decided["over_worlds"]["n"] == 3
+    text = (tmp_path / "claim.md").read_text()
+    assert "Left out of a above b: worlds 2, where nothing that one of the two chose could be graded." in text
+    assert "3 of 3" in text and "(3 worlds)" in text
+    nowhere = answer(study, runs(tmp_path, [lost]))
+    assert nowhere["verdict"] == "cannot tell at this scale" and "nothing gradable" in page(study, nowhere)
+    json.dumps(nowhere, allow_nan=False)
 
 
 def test_verdicts() -> None:
@@ -95,20 +124,22 @@ def test_a_claim_is_answered_over_worlds(tmp_path: Path) -> None:
 
 def test_the_page_says_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = recipe(tmp_path)
-    worlds = runs(tmp_path, [A_WINS, A_WINS], [A_WINS, A_WINS])
+    worlds = runs(tmp_path, [A_WINS, TIE, A_WINS], [A_WINS] * 3, [A_WINS] * 3)
     monkeypatch.setattr("sys.argv", ["qstep", "run", str(study.file), "--seeds", "0,1"])
     summarise(study, worlds, tmp_path)
     text = (tmp_path / "claim.md").read_text()
     assert text == page(study, json.loads((tmp_path / "claim.json").read_text()))
-    assert "**Holds**, over 2 worlds." in text
-    assert "| a above b | 2 | +100.0 [+100.0, +100.0] |" in text and "| 2 of 2 |" in text
-    assert "| beside (told beside) | 1 | +0.0 [+0.0, +0.0] |" in text
+    assert "**Holds**, over 3 worlds." in text
+    # 2/3, 1, 1: standard deviation .19245, half 4.302653 * .19245 / sqrt(3) = .47807
+    assert "| a above b | 2 | +88.9 [+41.1, +136.7] |" in text and "| 3 of 3 |" in text
+    assert "| beside (told beside) | 1 | +0.0 [-56.1, +56.1] |" in text
     assert "| a | 0.500 | 1.000 |" in text and "| majority |" in text and "a_weighted" not in text
     assert "| AUC within a problem, mean over worlds | right responses | right steps |" in text
     assert "| a | 0.750 | 0.500 |" in text
     made = provenance({})
     assert (
-        f"`qstep run {study.file} --seeds 0,1`, commit {made['git_commit']}, {made['hardware']}; worlds 0, 1." in text
+        f"`qstep run {study.file} --seeds 0,1`, commit {made['git_commit']}, {made['hardware']}; worlds 0, 1, 2."
+        in text
     )
 
 

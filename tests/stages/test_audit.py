@@ -13,11 +13,14 @@ import pytest
 from pages import commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
+from qstep.objectives import METHODS
+from qstep.objectives.labels import check_labels
+from qstep.objectives.steps import StepwiseConfig
 from qstep.stages.audit import AuditConfig, audit
 from qstep.stages.convert import ConvertConfig, convert
 from qstep.stages.train import TrainInputs, train
-from qstep.trainers import METHODS, StepwiseConfig
-from qstep.trainers.scorer import check_labels
+from qstep.tasks import miniature
+from qstep.trainers import trainer_class
 from real_data import DATA, needs_data
 
 ROWS = [
@@ -166,26 +169,26 @@ def test_training_refuses_labels_that_all_say_the_same(tmp_path: Path) -> None:
     for objective in ("pqm", "pqm_ablation", "bce", "mse", "orm"):
         config = METHODS[objective].config(output_dir="unused", report_to=[])
         with pytest.raises(ValueError, match=r"all .* say the same \(1; 1 is right, 0 wrong\)"):
-            METHODS[objective].create(None, config, rows, None)  # neither model nor tokenizer is asked for
+            trainer_class(METHODS[objective])("no/model", config, rows, processing_class=miniature.tokenizer())
     soft = of(tmp_path / "soft.jsonl", [0.25, 0.5])
-    check_labels(soft, scorer_config(), "mse")
+    check_labels(soft, scorer_config(), [], soft=True)
     with pytest.raises(ValueError, match=r"right by --threshold 0\.0"):
-        check_labels(soft, scorer_config(), "pqm_ablation")
+        check_labels(soft, scorer_config(), [], soft=False)
     with pytest.raises(ValueError, match=r"wrong by --threshold 0\.5"):
-        check_labels(soft, scorer_config(threshold=0.5), "pqm_ablation")
-    check_labels(soft, scorer_config(threshold=0.25), "pqm_ablation")
+        check_labels(soft, scorer_config(threshold=0.5), [], soft=False)
+    check_labels(soft, scorer_config(threshold=0.25), [], soft=False)
 
 
 def test_training_refuses_labels_that_rise_if_told_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = of(tmp_path / "rows.jsonl", [True, False], [False, True])
-    check_labels(rows, scorer_config(), "bce")
+    check_labels(rows, scorer_config(), [], soft=True)
     with pytest.raises(ValueError, match="rise after a wrong step in 1 rows, first on line 2"):
-        check_labels(rows, scorer_config(rising="refuse"), "bce")
+        check_labels(rows, scorer_config(rising="refuse"), [], soft=True)
     with pytest.raises(ValueError, match="take one of the two"):
         scorer_config(rising="refuse", stop_at_first_error=True)
     write_jsonl(rows, [ROWS[0], {**ROWS[0], "labels": [True, True]}])
     with caplog.at_level(logging.WARNING):
-        check_labels(rows, scorer_config(), "bce")
+        check_labels(rows, scorer_config(), [], soft=True)
     assert "2 rows contradict another of the same response, first on line 1" in caplog.text
 
 

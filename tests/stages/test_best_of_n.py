@@ -10,8 +10,8 @@ import pytest
 
 from qstep.cli import main
 from qstep.data import write_jsonl
+from qstep.runs import progress
 from qstep.search import pass_at_k
-from qstep.stages import progress
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from real_data import DATA, needs
 

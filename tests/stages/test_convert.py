@@ -13,13 +13,14 @@ import pytest
 from pages import commands
 from published_rows import FORMATS, PHASE_2, SHEPHERD, TRL, shepherd
 from qstep.cli import main
-from qstep.data import RowError, SettingsChanged, canonical_json, read_rows, write_jsonl
+from qstep.data import RowError, canonical_json, read_rows, write_jsonl
+from qstep.objectives.ranking import RankingConfig
+from qstep.runs.stage_file import SettingsChanged
 from qstep.stages import convert as stage
 from qstep.stages.convert import ConvertConfig, convert
 from qstep.stages.score import ScoreConfig, score
 from qstep.stages.train import TrainInputs, train
 from qstep.tasks import miniature
-from qstep.trainers import RankingConfig
 from raw_rows import write
 
 
@@ -62,7 +63,9 @@ def test_what_is_counted_is_printed_and_kept(tmp_path: Path, capsys: pytest.Capt
         "separators_made_blank": 0,
     }
     assert meta(tmp_path / "rows.jsonl")["summary"] == expected
-    assert str(expected) in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "rows read: 2; rows used: 1; rows written: 1" in said and "steps: 1 right, 1 wrong" in said
+    assert "1 steps and labels disagree in number" in said
 
 
 def test_a_killed_conversion_ends_with_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,10 @@ def test_files_are_laid_out_as_the_harness_does(scorer: Path, tmp_path: Path) ->
         "alias",
         *(
             f"{m}{s}"
-            for m in ("f1", "acc_error", "acc_correct", "auroc", "auroc_within_problem", "ece")
+            for m in (
+                *("f1", "acc_error", "acc_correct", "auroc", "auroc_within_problem", "auroc_of_position"),
+                *("auroc_at_equal_position", "ece"),
+            )
             for s in ("", "_stderr")
         ),
     }

@@ -9,16 +9,17 @@ import torch
 
 from qstep.cli import main
 from qstep.data import RowError, check_row, read_rows, write_jsonl
+from qstep.models.inference import choose_device, load_for_sampling
+from qstep.objectives import METHODS
+from qstep.runs.fingerprints import model_fingerprint
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from qstep.stages.commands import COMMANDS
 from qstep.stages.grade import GradeConfig, grade
-from qstep.stages.inputs import choose_device, load_for_sampling, model_fingerprint
-from qstep.stages.options import ProblemOptions
 from qstep.stages.report import ReportConfig, report
 from qstep.stages.score import ScoreConfig
 from qstep.stages.train import TrainInputs, train
-from qstep.trainers import METHODS
+from qstep.tasks.options import ProblemOptions
 
 ROW = {"question": "1+1?", "answer": "2", "text": "So 2.\n#### 2"}
 

@@ -109,7 +109,7 @@ def test_over_long_rows_are_refused_with_a_count_before_any_is_scored(
     assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl"}, "nothing was begun"
     kept = scored(tmp_path, mixed, scorer, over_long="drop")
     assert [row["id"] for row in kept] == [row["id"] for row in rows]
-    assert "2 rows longer than 128 tokens are left out" in capsys.readouterr().err
+    assert "over long: 2" in capsys.readouterr().err
     with pytest.raises(ValueError, match="was made without 2 over-long rows: give --over_long drop again"):
         scored(tmp_path, mixed, scorer)
 

@@ -162,7 +162,7 @@ def test_what_the_scorer_cannot_hold_is_told(tmp_path: Path, capsys: pytest.Capt
     )  # fmt: skip
     rows = list(read_rows(search(config, erring_policy(), perfect_scorer(max_length=10))))
     assert all(row["score"] is None and "q_values" not in row and row["search"]["too_long"] == 2 for row in rows)
-    assert "4 responses begun were longer than the scorer's max_length of 10 tokens" in capsys.readouterr().err
+    assert "4 partial responses were longer than the scorer's max_length of 10 tokens" in capsys.readouterr().err
 
 
 def graded_search(folder: Path, name: str, **options: Any) -> Path:

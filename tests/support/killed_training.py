@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from qstep import trainers
 from qstep.data import write_jsonl
+from qstep.objectives import METHODS as TABLE
 from qstep.stages.train import TrainInputs, train
 from qstep.tasks import miniature
 
@@ -78,7 +78,7 @@ def write_inputs(folder: Path) -> TrainInputs:
 
 def run(method: str, inputs: TrainInputs, output: Path, **options: Any) -> Path:
     """One training in this process."""
-    config = trainers.METHODS[method].config(output_dir=str(output), **{**OPTIONS, **options})
+    config = TABLE[method].config(output_dir=str(output), **{**OPTIONS, **options})
     return train(method, inputs, config)
 
 

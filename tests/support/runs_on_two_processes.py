@@ -19,8 +19,8 @@ from model_families import with_contract
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
 from qstep.models import ModelOptions, PolicyModel, ScorerModel, collate_groups, collate_steps
-from qstep.tasks import miniature
-from qstep.trainers import METHODS
+from qstep.objectives import METHODS
+from qstep.trainers import trainer_class
 
 METHODS_RUN = ("pqm", "rs", "dqo", "dro")
 
@@ -52,7 +52,7 @@ def trainer_of(method: str, base: Path, rows: Path, output: Path, **options: Any
     chosen = METHODS[method]
     shared = dict(use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, per_device_train_batch_size=2)
     config = chosen.config(output_dir=str(output), responses_per_prompt=4, max_steps=12, **shared, **options)
-    return chosen.create(ModelOptions(model_name_or_path=str(base)), config, rows, miniature.tokenizer())
+    return trainer_class(chosen)(str(base), config, rows)
 
 
 def stopped(run: Any) -> dict[str, Any]:
@@ -95,9 +95,9 @@ def run(base: Path, rows: Path, output: Path) -> None:
     if rank == 0:
         write_jsonl(output / "bad.jsonl", bad)
     dist.barrier()
-    import qstep.trainers.policy as policy
+    import qstep.objectives.responses as responses
 
-    policy._CHECKED = 1
+    responses._CHECKED = 1
     seen["bad row"] = stopped(lambda: trainer_of("rs", base, output / "bad.jsonl", output / "bad"))
 
     def broken_here() -> Any:

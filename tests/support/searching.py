@@ -97,6 +97,9 @@ class KnownScorer:
     def fits(self, row: Row) -> bool:
         return sum(map(len, row["completions"])) <= self.max_length
 
+    def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
+        return None
+
     def score_rows(self, rows: Iterable[Row], *, max_tokens: int) -> Iterator[list[Scored]]:
         for row in rows:
             self.scored.append(row["completions"])

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from qstep.models import ModelOptions
+from qstep.objectives import METHODS
 from qstep.tasks import miniature
-from qstep.trainers import METHODS
+from qstep.trainers import trainer_class
 
 COMMON = dict(
     use_cpu=True,
@@ -24,14 +25,13 @@ COMMON = dict(
 def trainer(kind: str, base: Path, rows: Path, output: Path, eval_file: Path | None = None, callbacks=None, **options):
     """A trainer of the method `kind`; `peft` asks for an adapter."""
     method = METHODS[kind]
-    defaults = {} if kind == "rs" else {"responses_per_prompt": 4}
+    defaults = {} if kind in ("sft", "rs") else {"responses_per_prompt": 4}
     defaults |= {"value_learning_rate": 1e-3} if kind in ("dqo", "dro") else {}
     defaults |= {"importance": "none"} if kind == "dqo" else {}
     adapter = {"use_peft": True, "lora_r": 4} if options.pop("peft", False) else {}
     model_options = ModelOptions(model_name_or_path=str(base), dtype=options.pop("dtype", "float32"), **adapter)
     config = method.config(**{**COMMON, "output_dir": str(output), **defaults, **options})
-    torch.manual_seed(0)
-    return method.create(model_options, config, rows, miniature.tokenizer(), eval_file=eval_file, callbacks=callbacks)
+    return trainer_class(method)(model_options, config, rows, eval_file, miniature.tokenizer(), callbacks or ())
 
 
 def weights(trainer) -> dict[str, torch.Tensor]:

@@ -10,10 +10,13 @@ from tokenizers import normalizers
 
 from byte_tokenizer import byte_tokenizer
 from qstep.data import RowError, encode_prompt, encode_text, index_rows, write_jsonl
+from qstep.objectives import METHODS, dataset
+from qstep.objectives.config import GroupConfig
+from qstep.objectives.dataset import GroupDataset
+from qstep.objectives.likelihood import not_right
+from qstep.objectives.responses import policy_rows
+from qstep.objectives.steps import StepwiseConfig
 from qstep.tasks import miniature
-from qstep.trainers import GroupConfig, ScorerTrainer, StepwiseConfig, dataset
-from qstep.trainers.dataset import GroupDataset
-from qstep.trainers.policy import not_right, policy_rows
 from qstep.types import Row
 
 
@@ -93,7 +96,7 @@ def test_only_doubtful_rows_are_tokenised_and_only_once(tmp_path: Path, monkeypa
     read: list[int] = []
     row = dataset.Index.row
     monkeypatch.setattr(dataset.Index, "row", lambda self, number: read.append(number) or row(self, number))
-    monkeypatch.setattr("qstep.trainers.policy._CHECKED", 1)
+    monkeypatch.setattr("qstep.objectives.responses._CHECKED", 1)
     for _ in range(2):
         rows_of(tmp_path / "rows.jsonl", rows, max_length=94)
     assert read.count(1) == 1 and 2 not in read
@@ -108,9 +111,8 @@ def test_rows_split_by_another_separator_are_refused(tmp_path: Path) -> None:
         ],
     )
     config = StepwiseConfig(str(tmp_path), use_cpu=True, report_to="none")
-    model = type("Model", (), {"config": type("Config", (), {})(), "learned_positions": None})()
     with pytest.raises(RowError, match=r"line 2, field 'step_separator': its steps were split by '\\n\\n'"):
-        ScorerTrainer(model, config, tmp_path / "rows.jsonl", miniature.tokenizer(), objective="bce")
+        METHODS["bce"].objective(config, miniature.tokenizer()).rows(tmp_path / "rows.jsonl")
 
 
 def test_ids_of_another_tokenizer_are_refused(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from torch import nn
 from model_families import tiny
 from qstep.data import read_rows, write_jsonl
 from qstep.models import ModelOptions, PolicyModel, collate_groups
+from qstep.objectives import METHODS
 from qstep.tasks import miniature
-from qstep.trainers import METHODS, NonFiniteLoss, RSTrainer, reference
+from qstep.trainers import NonFiniteLoss, RSTrainer, reference
 from qstep.trainers.reference import ReferenceStore
 from tiny_trainers import trainer, weights
 
@@ -94,7 +95,7 @@ def test_what_a_skipped_step_recorded_is_left_out_of_the_log(base: Path, rows_fi
         calls.append(0)
         values = losses(model, inputs)
         if len(calls) == 3:
-            run.record(loss__q=torch.tensor([float("inf")]))
+            run.record({"loss/q": torch.tensor([float("inf")])})
             return values * float("inf")
         return values
 
@@ -149,7 +150,7 @@ def test_a_row_that_overflows_in_every_step_stops_the_run_whatever_the_accumulat
     base: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first of the two micro-batches of each step overflows, the second is finite; one whole step begins anew."""
-    monkeypatch.setattr("qstep.trainers.base._OVERFLOWS", 2)
+    monkeypatch.setattr("qstep.trainers.finite._OVERFLOWS", 2)
     options = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2, fp16=True)
     for whole_steps, stops in (((), True), ((2,), False)):
         run = trainer("rs", base, rows_file, tmp_path, max_steps=4, **options)
@@ -242,7 +243,7 @@ def test_several_visible_gpus_do_not_make_replicas(
     config = METHODS["rs"].config(str(tmp_path), use_cpu=True, report_to="none", per_device_train_batch_size=4)
     assert config.n_gpu <= 1
     config._n_gpu = 4
-    run = METHODS["rs"].create(ModelOptions(model_name_or_path=str(base)), config, rows_file, miniature.tokenizer())
+    run = RSTrainer(str(base), config, rows_file)
     assert not isinstance(run._wrap_model(run.model), nn.DataParallel)
     assert run.sampler(run.train_dataset, training=True).step_items == 4
     assert "4 GPUs are visible, and one is used: start with torchrun" in caplog.text
@@ -257,7 +258,7 @@ def test_a_wrong_response_with_a_partial_reward_is_logged_with_the_rejected(
     batch = next(iter(run.get_train_dataloader()))
     assert batch["right"].tolist() == [rows[number]["label"] for number in batch["row_index"].tolist()]
     run.losses(run.model, batch)
-    logged = run._means()
+    logged = run.take_means()
     logps = run.model(batch)[0].sum(1)
     assert logged["logps/chosen"] == pytest.approx(logps[batch["right"]].mean().item(), rel=1e-5)
     assert logged["logps/rejected"] == pytest.approx(logps[~batch["right"]].mean().item(), rel=1e-5)
@@ -282,7 +283,7 @@ def test_right_and_other_responses_are_averaged_apart(base: Path, rows_file: Pat
     policy = PolicyModel.new(ModelOptions(model_name_or_path=str(base))).eval()
     sums: dict[bool, list[float]] = {True: [], False: []}
     for row in read_rows(rows_file):
-        batch = collate_groups([run.tokenizer(row["prompt"])["input_ids"]], [[row["completion_ids"]]])
+        batch = collate_groups([run.processing_class(row["prompt"])["input_ids"]], [[row["completion_ids"]]])
         with torch.no_grad():
             sums[row["label"]].append(policy(batch).sum().item())
     run.train()
@@ -354,7 +355,7 @@ def test_the_reference_is_computed_once_for_the_rows_that_are_reached(
     policy = PolicyModel.new(ModelOptions(model_name_or_path=str(base))).eval()
     for number in range(0, 64, 7):
         row = run.train_dataset.row(number)
-        batch = collate_groups([run.tokenizer(row["prompt"])["input_ids"]], [[row["completion_ids"]]])
+        batch = collate_groups([run.processing_class(row["prompt"])["input_ids"]], [[row["completion_ids"]]])
         with torch.no_grad():
             assert store[number] == pytest.approx(policy(batch)[0].numpy(), abs=1e-5)
     other = PolicyModel.new(ModelOptions(model_name_or_path=str(base)))
@@ -386,8 +387,8 @@ def test_a_model_of_learned_positions_is_told_of_before_it_is_trained(rows_file:
     config = METHODS["rs"].config(str(tmp_path), use_cpu=True, report_to="none", max_length=129)
     for family in ("gpt2", "opt"):
         with pytest.raises(ValueError, match=r"--max_length is 129, and this model has 128 positions: give 128"):
-            RSTrainer(PolicyModel(tiny(family)), config, rows_file, miniature.tokenizer())
-    RSTrainer(PolicyModel(tiny("llama")), config, rows_file, miniature.tokenizer())
+            RSTrainer(PolicyModel(tiny(family)), config, rows_file, processing_class=miniature.tokenizer())
+    RSTrainer(PolicyModel(tiny("llama")), config, rows_file, processing_class=miniature.tokenizer())
 
 
 def test_a_skipped_step_has_no_part_in_the_line_that_averages_it(base: Path, rows_file: Path, tmp_path: Path) -> None:

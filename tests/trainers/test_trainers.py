@@ -13,9 +13,14 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 import tokenizer_families as families
 from qstep.data import RowError, encode_text, row_step_ends, split_steps, write_jsonl
 from qstep.losses import pqm_loss, pqm_theoretical_loss
-from qstep.models import ModelOptions
-from qstep.trainers import METHODS, ImportanceCollapse, NonFiniteLoss, RankingConfig, StepwiseConfig, dataset, scorer
-from qstep.trainers.objectives import loss_function, step_labels
+from qstep.objectives import METHODS, dataset, labels
+from qstep.objectives.classification import bce
+from qstep.objectives.dqo import ImportanceCollapse
+from qstep.objectives.labels import hard_labels, soft_labels, verdict_label
+from qstep.objectives.ranking import RankingConfig, pqm, pqm_theoretical
+from qstep.objectives.steps import StepwiseConfig
+from qstep.tasks import miniature
+from qstep.trainers import DQOTrainer, NonFiniteLoss
 from qstep.types import ABSENT
 from tiny_trainers import COMMON, trainer, weights
 
@@ -64,7 +69,9 @@ def test_resume_gives_bit_equal_weights(kind: str, peft: bool, base: Path, rows_
         assert torch.equal(value, weights(resumed)[name]), name
 
 
-@pytest.mark.parametrize("kind", ["pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm", "rs", "dqo", "dro"])
+@pytest.mark.parametrize(
+    "kind", ["pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm", "sft", "rs", "dqo", "dro"]
+)
 def test_every_method_lowers_its_loss(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
     run = trainer(kind, base, rows_file, tmp_path, per_device_train_batch_size=16, max_steps=20, learning_rate=3e-3)
     run.train()
@@ -140,6 +147,15 @@ def test_a_non_finite_loss_names_the_row(base: Path, rows_file: Path, tmp_path: 
         run.train()
 
 
+def test_sft_learns_from_every_response_whatever_its_reward(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """Right, wrong and ungradable ones, 64 in all; rejection sampling keeps the 32 right ones."""
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    rows[1] |= {"label": None, "reward": None}
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert len(trainer("sft", base, tmp_path / "rows.jsonl", tmp_path).train_dataset.rows) == 64
+    assert len(trainer("rs", base, tmp_path / "rows.jsonl", tmp_path).train_dataset.rows) == 32
+
+
 def test_rows_left_out_are_counted(base: Path, rows_file: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
     rows[0] |= {"label": None, "reward": None}
@@ -195,8 +211,7 @@ def test_step_rewards_of_another_tokenizer_are_placed_where_the_steps_end(name: 
         **{**COMMON, "output_dir": str(tmp_path / "out"), "importance": "none", "responses_per_prompt": 4},
         **{"process_rewards": "potential", "step_separator": f"split:{name}", "max_steps": 1},
     )
-    options = ModelOptions(model_name_or_path=str(tmp_path / "base"))
-    run = METHODS["dqo"].create(options, config, tmp_path / "rows.jsonl", tokenizer)
+    run = DQOTrainer(str(tmp_path / "base"), config, tmp_path / "rows.jsonl", processing_class=tokenizer)
     batch = run.collate([run.train_dataset[0]])
     for row, given, mask in zip(rows, batch["rewards"], batch["response_mask"].bool(), strict=True):
         ends = row_step_ends(tokenizer, row, row["completions"], row["step_separator"])
@@ -224,20 +239,20 @@ def test_additive_rewards_need_whole_groups(base: Path, rows_file: Path, tmp_pat
 def test_labels_as_each_objective_wants_them() -> None:
     """Soft [1, .5, 0, .25]: hard at threshold 0 is [1, 1, 0, 1], and after the first wrong step all are wrong."""
     row = {"labels": [1.0, 0.5, 0.0, 0.25], "label": True}
-    assert step_labels(row, "pqm") == [1, 1, 0, 0]
-    assert step_labels(row, "mse") == [1.0, 0.5, 0.0, 0.25]
-    assert step_labels(row, "orm") == [ABSENT, ABSENT, ABSENT, 1.0]
-    assert step_labels(row, "pqm", threshold=0.5) == [1, 0, 0, 0]
+    assert hard_labels(row) == [1, 1, 0, 0]
+    assert soft_labels(row) == [1.0, 0.5, 0.0, 0.25]
+    assert verdict_label(row) == [ABSENT, ABSENT, ABSENT, 1.0]
+    assert hard_labels(row, threshold=0.5) == [1, 0, 0, 0]
 
 
 def test_a_label_of_null_is_no_label() -> None:
     """Nothing is said of it: neither right before the first wrong step nor wrong after it."""
     row = {"labels": [None, True, False, None, True], "label": None}
-    assert step_labels(row, "pqm") == [ABSENT, 1, 0, ABSENT, 0]
-    assert step_labels(row, "bce") == [ABSENT, 1, 0, ABSENT, 1]
-    assert step_labels(row, "bce", stop_at_first_error=True) == [ABSENT, 1, 0]
-    assert step_labels(row, "orm") == [ABSENT] * 4 + [1]
-    assert step_labels({"labels": [True, None]}, "orm") == [ABSENT, ABSENT]
+    assert hard_labels(row) == [ABSENT, 1, 0, ABSENT, 0]
+    assert soft_labels(row) == [ABSENT, 1, 0, ABSENT, 1]
+    assert soft_labels(row, stop_at_first_error=True) == [ABSENT, 1, 0]
+    assert verdict_label(row) == [ABSENT] * 4 + [1]
+    assert verdict_label({"labels": [True, None]}) == [ABSENT, ABSENT]
 
 
 def test_an_orm_learns_from_every_row_it_keeps(base: Path, rows_file: Path, tmp_path: Path) -> None:
@@ -253,8 +268,8 @@ def test_an_orm_learns_from_every_row_it_keeps(base: Path, rows_file: Path, tmp_
     run = trainer("orm", base, tmp_path / "rows.jsonl", tmp_path)
     assert run.train_dataset.rows.tolist() == [0, 1, 3]
     assert run.train_dataset.left_out == {"neither a verdict nor a label of the last step": 1}
-    labels = run.collate([run.train_dataset[0]])["step_labels"]
-    assert [row[row != ABSENT].tolist() for row in labels] == [[1], [0], [0]]
+    found = run.collate([run.train_dataset[0]])["step_labels"]
+    assert [row[row != ABSENT].tolist() for row in found] == [[1], [0], [0]]
 
 
 def test_the_index_is_asked_for_in_one_order(
@@ -263,7 +278,7 @@ def test_the_index_is_asked_for_in_one_order(
     """A set's order follows the hash seed, so processes would disagree whose index is right."""
     asked = []
     indexed = dataset.index_rows
-    for module in (scorer, dataset):
+    for module in (labels, dataset):
         monkeypatch.setattr(
             module, "index_rows", lambda *args, forbidden: asked.append(list(forbidden)) or indexed(*args)
         )
@@ -285,7 +300,7 @@ def test_stopping_at_the_first_error(base: Path, rows_file: Path, tmp_path: Path
         assert torch.equal(cut["step_ends"][i, :kept], full["step_ends"][i, :kept])
         assert (cut["step_ends"][i, kept:] == -1).all()
         assert cut["response_mask"][i].sum() == cut["step_ends"][i, kept - 1] + 1
-    assert step_labels({"labels": [1.0, 0.5, 0.0, 0.25]}, "mse", stop_at_first_error=True) == [1.0, 0.5, 0.0]
+    assert soft_labels({"labels": [1.0, 0.5, 0.0, 0.25]}, stop_at_first_error=True) == [1.0, 0.5, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -302,12 +317,12 @@ def test_an_objective_is_trained_with_its_own_options(tmp_path: Path) -> None:
     options = dict(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     for objective, config in (("bce", RankingConfig(**options)), ("pqm", StepwiseConfig(**options))):
         with pytest.raises(ValueError, match=f"{objective} is trained with a .*, not a {type(config).__name__}"):
-            loss_function(objective, config)
-    q_values, labels = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0]])
+            METHODS[objective].objective(config, miniature.tokenizer())
+    q_values, of_steps = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0]])
     with_margin = RankingConfig(**options, margin=2.0)
-    assert torch.equal(loss_function("pqm", with_margin)(q_values, labels), pqm_loss(q_values, labels, margin=2.0))
-    theoretical = loss_function("pqm_theoretical", with_margin)(q_values, labels)
-    assert torch.equal(theoretical, pqm_theoretical_loss(q_values, labels, margin=2.0))
+    for objective, loss in ((pqm, pqm_loss), (pqm_theoretical, pqm_theoretical_loss)):
+        ours = objective(with_margin, miniature.tokenizer()).loss(q_values, of_steps)
+        assert torch.equal(ours, loss(q_values, of_steps, margin=2.0))
     with pytest.raises(ValueError, match=r"--threshold is 0\.5, and nothing reads it without --stop_at_first_error"):
-        loss_function("bce", StepwiseConfig(**options, threshold=0.5))
-    loss_function("bce", StepwiseConfig(**options, threshold=0.5, stop_at_first_error=True))
+        bce(StepwiseConfig(**options, threshold=0.5), miniature.tokenizer())
+    bce(StepwiseConfig(**options, threshold=0.5, stop_at_first_error=True), miniature.tokenizer())

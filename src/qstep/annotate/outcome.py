@@ -25,16 +25,29 @@ from qstep.types import Row
 
 @dataclass(slots=True)
 class OutcomePool:
-    """How many graded responses passed through each sequence of steps, and how many of those ended right."""
+    """How many graded responses passed through each sequence of steps, and how many of those ended right.
+
+    `OutcomePool.of(rows)` makes the pool of a list of rows. Each row needs a `prompt`, a `completion` (or its steps in
+    `completions`) and a `verdict`: right, wrong or ungradable.
+    """
 
     successes: Counter[int] = field(default_factory=Counter)
     trials: Counter[int] = field(default_factory=Counter)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.successes, Counter) or not isinstance(self.trials, Counter):
+            raise TypeError("OutcomePool(...) takes counts, not rows: make the pool with OutcomePool.of(rows)")
+
     @classmethod
     def of(cls, rows: Iterable[Row], separator: str = "\n") -> OutcomePool:
-        """The pool of all rows with a verdict; ungradable ones are no trials."""
+        """The pool of graded rows. Ungradable ones count neither as successes nor as trials.
+
+        Raises ValueError for a row without a verdict, or one that was split at another separator.
+        """
         pool = cls()
         for row in rows:
+            if "verdict" not in row:
+                raise ValueError(f"row {row.get('id')!r} has no verdict: grade the rows first")
             if row["verdict"] != "ungradable":
                 for prefix in _prefixes(row, steps_of(row, separator)):
                     pool.trials[prefix] += 1
@@ -46,9 +59,17 @@ class OutcomePool:
 def label_by_outcome(row: Row, pool: OutcomePool, separator: str = "\n", tasks: Tasks = BUILT_IN) -> Row:
     """The row with `completions`, hard or null `labels` as this module's docstring says, and the pooled counts.
 
+    Args:
+        pool: `OutcomePool.of(rows)` of all graded rows of the problem, this one among them.
+
     Raises:
-        ValueError: the row was split at another separator, or its task is unknown.
+        ValueError: the row was split at another separator, has no verdict, or its task is unknown.
+        TypeError: `pool` is no OutcomePool.
     """
+    if not isinstance(pool, OutcomePool):
+        raise TypeError(f"pool is a {type(pool).__name__}: make one with OutcomePool.of(rows)")
+    if "verdict" not in row:
+        raise ValueError(f"row {row.get('id')!r} has no verdict: grade the rows first")
     steps = steps_of(row, separator)
     prefixes = list(_prefixes(row, steps))
     if row["verdict"] == "right":

@@ -25,8 +25,8 @@ class Option:
     about: str
 
 
-def short_help(command: Command) -> str:
-    """The command's own options; those it inherits from outside qstep are named, and left to `--help-all`."""
+def options_of(command: Command) -> tuple[list[Option], list[str], list[str]]:
+    """The command's own options, its descriptions, and the classes outside qstep that it inherits options from."""
     options: dict[str, Option] = {}
     abouts, outside = [], []
     for config in command.configs:
@@ -35,6 +35,12 @@ def short_help(command: Command) -> str:
             abouts.append(about)
             outside += foreign
             options |= {option.name: option for option in own}
+    return list(options.values()), abouts, outside
+
+
+def short_help(command: Command) -> str:
+    """The command's own options; those it inherits from outside qstep are named, and left to `--help-all`."""
+    options, abouts, outside = options_of(command)
     first = f" {command.positional.upper()}" if command.positional else ""
     lines = [
         f"usage: qstep {command.name}{first} [--config FILE.yaml] [--option VALUE ...]",
@@ -42,7 +48,7 @@ def short_help(command: Command) -> str:
         *_paragraphs(abouts[-1]),
     ]
     lines += ["", "options:", *_entry("--config FILE.yaml", "a YAML file of options; flags override it")]
-    for option in sorted(options.values(), key=lambda option: option.default is not None):
+    for option in sorted(options, key=lambda option: option.default is not None):
         default = "required" if option.default is None else f"default: {option.default}"
         lines += _entry(f"--{option.name} {_metavar(option.type)}", f"{option.about} ({default})")
     if outside:

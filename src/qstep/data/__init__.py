@@ -14,13 +14,9 @@ from qstep.data.audit import (
 from qstep.data.index import Index, cache_folders, cached_array, index_rows
 from qstep.data.jsonl import (
     RowError,
-    SettingsChanged,
-    StageBusy,
-    StageFile,
     canonical_json,
     count_rows,
     file_fingerprint,
-    is_finished,
     numbered_rows,
     read_rows,
     sync,
@@ -43,18 +39,30 @@ from qstep.data.readers import Unanswerable, count_responses, read_problems, rea
 from qstep.data.rows import (
     Format,
     check_row,
+    checked_prompt,
     group_key,
     is_right,
     judged_right,
     label_kind,
+    last_text,
     outcome,
     prompt_id,
+    prompt_kind,
     read_groups,
 )
 from qstep.data.sources import Source
 from qstep.data.splitters import is_users_splitter, splitter_version, use_splitter
 from qstep.data.step_tokens import StepTokens, map_steps, row_step_ends, spread_scores, step_token_ends
-from qstep.data.steps import check_separator, first_cut, locate_steps, split_steps, step_regions, step_spans, steps_of
+from qstep.data.steps import (
+    check_separator,
+    checked_steps,
+    first_cut,
+    locate_steps,
+    split_steps,
+    step_regions,
+    step_spans,
+    steps_of,
+)
 from qstep.data.tokens import (
     beginning,
     bytes_growth,
@@ -81,10 +89,7 @@ __all__ = [
     "Reading",
     "RowError",
     "SeparatorInside",
-    "SettingsChanged",
     "Source",
-    "StageBusy",
-    "StageFile",
     "StepTokens",
     "Turn",
     "Unanswerable",
@@ -97,6 +102,8 @@ __all__ = [
     "check_completion_ids",
     "check_row",
     "check_separator",
+    "checked_prompt",
+    "checked_steps",
     "code_version",
     "contradicting_rows",
     "count_responses",
@@ -113,11 +120,11 @@ __all__ = [
     "first_cut",
     "group_key",
     "index_rows",
-    "is_finished",
     "is_right",
     "is_users_splitter",
     "judged_right",
     "label_kind",
+    "last_text",
     "load_code",
     "locate_steps",
     "map_steps",
@@ -127,6 +134,7 @@ __all__ = [
     "one_token",
     "outcome",
     "prompt_id",
+    "prompt_kind",
     "quantiles",
     "read_groups",
     "read_problems",

@@ -26,12 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstep.data.jsonl import RowError, canonical_json, file_fingerprint, parse_row, write_whole
-from qstep.data.rows import Format, check_row, is_right, outcome
+from qstep.data.rows import Format, check_row, is_right, last_text, outcome
 from qstep.data.splitters import is_named, splitter_version, use_splitter
 from qstep.data.steps import first_cut
-from qstep.types import Prompt, Row
+from qstep.types import Prompt, PromptKind, Row
 
-_VERSION = 4
+_VERSION = 5
 _BYTES_A_PROCESS = 1 << 25
 """Smaller files, which one process checks in a second, are not worth another."""
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from qstep.data.index import scan_for_parent; scan_for_parent()"
@@ -76,7 +76,8 @@ class Index:
     """A file's rows, in the file's order; row i is line i + 1.
 
     table: one record of `COLUMNS` a row. separators: how rows say their steps were split (None: they do not).
-    roles: the roles of the messages of prompts, `()` for a text. fingerprint: SHA-256 of the file.
+    roles: the roles of the messages of prompts, `()` for a string. ending: the string that all prompts end with, None
+    if all are the same one. fingerprint: SHA-256 of the file.
     """
 
     path: Path
@@ -85,9 +86,22 @@ class Index:
     table: NDArray[np.void]
     separators: list[str | None]
     roles: list[tuple[str, ...]]
+    ending: str | None
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def prompts(self) -> PromptKind:
+        """Whether prompts are strings, conversations or some of each."""
+        kinds = {bool(roles) for roles in self.roles}
+        return "mixed" if len(kinds) == 2 else "messages" if kinds == {True} else "string"
+
+    @property
+    def instruction(self) -> str | None:
+        """What all prompts end with after a blank line; None if there is no such text or only one prompt."""
+        _, _, instruction = (self.ending or "").partition("\n\n")
+        return instruction or None
 
     def row(self, index: int) -> Row:
         """The row of that number, read from the file. Raises RowError if the file was changed since."""
@@ -119,7 +133,8 @@ def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = ()) -> 
         return texts, table
 
     texts, table = cached_array(path, f"{format}.index", key, COLUMNS, built)
-    return Index(path, format, fingerprint, table, texts["separators"], [tuple(roles) for roles in texts["roles"]])
+    roles = [tuple(roles) for roles in texts["roles"]]
+    return Index(path, format, fingerprint, table, texts["separators"], roles, texts["ending"])
 
 
 def cached_array(
@@ -213,6 +228,10 @@ def _build(path: Path, format: Format, forbidden: Sequence[str]) -> tuple[NDArra
             column[:] = mapping[column]
             start += part["rows"]
         words[name] = [json.loads(value) for value in codes]
+    endings = _Ending()
+    for part in found:
+        endings.join(part["prompt"], part["ending"])
+    words["ending"] = endings.found
     _refuse_repeated_ids(path, table, format)
     return table, words
 
@@ -271,6 +290,7 @@ def _scan(
     """Writes a record for each line that begins in `[start, end)`, up to the first bad one."""
     separators: dict[str | None, int] = {}
     roles: dict[tuple[str, ...], int] = {}
+    ending = _Ending()
     rows = 0
     stopped_at: int | None = None
     with path.open("rb") as file:
@@ -286,9 +306,45 @@ def _scan(
                 stopped_at = offset
                 break
             records.write(_record(row, format, offset, len(text), separators, roles))
+            ending.add(last_text(row["prompt"]))
             offset += len(text)
             rows += 1
-    return {"rows": rows, "stopped_at": stopped_at, "separators": list(separators), "roles": list(roles)}
+    return {
+        "rows": rows,
+        "stopped_at": stopped_at,
+        "separators": list(separators),
+        "roles": list(roles),
+        "prompt": ending.prompt,
+        "ending": ending.found,
+    }
+
+
+class _Ending:
+    """What all prompts that were added end with: `found`, None while they are all the same `prompt`."""
+
+    def __init__(self) -> None:
+        self.prompt: str | None = None
+        self.found: str | None = None
+
+    def add(self, prompt: str) -> None:
+        if self.prompt is None:
+            self.prompt = prompt
+        elif self.found is not None or prompt != self.prompt:
+            self._shorten(prompt)
+
+    def join(self, prompt: str | None, ending: str | None) -> None:
+        """Adds what was found in another part of the file."""
+        if prompt is not None:
+            self.add(prompt)
+        if ending is not None:
+            self._shorten(ending)
+
+    def _shorten(self, text: str) -> None:
+        known = self.found if self.found is not None else self.prompt or ""
+        if self.found is None or not text.endswith(known):
+            pairs = zip(reversed(known), reversed(text), strict=False)
+            common = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(known), len(text)))
+            self.found = known[len(known) - common :]
 
 
 def _record(
@@ -363,7 +419,7 @@ def _refuse_repeated_ids(path: Path, table: NDArray[np.void], format: Format) ->
     same = np.flatnonzero((hashes[1:] == hashes[:-1]) & (hashes[1:] != 0))
     if not len(same):
         return
-    index = Index(path, format, "", table, [], [])
+    index = Index(path, format, "", table, [], [], None)
     first, second = min(
         ((int(order[i]), int(order[i + 1])) for i in same),
         key=lambda pair: pair[1],

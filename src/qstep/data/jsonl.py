@@ -1,26 +1,16 @@
-"""A stage's output on disk: `<name>.jsonl`, one row a line, and its sidecar `<name>.meta.json`.
-
-Rows are only ever appended, whole lines at a time, and are on the disk before the writer goes on. A killed
-stage is opened again with the same settings, skips the rows it has, and ends with the rows an uninterrupted
-run would have. The sidecar holds the stage, its settings and their fingerprint, so that rows made under other
-settings never mix.
-"""
+"""JSONL: one JSON object a line, read with line numbers for errors, and files that are replaced whole or not at all."""
 
 from __future__ import annotations
 
 import codecs
-import fcntl
 import hashlib
 import json
 import os
 import uuid
-import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
 
-import qstep
 from qstep.types import Row
 
 
@@ -37,191 +27,6 @@ class RowError(ValueError):
         self.problem = problem
 
 
-class SettingsChanged(ValueError):
-    """The rows on disk were made with other settings than the ones now asked for: `names` are those that differ."""
-
-    def __init__(self, message: str, names: Iterable[str] = ()) -> None:
-        super().__init__(message)
-        self.names = frozenset(names)
-
-
-class StageBusy(RuntimeError):
-    """Another process is writing the same rows."""
-
-
-class StageFile:
-    """The rows of one stage, open for appending by one process. Use as a context manager.
-
-    done: the keys of the rows on disk. complete: whether `finish` was called, now or in an earlier run.
-    Memory grows with the keys only, never with the rows.
-    """
-
-    def __init__(self, path: Path, key: str, fd: int, meta: dict[str, Any], done: set[str], size: int) -> None:
-        self.path = path
-        self.key = key
-        self.done = done
-        self._fd = fd
-        self._meta = meta
-        self._size = size
-
-    @classmethod
-    def open(
-        cls,
-        path: Path,
-        *,
-        stage: str,
-        settings: Mapping[str, Any],
-        key: str = "id",
-        may_grow: Collection[str] = (),
-    ) -> StageFile:
-        """Opens the rows at `path` (`*.jsonl`) to write or to resume them.
-
-        A torn last line, left by a killed writer, is cut off; its row counts as not done. Where only settings named
-        in `may_grow` differ, numbers that are larger now, the stage goes on under the new ones, complete or not.
-
-        Raises:
-            SettingsChanged: the rows there were made by another stage or with other settings.
-            StageBusy: another writer has the file open.
-            RowError: a line before the last is broken, lacks the key, or repeats one.
-            ValueError: the rows have no readable sidecar, or fewer rows than the sidecar says.
-        """
-        path = Path(path)
-        meta_path = _sidecar(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = _lock(path)
-        try:
-            asked = _new_meta(stage, settings)
-            if os.fstat(fd).st_size == 0 and not (meta_path.exists() and _read_meta(path)["complete"]):
-                meta = asked  # nothing was made yet, under whatever settings
-            else:
-                meta = _read_meta(path)
-                if meta["fingerprint"] != asked["fingerprint"]:
-                    _refuse_changes(path, meta, asked, may_grow)
-                    meta = asked
-            if meta is asked:
-                write_json(meta_path, meta)
-            done, size = _scan(path, key)
-            if meta["complete"]:
-                if len(done) != meta["rows"] or size != os.fstat(fd).st_size:
-                    raise ValueError(
-                        f"{path} holds {len(done)} whole rows, but finished with {meta['rows']}, as "
-                        f"{meta_path.name} says: it was changed since. Restore it, or delete both files"
-                    )
-            elif size != os.fstat(fd).st_size:
-                os.ftruncate(fd, size)
-                os.fsync(fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        stage_file = cls(path, key, fd, meta, done, size)
-        _open_stages.add(stage_file)
-        return stage_file
-
-    @property
-    def complete(self) -> bool:
-        return bool(self._meta["complete"])
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What the stage was finished with; empty before."""
-        return dict(self._meta.get("summary", {}))
-
-    def append(self, rows: Sequence[Row]) -> None:
-        """Writes rows, all or none, and returns when they are on the disk.
-
-        A write that fails (disk full, file-size limit) is undone before its error propagates.
-
-        Raises:
-            ValueError: the stage is complete, or a row lacks its key, repeats one, or is not JSON. Nothing is
-                written.
-        """
-        if self.complete:
-            raise ValueError(f"{self.path} is complete; no row can be added")
-        keys: set[str] = set()
-        lines = []
-        for index, row in enumerate(rows):
-            name = row.get(self.key)
-            if not isinstance(name, str):
-                raise ValueError(f"{self.path}: row {index} to append needs a text {self.key!r}, not {name!r}")
-            if name in self.done or name in keys:
-                raise ValueError(f"{self.path}: a row with {self.key} {name!r} is already there")
-            keys.add(name)
-            lines.append(self._encode(name, row))
-        data = memoryview(b"".join(lines))
-        end = self._size + len(data)
-        try:
-            while data:
-                data = data[os.write(self._fd, data) :]
-            os.fsync(self._fd)
-        except BaseException as error:
-            os.ftruncate(self._fd, self._size)
-            if isinstance(error, OSError) and error.errno:
-                error.filename = str(self.path)
-            raise
-        self._size = end
-        self.done |= keys
-
-    def finish(self, summary: Mapping[str, Any] | None = None) -> None:
-        """Marks the stage complete: its sidecar gets the number of rows and `summary`."""
-        finished = {**self._meta, "complete": True, "rows": len(self.done), "summary": dict(summary or {})}
-        write_json(_sidecar(self.path), finished)
-        self._meta = finished
-
-    def close(self) -> None:
-        """Releases the file to other writers."""
-        _open_stages.discard(self)
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> StageFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None and not self.done and not self.complete:
-            self.path.unlink(missing_ok=True)
-            _sidecar(self.path).unlink(missing_ok=True)
-        self.close()
-
-    def _encode(self, name: str, row: Row) -> bytes:
-        try:
-            return _dump(row) + b"\n"
-        except (TypeError, ValueError) as error:
-            field = next((column for column, value in row.items() if not _is_json(value)), None)
-            raise ValueError(
-                f"{self.path}: row {name!r}, field {field!r} cannot be written as JSON: {error}"
-            ) from error
-
-
-# A forked child (a grading worker, say) shares its parent's lock and, if the parent were killed, would keep
-# it.
-_open_stages: weakref.WeakSet[StageFile] = weakref.WeakSet()
-
-
-def _lock(path: Path) -> int:
-    """A descriptor of the rows at `path`, which are made where there are none, for this process alone."""
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            raise StageBusy(f"{path} is being written by another process; wait for it, or stop it") from None
-        if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
-            return fd
-        os.close(fd)  # its last writer failed, and deleted it, between our opening and our lock
-
-
-def _close_in_child() -> None:
-    for stage_file in list(_open_stages):
-        stage_file.close()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
-
-
 def read_rows(path: Path, *, allow_torn: bool = False) -> Iterator[Row]:
     """Yields the rows of a JSONL file in order.
 
@@ -234,7 +39,7 @@ def read_rows(path: Path, *, allow_torn: bool = False) -> Iterator[Row]:
 
 def numbered_rows(path: Path, *, allow_torn: bool = False) -> Iterator[tuple[int, Row]]:
     """Like `read_rows`, with each row's line number, counted from 1."""
-    for number, _, row in _lines(path, allow_torn=allow_torn):
+    for number, _, row in lines_of(path, allow_torn=allow_torn):
         yield number, row
 
 
@@ -242,15 +47,6 @@ def count_rows(path: Path) -> int:
     """How many lines a JSONL file has; they are not parsed."""
     with Path(path).open("rb") as lines:
         return sum(1 for _ in lines)
-
-
-def is_finished(path: Path) -> bool:
-    """Whether the rows at `path` are all there: False for a stage that was stopped before its end.
-
-    A file without a sidecar, or one that is not `.jsonl`, is not a stage's, and counts as finished.
-    """
-    path = Path(path)
-    return path.suffix != ".jsonl" or not _sidecar(path).exists() or bool(_read_meta(path)["complete"])
 
 
 def file_fingerprint(path: Path) -> str:
@@ -275,7 +71,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
     """Replaces `path` by the rows, one a line, through `write_whole`."""
-    write_whole(Path(path), (_dump(row) + b"\n" for row in rows))
+    write_whole(Path(path), (dump_row(row) + b"\n" for row in rows))
 
 
 def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
@@ -308,66 +104,7 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
-def _sidecar(path: Path) -> Path:
-    if path.suffix != ".jsonl":
-        raise ValueError(f"{path}: a stage's rows are a .jsonl file")
-    return path.with_suffix(".meta.json")
-
-
-def _new_meta(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    identity = canonical_json({"stage": stage, "settings": dict(settings)})
-    return {
-        **json.loads(identity),
-        "fingerprint": hashlib.sha256(identity).hexdigest(),
-        "complete": False,
-        "qstep_version": qstep.__version__,
-    }
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    """The sidecar of the rows at `path`; ValueError where it is absent or broken."""
-    meta_path = _sidecar(path)
-    if not meta_path.exists():
-        raise ValueError(
-            f"{path} has rows but no {meta_path.name}, so the settings that made them are unknown: "
-            "restore that file, or choose another place to write to"
-        )
-    try:
-        meta = parse_row(meta_path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{meta_path}: {error}; restore it, or delete it and {path.name}") from None
-    if missing := {"stage", "settings", "fingerprint", "complete"} - meta.keys():
-        raise ValueError(f"{meta_path} lacks {sorted(missing)}; restore it, or delete it and {path.name}")
-    return meta
-
-
-def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], may_grow: Collection[str]) -> None:
-    before = _flat({"stage": old["stage"], **old["settings"]})
-    after = _flat({"stage": new["stage"], **new["settings"]})
-    grown = {n for n in may_grow if n in before and n in after and float(before[n]) < float(after[n])}
-    if before.keys() == after.keys() and all(before[n] == after[n] for n in before.keys() - grown):
-        return
-    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    changes = [f"  {name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}" for name in names]
-    raise SettingsChanged(
-        f"{path} was made with other settings:\n" + "\n".join(changes) + "\n"
-        f"Choose another place to write to, or delete {path.name} and {_sidecar(path).name}",
-        names,
-    )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as `outer.inner` -> JSON text."""
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = json.dumps(value, ensure_ascii=False)
-    return flat
-
-
-def _lines(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]]:
+def lines_of(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]]:
     """Yields each line's number, counted from 1, its bytes and its row."""
     with path.open("rb") as lines:
         line = lines.readline()
@@ -393,30 +130,15 @@ def _lines(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]]:
             line = following
 
 
-def _scan(path: Path, key: str) -> tuple[set[str], int]:
-    """The keys on disk, and the length of the file up to its torn tail."""
-    done: set[str] = set()
-    size = 0
-    for number, line, row in _lines(path, allow_torn=True):
-        if not line.endswith(b"\n"):
-            break
-        name = row.get(key)
-        if not isinstance(name, str):
-            raise RowError(path, number, key, "the row has no such text; was the file written by this stage?")
-        if name in done:
-            raise RowError(path, number, key, f"{name!r} is there twice; delete one of the rows")
-        done.add(name)
-        size += len(line)
-    return done, size
-
-
-def _dump(value: Any) -> bytes:
+def dump_row(value: Any) -> bytes:
+    """The JSON text of a row, UTF-8, keys in their order. Raises ValueError at NaN and infinities."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
 
 
-def _is_json(value: Any) -> bool:
+def is_json(value: Any) -> bool:
+    """Whether a value can be written as JSON."""
     try:
-        _dump(value)
+        dump_row(value)
     except (TypeError, ValueError):
         return False
     return True
@@ -446,9 +168,9 @@ def parse_row(text: bytes) -> Row:
     if not isinstance(row, dict):
         raise ValueError(f"a {type(row).__name__}, not a JSON object")
     digits_alike = text.translate(_DIGITS_ALIKE)
-    if any(sign in digits_alike for sign in _MAY_OVERFLOW) and not _is_json(row):
+    if any(sign in digits_alike for sign in _MAY_OVERFLOW) and not is_json(row):
         raise ValueError("a number too large to be finite")
-    if b"\\u" in text and not _is_json(row):
+    if b"\\u" in text and not is_json(row):
         raise ValueError("a lone surrogate escape, which is not text")
     return row
 

@@ -28,7 +28,7 @@ from typing import Any, Literal, get_args
 
 from qstep.data.jsonl import RowError, canonical_json
 from qstep.data.steps import first_cut
-from qstep.types import FinishReason, Row, Verdict
+from qstep.types import FinishReason, Prompt, Row, Verdict
 
 Format = Literal["prompt-completion", "unpaired", "stepwise"]
 
@@ -64,6 +64,30 @@ def group_key(row: Row) -> tuple[str, str]:
 def prompt_id(row: Row) -> str:
     """The `problem_id` of a row that has none: the same for the same prompt."""
     return hashlib.sha256(canonical_json(row["prompt"])).hexdigest()[:16]
+
+
+def checked_prompt(prompt: Any, where: str = "prompt") -> Prompt:
+    """`prompt`, if it is a string or a conversation.
+
+    Raises TypeError, naming `where`, for anything else.
+    """
+    if isinstance(prompt, str) or _is_conversation(prompt):
+        return prompt
+    held = f" of {type(prompt[0]).__name__}" if isinstance(prompt, list) and prompt else ""
+    raise TypeError(
+        f"{where} is of type {type(prompt).__name__}{held}, and has to be one question: a string, or a list of "
+        'messages with "role" and "content". For several questions, use score_rows'
+    )
+
+
+def prompt_kind(prompt: Prompt) -> Literal["string", "messages"]:
+    """Whether a prompt is a string or a conversation."""
+    return "string" if isinstance(prompt, str) else "messages"
+
+
+def last_text(prompt: Prompt) -> str:
+    """A prompt that is a string, or the content of a conversation's last message."""
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
 def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collection[str] = ()) -> Row:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qstep.data.steps import Span, step_regions
+from qstep.data.steps import Span, checked_steps, step_regions
 from qstep.data.tokens import decode_text, encode_completion, encode_text, text_offsets
 from qstep.types import Row
 
@@ -101,6 +101,8 @@ def step_token_ends(
     Raises:
         ValueError: `steps` are not those of the decoded tokens.
     """
+
+    steps = checked_steps(steps)
 
     def decode(part: list[int]) -> str:
         return decode_text(tokenizer, part)

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from qstep.data.splitters import cuts, is_named, is_users_splitter, use_splitter
 from qstep.types import Row
 
 Span = tuple[int, int]
 """Where a step lies in a text: its first character, and the one behind its last."""
+
+
+def checked_steps(steps: Any, where: str = "steps") -> list[str]:
+    """`steps` as a list, if it is one of strings.
+
+    A string is not: taken as a sequence, each of its characters would be a step. A generator is, and is read once.
+
+    Raises TypeError, naming `where`, for anything else.
+    """
+    if not isinstance(steps, Iterable) or isinstance(steps, str | bytes | Mapping):
+        raise TypeError(
+            f"{where} is of type {type(steps).__name__}, and has to be a list of strings, one for each step. "
+            "qstep.data.split_steps cuts a response into steps"
+        )
+    taken = list(steps)
+    for number, step in enumerate(taken):
+        if not isinstance(step, str):
+            kind = type(step).__name__
+            raise TypeError(f"{where}[{number}] is of type {kind}, and has to be a string, the step's text")
+    return taken
 
 
 def step_spans(text: str, separator: str = "\n") -> list[Span]:
@@ -53,6 +74,7 @@ def locate_steps(text: str, steps: Sequence[str]) -> list[Span]:
     """
     spans: list[Span] = []
     position = 0
+    steps = checked_steps(steps)
     for number, step in enumerate(steps, 1):
         start = text.find(step, position)
         if start < 0:
@@ -75,7 +97,7 @@ def step_regions(text: str, steps: Sequence[str], separator: str = "\n") -> list
         ValueError: `steps` are not those of the text: at a literal separator, it is split otherwise; of a named
             splitter, more than blanks is in none of them. (A user's function need not be loaded for that.)
     """
-    named = is_named(separator)
+    steps, named = checked_steps(steps), is_named(separator)
     spans = locate_steps(text, steps) if named else step_spans(text, separator)
     starts, ends = [*(start for start, _ in spans), len(text)], [0, *(end for _, end in spans)]
     gaps = [text[end:start] for end, start in zip(ends, starts, strict=True)]
@@ -115,9 +137,13 @@ def check_separator(option: str, separator: str) -> None:
 def first_cut(steps: Sequence[str], separator: str, *, split_by_it: bool = False) -> str | None:
     """The first of `steps` that `separator` would cut again, if there is one: a step is one step when it stands alone.
 
+    Raises TypeError where `steps` is a string.
+
     Steps that are `split_by_it` are taken at their word where it is a function of the user's own, which may have cut
     them by what was around them, and is not loaded for this.
     """
+    if isinstance(steps, str):
+        checked_steps(steps)  # raises; lists are what rows hold by the million, and are checked where they are read
     if split_by_it and is_users_splitter(separator):
         return None
     if is_named(separator):
@@ -133,10 +159,11 @@ def steps_of(row: Row, separator: str) -> list[str]:
     """
     if "completions" not in row:
         return split_steps(row["completion"], separator)
+    steps = checked_steps(row["completions"], f"row {row.get('id')!r}: completions")
     split_at = row.get("step_separator", separator)
     if split_at != separator:
         raise ValueError(f"row {row.get('id')!r} was split into steps at {split_at!r}, not at {separator!r}: use that")
-    cut = first_cut(row["completions"], separator, split_by_it="step_separator" in row)
+    cut = first_cut(steps, separator, split_by_it="step_separator" in row)
     if cut is not None:
         raise ValueError(f"row {row.get('id')!r} has a step that contains the separator {separator!r}: {cut!r}")
-    return list(row["completions"])
+    return steps

@@ -11,6 +11,13 @@ from qstep.evals.accuracy import (
     policy_report,
     verdicts_by_problem,
 )
+from qstep.evals.auc import (
+    auc,
+    auc_estimate,
+    equal_position_auc,
+    equal_position_within_problem_auc,
+    within_problem_auc,
+)
 from qstep.evals.calibration import calibration
 from qstep.evals.first_error import (
     Judgements,
@@ -24,21 +31,14 @@ from qstep.evals.intervals import mean_estimate, pooled, ratio_estimate, standar
 from qstep.evals.labels import label_agreement
 from qstep.evals.length import length_report
 from qstep.evals.searches import ANSWERS, Searched, search_report
-from qstep.evals.verifiers import (
-    METHODS,
-    ScoredGroup,
-    aggregation_report,
-    auc,
-    auc_estimate,
-    best_of_n_curves,
-    best_of_n_report,
-    within_problem_auc,
-)
+from qstep.evals.steps import LabelledSteps, step_auroc, step_auroc_within_problem
+from qstep.evals.verifiers import METHODS, ScoredGroup, aggregation_report, best_of_n_curves, best_of_n_report
 
 __all__ = [
     "ANSWERS",
     "METHODS",
     "Judgements",
+    "LabelledSteps",
     "Outcomes",
     "ScoredGroup",
     "Searched",
@@ -52,6 +52,8 @@ __all__ = [
     "best_of_n_report",
     "calibration",
     "choose_threshold",
+    "equal_position_auc",
+    "equal_position_within_problem_auc",
     "first_error_report",
     "label_agreement",
     "length_report",
@@ -64,6 +66,8 @@ __all__ = [
     "ratio_estimate",
     "search_report",
     "standard_error",
+    "step_auroc",
+    "step_auroc_within_problem",
     "threshold_sweep",
     "verdicts_by_problem",
     "within_problem_auc",

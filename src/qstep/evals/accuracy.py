@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstep.data import prompt_id
-from qstep.evals.intervals import mean_estimate, ratio_difference, ratio_estimate
+from qstep.evals.intervals import ratio_difference, ratio_estimate
 from qstep.types import Row, Verdict
 
 
@@ -60,7 +60,7 @@ class Outcomes:
         )
 
 
-def accuracy(outcomes: Outcomes, *, seed: int = 0) -> dict[str, Any]:
+def accuracy(outcomes: Outcomes) -> dict[str, Any]:
     """`mean`, `low`, `high` (95 % over problems) and `n` of what can be graded, and what the rest could change.
 
     The mean is `sum right / sum gradable`, so that each of the `n` problems with something gradable weighs by its
@@ -72,12 +72,7 @@ def accuracy(outcomes: Outcomes, *, seed: int = 0) -> dict[str, Any]:
     graded = gradable > 0
     report: dict[str, Any] = {"mean": None, "low": None, "high": None, "n": 0}
     if graded.any():
-        whole = (gradable[graded] == 1).all()
-        report = asdict(
-            mean_estimate(right[graded], seed=seed)
-            if whole
-            else ratio_estimate(right[graded], gradable[graded], seed=seed)
-        )
+        report = asdict(ratio_estimate(right[graded], gradable[graded]))
     return report | {
         "ungradable_share": float(1 - gradable.mean()),
         "as_wrong": float(right.mean()),
@@ -127,7 +122,7 @@ def verdicts_by_problem(rows: Iterable[Row]) -> dict[str, VerdictCounts]:
     return named
 
 
-def policy_report(problems: Mapping[str, VerdictCounts], *, seed: int = 0) -> dict[str, Any]:
+def policy_report(problems: Mapping[str, VerdictCounts]) -> dict[str, Any]:
     """The `accuracy` of a policy, every problem weighing the same however many responses it has.
 
     Also `samples`, `right`, `wrong` and `ungradable` responses in all. Raises ValueError on no problem.
@@ -135,7 +130,7 @@ def policy_report(problems: Mapping[str, VerdictCounts], *, seed: int = 0) -> di
     if not problems:
         raise ValueError("there is no trajectory to report on")
     counts = list(problems.values())
-    return accuracy(Outcomes.of(counts), seed=seed) | {
+    return accuracy(Outcomes.of(counts)) | {
         name: sum(getattr(count, name) for count in counts) for name in ("samples", "right", "wrong", "ungradable")
     }
 

@@ -6,14 +6,14 @@ there is none. Sigmoid(Q) of .5 is Q = 0, which is the Q that PQM gives the ques
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qstep.evals.intervals import bootstrap_estimate, numbered, percentile_estimate, replicates
+from qstep.evals.intervals import bootstrap_estimate, numbered, percentile_estimate, ratio_estimate, replicates
 
 NO_ERROR = -1
 """The first error of a response without one."""
@@ -79,13 +79,11 @@ def first_error_report(judged: Judgements, threshold: float, *, seed: int = 0) -
     table = _table(judged, threshold)
     counts = int(judged.erroneous.sum()), int((~judged.erroneous).sum())
 
-    def estimate(of: Callable[[NDArray[np.float64]], NDArray[np.float64]], n: int) -> dict[str, Any]:
-        return asdict(bootstrap_estimate(lambda drawn: of(table[drawn]), len(table), n, seed=seed))
-
+    f1 = bootstrap_estimate(lambda drawn: _f1(table[drawn]), len(table), sum(counts), seed=seed)
     report = {
-        "f1": estimate(_f1, sum(counts)) if all(counts) else None,
-        "acc_error": estimate(lambda of: _accuracies(of)[0], counts[0]) if counts[0] else None,
-        "acc_correct": estimate(lambda of: _accuracies(of)[1], counts[1]) if counts[1] else None,
+        "f1": asdict(f1) if all(counts) else None,
+        "acc_error": _share(table[:, 0]),
+        "acc_correct": _share(table[:, 1]),
     }
     return report | {"n_error": counts[0], "n_correct": counts[1]}
 
@@ -151,6 +149,12 @@ def _table(judged: Judgements, threshold: float) -> NDArray[np.float64]:
         ],
         axis=1,
     )
+
+
+def _share(of_problems: NDArray[np.float64]) -> dict[str, Any] | None:
+    """The share of responses of a kind that are right, given right and all of each problem [P, 2]; None without any."""
+    right, count = of_problems[of_problems[:, 1] > 0].T
+    return asdict(ratio_estimate(right, count)) | {"n": int(count.sum())} if len(count) else None
 
 
 def _accuracies(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -8,57 +8,65 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
 
 from qstep.types import Estimate
 
 Ratio = tuple[ArrayLike, ArrayLike]
 """Numerators and denominators of n problems, [n] each."""
 
+_Z = 1.959963984540054
+_INFORMATION = 0.15
+"""How much is believed before anything is seen of a share's design effect, which then is 1.
+
+In units of `n p (1 - p)`: with ten problems at p = .5 it has a weight of 6 in 100. Chosen by
+simulation: the least at which 10 to 200 problems with shares of 1 to 50 % are covered 93 times in 100 or more.
+"""
 _RESAMPLES = 2000
 _DRAWN_AT_ONCE = 1 << 20
 
 
-def mean_estimate(values: ArrayLike, *, seed: int = 0) -> Estimate:
-    """The mean of one rate in [0, 1] per problem, [n], with its 95 % interval.
+def mean_estimate(values: ArrayLike) -> Estimate:
+    """The mean of one rate in [0, 1] per problem, [n], with its 95 % interval: `ratio_estimate` with denominators 1.
 
-    Wilson's interval where every value is 0 or 1. Otherwise the percentile bootstrap over problems, or,
-    where all values are equal so that resampling shows no spread, the rule of `ratio_estimate`. Raises
-    ValueError on no value or one outside [0, 1].
+    Wilson's interval where every value is 0 or 1. Raises ValueError on no value or one outside [0, 1].
     """
     rates = _checked_rates(values, "values")
-    if np.isin(rates, (0.0, 1.0)).all():
-        wilson = binomtest(int(rates.sum()), len(rates)).proportion_ci(method="wilson")
-        return Estimate(float(rates.mean()), float(wilson.low), float(wilson.high), len(rates))
-    return ratio_estimate(rates, np.ones_like(rates), seed=seed)
+    return ratio_estimate(rates, np.ones_like(rates))
 
 
-def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, *, seed: int = 0) -> Estimate:
-    """`sum numerators / sum denominators` over n problems, with its 95 % percentile bootstrap interval.
+def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
+    """`sum numerators / sum denominators` over n problems, with its 95 % interval, Wilson's at an effective n.
 
-    For rates of things that come in clusters (steps agreed on / steps, of each problem). Where the n ratios
-    are all equal, resampling shows no spread and would claim certainty; then problems unlike these are taken
-    to have a share of at most Wilson's upper limit for 0 in n, z^2 / (n + z^2), and a ratio anywhere in [0,
-    1]. (For all 0 or all 1 this is Wilson's interval.) Raises ValueError on different lengths, no problem, a
-    denominator that is not positive, or a ratio outside [0, 1].
+    For rates of things that come in clusters (steps agreed on / steps, of each problem). The effective n is n over the
+    design effect: the variance of a problem's share over `p (1 - p)`, which it would be if each share were 0 or 1.
+    Where little was seen, p near 0 or 1 or n small, the design effect is drawn to 1 (see `_INFORMATION`). So the
+    interval grows into that of no success in n as the last success vanishes, and never has no width. Raises ValueError
+    on different lengths, no problem, a denominator that is not positive, or a ratio outside [0, 1].
     """
     below = np.asarray(denominators, dtype=np.float64)
     if below.shape != np.shape(numerators) or not (np.isfinite(below) & (below > 0)).all():
         raise ValueError("denominators must be positive and finite, one for each numerator")
     above = below * _checked_rates(np.asarray(numerators, dtype=np.float64) / below, "ratios")
+    n, share = len(above), float(above.sum() / below.sum())
+    spread = float((((above - share * below) / below.mean()) ** 2).sum())
+    design_effect = (spread + _INFORMATION) / (n * share * (1 - share) + _INFORMATION)
+    low, high = _wilson(share, n / design_effect)
+    return Estimate(share, min(low, share), max(high, share), n)
 
-    def ratio(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        return above[drawn].sum(axis=-1) / below[drawn].sum(axis=-1)
 
-    return bootstrap_estimate(ratio, len(above), len(above), seed=seed)
+def _wilson(share: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n, which need not be whole."""
+    square = _Z**2 / n
+    centre, half = share + square / 2, math.sqrt(square * share * (1 - share) + square**2 / 4)
+    return max(0.0, (centre - half) / (1 + square)), min(1.0, (centre + half) / (1 + square))
 
 
 def ratio_difference(a: Ratio, b: Ratio, *, seed: int = 0) -> Estimate:
     """`sum a_above / sum a_below - sum b_above / sum b_below` over the same n problems, with its paired 95 % interval.
 
-    Percentile bootstrap over problems. Where all resamples are equal the rule of `ratio_estimate` holds, with
-    differences in [-1, 1]. A problem may have a denominator of 0, with a numerator of 0, on either side; its `n` counts
-    the problems where neither has. A resample in which a side has no other problem is left out.
+    Percentile bootstrap over problems, see `percentile_estimate`; differences lie in [-1, 1]. A problem may have a
+    denominator of 0, with a numerator of 0, on either side; its `n` counts the problems where neither has. A resample
+    in which a side has no other problem is left out.
     """
     (a_above, a_below), (b_above, b_below) = (tuple(np.asarray(x, dtype=np.float64) for x in side) for side in (a, b))
 
@@ -81,8 +89,8 @@ def bootstrap_estimate(
 ) -> Estimate:
     """A statistic in [lowest, 1] of the problems with the given indices [..., problems], resampled by problem.
 
-    Percentile bootstrap, with the rule of `ratio_estimate` where all resamples are equal. A resample of which the
-    statistic is NaN (it is not defined there) is left out. `n` is what the estimate says it is over.
+    Percentile bootstrap, see `percentile_estimate`. A resample of which the statistic is NaN (it is not defined there)
+    is left out. `n` is what the estimate says it is over.
     """
     return percentile_estimate(
         float(statistic(np.arange(problems))), replicates(statistic, problems, seed=seed), n, lowest=lowest
@@ -100,14 +108,23 @@ def percentile_estimate(mean: float, values: NDArray[np.float64], n: int, *, low
     """The interval of `bootstrap_estimate`, given what it is of and the values of its resamples.
 
     The interval holds the estimate: where resampling moves a statistic (it makes a calibration error larger), it
-    reaches from there.
+    reaches from there. Where all resamples are equal the rule of `unseen_estimate` holds.
     """
     values = values[~np.isnan(values)]
     if not values.size or np.ptp(values) < 1e-12:
-        unseen = float(binomtest(0, max(n, 1)).proportion_ci(method="wilson").high)
-        return Estimate(mean, mean + unseen * (lowest - mean), mean + unseen * (1 - mean), n)
+        return unseen_estimate(mean, n, lowest=lowest)
     low, high = np.percentile(values, (2.5, 97.5))
     return Estimate(mean, min(float(low), mean), max(float(high), mean), n)
+
+
+def unseen_estimate(mean: float, n: int, *, lowest: float = 0.0) -> Estimate:
+    """The interval of a mean of n values in [lowest, 1] that are all equal, and so show no spread.
+
+    Values unlike these are taken to have a share of at most Wilson's upper limit for 0 in n, `z^2 / (n + z^2)`, and to
+    lie anywhere in [lowest, 1].
+    """
+    unseen = _Z**2 / (max(n, 1) + _Z**2)
+    return Estimate(mean, mean + unseen * (lowest - mean), mean + unseen * (1 - mean), n)
 
 
 def standard_error(estimate: Mapping[str, Any]) -> float:

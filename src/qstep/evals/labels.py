@@ -17,8 +17,6 @@ def label_agreement(
     successes: Sequence[Sequence[int] | None],
     trials: Sequence[Sequence[int] | None],
     problem_ids: Sequence[Hashable],
-    *,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Compares exact step labels with Monte-Carlo rollouts, given as a list of S steps for each row.
 
@@ -67,7 +65,7 @@ def label_agreement(
 
     def compared(labels: NDArray[np.bool_]) -> dict[str, Any]:
         agreed = np.bincount(numbers, weights=truth == labels)
-        agreement = ratio_estimate(agreed, np.bincount(numbers), seed=seed)
+        agreement = ratio_estimate(agreed, np.bincount(numbers))
         chance = truth.mean() * labels.mean() + (1 - truth.mean()) * (1 - labels.mean())
         return {
             "agreement": asdict(agreement),

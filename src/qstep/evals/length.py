@@ -52,9 +52,7 @@ def length_report(
         } | {"within_problem": within_problem_correlation(score, length, problem, seed=seed)}
     if "steps" in lengths:
         steps = np.asarray(lengths["steps"])
-        report["fewer_steps"] = {
-            kind: pick_has_fewer(score[of], steps[of], problem[of], seed=seed) for kind, of in kinds.items()
-        }
+        report["fewer_steps"] = {kind: pick_has_fewer(score[of], steps[of], problem[of]) for kind, of in kinds.items()}
         report["single_step"] = float((steps == 1).mean())
     return report
 
@@ -98,7 +96,7 @@ def within_problem_correlation(
     )
 
 
-def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike, *, seed: int = 0) -> dict[str, Any] | None:
+def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike) -> dict[str, Any] | None:
     """How often the best-scored response of a problem has fewer steps than another one of it, ties half.
 
     The mean over problems with two responses or more; .5 where the choice has nothing to do with the number of steps, 1
@@ -114,4 +112,4 @@ def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike, *, 
             same = (of_count[:, None] == of_count).sum(axis=1) - 1
             picked = of_score == of_score.max()
             shares.append(float(((more + same / 2) / others)[picked].mean()))
-    return asdict(mean_estimate(shares, seed=seed)) if shares else None
+    return asdict(mean_estimate(shares)) if shares else None

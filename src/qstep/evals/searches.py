@@ -62,7 +62,7 @@ def search_report(
     return {
         "searches": {
             name: {
-                **{how: accuracy(of, seed=seed) for how, of in outcomes[name].items()},
+                **{how: accuracy(of) for how, of in outcomes[name].items()},
                 "tokens_generated": _tokens([of.tokens_generated for of in found]),
                 "tokens_scored": _tokens([of.tokens_scored for of in found]),
                 "cut_off": float(np.mean([of.cut_off for of in found])),

@@ -1,20 +1,18 @@
-"""How well verifiers choose among the responses to a problem: best-of-n, votes, area under the ROC."""
+"""How well verifiers choose among the responses to a problem: best-of-n and votes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, product
 from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.special import expit
-from scipy.stats import rankdata
 
 from qstep.evals.accuracy import Outcomes, accuracy, accuracy_difference
-from qstep.evals.intervals import bootstrap_estimate, mean_estimate, members, numbered, times_drawn
 from qstep.search import aggregate, answer_classes, best_of_n_accuracy, pass_at_k, vote_accuracy
 from qstep.types import Aggregation
 
@@ -117,8 +115,7 @@ def best_of_n_report(
     pairs += [(f"{name}_weighted", name) for name in verifiers]
     return {
         "curves": {
-            method: {str(n): accuracy(outcomes, seed=seed) for n, outcomes in curve.items()}
-            for method, curve in curves.items()
+            method: {str(n): accuracy(outcomes) for n, outcomes in curve.items()} for method, curve in curves.items()
         },
         "outcomes": {method: _shares(curve) for method, curve in curves.items()},
         "differences": {
@@ -139,7 +136,7 @@ def over_optimisation(curve: Mapping[int, Outcomes], *, seed: int = 0) -> dict[s
     The drop is an `accuracy_difference` with a paired interval, None where the curve is highest at its end. Both are
     None where at some n nothing can be graded.
     """
-    means = {n: accuracy(curve[n], seed=seed)["mean"] for n in sorted(curve)}
+    means = {n: accuracy(curve[n])["mean"] for n in sorted(curve)}
     if None in means.values():
         return {"peak_n": None, "drop": None}
     peak = max(means, key=lambda n: means[n])
@@ -183,7 +180,7 @@ def aggregation_report(
         most = max(ns)
         report[name] = {
             "curves": {
-                label: {str(n): accuracy(outcomes, seed=seed) for n, outcomes in curves[f"by {label}"].items()}
+                label: {str(n): accuracy(outcomes) for n, outcomes in curves[f"by {label}"].items()}
                 for label in (*hows, *(f"{how}_weighted" for how in hows))
             },
             "differences": {
@@ -193,82 +190,3 @@ def aggregation_report(
         }
         outcomes |= {f"{name}/{how}": _shares(curves[f"by {how}"]) for how in hows}
     return {"aggregations": report, "outcomes": outcomes}
-
-
-def auc(scores: ArrayLike, correct: ArrayLike) -> float | None:
-    """The chance that a correct item outscores a wrong one, ties one half: the area under the ROC curve.
-
-    Items are responses, or steps. None where one class is missing: then it is undefined. Raises ValueError on
-    different lengths, a NaN score, or a `correct` other than 0 and 1 (drop absent step labels first).
-    """
-    return _area(*_items(scores, correct))
-
-
-def _items(scores: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    score, right = np.asarray(scores, dtype=np.float64), np.asarray(correct)
-    if score.ndim != 1 or score.shape != right.shape:
-        raise ValueError(f"scores {score.shape} and correct {right.shape} must be two lists of one length")
-    if np.isnan(score).any():
-        raise ValueError(f"score {int(np.isnan(score).argmax())} is NaN")
-    if not np.isin(right, (0, 1)).all():
-        raise ValueError("correct must be 0 or 1: drop items without a label first")
-    return score, right
-
-
-def _area(score: NDArray[np.float64], right: NDArray[Any]) -> float | None:
-    n_right = int(right.sum())
-    n_wrong = len(right) - n_right
-    if n_right == 0 or n_wrong == 0:
-        return None
-    rank_sum = rankdata(score)[right == 1].sum()
-    return float((rank_sum - n_right * (n_right + 1) / 2) / (n_right * n_wrong))
-
-
-def within_problem_auc(
-    scores: ArrayLike, correct: ArrayLike, problems: Sequence[Hashable], *, seed: int = 0
-) -> dict[str, Any] | None:
-    """The mean of `auc` over the problems that have both classes, with its 95 % interval; None if none has.
-
-    Its `n` counts those problems. This is what choosing among one problem's responses needs. The `auc` of
-    all items together also rewards telling easy problems from hard ones, and can look good where this one is
-    at chance. Raises as `auc_estimate` does.
-    """
-    score, right = _items(scores, correct)
-    areas = [_area(score[places], right[places]) for places in members(_numbered(problems, score))]
-    known = [area for area in areas if area is not None]
-    return asdict(mean_estimate(known, seed=seed)) if known else None
-
-
-def auc_estimate(
-    scores: ArrayLike, correct: ArrayLike, problems: Sequence[Hashable], *, seed: int = 0
-) -> dict[str, Any] | None:
-    """The `auc` of all items together, with its 95 % interval over problems; None where a class is missing.
-
-    In a resample each item keeps the share of the other class that it is in order with among all items (its placement,
-    as in DeLong et al. 1988): the first-order bootstrap, which takes no sorting. Raises as `auc` does, and unless there
-    is a problem for each item.
-    """
-    score, right = _items(scores, correct)
-    problem, area = _numbered(problems, score), _area(score, right)
-    if area is None:
-        return None
-    right = right == 1
-    placed = np.empty_like(score)
-    for kind in (right, ~right):
-        below = (rankdata(score)[kind] - rankdata(score[kind])) / (~kind).sum()
-        placed[kind] = below if kind is right else 1 - below
-    amounts = [weight * kind for kind in (right, ~right) for weight in (placed, np.ones_like(placed))]
-    table = np.stack([np.bincount(problem, weights=amount) for amount in amounts], axis=-1)
-
-    def resampled(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        of_right, n_right, of_wrong, n_wrong = np.moveaxis(times_drawn(drawn) @ table, -1, 0)
-        with np.errstate(invalid="ignore"):
-            return np.clip(of_right / n_right + of_wrong / n_wrong - area, 0, 1)
-
-    return asdict(bootstrap_estimate(resampled, len(table), len(table), seed=seed))
-
-
-def _numbered(problems: Sequence[Hashable], items: NDArray[np.float64]) -> NDArray[np.int64]:
-    if len(problems) != len(items):
-        raise ValueError(f"{len(items)} items and {len(problems)} problems: give each item its own")
-    return numbered(problems)

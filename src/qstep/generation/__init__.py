@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qstep.generation.engine import Engine, Request, SamplingSettings
+from qstep.lazy import lazy
 
 if TYPE_CHECKING:
     from qstep.generation.hf import HFEngine
     from qstep.generation.http import HTTPEngine
-    from qstep.generation.vllm import VLLMEngine
+    from qstep.generation.vllm import VLLMEngine as VLLMEngine
 
-__all__ = ["Engine", "HFEngine", "HTTPEngine", "Request", "SamplingSettings", "VLLMEngine"]
+__all__ = ["Engine", "HFEngine", "HTTPEngine", "Request", "SamplingSettings"]
+"""Without `VLLMEngine`, which needs vllm: so a star import works where that is not installed."""
 
-_ENGINES = {"HFEngine": "hf", "HTTPEngine": "http", "VLLMEngine": "vllm"}
-
-
-def __getattr__(name: str) -> Any:
-    """Loads an engine, and the library under it, when it is first asked for."""
-    if name in _ENGINES:
-        return getattr(import_module(f"qstep.generation.{_ENGINES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, {"HFEngine": "hf", "HTTPEngine": "http", "VLLMEngine": "vllm"})

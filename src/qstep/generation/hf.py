@@ -90,6 +90,11 @@ class HFEngine:
         self._completes: dict[tuple[str, int], bool] = {}
         self._keeps_all = True  # whether the cache has the keys of every position, as far as is known
 
+    def __repr__(self) -> str:
+        model = self.model
+        dtype = str(model.dtype).removeprefix("torch.")
+        return f"HFEngine({type(model).__name__} {model.name_or_path!r}, {model.device}, {dtype})"
+
     def sample(
         self, requests: Iterable[Request], settings: SamplingSettings
     ) -> Iterator[tuple[Request, list[Response]]]:

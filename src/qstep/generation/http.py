@@ -65,6 +65,9 @@ class HTTPEngine:
         self.logprobs = logprobs
         self.concurrency = concurrency
 
+    def __repr__(self) -> str:
+        return f"HTTPEngine({self.model!r} at {self.server.url})"
+
     def decode(self, token_ids: list[int]) -> str:
         """The text of a response's tokens, without the end-of-sequence token."""
         return decode_text(self.tokenizer, token_ids)

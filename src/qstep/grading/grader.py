@@ -53,6 +53,7 @@ def grade(gold: str, answer: str, *, deadline_s: float = 3.0) -> Grade:
 
     Raises:
         ValueError: the deadline is not positive.
+        TypeError: the gold or the answer is no string.
         RuntimeError: the grading worker cannot start.
     """
     return grade_by(ALL, gold, answer, deadline_s)
@@ -75,12 +76,14 @@ def grade_many(pairs: Iterable[tuple[str, str]], *, deadline_s: float = 3.0, wor
 
 
 def equivalent(a: str, b: str, *, deadline_s: float = 3.0) -> bool:
-    """Whether two extracted answers are the same answer; False when that cannot be told."""
+    """Whether two extracted answers are the same answer; False when that cannot be decided."""
+    _check_strings(a=a, b=b)
     return _compared(ALL, a, b, True, deadline_s).verdict == "right"
 
 
 def extract_answer(text: str) -> str | None:
     """The final answer that `text`, a response or a bare answer, states; None where there is none."""
+    _check_strings(text=text)
     found = statement(text[-_MAX_RESPONSE:], ALL)
     if found is None or found.is_value:
         return found.text or None if found else None
@@ -89,6 +92,7 @@ def extract_answer(text: str) -> str | None:
 
 def grade_by(rules: Rules, gold: str, answer: str, deadline_s: float) -> Grade:
     """`grade` with some families of rules only, for measuring what each is good for."""
+    _check_strings(gold=gold, answer=answer)
     if not deadline_s > 0:
         raise ValueError(f"deadline_s must be positive, not {deadline_s}")
     if len(answer) > _MAX_RESPONSE or len(gold) > _MAX_RESPONSE:
@@ -102,6 +106,13 @@ def grade_by(rules: Rules, gold: str, answer: str, deadline_s: float) -> Grade:
     if found is None:
         return Grade("wrong", "no final answer found", None)
     return _compared(rules, gold.strip(), found.text, found.is_value, deadline_s)
+
+
+def _check_strings(**values: Any) -> None:
+    """Raises TypeError, naming the argument, for what is no string: `str(42)` is another answer than `42.0`."""
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name} is {value!r}, and has to be a string, such as '42'")
 
 
 def _compared(rules: Rules, gold: str, text: str, is_value: bool, deadline_s: float) -> Grade:

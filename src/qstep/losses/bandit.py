@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from jaxtyping import Float
 from torch import Tensor
 
 from qstep.losses.precision import at_least_fp32
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 
 def dro_loss(

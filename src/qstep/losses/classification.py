@@ -6,17 +6,13 @@ Lemma 3.6 of arXiv 2410.11287 they fit what PQM does, the special case of a poli
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qstep.losses.precision import masked
 from qstep.types import ABSENT
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
 
 
 def bce_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]) -> Float[Tensor, " B"]:

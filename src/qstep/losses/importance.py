@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qstep.losses.precision import at_least_fp32, masked
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
 
 ImportanceMode = Literal["trajectory", "prefix", "none"]
 """What a weight is the ratio of: the whole response, the response up to the token, or nothing (all 1)."""

@@ -6,15 +6,11 @@ there is no such step. What lies in the scores of absent steps changes nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qstep.losses.precision import at_least_fp32, masked
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
 
 
 def potential_based_rewards(

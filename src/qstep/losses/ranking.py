@@ -15,17 +15,13 @@ gradient.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qstep.losses.precision import masked
 from qstep.types import ABSENT
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
 
 
 def pqm_loss(

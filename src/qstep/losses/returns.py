@@ -8,16 +8,12 @@ state is the one before the next token of the mask. The result is 0 there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qstep.losses.precision import masked
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
 
 
 def following(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:

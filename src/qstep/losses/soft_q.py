@@ -12,15 +12,12 @@ sum of both losses has the gradients of both.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qstep.losses.precision import masked
 from qstep.losses.returns import following, lambda_return
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
 
 
 @dataclass(frozen=True, slots=True)

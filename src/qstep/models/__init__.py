@@ -2,7 +2,7 @@
 
 from qstep.models.loading import ModelOptions
 from qstep.models.merge import merge_adapter
-from qstep.models.packing import Batch, collate_groups
+from qstep.models.packing import Batch, StepBatch, collate_groups, moved
 from qstep.models.policy import PolicyModel, PolicyWithValue, ValueNetwork
 from qstep.models.pretrained import PretrainedModule
 from qstep.models.readers import LogRatioModel, WordPairModel
@@ -16,6 +16,7 @@ __all__ = [
     "PolicyWithValue",
     "PretrainedModule",
     "ScorerModel",
+    "StepBatch",
     "StepContract",
     "ValueNetwork",
     "WordPairModel",
@@ -24,4 +25,5 @@ __all__ = [
     "collate_steps",
     "encode_steps",
     "merge_adapter",
+    "moved",
 ]

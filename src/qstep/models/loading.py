@@ -23,7 +23,7 @@ from transformers.modeling_layers import GenericForTokenClassification
 
 from qstep.data import refuse_unread
 from qstep.models.logps import finished_logits
-from qstep.models.packing import PACKED_ATTENTION, collate_groups, packed_hidden
+from qstep.models.packing import PACKED_ATTENTION, collate_groups, moved, packed_hidden
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-
-MARKER = "qstep_checkpoint.json"
-"""What `qstep train` writes last into a checkpoint, its settings among it."""
 
 
 @dataclass(kw_only=True)
@@ -238,7 +235,7 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
                 raise ValueError(f"{refusal} its logits are not those of its output embedding, and how is unknown")
     try:
         model.set_attn_implementation(PACKED_ATTENTION)
-        batch = {name: value.to(model.device) for name, value in collate_groups([prompt], [responses]).items()}
+        batch = moved(collate_groups([prompt], [responses]), model.device)
         hidden = packed_hidden(trunk, batch)
     except (TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{refusal} its attention cannot be replaced by one on packed batches: {error}") from error

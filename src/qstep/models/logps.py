@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
 _LOGITS_AT_ONCE = 1 << 24  # 64 MiB of fp32 logits
 

@@ -5,11 +5,6 @@ layer of a decoder but attention treats positions on their own, so it computes j
 (`packed_attention`) lets a prompt see itself, and a response see its prompt and itself. One ordinary call of the
 model, so precision, distribution, adapters and gradient checkpointing need to know nothing of it.
 
-A batch is a plain dict of tensors (so that `transformers.Trainer` can move it between devices):
-
-    input_ids      [L]  each prompt, then its responses      group_index      [B]  the prompt of each response
-    prompt_lengths [G]  in tokens                            response_lengths [B]  in tokens
-    response_ids [B, T] padded on the right, for the losses  response_mask [B, T]  1 where a token is
 """
 
 from __future__ import annotations
@@ -17,17 +12,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
-Batch = dict[str, Tensor]
+class Batch(TypedDict):
+    """Groups as one row of tokens: a plain dict, so that `transformers.Trainer` can move it between devices."""
+
+    input_ids: Int[Tensor, " L"]
+    """Each prompt, followed by its responses."""
+    prompt_lengths: Int[Tensor, " G"]
+    """In tokens, as `response_lengths`."""
+    response_lengths: Int[Tensor, " B"]
+    group_index: Int[Tensor, " B"]
+    """The prompt of each response."""
+    response_ids: Int[Tensor, "B T"]
+    """Padded on the right, for the losses."""
+    response_mask: Int[Tensor, "B T"]
+    """1 where a token is."""
+
+
+class StepBatch(Batch):
+    """Groups with the places where the Q of their steps is read."""
+
+    step_ends: Int[Tensor, "B S"]
+    """The index of each step's separator among the response's tokens; -1 where there is no step."""
+
+
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 PACKED_ATTENTION = "qstep_packed"
 """The name under which `packed_attention` is known to transformers (`set_attn_implementation`)."""
@@ -54,6 +71,12 @@ def collate_groups(prompts: Sequence[Sequence[int]], responses: Sequence[Sequenc
         ),
         "response_mask": (torch.arange(width) < lengths[:, None]).long(),
     }
+
+
+def moved(batch: AnyBatch, device: torch.device) -> AnyBatch:
+    """The batch on another device."""
+    tensors = cast("dict[str, Tensor]", batch)
+    return cast("AnyBatch", {name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 class Spans(NamedTuple):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -19,7 +20,6 @@ from qstep.models.pretrained import PretrainedModule
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from peft import LoraConfig, PeftModel
 
 ValueNetwork = Literal["separate", "head"]

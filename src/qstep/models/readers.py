@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from qstep.models.loading import bare
 from qstep.models.logps import finished_logits
-from qstep.models.packing import Batch, packed_hidden
+from qstep.models.packing import Batch, StepBatch, packed_hidden
 from qstep.models.policy import PolicyModel, PolicyWithValue
 from qstep.models.pretrained import PretrainedModule
 from qstep.models.scorer import step_states
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from transformers import PreTrainedModel
 
 
@@ -30,7 +30,7 @@ class WordPairModel(PretrainedModule):
         super().__init__(pretrained)
         self.words = [good, bad]
 
-    def forward(self, batch: Batch) -> Float[Tensor, "B S"]:
+    def forward(self, batch: StepBatch) -> Float[Tensor, "B S"]:
         model = bare(self.pretrained)
         states = step_states(packed_hidden(model.base_model, batch), batch)
         head = model.get_output_embeddings()
@@ -59,7 +59,7 @@ class LogRatioModel(nn.Module):
     def device(self) -> torch.device:
         return self.policy.device
 
-    def forward(self, batch: Batch) -> Float[Tensor, "B S"]:
+    def forward(self, batch: StepBatch) -> Float[Tensor, "B S"]:
         outputs = self.policy(batch)
         logps, values = outputs if isinstance(self.policy, PolicyWithValue) else (outputs, None)
         scaled = self.beta * (logps - self._reference_logps(batch))

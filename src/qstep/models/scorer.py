@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from qstep.data import encode_ended, encode_prompt
+from qstep.data import checked_prompt, checked_steps, encode_ended, encode_prompt, last_text, prompt_kind
 from qstep.models.adapters import adapted, load_adapter
 from qstep.models.loading import (
     ADAPTER_CONFIG,
@@ -22,12 +23,17 @@ from qstep.models.loading import (
     is_scorer,
     load_token_classifier,
 )
-from qstep.models.packing import Batch, collate_groups, packed_hidden, response_starts
+from qstep.models.packing import Batch, StepBatch, collate_groups, packed_hidden, response_starts
 from qstep.models.pretrained import PretrainedModule
-from qstep.types import Aggregation, Dtype, Prompt
+from qstep.types import Aggregation, Dtype, Prompt, PromptKind
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
+_NEWER = {"prompts", "instruction"}
+"""Fields that checkpoints of an older qstep do not have."""
+
+_OTHER_KIND = {
+    "messages": "is a conversation, and the scorer was trained on strings. Give a string (--conversational false)",
+    "string": "is a string, and the scorer was trained on conversations. Give a conversation (--conversational true)",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,9 @@ class StepContract:
     Each step's text is tokenised on its own, as text (never as special tokens), and followed by the separator
     token, inserted by id; the scorer's output at that token is the step's Q-value (a logit, with Q = 0 for the
     question). Training, scoring and search all go through `encode_steps`, so they cannot disagree.
+
+    `prompts` and `instruction` describe the prompts of training: strings, conversations or both, and what all of them
+    end with after a blank line. Checkpoints of an older qstep do not say (None).
     """
 
     step_separator: str
@@ -46,6 +55,8 @@ class StepContract:
     aggregation: Aggregation
     objective: str
     chat_template_sha256: str
+    prompts: PromptKind | None = None
+    instruction: str | None = None
     version: int = 1
 
     @classmethod
@@ -58,6 +69,8 @@ class StepContract:
         max_length: int,
         aggregation: Aggregation,
         objective: str,
+        prompts: PromptKind | None = None,
+        instruction: str | None = None,
     ) -> StepContract:
         """Raises ValueError if `separator_token` is not exactly one token of the tokenizer."""
         ids = tokenizer(separator_token, add_special_tokens=False)["input_ids"]
@@ -74,6 +87,8 @@ class StepContract:
             aggregation=aggregation,
             objective=objective,
             chat_template_sha256=_template_hash(tokenizer),
+            prompts=prompts,
+            instruction=instruction,
         )
 
     @classmethod
@@ -90,13 +105,12 @@ class StepContract:
                 "This checkpoint has no step contract ('qstep' in its config.json): it was not trained by "
                 "`qstep train`, so how its steps are separated is unknown."
             )
-        known = {field.name for field in fields(cls)}
-        if stored.get("version") != cls.version or set(stored) != known:
+        contract = cls.read(stored)
+        if contract is None:
             raise ValueError(
                 f"This checkpoint's step contract {stored} is not one this version of qstep reads "
-                f"(version {cls.version} with fields {sorted(known)})."
+                f"(version {cls.version} with fields {sorted(field.name for field in fields(cls))})."
             )
-        contract = cls(**stored)
         token = tokenizer.convert_ids_to_tokens(contract.separator_token_id)
         if token != contract.separator_token:
             raise ValueError(
@@ -109,6 +123,31 @@ class StepContract:
                 "use the tokenizer saved with the scorer."
             )
         return contract
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> StepContract | None:
+        """The contract that a config or a server states; None if it is of another version or has other fields."""
+        known = {field.name for field in fields(cls)}
+        if stored.get("version") != cls.version or not known - _NEWER <= set(stored) <= known:
+            return None
+        return cls(**stored)
+
+    def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
+        """How a prompt differs from those of training, and what to do about it; None if it does not.
+
+        `instruction` is the one that the command at hand has put after the question.
+        """
+        kind = prompt_kind(prompt)
+        if self.prompts not in (None, "mixed", kind):
+            return _OTHER_KIND[kind]
+        if self.instruction is not None and not last_text(prompt).endswith(f"\n\n{self.instruction}"):
+            return (
+                "does not end with the instruction that the scorer was trained with. Put it after the question "
+                f"(--instruction {self.instruction!r})"
+            )
+        if self.prompts is not None and self.instruction is None and instruction is not None:
+            return "ends with an instruction, and the scorer was trained without one. Leave it out (--instruction)"
+        return None
 
     def attach(self, config: PretrainedConfig) -> None:
         """Writes the contract into a model's config, so that `save_pretrained` stores it."""
@@ -135,7 +174,8 @@ def encode_steps(
     steps: Sequence[str],
 ) -> tuple[list[int], list[int], list[int]]:
     """Token ids of the prompt, of the steps with their separators, and each separator's index in the latter."""
-    return encode_prompt(tokenizer, prompt), *encode_ended(tokenizer, steps, [contract.separator_token_id])
+    ended = encode_ended(tokenizer, checked_steps(steps), [contract.separator_token_id])
+    return encode_prompt(tokenizer, checked_prompt(prompt)), *ended
 
 
 class ScorerModel(PretrainedModule):
@@ -199,7 +239,7 @@ class ScorerModel(PretrainedModule):
         config = AutoConfig.from_pretrained(name, num_labels=labels)
         return cls(load_token_classifier(name, config, dtype=dtype, head=head, complete=True, key_mapping=renamed))
 
-    def forward(self, batch: Batch) -> Float[Tensor, "B S"]:
+    def forward(self, batch: StepBatch) -> Float[Tensor, "B S"]:
         """Q of each step, read at its separator: `batch["step_ends"] [B, S]` indexes response tokens, -1 absent.
 
         Values at absent steps are 0.
@@ -218,7 +258,7 @@ class ScorerModel(PretrainedModule):
         return logits[..., 0] if logits.shape[-1] == 1 else logits[..., 1] - logits[..., 0]
 
 
-def step_states(hidden: Float[Tensor, "L D"], batch: Batch) -> Float[Tensor, "B S D"]:
+def step_states(hidden: Float[Tensor, "L D"], batch: StepBatch) -> Float[Tensor, "B S D"]:
     """The states at the tokens where steps are read; at absent steps, any."""
     starts, _ = response_starts(batch)
     ends = batch["step_ends"]
@@ -230,9 +270,9 @@ def collate_steps(
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[Sequence[int]]],
     step_ends: Sequence[Sequence[int]],
-) -> Batch:
+) -> StepBatch:
     """A batch of groups with `step_ends [B, S]`, one list per response, padded with -1."""
     batch = collate_groups(prompts, responses)
     width = max((len(ends) for ends in step_ends), default=0)
-    batch["step_ends"] = torch.tensor([[*ends, *[-1] * (width - len(ends))] for ends in step_ends], dtype=torch.long)
-    return batch
+    padded = [[*ends, *[-1] * (width - len(ends))] for ends in step_ends]
+    return {**batch, "step_ends": torch.tensor(padded, dtype=torch.long)}

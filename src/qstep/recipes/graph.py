@@ -25,9 +25,9 @@ from qstep.data import code_version, is_users_splitter, splitter_version
 from qstep.data.jsonl import canonical_json, file_fingerprint, write_json
 from qstep.recipes.recipe import Recipe, Stage, fill, read_recipe, references
 from qstep.recipes.workers import Job, Workers
-from qstep.stages.inputs import model_fingerprint
-from qstep.stages.options import NO_EFFECT
-from qstep.stages.progress import console
+from qstep.runs.fingerprints import model_fingerprint
+from qstep.runs.options import NO_EFFECT
+from qstep.runs.progress import console
 from qstep.tasks import is_users
 
 _NO_EFFECT = frozenset({*NO_EFFECT, "disable_tqdm"})

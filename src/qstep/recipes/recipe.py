@@ -9,7 +9,6 @@ is run with each seed.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -19,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from qstep.runs.near import did_you_mean
 from qstep.stages.commands import COMMANDS, Command
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
@@ -146,8 +146,7 @@ class Recipe:
 
     def error(self, problem: str, name: str = "", known: Iterable[str] = ()) -> RecipeError:
         """The error with the file's name, and what in `known` the wrong `name` may have been meant to be."""
-        close = difflib.get_close_matches(name, list(known), 1)
-        return RecipeError(f"{self.file}: {problem}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+        return RecipeError(f"{self.file}: {problem}" + did_you_mean(name, known, "'{}'"))
 
 
 def read_recipe(file: Path, values: Mapping[str, Any] | None = None) -> Recipe:

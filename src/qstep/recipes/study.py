@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -31,18 +31,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from qstep.evals.intervals import pooled, ratio_difference
+from qstep.evals.intervals import pooled, ratio_difference, unseen_estimate
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
-from qstep.stages.provenance import provenance
+from qstep.runs.provenance import provenance
 from qstep.types import Estimate
 
 Verdict = Literal["holds", "does not hold", "cannot tell at this scale"]
 
+_LEAST_WORLDS = 3
+"""Fewer worlds say nothing of others."""
+
 _BESIDE = ("majority", "mean", "pass")
 """Ways to choose that every page shows: the vote, any response, and whether any is right."""
 
-_AUCS = {"response_within_problem": "right responses", "step_within_problem": "right steps"}
+_AUCS = {
+    "response_within_problem": "right responses",
+    "step_within_problem": "right steps",
+    "position_within_problem": "right steps, by position alone",
+    "step_at_equal_position_within_problem": "right steps, at equal positions",
+}
 
 _ENTRIES = {"claim", "paper", "settings", "results", "comparisons"}
 _COMPARISON = {"a", "b", "n", "decides"}
@@ -96,11 +104,17 @@ class Study:
 
 
 def over_worlds(differences: Sequence[float]) -> Estimate:
-    """The mean of one difference a world and Student's 95 % interval; of a single world it is all of [-1, 1]."""
+    """The mean of one difference a world and Student's 95 % interval. Of fewer than 3 worlds it is all of [-1, 1].
+
+    Two worlds say next to nothing of others: Student's limits are 13 standard errors away, and where both happen to
+    agree there is no width at all. Where three or more agree exactly, the rule of `unseen_estimate` holds.
+    """
     values = np.asarray(differences, dtype=np.float64)
-    mean, n = float(values.mean()), len(values)
-    if n < 2:
+    mean, n = float(values.mean()) if len(values) else math.nan, len(values)
+    if n < _LEAST_WORLDS:
         return Estimate(mean, -1.0, 1.0, n)
+    if np.ptp(values) < 1e-12:
+        return unseen_estimate(mean, n, lowest=-1.0)
     half = float(student.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
     return Estimate(mean, mean - half, mean + half, n)
 
@@ -139,20 +153,30 @@ def verdict(deciding: Sequence[Mapping[str, float]]) -> Verdict:
 
 
 def _compared(recipe: Recipe, of: Comparison, worlds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    by_world = {}
+    by_world: dict[str, dict[str, Any]] = {}
+    left_out = []
     for seed, report in worlds.items():
         a, b = (_outcomes(recipe, of, report, side) for side in (of.a, of.b))
-        by_world[str(seed)] = asdict(ratio_difference(a, b))
-    means = [estimate["mean"] for estimate in by_world.values()]
+        if a[1].any() and b[1].any():
+            by_world[str(seed)] = asdict(ratio_difference(a, b))
+        else:
+            left_out.append(str(seed))
+    known = list(by_world.values())
     return {
         "a": list(of.a),
         "b": list(of.b),
         "n": of.n,
         "decides": of.decides,
-        "over_worlds": asdict(over_worlds(means)),
-        "over_problems": asdict(pooled(list(by_world.values()))),
+        "over_worlds": _unknown_is_none(over_worlds([estimate["mean"] for estimate in known])),
+        "over_problems": _unknown_is_none(pooled(known) if known else Estimate(math.nan, -1.0, 1.0, 0)),
         "by_world": by_world,
+        **({"left_out": left_out} if left_out else {}),
     }
+
+
+def _unknown_is_none(estimate: Estimate) -> dict[str, Any]:
+    """As JSON, which has no NaN."""
+    return asdict(estimate) | {"mean": None if math.isnan(estimate.mean) else estimate.mean}
 
 
 def _outcomes(
@@ -210,21 +234,39 @@ def page(recipe: Recipe, found: Mapping[str, Any]) -> str:
     for name, of in found["comparisons"].items():
         above = sum(estimate["mean"] > 0 for estimate in of["by_world"].values())
         told = "" if of["decides"] else " (told beside)"
-        cells = [_points(of["over_worlds"]), _points(of["over_problems"]), f"{above} of {len(worlds)}"]
+        cells = [_points(of["over_worlds"]), _points(of["over_problems"]), f"{above} of {len(of['by_world'])}"]
         lines.append(f"| {name}{told} | {of['n']} | {' | '.join(cells)} |")
+    lines += (
+        ["", *_left_out(found["comparisons"])] if any("left_out" in of for of in found["comparisons"].values()) else []
+    )
     lines += [
         "",
         f"| accuracy, mean over worlds | {' | '.join(f'n = {n}' for n in ns)} |",
         "|---" * (len(ns) + 1) + "|",
     ]
     for method in methods:
-        cells = [f"{np.mean([curves[method][str(n)] for curves in worlds.values()]):.3f}" for n in ns]
+        cells = [_mean_over([curves[method][str(n)] for curves in worlds.values()]) for n in ns]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     lines += _auc_table(list(found["auc"].values()))
     made = found["provenance"]
     how = f"`{made['command']}`, commit {made['git_commit']}, {made['hardware']}"
     lines += ["", f"{how}; worlds {', '.join(worlds)}.", ""]
     return "\n".join(lines)
+
+
+def _left_out(comparisons: Mapping[str, Any]) -> Iterator[str]:
+    for name, of in comparisons.items():
+        if "left_out" in of:
+            worlds = ", ".join(of["left_out"])
+            yield f"Left out of {name}: worlds {worlds}, where nothing that one of the two chose could be graded."
+
+
+def _mean_over(worlds: Sequence[float | None]) -> str:
+    """The mean of what is known, and of how many worlds where that is not all."""
+    known = [mean for mean in worlds if mean is not None]
+    if not known:
+        return "nothing gradable"
+    return f"{np.mean(known):.3f}" + ("" if len(known) == len(worlds) else f" ({len(known)} worlds)")
 
 
 def _auc_table(worlds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
@@ -240,4 +282,6 @@ def _auc_table(worlds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]
 
 
 def _points(estimate: Mapping[str, float]) -> str:
+    if estimate["mean"] is None:
+        return "nothing gradable"
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * estimate[name] for name in ("mean", "low", "high")))

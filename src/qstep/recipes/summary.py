@@ -13,7 +13,7 @@ from qstep.evals import pooled
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
 from qstep.recipes.study import answer, page
-from qstep.stages.progress import accuracy_text, console, print_table
+from qstep.runs.progress import accuracy_text, console, print_table
 
 SUMMARY = "results.json"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.progress import TaskID
 
-from qstep.stages.progress import bars, console
+from qstep.runs.progress import bars, console
 
 
 @dataclass(frozen=True)

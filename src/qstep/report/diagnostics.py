@@ -9,6 +9,11 @@ from qstep.report import charts, findings
 from qstep.types import Estimate
 
 _FIRST_ERROR = {"f1": "F1", "acc_error": "With an error", "acc_correct": "Without one"}
+_AUROC = {
+    "step": "The scorer",
+    "position": "Position alone",
+    "step_at_equal_position": "The scorer, at equal positions",
+}
 _KINDS = ("all", "right", "wrong", "within_problem")
 
 
@@ -27,7 +32,8 @@ def step_view(steps: Mapping[str, Any]) -> dict[str, Any] | None:
     swept = {name: _curve(_mapping(of.get("by_threshold"))) for name, of in steps.items()}
     return {
         "subsets": found,
-        "columns": [*_FIRST_ERROR.values(), "AUROC of steps", "within a problem", "ECE"],
+        "columns": [*_FIRST_ERROR.values(), "ECE"],
+        "auroc": _auroc({name: _mapping(of.get("auroc")) for name, of in steps.items()}),
         "reliability": charts.reliability(reliability) if any(reliability.values()) else None,
         "by_threshold": charts.by_threshold(swept) if any(swept.values()) else None,
         "aggregations": _by_aggregation({name: _mapping(of.get("aggregations")) for name, of in steps.items()}),
@@ -76,9 +82,8 @@ def over_optimisation_view(found: Mapping[str, Any]) -> list[tuple[str, str, str
 
 
 def _subset(of: Mapping[str, Any], where: str) -> dict[str, Any]:
-    auroc, calibration = _mapping(of.get("auroc")), _mapping(of.get("calibration"))
+    calibration = _mapping(of.get("calibration"))
     cells = [_cell(of.get(metric), findings.percent_interval, where) for metric in _FIRST_ERROR]
-    plain = (auroc.get("step"), auroc.get("step_within_problem"), calibration.get("ece"))
     notes = [f"{count} responses left out: {reason}" for reason, count in _mapping(of.get("left_out")).items()]
     separators = _mapping(of.get("separators"))
     if steps := separators.get("steps_with_a_separator"):
@@ -87,9 +92,23 @@ def _subset(of: Mapping[str, Any], where: str) -> dict[str, Any]:
         notes.append(f"{rows} responses were split at another separator than the scorer's")
     return {
         "responses": f"{of.get('n_error', 0)} + {of.get('n_correct', 0)}",
-        "cells": [*cells, *(_cell(value, findings.plain_interval, where) for value in plain)],
+        "cells": [*cells, _cell(calibration.get("ece"), findings.plain_interval, where)],
         "notes": notes,
     }
+
+
+def _auroc(of_subsets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A row a subset, and one more for what was measured within its problems, if it was."""
+    rows = []
+    for name, of in of_subsets.items():
+        for where, said in (
+            ("", findings.label(name)),
+            ("_within_problem", f"{findings.label(name)}, within a problem"),
+        ):
+            values = [of.get(kind + where) for kind in _AUROC]
+            if any(value is not None for value in values):
+                rows.append((said, [_cell(value, findings.plain_interval, f"AUROC of {name!r}") for value in values]))
+    return {"columns": list(_AUROC.values()), "rows": rows}
 
 
 def _by_aggregation(of_subsets: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -8,23 +8,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
+from qstep.objectives import METHODS
 from qstep.types import Estimate
 
 Verdict = Literal["better", "worse", "cannot tell"]
 
-_NAMES = {
+_NAMES = {method.name: method.label for method in METHODS.values()} | {
+    "dpo": "DPO",
+    "kto": "KTO",
     "majority": "majority vote",
     "pqm_weighted": "PQM-weighted vote",
     "bce_weighted": "BCE-weighted vote",
     "pass": "any right (oracle)",
     "mean": "one response",
     "verifier": "the verifier",
-    "rs": "rejection sampling",
     "best_of_n": "best of n",
     "beam": "beam search",
     "dvts": "diverse verifier tree search",
     "lookahead": "lookahead search",
-} | {name: name.upper() for name in ("pqm", "bce", "mse", "orm", "sft", "dpo", "kto", "dro", "dqo")}
+}
 _COMPARISON = re.compile(r"(?P<left>.+?) - (?P<right>.+?)(?P<mode> \([^()]+\))?")
 
 

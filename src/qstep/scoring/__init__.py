@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from qstep.lazy import lazy
 from qstep.scoring.scorer import Scored, Scorer
 
 if TYPE_CHECKING:
@@ -25,16 +25,12 @@ __all__ = [
     "score_sequences",
 ]
 
-_ROOMS = {
-    **dict.fromkeys(("Ensemble", "is_ensemble", "read_ensemble"), "ensemble"),
-    "StepScorer": "step_scorer",
-    **dict.fromkeys(("load_scorer", "recognise"), "loading"),
-    "score_sequences": "sequences",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Loads a scorer, and the library under it, when it is first asked for."""
-    if name in _ROOMS:
-        return getattr(import_module(f"qstep.scoring.{_ROOMS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        **dict.fromkeys(("Ensemble", "is_ensemble", "read_ensemble"), "ensemble"),
+        **dict.fromkeys(("load_scorer", "recognise"), "loading"),
+        "StepScorer": "step_scorer",
+        "score_sequences": "sequences",
+    },
+)

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,9 @@ class EndpointScorer(GroupScorer):
         self._separator = contract.separator_token_id
         self.server, self.model, self.in_flight = server, model, in_flight
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.objective}, {self.model!r} at {self.server.url})"
+
     @classmethod
     def load(cls, path: str | Path, server: Server, *, fingerprint: str | None = None) -> EndpointScorer:
         """The scorer of a checkpoint, of which `config.json` and the tokenizer are read, at a server.
@@ -80,7 +83,7 @@ class EndpointScorer(GroupScorer):
         contract = StepContract.of(AutoConfig.from_pretrained(path), tokenizer)
         served = served_model(server, str(path))
         where = f"{server.url} serves {served.name!r}"
-        if served.contract is not None and dict(served.contract) != asdict(contract):
+        if served.contract is not None and StepContract.read(served.contract) != contract:
             raise ValueError(f"{where} with another step contract than {path} has: {dict(served.contract)}")
         if served.tokenizer is not None and served.tokenizer != tokenizer_fingerprint(tokenizer):
             raise ValueError(f"{where} with another tokenizer than that of {path}")

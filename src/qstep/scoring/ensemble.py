@@ -9,8 +9,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from qstep.scoring.kinds import FORMATS
 from qstep.scoring.scorer import Scored, Scorer
-from qstep.types import Aggregation, Prompt, Row, ScorerKind
+from qstep.types import Aggregation, Prompt, Row
 
 Mean = Literal["q", "probability"]
 """Of the members' Qs, or of their sigmoids (given as the Q whose sigmoid it is)."""
@@ -63,12 +64,11 @@ def read_ensemble(path: Path) -> EnsembleFile:
         member = {"scorer": member} if isinstance(member, str) else member
         if not isinstance(member, dict) or "scorer" not in member or set(member) - set(_MEMBER):
             raise ValueError(f"{path}: member {n} is {member!r}; give the name of a scorer, or {', '.join(_MEMBER)}")
-        if member.get("kind", "auto") not in get_args(ScorerKind):
-            raise ValueError(
-                f"{path}: member {n} is of kind {member['kind']!r}; choose one of {', '.join(get_args(ScorerKind))}"
-            )
         if is_ensemble(str(member["scorer"])) or member.get("kind") == "ensemble":
             raise ValueError(f"{path}: member {n} is an ensemble itself; name its members here")
+        if member.get("kind", "auto") not in ("auto", "qstep", *FORMATS):
+            kinds = ", ".join(("auto", "qstep", *FORMATS))
+            raise ValueError(f"{path}: member {n} is of kind {member['kind']!r}; choose one of {kinds}")
         members.append({"name": str(member["scorer"])} | {k: v for k, v in member.items() if k != "scorer"})
     return EnsembleFile(**held | {"members": members})
 
@@ -88,6 +88,9 @@ class Ensemble:
         self.max_length = min(member.max_length for member in members)
         self.objective = f"mean {mean} of {', '.join(member.objective for member in members)}"
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.members!r}, mean={self.mean!r}, aggregation={self.aggregation!r})"
+
     def score(self, prompt: Prompt, steps: Sequence[str]) -> list[float]:
         """The mean of each step."""
         return self._mean([member.score(prompt, steps) for member in self.members])
@@ -95,6 +98,10 @@ class Ensemble:
     def fits(self, row: Row) -> bool:
         """Whether the row is within every member's `max_length`."""
         return all(member.fits(row) for member in self.members)
+
+    def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
+        """How a prompt differs from those of a member's training; the first member that finds something speaks."""
+        return next(filter(None, (member.unlike_training(prompt, instruction) for member in self.members)), None)
 
     def score_rows(self, rows: Iterable[Row], *, max_tokens: int = 8192) -> Iterator[list[Scored]]:
         """Scores rows as `StepScorer.score_rows` does; the first member says which rows are computed together."""

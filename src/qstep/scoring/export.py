@@ -9,17 +9,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import beginning
 from qstep.models import ScorerModel, StepContract
 from qstep.models.loading import bare, head_name
 from qstep.scoring.formats import ContractFormat
-from qstep.scoring.published import Published, Skywork, TRLClassifier
+from qstep.scoring.published.base import Published
 from qstep.scoring.scorer import Scorer
 from qstep.scoring.step_scorer import StepScorer
 from qstep.types import Prompt
-
-_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
-"""Skywork's prompt as a chat template."""
 
 _PROBE: list[tuple[str, list[str]]] = [
     ("What is 12 + 30?", ["12 + 30 = 42.", "The answer is 42."]),
@@ -51,7 +47,8 @@ def export_scorer(scorer: Scorer, folder: Path) -> None:
     exported = StepScorer.load(folder, device=scorer.model.device, dtype=dtype)  # type: ignore[arg-type]
     tolerance = 1e-4 if dtype == "float32" else 0.05
     for (question, steps), wanted in zip(probe, theirs, strict=True):
-        prompt: Prompt = [{"role": "user", "content": question}] if isinstance(form, Skywork) else question
+        as_messages = isinstance(form, Published) and contract.prompts == "messages"
+        prompt: Prompt = [{"role": "user", "content": question}] if as_messages else question
         q_values = exported.score(prompt, steps)
         if any(abs(a - b) > tolerance * max(1.0, abs(a)) for a, b in zip(wanted, q_values, strict=True)):
             raise ValueError(f"the export does not compute the same: Qs of {wanted} have become {q_values}")
@@ -65,11 +62,7 @@ def _spread(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
 
 
 def _contract(scorer: StepScorer) -> StepContract:
-    """The step contract that says what the scorer's format does; where Skywork's and TRL's prompts differ from the
-    tokenizer's own, it is made to agree.
-
-    Raises ValueError, saying why, where no contract says it.
-    """
+    """The step contract that describes the scorer's format. Raises ValueError, saying why, if no contract does."""
     form, model = scorer.format, scorer.model
     if isinstance(form, ContractFormat):
         return form.contract
@@ -83,30 +76,8 @@ def _contract(scorer: StepScorer) -> StepContract:
             f"the head of a scorer of kind {form.objective} has two layers, which no linear one computes; vLLM serves "
             "its own class (Qwen2ForProcessRewardModel) as it is"
         )
-    assert isinstance(form, Skywork | TRLClassifier)
-    ends = [form.end_id] if isinstance(form, Skywork) else form.separator_ids
-    if len(ends) != 1:
-        raise ValueError(
-            f"its separator {form.step_separator!r} is {len(ends)} tokens for this tokenizer, and a step contract has "
-            "one"
-        )
-    tokenizer: Any = form.tokenizer
-    if isinstance(form, Skywork):
-        tokenizer.chat_template = _TEMPLATE
-    elif tokenizer.bos_token_id is not None and not beginning(tokenizer):
-        tokenizer.add_bos_token = True
-    return _of(form, str(tokenizer.decode(ends)))
-
-
-def _of(form: Published, token: str) -> StepContract:
-    return StepContract.create(
-        form.tokenizer,
-        step_separator=form.step_separator,
-        separator_token=token,
-        max_length=form.max_length,
-        aggregation=form.aggregation,
-        objective=form.objective,
-    )
+    assert isinstance(form, Published)
+    return form.contract()
 
 
 @torch.no_grad()

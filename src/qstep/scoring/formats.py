@@ -43,6 +43,9 @@ class ContractFormat:
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
         return [encode_steps(self.tokenizer, self.contract, prompt, steps)]
 
+    def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
+        return self.contract.unlike_training(prompt, instruction)
+
     def fits(self, row: Row) -> bool:
         if self._prompt is None or self._prompt[0] != row["prompt"]:
             self._prompt = row["prompt"], len(encode_prompt(self.tokenizer, row["prompt"]))

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, get_type_hints
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
-from transformers.utils import cached_file
 
 from qstep.models.loading import ADAPTER_CONFIG, bare, load_tokenizer
 from qstep.models.policy import VALUE_FILE
+from qstep.scoring.checkpoint import Checkpoint
 from qstep.scoring.ensemble import Ensemble, is_ensemble, read_ensemble
-from qstep.scoring.policies import Implicit, Policy
-from qstep.scoring.published import Generative, MathShepherd, Published, QwenPRM, RLHFlow, Skywork, TRLClassifier
+from qstep.scoring.kinds import FORMATS, ScorerKind
+from qstep.scoring.published.base import Published
 from qstep.scoring.scorer import Scorer
 from qstep.scoring.step_scorer import StepScorer
-from qstep.types import Dtype, ScorerKind
+from qstep.types import Dtype
 
-KINDS: Mapping[str, type[Published]] = {
-    "qwen_prm": QwenPRM,
-    "math_shepherd": MathShepherd,
-    "rlhflow": RLHFlow,
-    "skywork": Skywork,
-    "trl": TRLClassifier,
-    "implicit": Implicit,
-    "generative": Generative,
-    "policy": Policy,
-}
-"""The kinds but our own and the ensemble, and what makes a scorer of a checkpoint of each."""
 
-_HEADS = {"Qwen2ForProcessRewardModel": "qwen_prm", "Qwen2ForPrmModel": "skywork"}
+def format_of(kind: str) -> type[Published]:
+    """The class of a kind's format."""
+    found: type[Published] = resolve_name(FORMATS[kind])
+    return found
 
 
 def load_scorer(
@@ -51,25 +42,26 @@ def load_scorer(
     Args:
         kind: whose computation; `auto` recognises it (`recognise`).
         reference: the model that `implicit` and `policy` compare with.
-        options: the fields of the kind's dataclass (`KINDS`).
+        options: the fields of the kind's dataclass (`qstep.scoring.kinds`).
 
     Raises:
         ValueError: the kind is not recognised, does not read what is given, or does not fit the checkpoint.
     """
     found = recognise(name) if kind == "auto" else kind
-    if found not in ("implicit", "policy") and reference is not None:
+    made_by = format_of(found) if found in FORMATS else None
+    if reference is not None and not (made_by and made_by.reads_reference):
         raise ValueError(f"--scorer_reference {reference} is given, and a scorer of kind {found} does not read it")
-    if found in ("qstep", "ensemble") and options:
+    if made_by is None and options:
         where = "its step contract" if found == "qstep" else "its file"
         raise ValueError(f"--scorer_options {sorted(options)} are not read: {name} says all that in {where}")
     if found == "ensemble":
         ensemble = read_ensemble(Path(name))
         members = [load_scorer(**member, device=device, dtype=dtype) for member in ensemble.members]
         return Ensemble(members, ensemble.mean, ensemble.aggregation)
-    if found == "qstep":
+    if made_by is None:
         return StepScorer.load(name, device=device, dtype=dtype)
     tokenizer = load_tokenizer(name)
-    format = _format(name, found, tokenizer, options or {})
+    format = _format(name, made_by, found, tokenizer, options or {})
     model: Any = format.model(name, reference, dtype)
     rows = _embeddings(model).weight.shape[0]
     if rows <= max(tokenizer.get_vocab().values()):
@@ -92,21 +84,19 @@ def recognise(name: str) -> ScorerKind:
     config, _ = PretrainedConfig.get_config_dict(name)
     if isinstance(config.get("qstep"), dict):
         return "qstep"
-    [architecture] = (config.get("architectures") or [""])[:1]
-    if architecture in _HEADS:
-        return _HEADS[architecture]  # type: ignore[return-value]
-    if architecture.endswith("ForTokenClassification") and len(config.get("id2label") or "01") == 2:
-        return "trl"
-    if any(weight.startswith("v_head.") for weight in _weight_names(name)):
-        return "skywork"
+    checkpoint = Checkpoint(name, config)
+    for kind in FORMATS:
+        if format_of(kind).recognises(checkpoint):
+            return kind
     raise ValueError(
-        f"{name} is a {architecture or config.get('model_type')}, which may be a scorer of several kinds, or none: "
-        f"give --scorer_kind, one of {', '.join(('qstep', *KINDS))}"
+        f"{name} is a {checkpoint.architecture or config.get('model_type')}, which may be a scorer of several kinds, "
+        f"or none: give --scorer_kind, one of {', '.join(('qstep', *FORMATS))}"
     )
 
 
-def _format(name: str, kind: str, tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> Published:
-    made_by = KINDS[kind]
+def _format(
+    name: str, made_by: type[Published], kind: str, tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]
+) -> Published:
     known = sorted(field.name for field in fields(made_by) if field.init and field.name != "tokenizer")
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(
@@ -135,15 +125,3 @@ def _taken(annotation: Any) -> tuple[tuple[type, ...], str]:
 
 def _embeddings(model: Any) -> Any:
     return bare(getattr(model, "policy", model).pretrained).get_input_embeddings()
-
-
-def _weight_names(name: str) -> list[str]:
-    """The names of a checkpoint's weights, as its safetensors say them."""
-    index = cached_file(name, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
-    if index is not None:
-        return list(json.loads(Path(index).read_text())["weight_map"])
-    single = cached_file(name, "model.safetensors", _raise_exceptions_for_missing_entries=False)
-    if single is None:
-        return []
-    with safe_open(single, "pt") as tensors:
-        return list(tensors.keys())

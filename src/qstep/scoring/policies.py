@@ -12,9 +12,10 @@ from torch import nn
 
 from qstep.data import encode_joined, encode_prompt
 from qstep.models import LogRatioModel, ModelOptions, PolicyModel, PolicyWithValue
-from qstep.models.loading import ADAPTER_CONFIG, MARKER, load_causal_lm, load_tokenizer
+from qstep.models.loading import ADAPTER_CONFIG, load_causal_lm, load_tokenizer
+from qstep.runs.seals import MARKER
 from qstep.scoring.formats import Encoded
-from qstep.scoring.published import Published
+from qstep.scoring.published.base import Published
 from qstep.types import Dtype, Prompt
 
 
@@ -31,6 +32,8 @@ class LogRatio(Published):
 
     beta: float | None = None
     conversational: bool = False
+
+    reads_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,6 +35,13 @@ class StepReading(Protocol):
         """Whether a row, as `Scorer.score_rows` takes it, is within `max_length`, in each of its sequences."""
         ...
 
+    def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
+        """How a prompt differs from those of training, and what to do; None if it does not or nothing is known.
+
+        `instruction` is the one that the command at hand has put after the question.
+        """
+        ...
+
 
 class Scorer(StepReading, Protocol):
     """Gives each step of a response its Q, a logit; that of the question is 0."""

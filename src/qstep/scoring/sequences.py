@@ -7,7 +7,7 @@ from itertools import islice, pairwise
 
 import torch
 
-from qstep.models import collate_groups
+from qstep.models import collate_groups, moved
 from qstep.scoring.formats import ContractFormat
 from qstep.scoring.step_scorer import StepScorer
 
@@ -30,7 +30,7 @@ def score_sequences(scorer: StepScorer, sequences: Sequence[Sequence[int]]) -> l
         [members[0][:shared] for members, shared in groups],
         [[ids[shared:] for ids in members] for members, shared in groups],
     )
-    q_values = scorer.model.q_of_tokens({name: tensor.to(scorer.model.device) for name, tensor in batch.items()})
+    q_values = scorer.model.q_of_tokens(moved(batch, scorer.model.device))
     read = iter(q_values.cpu().tolist())
     assert isinstance(scorer.format, ContractFormat), "what separates steps is known"
     separator = scorer.format.contract.separator_token_id

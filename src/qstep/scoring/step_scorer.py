@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from qstep.models import ScorerModel, StepContract, check_length, collate_steps
+from qstep.data import checked_prompt, checked_steps
+from qstep.models import ScorerModel, StepContract, check_length, collate_steps, moved
 from qstep.models.loading import load_tokenizer
 from qstep.scoring.formats import ContractFormat, Format
 from qstep.scoring.scorer import Scored
@@ -29,9 +30,12 @@ class GroupScorer(ABC):
     def score(self, prompt: Prompt, steps: Sequence[str]) -> list[float]:
         """The Q-value of each step.
 
-        Raises ValueError if prompt and steps are longer than `max_length`; nothing is truncated.
+        Raises:
+            ValueError: prompt and steps are longer than `max_length`; nothing is truncated.
+            TypeError: the steps are no list of strings, or the prompt is not one question.
         """
-        [[(_, q_values)]] = self.score_rows([{"id": "score()", "prompt": prompt, "completions": list(steps)}])
+        row = {"prompt": checked_prompt(prompt), "completions": checked_steps(steps)}
+        [[(_, q_values)]] = self.score_rows([{"id": "score()", **row}])
         return q_values
 
     def score_rows(self, rows: Iterable[Row], *, max_tokens: int = 8192) -> Iterator[list[Scored]]:
@@ -40,13 +44,20 @@ class GroupScorer(ABC):
         Yields those computed together: as many as have `max_tokens` tokens in all, and those of the last row, a prompt
         counting once for its rows, and so do equal responses to it. Neighbours that share a prompt cost least.
 
-        Raises ValueError, naming the row, if one is longer than `max_length`; nothing is truncated.
+        Raises:
+            ValueError: a row, which is named, is longer than `max_length`; nothing is truncated.
+            TypeError: a row's `completions` are no list of strings, or its `prompt` is not one question.
         """
         return self._score_batches(self._batches(rows, max_tokens))
 
     def fits(self, row: Row) -> bool:
         """Whether a row, as `score_rows` takes it, is within `max_length`."""
+        _check(row)
         return self.format.fits(row)
+
+    def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
+        """How a prompt differs from those of training (`StepContract.unlike_training`)."""
+        return self.format.unlike_training(prompt, instruction)
 
     @abstractmethod
     def _score_batches(self, batches: Iterator[Pending]) -> Iterator[list[Scored]]:
@@ -76,6 +87,13 @@ class StepScorer(GroupScorer):
         super().__init__(format)
         self.model: Any = model.eval()
 
+    def __repr__(self) -> str:
+        device, dtype = self.model.device, str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        return (
+            f"{type(self).__name__}({self.objective}, step_separator={self.step_separator!r}, "
+            f"max_length={self.max_length}, aggregation={self.aggregation!r}, {device}, {dtype})"
+        )
+
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu", dtype: Dtype = "float32") -> StepScorer:
         """Loads a checkpoint written by `qstep train pqm|bce|mse|orm` or `qstep export`, or its adapter.
@@ -96,7 +114,7 @@ class StepScorer(GroupScorer):
         batch = collate_steps(
             list(groups), [[ids for ids, _ in group] for group in groups.values()], [ends for *_, ends in sequences]
         )
-        q_values = self.model({name: tensor.to(self.model.device) for name, tensor in batch.items()})
+        q_values = self.model(moved(batch, self.model.device))
         return pending.scored(q_values.cpu().tolist())
 
 
@@ -115,6 +133,7 @@ class Pending:
     tokens: int = 0
 
     def add(self, row: Row, format: Format) -> None:
+        _check(row)
         name = repr(row["prompt"]), repr(row["completions"])
         if name not in self.known:
             encoded = format.encode(row["prompt"], row["completions"])
@@ -137,3 +156,10 @@ class Pending:
         """The rows with their Qs, given those of each of the sequences, which may be padded."""
         q_of = {of: q[: len(of[2])] for of, q in zip(self.sequences(), q_values, strict=True)}
         return [(row, [q for sequence in of_row for q in q_of[sequence]]) for row, of_row in self.rows]
+
+
+def _check(row: Row) -> None:
+    """Raises TypeError where a row's steps are no list of strings, or its prompt is not one question."""
+    where = f"row {row.get('id')!r}: "
+    checked_prompt(row["prompt"], f"{where}prompt")
+    checked_steps(row["completions"], f"{where}completions")

@@ -104,7 +104,7 @@ class Service:
             raise Refused(415, "send the body as it is, not compressed")
         try:
             body = await asyncio.wait_for(self._body(request), self.options.client_s)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return _refusal(408, f"the request took longer than {self.options.client_s} s to arrive", _CLOSE)
         if self.draining:
             return _refusal(503, "the server is stopping", _CLOSE)
@@ -136,6 +136,7 @@ class Service:
 
     def _reply(self, asked: Sequence[Asked], answers: Sequence[Sequence[float]]) -> dict[str, Any]:
         tokens = sum(len(sequence.ids) for sequence in asked)
+        warnings = [sequence.warning for sequence in asked if sequence.warning is not None]
         return {
             "id": f"pool-{uuid.uuid4().hex}",
             "object": "list",
@@ -146,6 +147,7 @@ class Service:
                 for i, (sequence, q_values) in enumerate(zip(asked, answers, strict=True))
             ],
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
+            **({"warnings": warnings} if warnings else {}),
         }
 
     async def _models(self, _: Request) -> Response:

@@ -28,10 +28,14 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A sequence of token ids, and which of its separators' Qs are asked for, by their number; None is all of them."""
+    """A sequence of token ids, and which of its separators' Qs are asked for, by their number; None is all of them.
+
+    `warning` says how its prompt differs from those that the scorer was trained on.
+    """
 
     ids: list[int]
     wanted: list[int] | None = None
+    warning: str | None = None
 
     def rows(self, q_values: Sequence[float]) -> list[list[float]]:
         """The rows of a reply, given the Q of every separator."""
@@ -136,7 +140,9 @@ class RequestReader:
         sequence = self._checked([*prompt_ids, *ids], where)
         separators = [i for i, token in enumerate(sequence) if token == self.contract.separator_token_id]
         steps_at = {len(prompt_ids) + end for end in ends}
-        return Asked(sequence, [number for number, at in enumerate(separators) if at in steps_at])
+        wanted = [number for number, at in enumerate(separators) if at in steps_at]
+        difference = self.contract.unlike_training(prompt)
+        return Asked(sequence, wanted, None if difference is None else f"`{where}.prompt` {difference}")
 
 
 def _is_prompt(value: Any) -> bool:

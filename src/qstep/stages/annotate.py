@@ -2,17 +2,21 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qstep.data import refuse_unread
-from qstep.stages.engine_options import EngineOptions
-from qstep.stages.inputs import finished, model_fingerprint, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, GradingOptions, SamplingOptions
-from qstep.stages.progress import bar, console
+from qstep.generation.options import EngineOptions, SamplingOptions
+from qstep.runs.fingerprints import model_fingerprint
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.progress import console
+from qstep.runs.runner import Work, write_rows
+from qstep.runs.stage_file import finished
+from qstep.tasks.options import GradingOptions
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -110,8 +114,6 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     Raises:
         ValueError: exact labels are asked for of a task that cannot check a step.
     """
-    from qstep.data import StageFile
-
     refuse_overwriting(config)
     tasks = config.tasks()
     settings = settings_of(
@@ -123,36 +125,24 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
         else config.model_name_or_path,
         version=tasks.named(config.task).version,
     )
-    with StageFile.open(config.output, stage="annotate", settings=settings) as file:
-        if file.complete:
-            return config.output
+
+    def work(done: Collection[str]) -> Work:
         chosen, ungradable = _choose(config)
         rows = sum(map(len, chosen.values()))
         if not rows:
             reason = f"no row to label; {ungradable} rows are ungradable" if ungradable else "no rows"
             raise ValueError(f"{config.input} has {reason}")
-        # What a row's label depends on, its problem's rows, is never in two blocks; and blocks are the same in a run
-        # that goes on, so that its batches are too.
+        # What a row's label depends on, its problem's rows, is never in two blocks.
         blocks = _blocks(_problems(config, chosen), config.rows_at_once)
-        todo = (block for block in blocks if any(row["id"] not in file.done for row in block))
+        todo = (block for block in blocks if any(row["id"] not in done for row in block))
         labelled = (
             config.spread(partial(_ByRollouts, config, _budgets(config, chosen)), todo)
             if config.executor == "ray" and engine is None
             else map(_labeller(config, chosen, engine), todo)
         )
-        with bar(f"annotate {config.output.stem}", rows, len(file.done)) as advance:
-            for block in labelled:
-                new = [row for row in block if row["id"] not in file.done]
-                file.append(new)
-                advance(len(new))
-        summary, longest = _summary(config.output)
-        summary = {"left_out_ungradable": ungradable, **summary}
-        file.finish(summary)
-        console.print(f"annotate {config.output.stem}: {summary}")
-        if longest < 2:
-            console.print(
-                f"no response has more than one step: are they separated by step_separator {config.step_separator!r}?"
-            )
+        return Work(rows, labelled, partial(_summary, config, ungradable))
+
+    write_rows(config.output, "annotate", settings, work)
     return config.output
 
 
@@ -233,20 +223,23 @@ def _blocks(problems: Iterable[list[Row]], size: int) -> Iterator[list[Row]]:
         yield block
 
 
-def _summary(output: Path) -> tuple[dict[str, Any], int]:
-    """The steps by label and the rollouts, as the rows on the disk have them, and the steps of the longest response."""
-    from qstep.data import label_kind, read_rows
+def _summary(config: AnnotateConfig, ungradable: int, rows: Iterator[Row]) -> dict[str, Any]:
+    """The steps by label and the rollouts. Says so where no response has two steps: the separator may be another."""
+    from qstep.data import label_kind
 
     labels: Counter[str] = Counter()
     rollouts: dict[str, int | None] = {}
     longest = 0
-    for row in read_rows(output, allow_torn=True):
+    for row in rows:
         labels.update(map(label_kind, row["labels"]))
         longest = max(longest, len(row["labels"]))
         for name, count in row.get("rollouts", {}).items():
             before = rollouts.get(name, 0)
             rollouts[name] = None if count is None or before is None else before + count
-    return {"steps": dict(sorted(labels.items())), **({"rollouts": rollouts} if rollouts else {})}, longest
+    if longest < 2:
+        console.print(f"no response has more than one step: is --step_separator {config.step_separator!r} right?")
+    summary = {"left_out_ungradable": ungradable, "steps": dict(sorted(labels.items()))}
+    return {**summary, **({"rollouts": rollouts} if rollouts else {})}
 
 
 def _read(config: AnnotateConfig) -> Iterator[Row]:

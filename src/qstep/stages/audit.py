@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qstep.data import Format, refuse_unread
-from qstep.stages.inputs import finished, is_json_with, refuse_foreign, refuse_overwriting
-from qstep.stages.options import Options
-from qstep.stages.progress import bar, console, print_table
-from qstep.stages.provenance import provenance
+from qstep.runs.options import Options
+from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
+from qstep.runs.progress import bar, print_result, print_table, say_written
+from qstep.runs.provenance import provenance
+from qstep.runs.stage_file import finished
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -124,10 +125,11 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     }
     if config.output is not None:
         write_json(config.output, results)
+        say_written(config.output)
     _print(f"audit {config.train_file.name}", found)
     if failures:
         raise ValueError(f"{config.train_file} fails:\n" + "\n".join(f"- {failure}" for failure in failures))
-    console.print(f"audit {config.train_file}: it passes")
+    print_result(f"audit {config.train_file}: it passes")
     return results
 
 

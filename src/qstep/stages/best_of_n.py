@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from qstep.stages.inputs import is_json_with, refuse_foreign, refuse_overwriting
-from qstep.stages.options import TaskOptions
-from qstep.stages.progress import accuracy_text, console, print_table
-from qstep.stages.provenance import provenance
+from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
+from qstep.runs.progress import accuracy_text, print_result, print_table, say_written
+from qstep.runs.provenance import provenance
 from qstep.stages.score_diagnostics import Responses, q_values_of, response_auc, score_facts, score_lengths
+from qstep.tasks.options import TaskOptions
 from qstep.types import Aggregation, Row
 
 if TYPE_CHECKING:
-    from qstep.evals import ScoredGroup
-
-Steps = list[tuple[tuple[str, str], float, bool]]
-"""Of each step its problem (`group_key`), its Q and its exact label."""
+    from qstep.evals import LabelledSteps, ScoredGroup
 
 
 @dataclass
@@ -99,14 +95,15 @@ def best_of_n(config: BestOfNConfig) -> Path:
         )
     for name, of in report["over_optimisation"].items():
         if of["drop"] is not None and of["drop"]["low"] > 0:
-            console.print(f"{name} is best at n = {of['peak_n']} and then loses {_points(of['drop'])} points")
-    console.print("{problems} problems, {responses} responses, {ungradable_share:.1%} ungradable".format(**report))
+            print_result(f"{name} is best at n = {of['peak_n']} and then loses {_points(of['drop'])} points")
+    print_result("{problems} problems, {responses} responses, {ungradable_share:.1%} ungradable".format(**report))
     if len(kept) < len(groups):
-        console.print(f"{len(groups) - len(kept)} problems with fewer than {max(ns)} responses are left out")
+        print_result(f"{len(groups) - len(kept)} problems with fewer than {max(ns)} responses are left out")
     elif not config.ns and max(sizes) > max(ns):
-        console.print(
+        print_result(
             f"n goes up to {max(ns)}, as a problem has no more; --ns goes further and leaves such problems out"
         )
+    say_written(config.output)
     return config.output
 
 
@@ -155,7 +152,7 @@ def read_groups_of(
             not scored.
     """
     from qstep.data import canonical_json, group_key, judged_right, read_responses
-    from qstep.evals import ScoredGroup
+    from qstep.evals import LabelledSteps, ScoredGroup
     from qstep.tasks import Tasks, answer_classes_of
 
     if isinstance(inputs, Path):
@@ -163,12 +160,12 @@ def read_groups_of(
         inputs = {"scorer" if "score" in first_row else "": inputs}
     groups: dict[tuple[str, str], list[Row]] = {}
     scores: dict[str, dict[str, float]] = {}
-    steps: dict[str, Steps] = {}
+    steps: dict[str, LabelledSteps] = {}
     golds: dict[tuple[str, str], Any] = {}
     responses: dict[str, dict[str, Row]] = {}
     contents: dict[str, bytes] = {}  # of the first scorer's rows: ids alone may be those of another model's responses
     for name, path in inputs.items():
-        of_scorer, of_steps = scores.setdefault(name, {}), steps.setdefault(name, [])
+        of_scorer, of_steps = scores.setdefault(name, {}), steps.setdefault(name, LabelledSteps())
         for row in read_responses(path, task=task):
             _require(row, path, scored=bool(name))
             score = row["score"] if name else 0.0
@@ -181,7 +178,7 @@ def read_groups_of(
                     "or verdict differs. Score the same graded file with each scorer"
                 )
             if row.get("label_source") == "exact" and "q_values" in row:
-                of_steps += [(group_key(row), *of_step) for of_step in _through_first_error(row)]
+                of_steps.add(group_key(row), row["q_values"], row["labels"])
             if name:
                 responses.setdefault(name, {})[row["id"]] = score_facts(row)
             if len(scores) == 1:
@@ -225,22 +222,10 @@ def _require(row: Row, path: Path, *, scored: bool) -> None:
         )
 
 
-def _through_first_error(row: Row) -> Iterator[tuple[float, bool]]:
-    """Each labelled step's Q and label; what follows the first wrong step is wrong whatever it says, and left out."""
-    for q_value, label in zip(row["q_values"], row["labels"], strict=True):
-        if label is not None:
-            yield q_value, bool(label)
-        if label is False:
-            return
-
-
-def step_auc(steps: dict[str, Steps]) -> dict[str, Any]:
+def step_auc(steps: dict[str, LabelledSteps]) -> dict[str, Any]:
     """How well each scorer tells right steps from first wrong ones within a problem, where labels are exact."""
-    from qstep.evals import within_problem_auc
+    from qstep.evals import step_auroc_within_problem
 
-    report: dict[str, Any] = {}
-    for name, of_scorer in steps.items():
-        problems, q_values, labels = zip(*of_scorer, strict=True) if name and of_scorer else ((), (), ())
-        if (estimate := within_problem_auc(q_values, labels, problems)) is not None:
-            report[name] = {"step_within_problem": estimate}
-    return report
+    found = {name: step_auroc_within_problem(of_scorer) for name, of_scorer in steps.items() if name}
+    known = {name: {key: value for key, value in of.items() if value is not None} for name, of in found.items()}
+    return {name: of for name, of in known.items() if of}

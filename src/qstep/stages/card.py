@@ -9,14 +9,16 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qstep.stages.inputs import model_fingerprint, refuse_foreign
+from qstep.objectives import METHODS
+from qstep.runs.fingerprints import model_fingerprint
+from qstep.runs.outputs import refuse_foreign
+from qstep.runs.progress import say_written
 from qstep.types import Row
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 MARKER = "<!-- Written by qstep, which writes it anew; without this line it is yours, and `qstep card` leaves it. -->"
-_POLICIES = ("dqo", "dro", "rs")
 _SHOWN = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "num_train_epochs", "max_steps"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "num_processes", "max_grad_norm", "seed"),
@@ -24,6 +26,13 @@ _SHOWN = (
 )
 """The settings of transformers' Trainer that a card shows, beside all those of the method and the model."""
 _NOT_SHOWN = ("method", "model", "train_file", "eval_file", "trust_remote_code", "resumed_from")
+_PROMPTS = {
+    None: "unknown",
+    "string": "strings",
+    "messages": "conversations, through the chat template",
+    "mixed": "strings and conversations",
+}
+"""What the contract's `prompts` stands for."""
 _NOT_METRICS = ("id", "step", "max_steps", "epoch")
 
 
@@ -66,7 +75,7 @@ def card(config: CardConfig) -> Path:
     refuse_foreign("output", output, lambda path: MARKER in path.read_text(encoding="utf-8"))
     paths = [config.results] if isinstance(config.results, Path) else config.results or []
     found = [_checked_results(path, config.model, fingerprint) for path in paths]
-    return write_card(
+    write_card(
         config.model,
         meta["settings"],
         meta["summary"],
@@ -75,6 +84,8 @@ def card(config: CardConfig) -> Path:
         datasets=config.datasets,
         license=config.license,
     )
+    say_written(output)
+    return output
 
 
 def write_card(
@@ -97,7 +108,7 @@ def write_card(
     from qstep.data import write_whole
 
     method, base = settings["method"], summary["base_model"]
-    policy, adapter = method in _POLICIES, (folder / "adapter_config.json").exists()
+    policy, adapter = METHODS[method].kind == "policy", (folder / "adapter_config.json").exists()
     evaluations, notes, index = [], list[str](), []
     for of in results:
         rows, said, entries = _evaluation(of)
@@ -158,6 +169,8 @@ def _contract(folder: Path) -> dict[str, Any]:
         "separator": _cell(json.dumps(stored["step_separator"], ensure_ascii=False)),
         "token": _cell(stored["separator_token"]),
         "token_id": stored["separator_token_id"],
+        "prompts": _cell(_PROMPTS[stored.get("prompts")]),
+        "instruction": _cell(stored.get("instruction") or ""),
         **{name: stored[name] for name in ("aggregation", "max_length", "objective")},
     }
 

@@ -6,15 +6,17 @@ The table loads nothing: `qstep --help` prints it, a recipe looks its stages up 
 from __future__ import annotations
 
 import ctypes
-import difflib
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from qstep.objectives import METHODS
+from qstep.runs.near import did_you_mean
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -84,10 +86,10 @@ class Command:
         except (jsonargparse.ArgumentError, ValueError) as error:
             if not config:
                 raise
-            told = f"{error}\nThe options are those of {config[1]} and the flags."
+            message = f"{error}\nThe options come from {config[1]} and the command line."
             if isinstance(error, ValueError):
-                raise ValueError(told) from None
-            raise jsonargparse.ArgumentError(None, told) from None
+                raise ValueError(message) from None
+            raise jsonargparse.ArgumentError(None, message) from None
 
     def check(self, options: Mapping[str, Any]) -> list[Any]:
         """The dataclasses from a mapping of options, as a recipe holds them."""
@@ -98,11 +100,13 @@ class Command:
         """Runs the command."""
         return getattr(import_module(self.module), self.name.split()[0].replace("-", "_"))(*self.first, *configs)
 
-    def execute(self, arguments: Sequence[str], *, debug: bool = False) -> int:
-        """Parses and runs the command; what it cannot do is printed to stderr.
+    def execute(
+        self, arguments: Sequence[str], *, debug: bool = False, run: Callable[[Sequence[Any]], Any] | None = None
+    ) -> int:
+        """Parses and runs the command; errors are printed to stderr. With `run`, that is called instead of the command.
 
         Returns the exit status: 0 done, 1 failed as the message says, 2 wrong usage, 130 Ctrl-C. An error whose message
-        does not say all, or with `debug` any, is raised.
+        does not explain it is raised; with `debug`, every error is.
         """
         try:
             import jsonargparse
@@ -111,25 +115,46 @@ class Command:
             try:
                 configs = self.parse(arguments)
             except jsonargparse.ArgumentError as error:
-                print(
-                    f"qstep {self.name}: {_plainly(str(error))}\nqstep {self.name} --help lists its options.",
-                    file=sys.stderr,
-                )
+                problem = self._plainly(str(error))
+                print(f"qstep {self.name}: {problem}\nqstep {self.name} --help lists its options.", file=sys.stderr)
                 return 2
-            self.run(configs)
+            (run or self.run)(configs)
             return 0
         except KeyboardInterrupt:
-            print(
-                f"\nqstep {self.name}: interrupted. The same command goes on where it stopped"
-                f"{', from the newest checkpoint that save_steps left' if self.name.startswith('train ') else ''}.",
-                file=sys.stderr,
-            )
+            where = " from the newest checkpoint that save_steps left" if self.name.startswith("train ") else ""
+            print(f"\nqstep {self.name}: interrupted. The same command resumes{where}.", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # of standard output, which the caller looks after
+            raise
         except (ValueError, OSError, RuntimeError) as error:
-            if debug or not _is_told(error):
+            if debug or not _explains_itself(error):
                 raise
             print(f"qstep {self.name}: {_words(error)}", file=sys.stderr)
             return 1
+
+    def _plainly(self, message: str) -> str:
+        """The parser's message in plain words, with the names that were probably meant."""
+        known = {f.name for config in self.classes() for f in fields(config)} | {"config"}
+        unknown = re.match(r"unrecognized arguments: (.*)", message, re.IGNORECASE)
+        if unknown:
+            return self._unknown(unknown[1].split(), known) + message[unknown.end() :]
+        in_file = re.match(r"Option '([\w.]+)' is not accepted", message)
+        if in_file:
+            return f"no option {in_file[1]!r}{did_you_mean(in_file[1], known)}{message[in_file.end() :]}"
+        required = re.match(r"the following arguments are required: ([\w, ]+)", message)
+        if required:
+            return f"missing: {', '.join(f'--{name}' for name in required[1].split(', '))}{message[required.end() :]}"
+        return _wrong_value(message)
+
+    def _unknown(self, arguments: Sequence[str], known: Iterable[str]) -> str:
+        """What is wrong with arguments that the parser does not know: misspelt options, or words without one."""
+        options = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
+        if not options:
+            word = arguments[0]
+            longer = [name for name in COMMANDS if name.startswith(f"{self.name} ")]
+            return f"{word!r} has no option before it{did_you_mean(f'{self.name} {word}', longer, '`qstep {}`')}"
+        near = (f"{option}{did_you_mean(option.lstrip('-').partition('.')[0], known, '--{}')}" for option in options)
+        return f"no option {', '.join(near)}"
 
 
 def _stage(name: str, config: str, about: str, outputs: Mapping[str, str] | None = None) -> Command:
@@ -167,30 +192,18 @@ _STAGES = (
     _stage("miniature", "MiniatureConfig", "write the embedded task's textbook and untrained model", _FOLDER),
 )
 
-_METHODS = {
-    "pqm": ("objectives:RankingConfig", "PQM's practical ranking loss (Eq. 10)"),
-    "pqm_theoretical": ("objectives:RankingConfig", "PQM's theoretical loss (Eq. 9)"),
-    "pqm_ablation": ("objectives:StepwiseConfig", "PQM's ablation (Eq. 12)"),
-    "bce": ("objectives:StepwiseConfig", "step classification"),
-    "mse": ("objectives:StepwiseConfig", "step regression"),
-    "orm": ("objectives:ScorerConfig", "classification of the last step only"),
-    "dqo": ("dqo:DQOConfig", "direct Q-function optimization"),
-    "dro": ("dro:DROConfig", "DQO's bandit baseline"),
-    "rs": ("dataset:GroupConfig", "rejection sampling: supervised learning on right responses"),
-}
-
 COMMANDS: Mapping[str, Command] = {
     **{command.name: command for command in _STAGES},
     **{
-        f"train {method}": Command(
-            f"train {method}",
+        f"train {method.name}": Command(
+            f"train {method.name}",
             "qstep.stages.train",
-            ("qstep.stages.train:TrainInputs", f"qstep.trainers.{config}"),
-            about,
+            ("qstep.stages.train:TrainInputs", method.config_path),
+            method.about,
             _FOLDER,
-            (method,),
+            (method.name,),
         )
-        for method, (config, about) in _METHODS.items()
+        for method in METHODS.values()
     },
 }
 """Every command by its name."""
@@ -203,14 +216,14 @@ def command_name(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _words(error: Exception) -> str:
-    """An error's message; of one of the system's, the file and what is wrong with it."""
+    """An error's message; for an error of the system, the file and what is wrong with it."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename2 or error.filename}: {error.strerror.lower()}"
     return str(error)
 
 
-def _is_told(error: Exception) -> bool:
-    """Whether an error's message says all: what users can cause. Any other keeps its traceback."""
+def _explains_itself(error: Exception) -> bool:
+    """Whether an error's message is enough for the user, who caused it. Any other keeps its traceback."""
     return isinstance(error, ValueError | OSError) or type(error).__module__.partition(".")[0] == "qstep"
 
 
@@ -237,27 +250,27 @@ _EXPECTED = {
 }
 
 
-def _plainly(told: str) -> str:
-    """What the parser says of a value that an option cannot have, in words for who gave it."""
-    found = re.match(r'Parser key "([\w.]+)":\s', told)
-    value = re.search(r"G(?:iven|ot) value: (.*)", told)
+def _wrong_value(message: str) -> str:
+    """The parser's message about a value that an option cannot have, in plain words."""
+    found = re.match(r'Parser key "([\w.]+)":\s', message)
+    value = re.search(r"G(?:iven|ot) value: (.*)", message)
     if not found or not value:
-        return told
-    choices = re.search(r"Literal\[(.*?)\]", told)
+        return message
+    choices = re.search(r"Literal\[(.*?)\]", message)
     if choices:
         known = re.findall(r"'([^']*)'", choices[1])
-        near = difflib.get_close_matches(value[1], known, 1)
-        wanted = f"one of {', '.join(known)}{f' (did you mean {near[0]}?)' if near else ''}"
+        wanted = f"one of {', '.join(known)}{did_you_mean(value[1], known)}"
     else:
-        kinds = [_EXPECTED.get(kind) for kind in re.findall(r"Expected a <class '(\w+)'>", told) if kind != "NoneType"]
+        types = re.findall(r"Expected a <class '(\w+)'>", message)
+        kinds = [_EXPECTED.get(kind) for kind in types if kind != "NoneType"]
         if not kinds or None in kinds:
-            return told
+            return message
         wanted = " or ".join(kind.format(name=found[1]) for kind in kinds if kind)
-    return f"--{found[1]} is {value[1]!r}; it must be {wanted}{told[value.end() :]}"
+    return f"--{found[1]} is {value[1]!r}; it must be {wanted}{message[value.end() :]}"
 
 
 def _refuse_repeated(arguments: list[str]) -> None:
-    """Raises ArgumentError for an option given twice, of which the parser would keep the last in silence."""
+    """Raises ArgumentError for an option given twice; the parser would silently keep the last."""
     import jsonargparse
 
     given = Counter(argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
@@ -267,7 +280,7 @@ def _refuse_repeated(arguments: list[str]) -> None:
 
 
 def _split_config(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """`--config FILE`, which goes first so that flags override it wherever it stands, and the flags."""
+    """`--config FILE` and the other arguments. It goes first, so that flags override it wherever it stands."""
     for i, argument in enumerate(arguments):
         if argument == "--config" and i + 1 < len(arguments):
             return [argument, arguments[i + 1]], [*arguments[:i], *arguments[i + 2 :]]

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qstep.stages.inputs import finished, is_json_with, refuse_foreign, refuse_overwriting
-from qstep.stages.options import TaskOptions
-from qstep.stages.progress import accuracy_text, console, print_table
-from qstep.stages.provenance import provenance
+from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
+from qstep.runs.progress import accuracy_text, print_table, say_written
+from qstep.runs.provenance import provenance
+from qstep.runs.stage_file import finished
+from qstep.tasks.options import TaskOptions
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def compare_search(config: CompareSearchConfig) -> Path:
             for name, of in report["searches"].items()
         ],
     )
-    console.print(f"{len(problems)} problems")
+    say_written(config.output, {"problems": len(problems)})
     return config.output
 
 

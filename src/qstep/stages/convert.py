@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from qstep.data import Neutral, refuse_unread
-from qstep.stages.inputs import finished, in_blocks, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, PromptOptions, TaskOptions
-from qstep.stages.progress import bar, console
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.progress import counts_text
+from qstep.runs.runner import Work, in_blocks, write_rows
+from qstep.runs.stage_file import finished
+from qstep.tasks.options import PromptOptions, TaskOptions
 from qstep.types import Row
 
 _ROWS_AT_ONCE = 1024
@@ -54,7 +59,7 @@ def convert(config: ConvertConfig) -> Path:
         RowError: a row is not of the format.
         ValueError: the format is not recognised, or no row can be used.
     """
-    from qstep.data import Audit, Reading, Source, StageFile, read_published, recognise
+    from qstep.data import Audit, Reading, Source, read_published, recognise
 
     refuse_overwriting(config)
     source = Source.of(config.dataset_name, split=config.split or "train", config=config.config_name)
@@ -71,22 +76,25 @@ def convert(config: ConvertConfig) -> Path:
         format=format,
     )
     reading = Reading(format, config.task, config.step_separator, config.separator_inside, config.neutral)
-    with StageFile.open(config.output, stage="convert", settings=settings) as file:
-        if file.complete:
-            return config.output
-        audit = Audit()
-        with bar(f"convert {config.output.stem}", source.count()) as advance:
-            read = 0
-            for rows in in_blocks(read_published(source, reading, audit), _ROWS_AT_ONCE):
-                file.append([_put(row, config) for row in rows if row["id"] not in file.done])
-                advance(audit.rows_read - read)
-                read = audit.rows_read
-            advance(audit.rows_read - read)
+    audit = Audit()
+    shown = 0  # of the rows read, by the progress bar
+
+    def advance(_: list[Row]) -> int:
+        nonlocal shown
+        before, shown = shown, audit.rows_read
+        return shown - before
+
+    def summary(_: Iterator[Row]) -> dict[str, Any]:
         if not audit.rows_written:
-            raise ValueError(f"{config.dataset_name}: no row can be used: {audit.summary()}")
-        summary = {"format": format, **audit.summary()}
-        file.finish(summary)
-    console.print(f"convert {config.output.stem}: {summary}")
+            raise ValueError(f"{config.dataset_name}: no row can be used ({counts_text(audit.summary())})")
+        return {"format": format, **audit.summary()}
+
+    def work(done: Collection[str]) -> Work:
+        blocks = in_blocks(read_published(source, reading, audit), _ROWS_AT_ONCE)
+        rows = ([_put(row, config) for row in block] for block in chain(blocks, [[]]))  # the last completes the bar
+        return Work(source.count(), rows, summary, done=0, advance=advance)
+
+    write_rows(config.output, "convert", settings, work)
     return config.output
 
 

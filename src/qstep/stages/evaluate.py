@@ -4,12 +4,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from qstep.runs.progress import accuracy_text, print_table, say_written
+from qstep.runs.provenance import provenance
 from qstep.stages.grade import GradeConfig, grade
 from qstep.stages.harness import harness_metrics
-from qstep.stages.options import GradingOptions
-from qstep.stages.progress import accuracy_text, print_table
-from qstep.stages.provenance import provenance
 from qstep.stages.sample import SampleConfig, Sampling, sample
+from qstep.tasks.options import GradingOptions
 
 
 @dataclass(kw_only=True)
@@ -49,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         rows = sample(SampleConfig(output=config.output_dir / f"{name}.jsonl", **(common | changed)))
         graded = grade(GradeConfig(rows, config.output_dir / f"{name}_graded.jsonl", **grading))
         counts = verdicts_by_problem(read_rows(graded))
-        accuracies[name] = policy_report(counts, seed=config.seed)
+        accuracies[name] = policy_report(counts)
         problems[name] = {problem: [count.right, count.wrong, count.ungradable] for problem, count in counts.items()}
     results = {
         "name": config.output_dir.name,
@@ -67,4 +67,5 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         ["", *columns],
         [[name, accuracy_text(of), *(str(of[count]) for count in counted)] for name, of in accuracies.items()],
     )
+    say_written(config.output_dir / "results.json")
     return results

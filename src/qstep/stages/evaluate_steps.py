@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.progress import accuracy_text, print_result, print_table, say_written
+from qstep.runs.provenance import provenance
+from qstep.runs.runner import Work, write_rows
+from qstep.scoring.options import ScorerOptions, warn_of_prompts
 from qstep.stages.harness import harness_results, harness_samples
-from qstep.stages.inputs import settings_of
-from qstep.stages.options import NO_EFFECT, PromptOptions
-from qstep.stages.progress import accuracy_text, bar, console, print_table
-from qstep.stages.provenance import provenance
-from qstep.stages.score import too_long, with_scores
-from qstep.stages.scorer_options import ScorerOptions
+from qstep.stages.score import scoring, too_long
 from qstep.stages.step_benchmarks import StepBenchmark, read_benchmarks, shared_rows
+from qstep.tasks.options import PromptOptions
 from qstep.types import Aggregation, OverLong, Row
 
 if TYPE_CHECKING:
@@ -117,6 +119,8 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
     rows_of_all = [row for rows, _ in scored.values() for row in rows]
     render_report(page, _examples(rows_of_all, q), config.output_dir / "report.html")
     _print(results, judged)
+    for name in ("results.json", "report.html"):
+        say_written(config.output_dir / name)
     return results
 
 
@@ -163,32 +167,26 @@ def _refuse_shared(judged: dict[str, StepBenchmark], chosen_on: StepBenchmark | 
 
 def _scored(of: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list[Row], dict[str, Any]]:
     """The rows of a subset with `q_values` and `score`, and what is known of their scoring."""
-    from qstep.data import StageFile, canonical_json, read_rows
+    from qstep.data import canonical_json, read_rows
 
     digest = hashlib.sha256(b"".join(canonical_json(row) + b"\n" for row in of.rows)).hexdigest()
     own = {field.name for field in fields(config)} - {field.name for field in fields(ScorerOptions)}
     settings = settings_of(config, *NO_EFFECT, *own, scorer=config.scorer_fingerprint(), rows=digest)
     path = config.output_dir / f"scored_{of.name}.jsonl"
-    with StageFile.open(path, stage="evaluate processbench", settings=settings) as file:
-        if not file.complete:
-            scorer = config.load_scorer()
-            dropped = too_long(of.rows, scorer, config.over_long, of.source)
-            if len(dropped) == len(of.rows):
-                raise ValueError(f"{of.source} has no rows short enough for this scorer")
-            rows = [row for row in of.rows if row["id"] not in file.done | dropped]
-            with bar(f"score {of.name}", len(of.rows) - len(dropped), len(file.done)) as advance:
-                for scored in scorer.score_rows(rows, max_tokens=config.score_tokens):
-                    file.append([with_scores(of_row, scorer) for of_row in scored])
-                    advance(len(scored))
-            file.finish(
-                {
-                    "objective": scorer.objective,
-                    "aggregation": scorer.aggregation,
-                    "over_long": len(dropped),
-                    "separators": of.separators(scorer),
-                }
-            )
-        summary = file.summary
+
+    def work(done: Collection[str]) -> Work:
+        scorer = config.load_scorer()
+        dropped = too_long(of.rows, scorer, config.over_long, of.source)
+        warn_of_prompts((row["prompt"] for row in of.rows), scorer, of.source, config.instruction)
+        if len(dropped) == len(of.rows):
+            raise ValueError(f"{of.source} has no rows short enough for this scorer")
+        skipped = {*done, *dropped}
+        rows = [row for row in of.rows if row["id"] not in skipped]
+        responses = len(of.rows) - len(dropped)
+        separators = of.separators(scorer)
+        return scoring(rows, responses, scorer, config.score_tokens, len(dropped), separators=separators)
+
+    summary = write_rows(path, "evaluate processbench", settings, work)
     long = summary.pop("over_long")
     if long and config.over_long == "refuse":
         raise ValueError(f"{path} was made without {long} over-long rows: give --over_long drop again")
@@ -240,21 +238,20 @@ def _report(
 
     from qstep.data import group_key
     from qstep.evals import (
+        LabelledSteps,
         auc_estimate,
         calibration,
         first_error_report,
         length_report,
+        step_auroc,
         threshold_sweep,
-        within_problem_auc,
     )
     from qstep.search import aggregate
 
-    q_values, labels, of_step = list[float](), list[int](), list[Any]()
+    of_steps = LabelledSteps()
     for row in rows:
-        count = len(row["q_values"]) if row["first_error"] == -1 else row["first_error"] + 1
-        q_values += row["q_values"][:count]
-        labels += [int(step != row["first_error"]) for step in range(count)]
-        of_step += [group_key(row)] * count
+        labels = [step != row["first_error"] for step in range(len(row["q_values"]))]
+        of_steps.add(group_key(row), row["q_values"], labels)
     problems = [group_key(row) for row in rows]
     correct = [row["first_error"] == -1 for row in rows]
     sweep = threshold_sweep(judged, logit(_SWEPT))
@@ -264,11 +261,8 @@ def _report(
         "steps": sum(len(row["q_values"]) for row in rows),
         **summary,
         **first_error_report(judged, threshold, seed=seed),
-        "auroc": {
-            "step": auc_estimate(q_values, labels, of_step, seed=seed),
-            "step_within_problem": within_problem_auc(q_values, labels, of_step),
-        },
-        "calibration": calibration(q_values, labels, of_step, seed=seed),
+        "auroc": step_auroc(of_steps, seed=seed),
+        "calibration": calibration(of_steps.q_values, of_steps.right, of_steps.problems, seed=seed),
         "aggregations": {
             how: auc_estimate([aggregate(row["q_values"], how) for row in rows], correct, problems, seed=seed)
             for how in get_args(Aggregation)
@@ -321,40 +315,55 @@ def _examples(rows: list[Row], threshold: float) -> list[Row]:
 
 
 def _print(results: dict[str, Any], judged: dict[str, StepBenchmark]) -> None:
-    def cell(estimate: dict[str, Any] | None) -> str:
-        return accuracy_text(estimate or {"mean": None})
-
     threshold = results["threshold"]
     chosen = threshold["chosen_on"]
     where = f", chosen on {chosen['source']}" if chosen else ""
     print_table(
         f"first wrong step, sigmoid(Q) below {threshold['value']:.3g}{where}, 95 % intervals",
-        ["", "F1", "with an error", "without one", "AUROC of steps", "ECE", "responses"],
+        ["", "F1", "with an error", "without one", "ECE", "responses"],
         [
             [
                 name,
-                *(cell(of[metric]) for metric in ("f1", "acc_error", "acc_correct")),
-                *(cell(estimate) for estimate in (of["auroc"]["step"], of["calibration"]["ece"])),
+                *(_cell(of[metric]) for metric in ("f1", "acc_error", "acc_correct")),
+                _cell(of["calibration"]["ece"]),
                 str(of["responses"]),
             ]
             for name, of in results["steps"].items()
         ],
     )
+    _print_auroc(results["steps"])
     if len(results["steps"]) > 1:
-        console.print(f"mean F1 of the subsets: {cell(results['mean']['f1'])}")
+        print_result(f"mean F1 of the subsets: {_cell(results['mean']['f1'])}")
     if chosen and chosen["problems_that_are_judged_too"]:
-        console.print(
+        print_result(
             f"{chosen['problems_that_are_judged_too']} problems are judged that the threshold was chosen on too, by "
             "other responses"
         )
     for name, of in results["steps"].items():
         if of["left_out"]:
-            console.print(f"{judged[name].source}: left out {of['left_out']}")
+            print_result(f"{judged[name].source}: left out {of['left_out']}")
         steps, rows = of["separators"]["steps_with_a_separator"], of["separators"]["rows_with_a_separator_in_a_step"]
         if steps:
-            console.print(
+            print_result(
                 f"{judged[name].source}: {steps} steps in {rows} rows contain the text at which this scorer was taught "
                 "that responses are split; each is scored as the one step it is given as"
             )
         if other := of["separators"]["rows_split_at_another"]:
-            console.print(f"{judged[name].source}: {other} rows were split at another separator than this scorer's")
+            print_result(f"{judged[name].source}: {other} rows were split at another separator than this scorer's")
+
+
+def _print_auroc(subsets: dict[str, Any]) -> None:
+    """The AUROC of steps with what position alone has, in all and, where problems have several responses, in each."""
+    kinds = ("step", "position", "step_at_equal_position")
+    for where, title in (("", "over all problems"), ("_within_problem", "within a problem")):
+        measured = {name: [of["auroc"][kind + where] for kind in kinds] for name, of in subsets.items()}
+        if any(estimate for of_subset in measured.values() for estimate in of_subset):
+            print_table(
+                f"AUROC of steps, {title}, 95 % intervals",
+                ["", "of the scorer", "of position alone", "of the scorer, at equal positions"],
+                [[name, *map(_cell, of_subset)] for name, of_subset in measured.items()],
+            )
+
+
+def _cell(estimate: dict[str, Any] | None) -> str:
+    return accuracy_text(estimate or {"mean": None})

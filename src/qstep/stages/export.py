@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qstep.stages.models import written_whole
-from qstep.stages.scorer_options import ScorerChoice
+from qstep.runs.folders import written_whole
+from qstep.scoring.options import ScorerChoice
 
 
 @dataclass(kw_only=True)
@@ -41,10 +41,9 @@ def export(config: ExportConfig) -> Path:
         "options": config.scorer_options,
         "dtype": config.dtype,
     }
-    scorer = config.load_scorer()
     return written_whole(
         config.output_dir,
         settings,
         f"export of {config.scorer}",
-        lambda folder: export_scorer(scorer, folder),
+        lambda folder: export_scorer(config.load_scorer(), folder),
     )

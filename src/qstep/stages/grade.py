@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from qstep.stages.inputs import finished, in_blocks, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, GradingOptions
-from qstep.stages.progress import bar
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.runner import Work, in_blocks, write_rows
+from qstep.runs.stage_file import finished
+from qstep.tasks.options import GradingOptions
 from qstep.types import Row, Verdict
 
 if TYPE_CHECKING:
@@ -41,25 +43,27 @@ class GradeConfig(GradingOptions):
 
 def grade(config: GradeConfig) -> Path:
     """Runs the stage and returns its output."""
-    from qstep.data import StageFile, read_rows
     from qstep.tasks import grade_rows
 
     refuse_overwriting(config)
     tasks = config.tasks()
     version = tasks.named(config.task).version
     settings = settings_of(config, *NO_EFFECT, input=finished(config.input), version=version)
-    with StageFile.open(config.output, stage="grade", settings=settings) as file:
-        if file.complete:
-            return config.output
-        rows = (row for row in _read(config, tasks) if row["id"] not in file.done)
-        with bar(f"grade {config.output.stem}", _number(config, tasks), len(file.done)) as advance:
-            for block in in_blocks(rows, _ROWS_AT_ONCE):
-                grades = grade_rows(block, tasks)
-                file.append([_graded(row, grade, tasks) for row, grade in zip(block, grades, strict=True)])
-                advance(len(block))
-        found = Counter(row["verdict"] for row in read_rows(config.output, allow_torn=True))
-        file.finish({"verdicts": {verdict: found[verdict] for verdict in get_args(Verdict)}})
+
+    def graded(rows: list[Row]) -> list[Row]:
+        return [_graded(row, grade, tasks) for row, grade in zip(rows, grade_rows(rows, tasks), strict=True)]
+
+    def work(done: Collection[str]) -> Work:
+        rows = (row for row in _read(config, tasks) if row["id"] not in done)
+        return Work(_number(config, tasks), map(graded, in_blocks(rows, _ROWS_AT_ONCE)), _verdicts)
+
+    write_rows(config.output, "grade", settings, work)
     return config.output
+
+
+def _verdicts(rows: Iterator[Row]) -> dict[str, dict[str, int]]:
+    found = Counter(row["verdict"] for row in rows)
+    return {"verdicts": {verdict: found[verdict] for verdict in get_args(Verdict)}}
 
 
 def _read(config: GradeConfig, tasks: Tasks) -> Iterator[Row]:

@@ -28,6 +28,8 @@ def harness_results(
             "acc_correct": of["acc_correct"],
             "auroc": of["auroc"]["step"],
             "auroc_within_problem": of["auroc"]["step_within_problem"],
+            "auroc_of_position": of["auroc"]["position"],
+            "auroc_at_equal_position": of["auroc"]["step_at_equal_position"],
             "ece": of["calibration"]["ece"],
         }
         results[name] = {"alias": name}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qstep.stages.inputs import hide_loading_bars, model_fingerprint
-from qstep.stages.models import written_whole
+from qstep.models.inference import hide_loading_bars
+from qstep.runs.fingerprints import model_fingerprint
+from qstep.runs.folders import written_whole
 
 
 @dataclass(kw_only=True)

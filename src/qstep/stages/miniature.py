@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qstep.stages.options import Options
+from qstep.runs.options import Options
+from qstep.runs.progress import say_written
 
 
 @dataclass
@@ -29,7 +30,7 @@ def miniature(config: MiniatureConfig) -> Path:
     from transformers import Qwen3ForCausalLM
 
     from qstep.data import write_jsonl
-    from qstep.stages.inputs import hide_loading_bars
+    from qstep.models.inference import hide_loading_bars
     from qstep.tasks import miniature
 
     hide_loading_bars()
@@ -39,4 +40,5 @@ def miniature(config: MiniatureConfig) -> Path:
     Qwen3ForCausalLM(miniature.base_config()).save_pretrained(model)
     miniature.tokenizer().save_pretrained(model)
     write_jsonl(config.output_dir / "textbook.jsonl", miniature.textbook(config.textbook_rows, config.seed))
+    say_written(config.output_dir)
     return config.output_dir

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qstep.stages.inputs import begins_with, is_json_with, refuse_foreign, refuse_overwriting
-from qstep.stages.options import TaskOptions
-from qstep.stages.provenance import provenance
+from qstep.runs.outputs import begins_with, is_json_with, refuse_foreign, refuse_overwriting
+from qstep.runs.progress import say_written
+from qstep.runs.provenance import provenance
+from qstep.tasks.options import TaskOptions
 from qstep.types import Row
 
 _OF_SCORERS = ("aggregations", "over_optimisation", "length")
@@ -70,7 +71,10 @@ def report(config: ReportConfig) -> Path:
     results["provenance"] = provenance(asdict(config)) | results["provenance"]
     if config.summary:
         write_json(config.summary, results)
-    return render_report(results, list(_examples(config.examples, config.task)), config.output)
+        say_written(config.summary)
+    render_report(results, list(_examples(config.examples, config.task)), config.output)
+    say_written(config.output)
+    return config.output
 
 
 def gathered(results: Mapping[str, tuple[Path, dict[str, Any]]]) -> dict[str, Any]:

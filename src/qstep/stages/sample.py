@@ -1,16 +1,18 @@
 """`qstep sample`: problems in, a group of responses for each out."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qstep.stages.engine_options import EngineOptions
-from qstep.stages.inputs import in_blocks, model_fingerprint, problems_fingerprint, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, ProblemOptions, SamplingOptions
-from qstep.stages.progress import bar
+from qstep.generation.options import EngineOptions, SamplingOptions
+from qstep.runs.fingerprints import model_fingerprint, problems_fingerprint
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.runner import Work, in_blocks, write_rows
+from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem, Response, Row
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ class SampleConfig(Sampling):
 
 def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
     """Runs the stage and returns its output. `engine` replaces the model's own."""
-    from qstep.data import StageFile, read_rows
     from qstep.data.tokens import PROMPT_DATE
 
     refuse_overwriting(config)
@@ -57,28 +58,34 @@ def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
         problems=problems_fingerprint(problems.values()),
         prompt_date=str(PROMPT_DATE),
     )
-    with StageFile.open(config.output, stage="sample", settings=settings) as file:
-        if file.complete:
-            return config.output
-        missing = {
-            id_: wanted
-            for id_, problem in problems.items()
-            if (wanted := [i for i in range(config.num_samples) if _row_id(problem, i) not in file.done])
-        }
-        if config.executor == "ray" and engine is None:
-            wanted_rows = [{"problem": asdict(problems[id_]), "samples": missing[id_]} for id_ in missing]
-            blocks = in_blocks(wanted_rows, max(1, config.max_rows // config.num_samples))
-            made = config.spread(partial(_Sampler, config), blocks)
-        else:
-            engine = engine or config.load_engine(config.model_name_or_path)
-            made = _draw(engine, [(problems[id_], missing[id_]) for id_ in missing], config.sampling())
-        with bar(f"sample {config.output.stem}", len(problems) * config.num_samples, len(file.done)) as advance:
-            for rows in made:
-                file.append(rows)
-                advance(len(rows))
-        ended = Counter(row["finish_reason"] for row in read_rows(config.output, allow_torn=True))
-        file.finish({"finish_reasons": dict(sorted(ended.items()))})
+
+    def work(done: Collection[str]) -> Work:
+        missing = [
+            (problem, wanted)
+            for problem in problems.values()
+            if (wanted := [i for i in range(config.num_samples) if _row_id(problem, i) not in done])
+        ]
+        return Work(len(problems) * config.num_samples, _drawn(config, missing, engine), _finish_reasons)
+
+    write_rows(config.output, "sample", settings, work)
     return config.output
+
+
+_Wanted = Sequence[tuple[Problem, list[int]]]
+"""Problems with the indices of the responses to draw."""
+
+
+def _drawn(config: SampleConfig, missing: _Wanted, engine: "Engine | None") -> Iterator[list[Row]]:
+    """The missing rows, some at a time, as they finish; drawn here or over the cluster."""
+    if config.executor == "ray" and engine is None:
+        wanted = [{"problem": asdict(problem), "samples": samples} for problem, samples in missing]
+        blocks = in_blocks(wanted, max(1, config.max_rows // config.num_samples))
+        return config.spread(partial(_Sampler, config), blocks)
+    return _draw(engine or config.load_engine(config.model_name_or_path), missing, config.sampling())
+
+
+def _finish_reasons(rows: Iterator[Row]) -> dict[str, dict[str, int]]:
+    return {"finish_reasons": dict(sorted(Counter(row["finish_reason"] for row in rows).items()))}
 
 
 class _Sampler:
@@ -92,9 +99,7 @@ class _Sampler:
         return [row for rows in _draw(self.engine, wanted, self.settings) for row in rows]
 
 
-def _draw(
-    engine: "Engine", wanted: Sequence[tuple[Problem, list[int]]], settings: "SamplingSettings"
-) -> Iterator[list[Row]]:
+def _draw(engine: "Engine", wanted: _Wanted, settings: "SamplingSettings") -> Iterator[list[Row]]:
     """The rows of these samples of problems, a problem at a time, as they finish."""
     from qstep.data import encode_prompt
     from qstep.generation import Request

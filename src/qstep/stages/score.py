@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qstep.stages.inputs import finished, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, TaskOptions
-from qstep.stages.progress import bar, console
-from qstep.stages.scorer_options import ScorerOptions
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.runner import Work, write_rows
+from qstep.runs.stage_file import finished
+from qstep.scoring.options import ScorerOptions, warn_of_prompts
+from qstep.tasks.options import TaskOptions
 from qstep.types import OverLong, Row
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def score(config: ScoreConfig) -> Path:
         ValueError: a row's steps were split at another separator than the scorer's, or contain it, or rows are longer
             than its `max_length` (unless they are to be dropped).
     """
-    from qstep.data import StageFile, count_responses
+    from qstep.data import count_responses
 
     refuse_overwriting(config)
     settings = settings_of(
@@ -58,27 +60,30 @@ def score(config: ScoreConfig) -> Path:
         input=finished(config.input),
         scorer=config.scorer_fingerprint(),
     )
-    with StageFile.open(config.output, stage="score", settings=settings) as file:
-        if file.complete:
-            if config.over_long == "refuse" and (left_out := file.summary["over_long"]):
-                raise ValueError(
-                    f"{config.output} was made without {left_out} over-long rows: give --over_long drop again"
-                )
-            return config.output
+
+    def work(done: Collection[str]) -> Work:
         scorer = config.load_scorer()
         dropped = too_long(_split_rows(config, scorer), scorer, config.over_long, str(config.input))
+        warn_of_prompts((row["prompt"] for row in _split_rows(config, scorer)), scorer, str(config.input))
         if not (responses := count_responses(config.input) - len(dropped)):
             raise ValueError(f"{config.input} has no rows" + (" short enough for this scorer" if dropped else ""))
-        skipped = file.done | dropped
+        skipped = {*done, *dropped}
         rows = (row for row in _split_rows(config, scorer) if row["id"] not in skipped)
-        with bar(f"score {config.output.stem}", responses, len(file.done)) as advance:
-            for scored in scorer.score_rows(rows, max_tokens=config.score_tokens):
-                file.append([with_scores(of_row, scorer) for of_row in scored])
-                advance(len(scored))
-        file.finish({"objective": scorer.objective, "aggregation": scorer.aggregation, "over_long": len(dropped)})
-    if dropped:
-        console.print(f"{len(dropped)} rows longer than {scorer.max_length} tokens are left out")
+        return scoring(rows, responses, scorer, config.score_tokens, len(dropped))
+
+    summary = write_rows(config.output, "score", settings, work)
+    if config.over_long == "refuse" and (left_out := summary["over_long"]):
+        raise ValueError(f"{config.output} was made without {left_out} over-long rows: give --over_long drop again")
     return config.output
+
+
+def scoring(
+    rows: Iterable[Row], responses: int, scorer: Scorer, max_tokens: int, over_long: int, **summary: Any
+) -> Work:
+    """The scored rows as work for `write_rows`; `responses` counts them with those that are scored already."""
+    scored = scorer.score_rows(rows, max_tokens=max_tokens)
+    about = {"objective": scorer.objective, "aggregation": scorer.aggregation, "over_long": over_long, **summary}
+    return Work(responses, ([with_scores(row, scorer) for row in block] for block in scored), lambda _: about)
 
 
 def _split_rows(config: ScoreConfig, scorer: Scorer) -> Iterator[Row]:

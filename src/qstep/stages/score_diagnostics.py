@@ -35,7 +35,7 @@ def response_auc(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
         right, of = [row["verdict"] == "right" for _, row in rows], [problem for problem, _ in rows]
         report[name] = {
             "response": auc_estimate(scores, right, of, seed=seed),
-            "response_within_problem": within_problem_auc(scores, right, of, seed=seed),
+            "response_within_problem": within_problem_auc(scores, right, of),
         }
     return report
 

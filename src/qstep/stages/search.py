@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qstep.data import refuse_unread
-from qstep.stages.engine_options import EngineOptions
-from qstep.stages.inputs import in_blocks, model_fingerprint, problems_fingerprint, refuse_overwriting, settings_of
-from qstep.stages.options import NO_EFFECT, ProblemOptions, SamplingOptions
-from qstep.stages.progress import bar, console
-from qstep.stages.scorer_options import ScorerOptions
+from qstep.generation.options import EngineOptions, SamplingOptions
+from qstep.runs.fingerprints import model_fingerprint, problems_fingerprint
+from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.progress import console
+from qstep.runs.runner import Work, in_blocks, write_rows
+from qstep.scoring.options import ScorerOptions, warn_of_prompts
+from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem, Row, SearchMethod
 
 if TYPE_CHECKING:
@@ -89,10 +94,7 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
 
 def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | None = None) -> Path:
     """Runs the stage and returns its output. `engine` and `scorer` replace those that the options name."""
-    from qstep.data import StageFile, read_rows
-    from qstep.data.splitters import is_named
     from qstep.data.tokens import PROMPT_DATE
-    from qstep.search import search_together
 
     refuse_overwriting(config)
     problems = {problem.id: problem for problem in config.problems()}
@@ -106,42 +108,45 @@ def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | 
         problems=problems_fingerprint(problems.values()),
         prompt_date=str(PROMPT_DATE),
     )
-    with StageFile.open(config.output, stage="search", settings=settings) as file:
-        if file.complete:
-            return config.output
-        engine = engine or config.load_engine(config.model_name_or_path)
-        scorer = scorer or config.load_scorer()
-        if is_named(scorer.step_separator):
-            raise ValueError(
-                f"{config.scorer} reads steps that {scorer.step_separator} cuts, and a search has to know where a step "
-                "ends while it is written: use a scorer whose steps end at a text"
-            )
-        done = {
-            row["problem_id"]
-            for row in read_rows(config.output, allow_torn=True)
-            if row["sample"] + 1 == row["search"]["candidates"]
-        }
-        with bar(f"search {config.output.stem}", len(problems), len(done)) as advance:
-            # Blocks are the same after a kill, so that what was computed together is so again.
-            for block in in_blocks(problems.values(), config.problems_at_once):
-                missing = sum(problem.id not in done for problem in block)
-                if not missing:
-                    continue
-                found = search_together(
-                    block, config.method, config.settings(), engine, scorer, score_tokens=config.score_tokens
-                )
-                of_block = zip(block, found, strict=True)
-                rows = [row for problem, of in of_block for row in _rows(problem, of, config, scorer.step_separator)]
-                file.append([row for row in rows if row["id"] not in file.done])
-                advance(missing)
-        summary = _summary(config.output)
-        file.finish(summary)
-        if summary["too_long"]:
-            console.print(
-                f"{summary['too_long']} responses begun were longer than the scorer's max_length of "
-                f"{scorer.max_length} tokens: they are not scored, and lose to all that are"
-            )
+
+    write_rows(config.output, "search", settings, lambda done: _search(config, problems, engine, scorer))
     return config.output
+
+
+def _search(config: SearchConfig, problems: dict[str, Problem], engine: Engine | None, scorer: Scorer | None) -> Work:
+    from qstep.data import read_rows
+    from qstep.data.splitters import is_named
+    from qstep.search import search_together
+
+    searching = engine or config.load_engine(config.model_name_or_path)
+    judging = scorer or config.load_scorer()
+    warn_of_prompts((problem.prompt for problem in problems.values()), judging, config.dataset_name, config.instruction)
+    if is_named(judging.step_separator):
+        raise ValueError(
+            f"{config.scorer} reads steps that {judging.step_separator} cuts, and a search has to know where a step "
+            "ends while it is written: use a scorer whose steps end at a text"
+        )
+    searched = {
+        row["problem_id"]
+        for row in read_rows(config.output, allow_torn=True)
+        if row["sample"] + 1 == row["search"]["candidates"]
+    }
+
+    def candidates(block: list[Problem]) -> list[Row]:
+        found = search_together(
+            block, config.method, config.settings(), searching, judging, score_tokens=config.score_tokens
+        )
+        of_block = zip(block, found, strict=True)
+        return [row for problem, of in of_block for row in _rows(problem, of, config, judging.step_separator)]
+
+    blocks = in_blocks(problems.values(), config.problems_at_once)
+    return Work(
+        len(problems),
+        (candidates(block) for block in blocks if any(problem.id not in searched for problem in block)),
+        partial(_summary, judging.max_length),
+        done=len(searched),
+        advance=lambda rows: len({row["problem_id"] for row in rows}),
+    )
 
 
 def _rows(problem: Problem, found: Found, config: SearchConfig, separator: str) -> list[Row]:
@@ -173,16 +178,19 @@ def _rows(problem: Problem, found: Found, config: SearchConfig, separator: str) 
     ]
 
 
-def _summary(path: Path) -> dict[str, Any]:
+def _summary(max_length: int, rows: Iterator[Row]) -> dict[str, Any]:
     """What the searches spent in all, and how the answers ended."""
-    from qstep.data import read_rows
-
     spent: Counter[str] = Counter(problems=0, candidates=0, tokens_generated=0, tokens_scored=0, too_long=0)
     ended: Counter[str] = Counter()
-    for row in read_rows(path, allow_torn=True):
+    for row in rows:
         spent["candidates"] += 1
         if row["chosen"]:
             spent.update({name: row["search"][name] for name in ("tokens_generated", "tokens_scored", "too_long")})
             spent["problems"] += 1
             ended[row["finish_reason"]] += 1
+    if spent["too_long"]:
+        console.print(
+            f"{spent['too_long']} partial responses were longer than the scorer's max_length of {max_length} tokens. "
+            "They have no score, and lose to all that have one"
+        )
     return {**spent, "finish_reasons": dict(sorted(ended.items()))}

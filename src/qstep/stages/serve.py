@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+from qstep.runs.progress import console
+from qstep.scoring.options import ScorerOptions
 from qstep.serving.options import ServerOptions
-from qstep.stages.progress import console
-from qstep.stages.scorer_options import ScorerOptions
 
 
 @dataclass(kw_only=True)

@@ -20,7 +20,7 @@ from qstep.data import (
     read_published,
     recognise,
 )
-from qstep.stages.inputs import finished
+from qstep.runs.stage_file import finished
 from qstep.types import Row
 
 if TYPE_CHECKING:

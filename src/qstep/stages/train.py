@@ -1,4 +1,4 @@
-"""`qstep train pqm|bce|mse|orm|dqo|dro|rs`: labelled rows in, a checkpoint out."""
+"""`qstep train METHOD`: labelled rows in, a checkpoint out."""
 
 from __future__ import annotations
 
@@ -11,21 +11,29 @@ from typing import Any
 
 import numpy as np
 from transformers import (
+    PrinterCallback,
+    ProgressCallback,
     SchedulerType,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
-    set_seed,
 )
 
-from qstep.data import SettingsChanged, StageFile, file_fingerprint, splitter_version
+from qstep.data import file_fingerprint, splitter_version
 from qstep.models import ModelOptions
-from qstep.models.loading import MARKER, load_tokenizer
+from qstep.models.inference import hide_loading_bars
+from qstep.objectives import METHODS
+from qstep.objectives.config import GroupConfig
+from qstep.objectives.dataset import GroupDataset
+from qstep.processes import gathered, together
+from qstep.runs.fingerprints import model_files, model_fingerprint
+from qstep.runs.options import settings_of
+from qstep.runs.progress import console
+from qstep.runs.seals import MARKER
+from qstep.runs.stage_file import SettingsChanged, StageFile, finished
 from qstep.stages.card import write_card
-from qstep.stages.inputs import finished, hide_loading_bars, model_files, model_fingerprint, settings_of
-from qstep.stages.progress import console
-from qstep.trainers import METHODS, GroupConfig
+from qstep.trainers import trainer_class
 from qstep.trainers.checkpoints import (
     Checkpoint,
     newest_usable,
@@ -34,8 +42,6 @@ from qstep.trainers.checkpoints import (
     why_not_resumable,
     why_unusable,
 )
-from qstep.trainers.dataset import GroupDataset
-from qstep.trainers.processes import gathered, together
 
 LENGTH = ("max_steps", "num_train_epochs")
 """The settings that say how long a run is."""
@@ -100,17 +106,17 @@ def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
         complete, checkpoint = gathered(together(lambda: run.open() if first else (False, None)))[0]
         if complete:
             return output
-        set_seed(config.seed)
         hide_loading_bars()
-        tokenizer = load_tokenizer(inputs.model_name_or_path, **inputs.load_arguments())
-        trainer = METHODS[method].create(
+        trainer = trainer_class(METHODS[method])(
             inputs,
             config,
             inputs.train_file,
-            tokenizer,
-            eval_file=inputs.eval_file,
+            inputs.eval_file,
             callbacks=[_Log(run.log)] if run.log else [],
         )
+        if console.quiet:  # its lines are in train_log.jsonl
+            trainer.remove_callback(ProgressCallback)
+            trainer.remove_callback(PrinterCallback)
         trainer.settings = run.settings
         files: dict[str, tuple[Path, Any]] = {"": (inputs.train_file, trainer.train_dataset)}
         if inputs.eval_file is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from qstep.data import checked_steps
 from qstep.grading import GRADER_VERSION, Grade, equivalent, grade_many
 from qstep.tasks.arithmetic import has_false_equation
 from qstep.types import Problem, Row
@@ -26,6 +27,7 @@ class Mathematics:
 
     def check_steps(self, row: Row, steps: Sequence[str]) -> list[bool | None]:
         """False from the first step on that holds a false equation, as `arithmetic` finds them; None before."""
+        steps = checked_steps(steps)
         false = next((t for t, step in enumerate(steps) if has_false_equation(step)), len(steps))
         return [None if t < false else False for t in range(len(steps))]
 

@@ -25,6 +25,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from qstep.data import checked_steps
 from qstep.grading import Grade
 from qstep.types import Problem, Row
 
@@ -56,7 +57,7 @@ class Miniature:
         return [grade(row["gold"], row["completion"]) for row in rows]
 
     def check_steps(self, row: Row, steps: Sequence[str]) -> list[bool | None]:
-        return [*check_steps(row["prompt"], list(steps))]
+        return [*check_steps(row["prompt"], checked_steps(steps))]
 
     def same_answer(self, a: str, b: str) -> bool:
         return a == b
@@ -118,7 +119,7 @@ def check_steps(prompt: str, steps: list[str]) -> list[bool]:
     """
     expected = solution(prompt).split("\n")
     labels: list[bool] = []
-    for t, step in enumerate(steps):
+    for t, step in enumerate(checked_steps(steps)):
         right_so_far = all(labels[-1:])
         labels.append(right_so_far and t < len(expected) and step.removesuffix("\n") == expected[t])
     return labels

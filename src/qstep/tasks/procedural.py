@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from qstep.data import checked_steps
 from qstep.grading import Grade, extract_answer
 from qstep.types import Problem, Row
 
@@ -102,7 +103,7 @@ class ReasoningGym:
         return [self._verdict(row) for row in rows]
 
     def check_steps(self, row: Row, steps: Sequence[str]) -> list[bool | None]:
-        return [None for _ in steps]
+        return [None for _ in checked_steps(steps)]
 
     def same_answer(self, a: str, b: str) -> bool:
         return a == b

@@ -1,59 +1,27 @@
-"""Trainers: small `transformers.Trainer` subclasses that learn from groups, and which of them each method takes."""
+"""Trainers: the machine that trains any objective, and a class for each method in the table.
+
+`PQMTrainer`, `DQOTrainer` and their kin are made from the table: one for each method, none of them written by hand.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import NamedTuple
+from qstep.objectives import METHODS
+from qstep.processes import ProcessFailed
+from qstep.trainers.finite import NonFiniteLoss
+from qstep.trainers.group_trainer import GroupTrainer
+from qstep.trainers.method_trainer import MethodTrainer, trainer_class, trainer_name
 
-from qstep.trainers.base import GroupTrainer, NonFiniteLoss
-from qstep.trainers.dataset import GroupConfig
-from qstep.trainers.dqo import DQOConfig, DQOTrainer, ImportanceCollapse
-from qstep.trainers.dro import DROConfig, DROTrainer
-from qstep.trainers.objectives import RankingConfig, ScorerConfig, StepwiseConfig
-from qstep.trainers.policy import RSTrainer
-from qstep.trainers.processes import ProcessFailed
-from qstep.trainers.scorer import ScorerTrainer
+_METHODS = {trainer_name(method): method for method in METHODS.values()}
 
-__all__ = [
-    "METHODS",
-    "DQOConfig",
-    "DQOTrainer",
-    "DROConfig",
-    "DROTrainer",
-    "GroupConfig",
-    "GroupTrainer",
-    "ImportanceCollapse",
-    "Method",
-    "NonFiniteLoss",
-    "ProcessFailed",
-    "RSTrainer",
-    "RankingConfig",
-    "ScorerConfig",
-    "ScorerTrainer",
-    "StepwiseConfig",
-]
+__all__ = ["GroupTrainer", "MethodTrainer", "NonFiniteLoss", "ProcessFailed", "trainer_class", "trainer_name"]
+__all__ += [*_METHODS]
 
 
-class Method(NamedTuple):
-    """A way to train: its options, and what makes its trainer.
-
-    create(model_options, config, train_file, tokenizer, *, eval_file, callbacks) makes the trainer, with its model.
-    """
-
-    config: type[GroupConfig]
-    create: Callable[..., GroupTrainer]
+def __getattr__(name: str) -> type[MethodTrainer]:
+    if name in _METHODS:
+        return trainer_class(_METHODS[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-METHODS: Mapping[str, Method] = {
-    "pqm": Method(RankingConfig, partial(ScorerTrainer.create, objective="pqm")),
-    "pqm_theoretical": Method(RankingConfig, partial(ScorerTrainer.create, objective="pqm_theoretical")),
-    "pqm_ablation": Method(StepwiseConfig, partial(ScorerTrainer.create, objective="pqm_ablation")),
-    "bce": Method(StepwiseConfig, partial(ScorerTrainer.create, objective="bce")),
-    "mse": Method(StepwiseConfig, partial(ScorerTrainer.create, objective="mse")),
-    "orm": Method(ScorerConfig, partial(ScorerTrainer.create, objective="orm")),
-    "rs": Method(GroupConfig, RSTrainer.create),
-    "dro": Method(DROConfig, DROTrainer.create),
-    "dqo": Method(DQOConfig, DQOTrainer.create),
-}
-"""What `qstep train METHOD` runs."""
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,11 +1,15 @@
-"""The averages that a line of the log shows."""
+"""The averages that a line of the log shows, and when there is a line."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import SaveStrategy
 
-from qstep.trainers.processes import gathered
+from qstep.processes import gathered
 
 
 class Averages:
@@ -33,3 +37,18 @@ class Averages:
             if count:
                 means[name] = sum(total for total, _ in parts) / count
         return means
+
+
+class LogWhereItMatters(TrainerCallback):
+    """A line of the log at the last step, and before each checkpoint.
+
+    What the next line averages begins after it, so a resumed run logs what an undisturbed one does; and a folder with a
+    checkpoint has a log, whose settings are compared.
+    """
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        may_save = control.should_save or (args.save_strategy == SaveStrategy.BEST and control.should_evaluate)
+        if may_save or state.global_step >= state.max_steps:
+            control.should_log = True
+
+    on_epoch_end = on_step_end

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
+from transformers import TrainingArguments
+
+from qstep.objectives.batch import ResponseBatch
+from qstep.objectives.dataset import GroupDataset, Item
 
 
 class StepSampler(Sampler[list[int]]):
@@ -105,3 +110,23 @@ def deal(items: Sequence[int], lengths: Sequence[int], shares: int) -> list[list
         totals[share] += lengths[place]
         counts[share] += 1
     return [[items[place] for place in range(len(items)) if share_of[place] == share] for share in range(shares)]
+
+
+def group_loader(dataset: GroupDataset, sampler: StepSampler, args: TrainingArguments, collate: Any) -> DataLoader:
+    """A loader of the batches that the sampler names, with the options for loaders."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
+        persistent_workers=args.dataloader_persistent_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+    )
+
+
+def with_weights(batch: ResponseBatch, items: list[Item]) -> ResponseBatch:
+    """Adds which row of the file each response is, and what it counts."""
+    batch["row_index"] = torch.tensor([number for item in items for number in item["row_index"]])
+    batch["row_weight"] = torch.tensor([item["weight"] for item in items for _ in item["row_index"]])
+    return batch

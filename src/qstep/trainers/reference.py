@@ -9,27 +9,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
-from qstep.data import cache_folders, write_whole
-from qstep.models import Batch
-from qstep.trainers.dataset import GroupDataset, Item
-from qstep.trainers.processes import gathered, here, together
+from qstep.data import cache_folders, tokenizer_fingerprint, write_whole
+from qstep.models import Batch, moved
+from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.responses import collate_rows
+from qstep.processes import gathered, here, together
+
+if TYPE_CHECKING:
+    from qstep.trainers.group_trainer import GroupTrainer
 
 _TOKENS_AT_ONCE = 16384
 """Packed tokens of a forward pass; a longer item is computed alone."""
 _TOKENS_A_FILE = 1 << 20
 
 _PLACES = np.dtype([("row", "<i8"), ("start", "<i8"), ("length", "<i8")])
+
+_NAMES_ONLY = ("_name_or_path", "architectures", "dtype", "transformers_version")
+"""What of a model's config says nothing of what it computes; its weights say their dtype."""
 
 
 class ReferenceStore:
@@ -67,6 +77,34 @@ class ReferenceStore:
         header = json.dumps({"rows": len(logps)}).encode() + b"\n" + places.tobytes()
         values = np.concatenate([values for _, values in logps]).astype("<f4")
         write_whole(self.folder / f"{uuid.uuid4().hex}.logps", [header, values.data])
+
+
+def add_reference(trainer: GroupTrainer) -> None:
+    """Has items carry the reference's log-probabilities, of the rows that are reached, where the losses read any."""
+    args, model, tokenizer = trainer.args, trainer.bare_model, trainer.processing_class
+    order = trainer.sampler(trainer.train_dataset, training=True)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * order.steps)
+    wanted = [(trainer.train_dataset, order.reached(steps))]
+    if trainer.eval_dataset is not None:
+        wanted.append((trainer.eval_dataset, list(range(len(trainer.eval_dataset)))))
+    if not any(trainer.objective.needs_reference(dataset) for dataset, _ in wanted):
+        return
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    weights = weights_fingerprint(model, lambda name: not name.startswith("value_") and "lora_" not in name)
+    computed = {name: value for name, value in model.config.to_dict().items() if name not in _NAMES_ONLY}
+    config = json.dumps(computed, sort_keys=True, default=str)
+    key = f"{weights} {config} {tokenizer_fingerprint(tokenizer)} {args.mixed_precision}"
+
+    def logps(batch: Batch) -> torch.Tensor:
+        with trainer.accelerator.autocast(), model.reference():
+            found: torch.Tensor = model.policy_logps(moved(batch, args.device))
+            return found
+
+    model.eval()
+    for dataset, items in wanted:
+        store = reference_store(dataset, items, key, lambda items: collate_rows(tokenizer, items), logps)
+        dataset.columns["reference_logps"] = store
+    model.train()
 
 
 def reference_store(

@@ -1,0 +1,146 @@
+"""`--dry_run`: what a command would read and write, and its settings. No model is loaded, and no output is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import MISSING, fields
+from enum import Enum
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qstep.stages.commands import Command
+
+_CHECKED = frozenset(
+    {"convert", "sample", "grade", "annotate", "score", "search", "evaluate", "evaluate processbench", "merge"}
+    | {"export"}
+)
+"""Commands that compare their output with the settings before they load a model. Training does so too."""
+
+_OUTPUTS = frozenset({"output", "output_dir", "summary"})
+
+_COUNTED_BYTES = 2**30
+"""The largest file whose rows are counted: about a second."""
+
+
+def describe(command: Command, configs: Sequence[Any]) -> None:
+    """Prints what the command would do with these options. Raises what the command would raise before it begins."""
+    if command.module == "qstep.recipes.command":
+        import_module(command.module).show_plan(command.name, *configs)
+        return
+    outputs = _OUTPUTS & _values(configs).keys()
+    read, written = dict(_read(configs, outputs)), dict(_written(configs, outputs))
+    print(f"Dry run of qstep {command.name}: nothing is written, no model is loaded.")
+    for title, entries in (("reads", read), ("writes", written)):
+        print(f"{title}:" if entries else f"{title}: nothing")
+        for name, text in entries.items():
+            print(f"  {name:24} {text}")
+    print("settings (the others have their defaults; --print_config prints all):")
+    print(_indented(yaml.safe_dump(_chosen(configs), sort_keys=False, allow_unicode=True)))
+    if command.name in _CHECKED or command.name.startswith("train "):
+        print(f"output: {_outcome(command, configs)}")
+
+
+def _outcome(command: Command, configs: Sequence[Any]) -> str:
+    """What would become of the output: new, resumed, complete. Raises ValueError where it would be refused."""
+    from qstep.runs.dry_run import WouldWrite, dry_run
+
+    try:
+        with dry_run():
+            command.run(configs)
+    except WouldWrite as end:
+        return f"{end.path} would be {end.outcome}" if end.outcome != "new" else f"{end.path} is new"
+    raise AssertionError(f"qstep {command.name} wrote in a dry run")
+
+
+def _values(configs: Sequence[Any]) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for config in configs for f in fields(config)}
+
+
+def _read(configs: Sequence[Any], outputs: Set[str]) -> Iterator[tuple[str, str]]:
+    """Each file and folder that an option names, with its size."""
+    for name, value in _values(configs).items():
+        if name not in outputs:
+            for key, path in _paths(name, value):
+                yield key, f"{path}  ({_size(path)})"
+
+
+def _paths(name: str, value: Any) -> Iterator[tuple[str, Path]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _paths(f"{name}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _paths(f"{name}[{number}]", item)
+    elif isinstance(value, Path) or (isinstance(value, str) and value and _exists(value)):
+        yield name, Path(value)
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
+
+
+def _written(configs: Sequence[Any], outputs: Set[str]) -> Iterator[tuple[str, str]]:
+    for name in sorted(outputs):
+        value = _values(configs)[name]
+        if value is not None:
+            path = Path(value)
+            yield name, f"{path}  ({_size(path) + ', exists' if path.exists() else 'new'})"
+
+
+def _size(path: Path) -> str:
+    """A file's size and number of rows, or a folder's size."""
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.is_file()]
+        return f"{_counted(len(files), 'file')}, {_bytes(sum(file.stat().st_size for file in files))}"
+    if not path.exists():
+        return "missing"
+    size = path.stat().st_size
+    if path.suffix == ".jsonl" and size <= _COUNTED_BYTES:
+        from qstep.data.jsonl import count_rows
+
+        return f"{_counted(count_rows(path), 'row')}, {_bytes(size)}"
+    return _bytes(size)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def _chosen(configs: Sequence[Any]) -> dict[str, Any]:
+    """The options that differ from their defaults, as YAML has them."""
+    chosen = {}
+    for config in configs:
+        for f in fields(config):
+            value = getattr(config, f.name)
+            default = f.default if f.default_factory is MISSING else f.default_factory()
+            if f.init and value != default:
+                chosen[f.name] = _plain(value)
+    return chosen
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    return value if isinstance(value, int | float | str | bool | None) else str(value)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

@@ -1,0 +1,153 @@
+"""The area under the ROC curve: how often what is right outscores what is wrong.
+
+Of steps it has to be read with care. Steps after the first wrong one are left out, so a response's wrong step is its
+last one, and within one response any score that falls from step to step is perfect without reading a word. Hence the
+areas at equal positions, in which only steps with the same index are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+from qstep.evals.intervals import bootstrap_estimate, mean_estimate, members, numbered, times_drawn
+
+
+def auc(scores: ArrayLike, correct: ArrayLike) -> float | None:
+    """The chance that a correct item outscores a wrong one, ties one half: the area under the ROC curve.
+
+    Items are responses, or steps. None where one class is missing: then it is undefined. Raises ValueError on
+    different lengths, a NaN score, or a `correct` other than 0 and 1 (drop absent step labels first).
+    """
+    return _area(*_items(scores, correct))
+
+
+def _items(scores: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    score, right = np.asarray(scores, dtype=np.float64), np.asarray(correct)
+    if score.ndim != 1 or score.shape != right.shape:
+        raise ValueError(f"scores {score.shape} and correct {right.shape} must be two lists of one length")
+    if np.isnan(score).any():
+        raise ValueError(f"score {int(np.isnan(score).argmax())} is NaN")
+    if not np.isin(right, (0, 1)).all():
+        raise ValueError("correct must be 0 or 1: drop items without a label first")
+    return score, right
+
+
+def _area(score: NDArray[np.float64], right: NDArray[Any]) -> float | None:
+    n_right = int(right.sum())
+    n_wrong = len(right) - n_right
+    if n_right == 0 or n_wrong == 0:
+        return None
+    rank_sum = rankdata(score)[right == 1].sum()
+    return float((rank_sum - n_right * (n_right + 1) / 2) / (n_right * n_wrong))
+
+
+def within_problem_auc(scores: ArrayLike, correct: ArrayLike, problems: Sequence[Hashable]) -> dict[str, Any] | None:
+    """The mean of `auc` over the problems that have both classes, with its 95 % interval; None if none has.
+
+    Its `n` counts those problems. This is what choosing among one problem's responses needs. The `auc` of
+    all items together also rewards telling easy problems from hard ones, and can look good where this one is
+    at chance. Raises as `auc_estimate` does.
+    """
+    score, right = _items(scores, correct)
+    areas = [_area(score[places], right[places]) for places in members(_numbered(problems, score))]
+    known = [area for area in areas if area is not None]
+    return asdict(mean_estimate(known)) if known else None
+
+
+def auc_estimate(
+    scores: ArrayLike, correct: ArrayLike, problems: Sequence[Hashable], *, seed: int = 0
+) -> dict[str, Any] | None:
+    """The `auc` of all items together, with its 95 % interval over problems; None where a class is missing.
+
+    In a resample each item keeps the share of the other class that it is in order with among all items (its placement,
+    as in DeLong et al. 1988): the first-order bootstrap, which takes no sorting. Raises as `auc` does, and unless there
+    is a problem for each item.
+    """
+    score, right = _items(scores, correct)
+    problem, area = _numbered(problems, score), _area(score, right)
+    if area is None:
+        return None
+    right = right == 1
+    placed = np.empty_like(score)
+    for kind in (right, ~right):
+        below = (rankdata(score)[kind] - rankdata(score[kind])) / (~kind).sum()
+        placed[kind] = below if kind is right else 1 - below
+    amounts = [weight * kind for kind in (right, ~right) for weight in (placed, np.ones_like(placed))]
+    table = np.stack([np.bincount(problem, weights=amount) for amount in amounts], axis=-1)
+
+    def resampled(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        of_right, n_right, of_wrong, n_wrong = np.moveaxis(times_drawn(drawn) @ table, -1, 0)
+        with np.errstate(invalid="ignore"):
+            return np.clip(of_right / n_right + of_wrong / n_wrong - area, 0, 1)
+
+    return asdict(bootstrap_estimate(resampled, len(table), len(table), seed=seed))
+
+
+def equal_position_auc(
+    scores: ArrayLike, correct: ArrayLike, positions: Sequence[int], problems: Sequence[Hashable], *, seed: int = 0
+) -> dict[str, Any] | None:
+    """The `auc` of steps, over pairs with the same index in two responses, whatever the problem of each.
+
+    With the 95 % interval over problems, to first order as in `auc_estimate`. A score that knows only the index of a
+    step has .5; one that knows which problems are hard may have more. None where no index has both classes. Raises as
+    `auc_estimate` does.
+    """
+    score, right = _items(scores, correct)
+    problem = _numbered(problems, score)
+    ordered, pairs = _ordered_pairs(score, right == 1, numbered(positions))
+    in_order, all_pairs = (float(of[right == 1].sum()) for of in (ordered, pairs))
+    if not all_pairs:
+        return None
+    table = np.stack([np.bincount(problem, weights=of) for of in (ordered, pairs)], axis=-1)
+
+    def resampled(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        # Each pair is counted from both its sides, so the sums over all items are twice those over pairs.
+        above, below = np.moveaxis(times_drawn(drawn) @ table - (in_order, all_pairs), -1, 0)
+        return np.clip(np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0), 0, 1)
+
+    return asdict(bootstrap_estimate(resampled, len(table), len(table), seed=seed))
+
+
+def equal_position_within_problem_auc(
+    scores: ArrayLike, correct: ArrayLike, positions: Sequence[int], problems: Sequence[Hashable]
+) -> dict[str, Any] | None:
+    """The same over pairs of two responses to one problem: the mean over the problems that have such a pair.
+
+    A score that knows only the problem and the index of a step has .5. None where no problem has a pair.
+    """
+    score, right = _items(scores, correct)
+    problem = _numbered(problems, score)
+    place = numbered(list(zip(problem.tolist(), positions, strict=True)))
+    ordered, pairs = (
+        np.bincount(problem[right == 1], weights=of[right == 1]) for of in _ordered_pairs(score, right == 1, place)
+    )
+    known = pairs > 0
+    return asdict(mean_estimate(ordered[known] / pairs[known])) if known.any() else None
+
+
+def _ordered_pairs(
+    score: NDArray[np.float64], right: NDArray[np.bool_], group: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each item: how many items of the other class in its group it is in order with, ties half; and how many."""
+    ordered, pairs = np.zeros_like(score), np.zeros_like(score)
+    for places in members(group):
+        of_right = right[places]
+        ranks = rankdata(score[places])
+        for kind in (of_right, ~of_right):
+            others = int((~kind).sum())
+            below = ranks[kind] - rankdata(score[places][kind]) if kind.any() else ranks[kind]
+            ordered[places[kind]] = below if kind is of_right else others - below
+            pairs[places[kind]] = others
+    return ordered, pairs
+
+
+def _numbered(problems: Sequence[Hashable], items: NDArray[np.float64]) -> NDArray[np.int64]:
+    if len(problems) != len(items):
+        raise ValueError(f"{len(items)} items and {len(problems)} problems: give each item its own")
+    return numbered(problems)

@@ -1,0 +1,81 @@
+"""How well a scorer tells right steps from first wrong ones, and what a scorer that reads nothing would have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qstep.evals.auc import auc_estimate, equal_position_auc, equal_position_within_problem_auc, within_problem_auc
+
+
+@dataclass(slots=True)
+class LabelledSteps:
+    """The labelled steps of responses, each up to its first wrong step: what follows that is wrong whatever it says."""
+
+    q_values: list[float] = field(default_factory=list)
+    right: list[bool] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    problems: list[Hashable] = field(default_factory=list)
+    responses: Counter[Hashable] = field(default_factory=Counter)
+    """How many responses there are of each problem."""
+
+    def add(self, problem: Hashable, q_values: Sequence[float], labels: Sequence[bool | None]) -> None:
+        """Takes the steps of one response. A step without a label (None) is left out, and keeps its position."""
+        self.responses[problem] += 1
+        for position, (q_value, label) in enumerate(zip(q_values, labels, strict=True)):
+            if label is not None:
+                self.q_values.append(q_value)
+                self.right.append(bool(label))
+                self.positions.append(position)
+                self.problems.append(problem)
+            if label is False:
+                return
+
+    @property
+    def several_responses(self) -> bool:
+        """Whether most problems have more than one response, so that a problem says more than a response does."""
+        several = sum(count > 1 for count in self.responses.values())
+        return 2 * several >= len(self.responses) > 0
+
+
+def step_auroc(steps: LabelledSteps, *, seed: int = 0) -> dict[str, Any]:
+    """The chance that a right step outscores a first wrong one, in all and at equal positions; of position alone too.
+
+    `step` is over all pairs, `position` the same for a scorer that reads nothing and falls by 1 a step, and
+    `step_at_equal_position` is over pairs of steps with the same index. Each has its `_within_problem` (see
+    `step_auroc_within_problem`). None where there is no pair.
+    """
+    of_steps = steps.right, steps.problems
+    return {
+        "step": auc_estimate(steps.q_values, *of_steps, seed=seed),
+        "position": auc_estimate(_falling(steps), *of_steps, seed=seed),
+        "step_at_equal_position": equal_position_auc(
+            steps.q_values, steps.right, steps.positions, steps.problems, seed=seed
+        ),
+        **step_auroc_within_problem(steps),
+    }
+
+
+def step_auroc_within_problem(steps: LabelledSteps) -> dict[str, Any]:
+    """`step`, `position` and `step_at_equal_position`, each `_within_problem`: the mean over problems.
+
+    All are None where most problems have one response. There the wrong step is the last of those compared, so that
+    position alone is perfect, and the number would say nothing of what a scorer reads.
+    """
+    if not steps.several_responses:
+        names = ("step_within_problem", "position_within_problem", "step_at_equal_position_within_problem")
+        return dict.fromkeys(names)
+    return {
+        "step_within_problem": within_problem_auc(steps.q_values, steps.right, steps.problems),
+        "position_within_problem": within_problem_auc(_falling(steps), steps.right, steps.problems),
+        "step_at_equal_position_within_problem": equal_position_within_problem_auc(
+            steps.q_values, steps.right, steps.positions, steps.problems
+        ),
+    }
+
+
+def _falling(steps: LabelledSteps) -> list[float]:
+    """The Qs of a scorer that reads nothing: less for each later step."""
+    return [-float(position) for position in steps.positions]

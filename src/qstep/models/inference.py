@@ -1,0 +1,70 @@
+"""Loading a model to be asked, not trained: its device, its tokenizer, an adapter merged into its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qstep.types import Dtype
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def hide_loading_bars() -> None:
+    """Silences the bars of reading and writing weights: a stage shows its own progress."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
+def load_for_sampling(
+    model_name_or_path: str, *, device: str, dtype: Dtype, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model and its tokenizer for sampling; an adapter is merged into the base model that it names."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from qstep.models.adapters import load_adapter
+    from qstep.models.loading import ADAPTER_CONFIG
+
+    hide_loading_bars()
+    tokenizer = load_text_tokenizer(model_name_or_path, revision)
+    if (Path(model_name_or_path) / ADAPTER_CONFIG).exists():
+
+        def base(name: str, revision: str | None) -> PreTrainedModel:
+            return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, revision=revision)
+
+        model = load_adapter(model_name_or_path, base).merge_and_unload()
+    else:
+        model = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=dtype, revision=revision)
+    torch.nn.Module.to(model, choose_device(device))
+    return model.eval(), tokenizer
+
+
+def load_text_tokenizer(model_name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that is to write text; its weights are not read. Raises ValueError for a step scorer."""
+    from transformers import AutoConfig
+
+    from qstep.models import loading
+
+    has_config = (Path(model_name_or_path) / "config.json").is_file()  # a foreign adapter may have none
+    if has_config and loading.is_scorer(AutoConfig.from_pretrained(model_name_or_path)):
+        raise ValueError(f"{model_name_or_path} is a step scorer and writes no text; give a causal language model")
+    return loading.load_tokenizer(model_name_or_path, revision=revision)
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is the GPU where there is one, else the CPU. Raises ValueError for a device that is not there."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen).cpu()  # meta holds nothing that could be brought back
+    except (RuntimeError, AssertionError, ImportError) as error:  # no such device; a torch without CUDA; without hpu
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {device} cannot be used here: {reason}. Give cpu, cuda or auto") from None
+    return chosen

@@ -1,0 +1,203 @@
+"""A trajectory file as a training set: chunks of one problem's rows, read by byte offset when they are reached."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from qstep.data import (
+    Format,
+    Index,
+    RowError,
+    bytes_growth,
+    cached_array,
+    encode_prompt,
+    index_rows,
+    most_text_tokens,
+    tokenizer_fingerprint,
+)
+from qstep.objectives.config import GroupConfig
+from qstep.processes import first_then_all
+from qstep.types import Row
+
+Item = dict[str, Any]
+"""What a `GroupDataset` gives: some rows of one problem."""
+
+Reasons = Mapping[str, NDArray[np.bool_]]
+"""Why rows are left out: by reason, which rows of an index."""
+
+_NAMED = 5
+"""Over-long rows that an error names."""
+
+
+class GroupDataset(Dataset[Item]):
+    """Chunks of one problem's rows, the unit a batch is made of; a problem is a (problem_id, prompt).
+
+    Item i is `{"rows": [Row, ...], "row_index": [int, ...], "where": [str, ...], "weight": 1}`: at most
+    `responses_per_prompt` responses of one problem (all of them if None), `row_index` counting the rows of the file,
+    `where` naming them for errors. Item ~i is the same with weight 0. `lengths[i]` is about the number of its tokens.
+
+    left_out: how many rows were left out for which reason. rows: the numbers of those kept, problem by problem.
+    columns: what else items carry for each row, from its number (reference log-probabilities, say).
+    """
+
+    def __init__(
+        self, index: Index, rows: NDArray[np.int64], responses_per_prompt: int | None, left_out: Counter[str]
+    ) -> None:
+        if not len(rows):
+            raise ValueError(f"{index.path}: none of its rows can be used; left out: {dict(left_out)}")
+        self.index, self.left_out = index, left_out
+        self.path = index.path
+        self.columns: dict[str, Any] = {}
+        problems = index.table["problem"][rows]
+        _, first, inverse = np.unique(problems, return_index=True, return_inverse=True)
+        order = np.argsort(first[inverse], kind="stable")  # problems as they first appear, rows as in the file
+        self.rows = rows[order]
+        problems = problems[order]
+        begins = np.flatnonzero(np.r_[True, problems[1:] != problems[:-1]])
+        sizes = np.diff(np.r_[begins, len(problems)])
+        most = responses_per_prompt or int(sizes.max())
+        chunks = -(-sizes // most)  # of each problem
+        within = np.arange(chunks.sum()) - np.repeat(np.cumsum(chunks) - chunks, chunks)
+        self.starts = np.repeat(begins, chunks) + within * most
+        self.ends = np.minimum(self.starts + most, np.repeat(begins + sizes, chunks))
+        table = index.table
+        responses = np.where(table["ids"] >= 0, table["ids"], table["response_bytes"] // 4)[self.rows]
+        self.lengths = np.add.reduceat(responses, self.starts) + table["prompt_bytes"][self.rows[self.starts]] // 4
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Item:
+        item = index if index >= 0 else ~index
+        numbers = self.row_numbers(item)
+        rows = [self.row(number) for number in numbers]
+        if any(row["prompt"] != rows[0]["prompt"] for row in rows):
+            raise ValueError(f"{self.path}: rows {numbers} have one hash and two prompts; give them problem_ids")
+        where = [self.where(number) for number in numbers]
+        more = {name: [column[number] for number in numbers] for name, column in self.columns.items()}
+        return {"rows": rows, "row_index": numbers, "where": where, "weight": float(index >= 0), **more}
+
+    def row_numbers(self, item: int) -> list[int]:
+        """The rows of an item."""
+        return self.rows[self.starts[item] : self.ends[item]].tolist()
+
+    def row(self, number: int) -> Row:
+        """The row of that number of the file, counted from 0."""
+        return self.index.row(number)
+
+    def where(self, number: int) -> str:
+        """How an error names a row."""
+        return f"{self.path}, line {number + 1}"
+
+
+def select_rows(
+    path: Path,
+    format: Format,
+    config: GroupConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    leave_out: Callable[[Index], Reasons],
+    encode: Callable[[Row], int],
+    fixed_tokens: Callable[[NDArray[np.void]], NDArray[np.int64]],
+    step_separator: str | None,
+    forbidden: Sequence[str] = (),
+) -> GroupDataset:
+    """The rows of a file that can be trained on.
+
+    Args:
+        leave_out: which rows are left out, and why.
+        encode: how many tokens a row has.
+        fixed_tokens: how many of them at most are not of its texts (separators, say), or are known exactly.
+        step_separator: what rows' steps must be split by; None where steps do not matter.
+        forbidden: texts that no step may contain.
+
+    Raises:
+        RowError: a row is bad, or its steps are split by another separator.
+        ValueError: rows are longer than `max_length` (unless they are to be dropped), or none is left.
+    """
+    index = first_then_all(lambda: index_rows(path, format, forbidden=forbidden))
+    table = index.table
+    if step_separator is not None:
+        _refuse_other_separators(index, step_separator)
+    kept = np.ones(len(table), bool)
+    left_out: Counter[str] = Counter()
+    for reason, rows in leave_out(index).items():
+        left_out[reason] += int((rows & kept).sum())
+        kept &= ~rows
+    most = _most_tokens(index, tokenizer) + fixed_tokens(table)
+    doubtful = np.flatnonzero(kept & (most > config.max_length))
+    if len(doubtful):
+        key = {
+            "file": index.fingerprint,
+            "tokenizer": tokenizer_fingerprint(tokenizer),
+            "format": format,
+            "rows": hashlib.sha256(doubtful.tobytes()).hexdigest(),
+            "max_length": config.max_length,
+        }
+
+        def measure() -> tuple[dict[str, Any], NDArray[Any]]:
+            return {}, np.array([encode(index.row(int(number))) for number in doubtful], "<i8")
+
+        _, exact = first_then_all(
+            lambda: cached_array(path.resolve(), f"{format}.lengths", key, np.dtype("<i8"), measure)
+        )
+        long = exact > config.max_length
+        if long.any() and config.over_long == "refuse":
+            named = ", ".join(f"line {n + 1} ({t})" for n, t in zip(doubtful[long], exact[long][:_NAMED], strict=False))
+            raise ValueError(
+                f"{path}: {int(long.sum())} rows are longer than max_length {config.max_length} tokens: {named}"
+                f"{', ...' if long.sum() > _NAMED else ''}. Raise max_length, or leave them out with over_long: drop; "
+                "nothing is truncated."
+            )
+        if long.any():
+            left_out["longer than max_length"] += int(long.sum())
+            kept[doubtful[long]] = False
+    return GroupDataset(index, np.flatnonzero(kept), config.responses_per_prompt, +left_out)
+
+
+def _refuse_other_separators(index: Index, wanted: str) -> None:
+    for code, separator in enumerate(index.separators):
+        if separator is not None and separator != wanted:
+            line = int(np.flatnonzero(index.table["separator"] == code)[0]) + 1
+            raise RowError(
+                index.path,
+                line,
+                "step_separator",
+                f"its steps were split by {separator!r}, and this run splits by {wanted!r}: set step_separator to that "
+                "of the rows",
+            )
+
+
+def _most_tokens(index: Index, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """No fewer than the tokens of each row's prompt and (unless it has `completion_ids`) of its texts.
+
+    Where a tokenizer is of a kind this is not known of, the largest number there is.
+    """
+    table = index.table
+    growth = bytes_growth(tokenizer)
+    if growth is None:
+        return np.full(len(table), np.iinfo(np.int32).max, np.int64)
+    framing = np.array([_framing(tokenizer, roles) for roles in index.roles])[table["roles"]]
+
+    def most(part: str, texts: NDArray[np.int64]) -> NDArray[np.int64]:
+        size, extra = (table[f"{part}_{of}"].astype(np.int64) for of in ("bytes", "extra"))
+        return most_text_tokens(size, extra, texts, growth)
+
+    response = most("response", 1 + np.maximum(table["steps"], 0).astype(np.int64))
+    return most("prompt", framing) + np.where(table["ids"] >= 0, 0, response)
+
+
+def _framing(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> int:
+    """Tokens of a prompt that are not of its texts: a beginning, or what the chat template puts around messages."""
+    if not roles:
+        return 2
+    return len(encode_prompt(tokenizer, [{"role": role, "content": "x"} for role in roles])) + 8 * len(roles)

@@ -1,0 +1,236 @@
+"""DQO (arXiv 2410.09302): every token is an action, and the policy is its own Q-function."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from qstep.data import RowError, check_separator, refuse_unread, row_step_ends, steps_of
+from qstep.losses import (
+    ImportanceMode,
+    additive_rewards,
+    dqo_losses,
+    importance_diagnostics,
+    importance_weights,
+    potential_based_rewards,
+)
+from qstep.models import ModelOptions, PolicyWithValue
+from qstep.objectives.batch import GradedBatch, RewardedBatch
+from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.objective import Losses, Objective, Recorded
+from qstep.objectives.value_function import ValueConfig, ValueFunction, by_outcome
+from qstep.processes import gathered, here
+from qstep.types import Row
+
+ProcessRewards = Literal["none", "potential", "additive"]
+
+_log = logging.getLogger(__name__)
+
+
+class ImportanceCollapse(RuntimeError):
+    """The importance weights have left too few effective samples to learn from."""
+
+
+@dataclass
+class DQOConfig(ValueConfig):
+    """How to train a policy by DQO (arXiv 2410.09302).
+
+    Args:
+        lam: lambda of the lambda-return; 1 (the paper's best) never bootstraps.
+        importance: product of pi/mu over the `trajectory`, over its `prefix`, or `none`.
+        importance_clip: upper limit of the weights.
+        process_rewards: what `step_rewards` of a row add to its outcome reward: `none`, `potential`
+            (differences of potentials, which leave the optimal policy alone) or `additive` (centred per problem).
+        process_reward_weight: factor on the step rewards.
+        min_effective_sample_size: stop when the share of effective samples, or the mean weight, is below this
+            for `collapse_patience` optimizer steps in a row.
+        collapse_patience: how many optimizer steps in a row that may be before training stops.
+        step_separator: the text between steps, or the `split:<name>` of what cut them, for placing step rewards on
+            tokens, whichever tokenizer the scorer had.
+    """
+
+    lam: float = 1.0
+    importance: ImportanceMode = "trajectory"
+    importance_clip: float = 1.0
+    process_rewards: ProcessRewards = "none"
+    process_reward_weight: float = 1.0
+    min_effective_sample_size: float = 0.02
+    collapse_patience: int = 10
+    step_separator: str = "\n"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_separator("step_separator", self.step_separator)
+        if not 0 <= self.lam <= 1:
+            raise ValueError(f"--lam is {self.lam}; it must be from 0 to 1")
+        if not self.min_effective_sample_size >= 0:
+            raise ValueError(f"--min_effective_sample_size is {self.min_effective_sample_size}; it must be at least 0")
+        if not self.importance_clip > 0:
+            raise ValueError(f"--importance_clip is {self.importance_clip}; it must be above 0")
+        if self.collapse_patience < 1:
+            raise ValueError(f"--collapse_patience is {self.collapse_patience}; it must be at least 1")
+        if self.importance == "none":
+            watched = ("importance_clip", "min_effective_sample_size", "collapse_patience")
+            refuse_unread(self, watched, "--importance trajectory or prefix")
+        if self.process_rewards == "none":
+            refuse_unread(self, ("process_reward_weight", "step_separator"), "--process_rewards potential or additive")
+        if self.process_rewards == "additive" and self.responses_per_prompt is not None:
+            raise ValueError(
+                "process_rewards additive are centred per problem, over all its responses: "
+                "set responses_per_prompt to null so that a batch holds whole groups."
+            )
+
+
+class DQO(Objective[RewardedBatch]):
+    """Reads rows with `reward` or `label`, with `logps_behavior` and, for process rewards, with `step_rewards`.
+
+    Rows without `logps_behavior` are taken to come from the reference model, with a warning.
+    """
+
+    def __init__(self, config: DQOConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.config, self.tokenizer, self.value = config, tokenizer, ValueFunction(config, tokenizer)
+        self.steps_below = 0
+        self.log_weights: list[Tensor] = []
+
+    def new_model(self, options: ModelOptions) -> PolicyWithValue:
+        return self.value.new_model(options)
+
+    def rows(self, path: Path) -> GroupDataset:
+        if self.config.process_rewards == "none":
+            return self.value.rows(path)
+        dataset = self.value.rows(path, self.config.step_separator)
+        unscored = dataset.rows[~dataset.index.table["rewarded"][dataset.rows]]
+        if len(unscored):
+            raise RowError(
+                path,
+                int(unscored.min()) + 1,
+                "step_rewards",
+                f"is missing ({len(unscored)} such rows), and process_rewards is {self.config.process_rewards}; `qstep "
+                "score` writes it",
+            )
+        return dataset
+
+    def begin(self, model: PolicyWithValue, train: GroupDataset) -> None:
+        self.value.begin(model, train)
+        assumed = _assumed(train)
+        if assumed and self.config.importance != "none" and here()[0] == 0:
+            _log.warning(
+                "%s: %d of %d rows have no logps_behavior. They are taken to be sampled by the reference model; if "
+                "they were not, their importance weights are wrong: set importance to none",
+                train.path,
+                assumed,
+                len(train.rows),
+            )
+
+    def needs_reference(self, dataset: GroupDataset) -> bool:
+        weighted = self.config.importance != "none"
+        return self.value.needs_reference() or (weighted and _assumed(dataset) > 0)
+
+    def learning_rates(self, model: PolicyWithValue) -> dict[nn.Parameter, float]:
+        return self.value.learning_rates(model)
+
+    def collate(self, items: list[Item]) -> RewardedBatch:
+        graded = self.value.collate(items)
+        rows = [row for item in items for row in item["rows"]]
+        mask = graded["response_mask"].bool()
+        last = mask.cumsum(1).eq(mask.sum(1, keepdim=True)) & mask
+        rewards = last * graded["outcomes"].unsqueeze(1) + self._process_rewards(rows, graded)
+        batch: RewardedBatch = {**graded, "rewards": rewards}
+        if self.config.importance != "none":
+            batch["behavior_logps"] = _behavior_logps(rows, graded)
+        return batch
+
+    def _process_rewards(self, rows: list[Row], batch: GradedBatch) -> Tensor:
+        """The rewards `[B, T]` that the rows' `step_rewards` add, on the tokens that end the steps."""
+        mask = batch["response_mask"].bool()
+        if self.config.process_rewards == "none":
+            return torch.zeros(mask.shape)
+        rewards = [row["step_rewards"] for row in rows]
+        width = max(len(values) for values in rewards)
+        scores, ends = torch.zeros(len(rows), width), torch.full((len(rows), width), -1)
+        for i, (row, values) in enumerate(zip(rows, rewards, strict=True)):
+            steps = steps_of(row, self.config.step_separator)
+            positions = row_step_ends(self.tokenizer, row, steps, self.config.step_separator)
+            scores[i, : len(values)] = torch.tensor(values) * self.config.process_reward_weight
+            ends[i, : len(values)] = torch.tensor(positions)
+        if self.config.process_rewards == "potential":
+            return potential_based_rewards(scores, ends, mask)
+        return additive_rewards(scores, ends, mask, batch["group_index"])
+
+    def losses(self, model: Any, batch: RewardedBatch) -> Losses:
+        logps, values = model(batch)
+        mask = batch["response_mask"].bool()
+        weights = None
+        if self.config.importance != "none":
+            importance = importance_weights(
+                logps, batch["behavior_logps"], mask, self.config.importance, self.config.importance_clip
+            )
+            weights = importance.weights
+            if model.training:
+                self.log_weights.append(importance.log_weights[batch["row_weight"] > 0])
+        losses = dqo_losses(
+            logps,
+            batch["reference_logps"] if self.config.reference == "model" else None,
+            values,
+            batch["rewards"],
+            mask,
+            beta=self.config.beta,
+            lam=self.config.lam,
+            weights=weights,
+        )
+        recorded = {
+            "loss/value": losses.value,
+            "loss/q": losses.q,
+            "logps/ratio": losses.log_ratios.sum(1),
+            "values/mean": values[mask],
+            **by_outcome(logps, batch),
+        }
+        return Losses(losses.value + losses.q, recorded)
+
+    def end_step(self, step: int) -> Recorded:
+        """The weights' health over one optimizer step. Raises ImportanceCollapse when they have collapsed."""
+        if self.config.importance == "none":
+            return {}
+        own = torch.cat(self.log_weights).tolist()
+        self.log_weights.clear()
+        log_weights = torch.tensor([weight for process in gathered(own) for weight in process])
+        diagnostics = importance_diagnostics(log_weights, self.config.importance_clip)
+        worst = min(diagnostics["effective_sample_size"], diagnostics["mean_weight"])
+        self.steps_below = self.steps_below + 1 if worst < self.config.min_effective_sample_size else 0
+        if self.steps_below >= self.config.collapse_patience:
+            raise ImportanceCollapse(
+                f"step {step}: for {self.steps_below} steps the importance weights have kept less "
+                f"than {self.config.min_effective_sample_size:.0%} of the batch (effective sample size "
+                f"{diagnostics['effective_sample_size']:.2%}, mean weight {diagnostics['mean_weight']:.2e}): the "
+                "policy has left the data and no longer learns. Lower learning_rate, raise warmup_steps or beta, or "
+                "use importance: prefix or none."
+            )
+        return {f"importance/{name}": torch.tensor(value) for name, value in diagnostics.items()}
+
+    def state(self) -> dict[str, Any]:
+        return {"steps_below": self.steps_below}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.steps_below = state.get("steps_below", 0)
+
+
+def _behavior_logps(rows: list[Row], batch: GradedBatch) -> Tensor:
+    """The rows' `logps_behavior` `[B, T]`, and the reference's where a row has none."""
+    mask = batch["response_mask"].bool()
+    behavior = batch.get("reference_logps", torch.zeros(mask.shape)).clone()
+    for i, row in enumerate(rows):
+        if row.get("logps_behavior") is not None:
+            behavior[i, mask[i]] = torch.tensor(row["logps_behavior"], dtype=torch.float32)
+    return behavior
+
+
+def _assumed(dataset: GroupDataset) -> int:
+    """How many rows do not say with what probability they were sampled."""
+    return int((~dataset.index.table["behavior"][dataset.rows]).sum())

@@ -1,0 +1,54 @@
+"""DRO (arXiv 2405.19107): the whole response is one action, and V is of the prompt alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from qstep.losses import dro_loss
+from qstep.models import ModelOptions, PolicyWithValue
+from qstep.objectives.batch import GradedBatch
+from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.objective import Losses, Objective
+from qstep.objectives.value_function import ValueConfig, ValueFunction, by_outcome
+
+
+@dataclass
+class DROConfig(ValueConfig):
+    """How to train a policy and a value function by DRO (arXiv 2405.19107): the response is one action."""
+
+
+class DRO(Objective[GradedBatch]):
+    """Reads rows with `reward` or `label`."""
+
+    def __init__(self, config: DROConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.config, self.value = config, ValueFunction(config, tokenizer)
+
+    def new_model(self, options: ModelOptions) -> PolicyWithValue:
+        return self.value.new_model(options)
+
+    def rows(self, path: Path) -> GroupDataset:
+        return self.value.rows(path)
+
+    def begin(self, model: PolicyWithValue, train: GroupDataset) -> None:
+        self.value.begin(model, train)
+
+    def needs_reference(self, dataset: GroupDataset) -> bool:
+        return self.value.needs_reference()
+
+    def learning_rates(self, model: PolicyWithValue) -> dict[nn.Parameter, float]:
+        return self.value.learning_rates(model)
+
+    def collate(self, items: list[Item]) -> GradedBatch:
+        return self.value.collate(items)
+
+    def losses(self, model: Any, batch: GradedBatch) -> Losses:
+        logps, values = model(batch)
+        log_ratios = logps if self.config.reference == "uniform" else logps - batch["reference_logps"]
+        log_ratios = (log_ratios * batch["response_mask"]).sum(1)
+        recorded = {"logps/ratio": log_ratios, "values/mean": values[:, 0], **by_outcome(logps, batch)}
+        return Losses(dro_loss(log_ratios, values[:, 0], batch["outcomes"], self.config.beta), recorded)

@@ -1,0 +1,109 @@
+"""The labels that step scorers learn from: read from a row as the loss takes them, and checked over a whole file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qstep.data import Index, contradicting_rows, index_rows, is_right, rising_rows
+from qstep.processes import first_then_all
+from qstep.types import ABSENT, Row
+
+if TYPE_CHECKING:
+    from qstep.objectives.steps import StepwiseConfig
+
+_log = logging.getLogger(__name__)
+
+
+def hard_labels(row: Row, threshold: float = 0.0, stop_at_first_error: bool = False) -> list[float]:
+    """Labels for a ranking loss: 1 or 0 by the threshold, and 0 after the first wrong step; `ABSENT` for null."""
+    labels, first_wrong = _read(row, threshold, stop_at_first_error)
+    return [label if label == ABSENT else float(t < first_wrong) for t, label in enumerate(labels)]
+
+
+def soft_labels(row: Row, threshold: float = 0.0, stop_at_first_error: bool = False) -> list[float]:
+    """Labels as they are, `ABSENT` for null. The threshold says which step is the first wrong one."""
+    return _read(row, threshold, stop_at_first_error)[0]
+
+
+def verdict_label(row: Row) -> list[float]:
+    """The verdict on the response as the label of its last step; without a verdict, the last step's own label."""
+    labels, _ = _read(row, 0.0, False)
+    verdict = is_right(row)
+    return [float(ABSENT)] * (len(labels) - 1) + [labels[-1] if verdict is None else float(verdict)]
+
+
+def _read(row: Row, threshold: float, stop_at_first_error: bool) -> tuple[list[float], int]:
+    """The labels, through the first wrong step if asked for, and the place of that step."""
+    labels = [float(ABSENT) if label is None else float(label) for label in row["labels"]]
+    wrong = (t for t, label in enumerate(labels) if label != ABSENT and label <= threshold)
+    first_wrong = next(wrong, len(labels))
+    return labels[: first_wrong + 1] if stop_at_first_error else labels, first_wrong
+
+
+def check_verdicts(path: Path, forbidden: Sequence[str]) -> None:
+    """Refuses a training file whose responses are all right, or all wrong.
+
+    Raises:
+        RowError: a row is bad.
+        ValueError: the verdicts all say the same.
+    """
+    index = first_then_all(lambda: index_rows(path, "stepwise", forbidden=forbidden))
+    table = index.table
+    verdict = np.where(table["right"] >= 0, table["right"], table["last"])
+    known = verdict[~np.isnan(verdict) & (table["steps"] > 0)]
+    if len(known) and known.min() == known.max():
+        raise ValueError(_one_sided(path, "verdicts on responses", f"{known.min():g}"))
+    _warn_of_contradictions(path, index)
+
+
+def check_labels(path: Path, config: StepwiseConfig, forbidden: Sequence[str], *, soft: bool) -> None:
+    """Refuses a training file whose steps are all right, or all wrong.
+
+    Args:
+        soft: the loss takes labels as they are, so that only equal ones say the same.
+
+    Raises:
+        RowError: a row is bad.
+        ValueError: the labels all say the same, or rise after a wrong step where `config.rising` refuses that.
+    """
+    index = first_then_all(lambda: index_rows(path, "stepwise", forbidden=forbidden))
+    table, threshold = index.table, config.threshold
+    known = ~np.isnan(table["lowest"]) & (table["steps"] > 0)
+    if not known.any():
+        return  # reading the rows says why each is left out
+    low, high = float(table["lowest"][known].min()), float(table["highest"][known].max())
+    as_they_are = soft and not config.stop_at_first_error
+    if low == high if as_they_are else (low > threshold or high <= threshold):
+        side = "wrong" if high <= threshold else "right"
+        says = f"{low:g}" if low == high else f"{side} by --threshold {threshold}"
+        raise ValueError(_one_sided(path, "labels of steps", says))
+    rising: NDArray[np.int64] = rising_rows(index, threshold) if config.rising == "refuse" else np.empty(0, np.int64)
+    if len(rising):
+        raise ValueError(
+            f"{path}: labels rise after a wrong step in {len(rising)} rows, first on line {rising[0] + 1}, and "
+            "--rising is refuse: mend or drop these, read every row through its first wrong step "
+            "(--stop_at_first_error true), or take --rising keep"
+        )
+    _warn_of_contradictions(path, index)
+
+
+def _one_sided(path: Path, what: str, says: str) -> str:
+    return (
+        f"{path}: all {what} say the same ({says}; 1 is right, 0 wrong), so a scorer can learn nothing from them. "
+        "Look at the file with `qstep audit`, and add rows that are labelled otherwise"
+    )
+
+
+def _warn_of_contradictions(path: Path, index: Index) -> None:
+    contradictions = contradicting_rows(index) + 1
+    if len(contradictions):
+        _log.warning(
+            "%s: %d rows contradict another of the same response, first on line %d; see `qstep audit`",
+            *(path, len(contradictions), contradictions[0]),
+        )

@@ -1,0 +1,63 @@
+"""Supervised learning of responses: of all of them (SFT), or of the right ones (rejection sampling)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from qstep.data import Index
+from qstep.models import Batch, ModelOptions, PolicyModel
+from qstep.objectives.config import GroupConfig
+from qstep.objectives.dataset import GroupDataset, Item, Reasons
+from qstep.objectives.objective import Losses, Objective
+from qstep.objectives.responses import collate_rows, policy_rows
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+
+
+class Likelihood(Objective[Batch]):
+    """Next-token cross-entropy of responses, averaged over the tokens of the whole step."""
+
+    def __init__(
+        self, config: GroupConfig, tokenizer: PreTrainedTokenizerBase, leave_out: Callable[[Index], Reasons]
+    ) -> None:
+        self.config, self.tokenizer, self.leave_out = config, tokenizer, leave_out
+
+    def new_model(self, options: ModelOptions) -> PolicyModel:
+        return PolicyModel.new(options)
+
+    def rows(self, path: Path) -> GroupDataset:
+        return policy_rows(path, self.config, self.tokenizer, "prompt-completion", self.leave_out)
+
+    def collate(self, items: list[Item]) -> Batch:
+        return collate_rows(self.tokenizer, items)
+
+    def losses(self, model: Any, batch: Batch) -> Losses:
+        return Losses(-model(batch).sum(dim=1))
+
+    def count_items(self, batch: Batch) -> Int[Tensor, " B"]:
+        return batch["response_mask"].sum(dim=1)
+
+
+def sft(config: GroupConfig, tokenizer: PreTrainedTokenizerBase) -> Likelihood:
+    """Supervised fine-tuning: every response, whatever its reward or label."""
+    return Likelihood(config, tokenizer, lambda index: {})
+
+
+def rs(config: GroupConfig, tokenizer: PreTrainedTokenizerBase) -> Likelihood:
+    """Rejection sampling, the baseline of every offline method: right responses only."""
+    return Likelihood(config, tokenizer, not_right)
+
+
+def not_right(index: Index) -> Reasons:
+    """Keeps right responses, and rows without any reward or label (plain demonstrations)."""
+    graded, right = index.table["graded"], index.table["right"]
+    ungradable: NDArray[np.bool_] = graded & (right < 0)
+    return {"ungradable": ungradable, "not right": right == 0}

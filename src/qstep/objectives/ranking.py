@@ -1,0 +1,62 @@
+"""PQM: a scorer learns to rank steps (arXiv 2410.11287)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from qstep.losses import pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
+from qstep.objectives.labels import check_labels, hard_labels
+from qstep.objectives.steps import StepScoring, StepwiseConfig, without_labels
+
+
+@dataclass
+class RankingConfig(StepwiseConfig):
+    """How to train a scorer by PQM's ranking (arXiv 2410.11287).
+
+    Args:
+        margin: zeta of the ranking losses.
+    """
+
+    margin: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.margin < 0:
+            raise ValueError(f"--margin is {self.margin}; it must be at least 0")
+
+
+def pqm(config: RankingConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
+    """The practical loss, Eq. 10."""
+    return _ranking("pqm", config, tokenizer, partial(pqm_loss, margin=config.margin))
+
+
+def pqm_theoretical(config: RankingConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
+    """The theoretical loss, Eq. 9, which ranks wrong steps too."""
+    return _ranking("pqm_theoretical", config, tokenizer, partial(pqm_theoretical_loss, margin=config.margin))
+
+
+def pqm_ablation(config: StepwiseConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
+    """The ablation, Eq. 12: of the first wrong step only, and without a margin."""
+    return _ranking("pqm_ablation", config, tokenizer, pqm_ablation_loss)
+
+
+def _ranking(
+    name: str,
+    config: StepwiseConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> StepScoring:
+    return StepScoring(
+        config,
+        tokenizer,
+        name,
+        loss=loss,
+        labels_of=partial(hard_labels, threshold=config.threshold, stop_at_first_error=config.stop_at_first_error),
+        check=lambda path, forbidden: check_labels(path, config, forbidden, soft=False),
+        leave_out=without_labels,
+    )

@@ -1,0 +1,73 @@
+"""What all methods that train a policy share: rows with responses, and batches of their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from qstep.data import Format, Index, check_completion_ids, encode_completion, encode_prompt
+from qstep.models import Batch, collate_groups
+from qstep.objectives.config import GroupConfig
+from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
+from qstep.processes import together
+from qstep.types import Row
+
+_CHECKED = 200
+"""Rows whose `completion_ids` are read before training begins; the others are when they are reached."""
+
+
+def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> tuple[list[int], list[int]]:
+    """Token ids of a row's prompt and completion (those sampled, where the row has them).
+
+    Raises ValueError, naming `where`, if another tokenizer sampled them.
+    """
+    check_completion_ids(tokenizer, row, where)
+    return encode_prompt(tokenizer, row["prompt"]), encode_completion(tokenizer, row)
+
+
+def policy_rows(
+    path: Path,
+    config: GroupConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    format: Format,
+    leave_out: Callable[[Index], Reasons],
+    step_separator: str | None = None,
+) -> GroupDataset:
+    """Rows with a `prompt` and a `completion` as a training set; raises as `select_rows` and `encode_row` do.
+
+    A blank completion without `completion_ids` is left out: it does not say what was sampled.
+    """
+
+    def count_tokens(row: Row) -> int:
+        prompt_ids, response_ids = encode_row(tokenizer, row, str(path))
+        return len(prompt_ids) + len(response_ids)
+
+    dataset = select_rows(
+        path,
+        format,
+        config,
+        tokenizer,
+        leave_out=lambda index: {**leave_out(index), "blank": index.table["blank"]},
+        encode=count_tokens,
+        fixed_tokens=lambda table: np.where(table["ids"] >= 0, table["ids"], 1).astype(np.int64),
+        step_separator=step_separator,
+    )
+
+    def check() -> None:
+        for number in dataset.rows[:: -(-len(dataset.rows) // _CHECKED)].tolist():
+            check_completion_ids(tokenizer, dataset.row(number), dataset.where(number))
+
+    together(check)
+    return dataset
+
+
+def collate_rows(tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> Batch:
+    """Prompts and responses of some chunks as a batch of groups."""
+    encoded = [
+        [encode_row(tokenizer, row, where) for row, where in zip(item["rows"], item["where"], strict=True)]
+        for item in items
+    ]
+    return collate_groups([group[0][0] for group in encoded], [[ids for _, ids in group] for group in encoded])

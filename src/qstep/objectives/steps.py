@@ -1,0 +1,179 @@
+"""What all step scorers share: options, rows with labels of steps, batches, and the metrics of Q."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from qstep.data import Index, check_separator
+from qstep.models import ModelOptions, ScorerModel, StepContract, collate_steps, encode_steps
+from qstep.objectives.batch import LabelledStepBatch
+from qstep.objectives.config import GroupConfig
+from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
+from qstep.objectives.objective import Losses, Objective
+from qstep.types import ABSENT, Aggregation, Row
+
+
+@dataclass
+class ScorerConfig(GroupConfig):
+    """How to train a step scorer.
+
+    Args:
+        step_separator: the text that separates steps in a response, or `split:<name>` of what cut it into them: line,
+            blank_line, numbered, sentence or `module:function` (see `qstep annotate`).
+        separator_token: the single token put, by its id, after each step; the step's Q is read there.
+        responses_per_prompt: responses of one problem that share one pass over its prompt in a batch; null for all.
+    """
+
+    step_separator: str = "\n"
+    separator_token: str = "\n"
+    responses_per_prompt: int | None = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_separator("step_separator", self.step_separator)
+        check_separator("separator_token", self.separator_token)
+
+    @property
+    def forbidden(self) -> list[str]:
+        """The texts that no step may contain, in one order whatever the hash seed."""
+        return sorted({self.step_separator, self.separator_token})
+
+
+@dataclass
+class StepwiseConfig(ScorerConfig):
+    """How to train a scorer on the labels of steps.
+
+    Args:
+        threshold: a soft label above it counts as correct (0: any success is correct), for the ranking losses and for
+            stop_at_first_error; BCE and MSE take soft labels as they are.
+        stop_at_first_error: read each response only through its first wrong step, as PRM800K labels them (arXiv
+            2305.20050). The steps after it repeat its label whatever they say, and drown what there is to learn. The
+            ablation's loss (Eq. 12) never reads them: there it saves their tokens.
+        rising: whether rows with a right step after a wrong one are taken as the loss takes them (a ranking loss calls
+            that step wrong), or refused. To cut them at the wrong step, take stop_at_first_error.
+    """
+
+    threshold: float = 0.0
+    stop_at_first_error: bool = False
+    rising: Literal["keep", "refuse"] = "keep"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"--threshold is {self.threshold}; it must be at least 0 and below 1")
+        if self.rising == "refuse" and self.stop_at_first_error:
+            raise ValueError("--rising refuse refuses what --stop_at_first_error true cuts: take one of the two")
+
+
+class StepScoring(Objective[LabelledStepBatch]):
+    """Trains a `ScorerModel` on rows with `completions` and `labels`.
+
+    Args:
+        name: of the method, for the contract.
+        loss: of each trajectory, from Q-values `[B, S]` and labels `[B, S]`.
+        labels_of: the labels of a row's steps as the loss takes them; steps beyond them are not read.
+        check: refuses a training file that teaches nothing, given the texts that no step may contain.
+        leave_out: which rows have nothing to learn from.
+        aggregation: how the scorer's users make one score of a response's Q-values.
+    """
+
+    def __init__(
+        self,
+        config: ScorerConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        *,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        labels_of: Callable[[Row], list[float]],
+        check: Callable[[Path, Sequence[str]], None],
+        leave_out: Callable[[Index], Reasons],
+        aggregation: Aggregation = "min",
+    ) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.loss, self.labels_of, self._check, self.leave_out = loss, labels_of, check, leave_out
+        self.contract = StepContract.create(
+            tokenizer,
+            step_separator=config.step_separator,
+            separator_token=config.separator_token,
+            max_length=config.max_length,
+            aggregation=aggregation,
+            objective=name,
+        )
+
+    def new_model(self, options: ModelOptions) -> ScorerModel:
+        return ScorerModel.new(options)
+
+    def check(self, path: Path) -> None:
+        self._check(path, self.config.forbidden)
+
+    def rows(self, path: Path) -> GroupDataset:
+        return select_rows(
+            path,
+            "stepwise",
+            self.config,
+            self.tokenizer,
+            leave_out=self.leave_out,
+            encode=self._count_tokens,
+            fixed_tokens=lambda table: np.maximum(table["steps"], 0).astype(np.int64),
+            step_separator=self.config.step_separator,
+            forbidden=self.config.forbidden,
+        )
+
+    def _count_tokens(self, row: Row) -> int:
+        """Of prompt, steps and separators."""
+        prompt_ids, response_ids, _ = encode_steps(self.tokenizer, self.contract, row["prompt"], row["completions"])
+        return len(prompt_ids) + len(response_ids)
+
+    def begin(self, model: ScorerModel, train: GroupDataset) -> None:
+        index = train.index
+        self.contract = replace(self.contract, prompts=index.prompts, instruction=index.instruction)
+        self.contract.attach(model.config)
+
+    def collate(self, items: list[Item]) -> LabelledStepBatch:
+        wanted = [[self.labels_of(row) for row in item["rows"]] for item in items]
+        encoded = [
+            [
+                encode_steps(self.tokenizer, self.contract, row["prompt"], row["completions"][: len(labels)])
+                for row, labels in zip(item["rows"], group, strict=True)
+            ]
+            for item, group in zip(items, wanted, strict=True)
+        ]
+        steps = collate_steps(
+            [group[0][0] for group in encoded],
+            [[ids for _, ids, _ in group] for group in encoded],
+            [ends for group in encoded for _, _, ends in group],
+        )
+        labels = torch.full(steps["step_ends"].shape, float(ABSENT))
+        for i, of_row in enumerate(chain.from_iterable(wanted)):
+            labels[i, : len(of_row)] = torch.tensor(of_row)
+        return {**steps, "step_labels": labels}
+
+    def losses(self, model: Any, batch: LabelledStepBatch) -> Losses:
+        q_values, labels = model(batch), batch["step_labels"]
+        present = labels != ABSENT
+        right, wrong = (labels > 0.5) & present, (labels <= 0.5) & present
+        recorded = {
+            "q/right": q_values[right],
+            "q/wrong": q_values[wrong],
+            "rewards/accuracies": ((q_values > 0) == right)[present],
+        }
+        return Losses(self.loss(q_values, labels), recorded)
+
+    def metrics(self, means: dict[str, float]) -> dict[str, float]:
+        if {"q/right", "q/wrong"} <= means.keys():
+            means["rewards/margins"] = means["q/right"] - means["q/wrong"]
+        return means
+
+
+def without_labels(index: Index) -> Reasons:
+    """Leaves out rows without a label of any step."""
+    return {"no steps": index.table["steps"] <= 0, "no step has a label": index.table["labelled"] == 0}

@@ -1,0 +1,1 @@
+"""What makes a run repeatable: resumable files, settings and fingerprints, provenance, progress, shared options."""

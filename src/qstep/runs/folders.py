@@ -1,0 +1,47 @@
+"""A model's folder that a stage writes: whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qstep.runs.dry_run import WouldWrite, is_dry_run
+from qstep.runs.fingerprints import model_files
+from qstep.runs.progress import say_complete, say_written
+from qstep.runs.seals import seal, why_unusable
+
+
+def written_whole(output: Path, settings: Mapping[str, Any], name: str, write: Callable[[Path], None]) -> Path:
+    """Has `write` fill a folder that becomes `output` when it is whole; one of the same settings is left as it is.
+
+    Args:
+        name: what the folder is, for the message.
+
+    Raises:
+        ValueError: the output is something else, or was changed.
+        WouldWrite: this is a dry run; nothing was written.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        reason = why_unusable(output, settings)
+        if reason is not None:
+            raise ValueError(f"{output} is no {name}: {reason}. Choose another --output_dir, or delete it")
+        if is_dry_run():
+            raise WouldWrite(output, "complete: left as it is")
+        say_complete(output)
+        return output
+    if is_dry_run():
+        raise WouldWrite(output, "new")
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        write(unfinished)
+        seal(unfinished, settings, model_files(unfinished))
+        unfinished.replace(output)
+    except BaseException:
+        shutil.rmtree(unfinished)
+        raise
+    say_written(output)
+    return output

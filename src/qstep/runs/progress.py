@@ -1,0 +1,118 @@
+"""What a stage shows on the terminal: progress, for everything that takes more than a moment, and its results.
+
+Everything goes to standard error. A quiet console (`console.quiet`) shows results only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+console = Console(stderr=True)
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """Progress bars; where none can be drawn, a line when each is done.
+
+    None can be drawn without a terminal, and in a notebook without ipywidgets.
+    """
+    columns = (
+        TextColumn("{task.description:32}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    shown = console
+    if console.is_jupyter and importlib.util.find_spec("ipywidgets") is None:
+        shown = Console(stderr=True, quiet=console.quiet, force_jupyter=False, force_terminal=False)
+    with Progress(*columns, console=shown, disable=console.quiet) as progress:
+        yield progress
+
+
+@contextmanager
+def bar(description: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """One progress bar; yields the function that advances it."""
+    with bars() as progress:
+        task = progress.add_task(description, total=total, completed=done)
+        yield lambda n: progress.advance(task, n)
+
+
+def say_written(path: Path, counts: Mapping[str, Any] | None = None) -> None:
+    """Says which file or folder a command wrote, and what is in it."""
+    console.print(f"wrote {path}" + (f" ({counts_text(counts)})" if counts else ""), soft_wrap=True, markup=False)
+
+
+def say_complete(path: Path) -> None:
+    """Says that a command found its output finished."""
+    console.print(f"{path} is complete; nothing to do", soft_wrap=True, markup=False)
+
+
+def counts_text(counts: Mapping[str, Any]) -> str:
+    """Counts as `rows: 40; verdicts: 30 right, 8 wrong, 2 ungradable`."""
+    parts = []
+    for name, value in counts.items():
+        if isinstance(value, Mapping):
+            inner = (f"{'unknown' if count is None else count} {of.replace('_', ' ')}" for of, count in value.items())
+            value = ", ".join(inner) or "none"
+        parts.append(f"{name.replace('_', ' ')}: {value}")
+    return "; ".join(parts)
+
+
+def print_result(*texts: Any, **style: Any) -> None:
+    """Prints a result, also on a quiet console."""
+    quiet, console.quiet = console.quiet, False
+    try:
+        console.print(*texts, **style)
+    finally:
+        console.quiet = quiet
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table whose first column names the rows. No cell is cut: too wide a table becomes several.
+
+    Each of these repeats the names. A single column wider than the terminal runs over its edge.
+    """
+
+    def table(first: int, end: int) -> Table:
+        part = Table(title=title if first == 1 else f"{title}, continued", title_justify="left")
+        for column in (columns[0], *columns[first:end]):
+            part.add_column(column, no_wrap=True, justify="left" if column is columns[0] else "right")
+        for row in rows:
+            part.add_row(row[0], *row[first:end])
+        return part
+
+    def width(part: Table) -> int:
+        return console.measure(part, options=console.options.update(width=10_000)).maximum
+
+    first = 1
+    while first < len(columns):
+        end = first + 1
+        while end < len(columns) and width(table(first, end + 1)) <= console.width:
+            end += 1
+        part = table(first, end)
+        print_result(part, width=max(width(part), console.width), crop=False, no_wrap=True, overflow="ignore")
+        first = end
+
+
+def accuracy_text(accuracy: Mapping[str, Any]) -> str:
+    """An accuracy as `0.643 [0.610, 0.680]`, and below it what ungradable responses could change, if there are any."""
+    text = "unknown" if accuracy["mean"] is None else "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**accuracy)
+    if not accuracy.get("ungradable_share"):
+        return text
+    return text + "\n{as_wrong:.3f} to {as_right:.3f} with {ungradable_share:.1%} ungradable".format(**accuracy)

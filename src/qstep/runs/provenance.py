@@ -1,0 +1,58 @@
+"""Where numbers come from: what a result has to say about itself to be run again."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("qstep", "torch", "transformers", "math-verify", "numpy")
+
+
+def provenance(settings: dict[str, Any]) -> dict[str, Any]:
+    """Versions, seed, git commit, command, hardware, date, and the settings of this process's run."""
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "seeds": {name: settings[name] for name in ("seed", "data_seed") if name in settings},
+        "git_commit": git_commit(),
+        "command": shlex.join(["qstep", *sys.argv[1:]]),
+        "hardware": ", ".join([f"{os.cpu_count()} cores", cpu_name(), *_gpus()]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": _plain(settings),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """The same settings in what JSON knows: paths as text."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def git_commit() -> str | None:
+    """The commit of the source that runs; None without git, or where the source is not in a repository."""
+    try:
+        git = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return git.stdout.strip() or None
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process can use, where it has torch: what runs without torch uses none."""
+    cuda = sys.modules["torch"].cuda if "torch" in sys.modules else None
+    return [cuda.get_device_name(i) for i in range(cuda.device_count())] if cuda is not None else []

@@ -1,0 +1,76 @@
+"""Folders that say whether they are whole, and of which settings they are.
+
+A marker, written last, names a folder's files, their sizes and hashes, and the settings of the run. A folder without
+one, or with a file that differs from it, was half-written or damaged since, and no run goes on from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qstep.data import canonical_json, file_fingerprint, sync, write_json
+
+MARKER = "qstep_checkpoint.json"
+"""What is written last into a folder, its settings among it."""
+
+_VERSION = 1
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings."""
+    return hashlib.sha256(canonical_json(dict(settings))).hexdigest()
+
+
+def seal(folder: Path, settings: Mapping[str, Any], files: list[Path] | None = None) -> None:
+    """Puts the files of a folder (all that are in it by default) on the disk, and then its marker."""
+    chosen = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MARKER)
+    contents = {}
+    for file in chosen if files is None else files:
+        sync(file)
+        contents[str(file.relative_to(folder))] = {"size": file.stat().st_size, "sha256": file_fingerprint(file)}
+    for inner in {file.parent for file in chosen}:
+        sync(inner)
+    sync(folder.parent)
+    marker = {"version": _VERSION, "fingerprint": fingerprint(settings), "settings": dict(settings), "files": contents}
+    write_json(folder / MARKER, marker)
+
+
+def why_unusable(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """Why a run of these settings cannot use a folder's weights: what it lacks, or what differs. None if it can."""
+    try:
+        marker = json.loads((folder / MARKER).read_text())
+        version, made_with, files = marker["version"], marker["settings"], marker["files"]
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
+    except FileNotFoundError:
+        return f"it has no {MARKER}, so it was not written to its end"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"its {MARKER} is damaged"
+    if version != _VERSION:
+        return f"its {MARKER} is of version {version}, and this is {_VERSION}"
+    if fingerprint(made_with) != marker.get("fingerprint"):
+        return f"its {MARKER} is damaged"
+    if marker["fingerprint"] != fingerprint(settings):
+        changed = sorted(name for name in {*made_with, *settings} if made_with.get(name) != settings.get(name))
+        return f"it is of other settings ({', '.join(changed)})"
+    for name, (size, digest) in expected.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if file_fingerprint(file) != digest:
+            return f"{name} was changed since it was written"
+    return None
+
+
+def settings_of_marker(folder: Path) -> dict[str, Any] | None:
+    """The settings a checkpoint was made with; None where its marker cannot be read."""
+    try:
+        settings = json.loads((folder / MARKER).read_text())["settings"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return settings if isinstance(settings, dict) else None

@@ -1,0 +1,155 @@
+"""What the formats of published process reward models share.
+
+A format is a dataclass in a file of its own, named in `qstep.scoring.kinds`. It says how a prompt and steps become
+tokens, at which of them each step is read, and which model reads them. Every Q is the logit of the owner's
+probability, computed from logits and never from a rounded probability.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_args
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from qstep.data import Turn, check_separator, one_token
+from qstep.models import ModelOptions, StepContract, WordPairModel
+from qstep.models.loading import load_causal_lm
+from qstep.scoring.checkpoint import Checkpoint
+from qstep.scoring.formats import Encoded
+from qstep.types import Aggregation, Dtype, Prompt, PromptKind, Row
+
+
+@dataclass(kw_only=True)
+class Published(ABC):
+    """A format. Its fields are the options of its kind of scorer, except for the tokenizer.
+
+    Args:
+        max_length: in tokens; that of the model and its tokenizer by default.
+        step_separator: the string at which responses are cut into steps.
+        aggregation: how a response's score is computed from its Qs.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    step_separator: str = "\n\n"
+    aggregation: Aggregation = "min"
+
+    objective: ClassVar[str]
+    """The name of the kind, or of what the model was trained for."""
+    reads_reference: ClassVar[bool] = False
+    """Whether `model` compares with a reference model."""
+
+    def __post_init__(self) -> None:
+        check_separator("scorer_options.step_separator", self.step_separator)
+        if self.aggregation not in get_args(Aggregation):
+            raise ValueError(
+                f"--scorer_options.aggregation is {self.aggregation!r}; choose one of "
+                f"{', '.join(get_args(Aggregation))}"
+            )
+
+    @classmethod
+    def recognises(cls, checkpoint: Checkpoint) -> bool:
+        """Whether a checkpoint is certainly of this format. Most formats are told apart by nothing in the files."""
+        return False
+
+    @abstractmethod
+    def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
+        """The model that reads the steps: `forward(batch)` gives their Qs, `[B, S]`."""
+
+    @abstractmethod
+    def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
+        """The sequences in which the steps are read."""
+
+    def fits(self, row: Row) -> bool:
+        """Whether none of a row's sequences is longer than `max_length`."""
+        return all(
+            len(shared) + len(ids) <= self.max_length
+            for shared, ids, _ in self.encode(row["prompt"], row["completions"])
+        )
+
+    def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
+        """None: `encode` puts every prompt that it takes into the owner's format."""
+        return None
+
+    def contract(self) -> StepContract:
+        """The step contract that describes the same format, for `qstep export`.
+
+        Raises ValueError if no contract does.
+        """
+        raise ValueError(f"a scorer of kind {self.objective} has a format that the step contract does not express")
+
+    def contract_with(self, separator: Sequence[int], prompts: PromptKind) -> StepContract:
+        """The step contract of this format if each step ends with these tokens and prompts are of this kind.
+
+        Raises ValueError if they are several.
+        """
+        if len(separator) != 1:
+            raise ValueError(
+                f"its separator {self.step_separator!r} is {len(separator)} tokens for this tokenizer, and a step "
+                "contract has one"
+            )
+        return StepContract.create(
+            self.tokenizer,
+            step_separator=self.step_separator,
+            separator_token=str(self.tokenizer.decode(list(separator))),
+            max_length=self.max_length,
+            aggregation=self.aggregation,
+            objective=self.objective,
+            prompts=prompts,
+        )
+
+
+@dataclass(kw_only=True)
+class WordVerdicts(Published):
+    """A format in which a language model says yes or no after each step.
+
+    The softmax over the logits of the two words; that of the good one is the probability.
+
+    Args:
+        good_token: the word that says yes, one token.
+        bad_token: the word that says no, one token.
+    """
+
+    good_token: str = "+"
+    bad_token: str = "-"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        words = {name: getattr(self, name) for name in ("good_token", "bad_token")}
+        good, bad = (one_token(self.tokenizer, word, f"--scorer_options.{name}") for name, word in words.items())
+        if good == bad:
+            raise ValueError("--scorer_options good_token and bad_token are the same token for this tokenizer")
+        self.words = good, bad
+
+    def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
+        options: Any = ModelOptions(model_name_or_path=name, dtype=dtype)
+        return WordPairModel(load_causal_lm(options, use_safetensors=True), *self.words)
+
+
+def split_shared(shared: Sequence[int], ids: Sequence[int], ends: Sequence[int]) -> Encoded:
+    """A sequence cut after the tokens that it has in common with `shared`. Tokens after the last step are left out."""
+    common = next((i for i, pair in enumerate(zip(shared, ids, strict=False)) if pair[0] != pair[1]), len(shared))
+    common = min(common, ends[0])
+    return list(ids[:common]), list(ids[common : ends[-1] + 1]), [end - common for end in ends]
+
+
+def turns_of(prompt: Prompt) -> list[Turn]:
+    """The turns of a prompt; a string is the user's. Raises ValueError if the last is not the user's."""
+    turns = [("user", [prompt])] if isinstance(prompt, str) else [(turn["role"], [turn["content"]]) for turn in prompt]
+    if turns[-1][0] != "user":
+        raise ValueError(f"the prompt ends with a turn of {turns[-1][0]!r}; this scorer's format asks for a question")
+    return [*turns]
+
+
+def question_of(prompt: Prompt) -> str:
+    """The question of a prompt. Raises ValueError for a conversation of more than the user's one turn."""
+    if isinstance(prompt, str):
+        return prompt
+    if [turn["role"] for turn in prompt] != ["user"]:
+        roles = ", ".join(turn["role"] for turn in prompt)
+        raise ValueError(f"the prompt has turns of {roles}; this scorer's format has a place for one question only")
+    return prompt[0]["content"]

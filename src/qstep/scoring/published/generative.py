@@ -1,0 +1,54 @@
+"""A verifier that answers in words, without a chain of thought (arXiv 2408.15240)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from qstep.data import beginning, encode_chat, encode_text
+from qstep.scoring.formats import Encoded
+from qstep.scoring.published.base import WordVerdicts, question_of, split_shared
+from qstep.types import Prompt
+
+
+@dataclass(kw_only=True)
+class Generative(WordVerdicts):
+    """For each step, a prompt with the question and the solution up to that step. The verdict is the next token.
+
+    The prompt is the user's turn of the tokenizer's chat template, if there is one, else the text as it is. What the
+    prompts have in common before the solution is computed once. A response of n steps is read in n prompts.
+
+    Args:
+        template: the critique prompt, with `{question}` and `{solution}` where these stand.
+    """
+
+    template: str = (
+        "Question:\n{question}\n\nSolution so far:\n{solution}\n\n"
+        "Is every step of this solution correct? Answer with Yes or No."
+    )
+    good_token: str = "Yes"
+    bad_token: str = "No"
+
+    objective: ClassVar[str] = "generative"
+    parts: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.parts = re.split(r"(\{question\}|\{solution\})", self.template)
+        if [part for part in self.parts if part in ("{question}", "{solution}")] != ["{question}", "{solution}"]:
+            raise ValueError("--scorer_options.template has to hold {question} and then {solution}, each once")
+
+    def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
+        question = question_of(prompt)
+        shared = self._critique(question, "")
+        critiques = [self._critique(question, self.step_separator.join(steps[:n])) for n in range(1, len(steps) + 1)]
+        return [split_shared(shared, ids, [len(ids) - 1]) for ids in critiques]
+
+    def _critique(self, question: str, solution: str) -> list[int]:
+        filled = {"{question}": question, "{solution}": solution}
+        text = "".join(filled.get(part, part) for part in self.parts)
+        if self.tokenizer.chat_template is None:
+            return [*beginning(self.tokenizer), *encode_text(self.tokenizer, text)]
+        return encode_chat(self.tokenizer, [("user", [text])], add_generation_prompt=True)[0]

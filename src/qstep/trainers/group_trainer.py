@@ -1,0 +1,291 @@
+"""The machine that trains every objective: losses per trajectory, divided by the items of the whole step.
+
+`transformers.Trainer` supplies checkpoints, resume, accumulation, distribution and logging.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from qstep.models import PretrainedModule
+from qstep.objectives.batch import ResponseBatch
+from qstep.objectives.config import GroupConfig
+from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.objective import Objective, Recorded
+from qstep.processes import together
+from qstep.trainers import precision
+from qstep.trainers.arguments import check_arguments
+from qstep.trainers.averages import Averages, LogWhereItMatters
+from qstep.trainers.batches import StepSampler, group_loader, with_weights
+from qstep.trainers.checkpoints import sealed, why_unusable
+from qstep.trainers.evaluation import evaluate_all
+from qstep.trainers.finite import FiniteWatch
+from qstep.trainers.optimizer import parameter_groups
+from qstep.trainers.reference import add_reference
+
+
+class GroupTrainer(Trainer):
+    """Trains an objective on groups of responses.
+
+    The optimised loss is the sum of the objective's losses over the global batch (all accumulation steps, all
+    processes) divided by its `count_items` of that batch. So neither the accumulation split nor the number of devices
+    changes the result. What is recorded, and the evaluation's loss and metrics, are averaged in the same way.
+
+    A loss or gradient that is not finite stops the run, on all processes. In fp16 it is an overflow instead: GradScaler
+    skips the step, which the log counts and leaves out of its averages. Only many in a row stop the run, or a run of
+    skipped steps alone.
+
+    Raises ValueError for options that cannot be meant.
+
+    settings: what the weights follow from, by name; each checkpoint's marker holds them.
+    write_card: writes the model card beside the saved model; transformers' draft is written where there is none.
+    """
+
+    objective: Objective[Any]
+    train_dataset: GroupDataset
+    eval_dataset: GroupDataset | None
+    settings: Mapping[str, Any] = {}
+    write_card: Callable[[], object] | None = None
+
+    def __init__(
+        self,
+        objective: Objective[Any],
+        model: PretrainedModule,
+        args: GroupConfig,
+        train_dataset: GroupDataset,
+        eval_dataset: GroupDataset | None = None,
+        *,
+        processing_class: PreTrainedTokenizerBase,
+        callbacks: list[Any] | None = None,
+    ) -> None:
+        check_arguments(args, model)
+        self.objective = objective
+        objective.begin(model, train_dataset)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=self.collate,
+            processing_class=processing_class,
+            callbacks=callbacks,
+        )
+        precision.prepare(self, model)
+        self.loss_is_scaled_for_ga = True
+        self.watch = FiniteWatch(scaled=self.accelerator.scaler is not None)
+        self.add_callback(LogWhereItMatters())
+        self.averages, self._averages_before = Averages(), Averages()
+        self._loss_before = torch.zeros((), device=args.device)
+        add_reference(self)
+
+    @property
+    def bare_model(self) -> Any:
+        """The model without the wrappers of distributed training."""
+        return self.accelerator.unwrap_model(self.model)
+
+    # Batches
+
+    def collate(self, items: list[Item]) -> Any:
+        """A micro-batch of items."""
+        return with_weights(self.objective.collate(items), items)
+
+    def sampler(self, dataset: GroupDataset, *, training: bool) -> StepSampler:
+        """The order in which a data set is learned from, or evaluated on."""
+        args = self.args
+        accumulation = args.gradient_accumulation_steps if training else 1
+        size = self._train_batch_size if training else args.eval_batch_size
+        return StepSampler(
+            dataset.lengths,
+            size * accumulation * args.world_size,
+            accumulation=accumulation,
+            process=args.process_index,
+            processes=args.world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            shuffle=training and args.train_sampling_strategy == "random",
+            drop_last=training and args.dataloader_drop_last,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        return group_loader(
+            self.train_dataset, self.sampler(self.train_dataset, training=True), self.args, self.data_collator
+        )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        return group_loader(dataset, self.sampler(dataset, training=False), self.args, self.data_collator)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The micro-batches of a step; where one process cannot read its own, none goes on."""
+        batches = together(lambda: [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)])
+        return batches, self._get_num_items_in_batch(batches, device)
+
+    # Losses
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
+        if not batch_samples:
+            return None
+        items = sum(self.count_items(batch) for batch in batch_samples)
+        return self.accelerator.gather(torch.as_tensor(items).to(device)).sum()
+
+    def count_items(self, inputs: ResponseBatch) -> Tensor:
+        """What a micro-batch adds to the number that the loss is divided by."""
+        return (self.objective.count_items(inputs) * inputs["row_weight"]).sum()
+
+    def losses(self, model: Any, inputs: ResponseBatch) -> Tensor:
+        """The loss of each trajectory `[B]`, what goes with it being recorded."""
+        losses = self.objective.losses(model, inputs)
+        if inputs["row_weight"].any():
+            self.record(losses.recorded)
+        return losses.per_trajectory
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        counted = inputs["row_weight"] > 0
+        losses = self.losses(model, inputs)
+        self.watch.see_losses(losses, counted, inputs, self.state.global_step, self.train_dataset)
+        items = self.count_items(inputs) if num_items_in_batch is None else num_items_in_batch
+        return losses.masked_fill(~counted, 0.0).sum() / items * self.accelerator.num_processes
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            self.record(self.objective.end_step(self.state.global_step))
+        return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float | None:
+        norm: float | None = super()._get_grad_norm(model, grad_norm)
+        finite = norm is None or math.isfinite(norm)
+        if self.watch.end_step(self.state.global_step, finite=finite, norm=norm):  # it has no part in what is logged
+            self._tr_loss.copy_(self._loss_before)
+            self.averages = self._averages_before
+        self._loss_before, self._averages_before = self._tr_loss.clone(), self.averages.copy()
+        return norm
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer; parameters with a learning rate of their own are in groups of their own."""
+        rates = self.objective.learning_rates(self.bare_model)
+        if self.optimizer is None and rates:
+            trained: Any = self.model if model is None else model
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
+            decayed = self.get_decay_parameter_names(trained)
+            self.optimizer = optimizer_class(
+                parameter_groups(trained, rates, decayed, self.args.weight_decay), **options
+            )
+        return super().create_optimizer(model)
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        output = super().train(*args, **options)
+        self.watch.end()
+        return output
+
+    # The log, and evaluation
+
+    def record(self, values: Recorded) -> None:
+        """Adds to the averages that the next line of the log shows."""
+        for name, value in values.items():
+            self.averages.add(name, value.detach().float())
+
+    def take_means(self) -> dict[str, float]:
+        """The averages over all processes of what was recorded; forgets it. Called by all of them."""
+        averages, self.averages = self.averages, Averages()
+        return self.objective.metrics(averages.means())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            steps, skipped = self.watch.steps, self.watch.skipped
+            mean = logs["loss"] * steps / (steps - skipped) if steps > skipped else math.nan
+            logs = {**logs, "loss": mean, **({"skipped_steps": skipped} if skipped else {}), **self.take_means()}
+            self.watch.begin_line()
+            self._averages_before = Averages()
+            self._loss_before = torch.zeros_like(self._tr_loss)
+        # null: JSON has no NaN
+        super().log({name: None if _is_odd(value) else value for name, value in logs.items()}, start_time)  # type: ignore[misc]
+
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        with torch.random.fork_rng():  # so that the weights do not depend on how often they are evaluated
+            return super().evaluate(*args, **options)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The mean loss over all of a data set, and the means of what `losses` records."""
+        return evaluate_all(self, dataloader, metric_key_prefix)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        try:
+            return super()._determine_best_metric(metrics, trial)
+        except KeyError as error:
+            raise ValueError(str(error.args[0])) from None
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if state := self.objective.state():
+            states: Any = self.state.stateful_callbacks  # a checkpoint's trainer_state.json holds them
+            states["objective"] = {"attributes": state}
+        with sealed(self, self.settings):
+            super()._save_checkpoint(model, trial)
+
+    def _init_training_state(self, max_steps: int, *rest: Any) -> tuple[int, int]:
+        begun = super()._init_training_state(max_steps, *rest)
+        self.state.compute_steps(self.args, max_steps)  # how often to log and save is not a checkpoint's to say
+        states: Any = self.state.stateful_callbacks
+        self.objective.restore(states["objective"]["attributes"] if "objective" in states else {})
+        return begun
+
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        """Takes no step where the checkpoint that was resumed has taken the last one."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **options)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Writes model and tokenizer; not the pickled arguments, in which a token would travel."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.bare_model.save(folder, state_dict)
+        assert isinstance(self.processing_class, PreTrainedTokenizerBase)
+        self.processing_class.save_pretrained(folder)
+
+    def create_model_card(self, *args: Any, **options: Any) -> None:
+        if self.write_card is None:
+            super().create_model_card(*args, **options)
+        elif self.is_world_process_zero():
+            self.write_card()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.bare_model.restore(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        best = Path(str(self.state.best_model_checkpoint))
+
+        def check() -> None:
+            if self.args.should_save and (reason := why_unusable(best, self.settings)) is not None:
+                raise ValueError(f"{best}, the best checkpoint, cannot be loaded: {reason}")
+
+        together(check)
+        self.bare_model.restore(best)
+
+
+def _is_odd(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
