@@ -260,6 +260,26 @@ def test_a_recipe_runs_once_and_again_only_what_changed(tmp_path: Path, capfd: p
     assert len(list(read_rows(outputs["all"]))) == 4
 
 
+def test_a_file_edited_to_the_same_size_is_noticed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """ "right" and "wrong" have five letters each. A copy of the folder, with other times, counts as unchanged."""
+    file = write(tmp_path)
+    (of_run,) = run(file)
+    rows = of_run.stages["graded"].output
+    for path in (tmp_path / "out" / "jobs").rglob("*"):
+        os.utime(path)
+    run(file)
+    total = len(of_run.stages)
+    assert f"{total} of {total} stages are done and unchanged" in capfd.readouterr().err
+    kept = rows.read_bytes()
+    edited = kept.replace(b'"verdict": "right"', b'"verdict": "wrong"', 1)
+    assert len(edited) == len(kept) and edited != kept
+    rows.write_bytes(edited)
+    with pytest.raises(JobFailed, match=r"(?s)graded failed .* was changed since\. Restore it, or delete both files"):
+        run(file)
+    rows.write_bytes(kept)
+    run(file)
+
+
 def test_a_failed_stage_is_named_with_its_log_and_the_rest_is_kept(tmp_path: Path) -> None:
     again = {"command": "grade", "input": "${graded}", "offset": 50}
     file = write(tmp_path, stages=stages(tmp_path, again=again))

@@ -14,6 +14,7 @@ from pages import commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
 from qstep.objectives import METHODS
+from qstep.objectives.classification import ClassificationConfig
 from qstep.objectives.labels import check_labels
 from qstep.objectives.steps import StepwiseConfig
 from qstep.stages.audit import AuditConfig, audit
@@ -118,7 +119,7 @@ def test_rows_that_are_too_long_and_the_labels_lost(base: Path, file: Path, tmp_
     [
         ({"max_length": 9}, "nothing reads it without --model_name_or_path"),
         ({"max_shared_problems": 1}, "nothing reads it without --test_files"),
-        ({"max_duplicate_share": 2.0}, "it must be a share"),
+        ({"max_duplicate_share": 2.0}, "it must be from 0 to 1"),
         ({"max_contradictions": -1}, "at least 0"),
         ({"format": "prompt-completion", "rising": "refuse"}, "nothing reads it without stepwise rows"),
     ],
@@ -155,7 +156,7 @@ def test_real_data(tmp_path: Path) -> None:
 
 
 def scorer_config(**options: Any) -> StepwiseConfig:
-    return StepwiseConfig(output_dir="unused", report_to=[], **options)
+    return StepwiseConfig(**{"output_dir": "unused", "report_to": [], "stop_at_first_error": False, **options})
 
 
 def of(path: Path, *labels: list[Any]) -> Path:
@@ -184,7 +185,7 @@ def test_training_refuses_labels_that_rise_if_told_to(tmp_path: Path, caplog: py
     check_labels(rows, scorer_config(), [], soft=True)
     with pytest.raises(ValueError, match="rise after a wrong step in 1 rows, first on line 2"):
         check_labels(rows, scorer_config(rising="refuse"), [], soft=True)
-    with pytest.raises(ValueError, match="take one of the two"):
+    with pytest.raises(ValueError, match="nothing reads it without --stop_at_first_error false"):
         scorer_config(rising="refuse", stop_at_first_error=True)
     write_jsonl(rows, [ROWS[0], {**ROWS[0], "labels": [True, True]}])
     with caplog.at_level(logging.WARNING):
@@ -198,5 +199,5 @@ def test_training_keeps_no_best_by_shared_problems(base: Path, rows_file: Path, 
     inputs = TrainInputs(model_name_or_path=str(base), train_file=rows_file, eval_file=rows_file)
     keeping = {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1}
     with pytest.raises(ValueError, match=r"share 16 problems \(one is on line 1 of the first\), and the evaluation"):
-        train("bce", inputs, StepwiseConfig(output_dir=str(tmp_path / "a"), **options, **keeping))
-    train("bce", inputs, StepwiseConfig(output_dir=str(tmp_path / "b"), save_strategy="no", **options))
+        train("bce", inputs, ClassificationConfig(output_dir=str(tmp_path / "a"), **options, **keeping))
+    train("bce", inputs, ClassificationConfig(output_dir=str(tmp_path / "b"), save_strategy="no", **options))

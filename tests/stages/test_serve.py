@@ -35,7 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"endpoint": "http://127.0.0.1:1"}, "--endpoint is for who asks a server"),
         ({"port": 65536}, "--port is 65536; it must be from 0 to 65535"),
         ({"client_s": 0}, "--client_s is 0; it must be at least 1"),
         ({"max_body_bytes": 0}, "--max_body_bytes is 0"),

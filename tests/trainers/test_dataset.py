@@ -40,7 +40,7 @@ def test_items_are_chunks_of_one_problem_and_prompt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("most", [0, -1])
 def test_an_item_holds_a_response_at_least(most: int, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"responses_per_prompt is {most}: give 1 or more, or null"):
+    with pytest.raises(ValueError, match=f"--responses_per_prompt is {most}; it must be at least 1"):
         rows_of(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "c"}], responses_per_prompt=most)
 
 

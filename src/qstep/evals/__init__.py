@@ -30,7 +30,9 @@ from qstep.evals.first_error import (
 from qstep.evals.intervals import mean_estimate, pooled, ratio_estimate, standard_error
 from qstep.evals.labels import label_agreement
 from qstep.evals.length import length_report
-from qstep.evals.searches import ANSWERS, Searched, search_report
+from qstep.evals.result_files import as_json, holds, read_result, structure, write_result
+from qstep.evals.results import ANSWERS
+from qstep.evals.searches import Searched, search_report
 from qstep.evals.steps import LabelledSteps, step_auroc, step_auroc_within_problem
 from qstep.evals.verifiers import METHODS, ScoredGroup, aggregation_report, best_of_n_curves, best_of_n_report
 
@@ -46,6 +48,7 @@ __all__ = [
     "accuracy",
     "accuracy_difference",
     "aggregation_report",
+    "as_json",
     "auc",
     "auc_estimate",
     "best_of_n_curves",
@@ -55,6 +58,7 @@ __all__ = [
     "equal_position_auc",
     "equal_position_within_problem_auc",
     "first_error_report",
+    "holds",
     "label_agreement",
     "length_report",
     "mean_estimate",
@@ -64,11 +68,14 @@ __all__ = [
     "pooled",
     "predicted_first_error",
     "ratio_estimate",
+    "read_result",
     "search_report",
     "standard_error",
     "step_auroc",
     "step_auroc_within_problem",
+    "structure",
     "threshold_sweep",
     "verdicts_by_problem",
     "within_problem_auc",
+    "write_result",
 ]

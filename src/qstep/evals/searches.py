@@ -11,10 +11,8 @@ import numpy as np
 from scipy.special import expit
 
 from qstep.evals.accuracy import Outcomes, accuracy, accuracy_difference
+from qstep.evals.results import ANSWERS
 from qstep.search import vote
-
-ANSWERS = ("chosen", "majority", "weighted", "pass")
-"""How the candidates of a search answer: by its own choice, votes of them, or as a perfect verifier would choose."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,11 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForTokenClassification
 
-from qstep.data import refuse_unread
+from qstep.data import check_model_name
 from qstep.models.logps import finished_logits
 from qstep.models.packing import PACKED_ATTENTION, collate_groups, moved, packed_hidden
+from qstep.runs.options import Options, ReadIf
+from qstep.runs.shared_options import ModelName
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
 ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
+_PEFT = ReadIf(use_peft=True)
+
 
 @dataclass(kw_only=True)
-class ModelOptions:
+class ModelOptions(Options):
     """Which model to train, and whether all of it or a low-rank adapter (TRL's names).
 
     Args:
@@ -49,21 +53,17 @@ class ModelOptions:
         lora_target_modules: the linear layers it changes; all but the head by default.
     """
 
-    model_name_or_path: str
+    GROUP = "model options"
+
+    model_name_or_path: ModelName
     model_revision: str | None = None
     dtype: Dtype = "float32"
     trust_remote_code: bool = False
     use_peft: bool = False
-    lora_r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
-    lora_target_modules: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.use_peft:
-            refuse_unread(
-                self, ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"), without="--use_peft true"
-            )
+    lora_r: Annotated[int, _PEFT] = 16
+    lora_alpha: Annotated[int, _PEFT] = 32
+    lora_dropout: Annotated[float, _PEFT] = 0.0
+    lora_target_modules: Annotated[list[str] | None, _PEFT] = None
 
     def lora(self, task_type: str, modules_to_save: list[str] | None = None) -> LoraConfig | None:
         """The adapter's configuration; None where the whole model is trained.
@@ -87,7 +87,11 @@ class ModelOptions:
         )
 
     def load_arguments(self) -> dict[str, Any]:
-        """What `from_pretrained` is told. Raises ValueError where the model is an adapter without its base."""
+        """The arguments of `from_pretrained`.
+
+        Raises ValueError where the model is an adapter without its base, or its name is neither a folder nor a Hub id.
+        """
+        check_model_name(self.model_name_or_path)
         if (Path(self.model_name_or_path) / ADAPTER_CONFIG).exists():
             raise ValueError(
                 f"{self.model_name_or_path} is an adapter: make a plain checkpoint of it first, with `qstep merge`"
@@ -123,7 +127,11 @@ def load_causal_lm(options: ModelOptions, **arguments: Any) -> PreTrainedModel:
 
 
 def load_tokenizer(name: str | Path, **arguments: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or Hub id. Raises ValueError for a folder without one."""
+    """The tokenizer of a folder or Hub id.
+
+    Raises ValueError for a folder without one, and a name that is neither a folder nor a Hub id.
+    """
+    check_model_name(name)
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).exists() for file in _TOKENIZER_FILES):
         raise ValueError(

@@ -87,8 +87,8 @@ def check_labels(path: Path, config: StepwiseConfig, forbidden: Sequence[str], *
     if len(rising):
         raise ValueError(
             f"{path}: labels rise after a wrong step in {len(rising)} rows, first on line {rising[0] + 1}, and "
-            "--rising is refuse: mend or drop these, read every row through its first wrong step "
-            "(--stop_at_first_error true), or take --rising keep"
+            "--rising is refuse: mend or drop these, read every row through its first wrong step only "
+            "(--stop_at_first_error true), or give --rising keep"
         )
     _warn_of_contradictions(path, index)
 

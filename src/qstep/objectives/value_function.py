@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons
 from qstep.objectives.responses import collate_rows, policy_rows
 from qstep.processes import here
+from qstep.runs.options import Bounds
 
 _log = logging.getLogger(__name__)
 
@@ -36,15 +37,10 @@ class ValueConfig(GroupConfig):
             that is trained from scratch takes a hundred times as much.
     """
 
-    beta: float = 0.2
+    beta: Annotated[float, Bounds(above=0)] = 0.2
     reference: Literal["model", "uniform"] = "model"
     value: ValueNetwork = "separate"
     value_learning_rate: float = 1e-5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.beta > 0:
-            raise ValueError(f"--beta is {self.beta}; it must be above 0")
 
 
 class ValueFunction:

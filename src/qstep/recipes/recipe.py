@@ -125,8 +125,8 @@ class Recipe:
             raise self.error(f"stages are like each other in a circle: {' -> '.join((*after, name, model))}")
         return {**self._options(model, changes, (*after, name)), **own}
 
-    def check(self, stage: Stage) -> None:
-        """Refuses options that the stage's command does not have, lacks, or cannot take.
+    def check(self, stage: Stage) -> list[Any]:
+        """The stage's options as its command's dataclasses; refuses what it does not have, lacks, or cannot take.
 
         Raises:
             RecipeError: naming the stage and the option.
@@ -140,7 +140,7 @@ class Recipe:
                 raise self.error(problem, option, own)
         outputs = {option: file.format(stage=stage.name) for option, file in stage.command.outputs.items()}
         try:
-            stage.command.check({**stage.options, **outputs})
+            return stage.command.check({**stage.options, **outputs})
         except (ValueError, TypeError, _argument_error()) as error:
             raise self.error(f"stage {stage.name!r}, `qstep {stage.command.name}`: {error}") from None
 

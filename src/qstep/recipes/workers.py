@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.progress import TaskID
 
+from qstep.cores import cores
 from qstep.runs.progress import bars, console
 
 
@@ -65,11 +66,11 @@ class Workers:
 
     Args:
         processes: how many.
-        threads: of each for its computations; by default an equal share of the cores.
+        threads: of each for its computations; by default an equal share of the cores that this process may use.
     """
 
     def __init__(self, processes: int, threads: int | None = None) -> None:
-        self._threads = threads or max(1, (os.cpu_count() or 1) // processes)
+        self._threads = threads or max(1, cores() // processes)
         self._started = [_Worker() for _ in range(processes)]
 
     def close(self) -> None:

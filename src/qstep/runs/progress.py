@@ -53,14 +53,19 @@ def bar(description: str, total: int, done: int = 0) -> Iterator[Callable[[int],
         yield lambda n: progress.advance(task, n)
 
 
+def say(text: str) -> None:
+    """Prints a sentence on standard error as it is: not wrapped, no markup."""
+    console.print(text, soft_wrap=True, markup=False)
+
+
 def say_written(path: Path, counts: Mapping[str, Any] | None = None) -> None:
     """Says which file or folder a command wrote, and what is in it."""
-    console.print(f"wrote {path}" + (f" ({counts_text(counts)})" if counts else ""), soft_wrap=True, markup=False)
+    say(f"wrote {path}" + (f" ({counts_text(counts)})" if counts else ""))
 
 
 def say_complete(path: Path) -> None:
     """Says that a command found its output finished."""
-    console.print(f"{path} is complete; nothing to do", soft_wrap=True, markup=False)
+    say(f"{path} is complete; nothing to do")
 
 
 def counts_text(counts: Mapping[str, Any]) -> str:

@@ -6,8 +6,9 @@ import hashlib
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
+from qstep.runs.options import Bounds, OutputFile
 from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
 from qstep.runs.progress import accuracy_text, print_result, print_table, say_written
 from qstep.runs.provenance import provenance
@@ -42,10 +43,10 @@ class BestOfNConfig(TaskOptions):
     """
 
     inputs: dict[str, Path] | Path
-    output: Path
+    output: OutputFile
     ns: list[int] | str | None = None
     aggregations: list[str] | str | None = None
-    draws: int = 2048
+    draws: Annotated[int, Bounds(least=1)] = 2048
     seed: int = 0
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qstep.objectives import METHODS
 from qstep.runs.fingerprints import model_fingerprint
+from qstep.runs.options import OutputFile
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import say_written
 from qstep.types import Row
@@ -54,7 +55,7 @@ class CardConfig:
     results: list[Path] | Path | None = None
     datasets: list[str] = field(default_factory=list)
     license: str | None = None
-    output: Path | None = None
+    output: OutputFile | None = None
 
 
 def card(config: CardConfig) -> Path:

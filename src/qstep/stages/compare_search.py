@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qstep.runs.options import OutputFile
 from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
 from qstep.runs.progress import accuracy_text, print_table, say_written
 from qstep.runs.provenance import provenance
@@ -38,7 +39,7 @@ class CompareSearchConfig(TaskOptions):
     """
 
     inputs: dict[str, Path]
-    output: Path
+    output: OutputFile
     seed: int = 0
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qstep.runs.options import OutputFile
 from qstep.runs.outputs import begins_with, is_json_with, refuse_foreign, refuse_overwriting
 from qstep.runs.progress import say_written
 from qstep.runs.provenance import provenance
@@ -41,12 +42,12 @@ class ReportConfig(TaskOptions):
     """
 
     results: dict[str, Path] | list[Path] | Path
-    output: Path
+    output: OutputFile
     title: str | None = None
     training: dict[str, Path] = field(default_factory=dict)
     labels: dict[str, Path] = field(default_factory=dict)
     examples: dict[str, Path] | Path | None = None
-    summary: Path | None = None
+    summary: OutputFile | None = None
 
 
 def report(config: ReportConfig) -> Path:

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from qstep.data import refuse_unread
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.fingerprints import model_fingerprint, problems_fingerprint
-from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.options import CHANGES_NOTHING, Bounds, OutputFile, ReadIf, is_read, settings_of
 from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, in_blocks, write_rows
+from qstep.runs.shared_options import ModelName
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
 from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem, Row, SearchMethod
@@ -26,13 +26,9 @@ if TYPE_CHECKING:
     from qstep.scoring import Scorer
     from qstep.search import Found, SearchSettings
 
-_OF_METHOD = {
-    "best_of_n": ("width", "token_budget"),
-    "beam": ("width", "expand", "max_steps", "token_budget"),
-    "dvts": ("width", "expand", "max_steps", "token_budget"),
-    "lookahead": ("width", "expand", "lookahead_steps", "max_steps", "token_budget"),
-}
-"""The options that a method reads; they stand in its rows."""
+_BY_STEPS = ("beam", "dvts", "lookahead")
+_SHAPE = ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
+"""The options that say how a method searches; those that it reads stand in its rows."""
 
 
 @dataclass(kw_only=True)
@@ -58,24 +54,20 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
         problems_at_once: problems searched side by side; as many are redone after a kill.
     """
 
-    model_name_or_path: str
-    output: Path
+    model_name_or_path: ModelName
+    output: OutputFile
     method: SearchMethod = "beam"
-    width: int = 16
-    expand: int = 4
-    lookahead_steps: int = 1
-    max_steps: int | None = None
-    token_budget: int | None = None
-    problems_at_once: int = 64
+    width: Annotated[int, Bounds(least=1)] = 16
+    expand: Annotated[int, Bounds(least=1), ReadIf(method=_BY_STEPS)] = 4
+    lookahead_steps: Annotated[int, Bounds(least=1), ReadIf(method="lookahead")] = 1
+    max_steps: Annotated[int | None, Bounds(least=1), ReadIf(method=_BY_STEPS)] = None
+    token_budget: Annotated[int | None, Bounds(least=1)] = None
+    problems_at_once: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in sorted({"expand", "max_steps", "lookahead_steps"} - {*_OF_METHOD[self.method]}):
-            readers = " or ".join(method for method, names in _OF_METHOD.items() if name in names)
-            refuse_unread(self, [name], f"--method {readers}")
         if self.temperature == 0 and self.width > 1:
             raise ValueError("--temperature is 0, and all draws from one place would be the same: sample, or --width 1")
-        refuse_unread(self, ["executor"], "`qstep sample` or `qstep annotate`: a search runs in one process")
         self.settings()
 
     def settings(self) -> SearchSettings:
@@ -100,7 +92,6 @@ def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | 
     problems = {problem.id: problem for problem in config.problems()}
     settings = settings_of(
         config,
-        *NO_EFFECT,
         model=model_fingerprint(config.model_name_or_path, config.model_revision)
         if engine is None
         else config.model_name_or_path,
@@ -153,7 +144,7 @@ def _rows(problem: Problem, found: Found, config: SearchConfig, separator: str) 
     from qstep.search import pick
 
     chosen = pick(found.candidates)
-    how = {name: getattr(config, name) for name in _OF_METHOD[config.method]}
+    how = {name: getattr(config, name) for name in _SHAPE if is_read(config, name)}
     spent = {name: getattr(found.tree, name) for name in ("tokens_generated", "tokens_scored", "too_long")}
     return [
         {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,17 @@ import numpy as np
 from transformers import (
     PrinterCallback,
     ProgressCallback,
-    SchedulerType,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
 
-from qstep.data import file_fingerprint, splitter_version
+from qstep.data import file_fingerprint
 from qstep.models import ModelOptions
 from qstep.models.inference import hide_loading_bars
 from qstep.objectives import METHODS
+from qstep.objectives.arguments import LENGTH, LENGTH_FREE, follows_evaluation, length_free, training_settings
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
 from qstep.processes import gathered, together
@@ -42,30 +42,6 @@ from qstep.trainers.checkpoints import (
     why_not_resumable,
     why_unusable,
 )
-
-LENGTH = ("max_steps", "num_train_epochs")
-"""The settings that say how long a run is."""
-
-# What cannot change the weights a run ends with. Tokens are among it, and so are never written.
-_IRRELEVANT = {
-    *("output_dir", "run_name", "project", "report_to", "disable_tqdm", "log_level", "log_level_replica"),
-    *("log_on_each_node", "include_num_input_tokens_seen", "skip_memory_metrics", "debug", "push_to_hub"),
-    *("use_cpu", "do_train", "do_eval", "do_predict", "local_rank", "ddp_timeout", "torch_empty_cache_steps"),
-    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
-    *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "resume_from_checkpoint"),
-    *(
-        "rising",
-        "enable_jit_checkpoint",
-        "restore_callback_states_from_checkpoint",
-        "save_on_each_node",
-        "save_only_model",
-    ),
-}
-_IRRELEVANT_PREFIXES = ("logging_", "hub_", "trackio_")
-# Unless the best checkpoint is kept, or the learning rate follows the evaluation.
-_CADENCE_PREFIXES = ("save_", "eval_", "per_device_eval_", "metric_for_best_", "greater_is_better", "prediction_loss")
-_FOLLOWS_EVALUATION = ("reduce_lr_on_plateau", "greedy")
-_LENGTH_FREE = ("constant", "constant_with_warmup", "inverse_sqrt")
 
 
 @dataclass(kw_only=True)
@@ -244,32 +220,6 @@ class _Run:
         return checkpoint
 
 
-def training_settings(config: TrainingArguments) -> dict[str, Any]:
-    """What the weights follow from, among the options of training, as JSON; the number of processes included."""
-    cadence = () if follows_evaluation(config) else _CADENCE_PREFIXES
-    idle = "num_train_epochs" if config.max_steps > 0 else "max_steps"
-    separator = getattr(config, "step_separator", None)
-    return {
-        **{
-            name: value if isinstance(value, int | float | str | bool | None) else str(value)
-            for name, value in asdict(config).items()
-            if name not in _IRRELEVANT and name != idle and not name.startswith((*_IRRELEVANT_PREFIXES, *cadence))
-        },
-        **({} if separator is None else {"step_separator": splitter_version(separator)}),
-        "num_processes": config.world_size,
-    }
-
-
-def follows_evaluation(config: TrainingArguments) -> bool:
-    """Whether the final weights depend on what is evaluated, and when: the best are kept, or the learning rate asks."""
-    return config.load_best_model_at_end or SchedulerType(config.lr_scheduler_type).value in _FOLLOWS_EVALUATION
-
-
-def length_free(config: TrainingArguments) -> bool:
-    """Whether a longer run begins with the steps of a shorter one: its learning rate does not depend on its end."""
-    return SchedulerType(config.lr_scheduler_type).value in _LENGTH_FREE and not 0 < config.warmup_steps < 1
-
-
 def _without_length(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in (*LENGTH, "resumed_from")}
 
@@ -279,7 +229,7 @@ def _how_to_lengthen(output: Path, error: SettingsChanged) -> str:
         return ""
     return (
         "\nA run can be made longer in place where its learning rate does not depend on its length (lr_scheduler_type "
-        f"{', '.join(_LENGTH_FREE)}); else go on in another --output_dir with --resume_from_checkpoint "
+        f"{', '.join(LENGTH_FREE)}); else go on in another --output_dir with --resume_from_checkpoint "
         f"{output}/checkpoint-<step>"
     )
 

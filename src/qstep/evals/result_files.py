@@ -1,0 +1,165 @@
+"""Results as files: read, checked and written here and nowhere else.
+
+A file says its `kind`. Files written before there were kinds are recognised by what they hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from qstep.data import write_json
+from qstep.evals.results import (
+    BestOfN,
+    Page,
+    PolicyEvaluation,
+    RecipeResult,
+    Result,
+    SearchComparison,
+    StepJudgement,
+    StudyAnswer,
+)
+
+_COMMANDS = {
+    BestOfN: "qstep best-of-n",
+    SearchComparison: "qstep compare-search",
+    PolicyEvaluation: "qstep evaluate",
+    StepJudgement: "qstep evaluate processbench",
+    Page: "qstep report --summary",
+    StudyAnswer: "qstep run",
+    RecipeResult: "qstep run",
+}
+
+
+def read_result(path: Path, *wanted: type[Result]) -> Any:
+    """The result in a file, of one of the wanted types.
+
+    Raises ValueError, naming the file, where it holds no result, one of another type, or one that is malformed.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no result, but a {type(value).__name__}")
+    found = _type_of(value)
+    if found not in wanted:
+        *some, last = (f"`{_COMMANDS[of]}`" for of in wanted)
+        raise ValueError(f"{path} is no result of {', '.join(some)}{' or ' if some else ''}{last}")
+    return structure(found, value, str(path))
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Replaces `path` by the result as JSON, its `kind` first."""
+    write_json(path, {"kind": result.kind, **as_json(result)})
+
+
+def holds(*wanted: type[Result]) -> Callable[[Path], bool]:
+    """Whether a file holds a result of one of these types, so that a command may write over it."""
+
+    def is_one(path: Path) -> bool:
+        with path.open("rb") as file:
+            if file.read(2) != b"{\n":  # rows begin otherwise, and may be many
+                return False
+        try:
+            return _type_of(json.loads(path.read_bytes())) in wanted
+        except ValueError:
+            return False
+
+    return is_one
+
+
+def _type_of(value: Mapping[str, Any]) -> Any:
+    """By its kind, or, written before there were kinds, by what it holds."""
+    for result in get_args(Result):
+        if value.get("kind") == result.kind:
+            return result
+    if "curves" in value:
+        return BestOfN
+    if "searches" in value and "differences" in value:
+        return SearchComparison
+    if isinstance(value.get("problems"), dict):
+        return PolicyEvaluation
+    if "steps" in value and "threshold" in value:
+        return StepJudgement
+    if "verdict" in value and "worlds" in value:
+        return StudyAnswer
+    if "recipe" in value:
+        return RecipeResult
+    return Page if "provenance" in value else None
+
+
+def as_json(value: Any) -> Any:
+    """A result, or a part of one, as what JSON knows."""
+    if isinstance(value, Mapping):
+        return {name: as_json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [as_json(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    found: dict[str, Any] = {}
+    for of in fields(value):
+        item = getattr(value, of.name)
+        if "inline" in of.metadata:
+            found |= as_json(item)
+        elif item is not None or of.default is not None:
+            found[of.name] = as_json(item)
+    return found
+
+
+def structure(wanted: Any, value: Any, where: str) -> Any:
+    """JSON as an object of the type that is wanted, a dataclass or what it is made of.
+
+    Entries that a type does not know are passed over. Raises ValueError, naming `where`, for what does not fit.
+    """
+    kind, inner = get_origin(wanted), get_args(wanted)
+    if kind in (Union, UnionType):
+        (some,) = (of for of in inner if of is not NoneType)
+        return None if value is None else structure(some, value, where)
+    if is_dataclass(wanted):
+        return _structured(wanted, value, where)
+    if kind is dict and isinstance(value, Mapping):
+        return {name: structure(inner[1], item, f"{where}[{name!r}]") for name, item in value.items()}
+    if kind is list and isinstance(value, list):
+        return [structure(inner[0], item, f"{where}[{number}]") for number, item in enumerate(value)]
+    fits: Any = {float: (int, float), Any: object}.get(wanted, kind or wanted)
+    if not isinstance(value, fits) or (isinstance(value, bool) and wanted in (int, float)):
+        raise ValueError(f"{where} is {value!r}, not {_words(wanted)}")
+    return value
+
+
+def _structured(wanted: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} is {value!r}, not a mapping with {', '.join(of.name for of in fields(wanted))}")
+    hints, found = _hints(wanted), dict[str, Any]()
+    inline = {name for of in fields(wanted) for name in of.metadata.get("inline", ())}
+    known = {of.name for of in fields(wanted) if "inline" not in of.metadata} | inline | {"kind"}
+    for of in fields(wanted):
+        if "inline" in of.metadata:
+            names = of.metadata["inline"] or value.keys() - known
+            item: Any = {name: value[name] for name in value if name in names}
+            found[of.name] = structure(hints[of.name], item, where)
+        elif of.name in value:
+            found[of.name] = structure(hints[of.name], value[of.name], f"{where}[{of.name!r}]")
+    try:
+        return wanted(**found)
+    except TypeError:
+        missing = [of.name for of in fields(wanted) if of.name not in found and of.default is not None]
+        raise ValueError(f"{where} has no {' and no '.join(missing)}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+@cache
+def _hints(wanted: Any) -> dict[str, Any]:
+    return get_type_hints(wanted)
+
+
+def _words(wanted: Any) -> str:
+    names = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+    return names.get(wanted, "a list" if get_origin(wanted) is list else "a mapping")
