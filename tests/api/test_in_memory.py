@@ -176,11 +176,11 @@ def test_scorers_are_compared() -> None:
     assert [result.curves[name][2]["mean"] for name in ("knows", "errs", "silent")] == [1.0, 0.0, 0.0]
     assert result.differences["knows_minus_errs"]["mean"] == 1.0
     lines = repr(result).splitlines()
-    assert "(2 problems)" in lines[0] and lines[1].split() == ["n", "=", "1", "n", "=", "2"]
+    assert lines[0].endswith("problems: 2") and lines[1].split() == ["n", "=", "1", "n", "=", "2"]
     [knows_line] = [line for line in lines if line.startswith("knows ")]
     assert "0.500 [" in knows_line and "1.000 [" in knows_line
     assert {(row["method"], row["n"], row["mean"]) for row in result.table} >= {("knows", 2, 1.0), ("mean", 1, 0.5)}
-    assert "1 problems have fewer responses" in repr(qstep.best_of_n(knows[:3], ns=[2]))
+    assert "left out with fewer responses: 1" in repr(qstep.best_of_n(knows[:3], ns=[2]))
 
 
 def test_a_function_grades() -> None:

@@ -50,9 +50,9 @@ class BestOfN:
         table = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
         return "\n".join(
             [
-                f"accuracy of choosing among n responses, 95 % intervals ({self.problems} problems)",
+                f"accuracy of choosing among n responses, 95 % intervals, problems: {self.problems}",
                 *table,
-                *([f"{self.left_out} problems have fewer responses and are left out"] if self.left_out else []),
+                *([f"left out with fewer responses: {self.left_out}"] if self.left_out else []),
             ]
         )
 
