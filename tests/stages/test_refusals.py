@@ -162,7 +162,7 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
     from qstep.scoring import StepScorer
 
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    with pytest.raises(ValueError, match=r"is no scorer: its config\.json has no step contract"):
+    with pytest.raises(ValueError, match=r"is not a scorer: its config\.json has no step contract"):
         StepScorer.load(tmp_path)
 
 
