@@ -124,7 +124,7 @@ def test_a_task_of_the_users_own_is_loaded_where_the_user_names_it() -> None:
     ]
     assert len(load_problems("my_task:doubling")) == 10
     rows = [row("my_task:doubling", "8", text) for text in ("4+4= 8", "4+4= 8.0", "so 9")]
-    with pytest.raises(ValueError, match="name it with --task my_task:doubling"):
+    with pytest.raises(ValueError, match="name it too: --task my_task:doubling"):
         grade_rows(rows)
     own = Tasks("my_task:doubling")
     grades = grade_rows([*rows, row("miniature", "7", "#7")], own)
