@@ -112,8 +112,8 @@ def test_a_bad_row_is_told_in_its_own_columns(tmp_path: Path, changed: dict[str,
         (b'{"a": 1e999}\n', "line 1: a number too large to be finite"),
         (b'{"a": 1' + b"0" * 320 + b".5}\n", "too large"),
         (b'\xef\xbb\xbf{"a": 1}\n', "byte-order mark"),
-        (b'{"a": 1\n', r"not JSON .* Mend or delete this line"),
-        (b'{"a": 1', r"The last line is torn"),
+        (b'{"a": 1\n', r"not JSON .* Correct or delete this line"),
+        (b'{"a": 1', r"The last line is incomplete"),
     ],
 )
 def test_a_broken_line_is_told_by_what_is_wrong_with_it(tmp_path: Path, text: bytes, words: str) -> None:

@@ -1,9 +1,8 @@
 """A stage's output on disk: `<name>.jsonl`, one row a line, and its sidecar `<name>.meta.json`.
 
-Rows are only ever appended, whole lines at a time, and are on the disk before the writer goes on. A killed
-stage is opened again with the same settings, skips the rows it has, and ends with the rows an uninterrupted
-run would have. The sidecar holds the stage, its settings and their fingerprint, so that rows made under other
-settings never mix.
+Rows are only appended, complete lines at a time, and are on the disk before the writer continues. A killed stage
+resumes with the same settings, skips the rows it has, and ends with the rows of an uninterrupted run. The sidecar
+holds the stage, its settings and their fingerprint. So rows that were made with different settings never mix.
 """
 
 from __future__ import annotations
@@ -80,14 +79,15 @@ class StageFile:
     ) -> StageFile:
         """Opens the rows at `path` (`*.jsonl`) to write or to resume them.
 
-        A torn last line, left by a killed writer, is cut off; its row counts as not done. Where only settings named
-        in `may_grow` differ, numbers that are larger now, the stage goes on under the new ones, complete or not.
+        An incomplete last line, left by a killed writer, is removed, and its row counts as not done. If the only
+        changes are larger numbers for settings named in `may_grow`, the stage resumes with the new settings, even if
+        it was complete.
 
         Raises:
             SettingsChanged: the rows there were made by another stage or with other settings.
             StageBusy: another writer has the file open.
             RowError: a line before the last is broken, lacks the key, or repeats one.
-            ValueError: the rows have no readable sidecar, or are complete and others than the sidecar says.
+            ValueError: the sidecar is missing or unreadable, or the rows of a complete stage were changed.
         """
         path = Path(path)
         meta_path = _sidecar(path)
@@ -132,7 +132,7 @@ class StageFile:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the stage was finished with; empty before."""
+        """The summary given to `finish`; empty before."""
         return dict(self._meta.get("summary", {}))
 
     def append(self, rows: Sequence[Row]) -> None:
@@ -151,9 +151,9 @@ class StageFile:
         for index, row in enumerate(rows):
             name = row.get(self.key)
             if not isinstance(name, str):
-                raise ValueError(f"{self.path}: row {index} to append needs a text {self.key!r}, not {name!r}")
+                raise ValueError(f"{self.path}: row {index} to append needs a string as {self.key!r}, not {name!r}")
             if name in self.done or name in keys:
-                raise ValueError(f"{self.path}: a row with {self.key} {name!r} is already there")
+                raise ValueError(f"{self.path} has a row with {self.key} {name!r} already")
             keys.add(name)
             lines.append(self._encode(name, row))
         added = b"".join(lines)
@@ -179,7 +179,7 @@ class StageFile:
         self._meta = finished
 
     def close(self) -> None:
-        """Releases the file to other writers."""
+        """Releases the file for other writers."""
         _open_stages.discard(self)
         if self._fd >= 0:
             os.close(self._fd)
@@ -212,7 +212,7 @@ _open_stages: weakref.WeakSet[StageFile] = weakref.WeakSet()
 
 
 def _lock(path: Path) -> int:
-    """A descriptor of the rows at `path`, which are made where there are none, for this process alone."""
+    """A descriptor of the file at `path`, which is created if needed, locked for this process alone."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
@@ -222,7 +222,7 @@ def _lock(path: Path) -> int:
             raise StageBusy(f"{path} is being written by another process; wait for it, or stop it") from None
         if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
             return fd
-        os.close(fd)  # its last writer failed, and deleted it, between our opening and our lock
+        os.close(fd)  # its last writer failed and deleted it after we opened it and before we locked it
 
 
 def _close_in_child() -> None:
@@ -236,8 +236,8 @@ os.register_at_fork(after_in_child=_close_in_child)
 def read_rows(path: Path, *, allow_torn: bool = False) -> Iterator[Row]:
     """Yields the rows of a JSONL file in order.
 
-    Raises RowError at a line that is not a JSON object. A broken last line is the mark of an unfinished
-    stage: `allow_torn` leaves it out instead.
+    Raises RowError at a line that is not a JSON object. A broken last line is typical of an unfinished stage: with
+    `allow_torn` it is left out instead.
     """
     for _, row in numbered_rows(Path(path), allow_torn=allow_torn):
         yield row
@@ -250,13 +250,13 @@ def numbered_rows(path: Path, *, allow_torn: bool = False) -> Iterator[tuple[int
 
 
 def count_rows(path: Path) -> int:
-    """How many lines a JSONL file has; they are not parsed."""
+    """The number of lines of a JSONL file, which are not parsed."""
     with Path(path).open("rb") as lines:
         return sum(1 for _ in lines)
 
 
 def is_finished(path: Path) -> bool:
-    """Whether the rows at `path` are all there: False for a stage that was stopped before its end.
+    """Whether the rows at `path` are complete: False for a stage that was stopped before its end.
 
     A file without a sidecar, or one that is not `.jsonl`, is not a stage's, and counts as finished.
     """
@@ -265,7 +265,7 @@ def is_finished(path: Path) -> bool:
 
 
 def file_fingerprint(path: Path) -> str:
-    """SHA-256 of a file's bytes: what a stage records of the input it read."""
+    """SHA-256 of a file's bytes. A stage records it for each input."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as content:
         while block := content.read(1 << 20):
@@ -290,7 +290,7 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
 
 
 def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """Replaces `path` by the chunks, one after another: a reader, or a crash, sees the old file or the new one, whole.
+    """Replaces `path` by the chunks, one after another: a reader sees the old file or the new one, never a part.
 
     Makes its folder. Raises OSError where it cannot be written.
     """
@@ -304,7 +304,7 @@ def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno:  # whoever reads it knows nothing of the temporary file
+        if isinstance(error, OSError) and error.errno:  # the message names the file that the user knows
             error.filename, error.filename2 = str(path), None
         raise
     sync(path.parent)
@@ -391,13 +391,13 @@ def _lines(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]]:
             except ValueError as error:
                 whole = line.endswith(b"\n") or line.startswith(b"[")
                 if following or (whole and not allow_torn):
-                    raise RowError(path, number, None, f"{error}. Mend or delete this line") from None
+                    raise RowError(path, number, None, f"{error}. Correct or delete this line") from None
                 if not allow_torn:
                     raise RowError(
                         path,
                         number,
                         None,
-                        f"{error}. The last line is torn: finish the stage that wrote it, or mend it",
+                        f"{error}. The last line is incomplete: finish the stage that wrote it, or correct the line",
                     ) from None
                 return
             yield number, line, row
@@ -413,9 +413,9 @@ def _scan(path: Path, key: str) -> tuple[set[str], int, hashlib._Hash]:
             break
         name = row.get(key)
         if not isinstance(name, str):
-            raise RowError(path, number, key, "the row has no such text; was the file written by this stage?")
+            raise RowError(path, number, key, "is missing or no string. Was the file written by this stage?")
         if name in done:
-            raise RowError(path, number, key, f"{name!r} is there twice; delete one of the rows")
+            raise RowError(path, number, key, f"{name!r} occurs twice; delete one of the rows")
         done.add(name)
         size += len(line)
         digest.update(line)
@@ -436,11 +436,11 @@ def _is_json(value: Any) -> bool:
 
 _DIGITS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
 _MAY_OVERFLOW = (b"0e00", b"0e+00", b"0" * 300)
-"""What a number beyond floating point has, with all its digits taken for 0."""
+"""How a number beyond floating point looks, once all its digits are replaced by 0."""
 
 
 def parse_row(text: bytes) -> Row:
-    """One JSON object; ValueError, in words for the reader of the file, at anything else."""
+    """Parses one JSON object. Raises ValueError, with a message for the file's user, for anything else."""
     try:
         row = json.loads(text.decode(), parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
@@ -448,7 +448,7 @@ def parse_row(text: bytes) -> Row:
             raise ValueError("the file begins with a byte-order mark: save it as UTF-8 without one") from None
         if text.startswith(b"["):
             raise ValueError(
-                "a JSON list begins here: a .jsonl file has an object a line, as `jq -c '.[]'` writes"
+                "a JSON list begins here: a .jsonl file has one object on each line, as `jq -c '.[]'` writes"
             ) from None
         what = error.msg.removesuffix(" at").removesuffix(" starting")
         raise ValueError(f"not JSON ({what} at column {error.colno})") from None

@@ -1,4 +1,4 @@
-"""Options that would do nothing."""
+"""Refusing options that have no effect."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def refuse_unread(config: Any, names: Iterable[str], without: str) -> None:
-    """Raises ValueError for an option of a dataclass that is not at its default, though nothing reads it.
+    """Raises ValueError for an option that has no effect and differs from its default.
 
     Args:
-        names: the options that are not read.
-        without: what they would need.
+        names: the options that have no effect.
+        without: what they would need to have one.
     """
     defaults = {field.name: field.default for field in fields(config)}
     for name in names:
