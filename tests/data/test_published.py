@@ -209,10 +209,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         tmp_path / "five.jsonl", {"prompt": "a?", "completions": ["x"], "labels": [True], "step_separator": 5}
     )
     for path, says in (
-        (deep, "deep.json is not read: JSON nested too deeply"),
-        (half, "half.json, row 2: holds what is no JSON: .*surrogates not allowed"),
-        (tmp_path / "rows.csv", r"rows.csv is a file, and of its kind none is read: give .jsonl, .json, .parquet"),
-        (listed, "list.jsonl, line 1: a list, not a JSON object. Mend or delete this line"),
+        (deep, "deep.json cannot be read: its JSON is nested too deeply"),
+        (half, "half.json, row 2: holds something that is not JSON: .*surrogates not allowed"),
+        (tmp_path / "rows.csv", r"rows.csv is a file of a kind that is not read: give .jsonl, .json, .parquet"),
+        (listed, "list.jsonl, line 1: a list, not a JSON object. Correct or delete this line"),
         (separator, "line 1, field 'step_separator': is 5; it must be the text between steps"),
     ):
         with pytest.raises(ValueError, match=says):

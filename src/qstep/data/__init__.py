@@ -1,4 +1,4 @@
-"""Rows and problems: what lies on disk, who may write it, and how text becomes steps and tokens."""
+"""Rows and problems: files on disk, their readers and writers, and how text becomes steps and tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the name of a model can be one, before anybody is asked for it."""
+"""Checking the name of a model before the Hub is asked for it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from qstep.words import listed
 
 _CONFIGS = ("config.json", "adapter_config.json")
 _LOOKED_AT = 2000
-"""Folders, at most, among which a near name is looked for."""
+"""The maximum number of folders that are searched for a similar name."""
 
 
 def check_model_name(name: str | Path) -> None:
     """Raises ValueError for a name that is no folder here and no Hub id either, such as `owner/model`.
 
-    A name without an owner counts as one only if the cache has it (`gpt2` of old). So a misspelled folder is not asked
-    of the Hub, which takes its time to say no.
+    A name without an owner, such as the old id `gpt2`, is accepted only if the local cache has it. So the Hub is not
+    asked for a misspelled folder, which takes long.
     """
     name = str(name)
     if Path(name).is_dir() or (_may_be_hub_id(name) and not Path(name).parent.is_dir()):
@@ -39,7 +39,7 @@ def _may_be_hub_id(name: str) -> bool:
 
 
 def _near(wanted: Path) -> list[Path]:
-    """Model folders with a like name, beside the wanted one or elsewhere here, at most three."""
+    """At most three model folders with a similar name, near the wanted one or in the working directory."""
     folders = {path for root in (wanted.parent, Path()) for path in _models(root)}
     by_path = {str(path): path for path in folders}
     by_name = {path.name: path for path in sorted(folders, reverse=True)}

@@ -1,4 +1,4 @@
-"""Text to token ids with the places of its parts: what a published scorer reads, and where in it each step ends."""
+"""From text to token ids, with the places of its parts: a published scorer needs to know where each step ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Placed(str):
-    """A text in a turn whose last token's place is asked for."""
+    """A string within a turn; the place of its last token is returned."""
 
 
 Turn = tuple[str, Sequence[str | int]]
@@ -38,7 +38,7 @@ def encode_joined(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> t
 def encode_ended(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], end: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """The tokens of texts that are tokenised one by one, each with the tokens `end` behind it, and for each text the
+    """The tokens of texts that are tokenised one by one, each followed by the tokens `end`, and for each text the
     index of the last of these."""
     ids: list[int] = []
     ends: list[int] = []
@@ -113,7 +113,7 @@ def encode_chat(
 
 
 def one_token(tokenizer: PreTrainedTokenizerBase, text: str, option: str) -> int:
-    """The id of a text that is one token. Raises ValueError, naming the option it comes from, where it is several."""
+    """The id of a string that is one token. Raises ValueError, naming its option, if it is several."""
     ids = encode_text(tokenizer, text)
     if text in tokenizer.added_tokens_encoder:
         ids = [tokenizer.added_tokens_encoder[text]]

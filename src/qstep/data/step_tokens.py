@@ -1,4 +1,4 @@
-"""Which token ends each step, for tokens that were sampled and for those of any tokenizer's reading of a text."""
+"""Which token ends each step, for sampled tokens and for the tokens that a tokenizer makes of a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading a model to be trained or asked for Q: its options, its adapter, and whether it can be packed."""
+"""Loading a model for training or scoring: its options, its adapter, and whether it can be packed."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class ModelOptions(Options):
 
     Args:
         model_name_or_path: the causal language model to start from: a folder or a Hub id.
-        model_revision: of a Hub id: branch, tag or commit.
-        dtype: of the weights: float32, bfloat16, float16, or auto for the checkpoint's own.
-        trust_remote_code: run code that the checkpoint brings along.
+        model_revision: branch, tag or commit of a Hub id.
+        dtype: type of the weights: float32, bfloat16, float16, or auto for the checkpoint's own.
+        trust_remote_code: run code that comes with the checkpoint.
         use_peft: train a LoRA adapter on frozen weights instead of the weights; needs the extra `peft`,
             `pip install -e '.[peft]'` in a clone of the repository.
         lora_r: rank of the adapter.
@@ -73,9 +73,9 @@ class ModelOptions(Options):
     lora_target_modules: Annotated[list[str] | None, _PEFT] = None
 
     def lora(self, task_type: str, modules_to_save: list[str] | None = None) -> LoraConfig | None:
-        """The adapter's configuration; None where the whole model is trained.
+        """The adapter's configuration; None if all weights are trained.
 
-        Raises ValueError where peft is asked for and not installed.
+        Raises ValueError if peft is not installed and an adapter is requested.
         """
         if not self.use_peft:
             return None
@@ -101,7 +101,7 @@ class ModelOptions(Options):
         check_model_name(self.model_name_or_path)
         if (Path(self.model_name_or_path) / ADAPTER_CONFIG).exists():
             raise ValueError(
-                f"{self.model_name_or_path} is an adapter: make a plain checkpoint of it first, with `qstep merge`"
+                f"{self.model_name_or_path} is an adapter: make a plain checkpoint from it with `qstep merge` first"
             )
         return {"revision": self.model_revision, "trust_remote_code": self.trust_remote_code}
 
@@ -127,10 +127,10 @@ def load_causal_lm(options: ModelOptions, **arguments: Any) -> PreTrainedModel:
     """A causal language model to train or to take log-probabilities from, without dropout.
 
     Args:
-        arguments: what `from_pretrained` is told besides the options.
+        arguments: further arguments of `from_pretrained`.
 
     Raises:
-        ValueError: its layers or its logits are of a kind qstep cannot compute; the message says which.
+        ValueError: qstep cannot compute its layers or its logits; the message says which.
     """
     if isinstance(options, LoadedModel):
         if is_scorer(options.model.config):
@@ -158,7 +158,7 @@ def load_tokenizer(name: str | Path, **arguments: Any) -> PreTrainedTokenizerBas
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).exists() for file in _TOKENIZER_FILES):
         raise ValueError(
-            f"{name} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}): copy that of the model it was trained from"
+            f"{name} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}): copy it from the model it was trained from"
         )
     return AutoTokenizer.from_pretrained(name, **arguments)
 
@@ -171,11 +171,11 @@ def load_token_classifier(
     complete: bool = False,
     **arguments: Any,
 ) -> PreTrainedModel:
-    """An `AutoModelForTokenClassification`; made alike where transformers has none for a family.
+    """An `AutoModelForTokenClassification`. If transformers has none for a family, an equivalent class is made.
 
     Args:
-        head: makes what stands in for its linear head, as `score`.
-        complete: take safetensors alone, and refuse a checkpoint without all weights: no head is made afresh.
+        head: makes a module that replaces the linear head; it is called `score`.
+        complete: read safetensors only, and refuse a checkpoint that lacks weights; no head is initialised.
     """
     config = without_dropout(config)
     classes: Any = AutoModelForTokenClassification._model_mapping
@@ -192,13 +192,13 @@ def load_token_classifier(
         members["__init__"] = with_head
     exact: Any = type(model_class.__name__, (model_class,), members)
     if complete:
-        arguments |= {"use_safetensors": True, "ignore_mismatched_sizes": True}  # else an error that says less
+        arguments |= {"use_safetensors": True, "ignore_mismatched_sizes": True}  # without this the error says less
         model, found = exact.from_pretrained(path, config=config, output_loading_info=True, **arguments)
         lacking = sorted(found["missing_keys"]) + sorted(name for name, *_ in found["mismatched_keys"])
         if lacking:
             raise ValueError(
-                f"{path} lacks {', '.join(lacking)}, or has it in another size: it is no such scorer, or another "
-                "release of one"
+                f"{path} lacks {', '.join(lacking)}, or has it in another size. It is not a scorer of this kind, or is "
+                "another release of one"
             )
     else:
         with _own_report(*(f"{name}." for name in _HEADS)) as found:
@@ -255,7 +255,7 @@ def _token_classifier(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class that transformers would have for this family's token classification."""
     classes: Any = AutoModelForCausalLM._model_mapping
     if type(config) not in classes:
-        raise ValueError(f"{config.model_type} is no causal language model of transformers; start from one that is")
+        raise ValueError(f"transformers has no causal language model {config.model_type}: start from another one")
     causal = classes[type(config)]
     family = next(base for base in causal.__mro__ if base.__name__.endswith("PreTrainedModel"))
     name = causal.__name__.replace("ForCausalLM", "") + "ForTokenClassification"
@@ -294,10 +294,10 @@ def head_name(model: PreTrainedModel) -> str:
 
 @torch.no_grad()
 def pack(model: PreTrainedModel) -> PreTrainedModel:
-    """Makes the model attend within packed batches, after showing that it computes the same that way.
+    """Lets the model attend within packed batches, after a check that its results stay the same.
 
-    Raises ValueError where it does not (its layers carry a state along the sequence, say), and where its logits are not
-    those of its output embedding, as far as `finished_logits` knows.
+    Raises ValueError if they do not, for example because its layers carry a state along the sequence. Also if its
+    logits are not what `finished_logits` makes of its output embedding.
     """
     original = model.config._attn_implementation
     if original == PACKED_ATTENTION:
@@ -319,16 +319,20 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
         if head is not None:
             logits = finished_logits(model.config.get_text_config(), head(expected[-1]))
             if not _alike(model(input_ids=inputs, use_cache=False).logits[0], logits, tolerance):
-                raise ValueError(f"{refusal} its logits are not those of its output embedding, and how is unknown")
+                raise ValueError(
+                    f"{refusal} its logits are not those of its output embedding, in a way that qstep does not know"
+                )
     try:
         model.set_attn_implementation(PACKED_ATTENTION)
         batch = moved(collate_groups([prompt], [responses]), model.device)
         hidden = packed_hidden(trunk, batch)
     except (TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{refusal} its attention cannot be replaced by one on packed batches: {error}") from error
+        raise ValueError(
+            f"{refusal} its attention cannot be replaced by attention on packed batches: {error}"
+        ) from error
     rows = [torch.cat([hidden[:3], hidden[3:5]]), torch.cat([hidden[:3], hidden[5:9]])]
     if not all(_alike(*pair, tolerance) for pair in zip(expected, rows, strict=True)):
-        raise ValueError(f"{refusal} a response's states depend on what is beside it in a packed batch")
+        raise ValueError(f"{refusal} a response's states depend on the other responses of a packed batch")
     model.train(training)
     return model
 
@@ -338,7 +342,7 @@ def _alike(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 
 def adapter_off(model: nn.Module) -> AbstractContextManager[Any]:
-    """A context in which a peft model computes what its base does; of any other model, nothing changes."""
+    """A context in which a peft model computes what its base does. It changes nothing for other models."""
     peft_model: Any = model
     return peft_model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
 

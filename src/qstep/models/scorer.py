@@ -39,7 +39,7 @@ from qstep.types import Aggregation, Dtype, Prompt, PromptKind
 from qstep.words import counted
 
 _NEWER = {"prompts", "instruction"}
-"""Fields that checkpoints of an older qstep do not have."""
+"""Fields that are absent in checkpoints of an older qstep."""
 
 _OTHER_KIND = {
     "messages": "is a conversation, and the scorer was trained on strings. Give a string (--conversational false)",
@@ -104,7 +104,7 @@ class StepContract:
 
     @classmethod
     def of(cls, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> StepContract:
-        """The contract a checkpoint carries, checked against the tokenizer it is about to be used with.
+        """The contract of a checkpoint, checked against the tokenizer that it is used with.
 
         Raises:
             ValueError: if the checkpoint has no contract, one of another version, or was trained with
@@ -113,8 +113,8 @@ class StepContract:
         stored = getattr(config, "qstep", None)
         if not isinstance(stored, dict):
             raise ValueError(
-                "This checkpoint has no step contract ('qstep' in its config.json): it was not trained by "
-                "`qstep train`, so how its steps are separated is unknown."
+                "This checkpoint has no step contract ('qstep' in its config.json), so how its steps are separated is "
+                "unknown. Give one that `qstep train` or `qstep export` wrote."
             )
         contract = cls.read(stored)
         if contract is None:
@@ -144,9 +144,9 @@ class StepContract:
         return cls(**stored)
 
     def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
-        """How a prompt differs from those of training, and what to do about it; None if it does not.
+        """How a prompt differs from those of training, and what to do about it; None if it does not differ.
 
-        `instruction` is the one that the command at hand has put after the question.
+        `instruction` is the one that the current command has put after the question.
         """
         kind = prompt_kind(prompt)
         if self.prompts not in (None, "mixed", kind):
@@ -192,15 +192,15 @@ def encode_steps(
 class ScorerModel(PretrainedModule):
     """A step scorer as one module: `forward(batch)` gives the Q of each step, `[B, S]`, in fp32.
 
-    `pretrained` is an `AutoModelForTokenClassification`, or a peft model around one. Its head has one output, which is
-    Q; or two, wrong and right, of which Q is the difference, so that sigmoid(Q) is the softmax's share of the second.
+    `pretrained` is an `AutoModelForTokenClassification`, or a peft model around one. A head with one output gives Q. A
+    head with two outputs, wrong and right, gives Q as their difference: sigmoid(Q) is then the softmax of the second.
     """
 
     @classmethod
     def new(cls, options: ModelOptions) -> ScorerModel:
-        """A scorer about to be trained: the trunk of a causal LM under a fresh scalar head, without dropout.
+        """A scorer to be trained: the backbone of a causal LM with a new scalar head, without dropout.
 
-        Raises ValueError for a family that cannot be packed, or where peft is asked for and not installed.
+        Raises ValueError if the family cannot be packed, or if peft is needed and not installed.
         """
         if isinstance(options, LoadedModel):
             return cls(token_classifier_of(options.model))
@@ -215,12 +215,12 @@ class ScorerModel(PretrainedModule):
 
     @classmethod
     def load(cls, folder: str | Path, dtype: Dtype = "float32") -> ScorerModel:
-        """A scorer that `save` or `qstep merge` wrote; of an adapter, on the base model that it names."""
+        """Loads a scorer that `save` or `qstep merge` wrote. An adapter is put on the base model that it names."""
         check_model_name(folder)
         config = AutoConfig.from_pretrained(folder)
         if not is_scorer(config):
             raise ValueError(
-                f"{folder} is no scorer: its config.json has no step contract ('qstep'). Give the output_dir of "
+                f"{folder} is not a scorer: its config.json has no step contract ('qstep'). Give the output_dir of "
                 "`qstep train pqm|bce|mse|orm`"
             )
         if not (Path(folder) / ADAPTER_CONFIG).exists():
@@ -241,11 +241,11 @@ class ScorerModel(PretrainedModule):
         head: Callable[[PretrainedConfig], nn.Module] | None = None,
         renamed: dict[str, str] | None = None,
     ) -> ScorerModel:
-        """Somebody else's scorer: a trunk of transformers' own under a head with `labels` outputs, from safetensors.
+        """A published scorer, read from safetensors: a backbone of transformers and a head with `labels` outputs.
 
         Args:
-            head: makes the head, where it is not one linear layer; its weights are called `score.<...>`.
-            renamed: patterns of weight names, and what they are called here.
+            head: makes the head if it is not one linear layer; its weights are called `score.<...>`.
+            renamed: patterns of weight names in the file, and their names here.
 
         Raises:
             ValueError: the checkpoint lacks weights, or its family cannot be packed.
@@ -262,7 +262,7 @@ class ScorerModel(PretrainedModule):
         return self._read(states).masked_fill(batch["step_ends"] < 0, 0.0)
 
     def q_of_tokens(self, batch: Batch) -> Float[Tensor, " L"]:
-        """What is read at every token of the packed batch, in fp32, prompts and steps alike."""
+        """The value read at every token of the packed batch, of prompts and steps, in fp32."""
         return self._read(packed_hidden(bare(self.pretrained).base_model, batch))
 
     def _read(self, states: Float[Tensor, "... D"]) -> Float[Tensor, ...]:
@@ -273,7 +273,7 @@ class ScorerModel(PretrainedModule):
 
 
 def step_states(hidden: Float[Tensor, "L D"], batch: StepBatch) -> Float[Tensor, "B S D"]:
-    """The states at the tokens where steps are read; at absent steps, any."""
+    """The states at the tokens where steps are read. Absent steps get an arbitrary state."""
     starts, _ = response_starts(batch)
     ends = batch["step_ends"]
     places = (starts[:, None] + ends.clamp(min=0)).clamp(max=len(hidden) - 1)

@@ -1,4 +1,4 @@
-"""A task graded by a reward function with the signature that TRL's have."""
+"""A task graded by a reward function with TRL's signature."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Rewarded:
         return self.task.problems(split, seed=seed, offset=offset, limit=limit)
 
     def grade(self, rows: Sequence[Row], *, deadline_s: float) -> list[Grade]:
-        """Raises ValueError where the function does not return one finite number or None for each row."""
+        """Raises ValueError unless the function returns a finite number or None for each row."""
         if not rows:
             return []
         known = [{"solution": row.get("gold"), **row.get("metadata", {}), **row} for row in rows]

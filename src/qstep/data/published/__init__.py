@@ -141,7 +141,7 @@ def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[R
             row = _finished(record, found, reading, known.separator, audit)
             if row["id"] in seen:
                 if known.ids == "own":
-                    raise record.error("id", f"{row['id']!r} is there twice; give each row an id of its own")
+                    raise record.error("id", f"{row['id']!r} occurs twice; give each row its own id")
                 repeated += 1
                 continue
             if known.ids != "made":
