@@ -53,8 +53,8 @@ class StepwiseConfig(ScorerConfig):
         threshold: a soft label above it counts as correct (0: any success is correct), for the ranking losses and for
             stop_at_first_error; BCE and MSE take soft labels as they are.
         stop_at_first_error: read each response only through its first wrong step, as PRM800K labels them (arXiv
-            2305.20050). The steps after it repeat its label whatever they say, which leaves less to learn from. With false all
-            steps are read.
+            2305.20050). The steps after it repeat its label whatever they say, and teach nothing. With false all steps
+            are read.
         rising: with stop_at_first_error false, whether rows with a right step after a wrong one are taken as the loss
             takes them (a ranking loss calls that step wrong), or refused.
     """
