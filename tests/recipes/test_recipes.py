@@ -130,7 +130,7 @@ def test_what_cannot_run_is_refused_before_anything_runs(tmp_path: Path, changed
         ({"stages": {"a b": {}}}, "'a b' is not a name"),
         ({"stages": {"a": {"like": "b"}}}, "stage 'a' is like an unknown stage 'b'"),
         ({"stages": {"a": {"like": "b"}, "b": {"like": "a"}}}, "like each other in a circle: a -> b -> a"),
-        ({"extends": "none.yaml"}, "extends is 'none.yaml': give the file of a recipe"),
+        ({"extends": "none.yaml"}, "extends is 'none.yaml'; it must be the file of a recipe"),
         ({"extends": "recipe.yaml"}, "extends recipe.yaml, which extends this one"),
     ],
 )
@@ -261,42 +261,40 @@ def test_a_recipe_runs_once_and_again_only_what_changed(tmp_path: Path, capfd: p
     assert len(list(read_rows(outputs["all"]))) == 4
 
 
-def test_each_job_is_counted_with_what_it_wrote(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    file = write(tmp_path)
-    run(file, only="graded")
-    (of_run,) = run(file)
-    said = capfd.readouterr().err
-    first, rest = said.split("1 of 2 jobs are done and unchanged\n")
-    graded, labels = (of_run.stages[name].output for name in ("graded", "labels"))
-    assert re.search(rf"1 of 1: graded, [\d.]+ s\n    wrote {graded}\n", first)
-    assert re.search(rf"2 of 2: labels, [\d.]+ s\n    wrote {labels}\n", rest)
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", said), "a log file has no control characters"
+def test_jobs_are_counted_and_listed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each with what it wrote and the time that is left; a dry run lists them in order and writes nothing."""
+    file = write(tmp_path, stages=stages(tmp_path, labels={"seconds": 1e6}))
 
+    def dry_run() -> str:
+        before = sorted(tmp_path.rglob("*"))
+        assert main(["run", str(file), "--dry_run"]) == 0
+        assert sorted(tmp_path.rglob("*")) == before
+        return capfd.readouterr().out
 
-def test_the_time_that_is_left_is_said_once_a_job_has_ended(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    run(write(tmp_path, stages=stages(tmp_path, labels={"seconds": 1e6})))
-    assert re.search(r"1 of 2: graded, [\d.]+ s, about \d+ h \d+ min left\n", capfd.readouterr().err)
-
-
-def test_a_dry_run_lists_the_jobs_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
-    assert main(["run", str(file), "--dry_run"]) == 0
-    said = capsys.readouterr().out
+    said = dry_run()
     assert "0 of 2 jobs are done." in said
     assert re.findall(r"^ *(\d+)  (to run|done  )  (\w+) +qstep (\w+)", said, re.MULTILINE) == [
         ("1", "to run", "graded", "grade"),
         ("2", "to run", "labels", "annotate"),
     ]
-    assert sorted(tmp_path.rglob("*")) == before
-    run(file, only="graded")
-    before = sorted(tmp_path.rglob("*"))
-    assert main(["run", str(file), "--dry_run"]) == 0
-    said = capsys.readouterr().out
+    (of_run,) = run(file)
+    said = capfd.readouterr().err
+    graded, labels = (of_run.stages[name].output for name in ("graded", "labels"))
+    assert re.search(rf"1 of 2: graded, [\d.]+ s, about \d+ h \d+ min left\n    wrote {graded}\n", said)
+    assert re.search(rf"2 of 2: labels, [\d.]+ s\n    wrote {labels}\n", said)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", said), "a log file has no control characters"
+    labels.unlink()
+    labels.with_suffix(".meta.json").unlink()
+    said = dry_run()
     assert "1 of 2 jobs are done." in said and re.search(r"1  done    graded", said)
-    assert sorted(tmp_path.rglob("*")) == before
+    run(file)
+    assert re.search(r"1 of 2 jobs are done and unchanged\n2 of 2: labels, ", capfd.readouterr().err)
+
+
+def test_a_dry_run_checks_the_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--dry_run", "--seeds", "1,2", "--output_dir", str(tmp_path / "demo")]) == 0
     assert "0 of 40 jobs are done." in capsys.readouterr().out
+    assert not (tmp_path / "demo").exists()
     assert main(["run", str(write(tmp_path, stages=stages(tmp_path, labels={"rolouts": 3}))), "--dry_run"]) == 1
     assert "did you mean 'rollouts'?" in capsys.readouterr().err
 
