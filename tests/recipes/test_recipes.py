@@ -270,7 +270,7 @@ def test_a_file_edited_to_the_same_size_is_noticed(tmp_path: Path, capfd: pytest
         os.utime(path)
     run(file)
     total = len(of_run.stages)
-    assert f"{total} of {total} stages are done and unchanged" in capfd.readouterr().err
+    assert f"{total} of {total} jobs are done and unchanged" in capfd.readouterr().err
     kept = rows.read_bytes()
     edited = kept.replace(b'"verdict": "right"', b'"verdict": "wrong"', 1)
     assert len(edited) == len(kept) and edited != kept
@@ -304,6 +304,7 @@ def test_jobs_are_counted_and_listed(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert re.search(rf"2 of 2: labels, [\d.]+ s\n    wrote {labels}\n", said)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", said), "a log file has no control characters"
     labels.unlink()
+    labels.with_suffix(".meta.json").unlink()
     said = dry_run()
     assert "1 of 2 jobs are done." in said and re.search(r"1  done    graded", said)
     run(file)
