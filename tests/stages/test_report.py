@@ -90,7 +90,7 @@ def test_policies_are_compared_problem_by_problem(tmp_path: Path) -> None:
     numbers = json.loads((tmp_path / "results.json").read_text())
     assert numbers["comparisons"]["dqo - base (sampled)"]["mean"] == pytest.approx(0.25)
     assert set(numbers["policies"]) == {"dqo", "base"} and set(numbers["policies"]["dqo"]) == {"greedy", "sampled"}
-    assert "DQO answers 66.7 %" in text and "of 3 held-out problems when sampled, base 41.7 %" in text
+    assert "DQO answers 66.7 %" in text and "of 3 problems when sampled, base 41.7 %" in text
     other = evaluation(tmp_path / "c.json", z=(1, 1, 0))
     with pytest.raises(ValueError, match="dqo and other: only one of them answered problem"):
         report(ReportConfig({"dqo": dqo, "other": other}, tmp_path / "page.html"))

@@ -97,7 +97,7 @@ def differences(findings: Sequence[Finding]) -> Markup:
     colours, shapes = zip(*_VERDICTS.values(), strict=True)
     colour = alt.Color("verdict:N", legend=None).scale(domain=list(_VERDICTS), range=colours)
     shape = alt.Shape("verdict:N", legend=None).scale(domain=list(_VERDICTS), range=shapes)
-    x = alt.X("low:Q", title="difference, percentage points").axis(tickCount=6)
+    x = alt.X("low:Q", title="difference, percentage points").axis(tickCount=5, labelOverlap="greedy")
     base = alt.Chart(_ROWS).encode(y=_names([f.label for f in findings]), color=colour)
     limits = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q")
     dots = _dots(base).encode(x="mean:Q", shape=shape)
