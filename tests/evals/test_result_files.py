@@ -33,7 +33,8 @@ def test_results_on_file_are_read_and_written_back_alike(name: str, kind: type[R
     found = read_result(old, kind)
     write_result(tmp_path / "new.json", found)
     said, rest = (tmp_path / "new.json").read_text().split("\n", 2)[1:]
-    assert said == f'  "kind": "{kind.kind}",' and "{\n" + rest == old.read_text()
+    assert said == f'  "kind": "{kind.kind}",'
+    assert "{\n" + rest == json.dumps(json.loads(old.read_text()), indent=2, ensure_ascii=False) + "\n"
     assert read_result(tmp_path / "new.json", kind) == found
     assert holds(kind)(tmp_path / "new.json") and not any(
         holds(other)(tmp_path / "new.json") for other in get_args(Result) if other is not kind
@@ -52,7 +53,7 @@ def best_of_n(**changes: Any) -> dict[str, Any]:
     [
         ({"ns": ["1"]}, r"\['ns'\]\[0\] is '1', not a whole number"),
         ({"curves": {"mean": {"1": 0.5}}}, r"\['curves'\]\['mean'\]\['1'\] is 0.5, not a mapping with mean, low"),
-        ({"curves": {"mean": {"1": {"mean": 0.9, "low": 0.1, "high": 0.5}}}}, r"\['1'\]: the interval \[0.1, 0.5\]"),
+        ({"curves": {"mean": {"1": {"mean": 0.9, "low": 0.1, "high": 0.5}}}}, r".*\['1'\]: the interval \[0.1, 0.5\]"),
         ({"problems": True}, r"\['problems'\] is True, not a whole number"),
         ({"auc": None}, r"\['auc'\] is None, not a mapping"),
     ],
@@ -69,7 +70,7 @@ def test_a_missing_field_and_another_kind_are_named(tmp_path: Path) -> None:
     write_json(tmp_path / "r.json", without)
     with pytest.raises(ValueError, match="has no problems and no ns"):
         read_result(tmp_path / "r.json", BestOfN)
-    with pytest.raises(ValueError, match="r.json is no result of `qstep run` or `qstep report --summary`"):
+    with pytest.raises(ValueError, match=r"r\.json is no result of `qstep run` or `qstep report --summary`"):
         read_result(tmp_path / "r.json", StudyAnswer, Page)
     (tmp_path / "r.json").write_text("[]")
     with pytest.raises(ValueError, match="holds no result, but a list"):

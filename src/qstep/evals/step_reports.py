@@ -16,7 +16,7 @@ from qstep.evals.length import length_report
 from qstep.evals.result_files import structure
 from qstep.evals.results import StepReport
 from qstep.evals.steps import LabelledSteps, step_auroc
-from qstep.search import aggregate
+from qstep.scoring.aggregation import aggregate
 from qstep.types import Aggregation, Row
 
 _SWEPT = [i / 50 for i in range(1, 50)]

@@ -18,21 +18,14 @@ from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
+from qstep.search.methods import METHODS, SearchMethod
 from qstep.tasks.options import ProblemOptions
-from qstep.types import Problem, Row, SearchMethod
+from qstep.types import Problem, Row
 
 if TYPE_CHECKING:
     from qstep.generation import Engine
     from qstep.scoring import Scorer
     from qstep.search import Found, SearchSettings
-
-_OF_METHOD = {
-    "best_of_n": ("width", "token_budget"),
-    "beam": ("width", "expand", "max_steps", "token_budget"),
-    "dvts": ("width", "expand", "max_steps", "token_budget"),
-    "lookahead": ("width", "expand", "lookahead_steps", "max_steps", "token_budget"),
-}
-"""The options that a method reads; they stand in its rows."""
 
 
 @dataclass(kw_only=True)
@@ -70,8 +63,8 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in sorted({"expand", "max_steps", "lookahead_steps"} - {*_OF_METHOD[self.method]}):
-            readers = " or ".join(method for method, names in _OF_METHOD.items() if name in names)
+        for name in sorted({"expand", "max_steps", "lookahead_steps"} - {*METHODS[self.method].options}):
+            readers = " or ".join(method for method, of in METHODS.items() if name in of.options)
             refuse_unread(self, [name], f"--method {readers}")
         if self.temperature == 0 and self.width > 1:
             raise ValueError("--temperature is 0, and all draws from one place would be the same: sample, or --width 1")
@@ -82,11 +75,12 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
         """The same for a search; raises ValueError where the numbers do not go together."""
         from qstep.search import SearchSettings
 
+        read = METHODS[self.method].options
         return SearchSettings(
             self.sampling(),
             self.width,
-            expand=1 if self.method == "best_of_n" else self.expand,
-            lookahead_steps=self.lookahead_steps if self.method == "lookahead" else 0,
+            expand=self.expand if "expand" in read else 1,
+            lookahead_steps=self.lookahead_steps if "lookahead_steps" in read else 0,
             max_steps=self.max_steps,
             token_budget=self.token_budget,
         )
@@ -153,7 +147,7 @@ def _rows(problem: Problem, found: Found, config: SearchConfig, separator: str) 
     from qstep.search import pick
 
     chosen = pick(found.candidates)
-    how = {name: getattr(config, name) for name in _OF_METHOD[config.method]}
+    how = {name: getattr(config, name) for name in METHODS[config.method].options}
     spent = {name: getattr(found.tree, name) for name in ("tokens_generated", "tokens_scored", "too_long")}
     return [
         {
