@@ -137,6 +137,13 @@ def test_steps_show_q_check_and_the_first_error(page: str) -> None:
     assert '<span class="q q4" title="Q = +0.00">0.50</span>' in folded
 
 
+def test_tooltips_are_sentences(page: str) -> None:
+    """Not what Vega makes of columns (`who: PQM; high: 0.5`), nor a line's first point."""
+    titles = re.findall(r"<title>([^<]*)</title>", page)
+    assert len(titles) > 12 and not [title for title in titles if re.search(r"\b(who|low|high|x|y|mean): ", title)]
+    assert any(title.startswith("loss: 1 at step 0") for title in titles)
+
+
 def test_provenance_alone_is_enough(tmp_path: Path) -> None:
     text = Page(html({"provenance": {"date": "2026-01-01"}}, [], tmp_path)).text
     assert "makes no claim of improvement" in text and "2026-01-01" in text
@@ -275,7 +282,7 @@ def test_as_many_losses_as_wins_are_shown_and_all_are_counted() -> None:
     """7 wins, 2 losses, 3 ties of 13: of six examples two are wins and two losses, whatever comes first."""
     rows = rows_of(won=(7, WON), lost=(2, LOST), both=(2, BOTH), neither=(1, NEITHER), unknown=(1, UNKNOWN))
     made = choose_examples(rows, "pqm", problems=6, responses=1)
-    assert [problem.id for problem in made.problems] == ["won0", "won1", "lost0", "lost1", "both0", "both1"]
+    assert [problem.id for problem in made.problems] == ["won0", "won1", "lost0", "lost1", "both0", "neither0"]
     assert made.cells == {(True, False): 7, (False, True): 2, (True, True): 2, (False, False): 1}
     assert made.ungradable == 1
     assert "6 of 13 problems" in made.rule and "2 where PQM is right and the majority wrong, 2 where" in made.rule

@@ -201,3 +201,16 @@ def test_a_browser_paints_the_page(scheme: int, ground: tuple[int, int, int], pa
     browse(page_path, tmp_path / "profile", *flags, f"--screenshot={shot}")
     assert png(shot) == (1280, 1600, ground)
     assert shot.stat().st_size > 60_000  # an empty page of this size takes some 10 kB
+
+
+@in_browser
+@pytest.mark.parametrize("width", [390, 500, 1280])
+def test_the_page_is_no_wider_than_the_window(width: int, page_path: Path, tmp_path: Path) -> None:
+    """Measured in a frame, since a browser's own window has a least width. Tables and charts scroll by themselves."""
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"""<iframe id=f width={width} height=900 style="border:0" src="{page_path.as_uri()}"></iframe><p id=p></p>
+        <script>onload = () => p.textContent = "wide: " + f.contentDocument.documentElement.scrollWidth</script>"""
+    )
+    dom = browse(frame, tmp_path / "profile", "--allow-file-access-from-files", "--dump-dom")
+    assert f"wide: {width}<" in dom

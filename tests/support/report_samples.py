@@ -103,7 +103,7 @@ def results() -> dict[str, Any]:
             },
         },
         "training": {"dqo": [*logs, {"step": 40, "train_runtime": 55.2}]},
-        "provenance": {"versions": {"torch": "2.13.0"}, "seeds": {"base": [0, 1]}, "git_commit": "3f9c2ab"},
+        "provenance": {"versions": {"torch": "2.13.0"}, "seeds": {"base": [0, 1]}, "git_commit": 8 * "3f9c2ab"},
     }
 
 

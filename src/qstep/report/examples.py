@@ -47,10 +47,10 @@ def choose_examples(
     """Some problems of a scored file, with the first `responses` of each and those that it and the majority chose.
 
     As many problems where the verifier alone is right as problems where the majority alone is: at most a third each.
-    The others are the first of the file where both are right, or neither. What is then still missing is filled with
-    what there is.
+    The others are the first of the file on which they agree, or where one is ungradable. What is then still missing is
+    filled with what there is.
     """
-    pools: dict[Cell | None, list[Problem]] = {}
+    wins, losses, others = list[Problem](), list[Problem](), list[Problem]()
     counts: Counter[Cell | None] = Counter()
     for rows in read_groups(scored):
         best = best_of_n_index([float("-inf") if row["score"] is None else row["score"] for row in rows])
@@ -60,11 +60,9 @@ def choose_examples(
         verdicts = [rows[place]["verdict"] for place in (best, majority)]
         cell = None if "ungradable" in verdicts else (verdicts[0] == "right", verdicts[1] == "right")
         counts[cell] += 1
-        pool = pools.setdefault(cell, [])
+        pool = wins if cell == _WIN else losses if cell == _LOSS else others
         if len(pool) < problems:
             pool.append(view_problem(rows, {verifier: best, "majority": majority}, shown=responses))
-    wins, losses = pools.pop(_WIN, []), pools.pop(_LOSS, [])
-    others = [problem for pool in pools.values() for problem in pool]
     each = min(len(wins), len(losses), max(1, problems // 3))
     chosen = [*wins[:each], *losses[:each], *others][:problems]
     chosen += [*wins[each:], *losses[each:]][: problems - len(chosen)]
@@ -72,7 +70,7 @@ def choose_examples(
     name = label(verifier)
     rule = (
         f"Shown are {len(chosen)} of {counts.total()} problems, by a rule: {shown[0]} where {name} is right and the "
-        f"majority wrong, {shown[1]} where it is the other way round, and else the first of the file."
+        f"majority wrong, {shown[1]} where it is the other way round, and the first of all others."
     )
     cells = {(ours, theirs): counts[ours, theirs] for ours in (True, False) for theirs in (True, False)}
     return Examples(rule, chosen, verifier, cells, counts[None])
