@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from math_verify import parse, verify
 
+from qstep.cores import cores
 from qstep.grading import GRADER_VERSION
 from qstep.grading.grader import grade_by
 from qstep.grading.rules import ALL, Rules
@@ -104,7 +105,7 @@ def math_verify_alone(cases: Iterable[Case], deadline_s: float) -> list[str]:
 
 
 def with_rules(rules: Rules, cases: Iterable[Case], deadline_s: float) -> list[str]:
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         return list(threads.map(lambda case: grade_by(rules, case.gold, case.answer, deadline_s).verdict, cases))
 
 

@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from qstep.cores import cores
+
 SIZES = (10_000, 100_000, 1_000_000)
 RESPONSES = 8
 
@@ -82,7 +84,7 @@ def first_step(model: Path, rows: Path, output: Path) -> dict[str, float]:
     marks["index"] = time.monotonic()
     options = dict(use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, max_steps=1)
     method = METHODS["pqm"]
-    config = method.config(output_dir=str(output), per_device_train_batch_size=8, **options)
+    config = method.config(output_dir=str(output), per_device_train_batch_size=8, stop_at_first_error=False, **options)
     inputs = stage.TrainInputs(model_name_or_path=str(model), train_file=rows)
     marked = trainer_class(method)
     stage.trainer_class = lambda _: lambda *given, callbacks: marked(*given, callbacks=[*callbacks, Mark()])
@@ -128,7 +130,7 @@ def main() -> None:
     result = {
         "command": "python benchmarks/scaling.py --output benchmarks/results/scaling.json",
         "commit": commit,
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": f"{platform.machine()}, {cores()} cores",
         "load_at_end": os.getloadavg()[0],
         "sizes": sizes,
     }

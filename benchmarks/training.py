@@ -50,6 +50,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from qstep.cores import cores
 from qstep.data import encode_prompt, encode_texts, split_steps
 
 PEERS = Path(__file__).parent / "peers"
@@ -351,7 +352,7 @@ def provenance(args: argparse.Namespace) -> Row:
         "uncommitted_changes": bool(changed.stdout.strip()),
         "hardware": {
             "processor": models[0].split(":", 1)[1].strip() if models else platform.processor(),
-            "cores": os.cpu_count(),
+            "cores": cores(),
             "threads": args.threads,
             "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
         },
@@ -373,7 +374,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--policy_steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--profile", type=int, default=0, help="profile this many steps of qstep's PQM instead")
     parser.add_argument("--output", type=Path, help="where to write the result as JSON")
     args = parser.parse_args()

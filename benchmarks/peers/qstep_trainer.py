@@ -19,7 +19,9 @@ def build(args: Namespace, callbacks: list[Any]) -> GroupTrainer:
     """The trainer of one variant, over the rows as they lie in the file."""
     settings = {**trainer_options(args, 1), "responses_per_prompt": args.batch_size, "max_length": 8192}
     method = METHODS["pqm" if args.method == "pqm" else "dqo"]
-    if args.method != "pqm":
+    if args.method == "pqm":
+        settings |= {"stop_at_first_error": False}  # as its peers, which read every step
+    else:
         settings |= {"value": "head" if args.method == "dqo_head" else "separate", "value_learning_rate": 1e-6}
     config = method.config(**settings)
     options = ModelOptions(model_name_or_path=args.model, use_peft=args.adapter == "lora", lora_r=16)

@@ -1,7 +1,73 @@
 """qstep: Q-functions over the reasoning of language models, trained, used and verified.
 
-The rooms, top to bottom, are listed in the README; each imports only from those below it, and importing `qstep` itself
-loads none of them.
+The functions named in `__all__` work on rows in memory: lists of dicts, `datasets.Dataset` and pandas frames.
+`docs/python.md` shows each of them. Each is loaded, with the libraries under it, when it is first asked for, so
+`import qstep` is fast. The rooms of the package are listed in the README; each imports only from those below it.
 """
 
+from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+from qstep.lazy import lazy as _lazy
+
+if _TYPE_CHECKING:
+    from qstep.api.choosing import BestOfN, best_of_n
+    from qstep.api.rows import annotate_outcome, grade, read_rows, score, write_rows
+    from qstep.data import split_steps
+    from qstep.losses import (
+        bce_loss,
+        dqo_losses,
+        dro_loss,
+        importance_weights,
+        mse_loss,
+        orm_loss,
+        pqm_ablation_loss,
+        pqm_loss,
+        pqm_theoretical_loss,
+    )
+    from qstep.scoring import StepScorer, load_scorer
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "BestOfN",
+    "StepScorer",
+    "annotate_outcome",
+    "bce_loss",
+    "best_of_n",
+    "dqo_losses",
+    "dro_loss",
+    "grade",
+    "importance_weights",
+    "load_scorer",
+    "mse_loss",
+    "orm_loss",
+    "pqm_ablation_loss",
+    "pqm_loss",
+    "pqm_theoretical_loss",
+    "read_rows",
+    "score",
+    "split_steps",
+    "write_rows",
+]
+
+_get, __dir__ = _lazy(
+    __name__,
+    {
+        **dict.fromkeys(("annotate_outcome", "grade", "read_rows", "score", "write_rows"), "api.rows"),
+        **dict.fromkeys(("BestOfN", "best_of_n"), "api.choosing"),
+        **dict.fromkeys(("StepScorer", "load_scorer"), "scoring"),
+        "split_steps": "data",
+        "importance_weights": "losses",
+        **dict.fromkeys((name for name in __all__ if name.endswith(("_loss", "_losses"))), "losses"),
+    },
+)
+
+
+def __getattr__(name: str) -> _Any:
+    """Loads what is asked for: one of `__all__`, or a room of the package, such as `qstep.losses`."""
+    if name in __all__ or name.startswith("_") or _find_spec(f"{__name__}.{name}") is None:
+        return _get(name)
+    return _import_module(f"{__name__}.{name}")

@@ -229,7 +229,7 @@ def test_flipped_labels_are_said_and_are_the_same_again(tmp_path: Path) -> None:
         annotate(AnnotateConfig(source, tmp_path / name, "outcome", flip_share=0.5, seed=3))
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     assert {row["label_source"] for row in read_rows(tmp_path / "a.jsonl")} == {"outcome, flipped"}
-    with pytest.raises(ValueError, match=r"--flip_share is 1\.5; it is a probability, from 0 to 1"):
+    with pytest.raises(ValueError, match=r"--flip_share is 1\.5; it must be from 0 to 1"):
         AnnotateConfig(source, tmp_path / "c.jsonl", "outcome", flip_share=1.5)
     with pytest.raises(
         ValueError, match=r"--flip_share is 0\.1, and nothing reads it without --method exact or outcome"

@@ -72,10 +72,10 @@ def test_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.Monke
     write_jsonl(path, many)
     alone, _ = index._build(path, "unpaired", ())
     monkeypatch.setattr(index, "_BYTES_A_PROCESS", path.stat().st_size // 3)
-    monkeypatch.setattr(index.os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    monkeypatch.setattr(index, "cores", lambda: 3)
     together, words = index._build(path, "unpaired", ())
     assert np.array_equal(alone.tobytes(), together.tobytes())
-    assert words == {"separators": ["\n\n", "\n"], "roles": [[], ["user"]]}
+    assert words == {"separators": ["\n\n", "\n"], "roles": [[], ["user"]], "ending": ""}
 
 
 @pytest.mark.parametrize("line", [2, 17, 30])
@@ -86,7 +86,7 @@ def test_a_bad_row_is_named_by_its_line_in_the_file(line: int, tmp_path: Path, m
     many[29]["completion"] = 7 if line < 30 else "x"
     write_jsonl(path, many)
     monkeypatch.setattr(index, "_BYTES_A_PROCESS", path.stat().st_size // 3)
-    monkeypatch.setattr(index.os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    monkeypatch.setattr(index, "cores", lambda: 3)
     with pytest.raises(RowError, match=rf"rows\.jsonl, line {line}, field 'reward': is 'much'"):
         index_rows(path, "unpaired")
 
@@ -190,3 +190,22 @@ def test_a_folder_that_cannot_be_written_puts_it_into_the_users_cache(
     monkeypatch.setenv("FULL", "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     assert len(index_rows(path, "unpaired")) == 8
+
+
+@pytest.mark.parametrize("keep_times", [False, True])
+def test_a_row_that_was_changed_to_the_same_size_is_refused(keep_times: bool, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [{"prompt": f"q{i}", "completions": ["a"], "labels": [True]} for i in range(3)])
+    found = index_rows(path, "stepwise")
+    before = path.stat()
+    path.write_text(
+        path.read_text().replace(
+            '"q1", "completions": ["a"], "labels": [true]', '"zz", "completions": ["a"], "labels": [null]'
+        )
+    )
+    if keep_times:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert found.row(0)["prompt"] == "q0" and found.row(2)["prompt"] == "q2"
+    with pytest.raises(RowError, match=r"rows\.jsonl, line 2: was changed after the file was indexed"):
+        found.row(1)

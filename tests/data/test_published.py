@@ -190,7 +190,7 @@ def test_processbench(tmp_path: Path) -> None:
     (again, _), found = read(path, step_separator="\n")
     assert again["completions"][0] == "We add: 2 + 3" and again["step_separator"] == "\n"
     assert found["separators_made_blank"] == 2
-    with pytest.raises(RowError, match="1 steps contain the separator '\\\\n': leave out --separator_inside refuse"):
+    with pytest.raises(RowError, match=r"has 1 step with the separator '\\n' inside\. Leave out --separator_inside"):
         read(path, step_separator="\n", separator_inside="refuse")
     (by_line, _), found = read(path, step_separator="split:line")
     assert by_line["completions"][0] == "We add: 2 + 3" and found["separators_made_blank"] == 2

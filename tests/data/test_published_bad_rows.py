@@ -73,7 +73,7 @@ BAD: list[tuple[str, Any, str | None, str]] = [
     ("trl_stepwise", {**TRL, "labels": [1, 0]}, "labels", "is \\[1, 0\\]"),
     ("trl_stepwise", {**TRL, "labels": [True, 0.5]}, "labels", "never both kinds"),
     ("trl_stepwise", {**TRL, "labels": [1.5, 0.0]}, "labels", "in \\[0, 1\\]"),
-    ("trl_stepwise", {**TRL, "labels": [True]}, "labels", "1 entries for 2 completions"),
+    ("trl_stepwise", {**TRL, "labels": [True]}, "labels", "has 1 entry, and completions has 2"),
     ("trl_stepwise", {**TRL, "labels": True}, "labels", "is True"),
     ("trl_stepwise", {**TRL, "labels": [NAN, 0.5]}, None, "NaN is not JSON"),
     ("trl_stepwise", without("trl_stepwise", "labels"), "labels", "is missing; found prompt, completions"),

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from qstep.data import RowError, count_responses, read_responses, read_rows, write_jsonl
+from qstep.data import RowError, count_responses, encode_prompt, read_responses, read_rows, write_jsonl
 from qstep.stages.grade import GradeConfig, grade
-from qstep.tasks import grade_rows, load_problems
+from qstep.tasks import grade_rows, load_problems, miniature
 from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem
 from raw_rows import write
@@ -84,8 +84,8 @@ def test_instructions_and_conversations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "field", "what"),
     [
-        ({"text": "Q", "answer": "1"}, "prompt", "found text, answer"),
-        ({"problem": "Q", "result": "1"}, "gold", "found problem, result"),
+        ({"text": "Q", "answer": "1"}, "prompt", "The row has text, answer"),
+        ({"problem": "Q", "result": "1"}, "gold", "The row has problem, result"),
         ({"problem": "Q", "answer": None}, "answer", "is None"),
         ({"problem": "Q", "answer": True}, "answer", "is True"),
         ({"question": "Q", "answer": "Work.\n#### "}, "answer", "give the answer"),
@@ -354,7 +354,7 @@ def test_a_graded_rows_answer_is_the_models(tmp_path: Path) -> None:
     with pytest.raises(RowError, match="line 1, field 'gold': is missing"):
         list(read_responses(write_lines(tmp_path / "s.jsonl", {"prompt": "Q", "text": "2"}), need=("gold",)))
     nested = write_lines(tmp_path / "n.jsonl", {"question": "Q", "responses": [{"text": "2", "model": "m"}]})
-    with pytest.raises(RowError, match=r"'gold': is missing, and so is answer; found question, responses$"):
+    with pytest.raises(RowError, match=r"'gold': is missing, and so is 'answer'. The row has question, responses$"):
         list(read_responses(nested, need=("gold",)))
 
 
@@ -362,7 +362,10 @@ def test_a_graded_rows_answer_is_the_models(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([{"id": "a", "prompt": "Q", "text": "x"}] * 2, "line 2, field 'id': 'a' is there twice"),
-        ([{"question": "Q"}], "'completion': is missing, and so is response and text and responses; found question$"),
+        (
+            [{"question": "Q"}],
+            "is missing, and so are 'response', 'text' and 'responses'. The row has question$",
+        ),
         ([{"text": "x"}], "field 'prompt': is missing"),
         ([{"prompt": "Q", "text": None}], "field 'text': is None"),
         ([{"prompt": "Q", "answer": ["1"], "text": "x"}], "give the answer as a text or a number"),
@@ -391,3 +394,28 @@ def test_two_prompts_under_one_id_get_ids_apart(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", lines)
     rows = list(read_responses(tmp_path / "rows.jsonl", task="math"))
     assert [(row["id"], row["sample"]) for row in rows] == [("p#0", 0), ("p (prompt 2)#0", 0), ("p#1", 1)]
+
+
+def test_a_split_of_a_file_is_refused_where_it_cannot_be_a_default(tmp_path: Path) -> None:
+    """A file has no splits, so `tset` is a slip; `train` and `test`, the defaults of commands, name the ids."""
+    path = str(write(tmp_path / "gsm.jsonl", GSM8K))
+    assert [load_problems(path, split=split)[0].id for split in ("train", "test")] == ["gsm/train/0", "gsm/test/0"]
+    with pytest.raises(ValueError, match=r"--split 'tset' has no effect: .*gsm.jsonl is a file, .* Leave --split out"):
+        load_problems(path, split="tset")
+
+
+def test_the_place_of_a_json_error_is_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    for text, says in (
+        ('{"prompt": "a', r"\(Unterminated string at column 12\)"),
+        ('{"prompt": "a}\n', r"\(Invalid control character at column 15\)"),
+        ('{"prompt" 1}\n', r"\(Expecting ':' delimiter at column 11\)"),
+    ):
+        path.write_text(text)
+        with pytest.raises(RowError, match=f"not JSON {says}"):
+            list(read_responses(path))
+
+
+def test_a_conversation_without_a_template_says_which_option_helps() -> None:
+    with pytest.raises(ValueError, match=r"Give the question as a string \(--conversational false\), or use a model"):
+        encode_prompt(miniature.tokenizer(), [{"role": "user", "content": "1+1="}])

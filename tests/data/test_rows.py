@@ -77,7 +77,12 @@ BAD_ROWS: list[tuple[Format, dict[str, Any], str, str]] = [
     ("prompt-completion", {**SAMPLED, "completion": ["a"]}, "completion", "text"),
     ("prompt-completion", {**SAMPLED, "completion_ids": []}, "completion_ids", "non-empty"),
     ("prompt-completion", {**SAMPLED, "completion_ids": [1, 2.0, 3]}, "completion_ids", "token ids"),
-    ("prompt-completion", {**SAMPLED, "completion_ids": [1, 2]}, "logps_behavior", "3 entries for 2"),
+    (
+        "prompt-completion",
+        {**SAMPLED, "completion_ids": [1, 2]},
+        "logps_behavior",
+        "3 entries, and completion_ids has 2",
+    ),
     ("prompt-completion", {**SAMPLED, "logps_behavior": [-1.0, 0.5, -1.0]}, "logps_behavior", "at most 0"),
     ("prompt-completion", {**SAMPLED, "finish_reason": "eos"}, "finish_reason", "'length'"),
     ("prompt-completion", {**SAMPLED, "gold": 2}, "gold", "in quotes"),
@@ -93,7 +98,7 @@ BAD_ROWS: list[tuple[Format, dict[str, Any], str, str]] = [
     ("stepwise", {**STEPWISE, "completions": [], "labels": []}, "completions", "at least one step"),
     ("stepwise", {**STEPWISE, "completions": ["a", " "]}, "completions", "none blank"),
     ("stepwise", {**STEPWISE, "completions": "a\nb"}, "completions", "list of steps"),
-    ("stepwise", {**STEPWISE, "labels": [True]}, "labels", "1 entries for 2"),
+    ("stepwise", {**STEPWISE, "labels": [True]}, "labels", "has 1 entry, and completions has 2"),
     ("stepwise", {**STEPWISE, "labels": [True, 0.5]}, "labels", "never both kinds"),
     ("stepwise", {**STEPWISE, "labels": [1, 0]}, "labels", "true or false"),
     ("stepwise", {**STEPWISE, "labels": [2, 1]}, "labels", "true or false"),
@@ -106,7 +111,7 @@ BAD_ROWS: list[tuple[Format, dict[str, Any], str, str]] = [
     ("prompt-completion", {**SAMPLED, "metadata": "none"}, "metadata", "object"),
     ("stepwise", {**STEPWISE, "labels": ["+", "-"]}, "labels", "true or false"),
     ("stepwise", {**ANNOTATED, "successes": [5, 1]}, "successes", "exceeds trials"),
-    ("stepwise", {**SCORED, "q_values": [0.1]}, "q_values", "1 entries for 2"),
+    ("stepwise", {**SCORED, "q_values": [0.1]}, "q_values", "has 1 entry, and completions has 2"),
 ]
 
 

@@ -356,8 +356,14 @@ def test_rows_of_another_served_model_are_not_mixed_and_the_address_may_change(b
         ("--engine=http --engine_url=http://me:pw@h", "--engine_url has a user, a query or a fragment in it"),
         ("--engine=http --engine_url=http://h --concurrency=0", "--concurrency is 0; it must be at least 1"),
         ("--workers=4", "--workers is 4, and nothing reads it without --executor ray"),
-        ("--engine=http --engine_url=http://h --executor=ray", "a server is one: raise --concurrency"),
-        ("--engine=http --engine_url=http://h --engine_input=text --engine_logprobs=processed", "no log-probs"),
+        (
+            "--engine=http --engine_url=http://h --executor=ray",
+            "--executor is 'ray', and nothing reads it without --engine hf or vllm",
+        ),
+        (
+            "--engine=http --engine_url=http://h --engine_input=text --engine_logprobs=processed",
+            "without --engine_input tokens",
+        ),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(

@@ -15,11 +15,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
 
-from qstep.grading import Grade, grade, grade_many
+from qstep.grading import Grade, grade, grade_many, warm_up
+from qstep.grading import pool as pool_module
 
 DEADLINE = 1.0
 COUNT = 500
@@ -226,3 +228,49 @@ def test_a_script_without_a_main_guard_leaves_no_noise_and_no_process(tmp_path, 
     while any(map(psutil.pid_exists, left)) and time.monotonic() < until:
         time.sleep(0.05)
     assert not [pid for pid in left if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+
+
+BROKEN = {
+    "raise ImportError('broken on purpose')": "ended with status 1 .*import math_verify'.* broken on purpose",
+    "import sys, time; print('so far', file=sys.stderr); time.sleep(60)": "was not ready within 5 s .* so far",
+}
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_a_grader_that_does_not_start_says_why(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "latex2sympy2_extended.py").write_text(code)  # which math-verify imports
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(pool_module, "_START_SECONDS", 120.0 if "raise" in code else 5.0)
+    pool = pool_module.Pool()
+    for start in (lambda: pool.judge({}, 1.0), lambda: pool.start(2)):
+        with pytest.raises(RuntimeError, match=f"(?s)a grading process {BROKEN[code]}"):
+            start()
+    assert not pool._all and not pool._starting, "the next one may start another"
+
+
+def test_warm_up_starts_graders_once() -> None:
+    warm_up(2)
+    started = set(pool_module.pool()._all)
+    assert len(started) >= 2
+    warm_up(2)
+    assert set(pool_module.pool()._all) == started
+    assert grade(*ALGEBRA[0]).verdict == "right"
+    assert set(pool_module.pool()._all) == started
+
+
+def test_a_system_that_refuses_to_limit_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS does: the child computes all the same."""
+    refuse = (
+        "import sys, resource; sys.path[:] = sys.argv[1:]; from qstep.grading import worker; sys.platform = 'darwin'\n"
+        "limit = resource.setrlimit\n"
+        "def refusing(which, limits):\n"
+        "    if which == resource.RLIMIT_AS: raise ValueError('current limit exceeds maximum limit')\n"
+        "    limit(which, limits)\n"
+        "resource.setrlimit = refusing\n"
+        "worker.main()"
+    )
+    monkeypatch.setattr(pool_module, "_BOOT", refuse)
+    pool = pool_module.Pool()
+    request = {"gold": "x^2+2x+1", "text": "(x+1)^2", "is_value": True, "exact": True}
+    assert pool.judge(request, 20.0) == {"equal": True, "answer": "(x+1)^2"}
+    pool.close()

@@ -342,3 +342,23 @@ def test_a_read_only_folder_names_the_file() -> None:
 
         assert in_child(attempt).startswith("PermissionError") and "rows.jsonl" in in_child(attempt)
         Path(folder).chmod(0o700)
+
+
+def test_rows_changed_to_the_same_size_after_the_end_are_refused(tmp_path: Path) -> None:
+    """Also where the stage was resumed once, and where the sidecar of an older qstep has no SHA-256."""
+    path, options = tmp_path / "out.jsonl", {"stage": "grade", "settings": {"a": 1}}
+    for ids in (["x"], ["y", "z"]):
+        with StageFile.open(path, **options) as file:
+            file.append([{"id": name, "verdict": "right"} for name in ids])
+    with StageFile.open(path, **options) as file:
+        file.finish()
+    with StageFile.open(path, **options) as file:
+        assert file.complete
+    path.write_text(path.read_text().replace("right", "wrong", 1))
+    with pytest.raises(ValueError, match="does not hold the rows it finished with"):
+        StageFile.open(path, **options)
+    sidecar = path.with_suffix(".meta.json")
+    meta = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps({name: value for name, value in meta.items() if name != "sha256"}))
+    with StageFile.open(path, **options) as file:
+        assert file.complete

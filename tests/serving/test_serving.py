@@ -132,7 +132,7 @@ def test_qstep_score_asks_a_server(server: Served, folder: Path, tmp_path: Path)
     config = ScoreConfig(tmp_path / "rows.jsonl", tmp_path / "there.jsonl", scorer=str(folder), endpoint=server.url)
     for a, b in zip(read_rows(here), read_rows(score(config)), strict=True):
         assert a["q_values"] == pytest.approx(b["q_values"], abs=1e-5) and a["id"] == b["id"]
-    with pytest.raises(ValueError, match="--dtype is 'bfloat16', and nothing reads it without a scorer here"):
+    with pytest.raises(ValueError, match="--dtype is 'bfloat16', and nothing reads it with --endpoint"):
         ScoreConfig(tmp_path / "rows.jsonl", tmp_path / "x", scorer="x", endpoint=server.url, dtype="bfloat16")
     other = miniature_scorer(tmp_path / "other")
     weights = (other / "model.safetensors").read_bytes()
@@ -422,7 +422,7 @@ def test_what_is_not_answered_in_time_is_cut_off_and_said(folder: Path, tmp_path
             served.process.send_signal(signal.SIGTERM)
             assert answer_of(connection)[0] in (503, 0)
         assert served.process.wait(60) == 1
-        assert "1 requests were not answered within --drain_s 1" in served.log.read_text()
+        assert "1 request could not be answered within --drain_s 1" in served.log.read_text()
 
 
 def test_what_sequences_begin_with_is_computed_once(scorer: StepScorer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,15 +172,21 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
     [
         ("--output_dir=out --margin=-1", "--margin is -1.0"),
         ("--output_dir=out --step_separator=\\\\n", "--step_separator .* a backslash"),
-        ("--output_dir=out --max_length=0", "max_length is 0: give 1 or more"),
+        ("--output_dir=out --max_length=0", "--max_length is 0; it must be at least 1"),
         ("--output_dir=out --max_steps=0", "no step is asked for"),
         ("--output_dir=out --num_train_epochs=0", "no step is asked for"),
-        ("--output_dir=out --per_device_train_batch_size=0", "per_device_train_batch_size is 0: give 1 or more"),
-        ("--output_dir=out --gradient_accumulation_steps=0", "gradient_accumulation_steps is 0: give 1 or more"),
+        (
+            "--output_dir=out --per_device_train_batch_size=0",
+            "--per_device_train_batch_size is 0; it must be at least 1",
+        ),
+        (
+            "--output_dir=out --gradient_accumulation_steps=0",
+            "--gradient_accumulation_steps is 0; it must be at least 1",
+        ),
         ("--output_dir=out --threshold=1.5", "--threshold is 1.5; it must be at least 0 and below 1"),
         ("--output_dir=out --label_smoothing_factor=0.1", "--label_smoothing_factor is 0.1, and nothing reads it"),
         ("--output_dir=out --neftune_noise_alpha=5", "--neftune_noise_alpha is 5.*, and nothing reads it"),
-        ("--output_dir=out --responses_per_prompt=0", "responses_per_prompt is 0: give 1 or more, or null"),
+        ("--output_dir=out --responses_per_prompt=0", "--responses_per_prompt is 0; it must be at least 1"),
         ("--learning_rate=1e-5", "--output_dir is required"),
     ],
 )

@@ -35,7 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"endpoint": "http://127.0.0.1:1"}, "--endpoint is for who asks a server"),
         ({"port": 65536}, "--port is 65536; it must be from 0 to 65535"),
         ({"client_s": 0}, "--client_s is 0; it must be at least 1"),
         ({"max_body_bytes": 0}, "--max_body_bytes is 0"),
@@ -65,7 +64,10 @@ def test_without_its_packages(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "orjson", None)
     assert main(["serve", "--scorer", str(folder)]) == 1
-    assert "qstep serve needs the package orjson: pip install 'qstep[serve]'" in capsys.readouterr().err
+    assert (
+        "qstep serve needs the package orjson, which is not installed: run `pip install -e '.[serve]'`"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_recipe_cannot_wait_for_a_server(tmp_path: Path) -> None:

@@ -8,7 +8,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def commands(page: str) -> list[str]:
-    """The `qstep ...` lines in a page's code blocks, `README.md` or `docs/labels.md`, each continued to its end."""
-    blocks = re.findall(r"```\w*\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+def section(page: str, heading: str) -> str:
+    """What stands under a heading of a page, up to the next one of its rank or a higher one."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    rank = len(heading) - len(heading.lstrip("#"))
+    assert f"\n{heading}\n" in text, f"{page} has no heading {heading!r}"
+    return re.split(rf"\n#{{1,{rank}}} ", text.split(f"\n{heading}\n")[1])[0]
+
+
+def commands(page: str, heading: str | None = None) -> list[str]:
+    """The `qstep ...` lines in the code blocks of a page, `README.md` or `docs/labels.md`, or of what stands under one
+    of its headings, each continued to its end."""
+    text = section(page, heading) if heading else (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.startswith("qstep ")]

@@ -95,12 +95,14 @@ def _command(arguments: list[str]) -> int:
         return _refuse(_unknown(arguments))
     command = KNOWN[name]
     if {"-h", "--help"} & set(rest):
-        from qstep.cli.options import short_help
+        from qstep.cli.help import short_help
 
         print(f"{short_help(command)}\n\n{HELP}")
         return 0
     if "--help-all" in rest:
-        command.parser().print_help()
+        from qstep.cli.help import full_help
+
+        print(f"{full_help(command)}\n\n{HELP}")
         return 0
     with verbosity(general):
         if not general.dry_run:

@@ -15,6 +15,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from qstep.cli.general import FLAGS, LEVELS
@@ -99,9 +100,9 @@ def _of(table: Mapping[str, _Words], name: str) -> Mapping[str, tuple[str, ...]]
 
 def _options(command: Command) -> dict[str, tuple[str, ...]]:
     """The values of each option: its choices, or file names, or nothing to complete."""
-    own, _, outside = options_of(command)
-    options = {option.name: _values(option.type) for option in own}
-    return {**(_trainer_options() if outside else {}), **options, **_EVERYWHERE}
+    found = options_of(command)
+    options = {option.name: _values(option.type) for option in chain(found.own, *found.shared.values())}
+    return {**(_trainer_options() if found.foreign else {}), **options, **_EVERYWHERE}
 
 
 def _values(annotation: str) -> tuple[str, ...]:

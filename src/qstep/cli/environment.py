@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import qstep
-from qstep.stages.provenance import cpu_name, git_commit
+from qstep.runs.provenance import cpu_name, git_commit
 
 _PACKAGES = (
     *("torch", "transformers", "accelerate", "peft", "datasets", "huggingface_hub", "math-verify", "numpy", "scipy"),

@@ -85,7 +85,7 @@ def verbosity(general: General) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    from qstep.stages.progress import console
+    from qstep.runs.progress import console
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,11 +1,11 @@
-"""`--help` of a command, read from the source of its option dataclasses: nothing is imported, so it is quick."""
+"""The options of a command, read from the source of its dataclasses: nothing is imported, so it is quick."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import re
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -25,82 +25,106 @@ class Option:
     about: str
 
 
-def options_of(command: Command) -> tuple[list[Option], list[str], list[str]]:
-    """The command's own options, its descriptions, and the classes outside qstep that it inherits options from."""
-    options: dict[str, Option] = {}
-    abouts, outside = [], []
-    for config in command.configs:
-        module, name = config.split(":")
-        for about, own, foreign in _ancestry(module, name):
-            abouts.append(about)
-            outside += foreign
-            options |= {option.name: option for option in own}
-    return list(options.values()), abouts, outside
+@dataclass(frozen=True)
+class CommandOptions:
+    """What the help of a command shows.
+
+    Args:
+        about: the docstring of its dataclass, without `Args:`.
+        own: its own options, and those that it shares and that must be given.
+        shared: the other options that it shares with other commands, by the title of their group.
+        foreign: the classes outside qstep whose options it has too.
+    """
+
+    about: str
+    own: list[Option]
+    shared: dict[str, list[Option]]
+    foreign: list[str]
 
 
-def short_help(command: Command) -> str:
-    """The command's own options; those it inherits from outside qstep are named, and left to `--help-all`."""
-    options, abouts, outside = options_of(command)
-    first = f" {command.positional.upper()}" if command.positional else ""
-    lines = [
-        f"usage: qstep {command.name}{first} [--config FILE.yaml] [--option VALUE ...]",
-        "",
-        *_paragraphs(abouts[-1]),
-    ]
-    lines += ["", "options:", *_entry("--config FILE.yaml", "a YAML file of options; flags override it")]
-    for option in sorted(options, key=lambda option: option.default is not None):
-        default = "required" if option.default is None else f"default: {option.default}"
-        lines += _entry(f"--{option.name} {_metavar(option.type)}", f"{option.about} ({default})")
-    if outside:
-        lines += _entry("--output_dir PATH", "the folder of the model, its checkpoints and its log. (required)")
-        bases = ", ".join(dict.fromkeys(outside))
-        lines += ["", f"qstep {command.name} --help-all adds those of transformers' {bases}, such as --learning_rate,"]
-        lines += ["--per_device_train_batch_size, --num_train_epochs, --max_steps and --save_steps."]
-        lines += ["--per_device_train_batch_size counts problems: each brings up to responses_per_prompt responses."]
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class _Class:
+    """One dataclass of options: its docstring, the title of its group, its fields, its bases outside qstep."""
+
+    about: str
+    title: str
+    options: list[Option]
+    foreign: list[str]
 
 
-def _ancestry(module: str, name: str) -> Iterator[tuple[str, list[Option], list[str]]]:
-    """Docstring, options and foreign bases of a class and its bases within qstep, the farthest first."""
+_OUTPUT_DIR = Option("output_dir", "Path", None, "the folder of the model, its checkpoints and its log.")
+"""Of transformers' TrainingArguments, the one that must be given."""
+
+
+def options_of(command: Command) -> CommandOptions:
+    """The options of a command, those of its own dataclass before those of its bases."""
+    classes = [of for config in command.configs for of in _ancestry(*config.split(":"))]
+    foreign = dict.fromkeys(name for of in classes for name in of.foreign)
+    found: dict[str, tuple[str, Option]] = {}
+    for of in reversed(classes):  # the nearest first; what it declares anew counts
+        for option in of.options:
+            found.setdefault(option.name, (of.title, option))
+    own = [option for title, option in found.values() if not title or option.default is None]
+    shared: dict[str, list[Option]] = {}
+    for title, option in found.values():
+        if title and option.default is not None:
+            shared.setdefault(title, []).append(option)
+    return CommandOptions(classes[-1].about, [*own, *([_OUTPUT_DIR] if foreign else [])], shared, list(foreign))
+
+
+def _ancestry(module: str, name: str) -> Iterator[_Class]:
+    """A class and its bases within qstep, the farthest first."""
     tree = _tree(module)
     node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
-    imported = {
+    imported = _imported(tree)
+    foreign = []
+    for base in reversed(node.bases):
+        origin, original = imported.get(ast.unparse(base), (module, ast.unparse(base)))
+        if origin.partition(".")[0] == "qstep" or origin == module:
+            yield from _ancestry(*_defined_in(origin, original))
+        else:
+            foreign.append(original)
+    about, described = _documentation(ast.get_docstring(node) or "")
+    title = ""
+    options = []
+    for statement in node.body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "GROUP":
+            title = ast.literal_eval(statement.value)
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and not ast.unparse(statement.annotation).startswith("ClassVar")
+        ):
+            option = statement.target.id
+            type_ = _type(module, statement.annotation)
+            options.append(Option(option, type_, _default(statement.value), described.get(option, "")))
+    yield _Class(about, title, options, foreign)
+
+
+def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:
+    """The names that a module imports, with the module and the name that each comes from."""
+    return {
         alias.asname or alias.name: (statement.module or "", alias.name)
         for statement in ast.walk(tree)
         if isinstance(statement, ast.ImportFrom)
         for alias in statement.names
     }
-    foreign = []
-    for base in reversed(node.bases):
-        origin, original = imported.get(ast.unparse(base), (module, ast.unparse(base)))
-        if origin.partition(".")[0] == "qstep":
-            yield from _ancestry(*_defined_in(origin, original))
-        else:
-            foreign.append(original)
-    about, described = _documentation(ast.get_docstring(node) or "")
-    options = [
-        Option(
-            field.target.id,
-            _type(module, field.annotation, imported),
-            _default(field.value),
-            described.get(field.target.id, ""),
-        )
-        for field in node.body
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if not ast.unparse(field.annotation).startswith("ClassVar")
-    ]
-    yield about, options, foreign
 
 
-def _type(module: str, annotation: ast.expr, imported: dict[str, tuple[str, str]]) -> str:
-    """The text of a type; a name for choices is replaced by them."""
+def _type(module: str, annotation: ast.expr) -> str:
+    """The text of a type: of `Annotated` the first part, of a name for a type that type."""
+    if isinstance(annotation, ast.BinOp):
+        return f"{_type(module, annotation.left)} | {_type(module, annotation.right)}"
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
+        assert isinstance(annotation.slice, ast.Tuple)
+        return _type(module, annotation.slice.elts[0])
     text = ast.unparse(annotation)
-    origin, name = imported.get(text, (module, text))
-    if origin.partition(".")[0] == "qstep":
+    origin, name = _imported(_tree(module)).get(text, (module, text))
+    if origin.partition(".")[0] == "qstep" or origin == module:
         origin, name = _defined_in(origin, name)
         for statement in _tree(origin).body:
             if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
-                return ast.unparse(statement.value)
+                return _type(origin, statement.value)
     return text
 
 
@@ -114,8 +138,13 @@ def _defined_in(module: str, name: str) -> tuple[str, str]:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    """The parsed source of a module of qstep, found without importing the packages that hold it."""
-    path = Path(qstep.__file__).parent.joinpath(*module.split(".")[1:])
+    """The parsed source of a module, of qstep found without importing the packages that hold it."""
+    first, *rest = module.split(".")
+    if first != "qstep":
+        spec = importlib.util.find_spec(module)
+        assert spec is not None and spec.origin is not None, f"{module} holds a command's options"
+        return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    path = Path(qstep.__file__).parent.joinpath(*rest)
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return ast.parse(file.read_text(encoding="utf-8"))
 
@@ -134,19 +163,3 @@ def _documentation(docstring: str) -> tuple[str, dict[str, str]]:
     about, _, arguments = inspect.cleandoc(docstring).partition("\nArgs:\n")
     entries = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", arguments, re.MULTILINE)
     return about, {name: " ".join(text.split()) for name, text in entries}
-
-
-def _metavar(annotation: str) -> str:
-    choices = re.findall(r"'([^']*)'", annotation)
-    return "{" + ",".join(choices) + "}" if choices else annotation.replace(" | None", "").upper()
-
-
-def _entry(left: str, right: str) -> list[str]:
-    wrapped = textwrap.wrap(right, 84) or [""]
-    if len(left) < 30:
-        return [f"  {left:30} {wrapped[0]}", *(f"{'':33}{line}" for line in wrapped[1:])]
-    return [f"  {left}", *(f"{'':33}{line}" for line in wrapped)]
-
-
-def _paragraphs(text: str) -> list[str]:
-    return [line for part in text.split("\n\n") for line in [*textwrap.wrap(part, 116), ""]][:-1]

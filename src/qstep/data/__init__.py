@@ -25,7 +25,7 @@ from qstep.data.jsonl import (
     write_jsonl,
     write_whole,
 )
-from qstep.data.options import refuse_unread
+from qstep.data.model_names import check_model_name
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
     Audit,
@@ -36,7 +36,7 @@ from qstep.data.published import (
     read_published,
     recognise,
 )
-from qstep.data.readers import Unanswerable, count_responses, read_problems, read_responses
+from qstep.data.readers import Unanswerable, count_responses, numbered_responses, read_problems, read_responses
 from qstep.data.rows import (
     Format,
     check_row,
@@ -50,6 +50,7 @@ from qstep.data.rows import (
     prompt_id,
     prompt_kind,
     read_groups,
+    takes_null,
 )
 from qstep.data.sources import Source
 from qstep.data.splitters import is_users_splitter, splitter_version, use_splitter
@@ -64,6 +65,7 @@ from qstep.data.steps import (
     step_spans,
     steps_of,
 )
+from qstep.data.tables import Table, plain_rows, table_like
 from qstep.data.tokens import (
     beginning,
     bytes_growth,
@@ -93,6 +95,7 @@ __all__ = [
     "SeparatorInside",
     "Source",
     "StepTokens",
+    "Table",
     "Turn",
     "Unanswerable",
     "audit_rows",
@@ -102,6 +105,7 @@ __all__ = [
     "cached_array",
     "canonical_json",
     "check_completion_ids",
+    "check_model_name",
     "check_row",
     "check_separator",
     "checked_prompt",
@@ -134,9 +138,11 @@ __all__ = [
     "map_steps",
     "most_text_tokens",
     "named_rows",
+    "numbered_responses",
     "numbered_rows",
     "one_token",
     "outcome",
+    "plain_rows",
     "prompt_id",
     "prompt_kind",
     "quantiles",
@@ -146,7 +152,6 @@ __all__ = [
     "read_responses",
     "read_rows",
     "recognise",
-    "refuse_unread",
     "rising_rows",
     "row_step_ends",
     "shared_problems_of",
@@ -159,6 +164,8 @@ __all__ = [
     "step_token_ends",
     "steps_of",
     "sync",
+    "table_like",
+    "takes_null",
     "text_offsets",
     "tokenizer_fingerprint",
     "use_splitter",

@@ -1,7 +1,7 @@
 """Where the rows of a JSONL file lie and what they hold, found in one pass and kept beside the file.
 
 A training set of a million rows is read once, checked row by row in several processes, and never parsed again
-until its content changes: `<name>.<format>.index` holds some 130 bytes a row and is mapped into memory, not read. It
+until its content changes: `<name>.<format>.index` holds some 150 bytes a row and is mapped into memory, not read. It
 knows nothing of tokenizers, models or methods, so all of these share it.
 """
 
@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from qstep.cores import cores
 from qstep.data.jsonl import RowError, canonical_json, file_fingerprint, parse_row, write_whole
 from qstep.data.rows import Format, check_row, is_right, last_text, outcome
 from qstep.data.splitters import is_named, splitter_version, use_splitter
@@ -45,6 +46,7 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("response", "<u8"),  # hash of the prompt and the steps; of the completion in a format without steps
         ("labelling", "<u8"),  # hash of the labels, 0 where no step has one
         ("id", "<u8"),  # hash of the id, 0 without one
+        ("content", "<u8"),  # hash of the line's bytes
         ("outcome", "<f8"),  # the reward, NaN where nobody knows
         ("lowest", "<f8"),  # of the labels, NaN where no step has one
         ("highest", "<f8"),
@@ -68,7 +70,7 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("blank", "?"),  # has neither a text nor completion_ids
     ]
 )
-_PACK = struct.Struct("<qi" + "Q" * 5 + "d" * 4 + "i" * 12 + "?" * 5).pack
+_PACK = struct.Struct("<qi" + "Q" * 6 + "d" * 4 + "i" * 12 + "?" * 5).pack
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,13 @@ class Index:
         return instruction or None
 
     def row(self, index: int) -> Row:
-        """The row of that number, read from the file. Raises RowError if the file was changed since."""
+        """The row of that number, read from the file. Raises RowError if it was changed since."""
         with self.path.open("rb") as file:
             file.seek(int(self.table["offset"][index]))
-            return _checked(self.path, index + 1, file.read(int(self.table["size"][index])), self.format, ())
+            text = file.read(int(self.table["size"][index]))
+        if _bytes_hash(text) != self.table["content"][index]:
+            raise RowError(self.path, index + 1, None, "was changed after the file was indexed; start again")
+        return _checked(self.path, index + 1, text, self.format, ())
 
 
 def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = ()) -> Index:
@@ -203,7 +208,7 @@ def _checked(path: Path, line: int, text: bytes, format: Format, forbidden: Sequ
 
 def _build(path: Path, format: Format, forbidden: Sequence[str]) -> tuple[NDArray[np.void], dict[str, Any]]:
     size = path.stat().st_size
-    workers = min(len(os.sched_getaffinity(0)), max(1, size // _BYTES_A_PROCESS))
+    workers = min(cores(), max(1, size // _BYTES_A_PROCESS))
     bounds = [size * i // workers for i in range(workers + 1)]
     if workers == 1:
         records = io.BytesIO()
@@ -305,7 +310,7 @@ def _scan(
             except RowError:
                 stopped_at = offset
                 break
-            records.write(_record(row, format, offset, len(text), separators, roles))
+            records.write(_record(row, format, offset, text, separators, roles))
             ending.add(last_text(row["prompt"]))
             offset += len(text)
             rows += 1
@@ -351,7 +356,7 @@ def _record(
     row: Row,
     format: Format,
     offset: int,
-    size: int,
+    text: bytes,
     separators: dict[str | None, int],
     roles: dict[tuple[str, ...], int],
 ) -> bytes:
@@ -366,12 +371,13 @@ def _record(
     separator, nan = row.get("step_separator"), float("nan")
     return _PACK(
         offset,
-        size,
+        len(text),
         _hash((row.get("problem_id"), turns or prompt)),
         prompt_hash(prompt),
         _hash((turns or prompt, steps if format == "stepwise" else response)),
         _hash(labels) if known else 0,
         _hash(row["id"]) if "id" in row else 0,
+        _bytes_hash(text),
         nan if reward is None else reward,
         min(known, default=nan),
         max(known, default=nan),
@@ -402,7 +408,11 @@ def prompt_hash(prompt: Prompt) -> int:
 
 
 def _hash(value: Any) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(value).encode(), digest_size=8).digest(), "little") or 1
+    return _bytes_hash(repr(value).encode())
+
+
+def _bytes_hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
 
 
 def _raise_what_is_wrong(path: Path, line: int, offset: int, format: Format, forbidden: Sequence[str]) -> None:

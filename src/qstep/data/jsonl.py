@@ -160,7 +160,8 @@ def parse_row(text: bytes) -> Row:
             raise ValueError(
                 "a JSON list begins here: a .jsonl file has an object a line, as `jq -c '.[]'` writes"
             ) from None
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+        what = error.msg.removesuffix(" at").removesuffix(" starting")
+        raise ValueError(f"not JSON ({what} at column {error.colno})") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start})") from None
     except RecursionError:

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from qstep.data.tokens import encode_text, encode_texts, text_offsets, undated
+from qstep.words import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,7 +61,9 @@ def encode_chat(
     Raises ValueError where the tokenizer has no chat template.
     """
     if tokenizer.chat_template is None:
-        raise ValueError("this format is a conversation, and the tokenizer has no chat template")
+        raise ValueError(
+            "this format is a conversation, and the tokenizer has no chat template: use the scorer's own tokenizer"
+        )
     added = sorted(tokenizer.added_tokens_encoder, key=len, reverse=True)
     special = re.compile("|".join(map(re.escape, added)) or r"(?!)")
     everything = "".join(part for _, content in turns for part in content if isinstance(part, str))
@@ -116,7 +119,7 @@ def one_token(tokenizer: PreTrainedTokenizerBase, text: str, option: str) -> int
         ids = [tokenizer.added_tokens_encoder[text]]
     if len(ids) != 1:
         raise ValueError(
-            f"{option} {text!r} is {len(ids)} tokens for this tokenizer: {ids}. It is not the one this scorer was "
-            "trained with, or the option has to be changed"
+            f"{option} {text!r} is {counted(len(ids), 'token')} for this tokenizer: {ids}. It is not the one this "
+            "scorer was trained with, or the option has to be changed"
         )
     return ids[0]

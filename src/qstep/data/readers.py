@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from qstep.data.rows import check_row, group_key, prompt_id
 from qstep.data.sources import Source
 from qstep.data.splitters import joint_of
 from qstep.types import Problem, Row
+from qstep.words import listed
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _PROMPT_COLUMNS = ("prompt", "problem", "question")
@@ -143,13 +144,33 @@ def read_responses(
     Raises:
         RowError: a row is bad, or two rows have one id.
     """
+    path = Path(path)
+    chosen = numbered_responses(
+        numbered_rows(path), path, task=task, offset=offset, limit=limit, need=need, accept=accept
+    )
+    return (row for _, row in chosen)
+
+
+def numbered_responses(
+    rows: Iterable[tuple[int, Row]],
+    path: Path,
+    *,
+    task: str = "math",
+    offset: int = 0,
+    limit: int | None = None,
+    need: Sequence[str] = (),
+    accept: Callable[[Row], object] | None = None,
+) -> Iterator[tuple[int, Row]]:
+    """The responses of numbered rows, as `read_responses` makes them of those of a file, each with its row's number.
+
+    `path` names the rows in errors. The other arguments, and what is raised, are as in `read_responses`.
+    """
     numbers: dict[tuple[str, str], int] = {}
     names: dict[tuple[str, str], str] = {}
     prompts: Counter[str] = Counter()
     samples: Counter[tuple[str, str]] = Counter()
     seen: set[str] = set()
-    path = Path(path)
-    for line, raw in numbered_rows(path):
+    for line, raw in rows:
         for given in _flat(path, line, raw):
             try:
                 row = check_row(path, line, _renamed(path, line, given, raw, need), "prompt-completion", need=need)
@@ -175,7 +196,7 @@ def read_responses(
                 raise RowError(path, line, "id", f"{row['id']!r} is there twice; give each row an id of its own")
             seen.add(row["id"])
             if offset <= number and (limit is None or number < offset + limit):
-                yield row
+                yield line, row
 
 
 def count_responses(path: Path) -> int:
@@ -253,4 +274,5 @@ def _first(path: Path, line: int, row: Row, columns: Sequence[str], written: Row
             return column
     others = [*columns[1:], *(["responses"] if columns is _COMPLETION_COLUMNS else [])]
     found = ", ".join(row if written is None else written)
-    raise RowError(path, line, columns[0], f"is missing, and so is {' and '.join(others)}; found {found}")
+    missing = f"is missing, and so {'is' if len(others) == 1 else 'are'} {listed([repr(name) for name in others])}"
+    raise RowError(path, line, columns[0], f"{missing}. The row has {found or 'no columns'}")

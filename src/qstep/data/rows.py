@@ -29,6 +29,7 @@ from typing import Any, Literal, get_args
 from qstep.data.jsonl import RowError, canonical_json
 from qstep.data.steps import first_cut
 from qstep.types import FinishReason, Prompt, Row, Verdict
+from qstep.words import counted
 
 Format = Literal["prompt-completion", "unpaired", "stepwise"]
 
@@ -145,12 +146,17 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
             require(
                 len(row[column]) == len(row[of]),
                 column,
-                f"has {len(row[column])} entries for {len(row[of])} {of}; give one each",
+                f"has {counted(len(row[column]), 'entry', 'entries')}, and {of} has {len(row[of])}; give one for each",
             )
     if row.get("successes") is not None and row.get("trials") is not None:
         below = all(s <= t for s, t in zip(row["successes"], row["trials"], strict=True))
         require(below, "successes", "exceeds trials; count each rollout once")
     return row
+
+
+def takes_null(column: str) -> bool:
+    """Whether null is a value that this column may have. A column that this package does not know takes all values."""
+    return column not in _RULES or _RULES[column][0](None)
 
 
 def outcome(row: Row) -> float | None:

@@ -51,7 +51,19 @@ def step_spans(text: str, separator: str = "\n") -> list[Span]:
 
 
 def split_steps(text: str, separator: str = "\n") -> list[str]:
-    """The steps of `text`; raises as `step_spans` does."""
+    """The steps of `text`: its non-blank parts, without surrounding blanks. Raises as `step_spans` does.
+
+    Args:
+        text: a response.
+        separator: the text between steps, or `split:line`, `split:blank_line`, `split:numbered` (headings `Step 1:`),
+            `split:sentence` or `split:module:function`, a function of your own that returns the parts of a text.
+
+    Example:
+        >>> qstep.split_steps("3 * 4 = 12\\n\\n2 + 12 = 14")
+        ['3 * 4 = 12', '2 + 12 = 14']
+        >>> qstep.split_steps("He buys 3. He eats 1. So 2 are left.", "split:sentence")
+        ['He buys 3.', 'He eats 1.', 'So 2 are left.']
+    """
     return [text[start:end] for start, end in step_spans(text, separator)]
 
 

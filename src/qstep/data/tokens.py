@@ -52,7 +52,10 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
         ids = [*beginning(tokenizer), *ids]
     else:
         if tokenizer.chat_template is None:
-            raise ValueError("the prompt is a conversation, but the tokenizer has no chat template; give a text")
+            raise ValueError(
+                "the prompt is a conversation, and the tokenizer has no chat template. Give the question as a string "
+                "(--conversational false), or use a model that has one"
+            )
         template = undated(tokenizer.get_chat_template())
         ids = tokenizer.apply_chat_template(
             prompt, chat_template=template, add_generation_prompt=True, return_dict=False

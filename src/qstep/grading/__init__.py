@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from qstep.grading.grader import Grade, equivalent, extract_answer, grade, grade_many
+from qstep.grading.grader import Grade, equivalent, extract_answer, grade, grade_many, warm_up
 
 __all__ = [
     "GRADER_VERSION",
@@ -18,6 +18,7 @@ __all__ = [
     "extract_answer",
     "grade",
     "grade_many",
+    "warm_up",
 ]
 
 GRADER_VERSION = f"qstep-grading 2, math-verify {version('math-verify')}"

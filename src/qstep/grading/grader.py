@@ -46,6 +46,9 @@ def grade(gold: str, answer: str, *, deadline_s: float = 3.0) -> Grade:
     Numbers in digits and words are compared in this process; everything else goes to math-verify in a
     process that is killed at the deadline. May be called from any thread.
 
+    The first answer that goes to math-verify waits until such a process has started, which takes some seconds.
+    `warm_up` starts them beforehand.
+
     Args:
         gold: the reference answer, such as `42` or `\\frac{1}{2}`; a box or `####` around it is taken off.
         answer: what the model wrote.
@@ -65,7 +68,8 @@ def grade_many(pairs: Iterable[tuple[str, str]], *, deadline_s: float = 3.0, wor
     Args:
         pairs: (gold, answer) as for `grade`.
         deadline_s: seconds of algebra for each answer; time in the queue does not count.
-        workers: how many grading processes may work at once; the number of cores when None.
+        workers: how many grading processes may work at once. When None, as many as there are cores that this process
+            may use, and at most 32.
     """
     count = workers if workers is not None else pool().size
     if count < 1:
@@ -73,6 +77,18 @@ def grade_many(pairs: Iterable[tuple[str, str]], *, deadline_s: float = 3.0, wor
     pool().grow(count)
     with ThreadPoolExecutor(count, thread_name_prefix="grade") as threads:
         return list(threads.map(lambda pair: grade(*pair, deadline_s=deadline_s), pairs))
+
+
+def warm_up(workers: int | None = None) -> None:
+    """Starts the grading processes, so that the first `grade` need not wait for one.
+
+    Args:
+        workers: how many; as many as `grade_many` uses when None.
+
+    Raises:
+        RuntimeError: a process cannot start.
+    """
+    pool().start(pool().size if workers is None else workers)
 
 
 def equivalent(a: str, b: str, *, deadline_s: float = 3.0) -> bool:

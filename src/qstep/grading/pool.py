@@ -18,8 +18,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
+from qstep.cores import cores
+
+_MOST_WORKERS = 32
+"""That start by themselves. Each takes seconds to start and holds 70 MiB."""
 _START_SECONDS = 120.0
 _GRACE_SECONDS = 0.1
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from qstep.grading.worker import main; main()"
@@ -39,11 +45,21 @@ class _Worker:
         self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
         self.buffer = b""
         if self.receive(_START_SECONDS) is None:
-            self.kill()
+            ended = self._status()
+            self._end()
+            said = self.stderr.read().decode(errors="replace").strip()[-1000:]
+            self.close()
+            why = f"was not ready within {_START_SECONDS:g} s" if ended is None else f"ended with status {ended}"
             raise RuntimeError(
-                "the grading worker did not start; is math-verify installed for "
-                f"{sys.executable}? It said: {self.stderr.read().decode(errors='replace')[-1000:]}"
+                f"a grading process {why} when it was started. Check that this works: {sys.executable} -c 'import "
+                f"math_verify'. What it said: {said or 'nothing'}"
             )
+
+    def _status(self) -> int | None:
+        """The status with which the process has ended, or is about to; None while it runs."""
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(_GRACE_SECONDS)
+        return None
 
     def ask(self, request: dict[str, Any], deadline_s: float) -> dict[str, Any] | None:
         self.stdin.write(json.dumps(request).encode() + b"\n")
@@ -66,10 +82,14 @@ class _Worker:
 
     def kill(self) -> None:
         """Ends the worker and its child, whatever they are doing."""
-        if self.process.returncode is None:  # not reaped, so the process group is still ours
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        self._end()
         self.close()
+
+    def _end(self) -> None:
+        if self.process.returncode is None:  # not reaped, so the process group is still ours
+            with suppress(PermissionError):  # macOS, where nothing of the group is left but its dead leader
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
     def close(self) -> None:
         for stream in (self.stdin, self.stdout, self.stderr):
@@ -80,7 +100,7 @@ class Pool:
     """At most `size` workers, each answering one request at a time."""
 
     def __init__(self) -> None:
-        self.size = os.cpu_count() or 1
+        self.size = min(cores(), _MOST_WORKERS)
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
         self._starting = 0
@@ -102,6 +122,16 @@ class Pool:
                 self._give_back(worker, alive=reply is not None)
             if asked:
                 return reply or {"failed": f"no verdict within {deadline_s:g} s"}
+
+    def start(self, count: int) -> None:
+        """Returns when there are `count` workers, not counting those that another thread is about to start."""
+        with self._changed:
+            self.size = max(self.size, count)
+            missing = max(0, count - len(self._all) - self._starting)
+            self._starting += missing
+        if missing:
+            with ThreadPoolExecutor(missing, thread_name_prefix="start") as threads:
+                list(threads.map(lambda _: self._give_back(self._started(), alive=True), range(missing)))
 
     def grow(self, size: int) -> None:
         with self._changed:
@@ -128,6 +158,10 @@ class Pool:
             if self._idle:
                 return self._idle.pop()
             self._starting += 1
+        return self._started()
+
+    def _started(self) -> _Worker:
+        """A new worker, which `_starting` counts already."""
         worker = None
         try:
             worker = _Worker()

@@ -160,7 +160,8 @@ def refuse_effects(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _compute(requests: int, replies: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
+    if sys.platform != "darwin":  # which refuses this limit; memory is looked at after each answer all the same
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_CPU, (_CHILD_CPU_SECONDS, _CHILD_CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.addaudithook(refuse_effects)

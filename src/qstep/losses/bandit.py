@@ -19,5 +19,10 @@ def dro_loss(
     The bandit baseline of DQO (arXiv 2410.09302), from "Offline Regularised Reinforcement Learning for
     Large Language Models Alignment" (arXiv 2405.19107, without its factor 1/2). `rewards` is the sum over
     the response.
+
+    Example:
+        >>> log_ratio_sums, values, rewards = torch.tensor([0.5]), torch.tensor([0.5]), torch.tensor([1.0])
+        >>> qstep.dro_loss(log_ratio_sums, values, rewards, beta=0.2)
+        tensor([0.1600])
     """
     return (at_least_fp32(rewards) - at_least_fp32(values) - beta * at_least_fp32(log_ratio_sums)).square()

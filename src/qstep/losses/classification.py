@@ -19,6 +19,11 @@ def bce_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[
     """Binary cross-entropy of sigmoid(Q) with the label, mean over a trajectory's present steps.
 
     0 for a trajectory with none. Raises ValueError on labels outside [0, 1] other than -100.
+
+    Example:
+        >>> q_values, labels = torch.tensor([[1.0, 2.0, -3.0]]), torch.tensor([[1.0, 0.5, -100]])
+        >>> qstep.bce_loss(q_values, labels)
+        tensor([0.7201])
     """
     present = _present(q_values, labels)
     q, target = masked(q_values, present), masked(labels, present)
@@ -29,13 +34,24 @@ def mse_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[
     """Squared difference of sigmoid(Q) and the label, mean over a trajectory's present steps.
 
     0 for a trajectory with none. Raises ValueError on labels outside [0, 1] other than -100.
+
+    Example:
+        >>> q_values, labels = torch.tensor([[1.0, 2.0, -3.0]]), torch.tensor([[1.0, 0.5, -100]])
+        >>> qstep.mse_loss(q_values, labels)
+        tensor([0.1087])
     """
     present = _present(q_values, labels)
     return _mean((masked(q_values, present).sigmoid() - masked(labels, present)).square(), present)
 
 
 def orm_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]) -> Float[Tensor, " B"]:
-    """`bce_loss` of the last present step alone: an outcome reward model."""
+    """`bce_loss` of the last present step alone: an outcome reward model.
+
+    Example:
+        >>> q_values, labels = torch.tensor([[1.0, 2.0, -3.0]]), torch.tensor([[1, 1, 0]])
+        >>> qstep.orm_loss(q_values, labels)
+        tensor([0.0486])
+    """
     present = _present(q_values, labels)
     is_last = present & (present.cumsum(dim=1) == present.sum(dim=1, keepdim=True))
     return bce_loss(q_values, torch.where(is_last, labels, ABSENT))

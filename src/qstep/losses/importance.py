@@ -40,6 +40,11 @@ def importance_weights(
     each one ("prefix", weights [B, T], 0 outside the mask); with "none" all weights are 1. `clip =
     math.inf` leaves the weights unclipped and unbiased. Raises ValueError on another mode, or a clip that
     is not positive.
+
+    Example:
+        >>> logps, behavior_logps = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.0, -1.0]])
+        >>> qstep.importance_weights(logps, behavior_logps, torch.tensor([[True, True]]), "trajectory").weights
+        tensor([0.3679])
     """
     log_ratios = (masked(logps, mask) - masked(behavior_logps, mask)).detach()
     log_weights, log_clip = log_ratios.sum(dim=1), math.log(clip)

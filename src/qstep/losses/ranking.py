@@ -32,6 +32,11 @@ def pqm_loss(
     The practical loss of PQM, arXiv 2410.11287, Eq. 10; `margin` is its zeta. The mean over a trajectory's
     ranked slots (the question counts where some step is wrong), 0 where there are none. Raises ValueError
     on labels other than 1, 0 and -100.
+
+    Example:
+        >>> q_values, labels = torch.tensor([[1.0, 2.0, -3.0]]), torch.tensor([[1, 1, 0]])
+        >>> qstep.pqm_loss(q_values, labels, margin=4.0)
+        tensor([0.9339])
     """
     correct, wrong = _slots(q_values, labels)
     return _plackett_luce(q_values, correct, wrong, margin, _rivals_of_correct(correct, wrong))
@@ -40,7 +45,13 @@ def pqm_loss(
 def pqm_theoretical_loss(
     q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"], margin: float
 ) -> Float[Tensor, " B"]:
-    """`pqm_loss`, and each wrong step ranked above the later wrong ones (arXiv 2410.11287, Eq. 9)."""
+    """`pqm_loss`, and each wrong step ranked above the later wrong ones (arXiv 2410.11287, Eq. 9).
+
+    Example:
+        >>> q_values, labels = torch.tensor([[1.0, -2.0, -3.0]]), torch.tensor([[1, 0, 0]])
+        >>> qstep.pqm_theoretical_loss(q_values, labels, margin=4.0)
+        tensor([1.4491])
+    """
     correct, wrong = _slots(q_values, labels)
     later_wrong = (wrong[:, :, None] & wrong[:, None, :]).triu(1)
     rivals = _rivals_of_correct(correct, wrong) | later_wrong
@@ -50,7 +61,13 @@ def pqm_theoretical_loss(
 def pqm_ablation_loss(
     q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]
 ) -> Float[Tensor, " B"]:
-    """`pqm_loss` that sees only the first wrong step, with no margin (arXiv 2410.11287, Eq. 12)."""
+    """`pqm_loss` that sees only the first wrong step, with no margin (arXiv 2410.11287, Eq. 12).
+
+    Example:
+        >>> q_values, labels = torch.tensor([[1.0, 2.0, -3.0]]), torch.tensor([[1, 1, 0]])
+        >>> qstep.pqm_ablation_loss(q_values, labels)
+        tensor([0.2624])
+    """
     wrong = labels == 0
     not_first = wrong & (wrong.cumsum(dim=1) > 1)
     return pqm_loss(q_values, torch.where(not_first, ABSENT, labels), margin=0.0)

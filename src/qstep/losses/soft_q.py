@@ -47,6 +47,15 @@ def dqo_losses(
     the value of the state before token t. Without a reference every token counts alike, Q = beta log pi +
     V, and the objective is maximum entropy: that is the uniform reference up to a bonus of `beta
     log(vocabulary)` a token. `weights` are importance weights, one a trajectory or one a token.
+
+    Example:
+        >>> logps, reference_logps = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.0]])
+        >>> values, rewards, mask = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]])
+        >>> losses = qstep.dqo_losses(logps, reference_logps, values, rewards, mask, beta=0.2, lam=1.0)
+        >>> losses.returns
+        tensor([[0.9000, 1.0000]])
+        >>> losses.value + losses.q
+        tensor([0.8200])
     """
     log_ratios = masked(logps, mask)
     if reference_logps is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from qstep.extras import missing
 from qstep.models.loading import ADAPTER_CONFIG, bare
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def saved_adapter(folder: str | Path) -> LoraConfig:
     try:
         from peft import LoraConfig, PeftConfig
     except ImportError:
-        raise ValueError(f"{folder} holds an adapter, which needs peft: pip install 'qstep[peft]'") from None
+        raise missing(f"the adapter in {folder}", "peft", "peft") from None
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{Path(folder) / ADAPTER_CONFIG} is of a {type(config).__name__}; qstep knows LoRA")

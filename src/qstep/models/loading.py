@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,20 +23,28 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForTokenClassification
 
-from qstep.data import refuse_unread
+from qstep.data import check_model_name
+from qstep.extras import missing
 from qstep.models.logps import finished_logits
 from qstep.models.packing import PACKED_ATTENTION, collate_groups, moved, packed_hidden
+from qstep.runs.options import Options, ReadIf
+from qstep.runs.shared_options import ModelName
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+_log = logging.getLogger(__name__)
+
 ADAPTER_CONFIG = "adapter_config.json"
+_HEADS = ("score", "classifier")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+_PEFT = ReadIf(use_peft=True)
 
 
 @dataclass(kw_only=True)
-class ModelOptions:
+class ModelOptions(Options):
     """Which model to train, and whether all of it or a low-rank adapter (TRL's names).
 
     Args:
@@ -42,28 +52,25 @@ class ModelOptions:
         model_revision: of a Hub id: branch, tag or commit.
         dtype: of the weights: float32, bfloat16, float16, or auto for the checkpoint's own.
         trust_remote_code: run code that the checkpoint brings along.
-        use_peft: train a LoRA adapter on frozen weights instead of the weights; needs `pip install 'qstep[peft]'`.
+        use_peft: train a LoRA adapter on frozen weights instead of the weights; needs the extra `peft`,
+            `pip install -e '.[peft]'` in a clone of the repository.
         lora_r: rank of the adapter.
         lora_alpha: its scale is lora_alpha / lora_r.
         lora_dropout: dropout before the adapter.
         lora_target_modules: the linear layers it changes; all but the head by default.
     """
 
-    model_name_or_path: str
+    GROUP = "model options"
+
+    model_name_or_path: ModelName
     model_revision: str | None = None
     dtype: Dtype = "float32"
     trust_remote_code: bool = False
     use_peft: bool = False
-    lora_r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
-    lora_target_modules: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.use_peft:
-            refuse_unread(
-                self, ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"), without="--use_peft true"
-            )
+    lora_r: Annotated[int, _PEFT] = 16
+    lora_alpha: Annotated[int, _PEFT] = 32
+    lora_dropout: Annotated[float, _PEFT] = 0.0
+    lora_target_modules: Annotated[list[str] | None, _PEFT] = None
 
     def lora(self, task_type: str, modules_to_save: list[str] | None = None) -> LoraConfig | None:
         """The adapter's configuration; None where the whole model is trained.
@@ -75,7 +82,7 @@ class ModelOptions:
         try:
             from peft import LoraConfig
         except ImportError:
-            raise ValueError("use_peft needs the peft package: pip install 'qstep[peft]'") from None
+            raise missing("--use_peft", "peft", "peft") from None
         return LoraConfig(
             r=self.lora_r,
             lora_alpha=self.lora_alpha,
@@ -87,12 +94,28 @@ class ModelOptions:
         )
 
     def load_arguments(self) -> dict[str, Any]:
-        """What `from_pretrained` is told. Raises ValueError where the model is an adapter without its base."""
+        """The arguments of `from_pretrained`.
+
+        Raises ValueError where the model is an adapter without its base, or its name is neither a folder nor a Hub id.
+        """
+        check_model_name(self.model_name_or_path)
         if (Path(self.model_name_or_path) / ADAPTER_CONFIG).exists():
             raise ValueError(
                 f"{self.model_name_or_path} is an adapter: make a plain checkpoint of it first, with `qstep merge`"
             )
         return {"revision": self.model_revision, "trust_remote_code": self.trust_remote_code}
+
+
+@dataclass(kw_only=True)
+class LoadedModel(ModelOptions):
+    """A model that is in memory already, to be trained as it is.
+
+    Args:
+        model: a causal language model of transformers or, for a scorer, a token classifier.
+    """
+
+    model: PreTrainedModel
+    model_name_or_path: str = ""
 
 
 def is_scorer(config: PretrainedConfig) -> bool:
@@ -109,6 +132,10 @@ def load_causal_lm(options: ModelOptions, **arguments: Any) -> PreTrainedModel:
     Raises:
         ValueError: its layers or its logits are of a kind qstep cannot compute; the message says which.
     """
+    if isinstance(options, LoadedModel):
+        if is_scorer(options.model.config):
+            raise ValueError("the model is a step scorer; give a causal language model")
+        return pack(without_dropout_layers(options.model))
     config = AutoConfig.from_pretrained(options.model_name_or_path, **options.load_arguments())
     if is_scorer(config):
         raise ValueError(f"{options.model_name_or_path} is a step scorer; give a causal language model")
@@ -123,7 +150,11 @@ def load_causal_lm(options: ModelOptions, **arguments: Any) -> PreTrainedModel:
 
 
 def load_tokenizer(name: str | Path, **arguments: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or Hub id. Raises ValueError for a folder without one."""
+    """The tokenizer of a folder or Hub id.
+
+    Raises ValueError for a folder without one, and a name that is neither a folder nor a Hub id.
+    """
+    check_model_name(name)
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).exists() for file in _TOKENIZER_FILES):
         raise ValueError(
@@ -133,7 +164,7 @@ def load_tokenizer(name: str | Path, **arguments: Any) -> PreTrainedTokenizerBas
 
 
 def load_token_classifier(
-    path: str | Path,
+    path: str | Path | None,
     config: PretrainedConfig,
     *,
     head: Callable[[PretrainedConfig], nn.Module] | None = None,
@@ -170,10 +201,54 @@ def load_token_classifier(
                 "release of one"
             )
     else:
-        model = exact.from_pretrained(path, config=config, **arguments)
+        with _own_report(*(f"{name}." for name in _HEADS)) as found:
+            model, told = exact.from_pretrained(path, config=config, output_loading_info=True, **arguments)
+            found.update(told["missing_keys"])
+    return _finished(model)
+
+
+def token_classifier_of(model: PreTrainedModel) -> PreTrainedModel:
+    """A token classifier as it is, or one made of a causal language model's trunk, which it shares."""
+    if any(hasattr(model, name) for name in _HEADS):
+        return _finished(without_dropout_layers(model))
+    config = copy.deepcopy(model.config)
+    config.num_labels, config.problem_type = 1, "regression"
+    return load_token_classifier(None, config, state_dict=model.state_dict(), dtype=model.dtype)
+
+
+def _finished(model: PreTrainedModel) -> PreTrainedModel:
     pack(model)
     model.get_submodule(head_name(model)).float()  # a fresh one
     return model
+
+
+@contextmanager
+def _own_report(*heads: str) -> Iterator[set[str]]:
+    """Says of the weights that are added to the set that they start at random, unless a head has their names.
+
+    transformers' own report, which takes a fresh head for a fault, is shown only where loading fails.
+    """
+    report: list[logging.LogRecord] = []
+
+    def withheld(record: logging.LogRecord) -> bool:
+        if "LOAD REPORT" not in record.getMessage():
+            return True
+        report.append(record)
+        return False
+
+    logger, missing = logging.getLogger("transformers.modeling_utils"), set[str]()
+    logger.addFilter(withheld)
+    try:
+        yield missing
+    except BaseException:
+        logger.removeFilter(withheld)
+        for record in report:
+            logger.handle(record)
+        raise
+    finally:
+        logger.removeFilter(withheld)
+    if lacking := sorted(name for name in missing if not name.startswith(heads)):
+        _log.warning("the model lacks %s, which start at random", ", ".join(lacking))
 
 
 def _token_classifier(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -200,9 +275,21 @@ def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
+def without_dropout_layers(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its dropout at 0, in place: in its config, its layers, and what they have read of the config."""
+    without_dropout(model.config)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+    return model
+
+
 def head_name(model: PreTrainedModel) -> str:
     """The name of a token classifier's last layer: `score` or `classifier`."""
-    return next(name for name in ("score", "classifier") if hasattr(model, name))
+    return next(name for name in _HEADS if hasattr(model, name))
 
 
 @torch.no_grad()

@@ -13,19 +13,30 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from qstep.data import checked_prompt, checked_steps, encode_ended, encode_prompt, last_text, prompt_kind
+from qstep.data import (
+    check_model_name,
+    checked_prompt,
+    checked_steps,
+    encode_ended,
+    encode_prompt,
+    last_text,
+    prompt_kind,
+)
 from qstep.models.adapters import adapted, load_adapter
 from qstep.models.loading import (
     ADAPTER_CONFIG,
+    LoadedModel,
     ModelOptions,
     bare,
     head_name,
     is_scorer,
     load_token_classifier,
+    token_classifier_of,
 )
 from qstep.models.packing import Batch, StepBatch, collate_groups, packed_hidden, response_starts
 from qstep.models.pretrained import PretrainedModule
 from qstep.types import Aggregation, Dtype, Prompt, PromptKind
+from qstep.words import counted
 
 _NEWER = {"prompts", "instruction"}
 """Fields that checkpoints of an older qstep do not have."""
@@ -76,7 +87,7 @@ class StepContract:
         ids = tokenizer(separator_token, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise ValueError(
-                f"--separator_token {separator_token!r} is {len(ids)} tokens for this tokenizer: {ids}. "
+                f"--separator_token {separator_token!r} is {counted(len(ids), 'token')} for this tokenizer: {ids}. "
                 "Choose one that is a single token."
             )
         return cls(
@@ -158,8 +169,8 @@ def check_length(tokens: int, max_length: int, where: str) -> None:
     """Raises ValueError, naming `where`, for more tokens than `max_length`; nothing is truncated."""
     if tokens > max_length:
         raise ValueError(
-            f"{where}: its prompt and response are {tokens} tokens, and this scorer's max_length is {max_length}. "
-            "Shorten or drop the row; it is not truncated."
+            f"{where}: its prompt and response are {counted(tokens, 'token')}, and this scorer's max_length is "
+            f"{max_length}. Shorten or drop the row; it is not truncated."
         )
 
 
@@ -191,6 +202,8 @@ class ScorerModel(PretrainedModule):
 
         Raises ValueError for a family that cannot be packed, or where peft is asked for and not installed.
         """
+        if isinstance(options, LoadedModel):
+            return cls(token_classifier_of(options.model))
         config = AutoConfig.from_pretrained(
             options.model_name_or_path, num_labels=1, problem_type="regression", **options.load_arguments()
         )
@@ -203,6 +216,7 @@ class ScorerModel(PretrainedModule):
     @classmethod
     def load(cls, folder: str | Path, dtype: Dtype = "float32") -> ScorerModel:
         """A scorer that `save` or `qstep merge` wrote; of an adapter, on the base model that it names."""
+        check_model_name(folder)
         config = AutoConfig.from_pretrained(folder)
         if not is_scorer(config):
             raise ValueError(

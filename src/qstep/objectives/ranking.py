@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from qstep.losses import pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
 from qstep.objectives.labels import check_labels, hard_labels
 from qstep.objectives.steps import StepScoring, StepwiseConfig, without_labels
+from qstep.runs.options import Bounds
 
 
 @dataclass
@@ -22,12 +24,7 @@ class RankingConfig(StepwiseConfig):
         margin: zeta of the ranking losses.
     """
 
-    margin: float = 4.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.margin < 0:
-            raise ValueError(f"--margin is {self.margin}; it must be at least 0")
+    margin: Annotated[float, Bounds(least=0)] = 4.0
 
 
 def pqm(config: RankingConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
@@ -57,6 +54,6 @@ def _ranking(
         name,
         loss=loss,
         labels_of=partial(hard_labels, threshold=config.threshold, stop_at_first_error=config.stop_at_first_error),
-        check=lambda path, forbidden: check_labels(path, config, forbidden, soft=False),
+        check=lambda source, forbidden: check_labels(source, config, forbidden, soft=False),
         leave_out=without_labels,
     )

@@ -1,9 +1,9 @@
-"""Running a recipe: every variant with every seed as one graph of jobs, each output computed once.
+"""Runs a recipe: every variant with every seed as one graph of jobs, each output computed once.
 
-A job's folder is named after the content of its settings and inputs: `<output_dir>/jobs/<stage>-<key>/` holds its
-`options.yaml`, `log.txt` and output, and `done.json` once it has ended well. So what variants, seeds or runs share is
-computed once, a changed option recomputes what depends on it, and a run that was killed goes on. Links named after
-the stages lie in `<output_dir>`, below the variant's and the seed's name where there are several.
+A job's folder, `<output_dir>/jobs/<stage>-<key>/`, is named after the content of its settings and inputs. It holds
+`options.yaml`, `log.txt`, the output, and `done.json` once the job has succeeded. So variants, seeds and runs share
+jobs, a changed option recomputes only what depends on it, and a killed run resumes. `<output_dir>` has links to the
+outputs, named after the stages. Where there are several variants or seeds, each has a folder of links.
 """
 
 from __future__ import annotations
@@ -12,31 +12,20 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from qstep.data import code_version, is_users_splitter, splitter_version
 from qstep.data.jsonl import canonical_json, file_fingerprint, write_json
 from qstep.recipes.recipe import Recipe, Stage, fill, read_recipe, references
 from qstep.recipes.workers import Job, Workers
-from qstep.runs.fingerprints import model_fingerprint
-from qstep.runs.options import NO_EFFECT
+from qstep.runs.options import About, Reads, changes_nothing, options_of
 from qstep.runs.progress import console
-from qstep.tasks import is_users
-
-_NO_EFFECT = frozenset({*NO_EFFECT, "disable_tqdm"})
-"""Options that change how fast an output comes, not what is in it."""
-
-_CODE = ("grader", "task", "dataset_name", "step_separator")
-"""Options that may name code of the user's own, `module:object` or `split:module:function`."""
-
-_DATA_FILE = re.compile(r".*\.(jsonl|json|parquet)")
+from qstep.runs.shared_options import path_inputs
 
 
 @dataclass(frozen=True)
@@ -52,22 +41,22 @@ class Work:
 
     @property
     def output(self) -> Path:
-        """What `${stage}` stands for."""
+        """The path that `${stage}` stands for."""
         return next(iter(self.outputs.values()))
 
     @property
     def done(self) -> bool:
-        """Whether the files that `done.json` names are there in their sizes; there may be more, such as an index."""
+        """Whether the files that `done.json` names are there and unchanged; there may be more, such as an index."""
         try:
             files = json.loads((self.folder / "done.json").read_text())["files"]
-            return all((self.folder / name).stat().st_size == size for name, size in files.items())
-        except (OSError, ValueError, KeyError):
+            return all(_is_unchanged(self.folder / name, was) for name, was in files.items())
+        except (OSError, ValueError, KeyError, TypeError):
             return False
 
     def finish(self, seconds: float) -> None:
         """Writes `done.json`."""
         found = [f for output in self.outputs.values() for f in ([output] if output.is_file() else output.rglob("*"))]
-        files = {str(f.relative_to(self.folder)): f.stat().st_size for f in sorted(found) if f.is_file()}
+        files = {str(f.relative_to(self.folder)): _content(f) for f in sorted(found) if f.is_file()}
         write_json(self.folder / "done.json", {"seconds": round(seconds, 1), "files": files})
 
     def job(self) -> Job:
@@ -78,7 +67,7 @@ class Work:
         problems, samples = self.options.get("num_problems"), self.options.get("num_samples")
         rows = problems * samples if isinstance(problems, int) and isinstance(samples, int) else None
         argv = [*self.stage.command.name.split(), "--config", str(file)]
-        return Job(argv, self.folder / "log.txt", self.output, self.after, rows)
+        return Job(argv, self.folder / "log.txt", self.output, self.after, rows, self.stage.seconds)
 
 
 @dataclass(frozen=True)
@@ -92,7 +81,7 @@ class Run:
 
 
 def plan(recipe: Recipe, output_dir: Path, seeds: Sequence[int], only: str | None = None) -> list[Run]:
-    """The runs of a recipe, checked; nothing is started or written.
+    """Checks a recipe and returns its runs. Nothing is started or written.
 
     Raises:
         RecipeError: something in the recipe cannot be run.
@@ -100,7 +89,7 @@ def plan(recipe: Recipe, output_dir: Path, seeds: Sequence[int], only: str | Non
     if only is not None and only not in recipe.stages:
         raise recipe.error(f"no stage {only!r} to run", only, recipe.stages)
     runs = []
-    checked: set[bytes] = set()
+    checked: dict[bytes, list[Any]] = {}
     for variant in recipe.variants or (None,):
         for seed in seeds:
             stages: dict[str, Work] = {}
@@ -109,9 +98,8 @@ def plan(recipe: Recipe, output_dir: Path, seeds: Sequence[int], only: str | Non
                 stage = wanted[name]
                 identity = canonical_json([name, stage.command.name, stage.options])
                 if identity not in checked:
-                    recipe.check(stage)
-                    checked.add(identity)
-                stages[name] = _work(recipe, stage, stages, output_dir)
+                    checked[identity] = recipe.check(stage)
+                stages[name] = _work(recipe, stage, checked[identity], stages, output_dir)
             folder = output_dir / (variant or "") / (f"seed-{seed}" if len(seeds) > 1 else "")
             runs.append(Run(variant, seed, folder, stages))
     return runs
@@ -125,28 +113,29 @@ def run(
     only: str | None = None,
     processes: int | None = None,
 ) -> list[Run]:
-    """Runs what is not yet there of a recipe and returns its runs, whose `stages[name].output` are the outputs.
+    """Runs the jobs of a recipe whose output is not there yet. The outputs are `stages[name].output` of its runs.
 
     Args:
         recipe: a recipe or its file.
-        output_dir: where everything goes; by default the recipe's.
-        seeds: instead of the recipe's.
-        only: run this stage and what it needs.
-        processes: commands side by side, instead of the recipe's.
+        output_dir: the folder for all output; by default the recipe's.
+        seeds: the seeds to run; by default the recipe's.
+        only: run this stage and what it needs, no more.
+        processes: how many commands run side by side; by default the recipe's number.
 
     Raises:
-        RecipeError: something in the recipe cannot be run; found before anything is started.
-        JobFailed: a stage failed; the others that were running have ended.
+        RecipeError: something in the recipe cannot be run. Nothing was started.
+        JobFailed: a stage failed. The stages that were running have ended.
         OutputBusy: another run writes the same folder.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     output_dir = recipe.output_dir if output_dir is None else Path(output_dir)
     runs = plan(recipe, output_dir, list(recipe.seeds if seeds is None else seeds), only)
-    works = {work.key: work for of_run in runs for work in of_run.stages.values()}
+    works = _works(runs)
     with _alone(output_dir):
         waiting = {key: work for key, work in works.items() if not work.done}
-        if present := len(works) - len(waiting):
-            console.print(f"{present} of {len(works)} stages are done and unchanged")
+        present = len(works) - len(waiting)
+        if present:
+            console.print(f"{present} of {len(works)} jobs are done and unchanged")
         if waiting:
             names = _names(runs, waiting)
             jobs = {}
@@ -155,18 +144,45 @@ def run(
                 jobs[names[key]] = replace(job, after=frozenset(names[k] for k in job.after if k in names))
             keys = {name: key for key, name in names.items()}
             with closing(Workers(min(processes or recipe.processes, len(jobs)), recipe.threads)) as workers:
-                workers.run(jobs, lambda name, seconds: waiting[keys[name]].finish(seconds))
+                workers.run(jobs, lambda name, seconds: waiting[keys[name]].finish(seconds), already=present)
         for of_run in runs:
             _link(of_run)
     return runs
+
+
+def jobs_in_order(runs: Sequence[Run]) -> dict[str, Work]:
+    """Each job of these runs by its name on the terminal, in the order in which jobs start."""
+    works = _works(runs)
+    names = _names(runs, works)
+    return {names[key]: works[key] for key in _longest_first(works)}
+
+
+def _works(runs: Sequence[Run]) -> dict[str, Work]:
+    return {work.key: work for of_run in runs for work in of_run.stages.values()}
 
 
 class OutputBusy(RuntimeError):
     """Another run writes the same folder."""
 
 
+def _stamp(path: Path) -> list[int]:
+    """What the system changes whenever a file's content is changed, and also when it is copied or moved."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _content(path: Path) -> dict[str, Any]:
+    return {"stamp": _stamp(path), "sha256": file_fingerprint(path)}
+
+
+def _is_unchanged(path: Path, was: Mapping[str, Any]) -> bool:
+    """Whether a file has the content that `_content` noted; it is read only where its stamp differs."""
+    stamp = _stamp(path)
+    return stamp == was["stamp"] or (stamp[0] == was["stamp"][0] and file_fingerprint(path) == was["sha256"])
+
+
 def _upstream(stages: Mapping[str, Stage], name: str) -> list[str]:
-    """A stage and all that it needs, of stages in an order that can be run, in that order."""
+    """A stage and all stages that it needs. The order of `stages`, which can be run, is kept."""
     needed = {name}
     for stage in reversed(list(stages)):  # each after what it needs
         if stage in needed:
@@ -174,17 +190,23 @@ def _upstream(stages: Mapping[str, Stage], name: str) -> list[str]:
     return [stage for stage in stages if stage in needed]
 
 
-def _work(recipe: Recipe, stage: Stage, done: Mapping[str, Work], output_dir: Path) -> Work:
-    """The job of a stage whose references are resolved by the jobs before it."""
+def _work(recipe: Recipe, stage: Stage, configs: Sequence[Any], done: Mapping[str, Work], output_dir: Path) -> Work:
+    """The job of a stage whose references are resolved by the jobs before it; `configs` hold its options, checked."""
     used = references(stage.options)
     content = fill(dict(stage.options), {name: f"${{{done[name].key}}}" for name in used})
     options = fill(dict(stage.options), {name: str(done[name].output) for name in used})
-    inputs = {
-        f"{option}: {path}": fingerprint
-        for option, value in stage.options.items()
-        for path, fingerprint in _inputs(recipe, stage, option, value)
-    }
-    kept = {option: value for option, value in content.items() if option not in _NO_EFFECT}
+    kept: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
+    for option, value in content.items():
+        config = next(config for config in configs if option in options_of(type(config)))
+        about = options_of(type(config))[option]
+        try:
+            found = dict(_inputs(about, option, stage.options[option]))
+        except ValueError as error:
+            raise recipe.error(f"stage {stage.name!r}, option {option!r}: {error}") from None
+        inputs |= {f"{option}: {os.path.normpath(name)}": fingerprint for name, fingerprint in found.items()}
+        if not changes_nothing(config, option):
+            kept[option] = about.in_settings(_renamed(value, {name: os.path.normpath(name) for name in found}))
     identity = canonical_json({"command": stage.command.name, "options": kept, "inputs": inputs})
     key = f"{stage.name}-{hashlib.sha256(identity).hexdigest()[:12]}"
     folder = output_dir / "jobs" / key
@@ -193,37 +215,35 @@ def _work(recipe: Recipe, stage: Stage, done: Mapping[str, Work], output_dir: Pa
     return Work(key, stage, folder, outputs, options, frozenset(done[name].key for name in used))
 
 
-def _inputs(recipe: Recipe, stage: Stage, option: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Each file, model folder or object of the user's code that an option names, with its fingerprint; what stages
-    write is not among them."""
+def _inputs(about: About, option: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Each file, model folder or object of the user's code that an option names, with its fingerprint.
+
+    The outputs of stages are not among them. Raises ValueError for a path where nothing is.
+    """
     if isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _inputs(recipe, stage, option, item)
-    elif isinstance(value, str) and option in _CODE and (is_users(value) or is_users_splitter(value)):
-        try:
-            yield value, splitter_version(value) if is_users_splitter(value) else code_version(value, option)
-        except ValueError as error:
-            raise recipe.error(f"stage {stage.name!r}, option {option!r}: {error}") from None
-    elif isinstance(value, str) and not references(value) and (kind := _kind(stage, option)):
-        path = Path(value).expanduser()
-        if path.is_file():
-            yield value, file_fingerprint(path)
-        elif path.is_dir():
-            yield value, model_fingerprint(value)
-        elif kind == "file" or _DATA_FILE.fullmatch(value) or value.startswith(("/", "./", "../", "~")):
-            raise recipe.error(f"stage {stage.name!r}, option {option!r}: {value} is missing")
+            yield from _inputs(about, option, item)
+    elif isinstance(value, str) and not references(value):
+        for mark in about.of(Reads):
+            yield from mark.inputs(option, value)
+        if about.is_path:
+            found = [*path_inputs(option, value)]
+            if not found:
+                raise ValueError(f"{value} is missing")
+            yield from found
 
 
-def _kind(stage: Stage, option: str) -> str | None:
-    """`file` for an option that is a path, `name` for one that may be a path or a name, else None."""
-    types = {f.name: f.type for config in stage.command.classes() for f in fields(config)}
-    if "Path" in str(types.get(option, "")):
-        return "file"
-    return "name" if option.endswith(("_name_or_path", "dataset_name")) else None
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """The value with texts that are in `names` replaced."""
+    if isinstance(value, Mapping):
+        return {key: _renamed(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _longest_first(works: Mapping[str, Work]) -> list[str]:
-    """The keys, those first from which the longest chain of seconds leads to the end."""
+    """The keys, ordered by the seconds of the longest chain of jobs that begins with each."""
     remaining = {key: work.stage.seconds for key, work in works.items()}
     for key in reversed(list(works)):  # each after what it needs
         for needed in works[key].after & works.keys():
@@ -232,7 +252,7 @@ def _longest_first(works: Mapping[str, Work]) -> list[str]:
 
 
 def _names(runs: Sequence[Run], works: Mapping[str, Work]) -> dict[str, str]:
-    """What each job is called on the terminal: its stage, and the first variant and seed that wants it."""
+    """The name of each job on the terminal: its stage, and the first variant and seed that need it."""
     names: dict[str, str] = {}
     for of_run in runs:
         where = [of_run.variant or "", f"seed {of_run.seed}" if len({r.seed for r in runs}) > 1 else ""]
@@ -261,5 +281,5 @@ def _alone(output_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OutputBusy(f"{output_dir} is being written by another run; wait for it, or stop it") from None
+            raise OutputBusy(f"another run is writing {output_dir}: wait for it, or stop it") from None
         yield

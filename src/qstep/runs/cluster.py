@@ -1,16 +1,44 @@
-"""Blocks of work over the processes of a cluster, by Ray Data."""
+"""Blocks of work over the processes of a cluster, by Ray Data, and the options that say which."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
+from qstep.extras import missing
+from qstep.runs.options import CHANGES_NOTHING, GIVEN, Bounds, Options, ReadIf
 from qstep.types import Row
 
 Work = Callable[[list[Row]], list[Row]]
 """What a worker does with a block."""
+
+
+@dataclass(kw_only=True)
+class ClusterOptions(Options):
+    """Where engines are at work.
+
+    Args:
+        executor: local, or ray: several processes with an engine each, through Ray Data, on the cluster that the
+            environment variable RAY_ADDRESS names, else on this machine.
+        workers: how many processes (ray).
+        worker_gpus: GPUs of each process (ray).
+    """
+
+    GROUP = "cluster options"
+    READ_IF = ReadIf(executor="ray")
+
+    executor: Annotated[
+        Literal["local", "ray"], CHANGES_NOTHING, ReadIf(model_name_or_path=GIVEN), ReadIf(engine=("hf", "vllm"))
+    ] = "local"
+    workers: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 2
+    worker_gpus: Annotated[float, Bounds(least=0), CHANGES_NOTHING] = 0.0
+
+    def spread(self, make: Callable[[], Work], blocks: Iterable[list[Row]]) -> Iterator[list[Row]]:
+        """What workers of the cluster make of blocks; see `map_blocks`."""
+        return map_blocks(make, blocks, workers=self.workers, gpus=self.worker_gpus)
 
 
 def map_blocks(
@@ -30,7 +58,7 @@ def map_blocks(
         import ray
         import ray.data
     except ModuleNotFoundError:
-        raise ValueError("--executor ray needs ray: pip install 'qstep[ray]'") from None
+        raise missing("--executor ray", "ray", "ray") from None
     _connect(ray, workers, gpus)
     items = [{"number": number, "block": json.dumps(block)} for number, block in enumerate(blocks)]
     if not items:

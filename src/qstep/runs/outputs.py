@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from qstep.runs.options import Output, options_of
+
 
 def refuse_overwriting(config: Any) -> None:
     """Raises ValueError, naming both options, where a file to write is one to read, or is to be written twice."""
     options = vars(config)
-    outputs = {name: path for name in ("output", "summary") if (path := options.get(name)) is not None}
+    about = options_of(type(config))
+    outputs = {name: path for name, path in options.items() if path is not None and about[name].of(Output)}
     for output, path in outputs.items():
         for name, value in options.items():
             for other in _paths(value) if name != output else ():

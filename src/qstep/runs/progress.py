@@ -16,13 +16,26 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 console = Console(stderr=True)
+
+
+class _Remaining(TimeRemainingColumn):
+    """The time that is left: a task's own estimate, its field `remaining`, or one from its speed."""
+
+    def render(self, task: Task) -> Text:
+        remaining = task.fields.get("remaining")
+        if remaining is None:
+            return super().render(task)
+        minutes, seconds = divmod(round(remaining), 60)
+        return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02}", style="progress.remaining")
 
 
 @contextmanager
@@ -36,7 +49,7 @@ def bars() -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        _Remaining(),
     )
     shown = console
     if console.is_jupyter and importlib.util.find_spec("ipywidgets") is None:
@@ -53,14 +66,19 @@ def bar(description: str, total: int, done: int = 0) -> Iterator[Callable[[int],
         yield lambda n: progress.advance(task, n)
 
 
+def say(text: str) -> None:
+    """Prints a sentence on standard error as it is: not wrapped, no markup."""
+    console.print(text, soft_wrap=True, markup=False)
+
+
 def say_written(path: Path, counts: Mapping[str, Any] | None = None) -> None:
     """Says which file or folder a command wrote, and what is in it."""
-    console.print(f"wrote {path}" + (f" ({counts_text(counts)})" if counts else ""), soft_wrap=True, markup=False)
+    say(f"wrote {path}" + (f" ({counts_text(counts)})" if counts else ""))
 
 
 def say_complete(path: Path) -> None:
     """Says that a command found its output finished."""
-    console.print(f"{path} is complete; nothing to do", soft_wrap=True, markup=False)
+    say(f"{path} is complete; nothing to do")
 
 
 def counts_text(counts: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from qstep.data import RowError, canonical_json, count_rows, file_fingerprint, w
 from qstep.data.jsonl import dump_row, is_json, lines_of, parse_row
 from qstep.runs.dry_run import WouldWrite, is_dry_run
 from qstep.types import Row
+from qstep.words import counted
 
 
 class SettingsChanged(ValueError):
@@ -44,13 +45,16 @@ class StageFile:
     Memory grows with the keys only, never with the rows.
     """
 
-    def __init__(self, path: Path, key: str, fd: int, meta: dict[str, Any], done: set[str], size: int) -> None:
+    def __init__(
+        self, path: Path, key: str, fd: int, meta: dict[str, Any], done: set[str], size: int, digest: hashlib._Hash
+    ) -> None:
         self.path = path
         self.key = key
         self.done = done
         self._fd = fd
         self._meta = meta
         self._size = size
+        self._digest = digest
 
     @classmethod
     def open(
@@ -71,7 +75,7 @@ class StageFile:
             SettingsChanged: the rows there were made by another stage or with other settings.
             StageBusy: another writer has the file open.
             RowError: a line before the last is broken, lacks the key, or repeats one.
-            ValueError: the rows have no readable sidecar, or fewer rows than the sidecar says.
+            ValueError: the rows have no readable sidecar, or are complete and others than the sidecar says.
             WouldWrite: this is a dry run; nothing was opened.
         """
         path = Path(path)
@@ -91,12 +95,17 @@ class StageFile:
                     meta = asked
             if meta is asked:
                 write_json(meta_path, meta)
-            done, size = _scan(path, key)
+            done, size, digest = _scan(path, key)
             if meta["complete"]:
                 if len(done) != meta["rows"] or size != os.fstat(fd).st_size:
                     raise ValueError(
-                        f"{path} holds {len(done)} whole rows, but finished with {meta['rows']}, as "
+                        f"{path} holds {counted(len(done), 'complete row')}, but finished with {meta['rows']}, as "
                         f"{meta_path.name} says: it was changed since. Restore it, or delete both files"
+                    )
+                if digest.hexdigest() != meta.get("sha256", digest.hexdigest()):
+                    raise ValueError(
+                        f"{path} does not hold the rows it finished with, as {meta_path.name} says: it was changed "
+                        "since. Restore it, or delete both files"
                     )
             elif size != os.fstat(fd).st_size:
                 os.ftruncate(fd, size)
@@ -104,7 +113,7 @@ class StageFile:
         except BaseException:
             os.close(fd)
             raise
-        stage_file = cls(path, key, fd, meta, done, size)
+        stage_file = cls(path, key, fd, meta, done, size, digest)
         _open_stages.add(stage_file)
         return stage_file
 
@@ -138,8 +147,8 @@ class StageFile:
                 raise ValueError(f"{self.path}: a row with {self.key} {name!r} is already there")
             keys.add(name)
             lines.append(self._encode(name, row))
-        data = memoryview(b"".join(lines))
-        end = self._size + len(data)
+        added = b"".join(lines)
+        data = memoryview(added)
         try:
             while data:
                 data = data[os.write(self._fd, data) :]
@@ -149,12 +158,14 @@ class StageFile:
             if isinstance(error, OSError) and error.errno:
                 error.filename = str(self.path)
             raise
-        self._size = end
+        self._size += len(added)
+        self._digest.update(added)
         self.done |= keys
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
-        """Marks the stage complete: its sidecar gets the number of rows and `summary`."""
-        finished = {**self._meta, "complete": True, "rows": len(self.done), "summary": dict(summary or {})}
+        """Marks the stage complete: its sidecar gets the number of rows, their SHA-256 and `summary`."""
+        rows = {"rows": len(self.done), "sha256": self._digest.hexdigest()}
+        finished = {**self._meta, "complete": True, **rows, "summary": dict(summary or {})}
         write_json(_sidecar(self.path), finished)
         self._meta = finished
 
@@ -304,10 +315,10 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _scan(path: Path, key: str) -> tuple[set[str], int]:
-    """The keys on disk, and the length of the file up to its torn tail."""
+def _scan(path: Path, key: str) -> tuple[set[str], int, hashlib._Hash]:
+    """The keys on disk, and the length and the SHA-256 of the file up to its torn tail."""
     done: set[str] = set()
-    size = 0
+    size, digest = 0, hashlib.sha256()
     for number, line, row in lines_of(path, allow_torn=True):
         if not line.endswith(b"\n"):
             break
@@ -318,4 +329,5 @@ def _scan(path: Path, key: str) -> tuple[set[str], int]:
             raise RowError(path, number, key, f"{name!r} is there twice; delete one of the rows")
         done.add(name)
         size += len(line)
-    return done, size
+        digest.update(line)
+    return done, size, digest

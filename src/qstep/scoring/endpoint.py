@@ -21,6 +21,7 @@ from qstep.models.loading import load_tokenizer
 from qstep.scoring.formats import ContractFormat
 from qstep.scoring.scorer import Scored
 from qstep.scoring.step_scorer import GroupScorer, Pending
+from qstep.words import counted
 
 _MOST_TOKENS, _MOST_SEQUENCES = 65_536, 1024
 """Of one request: half a megabyte of digits, where `qstep serve` takes a megabyte unless it is told otherwise."""
@@ -118,7 +119,7 @@ class EndpointScorer(GroupScorer):
         answers: list[Any] = []
         for sequences in _requests([ids for ids, ends in places if ends]):
             body = {"model": self.model, "input": sequences, "task": "token_classify", "use_activation": False}
-            name, longest = f"a request of {len(sequences)} sequences", 2**16 + 64 * sum(map(len, sequences))
+            name, longest = f"a request of {counted(len(sequences), 'sequence')}", 2**16 + 64 * sum(map(len, sequences))
             rows = partial(self._rows, sequences=sequences)
             answers += await self.server.call(client, "/pooling", body, rows, name=name, most_bytes=longest)
         found = iter(answers)
@@ -131,7 +132,7 @@ class EndpointScorer(GroupScorer):
             raise self._unlike("a list `data` of objects", reply)
         if len(data) != len(sequences) or any(item.get("index", i) != i for i, item in enumerate(data)):
             indices = [item.get("index") for item in data]
-            raise self._unlike(f"{len(sequences)} entries of `data`, in order", indices)
+            raise self._unlike(f"{counted(len(sequences), 'entry', 'entries')} of `data`, in order", indices)
         return [item.get("data") for item in data]
 
     def _q_values(self, rows: Any, ids: Sequence[int], ends: Sequence[int]) -> list[float]:
@@ -139,9 +140,9 @@ class EndpointScorer(GroupScorer):
         separators = [i for i, token in enumerate(ids) if token == self._separator]
         if not isinstance(rows, list) or len(rows) not in (len(separators), len(ids)):
             raise self._unlike(
-                f"{len(separators)} rows (a row per separator token, vLLM's STEP pooling with step_tag_id "
+                f"{counted(len(separators), 'row')} (a row per separator token, vLLM's STEP pooling with step_tag_id "
                 f"{self._separator}) or {len(ids)} (a row per token)",
-                f"{len(rows)} rows" if isinstance(rows, list) else rows,
+                counted(len(rows), "row") if isinstance(rows, list) else rows,
             )
         row_at = dict(zip(separators if len(rows) == len(separators) else range(len(ids)), rows, strict=True))
         return [self._q_value(row_at[end]) for end in ends]

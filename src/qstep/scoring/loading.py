@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
+from qstep.data import check_model_name
 from qstep.models.loading import ADAPTER_CONFIG, bare, load_tokenizer
 from qstep.models.policy import VALUE_FILE
 from qstep.scoring.checkpoint import Checkpoint
@@ -46,6 +47,13 @@ def load_scorer(
 
     Raises:
         ValueError: the kind is not recognised, does not read what is given, or does not fit the checkpoint.
+
+    Example:
+        >>> scorer = qstep.load_scorer("runs/pqm")
+        >>> scorer.objective, scorer.aggregation
+        ('pqm', 'min')
+        >>> len(scorer.score("1+2*3=", ["1+2=3", "3*3=9", "#9"]))
+        3
     """
     found = recognise(name) if kind == "auto" else kind
     made_by = format_of(found) if found in FORMATS else None
@@ -76,6 +84,7 @@ def recognise(name: str) -> ScorerKind:
     """
     if is_ensemble(name):
         return "ensemble"
+    check_model_name(name)
     folder = Path(name)
     if (folder / VALUE_FILE).exists():
         return "policy"

@@ -1,15 +1,26 @@
-"""The options of what gives steps their Q: a scorer in this process, or at a server."""
+"""The options of what gives steps their Q: a scorer in this process, or one at a server. Each has its own."""
+
+from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from qstep.data import file_fingerprint, refuse_unread
+from qstep.data import file_fingerprint
 from qstep.runs.fingerprints import model_fingerprint
-from qstep.runs.options import CallOptions, DeviceOptions
+from qstep.runs.options import (
+    CHANGES_NOTHING,
+    ONLY_WHETHER_GIVEN,
+    Bounds,
+    Check,
+    Options,
+    ReadIf,
+    Reads,
+)
 from qstep.runs.progress import console
+from qstep.runs.shared_options import CallOptions, DeviceOptions, StepSeparator, path_inputs
 from qstep.scoring.kinds import ScorerKind
 from qstep.types import Prompt
 
@@ -17,9 +28,20 @@ if TYPE_CHECKING:
     from qstep.scoring import Scorer
 
 
+def _scorer_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
+    """A scorer's folder; or an ensemble's file, its members and their references."""
+    from qstep.scoring import is_ensemble, read_ensemble
+
+    yield from path_inputs(option, value)
+    if is_ensemble(value) and Path(value).is_file():
+        for member in read_ensemble(Path(value)).members:
+            for name in (member["name"], member.get("reference")):
+                yield from path_inputs(option, name) if name is not None else ()
+
+
 @dataclass(kw_only=True)
-class ScorerChoice(DeviceOptions):
-    """Which scorer.
+class LocalScorerOptions(DeviceOptions):
+    """A scorer in this process.
 
     Args:
         scorer: a folder or Hub id written by `qstep train pqm|bce|mse|orm`, a published process reward model, a policy,
@@ -29,13 +51,13 @@ class ScorerChoice(DeviceOptions):
         scorer_options: what else a kind reads, such as `--scorer_options.max_length 4096`.
     """
 
-    scorer: str
-    scorer_kind: ScorerKind = "auto"
-    scorer_reference: str | None = None
-    scorer_options: dict[str, Any] | None = None
+    GROUP = "scorer options"
+    READ_IF = ReadIf(endpoint=None)
 
-    def readers(self) -> dict[str, set[str]]:
-        return {**super().readers(), "a scorer here": {"device", "dtype"}}
+    scorer: Annotated[str, Reads(_scorer_inputs), ReadIf()]
+    scorer_kind: ScorerKind = "auto"
+    scorer_reference: Annotated[str | None, Reads(path_inputs)] = None
+    scorer_options: dict[str, Any] | None = None
 
     def scorer_fingerprint(self) -> str:
         """Names the scorer by all that its Qs follow from: its models, and an ensemble's file."""
@@ -47,7 +69,7 @@ class ScorerChoice(DeviceOptions):
         models = [_models_fingerprint(member["name"], member.get("reference")) for member in members]
         return " ".join([file_fingerprint(Path(self.scorer)), *models])
 
-    def load_scorer(self) -> "Scorer":
+    def load_scorer(self) -> Scorer:
         """The scorer, ready to use."""
         from qstep.models.inference import choose_device, hide_loading_bars
         from qstep.scoring import load_scorer
@@ -63,73 +85,91 @@ class ScorerChoice(DeviceOptions):
         )
 
 
+def _check_url(option: str, url: str) -> None:
+    from qstep.calls import checked_url
+
+    checked_url(url, f"--{option}")
+
+
 _SCORER_KEY = "QSTEP_SCORER_API_KEY"
 """Not the engine's: a key is sent to the server that it is of, and to no other."""
 
 
 @dataclass(kw_only=True)
-class ScorerOptions(ScorerChoice, CallOptions):
-    """What gives steps their Q.
+class EndpointOptions(CallOptions):
+    """A scorer at a server.
+
+    Args:
+        endpoint: address of a server that holds the scorer's weights, `qstep serve` or vLLM. Of `--scorer`, which
+            `qstep train` or `qstep export` wrote, only config.json and the tokenizer are then read. The server's key,
+            where it wants one, is read from the environment variable QSTEP_SCORER_API_KEY.
+    """
+
+    GROUP = "options of a scorer at a server"
+
+    endpoint: Annotated[str | None, Check(_check_url), ONLY_WHETHER_GIVEN] = None
+
+    def served_fingerprint(self, scorer: str) -> str:
+        """What the server says of its weights."""
+        from qstep.scoring.endpoint import served_model
+
+        assert self.endpoint is not None
+        served = served_model(self._server(self.endpoint, _SCORER_KEY), scorer)
+        return f"served as {served.name} {served.fingerprint} {served.dtype}"
+
+    def load_served(self, scorer: str) -> Scorer:
+        """The scorer at the server."""
+        from qstep.models.inference import hide_loading_bars
+        from qstep.scoring.endpoint import EndpointScorer
+
+        assert self.endpoint is not None
+        hide_loading_bars()
+        has_weights = any(Path(scorer).glob("*.safetensors"))
+        weights = model_fingerprint(scorer) if has_weights else None
+        return EndpointScorer.load(scorer, self._server(self.endpoint, _SCORER_KEY), fingerprint=weights)
+
+
+@dataclass(kw_only=True)
+class ScoringOptions(Options):
+    """How rows are scored.
 
     Args:
         score_tokens: tokens scored at once; a prompt counts once for the rows that share it.
-        endpoint: address of a server that holds the scorer's weights, `qstep serve` or vLLM: of `--scorer`, which
-            `qstep train` or `qstep export` wrote, only config.json and the tokenizer are read. Its key, where it wants
-            one, is read from the environment variable QSTEP_SCORER_API_KEY.
         step_separator: what cuts responses into steps, where that is a function of your own (`split:module:function`):
             it runs only if you name it. Else the scorer knows it.
     """
 
-    score_tokens: int = 8192
-    endpoint: str | None = None
-    step_separator: str | None = None
+    GROUP = "scoring options"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.endpoint is not None:
-            unread = ["scorer_kind", "scorer_reference", "scorer_options"]
-            refuse_unread(self, unread, "a scorer here: with --endpoint the server has its own")
-            from qstep.calls import checked_url
+    score_tokens: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 8192
+    step_separator: StepSeparator | None = None
 
-            checked_url(self.endpoint, "--endpoint")
-
-    def readers(self) -> dict[str, set[str]]:
-        return super().readers() | ({} if self.endpoint is None else {"a scorer here": set()})
-
-    def scorer_fingerprint(self) -> str:
-        """Names the scorer by all that its Qs follow from; at a server, by what it says of its weights as well."""
-        fingerprint = super().scorer_fingerprint()
-        if self.endpoint is None:
-            return fingerprint
-        from qstep.scoring.endpoint import served_model
-
-        served = served_model(self._server(self.endpoint, _SCORER_KEY), self.scorer)
-        return f"{fingerprint} served as {served.name} {served.fingerprint} {served.dtype}"
-
-    def load_scorer(self) -> "Scorer":
-        """The scorer, ready to use.
-
-        Raises ValueError where its steps are not cut as these options say.
-        """
-        scorer = super().load_scorer() if self.endpoint is None else self._served(self.endpoint)
+    def check_steps(self, scorer: Scorer, name: str) -> Scorer:
+        """The scorer; ValueError where its steps are not cut as these options say."""
         if self.step_separator not in (None, scorer.step_separator):
             raise ValueError(
-                f"--step_separator is {self.step_separator!r}, and {self.scorer} scores steps that were cut by "
+                f"--step_separator is {self.step_separator!r}, and {name} scores steps that were cut by "
                 f"{scorer.step_separator!r}: leave the option out, or name that"
             )
         return scorer
 
-    def _served(self, endpoint: str) -> "Scorer":
-        from qstep.models.inference import hide_loading_bars
-        from qstep.scoring.endpoint import EndpointScorer
 
-        hide_loading_bars()
-        has_weights = any(Path(self.scorer).glob("*.safetensors"))
-        weights = model_fingerprint(self.scorer) if has_weights else None
-        return EndpointScorer.load(self.scorer, self._server(endpoint, _SCORER_KEY), fingerprint=weights)
+@dataclass(kw_only=True)
+class ScorerOptions(LocalScorerOptions, EndpointOptions, ScoringOptions):
+    """What gives steps their Q: a scorer here, or at a server."""
+
+    def scorer_fingerprint(self) -> str:
+        """Names the scorer by all that its Qs follow from; at a server, by what it says of its weights as well."""
+        fingerprint = super().scorer_fingerprint()
+        return fingerprint if self.endpoint is None else f"{fingerprint} {self.served_fingerprint(self.scorer)}"
+
+    def load_scorer(self) -> Scorer:
+        """The scorer, ready to use. Raises ValueError where its steps are not cut as these options say."""
+        scorer = super().load_scorer() if self.endpoint is None else self.load_served(self.scorer)
+        return self.check_steps(scorer, self.scorer)
 
 
-def warn_of_prompts(prompts: Iterable[Prompt], scorer: "Scorer", where: str, instruction: str | None = None) -> None:
+def warn_of_prompts(prompts: Iterable[Prompt], scorer: Scorer, where: str, instruction: str | None = None) -> None:
     """Says how many prompts are unlike those that the scorer was trained on, a line for each difference."""
     total, found = 0, Counter[str]()
     for prompt in prompts:

@@ -99,6 +99,11 @@ class StepScorer(GroupScorer):
         """Loads a checkpoint written by `qstep train pqm|bce|mse|orm` or `qstep export`, or its adapter.
 
         Raises ValueError where the checkpoint has no step contract, or one that does not fit its tokenizer.
+
+        Example:
+            >>> scorer = qstep.StepScorer.load("runs/pqm")
+            >>> len(scorer.score("1+2*3=", ["1+2=3", "3*3=9", "#9"]))
+            3
         """
         model, tokenizer = ScorerModel.load(path, dtype).to(device), load_tokenizer(path)
         return cls(model, ContractFormat(tokenizer, StepContract.of(model.config, tokenizer)))

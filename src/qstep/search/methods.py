@@ -36,6 +36,12 @@ METHODS = {
 }
 """By name; `lookahead` is `beam` with `lookahead_steps`."""
 
+
+def readers(option: str) -> tuple[str, ...]:
+    """The methods that read an option."""
+    return tuple(name for name, method in METHODS.items() if option in method.options)
+
+
 if TYPE_CHECKING:
     SearchMethod = str
 else:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from qstep.runs.options import Bounds, Options
+
+_AT_LEAST_1 = Bounds(least=1)
 
 
 @dataclass(kw_only=True)
-class ServerOptions:
+class ServerOptions(Options):
     """Where a server listens, and what it takes.
 
     Args:
@@ -21,10 +26,10 @@ class ServerOptions:
     """
 
     host: str = "127.0.0.1"
-    port: int = 8100
+    port: Annotated[int, Bounds(least=0, most=2**16 - 1)] = 8100
     served_model_name: str | None = None
-    max_body_bytes: int = 2**20
-    queue_tokens: int = 262_144
-    max_connections: int = 256
-    client_s: int = 20
-    drain_s: int = 30
+    max_body_bytes: Annotated[int, _AT_LEAST_1] = 2**20
+    queue_tokens: Annotated[int, _AT_LEAST_1] = 262_144
+    max_connections: Annotated[int, _AT_LEAST_1] = 256
+    client_s: Annotated[int, _AT_LEAST_1] = 20
+    drain_s: Annotated[int, _AT_LEAST_1] = 30

@@ -11,6 +11,7 @@ import orjson
 from qstep.data import first_cut
 from qstep.models import encode_steps
 from qstep.scoring.formats import ContractFormat
+from qstep.words import counted
 
 _FIELDS = ("model", "input", "task", "use_activation", "encoding_format")
 _MOST_SEQUENCES = 4096
@@ -63,7 +64,8 @@ class RequestReader:
         tokens = sum(len(asked.ids) for asked in sequences)
         if tokens > self.most_tokens:
             raise Refused(
-                400, f"`input` has {tokens} tokens and this server takes {self.most_tokens} at once: send less"
+                400,
+                f"`input` has {counted(tokens, 'token')} and this server takes {self.most_tokens} at once: send less",
             )
         return sequences
 
@@ -110,7 +112,8 @@ class RequestReader:
             raise Refused(400, f"`{where}` is empty")
         if len(ids) > self.contract.max_length:
             raise Refused(
-                400, f"`{where}` has {len(ids)} tokens, and the model's max_length is {self.contract.max_length}"
+                400,
+                f"`{where}` has {counted(len(ids), 'token')}, and the model's max_length is {self.contract.max_length}",
             )
         for i, token in enumerate(ids):
             if type(token) is not int:  # True is an int as well

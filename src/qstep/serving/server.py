@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qstep.serving.app import Service
+from qstep.words import counted
 
 
 class ImpatientProtocol(H11Protocol):
@@ -108,4 +109,5 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
         for number, handler in before.items():
             signal.signal(number, handler)
     if service.cut_off:
-        raise TimeoutError(f"{service.cut_off} requests were not answered within --drain_s {options.drain_s}")
+        cut_off = counted(service.cut_off, "request")
+        raise TimeoutError(f"{cut_off} could not be answered within --drain_s {options.drain_s}")

@@ -3,18 +3,19 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from qstep.data import refuse_unread
 from qstep.generation.options import EngineOptions, SamplingOptions
+from qstep.runs.cluster import ClusterOptions
 from qstep.runs.fingerprints import model_fingerprint
-from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.options import CHANGES_NOTHING, Bounds, OutputFile, ReadIf, Such, settings_of
 from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, write_rows
+from qstep.runs.shared_options import ModelName, StepSeparator
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import GradingOptions
 from qstep.types import Row
@@ -22,6 +23,9 @@ from qstep.types import Row
 if TYPE_CHECKING:
     from qstep.annotate import RolloutSettings
     from qstep.generation import Engine
+
+_BY_ROLLOUTS = ("monte_carlo", "binary_search", "adaptive")
+"""The methods that continue responses with a model."""
 
 _ByProblem = dict[tuple[str, str], set[str]]
 """The ids of each problem's rows, by `qstep.data.group_key`."""
@@ -31,7 +35,7 @@ _Budgets = dict[tuple[str, str], int] | None
 
 
 @dataclass
-class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions):
+class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOptions):
     """Labels each step: exactly, where the task can check one, by rollouts of a model, or from outcomes.
 
     Three methods continue responses from the ends of their steps with a model, and look how often that ends right:
@@ -64,46 +68,33 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions):
     """
 
     input: Path
-    output: Path
+    output: OutputFile
     method: Literal["exact", "outcome", "monte_carlo", "binary_search", "adaptive"] = "exact"
-    model_name_or_path: str | None = None
-    rollouts: int = 4
-    rollout_budget: int | None = None
-    threshold: float = 0.0
-    level: float = 0.95
-    step_separator: str = "\n"
-    flip_share: float = 0.0
-    max_per_problem: int | None = None
-    max_problems: int | None = None
-    rows_at_once: int = 128
+    model_name_or_path: Annotated[ModelName | None, ReadIf(method=_BY_ROLLOUTS)] = None
+    rollouts: Annotated[int, Bounds(least=1), ReadIf(method=_BY_ROLLOUTS)] = 4
+    rollout_budget: Annotated[int | None, Bounds(least=1), ReadIf(method=_BY_ROLLOUTS)] = None
+    threshold: Annotated[float, ReadIf(method=("binary_search", "adaptive"))] = 0.0
+    level: Annotated[float, ReadIf(threshold=Such(bool, "a --{name} above 0"))] = 0.95
+    step_separator: StepSeparator = "\n"
+    flip_share: Annotated[float, Bounds(least=0, most=1), ReadIf(method=("exact", "outcome"))] = 0.0
+    max_per_problem: Annotated[int | None, Bounds(least=1)] = None
+    max_problems: Annotated[int | None, Bounds(least=1)] = None
+    rows_at_once: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 128
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.flip_share <= 1:
-            raise ValueError(f"--flip_share is {self.flip_share}; it is a probability, from 0 to 1")
-        if self.method in ("exact", "outcome"):
-            of_engine = {field.name for options in (SamplingOptions, EngineOptions) for field in fields(options)}
-            unread = of_engine - {*NO_EFFECT, "seed"} | {"executor"}  # which a recipe may give to every stage
-            own = ("rollouts", "rollout_budget", "threshold", "level", "model_name_or_path")
-            refuse_unread(self, [*own, *sorted(unread)], "--method monte_carlo, binary_search or adaptive")
-        elif self.flip_share:
-            refuse_unread(
-                self, ["flip_share"], "--method exact or outcome: rollouts are as noisy as --rollouts is small"
-            )
-        elif self.model_name_or_path is None:
-            raise ValueError(f"method {self.method} needs --model_name_or_path, the model to continue from each step")
-        elif self.method == "monte_carlo":
-            refuse_unread(self, ["threshold", "level"], "--method binary_search or adaptive")
-        else:
+        if self.method in _BY_ROLLOUTS:
+            if self.model_name_or_path is None:
+                raise ValueError(
+                    f"method {self.method} needs --model_name_or_path, the model to continue from each step"
+                )
             self.rollout_settings()
-            if not self.threshold:
-                refuse_unread(self, ["level"], "a --threshold above 0 (the first success passes 0 at any level)")
 
     def rollout_settings(self) -> "RolloutSettings":
         """How responses are continued. Raises ValueError for a threshold or a level out of range."""
         from qstep.annotate import Decision, RolloutSettings
 
-        assert self.method != "exact" and self.method != "outcome"
+        assert self.method != "exact" and self.method != "outcome", "they continue nothing"
         decision = Decision(self.threshold, self.level)
         return RolloutSettings(self.rollouts, self.sampling(), self.step_separator, self.method, decision)
 
@@ -118,7 +109,6 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     tasks = config.tasks()
     settings = settings_of(
         config,
-        *NO_EFFECT,
         input=finished(config.input),
         model=model_fingerprint(config.model_name_or_path, config.model_revision)
         if config.model_name_or_path and engine is None

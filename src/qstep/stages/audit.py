@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from qstep.data import Format, refuse_unread
-from qstep.runs.options import Options
+from qstep.data import Format
+from qstep.runs.options import GIVEN, Bounds, Options, OutputFile, ReadIf, Such, check_found
 from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
 from qstep.runs.progress import bar, print_result, print_table, say_written
 from qstep.runs.provenance import provenance
+from qstep.runs.shared_options import ModelName, StepSeparator
 from qstep.runs.stage_file import finished
 from qstep.types import Row
 
 if TYPE_CHECKING:
     from qstep.data import Index
 
-_SHARES = ("min_right_share", "max_right_share", "max_unlabelled_share", "max_duplicate_share", "max_over_long_share")
-_OF_LENGTH = ("model_revision", "max_length", "step_separator", "separator_token", "max_over_long_share")
-_OF_STEPS = ("rising", "max_unlabelled_share")
+_SHARE = Bounds(least=0, most=1)
+_COUNTED = ReadIf(model_name_or_path=GIVEN)  # whose tokenizer counts tokens
+_STEPWISE = ReadIf(
+    format=Such(lambda format: format in ("auto", "stepwise"), "stepwise rows (prompt, completions, labels)")
+)
+_LABELLED = ReadIf(format=Such(lambda format: format != "prompt-completion", "labels"))
 
 
 @dataclass(kw_only=True)
@@ -55,32 +59,21 @@ class AuditConfig(Options):
 
     train_file: Path
     test_files: dict[str, Path] | None = None
-    output: Path | None = None
+    output: OutputFile | None = None
     format: Literal["auto", "stepwise", "unpaired", "prompt-completion"] = "auto"
-    model_name_or_path: str | None = None
-    model_revision: str | None = None
-    max_length: int = 2048
-    step_separator: str = "\n"
-    separator_token: str = "\n"
-    rising: Literal["keep", "refuse"] = "keep"
-    min_right_share: float | None = None
-    max_right_share: float | None = None
-    max_unlabelled_share: float | None = None
-    max_duplicate_share: float | None = None
-    max_contradictions: int = 0
-    max_over_long_share: float = 0.0
-    max_shared_problems: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in _SHARES:
-            share = getattr(self, name)
-            if share is not None and not 0 <= share <= 1:
-                raise ValueError(f"--{name} is {share}; it must be a share, from 0 to 1")
-        if self.model_name_or_path is None:
-            refuse_unread(self, _OF_LENGTH, "--model_name_or_path, whose tokenizer counts tokens")
-        if not self.test_files:
-            refuse_unread(self, ["max_shared_problems"], "--test_files")
+    model_name_or_path: ModelName | None = None
+    model_revision: Annotated[str | None, _COUNTED] = None
+    max_length: Annotated[int, Bounds(least=1), _COUNTED] = 2048
+    step_separator: Annotated[StepSeparator, _COUNTED, _STEPWISE] = "\n"
+    separator_token: Annotated[str, _COUNTED, _STEPWISE] = "\n"
+    rising: Annotated[Literal["keep", "refuse"], _STEPWISE] = "keep"
+    min_right_share: Annotated[float | None, _SHARE, _LABELLED] = None
+    max_right_share: Annotated[float | None, _SHARE, _LABELLED] = None
+    max_unlabelled_share: Annotated[float | None, _SHARE, _STEPWISE] = None
+    max_duplicate_share: Annotated[float | None, _SHARE] = None
+    max_contradictions: Annotated[int, Bounds(least=0)] = 0
+    max_over_long_share: Annotated[float, _SHARE, _COUNTED] = 0.0
+    max_shared_problems: Annotated[int, Bounds(least=0), ReadIf(test_files=GIVEN)] = 0
 
 
 def audit(config: AuditConfig) -> dict[str, Any]:
@@ -100,12 +93,7 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     }
     fingerprints = {name: finished(path) for name, path in files.items()}
     format: Format = _format(config.train_file) if config.format == "auto" else config.format
-    if format != "stepwise":
-        refuse_unread(
-            config, [*_OF_STEPS, "step_separator", "separator_token"], "stepwise rows (prompt, completions, labels)"
-        )
-    if format == "prompt-completion":
-        refuse_unread(config, ["min_right_share", "max_right_share"], "labels")
+    check_found(config, f"{config.train_file} is {format}", format=format)
     counted = config.model_name_or_path is not None
     forbidden = sorted({config.step_separator, config.separator_token}) if counted and format == "stepwise" else []
     try:
@@ -236,8 +224,8 @@ def _failures(found: dict[str, Any], config: AuditConfig) -> Iterator[str]:
                 yield f"right are {share:.4f} of the labels, above --max_right_share {config.max_right_share}"
     if config.rising == "refuse" and found["rising"]["rows"]:
         yield (
-            f"labels rise after a wrong step in {_where(found['rising'])}: mend or drop these, or take --rising keep "
-            "and train with --stop_at_first_error true"
+            f"labels rise after a wrong step in {_where(found['rising'])}: mend or drop these, or take --rising keep: "
+            "training reads each response through its first wrong step only, unless --stop_at_first_error is false"
         )
     shares: tuple[tuple[str, int, str], ...] = (
         ("max_unlabelled_share", found.get("without_labels", 0), "rows have no label: label them, or drop them"),

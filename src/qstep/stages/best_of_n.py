@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args
 
+from qstep.runs.options import Bounds, OutputFile
 from qstep.runs.outputs import refuse_foreign, refuse_overwriting
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
@@ -36,10 +37,10 @@ class BestOfNConfig(TaskOptions):
     """
 
     inputs: dict[str, Path] | Path
-    output: Path
+    output: OutputFile
     ns: list[int] | str | None = None
     aggregations: list[str] | str | None = None
-    draws: int = 2048
+    draws: Annotated[int, Bounds(least=1)] = 2048
     seed: int = 0
 
 

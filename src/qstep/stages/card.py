@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qstep.runs.fingerprints import model_fingerprint
+from qstep.runs.options import OutputFile
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import say_written
 
@@ -33,7 +34,7 @@ class CardConfig:
     results: list[Path] | Path | None = None
     datasets: list[str] = field(default_factory=list)
     license: str | None = None
-    output: Path | None = None
+    output: OutputFile | None = None
 
 
 def card(config: CardConfig) -> Path:

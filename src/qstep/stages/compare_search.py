@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from qstep.runs.options import OutputFile
 from qstep.runs.outputs import refuse_foreign, refuse_overwriting
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
@@ -27,7 +28,7 @@ class CompareSearchConfig(TaskOptions):
     """
 
     inputs: dict[str, Path]
-    output: Path
+    output: OutputFile
     seed: int = 0
 
 

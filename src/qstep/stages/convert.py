@@ -6,18 +6,23 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from qstep.data import Neutral, refuse_unread
-from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.data import Neutral, Source
+from qstep.runs.options import OutputFile, ReadIf, Such, check_found, settings_of
 from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.progress import counts_text
 from qstep.runs.runner import Work, in_blocks, write_rows
+from qstep.runs.shared_options import StepSeparator
 from qstep.runs.stage_file import finished
-from qstep.tasks.options import PromptOptions, TaskOptions
+from qstep.tasks.options import DatasetName, PromptOptions, TaskOptions
 from qstep.types import Row
 
 _ROWS_AT_ONCE = 1024
+
+
+_PRM800K = Such(lambda format: format in ("auto", "prm800k"), "--{name} prm800k")
+HUB_ID = Such(lambda name: not Source.of(name).is_file, "a Hub id as --{name}")
 
 
 @dataclass
@@ -40,16 +45,16 @@ class ConvertConfig(PromptOptions, TaskOptions):
         neutral: what PRM800K's neutral rating is: right, as its authors score it, wrong, or null, no label (prm800k).
     """
 
-    dataset_name: str
-    output: Path
+    dataset_name: DatasetName
+    output: OutputFile
     format: Literal[
         "auto", "math_shepherd", "prm800k", "processbench", "prmbench", "bigbench_mistake", "trl_stepwise"
     ] = "auto"
-    split: str | None = None
-    config_name: str | None = None
-    step_separator: str | None = None
+    split: Annotated[str | None, ReadIf(dataset_name=HUB_ID)] = None
+    config_name: Annotated[str | None, ReadIf(dataset_name=HUB_ID)] = None
+    step_separator: StepSeparator | None = None
     separator_inside: Literal["blank", "refuse"] = "blank"
-    neutral: Neutral = "right"
+    neutral: Annotated[Neutral, ReadIf(format=_PRM800K)] = "right"
 
 
 def convert(config: ConvertConfig) -> Path:
@@ -59,18 +64,15 @@ def convert(config: ConvertConfig) -> Path:
         RowError: a row is not of the format.
         ValueError: the format is not recognised, or no row can be used.
     """
-    from qstep.data import Audit, Reading, Source, read_published, recognise
+    from qstep.data import Audit, Reading, read_published, recognise
 
     refuse_overwriting(config)
     source = Source.of(config.dataset_name, split=config.split or "train", config=config.config_name)
-    if source.is_file:
-        refuse_unread(config, ["split", "config_name"], "a Hub id as --dataset_name")
     format = recognise(source) if config.format == "auto" else config.format
-    if format != "prm800k":
-        refuse_unread(config, ["neutral"], f"--format prm800k; {config.dataset_name} is of {format}")
+    check_found(config, f"{config.dataset_name} is of {format}", format=format)
     settings = settings_of(
         config,
-        *(*NO_EFFECT, "dataset_name", "split", "config_name"),
+        *("dataset_name", "split", "config_name"),
         input=finished(source.path) if source.path.suffix == ".jsonl" else source.fingerprint(),
         source=[source.name, source.config, source.split],
         format=format,

@@ -2,8 +2,9 @@
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from qstep.runs.options import Bounds
 from qstep.runs.progress import print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.stages.grade import GradeConfig, grade
@@ -26,7 +27,7 @@ class EvaluateConfig(GradingOptions, Sampling):
 
     output_dir: Path
     split: str = "test"
-    num_samples: int = 4
+    num_samples: Annotated[int, Bounds(least=1)] = 4
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:

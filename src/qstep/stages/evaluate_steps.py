@@ -8,15 +8,15 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.options import Bounds, settings_of
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.runner import Work, write_rows
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
 from qstep.stages.score import scoring, too_long
-from qstep.tasks.options import PromptOptions
+from qstep.tasks.options import DatasetName, PromptOptions
 from qstep.types import OverLong, Row
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class EvaluateStepsConfig(PromptOptions, ScorerOptions):
     """
 
     inputs: dict[str, Path] | Path | None = None
-    dataset_name: str | None = None
+    dataset_name: DatasetName | None = None
     output_dir: Path
-    threshold: float | None = None
+    threshold: Annotated[float | None, Bounds(least=0, most=1)] = None
     threshold_file: Path | None = None
     threshold_split: str | None = None
     over_long: OverLong = "refuse"
@@ -66,8 +66,6 @@ class EvaluateStepsConfig(PromptOptions, ScorerOptions):
         given = [f"--{name}" for name in ways if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given: a threshold is given or chosen in one way")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"--threshold is {self.threshold}; it is one of sigmoid(Q), in [0, 1]")
 
 
 def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
@@ -175,7 +173,7 @@ def _scored(of: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list[Row], 
 
     digest = hashlib.sha256(b"".join(canonical_json(row) + b"\n" for row in of.rows)).hexdigest()
     own = {field.name for field in fields(config)} - {field.name for field in fields(ScorerOptions)}
-    settings = settings_of(config, *NO_EFFECT, *own, scorer=config.scorer_fingerprint(), rows=digest)
+    settings = settings_of(config, *own, scorer=config.scorer_fingerprint(), rows=digest)
     path = config.output_dir / f"scored_{of.name}.jsonl"
 
     def work(done: Collection[str]) -> Work:

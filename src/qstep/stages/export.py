@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qstep.runs.folders import written_whole
-from qstep.scoring.options import ScorerChoice
+from qstep.scoring.options import LocalScorerOptions
 
 
 @dataclass(kw_only=True)
-class ExportConfig(ScorerChoice):
+class ExportConfig(LocalScorerOptions):
     """Makes a checkpoint that vLLM serves without a line of its own code: an `AutoModelForTokenClassification` with one
     output and qstep's step contract.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qstep.models.inference import hide_loading_bars
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.folders import written_whole
 
@@ -30,6 +29,7 @@ def merge(config: MergeConfig) -> Path:
         ValueError: the folder holds no finished adapter, or the output is something else, or was changed.
     """
     from qstep.models import merge_adapter
+    from qstep.models.inference import hide_loading_bars
 
     adapter, output = config.model_name_or_path, config.output_dir
     if not adapter.is_dir():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from qstep.runs.options import Options
+from qstep.runs.options import Bounds, Options
 from qstep.runs.progress import say_written
 
 
@@ -20,7 +21,7 @@ class MiniatureConfig(Options):
     """
 
     output_dir: Path
-    textbook_rows: int = 16_000
+    textbook_rows: Annotated[int, Bounds(least=1)] = 16_000
     seed: int = 0
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from qstep.runs.options import Bounds, OutputFile
 from qstep.runs.outputs import begins_with, refuse_foreign, refuse_overwriting
 from qstep.runs.progress import say_written
 from qstep.runs.provenance import provenance
@@ -44,14 +45,14 @@ class ReportConfig(TaskOptions):
     """
 
     results: dict[str, Path] | list[Path] | Path
-    output: Path
+    output: OutputFile
     title: str | None = None
     training: dict[str, Path] = field(default_factory=dict)
     labels: dict[str, Path] = field(default_factory=dict)
     examples: dict[str, Path] | Path | None = None
-    example_problems: int = 6
-    example_responses: int = 8
-    summary: Path | None = None
+    example_problems: Annotated[int, Bounds(least=1)] = 6
+    example_responses: Annotated[int, Bounds(least=0)] = 8
+    summary: OutputFile | None = None
 
 
 def report(config: ReportConfig) -> Path:

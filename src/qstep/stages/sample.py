@@ -5,13 +5,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from qstep.generation.options import EngineOptions, SamplingOptions
+from qstep.runs.cluster import ClusterOptions
 from qstep.runs.fingerprints import model_fingerprint, problems_fingerprint
-from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.options import Bounds, OutputFile, settings_of
 from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.runner import Work, in_blocks, write_rows
+from qstep.runs.shared_options import ModelName
 from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem, Response, Row
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Sampling(ProblemOptions, SamplingOptions, EngineOptions):
+class Sampling(ProblemOptions, SamplingOptions, EngineOptions, ClusterOptions):
     """Which problems to answer, with which model, and how responses are drawn.
 
     Args:
@@ -28,8 +30,8 @@ class Sampling(ProblemOptions, SamplingOptions, EngineOptions):
         num_samples: responses per problem.
     """
 
-    model_name_or_path: str
-    num_samples: int = 16
+    model_name_or_path: ModelName
+    num_samples: Annotated[int, Bounds(least=1)] = 16
 
 
 @dataclass(kw_only=True)
@@ -40,7 +42,7 @@ class SampleConfig(Sampling):
         output: the JSONL file to write; a job that was killed goes on where it stopped.
     """
 
-    output: Path
+    output: OutputFile
 
 
 def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
@@ -51,7 +53,6 @@ def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
     problems = {problem.id: problem for problem in config.problems()}
     settings = settings_of(
         config,
-        *NO_EFFECT,
         model=model_fingerprint(config.model_name_or_path, config.model_revision)
         if engine is None
         else config.model_name_or_path,

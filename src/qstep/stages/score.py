@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.options import OutputFile, settings_of
 from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.stage_file import finished
@@ -39,7 +39,7 @@ class ScoreConfig(TaskOptions, ScorerOptions):
     """
 
     input: Path
-    output: Path
+    output: OutputFile
     over_long: OverLong = "refuse"
 
 
@@ -55,7 +55,6 @@ def score(config: ScoreConfig) -> Path:
     refuse_overwriting(config)
     settings = settings_of(
         config,
-        *NO_EFFECT,
         "over_long",
         input=finished(config.input),
         scorer=config.scorer_fingerprint(),

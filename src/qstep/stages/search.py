@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from qstep.data import refuse_unread
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.fingerprints import model_fingerprint, problems_fingerprint
-from qstep.runs.options import NO_EFFECT, settings_of
+from qstep.runs.options import CHANGES_NOTHING, Bounds, OutputFile, ReadIf, is_read, settings_of
 from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, in_blocks, write_rows
+from qstep.runs.shared_options import ModelName
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
-from qstep.search.methods import METHODS, SearchMethod
+from qstep.search.methods import SearchMethod, readers
 from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem, Row
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from qstep.generation import Engine
     from qstep.scoring import Scorer
     from qstep.search import Found, SearchSettings
+
+_SHAPE = ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
+"""The options that say how a method searches; those that it reads stand in its rows."""
 
 
 @dataclass(kw_only=True)
@@ -51,36 +54,31 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
         problems_at_once: problems searched side by side; as many are redone after a kill.
     """
 
-    model_name_or_path: str
-    output: Path
+    model_name_or_path: ModelName
+    output: OutputFile
     method: SearchMethod = "beam"
-    width: int = 16
-    expand: int = 4
-    lookahead_steps: int = 1
-    max_steps: int | None = None
-    token_budget: int | None = None
-    problems_at_once: int = 64
+    width: Annotated[int, Bounds(least=1)] = 16
+    expand: Annotated[int, Bounds(least=1), ReadIf(method=readers("expand"))] = 4
+    lookahead_steps: Annotated[int, Bounds(least=1), ReadIf(method=readers("lookahead_steps"))] = 1
+    max_steps: Annotated[int | None, Bounds(least=1), ReadIf(method=readers("max_steps"))] = None
+    token_budget: Annotated[int | None, Bounds(least=1)] = None
+    problems_at_once: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in sorted({"expand", "max_steps", "lookahead_steps"} - {*METHODS[self.method].options}):
-            readers = " or ".join(method for method, of in METHODS.items() if name in of.options)
-            refuse_unread(self, [name], f"--method {readers}")
         if self.temperature == 0 and self.width > 1:
             raise ValueError("--temperature is 0, and all draws from one place would be the same: sample, or --width 1")
-        refuse_unread(self, ["executor"], "`qstep sample` or `qstep annotate`: a search runs in one process")
         self.settings()
 
     def settings(self) -> SearchSettings:
         """The same for a search; raises ValueError where the numbers do not go together."""
         from qstep.search import SearchSettings
 
-        read = METHODS[self.method].options
         return SearchSettings(
             self.sampling(),
             self.width,
-            expand=self.expand if "expand" in read else 1,
-            lookahead_steps=self.lookahead_steps if "lookahead_steps" in read else 0,
+            expand=self.expand if is_read(self, "expand") else 1,
+            lookahead_steps=self.lookahead_steps if is_read(self, "lookahead_steps") else 0,
             max_steps=self.max_steps,
             token_budget=self.token_budget,
         )
@@ -94,7 +92,6 @@ def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | 
     problems = {problem.id: problem for problem in config.problems()}
     settings = settings_of(
         config,
-        *NO_EFFECT,
         model=model_fingerprint(config.model_name_or_path, config.model_revision)
         if engine is None
         else config.model_name_or_path,
@@ -147,7 +144,7 @@ def _rows(problem: Problem, found: Found, config: SearchConfig, separator: str) 
     from qstep.search import pick
 
     chosen = pick(found.candidates)
-    how = {name: getattr(config, name) for name in METHODS[config.method].options}
+    how = {name: getattr(config, name) for name in _SHAPE if is_read(config, name)}
     spent = {name: getattr(found.tree, name) for name in ("tokens_generated", "tokens_scored", "too_long")}
     return [
         {

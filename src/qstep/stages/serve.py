@@ -5,25 +5,19 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+from qstep.extras import missing
 from qstep.runs.progress import console
-from qstep.scoring.options import ScorerOptions
+from qstep.scoring.options import LocalScorerOptions, ScoringOptions
 from qstep.serving.options import ServerOptions
 
 
 @dataclass(kw_only=True)
-class ServeConfig(ServerOptions, ScorerOptions):
+class ServeConfig(ServerOptions, LocalScorerOptions, ScoringOptions):
     """Serves a trained scorer over HTTP, with the schema of vLLM's `/pooling`, until SIGTERM.
 
     `qstep score --endpoint http://127.0.0.1:8100` is one client. There are no passwords: it listens to this machine
-    alone unless told otherwise. Needs `pip install 'qstep[serve]'`.
+    alone unless told otherwise. Needs the extra `serve`: `pip install -e '.[serve]'` in a clone of the repository.
     """
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.endpoint is not None:
-            raise ValueError("--endpoint is for who asks a server; `qstep serve` is one: leave it out")
-        if not 0 <= self.port < 2**16:
-            raise ValueError(f"--port is {self.port}; it must be from 0 to 65535")
 
 
 def serve(config: ServeConfig) -> None:
@@ -39,12 +33,12 @@ def serve(config: ServeConfig) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "qstep":
             raise
-        raise ValueError(f"qstep serve needs the package {error.name}: pip install 'qstep[serve]'") from None
+        raise missing("qstep serve", str(error.name), "serve") from None
     from qstep.scoring import StepScorer
     from qstep.scoring.formats import ContractFormat
 
     with listen(config.host, config.port) as listening:
-        fingerprint, scorer = config.scorer_fingerprint(), config.load_scorer()
+        fingerprint, scorer = config.scorer_fingerprint(), config.check_steps(config.load_scorer(), config.scorer)
         if not isinstance(scorer, StepScorer) or not isinstance(scorer.format, ContractFormat):
             raise ValueError(
                 f"--scorer {config.scorer} has no step contract, as what `qstep train` made has: `qstep export` it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qstep.tasks.problems import load_problems, worded
-from qstep.tasks.task import BUILT_IN, Task, Tasks, answer_classes_of, grade_rows, is_users
+from qstep.tasks.task import BUILT_IN, Task, Tasks, answer_classes_of, grade_rows, graded_rows, is_users
 
 __all__ = [
     "BUILT_IN",
@@ -11,6 +11,7 @@ __all__ = [
     "Tasks",
     "answer_classes_of",
     "grade_rows",
+    "graded_rows",
     "is_users",
     "load_problems",
     "worded",

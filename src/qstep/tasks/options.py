@@ -1,16 +1,48 @@
 """Options that name problems, the task that knows their answers, and how they are put."""
 
-from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-from qstep.data import Unanswerable
-from qstep.runs.options import Options
-from qstep.runs.progress import console
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from qstep.data import Unanswerable, code_version, file_fingerprint
+from qstep.runs.options import Bounds, Options, Reads
+from qstep.runs.progress import counts_text, say
+from qstep.runs.shared_options import path_inputs
+from qstep.tasks.task import is_users
 
 if TYPE_CHECKING:
     from qstep.tasks import Tasks
     from qstep.types import Problem
+
+
+_FILES = (".jsonl", ".json", ".parquet")
+
+
+def _code_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
+    """`module:object` of the user's own, with the content of its file."""
+    if is_users(value):
+        yield value, code_version(value, option)
+
+
+def _problem_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
+    """A file of problems, a folder of such files, or code that makes them."""
+    folder = Path(value).expanduser()
+    if folder.is_dir():
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        yield value, " ".join(f"{file.relative_to(folder)} {file_fingerprint(file)}" for file in files)
+        return
+    found = [*_code_inputs(option, value)] or [*path_inputs(option, value)]
+    if not found and value.endswith(_FILES):
+        raise ValueError(f"{value} is missing")
+    yield from found
+
+
+DatasetName = Annotated[str, Reads(_problem_inputs)]
+"""A file, a Hub id, or code of the user's own."""
 
 
 @dataclass(kw_only=True)
@@ -22,7 +54,9 @@ class TaskOptions(Options):
             `module:object`, one of your own (`qstep.tasks.Task`), which rows may name only if you do.
     """
 
-    task: str = "math"
+    GROUP = "task options"
+
+    task: Annotated[str, Reads(_code_inputs)] = "math"
 
 
 @dataclass(kw_only=True)
@@ -35,10 +69,12 @@ class GradingOptions(TaskOptions):
         deadline_s: seconds one answer may take before its worker is killed.
     """
 
-    grader: str | None = None
-    deadline_s: float = 3.0
+    GROUP = "grading options"
 
-    def tasks(self) -> "Tasks":
+    grader: Annotated[str | None, Reads(_code_inputs)] = None
+    deadline_s: Annotated[float, Bounds(least=0)] = 3.0
+
+    def tasks(self) -> Tasks:
         """Finds the task of a row, graded as these options say."""
         from qstep.tasks import Tasks
 
@@ -53,6 +89,8 @@ class PromptOptions(Options):
         instruction: text put after each question, behind a blank line.
         conversational: put the question through the model's chat template.
     """
+
+    GROUP = "prompt options"
 
     instruction: str | None = None
     conversational: bool = False
@@ -74,15 +112,17 @@ class ProblemOptions(PromptOptions, TaskOptions):
             dropped and counted.
     """
 
-    dataset_name: str = "miniature"
+    GROUP = "problem options"
+
+    dataset_name: DatasetName = "miniature"
     dataset_options: dict[str, Any] | None = None
     split: str = "train"
-    num_problems: int | None = None
-    offset: int = 0
+    num_problems: Annotated[int | None, Bounds(least=1)] = None
+    offset: Annotated[int, Bounds(least=0)] = 0
     data_seed: int = 0
     unanswerable: Unanswerable = "refuse"
 
-    def problems(self) -> "list[Problem]":
+    def problems(self) -> list[Problem]:
         """The problems these options name; raises as `qstep.tasks.load_problems` does."""
         from qstep.tasks import load_problems
 
@@ -101,5 +141,5 @@ class ProblemOptions(PromptOptions, TaskOptions):
             left_out=left_out,
         )
         if left_out:
-            console.print(f"{self.dataset_name}: left out {dict(left_out)}")
+            say(f"{self.dataset_name}: left out {counts_text({'problems': left_out})}")
         return problems

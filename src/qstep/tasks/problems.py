@@ -8,10 +8,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from qstep.data import Unanswerable, read_problems
+from qstep.data import Source, Unanswerable, read_problems
 from qstep.tasks.procedural import REASONING_GYM, with_options
 from qstep.tasks.task import Tasks, is_users
 from qstep.types import Problem, Prompt
+
+_SPLITS = ("train", "test")
+"""What the commands ask for by default."""
 
 
 def load_problems(
@@ -35,8 +38,8 @@ def load_problems(
             .json (a list) or .parquet file; or a Hub id, with its configuration after a colon where it needs one
             (`openai/gsm8k:main`).
         options: parameters of a reasoning_gym family.
-        split: which split; for a file only a name. Splits of generated problems are disjoint, whatever the
-            seeds.
+        split: which split. A file has none: there `train` or `test` is part of the ids, and nothing else is taken.
+            Splits of generated problems are disjoint, whatever the seeds.
         limit: at most as many problems; generated data sets are endless and need one.
         offset: how many problems to skip.
         seed: of generated problems; files keep their order.
@@ -64,6 +67,10 @@ def load_problems(
         found = Tasks(dataset_name).named(dataset_name).problems(split, seed=seed, offset=offset, limit=limit)
         chosen = [replace(problem, task=dataset_name) for problem in found]
     else:
+        if Source.of(dataset_name).is_file and split not in _SPLITS:
+            raise ValueError(
+                f"--split {split!r} has no effect: {dataset_name} is a file, which has no splits. Leave --split out"
+            )
         stop = None if limit is None else offset + limit
         found = read_problems(dataset_name, split=split, task=task, unanswerable=unanswerable, left_out=left_out)
         chosen = list(islice(found, offset, stop))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qstep.grading import Grade, extract_answer
 from qstep.types import Problem, Row
+from qstep.words import counted
 
 if TYPE_CHECKING:
     from qstep.tasks.task import Task
@@ -45,7 +46,8 @@ class Rewarded:
         )
         if not isinstance(rewards, list) or len(rewards) != len(rows):
             raise ValueError(
-                f"{self.version} returned {rewards!r}; it must return a list, one for each of {len(rows)} rows"
+                f"{self.version} returned {rewards!r}; it must return a list with one number for each of "
+                f"{counted(len(rows), 'row')}"
             )
         return [self._verdict(row["completion"], reward) for row, reward in zip(rows, rewards, strict=True)]
 

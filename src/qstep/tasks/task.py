@@ -12,7 +12,7 @@ from qstep.grading import Grade
 from qstep.tasks.mathematics import Mathematics
 from qstep.tasks.miniature import Miniature
 from qstep.tasks.procedural import REASONING_GYM, ReasoningGym
-from qstep.tasks.rewarded import Rewarded
+from qstep.tasks.rewarded import Rewarded, RewardFunction
 from qstep.types import Problem, Row
 
 
@@ -57,12 +57,13 @@ class Tasks:
 
     Args:
         task: the task of rows that have no `task`; `module:object` for a task of the user's own.
-        grader: `module:function`, a reward function with TRL's signature that replaces the grading of every task.
+        grader: a reward function with TRL's signature that replaces the grading of every task; the function itself, or
+            its name as `module:function`.
         deadline_s: seconds the grading of one answer may take; it is ungradable after that.
     """
 
     task: str = "math"
-    grader: str | None = None
+    grader: str | RewardFunction | None = None
     deadline_s: float = 3.0
 
     def of(self, row: Row) -> Task:
@@ -101,6 +102,28 @@ def grade_rows(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[Grade]:
     return [grades[index] for index in range(len(rows))]
 
 
+def graded_rows(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[Row]:
+    """The rows with their `answer`, `verdict`, `reason`, `grader`, `label` and `reward`; raises as `Tasks.of` does."""
+    return [
+        {
+            **row,
+            "answer": grade.answer,
+            "verdict": grade.verdict,
+            "reason": grade.reason,
+            "grader": tasks.of(row).version,
+            **_outcome(grade),
+        }
+        for row, grade in zip(rows, grade_rows(rows, tasks), strict=True)
+    ]
+
+
+def _outcome(grade: Grade) -> Row:
+    if grade.verdict == "ungradable":
+        return {"label": None, "reward": None}
+    right = grade.verdict == "right"
+    return {"label": right, "reward": float(right) if grade.reward is None else grade.reward}
+
+
 def answer_classes_of(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[int | None]:
     """Numbers the graded rows of one problem by their `answer`: the same answers alike, None where there is none.
 
@@ -125,12 +148,14 @@ def answer_classes_of(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[int 
 
 
 @cache
-def _find(name: str, grader: str | None) -> Task:
-    if grader is not None:
+def _find(name: str, grader: str | RewardFunction | None) -> Task:
+    if isinstance(grader, str):
         function = load_code(grader, "grader")
         if not callable(function):
             raise ValueError(f"grader {grader!r} is no function, but {function!r}")
         return Rewarded(_find(name, None), function, code_version(grader, "grader"))
+    if grader is not None:
+        return Rewarded(_find(name, None), grader, getattr(grader, "__qualname__", repr(grader)))
     if name == "math":
         return Mathematics()
     if name == "miniature":

@@ -23,6 +23,7 @@ from qstep.data.rows import check_row, label_kind
 from qstep.data.sources import Source
 from qstep.data.steps import first_cut, split_steps
 from qstep.types import Row
+from qstep.words import counted
 
 __all__ = ["Audit", "Neutral", "PublishedFormat", "Reading", "SeparatorInside", "read_published", "recognise"]
 
@@ -172,8 +173,8 @@ def _finished(record: Record, row: Row, reading: Reading, separator: str, audit:
     elif inside and reading.separator_inside == "refuse":
         raise record.error(
             "completions",
-            f"{inside} steps contain the separator {separator!r}: leave out "
-            "--separator_inside refuse to make it a blank there, or give another --step_separator",
+            f"has {counted(inside, 'step')} with the separator {separator!r} inside. Leave out --separator_inside "
+            "refuse to make it a blank there, or give another --step_separator",
         )
     row = {"task": reading.task, **row, "step_separator": separator}
     if reading.separator_inside == "keep":

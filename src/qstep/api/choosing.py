@@ -1,0 +1,156 @@
+"""How often the chosen one of n responses is right, for every way to choose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qstep.api.responses import responses_of
+from qstep.types import Row
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from pandas import DataFrame
+
+    from qstep.evals import ScoredGroup
+
+
+@dataclass(frozen=True, repr=False)
+class BestOfN:
+    """How often the chosen one of n responses is right.
+
+    problems, responses: how many were judged. left_out: problems with fewer responses than the largest n.
+    curves: `curves["majority"][4]` is an accuracy with its 95 % interval: `mean`, `low`, `high` and `n`, the number of
+    problems, and `as_wrong` and `as_right`, which count ungradable responses so.
+    differences: `differences["scorer_minus_majority"]` is the same of a paired difference at the largest n.
+    """
+
+    problems: int
+    responses: int
+    left_out: int
+    curves: Mapping[str, Mapping[int, Mapping[str, Any]]]
+    differences: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def table(self) -> list[Row]:
+        """The accuracies as rows: `method`, `n`, `mean`, `low`, `high`. `pandas.DataFrame(result.table)` takes them."""
+        return [
+            {"method": method, "n": n, **{name: of_n[name] for name in ("mean", "low", "high")}}
+            for method, curve in self.curves.items()
+            for n, of_n in curve.items()
+        ]
+
+    def __repr__(self) -> str:
+        ns = list(next(iter(self.curves.values())))
+        lines = [["", *(f"n = {n}" for n in ns)]]
+        lines += [[method, *(_text(of_n) for of_n in curve.values())] for method, curve in self.curves.items()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+        return "\n".join(
+            [
+                f"accuracy of choosing among n responses, 95 % intervals, problems: {self.problems}",
+                *table,
+                *([f"left out with fewer responses: {self.left_out}"] if self.left_out else []),
+            ]
+        )
+
+
+def best_of_n(
+    rows: list[Row] | Dataset | DataFrame | Mapping[str, list[Row] | Dataset | DataFrame],
+    *,
+    ns: Sequence[int] | None = None,
+    task: str = "math",
+    draws: int = 2048,
+    seed: int = 0,
+) -> BestOfN:
+    """Compares ways to choose one of n responses: at random, by majority, by the scores, and by a perfect judge.
+
+    The accuracy of each is exact, or drawn with `seed` for votes with too many subsets. `mean` is a response at random,
+    `majority` the commonest answer, and `pass` is right if any response is. Scored rows add the best score (`scorer`)
+    and a vote that is weighted by the scores (`scorer_weighted`).
+
+    Args:
+        rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame` that `grade` returned, and `score` too
+            where scores are to choose. To compare scorers, a dict of such tables by the scorer's name.
+        ns: numbers of responses to choose among. Problems with fewer responses than the largest are left out. By
+            default 1, 2, 4, ... up to what every problem has.
+        task: the task of rows that name none.
+        draws: subsets drawn for a vote that has more of them.
+        seed: of the draws and of the intervals.
+
+    Raises:
+        TypeError: `rows` is no table.
+        ValueError: a row is bad, not graded or not scored, the tables hold different responses, or no problem has
+            enough responses.
+
+    Example:
+        >>> problem = {"question": "2 + 3?", "answer": "5", "responses": ["#### 5", "#### 6", "#### 5", "#### 7"]}
+        >>> result = qstep.best_of_n(qstep.grade([problem]))
+        >>> result.curves["majority"][4]["mean"]
+        1.0
+        >>> [(row["method"], row["mean"]) for row in result.table if row["n"] == 1]
+        [('mean', 0.5), ('majority', 0.5), ('pass', 0.5)]
+    """
+    from qstep.evals import best_of_n_report
+
+    groups = _groups(rows, task)
+    sizes = [len(group.correct) for group in groups]
+    chosen = sorted({*ns}) if ns else sorted({*(2**i for i in range(min(sizes).bit_length())), min(sizes)})
+    kept = [group for group in groups if len(group.correct) >= max(chosen)]
+    if not kept:
+        raise ValueError(f"no problem has {max(chosen)} responses; the most any has is {max(sizes)}: give smaller ns")
+    report = best_of_n_report(kept, chosen, draws=draws, seed=seed)
+    return BestOfN(
+        problems=len(kept),
+        responses=sum(len(group.correct) for group in kept),
+        left_out=len(groups) - len(kept),
+        curves={method: {n: curve[str(n)] for n in chosen} for method, curve in report["curves"].items()},
+        differences=report["differences"],
+    )
+
+
+def _groups(rows: Any, task: str) -> list[ScoredGroup]:
+    """The problems of a table, or of tables of the same responses by scorers, as verifiers see them."""
+    from qstep.data import judged_right, read_groups
+    from qstep.evals import ScoredGroup
+    from qstep.tasks import Tasks, answer_classes_of
+
+    by_name = rows if isinstance(rows, Mapping) else {None: rows}
+    tables = {
+        name: responses_of(table, task=task, need=("verdict",) if name is None else ("verdict", "score"))[0]
+        for name, table in by_name.items()
+    }
+    if None in tables and any("score" in row for row in tables[None]):
+        tables = {"scorer": tables[None]}
+    scores = {name: _scores(name, table) for name, table in tables.items() if name is not None}
+    first = next(iter(tables.values()), [])
+    if not first:
+        raise ValueError("there is no row")
+    for name, of_name in scores.items():
+        if of_name.keys() != {row["id"] for row in first}:
+            raise ValueError(
+                f"the rows of {name!r} are not those of {next(iter(scores))!r}: score the same table twice"
+            )
+    return [
+        ScoredGroup(
+            group[0]["problem_id"],
+            [judged_right(row) for row in group],
+            answer_classes_of(group, Tasks(task)),
+            {name: [of_name[row["id"]] for row in group] for name, of_name in scores.items()},
+        )
+        for group in read_groups(first)
+    ]
+
+
+def _scores(name: str, rows: list[Row]) -> dict[str, float]:
+    """Each row's score by its id; a response without steps (None) loses to every other."""
+    unscored = next((place for place, row in enumerate(rows) if "score" not in row), None)
+    if unscored is not None:
+        raise ValueError(f"rows[{unscored}] of {name!r} has no score, and other rows have: score all of them")
+    return {row["id"]: -math.inf if row["score"] is None else row["score"] for row in rows}
+
+
+def _text(accuracy: Mapping[str, Any]) -> str:
+    return "unknown" if accuracy["mean"] is None else "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**accuracy)

@@ -1,0 +1,216 @@
+"""Rows of a table, graded, scored and labelled: the same functions as the commands', without files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from qstep.api.responses import responses_of
+from qstep.data.tables import Table, plain_rows, table_like
+from qstep.types import Row
+
+if TYPE_CHECKING:
+    from qstep.scoring import Scorer
+
+_AT_ONCE = 256
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a file as a list of dicts.
+
+    Args:
+        path: a `.jsonl`, `.json` (a list of objects) or `.parquet` file, or a Hub id such as `openai/gsm8k`.
+
+    Raises:
+        ValueError: the file is not what its name says.
+
+    Example:
+        >>> qstep.write_rows([{"question": "2 + 3?", "answer": "5"}], "problems.jsonl")
+        >>> qstep.read_rows("problems.jsonl")
+        [{'question': '2 + 3?', 'answer': '5'}]
+    """
+    from qstep.data import Source
+
+    return [row for _, row in Source.of(str(path)).rows()]
+
+
+def write_rows(rows: Iterable[Row], path: str | Path) -> None:
+    """Writes rows to a JSONL file, which the commands read. A file that is there is replaced.
+
+    Args:
+        rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame`.
+        path: the file, whose name ends in `.jsonl`.
+
+    Example:
+        >>> qstep.write_rows([{"question": "2 + 3?", "answer": "5", "response": "#### 5"}], "mine.jsonl")
+        >>> print(open("mine.jsonl").read())
+        {"question": "2 + 3?", "answer": "5", "response": "#### 5"}
+        <BLANKLINE>
+    """
+    from qstep.data import write_jsonl
+
+    write_jsonl(Path(path), plain_rows(rows))
+
+
+def grade(
+    rows: Table,
+    *,
+    task: str = "math",
+    grader: str | Callable[..., list[float | None]] | None = None,
+    deadline_s: float = 3.0,
+) -> Table:
+    """Grades each response against its answer: `right`, `wrong`, or `ungradable`.
+
+    Adds `verdict` and its `reason`, the final `answer` found in the response, `label` (True, False or None) and
+    `reward` (1.0, 0.0 or None). The given answer is then called `gold`. The first answer that needs algebra starts a
+    worker process on each core, which takes a few seconds.
+
+    Args:
+        rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame` with a question (`question`, `problem` or
+            `prompt`), its answer (`answer` or `gold`) and a response (`response`, `completion` or `text`, or a list of
+            `responses`). It is not changed.
+        task: who grades: `math`, `miniature`, `reasoning_gym:<family>`, or `module:object`, a task of your own.
+        grader: a reward function with TRL's signature that grades instead, or its name `module:function`. A reward
+            of 1 or more is right, less is wrong, and None is ungradable.
+        deadline_s: seconds that one answer may take. After that it is ungradable.
+
+    Returns:
+        A table of the same kind, with a row for each response.
+
+    Raises:
+        TypeError: `rows` is no table.
+        ValueError: a row is bad. The message names the row and the column.
+
+    Example:
+        >>> rows = [
+        ...     {"question": "2 + 3?", "answer": "5", "response": "2 + 3 = 5, so the answer is 5."},
+        ...     {"question": "2 + 3?", "answer": "5", "response": "The answer is 6."},
+        ... ]
+        >>> [row["verdict"] for row in qstep.grade(rows)]
+        ['right', 'wrong']
+    """
+    from qstep.tasks import Tasks, graded_rows
+
+    tasks = Tasks(task, grader, deadline_s)
+    responses, places = responses_of(rows, task=task, need=("gold",), accept=tasks.of)
+    graded: list[Row] = []
+    with _progress("grade", len(responses)) as advance:
+        for start in range(0, len(responses), _AT_ONCE):
+            block = responses[start : start + _AT_ONCE]
+            graded += graded_rows(block, tasks)
+            advance(len(block))
+    return cast(Table, table_like(rows, graded, places))
+
+
+def score(rows: Table, scorer: str | Path | Scorer, *, task: str = "math", max_tokens: int = 8192) -> Table:
+    """Scores every step of every response with a process reward model.
+
+    Adds `completions` (the steps), `step_separator`, `q_values` (one for each step, a logit), `step_rewards` (their
+    sigmoids, which are probabilities) and `score` (the response's, made of its Qs as the scorer says). A response
+    without steps has the score None.
+
+    Args:
+        rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame` with a question and a response, as `grade`
+            takes them. It is not changed.
+        scorer: what `load_scorer` returns, or the folder or Hub id to load.
+        task: the task of rows that name none.
+        max_tokens: tokens computed at once. More need more memory and may be faster.
+
+    Returns:
+        A table of the same kind, with a row for each response.
+
+    Raises:
+        TypeError: `rows` is no table.
+        ValueError: a row is bad, or longer than the scorer's `max_length`. The message names the row.
+
+    Example:
+        >>> rows = [{"question": "1+2*3=", "response": "1+2=3\\n3*3=9\\n#9"}]
+        >>> [scored] = qstep.score(rows, "runs/pqm")
+        >>> scored["completions"]
+        ['1+2=3', '3*3=9', '#9']
+        >>> len(scored["q_values"])
+        3
+    """
+    from qstep.data import steps_of
+    from qstep.scoring.options import warn_of_prompts
+    from qstep.stages.score import with_scores
+
+    loaded = _scorer(scorer)
+    responses, places = responses_of(rows, task=task)
+    separator = loaded.step_separator
+    warn_of_prompts((row["prompt"] for row in responses), loaded, "rows")
+
+    def split() -> Iterator[Row]:
+        for row in responses:
+            steps = steps_of(row, separator)
+            yield row if "completions" in row else {**row, "completions": steps, "step_separator": separator}
+
+    scored: list[Row] = []
+    with _progress("score", len(responses)) as advance:
+        for batch in loaded.score_rows(split(), max_tokens=max_tokens):
+            scored += [with_scores(of_row, loaded) for of_row in batch]
+            advance(len(batch))
+    return cast(Table, table_like(rows, scored, places))
+
+
+def annotate_outcome(rows: Table, *, step_separator: str = "\n", task: str = "math") -> Table:
+    """Labels the steps of graded responses by what their problem's other responses came to. No model is needed.
+
+    A step is right (True) if some right response of the problem begins with the same steps up to it. It is wrong
+    (False) if an equation in it or before it is false, or if it is the last step of a wrong response. Otherwise its
+    label is None, and no loss counts it. Adds `completions`, `step_separator`, `labels`, `label_source`, `successes`
+    and `trials`.
+
+    Args:
+        rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame` that `grade` returned. It is not changed.
+        step_separator: the text between steps, or `split:line`, `split:blank_line`, `split:numbered`,
+            `split:sentence` or `split:module:function`.
+        task: who checks the steps of rows that name no task.
+
+    Returns:
+        A table of the same kind. Responses whose verdict is `ungradable` are left out.
+
+    Raises:
+        TypeError: `rows` is no table.
+        ValueError: a row is bad or not graded. The message names the row and the column.
+
+    Example:
+        >>> rows = [
+        ...     {"question": "2 * 3 + 1?", "answer": "7", "response": "2 * 3 = 6\\n6 + 1 = 7\\n#### 7"},
+        ...     {"question": "2 * 3 + 1?", "answer": "7", "response": "2 * 3 = 6\\n6 + 1 = 8\\n#### 8"},
+        ... ]
+        >>> [row["labels"] for row in qstep.annotate_outcome(qstep.grade(rows))]
+        [[True, True, True], [True, False, False]]
+    """
+    from qstep.annotate import OutcomePool, label_by_outcome
+    from qstep.data import check_separator
+    from qstep.tasks import Tasks
+
+    check_separator("step_separator", step_separator)
+    tasks = Tasks(task)
+    responses, places = responses_of(rows, task=task, need=("gold", "verdict"), accept=tasks.of)
+    pool = OutcomePool.of(responses, step_separator)
+    kept = [place for place, row in zip(places, responses, strict=True) if row["verdict"] != "ungradable"]
+    labelled = [
+        label_by_outcome(row, pool, step_separator, tasks) for row in responses if row["verdict"] != "ungradable"
+    ]
+    return cast(Table, table_like(rows, labelled, kept))
+
+
+def _scorer(scorer: str | Path | Scorer) -> Scorer:
+    if not isinstance(scorer, str | Path):
+        return scorer
+    from qstep.scoring import load_scorer
+
+    return load_scorer(str(scorer))
+
+
+def _progress(description: str, total: int) -> AbstractContextManager[Callable[[int], Any]]:
+    """A progress bar, in a terminal and in a notebook; elsewhere nothing."""
+    from qstep.runs.progress import bar, console
+
+    if console.is_terminal or console.is_jupyter:
+        return bar(description, total)
+    return nullcontext(lambda done: None)

@@ -1,0 +1,91 @@
+"""Tables in memory: lists of dicts, `datasets.Dataset` and pandas frames become rows, and rows become such a table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from qstep.data.rows import takes_null
+from qstep.types import Row
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from pandas import DataFrame
+
+Table = TypeVar("Table", list[Row], "Dataset", "DataFrame")
+"""A table of rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame`."""
+
+
+def plain_rows(table: Any, argument: str = "rows") -> list[Row]:
+    """Copies of a table's rows, made of what JSON knows. `argument` is what the caller calls the table.
+
+    NumPy's and torch's numbers and arrays become Python's. NaN, and what pandas has for a missing value, becomes None.
+    A column is left out of a row where it is None and cannot be null.
+
+    Raises TypeError for what is no table of rows.
+    """
+    if isinstance(table, str | bytes | Path):
+        raise TypeError(
+            f"{argument} is {str(table)!r}: give a list of dicts, a datasets.Dataset or a pandas DataFrame. "
+            "qstep.read_rows(path) reads those of a file"
+        )
+    if isinstance(table, Mapping):
+        raise TypeError(
+            f"{argument} is of type {type(table).__name__} with {', '.join(map(str, table))}: give a list of dicts, "
+            "[row] for one row, or one split of a DatasetDict"
+        )
+    if _is_frame(table):
+        table = table.to_dict("records")
+    if not isinstance(table, Iterable):
+        raise TypeError(
+            f"{argument} is of type {type(table).__name__}: give a list of dicts, a datasets.Dataset or a pandas "
+            "DataFrame"
+        )
+    return [_plain_row(row, f"{argument}[{place}]") for place, row in enumerate(table)]
+
+
+def table_like(table: Any, rows: list[Row], places: Sequence[int]) -> Any:
+    """Rows as a table of the same kind. `places` says which row of `table` each comes from.
+
+    A frame keeps its index: a row has the label of the one that it comes from.
+    """
+    if _is_frame(table):
+        return type(table)(rows, index=table.index.take(list(places)))
+    if _is_dataset(table):
+        names = dict.fromkeys(name for row in rows for name in row)
+        return type(table).from_dict({name: [row.get(name) for row in rows] for name in names})
+    return rows
+
+
+def _is_frame(table: Any) -> bool:
+    return "pandas" in sys.modules and isinstance(table, sys.modules["pandas"].DataFrame)
+
+
+def _is_dataset(table: Any) -> bool:
+    return "datasets" in sys.modules and isinstance(table, sys.modules["datasets"].Dataset)
+
+
+def _plain_row(row: Any, where: str) -> Row:
+    if not isinstance(row, Mapping):
+        raise TypeError(f"{where} is of type {type(row).__name__}, and has to be a dict")
+    plain = {str(name): _plain(value) for name, value in row.items()}
+    return {name: value for name, value in plain.items() if value is not None or takes_null(name)}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if _is_missing(value) else value
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, float):
+        return value != value
+    pandas: Any = sys.modules.get("pandas")
+    return pandas is not None and (value is pandas.NA or value is pandas.NaT)

@@ -1,0 +1,88 @@
+"""`--help` of every command: its own options first, on one screen; `--help-all`: every option once, by group."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+from transformers import TrainingArguments
+
+from qstep.cli import RECIPES, main
+from qstep.cli.general import HELP
+from qstep.cli.options import options_of
+from qstep.stages.commands import COMMANDS
+
+KNOWN = {**RECIPES, **COMMANDS}
+FOREIGN = {field.name for field in dataclasses.fields(TrainingArguments)}
+EVERYWHERE = {"debug", "log_level"}
+"""Options of transformers' trainer that the command line takes itself."""
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main([*arguments]) == 0
+    return capsys.readouterr().out
+
+
+def explained(text: str) -> list[str]:
+    """The options that have a line of their own, but those that every command takes."""
+    return [
+        name for name in re.findall(r"^  --(\w+)", text.removesuffix(f"{HELP}\n"), re.MULTILINE) if name != "config"
+    ]
+
+
+@pytest.mark.parametrize("command", KNOWN)
+def test_help_is_one_screen_with_the_commands_own_options_first(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At most 60 lines. Every option that must be given is explained first; every other one is at least named."""
+    text = shown(capsys, *command.split(), "--help")
+    assert len(text.splitlines()) <= 60
+    assert max(map(len, text.splitlines())) <= 120
+    found = options_of(KNOWN[command])
+    required = [option.name for option in found.own if option.default is None]
+    lines = explained(text)
+    assert lines[: len(required)] == required
+    assert set(lines) == {option.name for option in found.own}
+    own = {f.name for config in KNOWN[command].classes() for f in dataclasses.fields(config)}
+    named = set(re.findall(r"--(\w+)", text))
+    assert own - (FOREIGN if found.foreign else set()) <= named
+    assert named >= {"config", "print_config", "debug"}
+    assert "--help-all" in text or not found.shared
+
+
+@pytest.mark.parametrize("command", KNOWN)
+def test_help_all_explains_each_option_once(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exactly the options that the parser takes, whatever their group."""
+    lines = explained(shown(capsys, *command.split(), "--help-all"))
+    own = {f.name for config in KNOWN[command].classes() for f in dataclasses.fields(config) if f.init}
+    assert sorted(lines) == sorted(own - EVERYWHERE)
+
+
+def test_shared_options_are_named_by_group(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "annotate", "--help")
+    assert text.index("--method") < text.index("--rows_at_once") < text.index("shared with other commands")
+    assert "  sampling options (4): --max_new_tokens, --temperature, --top_p, --seed\n" in text
+    assert "length limit of a whole response" not in text
+    whole = shown(capsys, "annotate", "--help-all")
+    assert re.search(
+        r"^sampling options:\n  --max_new_tokens INT +length limit of a whole response", whole, re.MULTILINE
+    )
+
+
+def test_long_texts_are_for_help_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first paragraph of the command and the first sentence of an option are in `--help`."""
+    short, whole = shown(capsys, "annotate", "--help"), shown(capsys, "annotate", "--help-all")
+    assert "Three methods continue responses" not in short and "Three methods continue responses" in whole
+    short, whole = shown(capsys, "train", "dqo", "--help"), shown(capsys, "train", "dqo", "--help-all")
+    assert "has to become `V / beta` nats" not in short and "has to become `V / beta` nats" in whole
+    assert "--adam_beta2" not in short and "--adam_beta2" in whole
+
+
+def test_choices_defaults_and_types_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "train", "dqo", "--help")
+    assert "--importance {trajectory,prefix,none}" in text and "(default: 1.0)" in text
+    assert re.search(r"--train_file PATH .*\(required\)", text)
+    text = shown(capsys, "grade", "--help")
+    assert re.search(r"--num_problems INT +how many problems, all by default\.\n", text), "no default to show"
+    assert re.search(r"--output PATH ", text), "a name for a type is replaced by the type"

@@ -1,0 +1,149 @@
+"""Options that know themselves: what a field says is what is checked, written to the settings, and part of a key."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import pytest
+from transformers import TrainingArguments
+
+import qstep
+from qstep.runs.options import (
+    CHANGES_NOTHING,
+    GIVEN,
+    ONLY_WHETHER_GIVEN,
+    About,
+    Bounds,
+    ChangesNothing,
+    Options,
+    ReadIf,
+    Such,
+    changes_nothing,
+    is_read,
+    options_of,
+    settings_of,
+    why_unread,
+)
+from qstep.stages.commands import COMMANDS
+
+REQUIRED = {
+    **dict.fromkeys(("input", "train_file"), Path("in.jsonl")),
+    **{name: {"a": Path("a.json")} for name in ("inputs", "results")},
+    **dict.fromkeys(("output", "output_dir", "model"), Path("out.jsonl")),
+    **dict.fromkeys(("model_name_or_path", "scorer", "dataset_name"), "name"),
+}
+CONFIGS = {config for command in COMMANDS.values() for config in command.classes()}
+
+
+def made(config: type, **options: Any) -> Any:
+    """A config of a command: what it requires, and some options."""
+    needed = {f.name: REQUIRED[f.name] for f in fields(config) if f.default is f.default_factory is MISSING}
+    if issubclass(config, TrainingArguments):
+        needed = {"output_dir": "out", "report_to": "none", "use_cpu": True}
+    if config.__name__ == "EvaluateStepsConfig":
+        needed["inputs"] = Path("in.jsonl")
+    return config(**needed | options)
+
+
+def marked(kind: type) -> Iterator[tuple[type, str, Any]]:
+    """Every option of every command, with its marks of a kind."""
+    for config in sorted(CONFIGS, key=lambda config: config.__name__):
+        for name, about in options_of(config).items():
+            yield from ((config, name, mark) for mark in about.of(kind))
+
+
+@dataclass(kw_only=True)
+class Toy(Options):
+    count: Annotated[int | None, Bounds(least=1)] = None
+    share: Annotated[float, Bounds(above=0, below=1)] = 0.5
+    way: Literal["a", "b", "c"] = "a"
+    depth: Annotated[int, ReadIf(way=("b", "c"))] = 3
+    level: Annotated[float, ReadIf(depth=GIVEN)] = 0.9
+    rows: Annotated[int, CHANGES_NOTHING, ReadIf(depth=GIVEN)] = 8
+    url: Annotated[str | None, ONLY_WHETHER_GIVEN, ReadIf(absent=1)] = None
+    pace: Annotated[int, ChangesNothing(unless=lambda config: config.way == "c")] = 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"count": 0}, "--count is 0; it must be at least 1"),
+        ({"share": 1.0}, "--share is 1.0; it must be above 0 and below 1"),
+        ({"share": math.nan}, "--share is nan; it must be above 0 and below 1"),
+        ({"depth": 4}, "--depth is 4, and nothing reads it without --way b or c"),
+        ({"level": 0.5}, "--level is 0.5, and nothing reads it without --way b or c"),
+        ({"level": 0.5, "way": "b", "depth": 0}, "--level is 0.5, and nothing reads it without --depth"),
+    ],
+)
+def test_an_option_is_checked_by_what_its_field_says(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        Toy(**options)
+
+
+def test_what_can_be_meant_is_taken() -> None:
+    Toy(count=1, way="b", depth=4, level=0.5, url="http://a")
+    assert Toy(rows=9).rows == 9, "it changes nothing, so it may be given although way is a"
+    assert why_unread(Toy(way="b"), "level") is None and not is_read(Toy(), "depth")
+
+
+def test_the_settings_are_the_options_that_change_something() -> None:
+    assert settings_of(Toy(url="http://a"), "count", extra=1) == {
+        **{"share": 0.5, "way": "a", "depth": 3, "level": 0.9},
+        **{"url": True, "extra": 1},
+    }
+    assert settings_of(Toy(way="c"))["pace"] == 1 and settings_of(Toy())["url"] is None
+
+
+def test_bounds_are_named() -> None:
+    assert str(Bounds(least=0, most=1)) == "from 0 to 1"
+    assert str(Bounds(least=0, below=1)) == "at least 0 and below 1" and str(Bounds(above=0)) == "above 0"
+
+
+def test_every_bound_of_every_command_is_kept() -> None:
+    """A value just outside is refused with the option's name; there are commands with bounds at all."""
+    found = 0
+    for config, name, bounds in marked(Bounds):
+        for bound, step in ((bounds.least, -1), (bounds.most, 1), (bounds.above, 0), (bounds.below, 0)):
+            if bound is not None:
+                found += 1
+                with pytest.raises(ValueError, match=rf"^--{name} is {bound + step}; it must be {bounds}$"):
+                    made(config, **{name: bound + step})
+    assert found > 60
+
+
+def test_every_condition_names_options_and_values_that_exist() -> None:
+    """A condition on an option that no command has, or on a value that it cannot have, would never hold."""
+    known: dict[str, list[About]] = {}
+    for config in CONFIGS:
+        for name, about in options_of(config).items():
+            known.setdefault(name, []).append(about)
+    found = 0
+    for config, name, condition in marked(ReadIf):
+        for other, values in condition.options.items():
+            found += 1
+            assert other in known and other != name, f"{config.__name__}.{name} is read if {other}"
+            choices = {choice for about in known[other] for choice in get_args(about.hint)}
+            choices |= {True, False} if any(about.hint is bool for about in known[other]) else set()
+            for value in values:
+                if not isinstance(value, Such) and value is not None:
+                    assert value in choices, f"{config.__name__}.{name} is read if {other} is {value!r}"
+    assert found > 30
+
+
+def test_a_file_to_write_is_no_setting() -> None:
+    for config in CONFIGS:
+        for name in {"output", "summary"} & options_of(config).keys():
+            assert changes_nothing(made(config), name), f"{config.__name__}.{name}"
+
+
+def test_no_command_checks_an_option_by_its_name() -> None:
+    """No list of options and their bounds, and no refusal of an option without effect, stands outside the fields."""
+    for room in ("stages", "objectives", "trainers"):
+        for file in (Path(qstep.__file__).parent / room).glob("*.py"):
+            found = re.findall(r"refuse_unread|_NO_EFFECT|raise .*(?:nothing reads it|it must be)", file.read_text())
+            assert not found or file.name in ("arguments.py",), f"{room}/{file.name}: {found}"
