@@ -16,7 +16,7 @@ import pytest
 from qstep.extras import install_line, missing
 
 ROOT = Path(__file__).parents[2]
-RESOURCES = ("py.typed", "recipes/miniature.yaml", "report/page.css", "report/page.html", "stages/card.md")
+RESOURCES = ("py.typed", "recipes/miniature.yaml", "report/page.css", "report/page.html", "report/card.md")
 
 SMOKE = """
 import json, sys

@@ -126,11 +126,3 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         part = table(first, end)
         print_result(part, width=max(width(part), console.width), crop=False, no_wrap=True, overflow="ignore")
         first = end
-
-
-def accuracy_text(accuracy: Mapping[str, Any]) -> str:
-    """An accuracy as `0.643 [0.610, 0.680]`, and below it what ungradable responses could change, if there are any."""
-    text = "unknown" if accuracy["mean"] is None else "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**accuracy)
-    if not accuracy.get("ungradable_share"):
-        return text
-    return text + "\n{as_wrong:.3f} to {as_right:.3f} with {ungradable_share:.1%} ungradable".format(**accuracy)

@@ -35,7 +35,6 @@ from qstep.runs.options import settings_of
 from qstep.runs.progress import console
 from qstep.runs.seals import MARKER
 from qstep.runs.stage_file import SettingsChanged, StageFile, finished
-from qstep.stages.card import write_card
 from qstep.trainers import trainer_class
 from qstep.trainers.checkpoints import (
     Checkpoint,
@@ -127,6 +126,8 @@ def _did_you_mean(name: str, names: Iterable[str]) -> str:
 def _train(
     method: str, inputs: TrainInputs, config: GroupConfig, learned: RowsFile, evaluated: RowsFile | None
 ) -> Path:
+    from qstep.report.card import write_card
+
     output = Path(str(config.output_dir))
     if config.hub_token is not None:  # where huggingface_hub looks for it; nothing that is written holds it now
         os.environ["HF_TOKEN"], config.hub_token = config.hub_token, None
