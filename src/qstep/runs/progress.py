@@ -81,6 +81,11 @@ def say_complete(path: Path) -> None:
     say(f"{path} is complete; nothing to do")
 
 
+def reasons_text(counts: Mapping[str, int]) -> str:
+    """Counts by reason as `2 (longer than max_length), 1 (no verdict)`."""
+    return ", ".join(f"{count} ({reason})" for reason, count in counts.items())
+
+
 def counts_text(counts: Mapping[str, Any]) -> str:
     """Counts as `rows: 40; verdicts: 30 right, 8 wrong, 2 ungradable`."""
     parts = []

@@ -32,7 +32,7 @@ from qstep.objectives.source import RowsFile
 from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
 from qstep.runs.options import settings_of
-from qstep.runs.progress import console
+from qstep.runs.progress import console, reasons_text
 from qstep.runs.seals import MARKER
 from qstep.runs.stage_file import SettingsChanged, StageFile, finished
 from qstep.trainers import trainer_class
@@ -160,7 +160,7 @@ def _train(
                 f"{prefix}left_out": left_out,
             }
             if left_out and run.log:
-                console.print(f"{dataset.source}: left out {left_out}")
+                console.print(f"{dataset.source}: left out {reasons_text(left_out)}")
         if trainer.eval_dataset is not None:
             _check_shared(trainer.train_dataset, trainer.eval_dataset, decides=follows_evaluation(config))
         trainer.write_card = partial(write_card, output, run.settings, summary)
