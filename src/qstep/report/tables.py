@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from qstep.evals.results import ANSWERS, Accuracy, BestOfN, Measured, PolicyEvaluation, SearchComparison, StepJudgement
 from qstep.report.findings import ANSWERS_SAID, label
+from qstep.runs.progress import reasons_text
 
 Table = tuple[str, list[str], list[list[str]]]
 """Title, columns and rows; the first column names the rows."""
@@ -102,7 +103,7 @@ def judgement_notes(found: StepJudgement, sources: Mapping[str, str]) -> Iterato
     for name, of in found.steps.items():
         source = sources[name]
         if of.left_out:
-            yield f"{source}: left out {of.left_out}"
+            yield f"{source}: left out {reasons_text(of.left_out)}"
         if steps := of.separators["steps_with_a_separator"]:
             yield (
                 f"{source}: {steps} steps in {of.separators['rows_with_a_separator_in_a_step']} rows contain the text "
