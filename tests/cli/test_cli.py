@@ -206,6 +206,9 @@ def test_a_value_that_an_option_cannot_have_is_told_in_plain_words(capsys: pytes
 
 def test_every_option_of_a_stage_has_a_type_that_is_checked() -> None:
     """The parser takes a type that it cannot find for any, in silence: of a whole number it would then take a word."""
+    for command in COMMANDS.values():
+        found = [a.dest for a in command.parser()._actions if "Unvalidated" in str(getattr(a, "_typehint", None))]
+        assert not found, f"{command.name}: {found}"
     for command in (of for name, of in COMMANDS.items() if not name.startswith("train")):
         parser = command.parser()
         numbers = {f.name for config in command.classes() for f in dataclasses.fields(config) if type(f.default) is int}

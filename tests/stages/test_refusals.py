@@ -113,8 +113,8 @@ def test_a_bad_row_is_told_in_its_own_columns(tmp_path: Path, changed: dict[str,
         (b'{"a": 1e999}\n', "line 1: a number too large to be finite"),
         (b'{"a": 1' + b"0" * 320 + b".5}\n", "too large"),
         (b'\xef\xbb\xbf{"a": 1}\n', "byte-order mark"),
-        (b'{"a": 1\n', r"not JSON .* Mend or delete this line"),
-        (b'{"a": 1', r"The last line is torn"),
+        (b'{"a": 1\n', r"not JSON .* Correct or delete this line"),
+        (b'{"a": 1', r"The last line is incomplete"),
     ],
 )
 def test_a_broken_line_is_told_by_what_is_wrong_with_it(tmp_path: Path, text: bytes, words: str) -> None:
@@ -163,7 +163,7 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
     from qstep.scoring import StepScorer
 
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    with pytest.raises(ValueError, match=r"is no scorer: its config\.json has no step contract"):
+    with pytest.raises(ValueError, match=r"is not a scorer: its config\.json has no step contract"):
         StepScorer.load(tmp_path)
 
 
@@ -172,15 +172,21 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
     [
         ("--output_dir=out --margin=-1", "--margin is -1.0"),
         ("--output_dir=out --step_separator=\\\\n", "--step_separator .* a backslash"),
-        ("--output_dir=out --max_length=0", "max_length is 0: give 1 or more"),
+        ("--output_dir=out --max_length=0", "--max_length is 0; it must be at least 1"),
         ("--output_dir=out --max_steps=0", "no step is asked for"),
         ("--output_dir=out --num_train_epochs=0", "no step is asked for"),
-        ("--output_dir=out --per_device_train_batch_size=0", "per_device_train_batch_size is 0: give 1 or more"),
-        ("--output_dir=out --gradient_accumulation_steps=0", "gradient_accumulation_steps is 0: give 1 or more"),
+        (
+            "--output_dir=out --per_device_train_batch_size=0",
+            "--per_device_train_batch_size is 0; it must be at least 1",
+        ),
+        (
+            "--output_dir=out --gradient_accumulation_steps=0",
+            "--gradient_accumulation_steps is 0; it must be at least 1",
+        ),
         ("--output_dir=out --threshold=1.5", "--threshold is 1.5; it must be at least 0 and below 1"),
         ("--output_dir=out --label_smoothing_factor=0.1", "--label_smoothing_factor is 0.1, and nothing reads it"),
         ("--output_dir=out --neftune_noise_alpha=5", "--neftune_noise_alpha is 5.*, and nothing reads it"),
-        ("--output_dir=out --responses_per_prompt=0", "responses_per_prompt is 0: give 1 or more, or null"),
+        ("--output_dir=out --responses_per_prompt=0", "--responses_per_prompt is 0; it must be at least 1"),
         ("--learning_rate=1e-5", "--output_dir is required"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Rows and problems: what lies on disk, who may write it, and how text becomes steps and tokens."""
+"""Rows and problems: files on disk, their readers and writers, and how text becomes steps and tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qstep.data.jsonl import (
     write_jsonl,
     write_whole,
 )
-from qstep.data.options import refuse_unread
+from qstep.data.model_names import check_model_name
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
     Audit,
@@ -103,6 +103,7 @@ __all__ = [
     "cached_array",
     "canonical_json",
     "check_completion_ids",
+    "check_model_name",
     "check_row",
     "check_separator",
     "checked_prompt",
@@ -147,7 +148,6 @@ __all__ = [
     "read_responses",
     "read_rows",
     "recognise",
-    "refuse_unread",
     "rising_rows",
     "row_step_ends",
     "shared_problems_of",

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import Index, refuse_unread
+from qstep.data import Index
 from qstep.losses import bce_loss, mse_loss, orm_loss
 from qstep.objectives.dataset import Reasons
 from qstep.objectives.labels import check_labels, check_verdicts, soft_labels, verdict_label
 from qstep.objectives.steps import ScorerConfig, StepScoring, StepwiseConfig, without_labels
+from qstep.runs.options import Bounds, ReadIf
 
 
-def bce(config: StepwiseConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
+@dataclass
+class ClassificationConfig(StepwiseConfig):
+    """How to train a scorer by classification or regression of steps. Soft labels are targets as they are.
+
+    Args:
+        threshold: a soft label above it counts as correct (0: any success is correct), for stop_at_first_error.
+    """
+
+    threshold: Annotated[float, Bounds(least=0, below=1), ReadIf(stop_at_first_error=True)] = 0.0
+
+
+def bce(config: ClassificationConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
     """Cross-entropy of each step, soft labels as they are."""
     return _per_step("bce", config, tokenizer, bce_loss)
 
 
-def mse(config: StepwiseConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
+def mse(config: ClassificationConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
     """Squared error of each step, soft labels as they are."""
     return _per_step("mse", config, tokenizer, mse_loss)
 
@@ -43,19 +57,17 @@ def orm(config: ScorerConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring
 
 def _per_step(
     name: str,
-    config: StepwiseConfig,
+    config: ClassificationConfig,
     tokenizer: PreTrainedTokenizerBase,
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> StepScoring:
-    if not config.stop_at_first_error:
-        refuse_unread(config, ["threshold"], f"--stop_at_first_error true: {name} takes soft labels as they are")
     return StepScoring(
         config,
         tokenizer,
         name,
         loss=loss,
         labels_of=partial(soft_labels, threshold=config.threshold, stop_at_first_error=config.stop_at_first_error),
-        check=lambda path, forbidden: check_labels(path, config, forbidden, soft=True),
+        check=lambda source, forbidden: check_labels(source, config, forbidden, soft=True),
         leave_out=without_labels,
     )
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import RowError, check_separator, refuse_unread, row_step_ends, steps_of
+from qstep.data import row_step_ends, steps_of
 from qstep.losses import (
     ImportanceMode,
     additive_rewards,
@@ -25,8 +24,11 @@ from qstep.models import ModelOptions, PolicyWithValue
 from qstep.objectives.batch import GradedBatch, RewardedBatch
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.objective import Losses, Objective, Recorded
+from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import ValueConfig, ValueFunction, by_outcome
 from qstep.processes import gathered, here
+from qstep.runs.options import Bounds, ReadIf
+from qstep.runs.shared_options import StepSeparator
 from qstep.types import Row
 
 ProcessRewards = Literal["none", "potential", "additive"]
@@ -36,6 +38,10 @@ _log = logging.getLogger(__name__)
 
 class ImportanceCollapse(RuntimeError):
     """The importance weights have left too few effective samples to learn from."""
+
+
+_WEIGHTED = ReadIf(importance=("trajectory", "prefix"))
+_BY_STEPS = ReadIf(process_rewards=("potential", "additive"))
 
 
 @dataclass
@@ -56,31 +62,17 @@ class DQOConfig(ValueConfig):
             tokens, whichever tokenizer the scorer had.
     """
 
-    lam: float = 1.0
+    lam: Annotated[float, Bounds(least=0, most=1)] = 1.0
     importance: ImportanceMode = "trajectory"
-    importance_clip: float = 1.0
+    importance_clip: Annotated[float, Bounds(above=0), _WEIGHTED] = 1.0
     process_rewards: ProcessRewards = "none"
-    process_reward_weight: float = 1.0
-    min_effective_sample_size: float = 0.02
-    collapse_patience: int = 10
-    step_separator: str = "\n"
+    process_reward_weight: Annotated[float, _BY_STEPS] = 1.0
+    min_effective_sample_size: Annotated[float, Bounds(least=0), _WEIGHTED] = 0.02
+    collapse_patience: Annotated[int, Bounds(least=1), _WEIGHTED] = 10
+    step_separator: Annotated[StepSeparator, _BY_STEPS] = "\n"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_separator("step_separator", self.step_separator)
-        if not 0 <= self.lam <= 1:
-            raise ValueError(f"--lam is {self.lam}; it must be from 0 to 1")
-        if not self.min_effective_sample_size >= 0:
-            raise ValueError(f"--min_effective_sample_size is {self.min_effective_sample_size}; it must be at least 0")
-        if not self.importance_clip > 0:
-            raise ValueError(f"--importance_clip is {self.importance_clip}; it must be above 0")
-        if self.collapse_patience < 1:
-            raise ValueError(f"--collapse_patience is {self.collapse_patience}; it must be at least 1")
-        if self.importance == "none":
-            watched = ("importance_clip", "min_effective_sample_size", "collapse_patience")
-            refuse_unread(self, watched, "--importance trajectory or prefix")
-        if self.process_rewards == "none":
-            refuse_unread(self, ("process_reward_weight", "step_separator"), "--process_rewards potential or additive")
         if self.process_rewards == "additive" and self.responses_per_prompt is not None:
             raise ValueError(
                 "process_rewards additive are centred per problem, over all its responses: "
@@ -102,15 +94,14 @@ class DQO(Objective[RewardedBatch]):
     def new_model(self, options: ModelOptions) -> PolicyWithValue:
         return self.value.new_model(options)
 
-    def rows(self, path: Path) -> GroupDataset:
+    def rows(self, source: RowsFile) -> GroupDataset:
         if self.config.process_rewards == "none":
-            return self.value.rows(path)
-        dataset = self.value.rows(path, self.config.step_separator)
+            return self.value.rows(source)
+        dataset = self.value.rows(source, self.config.step_separator)
         unscored = dataset.rows[~dataset.index.table["rewarded"][dataset.rows]]
         if len(unscored):
-            raise RowError(
-                path,
-                int(unscored.min()) + 1,
+            raise source.error(
+                int(unscored.min()),
                 "step_rewards",
                 f"is missing ({len(unscored)} such rows), and process_rewards is {self.config.process_rewards}; `qstep "
                 "score` writes it",
@@ -124,7 +115,7 @@ class DQO(Objective[RewardedBatch]):
             _log.warning(
                 "%s: %d of %d rows have no logps_behavior. They are taken to be sampled by the reference model; if "
                 "they were not, their importance weights are wrong: set importance to none",
-                train.path,
+                train.source,
                 assumed,
                 len(train.rows),
             )

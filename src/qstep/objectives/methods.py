@@ -54,18 +54,19 @@ def _imported(path: str) -> Any:
 
 _IN = "qstep.objectives"
 _RANKING, _STEPWISE = f"{_IN}.ranking:RankingConfig", f"{_IN}.steps:StepwiseConfig"
+_CLASSIFICATION = f"{_IN}.classification:ClassificationConfig"
 _METHODS = (
     Method("pqm", "PQM", "PQM's practical ranking loss (Eq. 10)", "scorer", _RANKING, f"{_IN}.ranking:pqm"),
     Method(
         *("pqm_theoretical", "PQM theoretical", "PQM's theoretical loss (Eq. 9)", "scorer"),
-        *(_RANKING, f"{_IN}.ranking:pqm_theoretical"),
+        *(f"{_IN}.ranking:TheoreticalConfig", f"{_IN}.ranking:pqm_theoretical"),
     ),
     Method(
         *("pqm_ablation", "PQM ablation", "PQM's ablation (Eq. 12)", "scorer"),
         *(_STEPWISE, f"{_IN}.ranking:pqm_ablation"),
     ),
-    Method("bce", "BCE", "step classification", "scorer", _STEPWISE, f"{_IN}.classification:bce"),
-    Method("mse", "MSE", "step regression", "scorer", _STEPWISE, f"{_IN}.classification:mse"),
+    Method("bce", "BCE", "step classification", "scorer", _CLASSIFICATION, f"{_IN}.classification:bce"),
+    Method("mse", "MSE", "step regression", "scorer", _CLASSIFICATION, f"{_IN}.classification:mse"),
     Method(
         *("orm", "ORM", "classification of the last step only", "scorer"),
         *(f"{_IN}.steps:ScorerConfig", f"{_IN}.classification:orm"),

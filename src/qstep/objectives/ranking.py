@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from qstep.losses import pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
 from qstep.objectives.labels import check_labels, hard_labels
 from qstep.objectives.steps import StepScoring, StepwiseConfig, without_labels
+from qstep.runs.options import Bounds
 
 
 @dataclass
@@ -22,12 +24,19 @@ class RankingConfig(StepwiseConfig):
         margin: zeta of the ranking losses.
     """
 
-    margin: float = 4.0
+    margin: Annotated[float, Bounds(least=0)] = 4.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.margin < 0:
-            raise ValueError(f"--margin is {self.margin}; it must be at least 0")
+
+@dataclass
+class TheoreticalConfig(RankingConfig):
+    """How to train a scorer by PQM's theoretical ranking (arXiv 2410.11287, Eq. 9).
+
+    Args:
+        stop_at_first_error: read each response only through its first wrong step. Eq. 9 also ranks wrong steps among
+            each other, so by default all steps are read.
+    """
+
+    stop_at_first_error: bool = False
 
 
 def pqm(config: RankingConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
@@ -35,7 +44,7 @@ def pqm(config: RankingConfig, tokenizer: PreTrainedTokenizerBase) -> StepScorin
     return _ranking("pqm", config, tokenizer, partial(pqm_loss, margin=config.margin))
 
 
-def pqm_theoretical(config: RankingConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
+def pqm_theoretical(config: TheoreticalConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
     """The theoretical loss, Eq. 9, which ranks wrong steps too."""
     return _ranking("pqm_theoretical", config, tokenizer, partial(pqm_theoretical_loss, margin=config.margin))
 
@@ -57,6 +66,6 @@ def _ranking(
         name,
         loss=loss,
         labels_of=partial(hard_labels, threshold=config.threshold, stop_at_first_error=config.stop_at_first_error),
-        check=lambda path, forbidden: check_labels(path, config, forbidden, soft=False),
+        check=lambda source, forbidden: check_labels(source, config, forbidden, soft=False),
         leave_out=without_labels,
     )

@@ -1,4 +1,4 @@
-"""What came of a recipe: its reports' tables, and their comparisons over seeds."""
+"""The results of a recipe: the tables of its reports, and their comparisons over seeds."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.rule import Rule
+
 from qstep.data.jsonl import write_json, write_whole
 from qstep.evals import pooled
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
 from qstep.recipes.study import answer, page
-from qstep.runs.progress import accuracy_text, console, print_table
+from qstep.runs.progress import accuracy_text, print_result, print_table
 
 SUMMARY = "results.json"
 
 
 def summarise(recipe: Recipe, runs: Sequence[Run], output_dir: Path) -> None:
-    """Prints each run's accuracies and differences; several runs' are also written to `<output_dir>/results.json`.
+    """Prints the accuracies and differences of each run. Those of several runs go to `<output_dir>/results.json`.
 
-    A study's answer is printed, and written to `<output_dir>/<recipe's name>.json` and, as a page, `.md`.
+    The answer of a study is printed and written to `<output_dir>/<recipe's name>.json`, and as a page to `.md`.
     """
     if recipe.study is not None and all(recipe.study.get("results") in of_run.stages for of_run in runs):
         answered = answer(recipe, runs)
         write_json(output_dir / f"{recipe.file.stem}.json", answered)
         write_whole(output_dir / f"{recipe.file.stem}.md", [page(recipe, answered).encode()])
-        console.print(page(recipe, answered), markup=False)
+        print_result(page(recipe, answered), markup=False)
     results = {of_run.folder: _results(of_run) for of_run in runs}
     for of_run in runs:
         found = results[of_run.folder]
@@ -46,17 +48,17 @@ def summarise(recipe: Recipe, runs: Sequence[Run], output_dir: Path) -> None:
         write_json(
             output_dir / SUMMARY, {"recipe": recipe.title, **(pooled_by if recipe.variants else pooled_by["all"])}
         )
-    console.print(f"\nin {output_dir}: {', '.join(sorted(_links(recipe, output_dir, runs)))}")
+    print_result(f"\nResults in {output_dir}: {', '.join(sorted(_links(recipe, output_dir, runs)))}")
 
 
 def _pooled_results(of_seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """The claims over seeds, and what each seed's report says, without its curves of training."""
+    """The claims over seeds, and the report of each seed without its training curves."""
     seeds = {str(s): {k: v for k, v in found.items() if k != "training"} for s, found in of_seeds.items()}
     return {"claims": claims(of_seeds), "seeds": seeds}
 
 
 def claims(of_seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """Each comparison pooled over the seeds that have it, and each seed's own.
+    """Each comparison, pooled over the seeds that have it and for each seed.
 
     The seeds are independent: each has its own model, problems and samples.
     """
@@ -77,7 +79,7 @@ def claims(of_seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _results(of_run: Run) -> dict[str, Any] | None:
-    """What the run's report says in numbers, if it has one."""
+    """The numbers of the run's report, if it has one."""
     for work in of_run.stages.values():
         for output in work.outputs.values():
             if output.name == SUMMARY:
@@ -99,19 +101,19 @@ def _print_accuracies(title: str, results: Mapping[str, Any]) -> None:
 
 def _print_claims(variant: str | None, found: Mapping[str, Any]) -> None:
     if variant is not None:
-        console.rule(variant)
+        print_result(Rule(variant))
     for name, claim in found.items():
         if claim["mean"] is None:
-            console.print(f"{name:28} nothing could be graded")
+            print_result(f"{name:28} nothing could be graded")
             continue
         verdict = "above 0" if claim["low"] > 0 else "below 0" if claim["high"] < 0 else "cannot tell"
-        each = f", above 0 on every one of {claim['seeds']} seeds" if claim["above_zero_on_every_seed"] else ""
+        each = f", above 0 on each of {claim['seeds']} seeds" if claim["above_zero_on_every_seed"] else ""
         numbers = "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**claim)
-        console.print(f"{name:28} {numbers}  {verdict}{each if claim['seeds'] > 1 else ''}")
+        print_result(f"{name:28} {numbers}  {verdict}{each if claim['seeds'] > 1 else ''}")
 
 
 def _links(recipe: Recipe, output_dir: Path, runs: Sequence[Run]) -> set[str]:
-    """The reports' pages, or where there is none the last stages' outputs, by their links."""
+    """The links to the reports' pages or, where there are none, to the outputs of the last stages."""
     written_last = [(r, [name for name in recipe.stages if name in r.stages][-1]) for r in runs]
     last = [(r, output) for r, name in written_last for output in r.stages[name].outputs.values()]
     pages = [(r, o) for r in runs for w in r.stages.values() for o in w.outputs.values() if o.suffix == ".html"]

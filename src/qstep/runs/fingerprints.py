@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from qstep.data import canonical_json, file_fingerprint
+from qstep.data import canonical_json, check_model_name, file_fingerprint
 from qstep.runs.stage_file import is_finished
 from qstep.types import Problem
 
@@ -54,7 +54,7 @@ def model_fingerprint(model_name_or_path: str, revision: str | None = None) -> s
             )
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(folder)} {_digest(file)}\n".encode())
+        digest.update(f"{file.relative_to(folder)} {remembered_fingerprint(file)}\n".encode())
     adapter = folder / "adapter_config.json"
     if adapter.exists():
         described = json.loads(adapter.read_text())
@@ -63,8 +63,8 @@ def model_fingerprint(model_name_or_path: str, revision: str | None = None) -> s
     return digest.hexdigest()
 
 
-def _digest(file: Path) -> str:
-    """The hash of a file; a process that asks again, and finds its size, time and inode as they were, has it."""
+def remembered_fingerprint(file: Path) -> str:
+    """The hash of a file, computed once by a process as long as the file's size, time and inode stay as they are."""
     status = file.stat()
     return _digest_of(file, status.st_size, status.st_mtime_ns, status.st_ino)
 
@@ -76,6 +76,7 @@ def _digest_of(file: Path, size: int, modified_ns: int, inode: int) -> str:
 
 def _commit(model_id: str, revision: str | None) -> str:
     """The commit a revision of a Hub id stands for, of the cache or of the Hub: the folder its files are cached in."""
+    check_model_name(model_id)
     from transformers.utils import cached_file
 
     for name in _CONFIGS:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
+from functools import reduce
 from inspect import get_annotations
+from operator import or_
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -205,7 +207,8 @@ def _about(hint: Any) -> About:
         return About(about.hint, (*about.marks, *marks))
     if get_origin(hint) in (Union, UnionType):  # `StepSeparator | None`: the marks are those of its parts
         parts = [_about(part) for part in get_args(hint)]
-        return About(hint, tuple(mark for part in parts for mark in part.marks))
+        whole = reduce(or_, (part.hint for part in parts))
+        return About(whole, tuple(mark for part in parts for mark in part.marks))
     return About(hint, ())
 
 
@@ -247,7 +250,7 @@ def check_options(config: Any) -> None:
     for name, value in given.items():
         for check in options[name].of(Check):
             check.check(name, value)
-    for field in fields(config):
+    for field in (field for field in fields(config) if options[field.name].of(ReadIf)):
         value = getattr(config, field.name)
         if value != _default(field) and (reason := why_unread(config, field.name)):
             raise ValueError(f"--{field.name} is {value!r}, and nothing reads it {reason}")

@@ -16,13 +16,26 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 console = Console(stderr=True)
+
+
+class _Remaining(TimeRemainingColumn):
+    """The time that is left: a task's own estimate, its field `remaining`, or one from its speed."""
+
+    def render(self, task: Task) -> Text:
+        remaining = task.fields.get("remaining")
+        if remaining is None:
+            return super().render(task)
+        minutes, seconds = divmod(round(remaining), 60)
+        return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02}", style="progress.remaining")
 
 
 @contextmanager
@@ -36,7 +49,7 @@ def bars() -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        _Remaining(),
     )
     shown = console
     if console.is_jupyter and importlib.util.find_spec("ipywidgets") is None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from qstep.data import check_separator, file_fingerprint, is_users_splitter, splitter_version
-from qstep.runs.fingerprints import model_fingerprint
+from qstep.data import check_separator, is_users_splitter, splitter_version
+from qstep.runs.fingerprints import model_fingerprint, remembered_fingerprint
 from qstep.runs.options import CHANGES_NOTHING, GIVEN, Bounds, Check, InSettings, Options, ReadIf, Reads
 from qstep.types import Dtype
 
@@ -23,7 +23,7 @@ def path_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
     """A file or a model's folder with its fingerprint; ValueError where what looks like a path is not there."""
     path = Path(value).expanduser()
     if path.is_file():
-        yield value, file_fingerprint(path)
+        yield value, remembered_fingerprint(path)
     elif path.is_dir():
         yield value, model_fingerprint(str(path))
     elif value.startswith(_PATHS):

@@ -14,10 +14,10 @@ FORMATS = {
     "generative": "qstep.scoring.published.generative:Generative",
     "policy": "qstep.scoring.policies:Policy",
 }
-"""The class of each format, which is asked in this order whether it recognises a checkpoint."""
+"""The class of each format. They are asked in this order whether they recognise a checkpoint."""
 
 if TYPE_CHECKING:
     ScorerKind = str
 else:
     ScorerKind = Literal["auto", "qstep", *FORMATS, "ensemble"]
-    """Whose computation gives the Qs: `qstep` for our own checkpoints; `auto` recognises the checkpoint."""
+    """The kind of a scorer: `qstep` for our own checkpoints; `auto` recognises the kind."""

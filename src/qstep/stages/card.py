@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,7 +169,7 @@ def _contract(folder: Path) -> dict[str, Any]:
     stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))["qstep"]
     return {
         "separator": _cell(json.dumps(stored["step_separator"], ensure_ascii=False)),
-        "token": _cell(stored["separator_token"]),
+        "token": _cell(_visible(stored["separator_token"])),
         "token_id": stored["separator_token_id"],
         "prompts": _cell(_PROMPTS[stored.get("prompts")]),
         "instruction": _cell(stored.get("instruction") or ""),
@@ -184,7 +185,18 @@ def _settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in settings.items():
         idle = value is None or (name.startswith("lora_") and not settings.get("use_peft"))
         if not idle and (name in _SHOWN or name not in common) and name not in _NOT_SHOWN:
-            yield name, _cell(Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value)
+            yield name, _cell(_visible(value))
+
+
+def _visible(value: Any) -> Any:
+    """A setting as a card shows it: an Enum by its value, a text with white space escaped, a path by its name."""
+    if isinstance(value, Enum):
+        return value.value
+    if not isinstance(value, str):
+        return value
+    if not value.isprintable() or value != value.strip():
+        return json.dumps(value, ensure_ascii=False)
+    return Path(value).name if Path(value).is_absolute() else value
 
 
 def _last_metrics(folder: Path) -> Iterator[dict[str, Any]]:

@@ -52,12 +52,17 @@ class Command:
         """The parser of the command's options, `--config` among them; a wrong option raises ArgumentError."""
         import jsonargparse
 
+        from qstep.runs.options import options_of
+
         classes = self.classes()
         parser = jsonargparse.ArgumentParser(
             prog=f"qstep {self.name}", description=classes[-1].__doc__, exit_on_error=False, allow_abbrev=False
         )
         parser.add_argument("--config", action="config", help="a YAML file of options; flags override it")
         for config in classes:
+            # The parser looks for the names of types in the module of a class, and not in those of its bases.
+            types = {name: about.hint for name, about in options_of(config).items()}
+            config.__init__.__annotations__.update(types)  # type: ignore[misc]
             parser.add_class_arguments(config)
         return parser
 
