@@ -66,8 +66,10 @@ _get, __dir__ = _lazy(
 )
 
 
-def __getattr__(name: str) -> _Any:
-    """Loads what is asked for: one of `__all__`, or a room of the package, such as `qstep.losses`."""
-    if name in __all__ or name.startswith("_") or _find_spec(f"{__name__}.{name}") is None:
-        return _get(name)
-    return _import_module(f"{__name__}.{name}")
+if not _TYPE_CHECKING:  # else a type checker would take every name to be there
+
+    def __getattr__(name: str) -> _Any:
+        """Loads what is asked for: one of `__all__`, or a room of the package, such as `qstep.losses`."""
+        if name in __all__ or name.startswith("_") or _find_spec(f"{__name__}.{name}") is None:
+            return _get(name)
+        return _import_module(f"{__name__}.{name}")
