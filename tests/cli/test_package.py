@@ -38,7 +38,7 @@ run("grade --input responses.jsonl --output graded.jsonl")
 run("best-of-n --inputs graded.jsonl --output best.json")
 run("report --results.best best.json --output report.html")
 assert "@media print" in Path("report.html").read_text()
-assert "Step contract" in files("qstep.stages").joinpath("card.md").read_text()
+assert "Step contract" in files("qstep.report").joinpath("card.md").read_text()
 """
 
 
