@@ -1,12 +1,13 @@
 # make demo   from nothing to a better reasoner, in an environment of its own
 # make test   the tests            make check   lint, types, import layers, sentences, links
+# make package  dist/ gets a wheel and a source distribution
 # make test-faults   many more kills of trainings, damaged checkpoints, full disks
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-seeds test test-faults test-vllm test-ray check format clean bench-trl-env
+.PHONY: demo demo-seeds package test test-faults test-vllm test-ray check format clean bench-trl-env
 
 demo: $(VENV)/.runtime
 	$(BIN)/qstep demo --output_dir runs/demo
@@ -14,6 +15,11 @@ demo: $(VENV)/.runtime
 demo-seeds: $(VENV)/.runtime
 	$(BIN)/qstep demo --seeds 41,42,43 --output_dir runs/demo-seeds
 	cp runs/demo-seeds/results.json benchmarks/results/demo_seeds.json
+
+# tests/cli/test_package.py installs them elsewhere and runs them.
+package: $(VENV)/.dev
+	rm -rf build dist
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist'); build_meta.build_wheel('dist')"
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
@@ -84,4 +90,4 @@ bench-trl-env:
 		transformers==5.23.0 peft==0.21.2
 
 clean:
-	rm -rf $(VENV) .venv-vllm .venv-ray runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm .venv-ray runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

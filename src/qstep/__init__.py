@@ -10,6 +10,8 @@ from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from qstep.lazy import lazy as _lazy
+
 if _TYPE_CHECKING:
     from qstep.api.choosing import BestOfN, best_of_n
     from qstep.api.rows import annotate_outcome, grade, read_rows, score, write_rows
@@ -51,24 +53,23 @@ __all__ = [
     "write_rows",
 ]
 
-_HOMES = {
-    **dict.fromkeys(("annotate_outcome", "grade", "read_rows", "score", "write_rows"), "qstep.api.rows"),
-    **dict.fromkeys(("BestOfN", "best_of_n"), "qstep.api.choosing"),
-    **dict.fromkeys(("StepScorer", "load_scorer"), "qstep.scoring"),
-    "split_steps": "qstep.data",
-    "importance_weights": "qstep.losses",
-    **dict.fromkeys((name for name in __all__ if name.endswith(("_loss", "_losses"))), "qstep.losses"),
-}
+_get, __dir__ = _lazy(
+    __name__,
+    {
+        **dict.fromkeys(("annotate_outcome", "grade", "read_rows", "score", "write_rows"), "api.rows"),
+        **dict.fromkeys(("BestOfN", "best_of_n"), "api.choosing"),
+        **dict.fromkeys(("StepScorer", "load_scorer"), "scoring"),
+        "split_steps": "data",
+        "importance_weights": "losses",
+        **dict.fromkeys((name for name in __all__ if name.endswith(("_loss", "_losses"))), "losses"),
+    },
+)
 
 
-def __getattr__(name: str) -> _Any:
-    """Loads what is asked for: one of `__all__`, or a room of the package, such as `qstep.losses`."""
-    if name in _HOMES:
-        return getattr(_import_module(_HOMES[name]), name)
-    if not name.startswith("_") and _find_spec(f"qstep.{name}") is not None:
-        return _import_module(f"qstep.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not _TYPE_CHECKING:  # else a type checker would take every name to be there
 
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"])
+    def __getattr__(name: str) -> _Any:
+        """Loads what is asked for: one of `__all__`, or a room of the package, such as `qstep.losses`."""
+        if name in __all__ or name.startswith("_") or _find_spec(f"{__name__}.{name}") is None:
+            return _get(name)
+        return _import_module(f"{__name__}.{name}")

@@ -1,4 +1,4 @@
-"""Calls over HTTP of an engine's or a scorer's server: made again where they bring nothing usable, later each time."""
+"""HTTP calls to the server of an engine or a scorer, repeated after a growing wait if an answer is unusable."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _LONGEST_WAIT_S = 60.0
 _LONGEST_LOOK_S = 10.0
 """Of a call that has nothing computed."""
 _SHOWN = 300
-"""Characters of a server's words that a message repeats."""
+"""Maximum number of characters that a message quotes from a server."""
 
 
 class EndpointError(ConnectionError):
-    """A server that did not answer, or not with what was asked for."""
+    """A server did not answer, or not with what was requested."""
 
 
 class Unusable(Exception):
-    """An answer to ask again for, no sooner than `after` seconds from now."""
+    """An answer that cannot be used. The call is to be repeated after at least `after` seconds."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)
@@ -42,17 +42,16 @@ class Unusable(Exception):
 
 @dataclass
 class Server:
-    """A server, and how patiently it is asked.
+    """A server, and how often and how long a call to it is tried.
 
-    A call that brings nothing usable (status 408, 429, 500, 502, 503 or 504, a lost connection, no answer in time, an
-    answer that cannot be read) is made again. Any other status is an error at once, and so is a server that was never
-    reached.
+    A call is repeated after status 408, 429, 500, 502, 503 or 504, a lost connection, a timeout, or an answer that
+    cannot be read. Any other status is an error at once, and so is a server that was never reached.
 
     Args:
         url: its address, with or without `/v1`.
-        api_key: sent as a bearer token; left out of every message.
-        timeout_s: most seconds of one call, queueing in the server included.
-        retries: calls in a row that bring nothing, after the first, before a request is given up.
+        api_key: sent as a bearer token; never part of a message.
+        timeout_s: maximum seconds of one call, with the time in the server's queue.
+        retries: how many failed calls in a row, after the first, end a request.
         backoff_s: the wait after the first failure, or what the server asks for if that is longer; it doubles with
             each, up to a minute.
     """
@@ -89,10 +88,10 @@ class Server:
         name: str,
         most_bytes: int,
     ) -> T:
-        """What `read` makes of the answer to a POST, or without a body to a GET; it raises Unusable to ask again.
+        """The result of `read` for the answer to a POST (a GET if there is no body). `read` raises Unusable to repeat.
 
         Args:
-            name: what messages call the request.
+            name: how messages refer to the request.
             most_bytes: no answer to it is longer.
 
         Raises EndpointError where the request is given up or refused, or the server was never reached.
@@ -149,7 +148,7 @@ class Server:
             raise Unusable(f"an answer that cannot be read ({error}): {said}") from None
 
     def _message(self, content: bytes) -> str:
-        """What the server says is wrong."""
+        """The error as the server describes it."""
         try:
             said = parse_row(content)
         except ValueError:
@@ -158,7 +157,7 @@ class Server:
         return self.shown(str(error.get("message", error) if isinstance(error, dict) else error))
 
     def shown(self, text: str) -> str:
-        """A server's words as a message has them: one short printable line, without the key."""
+        """A server's answer as a message quotes it: one short printable line, without the key."""
         if self.api_key:
             text = text.replace(self.api_key, "***")
         text = "".join(character for character in " ".join(text.split()) if character.isprintable())

@@ -22,31 +22,28 @@ Message = dict[str, str]
 """One turn of a conversation, `{"role": ..., "content": ...}`."""
 
 Prompt = str | list[Message]
-"""Text as the model reads it, or a conversation to be put through the model's chat template."""
+"""A string that the model reads as it is, or a conversation that goes through the model's chat template."""
 
 PromptKind = Literal["string", "messages", "mixed"]
 """What the prompts of a file are: all strings, all conversations, or some of each."""
 
 Verdict = Literal["right", "wrong", "ungradable"]
-"""What a grader says of an answer. `ungradable` is never counted as wrong."""
+"""A grader's decision about an answer. `ungradable` never counts as wrong."""
 
 FinishReason = Literal["stop", "length"]
 """Why a response ended: the end-of-sequence token, or the length limit."""
 
 Ending = FinishReason | Literal["step"]
-"""Why an engine stopped: as `FinishReason`, or because the text it was to stop at had been written."""
+"""Why an engine stopped: as `FinishReason`, or at the string that ends a step."""
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""Of a model's weights; `auto` is the checkpoint's own."""
+"""The type of a model's weights; `auto` is the checkpoint's own."""
 
 OverLong = Literal["refuse", "drop"]
-"""What becomes of rows longer than `max_length` tokens."""
+"""Whether rows longer than `max_length` tokens are refused or dropped."""
 
 Aggregation = Literal["min", "last", "mean", "product"]
-"""How the step Q-values of a response become its one score."""
-
-SearchMethod = Literal["best_of_n", "beam", "dvts", "lookahead"]
-"""How responses are searched for with a step scorer."""
+"""How a response's score is computed from its steps' Q-values."""
 
 Row = dict[str, Any]
 """One JSONL record as it lies on disk."""
@@ -73,7 +70,7 @@ class Response:
     `token_ids` are exactly the tokens sampled, the end-of-sequence token included when `finish_reason` is `stop`. Where
     it is `step` the response is not at its end: its last token completed the text to stop at. `logps[t]` is the natural
     log-probability of token t under the distribution it was drawn from (after temperature and nucleus), which is the
-    behaviour policy mu of DQO's importance weights. A server may give neither (None); whoever needs them says so.
+    behaviour policy mu of DQO's importance weights. A server may give neither (None).
     """
 
     sample: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def test_importing_loads_nothing() -> None:
         "print(took, *(name for name in sys.modules if name.startswith(('qstep.', 'torch', 'transformers', 'numpy'))))"
     )
     runs = [subprocess.check_output([sys.executable, "-c", program], text=True).split() for _ in range(3)]
-    assert all(loaded == [] for _, *loaded in runs)
+    assert all(loaded == ["qstep.lazy"] for _, *loaded in runs)
     assert min(float(took) for took, *_ in runs) < 0.2
 
 
@@ -64,3 +65,12 @@ def test_the_example_of_a_docstring_runs(name: str, tmp_path: Path, monkeypatch:
 def _docstrings(name: str) -> str:
     found = doctest.DocTestFinder().find(getattr(qstep, name), name)
     return "".join(test.docstring for test in found)
+
+
+def test_a_type_checker_knows_the_names() -> None:
+    """They are imported where only a type checker looks, and no `__getattr__` hides a misspelled one from it."""
+    checked, unchecked = [node for node in ast.parse(Path(qstep.__file__).read_text()).body if isinstance(node, ast.If)]
+    assert (ast.unparse(checked.test), ast.unparse(unchecked.test)) == ("_TYPE_CHECKING", "not _TYPE_CHECKING")
+    imported = [alias.name for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert sorted(imported) == qstep.__all__
+    assert [node.name for node in unchecked.body if isinstance(node, ast.FunctionDef)] == ["__getattr__"]

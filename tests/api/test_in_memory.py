@@ -14,8 +14,7 @@ import pytest
 import torch
 
 import qstep
-from qstep.api.tables import plain_rows
-from qstep.data import read_rows, write_jsonl
+from qstep.data import plain_rows, read_rows, write_jsonl
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from qstep.stages.grade import GradeConfig, grade
@@ -128,8 +127,8 @@ def test_what_pandas_and_numpy_have_for_values_is_plain() -> None:
         (Path("rows.jsonl"), r"qstep.read_rows"),
         (QUESTIONS[0], r"of type dict with question, answer, response.*\[row\]"),
         (datasets.DatasetDict(train=datasets.Dataset.from_list(QUESTIONS)), r"DatasetDict with train.*one split"),
-        (42, "rows are of type int"),
-        (None, "rows are of type NoneType"),
+        (42, "rows is of type int"),
+        (None, "rows is of type NoneType"),
         (["a response"], r"rows\[0\] is of type str"),
     ],
 )
@@ -177,11 +176,11 @@ def test_scorers_are_compared() -> None:
     assert [result.curves[name][2]["mean"] for name in ("knows", "errs", "silent")] == [1.0, 0.0, 0.0]
     assert result.differences["knows_minus_errs"]["mean"] == 1.0
     lines = repr(result).splitlines()
-    assert "(2 problems)" in lines[0] and lines[1].split() == ["n", "=", "1", "n", "=", "2"]
+    assert lines[0].endswith("problems: 2") and lines[1].split() == ["n", "=", "1", "n", "=", "2"]
     [knows_line] = [line for line in lines if line.startswith("knows ")]
     assert "0.500 [" in knows_line and "1.000 [" in knows_line
     assert {(row["method"], row["n"], row["mean"]) for row in result.table} >= {("knows", 2, 1.0), ("mean", 1, 0.5)}
-    assert "1 problems have fewer responses" in repr(qstep.best_of_n(knows[:3], ns=[2]))
+    assert "left out with fewer responses: 1" in repr(qstep.best_of_n(knows[:3], ns=[2]))
 
 
 def test_a_function_grades() -> None:

@@ -156,6 +156,24 @@ def test_a_log_file_has_no_control_characters(responses: Path, tmp_path: Path) -
     assert not CONTROL.search(text)
 
 
+def test_training_in_a_log_file(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """The lines of the log, without bars, colours or cursor movements; a quiet training prints nothing."""
+    training = f"train rs --model_name_or_path {base} --train_file {rows_file} --max_steps 1 --logging_steps 1"
+    training += " --per_device_train_batch_size 2 --save_strategy no --report_to none --use_cpu true"
+    code = (
+        f"import sys; from qstep.cli import main; sys.argv = ['qstep']; line = {training!r}.split();"
+        "assert main([*line, '--output_dir', 'loud']) == 0; print('now quiet', flush=True);"
+        "assert main([*line, '--output_dir', 'still', '--quiet']) == 0"
+    )
+    with (tmp_path / "log.txt").open("w") as log:
+        subprocess.run([sys.executable, "-c", code], stdout=log, stderr=log, check=True, cwd=tmp_path)
+    loud, quiet = (tmp_path / "log.txt").read_text().split("now quiet\n")
+    assert "'loss'" in loud and not CONTROL.search(loud)
+    assert quiet == ""
+    weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("loud", "still")]
+    assert weights[0] == weights[1]
+
+
 def test_a_notebook_without_widgets_gets_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:

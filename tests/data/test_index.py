@@ -95,7 +95,7 @@ def test_broken_json_and_a_torn_end_are_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, rows(3))
     path.write_bytes(path.read_bytes() + b'{"id": "p9')
-    with pytest.raises(RowError, match=r"line 4: not JSON .* Mend or delete this line"):
+    with pytest.raises(RowError, match=r"line 4: not JSON .* Correct or delete this line"):
         index_rows(path, "unpaired")
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="has no rows"):
@@ -107,7 +107,7 @@ def test_a_repeated_id_is_refused(tmp_path: Path) -> None:
     many = rows(6)
     many[5]["id"] = many[2]["id"]
     write_jsonl(path, many)
-    with pytest.raises(RowError, match=r"line 6, field 'id': 'p0#2' is there twice \(first on line 3\)"):
+    with pytest.raises(RowError, match=r"line 6, field 'id': 'p0#2' occurs twice \(first on line 3\)"):
         index_rows(path, "unpaired")
 
 

@@ -190,7 +190,7 @@ def test_processbench(tmp_path: Path) -> None:
     (again, _), found = read(path, step_separator="\n")
     assert again["completions"][0] == "We add: 2 + 3" and again["step_separator"] == "\n"
     assert found["separators_made_blank"] == 2
-    with pytest.raises(RowError, match="1 steps contain the separator '\\\\n': leave out --separator_inside refuse"):
+    with pytest.raises(RowError, match=r"has 1 step with the separator '\\n' inside\. Leave out --separator_inside"):
         read(path, step_separator="\n", separator_inside="refuse")
     (by_line, _), found = read(path, step_separator="split:line")
     assert by_line["completions"][0] == "We add: 2 + 3" and found["separators_made_blank"] == 2
@@ -209,10 +209,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         tmp_path / "five.jsonl", {"prompt": "a?", "completions": ["x"], "labels": [True], "step_separator": 5}
     )
     for path, says in (
-        (deep, "deep.json is not read: JSON nested too deeply"),
-        (half, "half.json, row 2: holds what is no JSON: .*surrogates not allowed"),
-        (tmp_path / "rows.csv", r"rows.csv is a file, and of its kind none is read: give .jsonl, .json, .parquet"),
-        (listed, "list.jsonl, line 1: a list, not a JSON object. Mend or delete this line"),
+        (deep, "deep.json cannot be read: its JSON is nested too deeply"),
+        (half, "half.json, row 2: holds something that is not JSON: .*surrogates not allowed"),
+        (tmp_path / "rows.csv", r"rows.csv is a file of a kind that is not read: give .jsonl, .json, .parquet"),
+        (listed, "list.jsonl, line 1: a list, not a JSON object. Correct or delete this line"),
         (separator, "line 1, field 'step_separator': is 5; it must be the text between steps"),
     ):
         with pytest.raises(ValueError, match=says):

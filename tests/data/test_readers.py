@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from qstep.data import RowError, count_responses, read_responses, read_rows, write_jsonl
+from qstep.data import RowError, count_responses, encode_prompt, read_responses, read_rows, write_jsonl
 from qstep.stages.grade import GradeConfig, grade
-from qstep.tasks import grade_rows, load_problems
+from qstep.tasks import grade_rows, load_problems, miniature
 from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem
 from raw_rows import write
@@ -84,12 +84,12 @@ def test_instructions_and_conversations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "field", "what"),
     [
-        ({"text": "Q", "answer": "1"}, "prompt", "found text, answer"),
-        ({"problem": "Q", "result": "1"}, "gold", "found problem, result"),
+        ({"text": "Q", "answer": "1"}, "prompt", "The row has text, answer"),
+        ({"problem": "Q", "result": "1"}, "gold", "The row has problem, result"),
         ({"problem": "Q", "answer": None}, "answer", "is None"),
         ({"problem": "Q", "answer": True}, "answer", "is True"),
         ({"question": "Q", "answer": "Work.\n#### "}, "answer", "give the answer"),
-        ({"problem": " ", "answer": "1"}, "problem", "give a text"),
+        ({"problem": " ", "answer": "1"}, "problem", "give a string"),
         ({"prompt": [], "answer": "1"}, "prompt", "messages"),
         ({"prompt": ["Q"], "answer": "1"}, "prompt", "messages"),
     ],
@@ -142,7 +142,7 @@ def test_the_miniature() -> None:
     problems = load_problems("miniature", split="test", limit=3, offset=2, seed=1)
     assert problems == load_problems("miniature", split="test", limit=5, seed=1)[2:]
     assert problems[0].task == "miniature"
-    with pytest.raises(ValueError, match="endless"):
+    with pytest.raises(ValueError, match="has no end"):
         load_problems("miniature")
     with pytest.raises(ValueError, match="vocabulary"):
         load_problems("miniature", limit=1, conversational=True)
@@ -179,7 +179,7 @@ def test_procedural_problems_are_stable_and_endless_ones_need_a_limit() -> None:
     assert some[2:] == load_problems(name, limit=2, offset=2, seed=3)
     assert some != load_problems(name, limit=4, seed=4)
     assert some[0].id == f"{name}/train/3/0" and some[0].task == name
-    with pytest.raises(ValueError, match="endless"):
+    with pytest.raises(ValueError, match="has no end"):
         load_problems(name)
     with pytest.raises(ValueError, match="'dev'"):
         load_problems(name, limit=1, split="dev")
@@ -275,7 +275,7 @@ def test_a_question_without_an_answer_is_refused_or_counted(tmp_path: Path, caps
     assert left_out == {"the question has no answer": 1}
     assert len(ProblemOptions(dataset_name=name, unanswerable="drop").problems()) == 2
     assert "left out 1 (the question has no answer)" in " ".join(capsys.readouterr().err.split())
-    with pytest.raises(ValueError, match="miniature takes no --unanswerable drop"):
+    with pytest.raises(ValueError, match="--unanswerable drop has no effect with miniature"):
         load_problems("miniature", limit=1, unanswerable="drop")
 
 
@@ -354,19 +354,22 @@ def test_a_graded_rows_answer_is_the_models(tmp_path: Path) -> None:
     with pytest.raises(RowError, match="line 1, field 'gold': is missing"):
         list(read_responses(write_lines(tmp_path / "s.jsonl", {"prompt": "Q", "text": "2"}), need=("gold",)))
     nested = write_lines(tmp_path / "n.jsonl", {"question": "Q", "responses": [{"text": "2", "model": "m"}]})
-    with pytest.raises(RowError, match=r"'gold': is missing, and so is answer; found question, responses$"):
+    with pytest.raises(RowError, match=r"'gold': is missing, and so is 'answer'. The row has question, responses$"):
         list(read_responses(nested, need=("gold",)))
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"id": "a", "prompt": "Q", "text": "x"}] * 2, "line 2, field 'id': 'a' is there twice"),
-        ([{"question": "Q"}], "'completion': is missing, and so is response and text and responses; found question$"),
+        ([{"id": "a", "prompt": "Q", "text": "x"}] * 2, "line 2, field 'id': 'a' occurs twice"),
+        (
+            [{"question": "Q"}],
+            "is missing, and so are 'response', 'text' and 'responses'. The row has question$",
+        ),
         ([{"text": "x"}], "field 'prompt': is missing"),
         ([{"prompt": "Q", "text": None}], "field 'text': is None"),
-        ([{"prompt": "Q", "answer": ["1"], "text": "x"}], "give the answer as a text or a number"),
-        ([{"prompt": "Q", "responses": "x"}], "field 'responses': is no list"),
+        ([{"prompt": "Q", "answer": ["1"], "text": "x"}], "give the answer as a string or a number"),
+        ([{"prompt": "Q", "responses": "x"}], "field 'responses': is not a list"),
         ([{"prompt": "Q", "responses": [1]}], "field 'responses': has 1"),
         ([{"prompt": "Q", "responses": [{"model": "m"}]}], "field 'completion': is missing"),
         ([{"prompt": "Q", "answer": "w #### 1", "text": "x", "metadata": 3}], "field 'metadata': is 3"),
@@ -391,3 +394,28 @@ def test_two_prompts_under_one_id_get_ids_apart(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", lines)
     rows = list(read_responses(tmp_path / "rows.jsonl", task="math"))
     assert [(row["id"], row["sample"]) for row in rows] == [("p#0", 0), ("p (prompt 2)#0", 0), ("p#1", 1)]
+
+
+def test_a_split_of_a_file_is_refused_where_it_cannot_be_a_default(tmp_path: Path) -> None:
+    """A file has no splits, so `tset` is a slip; `train` and `test`, the defaults of commands, name the ids."""
+    path = str(write(tmp_path / "gsm.jsonl", GSM8K))
+    assert [load_problems(path, split=split)[0].id for split in ("train", "test")] == ["gsm/train/0", "gsm/test/0"]
+    with pytest.raises(ValueError, match=r"--split 'tset' has no effect: .*gsm.jsonl is a file, .* Leave --split out"):
+        load_problems(path, split="tset")
+
+
+def test_the_place_of_a_json_error_is_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    for text, says in (
+        ('{"prompt": "a', r"\(Unterminated string at column 12\)"),
+        ('{"prompt": "a}\n', r"\(Invalid control character at column 15\)"),
+        ('{"prompt" 1}\n', r"\(Expecting ':' delimiter at column 11\)"),
+    ):
+        path.write_text(text)
+        with pytest.raises(RowError, match=f"not JSON {says}"):
+            list(read_responses(path))
+
+
+def test_a_conversation_without_a_template_says_which_option_helps() -> None:
+    with pytest.raises(ValueError, match=r"Give the question as a string \(--conversational false\), or use a model"):
+        encode_prompt(miniature.tokenizer(), [{"role": "user", "content": "1+1="}])

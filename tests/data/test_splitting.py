@@ -168,7 +168,7 @@ def test_every_cut_is_reversible(text: str, separator: str) -> None:
 
 def test_given_steps_are_found_or_named() -> None:
     assert locate_steps("1+1=2, 1+1=2; so 2", ["1+1=2", "1+1=2", "2"]) == [(0, 5), (7, 12), (17, 18)]
-    with pytest.raises(ValueError, match=r"step 2 of 2, 'a', is not in the text behind its first 1 characters: ' b'"):
+    with pytest.raises(ValueError, match=r"step 2 of 2, 'a', is not in the text after its first 1 characters: ' b'"):
         locate_steps("a b", ["a", "a"])
 
 
@@ -283,7 +283,7 @@ def test_mapping_by_hand() -> None:
     with pytest.raises(ValueError, match="keeps nothing of step 1"):
         map_steps([(0, 0), (3, 4)], [(0, 3)])
     for scores, ends in (([1.0], [0, 1]), ([1.0], [6]), ([1.0], [-1])):
-        with pytest.raises(ValueError, match=r"scores for|there are 6"):
+        with pytest.raises(ValueError, match=r"score for|there are 6"):
             spread_scores(scores, ends, 6)
 
 

@@ -90,8 +90,8 @@ def test_best_of_n_of_an_own_file(here: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_process_reward_model_of_an_own_file(here: Path) -> None:
     write_jsonl(here / "responses.jsonl", responses(6, 4))
-    lines = run("README.md", "## Train a process reward model", {"--num_problems 500": "--num_problems 4", "500": "4"})
-    assert any("--stop_at_first_error true" in line for line in lines)
+    run("README.md", "## Train a process reward model", {"--num_problems 500": "--num_problems 4", "500": "4"})
+    assert json.loads(Path("runs/my/pqm/qstep_checkpoint.json").read_text())["settings"]["stop_at_first_error"]
     assert json.loads(Path("runs/my/best_of_n.json").read_text())["problems"] == 2
     assert "apples at first" in Path("runs/my/report.html").read_text()
 
@@ -141,6 +141,19 @@ def test_published_labels_to_a_judged_scorer(here: Path) -> None:
     }
     run("docs/data.md", "## From published labels to a judged scorer", small)
     assert json.loads(Path("runs/processbench/results.json").read_text())["steps"]
+
+
+def test_the_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dry run writes nothing; the YAML on the page is a config file."""
+    write_jsonl(here / "responses.jsonl", responses(2, 2))
+    page = "docs/commandline.md"
+    dry, wet = (shlex.split(line)[1:] for line in commands(page))
+    assert main(dry) == 0 and not Path("graded.jsonl").exists()
+    assert main(wet) == 0 and len(list(read_rows(Path("graded.jsonl")))) == 4
+    [config] = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    Path("grade.yaml").write_text(config.replace("graded.jsonl", "again.jsonl"))
+    assert main(["grade", "--config", "grade.yaml"]) == 0
+    assert Path("again.jsonl").read_bytes() == Path("graded.jsonl").read_bytes()
 
 
 def test_steps_of_another_splitter(here: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def test_stages_are_ordered_by_their_references(tmp_path: Path) -> None:
         ({"labels": {"rolouts": 3}}, r"stage 'labels': .*no option 'rolouts' \(did you mean 'rollouts'\?\)"),
         ({"labels": {"rollouts": "many"}}, r"(?s)stage 'labels', `qstep annotate`: .*rollouts"),
         ({"labels": {"input": "${grades}"}}, r"option 'input': nothing is called 'grades' \(did you mean 'graded'\?\)"),
-        ({"labels": {"output": "x.jsonl"}}, "stage 'labels': output is given by the recipe's output folder"),
+        ({"labels": {"output": "x.jsonl"}}, "stage 'labels': output is set by the recipe's output folder"),
         ({"graded": {"input": "${labels}"}}, "in a circle: labels -> graded -> labels"),
         ({"graded": {"input": "none.jsonl"}}, "stage 'graded', option 'input': none.jsonl is missing"),
         ({"graded": {"seconds": 0}}, "stage 'graded': seconds is 0"),
@@ -124,12 +125,12 @@ def test_what_cannot_run_is_refused_before_anything_runs(tmp_path: Path, changed
         ({"stage": {}}, r"a recipe has no 'stage' \(did you mean 'stages'\?\)"),
         ({"title": ""}, "'title' is missing"),
         ({"seeds": ["one"]}, "seeds is"),
-        ({"values": {"graded": 1}}, "would name a stage and a value"),
+        ({"values": {"graded": 1}}, "graded: the name of a stage and of a value"),
         ({"variants": {"a": {"label": {}}}}, r"variant 'a' changes an unknown stage 'label' \(did you mean"),
-        ({"stages": {"a b": {}}}, "'a b' is no name"),
+        ({"stages": {"a b": {}}}, "'a b' is not a name"),
         ({"stages": {"a": {"like": "b"}}}, "stage 'a' is like an unknown stage 'b'"),
         ({"stages": {"a": {"like": "b"}, "b": {"like": "a"}}}, "like each other in a circle: a -> b -> a"),
-        ({"extends": "none.yaml"}, "extends is 'none.yaml': give the file of a recipe"),
+        ({"extends": "none.yaml"}, "extends is 'none.yaml'; it must be the file of a recipe"),
         ({"extends": "recipe.yaml"}, "extends recipe.yaml, which extends this one"),
     ],
 )
@@ -251,12 +252,12 @@ def test_a_recipe_runs_once_and_again_only_what_changed(tmp_path: Path, capfd: p
     assert (tmp_path / "out" / "all" / "labels.jsonl").resolve() == outputs["all"].resolve()
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "jobs").rglob("*")}
     run(file)
-    assert "3 of 3 stages are done" in capfd.readouterr().err
+    assert "3 of 3 jobs are done" in capfd.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "jobs").rglob("*")} == written
     outputs["all"].write_text("")  # as a kill, or a person, may leave it
     outputs["all"].with_suffix(".meta.json").unlink()
     run(file)
-    assert "2 of 3 stages are done" in capfd.readouterr().err
+    assert "2 of 3 jobs are done" in capfd.readouterr().err
     assert len(list(read_rows(outputs["all"]))) == 4
 
 
@@ -269,7 +270,7 @@ def test_a_file_edited_to_the_same_size_is_noticed(tmp_path: Path, capfd: pytest
         os.utime(path)
     run(file)
     total = len(of_run.stages)
-    assert f"{total} of {total} stages are done and unchanged" in capfd.readouterr().err
+    assert f"{total} of {total} jobs are done and unchanged" in capfd.readouterr().err
     kept = rows.read_bytes()
     edited = kept.replace(b'"verdict": "right"', b'"verdict": "wrong"', 1)
     assert len(edited) == len(kept) and edited != kept
@@ -278,6 +279,44 @@ def test_a_file_edited_to_the_same_size_is_noticed(tmp_path: Path, capfd: pytest
         run(file)
     rows.write_bytes(kept)
     run(file)
+
+
+def test_jobs_are_counted_and_listed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each with what it wrote and the time that is left; a dry run lists them in order and writes nothing."""
+    file = write(tmp_path, stages=stages(tmp_path, labels={"seconds": 1e6}))
+
+    def dry_run() -> str:
+        before = sorted(tmp_path.rglob("*"))
+        assert main(["run", str(file), "--dry_run"]) == 0
+        assert sorted(tmp_path.rglob("*")) == before
+        return capfd.readouterr().out
+
+    said = dry_run()
+    assert "0 of 2 jobs are done." in said
+    assert re.findall(r"^ *(\d+)  (to run|done  )  (\w+) +qstep (\w+)", said, re.MULTILINE) == [
+        ("1", "to run", "graded", "grade"),
+        ("2", "to run", "labels", "annotate"),
+    ]
+    (of_run,) = run(file)
+    said = capfd.readouterr().err
+    graded, labels = (of_run.stages[name].output for name in ("graded", "labels"))
+    assert re.search(rf"1 of 2: graded, [\d.]+ s, about \d+ h \d+ min left\n    wrote {graded}\n", said)
+    assert re.search(rf"2 of 2: labels, [\d.]+ s\n    wrote {labels}\n", said)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", said), "a log file has no control characters"
+    labels.unlink()
+    labels.with_suffix(".meta.json").unlink()
+    said = dry_run()
+    assert "1 of 2 jobs are done." in said and re.search(r"1  done    graded", said)
+    run(file)
+    assert re.search(r"1 of 2 jobs are done and unchanged\n2 of 2: labels, ", capfd.readouterr().err)
+
+
+def test_a_dry_run_checks_the_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--dry_run", "--seeds", "1,2", "--output_dir", str(tmp_path / "demo")]) == 0
+    assert "0 of 40 jobs are done." in capsys.readouterr().out
+    assert not (tmp_path / "demo").exists()
+    assert main(["run", str(write(tmp_path, stages=stages(tmp_path, labels={"rolouts": 3}))), "--dry_run"]) == 1
+    assert "did you mean 'rollouts'?" in capsys.readouterr().err
 
 
 def test_a_failed_stage_is_named_with_its_log_and_the_rest_is_kept(tmp_path: Path) -> None:
@@ -376,4 +415,4 @@ def test_the_miniature_in_small_with_two_seeds(
     first, second = (tmp_path / "out" / f"seed-{seed}" / "base" for seed in (1, 2))
     assert (first / "model.safetensors").read_bytes() != (second / "model.safetensors").read_bytes()
     assert main(["run", str(file), "--output_dir", str(tmp_path / "out"), "--seeds", "1,2"]) == 0
-    assert "40 of 40 stages are done and unchanged" in capfd.readouterr().err
+    assert "40 of 40 jobs are done and unchanged" in capfd.readouterr().err

@@ -85,10 +85,10 @@ def content(path: Path) -> list[bytes]:
 @pytest.mark.parametrize(
     ("bad", "what"),
     [
-        ({"text": "no key"}, "needs a text 'id'"),
-        ({"id": 3}, "needs a text 'id'"),
-        ({"id": "p/0"}, "already there"),
-        ({"id": "p/7"}, "already there"),
+        ({"text": "no key"}, "needs a string as 'id'"),
+        ({"id": 3}, "needs a string as 'id'"),
+        ({"id": "p/0"}, "already"),
+        ({"id": "p/7"}, "already"),
         ({"id": "n", "logps": [float("nan")]}, "field 'logps'"),
         ({"id": "n", "reward": float("-inf")}, "field 'reward'"),
         ({"id": "n", "score": {1, 2}}, "field 'score'"),
@@ -146,7 +146,7 @@ def test_a_torn_tail_at_every_byte_of_the_last_row(tmp_path: Path) -> None:
         for tail in (b"", b"\x00" * 50):
             path.write_bytes(whole[:cut] + tail)
             if cut + len(tail) > start and (cut < len(whole) - 1 or tail):
-                with pytest.raises(RowError, match=r"line 3: not .* torn"):
+                with pytest.raises(RowError, match=r"line 3: not .* incomplete"):
                     list(read_rows(path))
                 assert list(read_rows(path, allow_torn=True)) == [row(0), row(1)]
             with open_stage(path) as stage:
@@ -170,7 +170,7 @@ def test_a_break_before_the_tail_is_an_error_and_repairs_nothing(tmp_path: Path)
         (b"[" * 100_000 + b"\n", "line 2: JSON nested too deeply"),
         (b'{"id": "\\ud800"}\n', "line 2: a lone surrogate"),
         (b'{"no": 1}\n', "line 2, field 'id'"),
-        (good, "line 2, field 'id': 'p/0' is there twice"),
+        (good, "line 2, field 'id': 'p/0' occurs twice"),
     ]:
         broken = good + middle + b'{"id": "last"}\n'
         path.write_bytes(broken)

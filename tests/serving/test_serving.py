@@ -422,7 +422,7 @@ def test_what_is_not_answered_in_time_is_cut_off_and_said(folder: Path, tmp_path
             served.process.send_signal(signal.SIGTERM)
             assert answer_of(connection)[0] in (503, 0)
         assert served.process.wait(60) == 1
-        assert "1 requests were not answered within --drain_s 1" in served.log.read_text()
+        assert "1 request could not be answered within --drain_s 1" in served.log.read_text()
 
 
 def test_what_sequences_begin_with_is_computed_once(scorer: StepScorer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from qstep.data import read_rows, write_jsonl
 from qstep.objectives import METHODS
 from qstep.objectives.classification import ClassificationConfig
 from qstep.objectives.labels import check_labels
+from qstep.objectives.source import RowsFile
 from qstep.objectives.steps import StepwiseConfig
 from qstep.stages.audit import AuditConfig, audit
 from qstep.stages.convert import ConvertConfig, convert
@@ -172,24 +173,24 @@ def test_training_refuses_labels_that_all_say_the_same(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"all .* say the same \(1; 1 is right, 0 wrong\)"):
             trainer_class(METHODS[objective])("no/model", config, rows, processing_class=miniature.tokenizer())
     soft = of(tmp_path / "soft.jsonl", [0.25, 0.5])
-    check_labels(soft, scorer_config(), [], soft=True)
+    check_labels(RowsFile(soft), scorer_config(), [], soft=True)
     with pytest.raises(ValueError, match=r"right by --threshold 0\.0"):
-        check_labels(soft, scorer_config(), [], soft=False)
+        check_labels(RowsFile(soft), scorer_config(), [], soft=False)
     with pytest.raises(ValueError, match=r"wrong by --threshold 0\.5"):
-        check_labels(soft, scorer_config(threshold=0.5), [], soft=False)
-    check_labels(soft, scorer_config(threshold=0.25), [], soft=False)
+        check_labels(RowsFile(soft), scorer_config(threshold=0.5), [], soft=False)
+    check_labels(RowsFile(soft), scorer_config(threshold=0.25), [], soft=False)
 
 
 def test_training_refuses_labels_that_rise_if_told_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = of(tmp_path / "rows.jsonl", [True, False], [False, True])
-    check_labels(rows, scorer_config(), [], soft=True)
+    check_labels(RowsFile(rows), scorer_config(), [], soft=True)
     with pytest.raises(ValueError, match="rise after a wrong step in 1 rows, first on line 2"):
-        check_labels(rows, scorer_config(rising="refuse"), [], soft=True)
+        check_labels(RowsFile(rows), scorer_config(rising="refuse"), [], soft=True)
     with pytest.raises(ValueError, match=r"--rising is 'refuse', .* without --stop_at_first_error false"):
         scorer_config(rising="refuse", stop_at_first_error=True)
     write_jsonl(rows, [ROWS[0], {**ROWS[0], "labels": [True, True]}])
     with caplog.at_level(logging.WARNING):
-        check_labels(rows, scorer_config(), [], soft=True)
+        check_labels(RowsFile(rows), scorer_config(), [], soft=True)
     assert "2 rows contradict another of the same response, first on line 1" in caplog.text
 
 

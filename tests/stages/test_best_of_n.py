@@ -122,7 +122,7 @@ def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ({"pqm": scored, "bce": scored[:1]}, "hold different rows"),
         ({"pqm": scored, "bce": [scored[0], {**scored[1], "completion": "another"}]}, r"bce.jsonl: row 'a#1' is not"),
         ({"pqm": scored, "bce": [scored[0], {**scored[1], "verdict": "right"}]}, "Score the same graded file"),
-        (graded + graded, "'a#0' is there twice"),
+        (graded + graded, "'a#0' occurs twice"),
         ([], "there is no row"),
         ({"pqm": [{**row, "score": True} for row in scored]}, "'score': is True; give a finite number"),
     ):

@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
+from qstep.report.card import MARKER
 from qstep.scoring import StepScorer
-from qstep.stages.card import MARKER
 
 TRAINING = ["--max_steps", "2", "--use_cpu", "true", "--report_to", "none", "--save_strategy", "no"]
 TRAINING += ["--per_device_train_batch_size", "2", "--logging_steps", "1"]
@@ -62,6 +62,11 @@ def test_training_leaves_a_card(trained: Path, rows_file: Path) -> None:
     assert f"(id {contract['separator_token_id']}, inserted by its id)" in text
     assert '| a response is split into steps at | `"\\n"` |' in text and "| min of its steps' Qs |" in text
     assert "| `margin` | 2.0 |" in text and "| `max_steps` | 2 |" in text and "| `learning_rate` | 5e-05 |" in text
+    assert "| `lr_scheduler_type` | linear |" in text and "| `optim` | adamw_torch" in text
+    assert '| `step_separator` | "\\n" |' in text
+    assert not re.search(r"\b[A-Z]\w+\.[A-Z_]+\b|\| *(``)? *\|$", text, re.MULTILINE), (
+        "no name of an Enum, no empty cell"
+    )
     assert "lora_r" not in text and "adam_beta1" not in text
     lines = list(read_rows(trained / "train_log.jsonl"))
     loss = next(line["loss"] for line in reversed(lines) if "loss" in line)

@@ -80,7 +80,7 @@ def test_our_own_and_their_adapters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("qwen_prm", "two layers, which no linear one computes"),
+        ("qwen_prm", "has two layers, and an exported head has one"),
         ("math_shepherd", "from a language model's words"),
         ("rlhflow", "from a language model's words"),
         ("generative", "from a language model's words"),
@@ -111,7 +111,7 @@ def test_an_export_that_computes_something_else_is_not_written(tmp_path: Path, m
             classifier.score.bias.add_(0.001)
 
     monkeypatch.setattr(export_module, "_make_scalar", wrong)
-    with pytest.raises(ValueError, match="does not compute the same"):
+    with pytest.raises(ValueError, match="the exported checkpoint gives other Qs"):
         exported(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

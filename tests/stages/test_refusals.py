@@ -113,8 +113,8 @@ def test_a_bad_row_is_told_in_its_own_columns(tmp_path: Path, changed: dict[str,
         (b'{"a": 1e999}\n', "line 1: a number too large to be finite"),
         (b'{"a": 1' + b"0" * 320 + b".5}\n", "too large"),
         (b'\xef\xbb\xbf{"a": 1}\n', "byte-order mark"),
-        (b'{"a": 1\n', r"not JSON .* Mend or delete this line"),
-        (b'{"a": 1', r"The last line is torn"),
+        (b'{"a": 1\n', r"not JSON .* Correct or delete this line"),
+        (b'{"a": 1', r"The last line is incomplete"),
     ],
 )
 def test_a_broken_line_is_told_by_what_is_wrong_with_it(tmp_path: Path, text: bytes, words: str) -> None:
@@ -163,7 +163,7 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
     from qstep.scoring import StepScorer
 
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    with pytest.raises(ValueError, match=r"is no scorer: its config\.json has no step contract"):
+    with pytest.raises(ValueError, match=r"is not a scorer: its config\.json has no step contract"):
         StepScorer.load(tmp_path)
 
 

@@ -64,7 +64,10 @@ def test_without_its_packages(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "orjson", None)
     assert main(["serve", "--scorer", str(folder)]) == 1
-    assert "qstep serve needs the package orjson: pip install 'qstep[serve]'" in capsys.readouterr().err
+    assert (
+        "qstep serve needs the package orjson, which is not installed: run `pip install -e '.[serve]'`"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_recipe_cannot_wait_for_a_server(tmp_path: Path) -> None:

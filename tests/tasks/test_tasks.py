@@ -124,7 +124,7 @@ def test_a_task_of_the_users_own_is_loaded_where_the_user_names_it() -> None:
     ]
     assert len(load_problems("my_task:doubling")) == 10
     rows = [row("my_task:doubling", "8", text) for text in ("4+4= 8", "4+4= 8.0", "so 9")]
-    with pytest.raises(ValueError, match="name it with --task my_task:doubling"):
+    with pytest.raises(ValueError, match="name it too: --task my_task:doubling"):
         grade_rows(rows)
     own = Tasks("my_task:doubling")
     grades = grade_rows([*rows, row("miniature", "7", "#7")], own)
@@ -141,7 +141,7 @@ def test_a_task_of_the_users_own_is_loaded_where_the_user_names_it() -> None:
         ("my_task:nothing", None, "cannot be loaded: .*nothing"),
         ("no_such_module:task", None, "cannot be loaded: No module named 'no_such_module'"),
         ("math", "my_task", "not of the form module:function"),
-        ("math", "my_task:not_a_task", "is no function"),
+        ("math", "my_task:not_a_task", "is not a function"),
         ("math", "my_task:one_reward", r"returned 1\.0; it must return a list, one for each"),
     ],
 )
@@ -195,7 +195,7 @@ def test_families_take_parameters_which_are_part_of_the_task() -> None:
         load_problems("reasoning_gym:chain_sum", options={"min_terms": 9, "max_terms": 2}, limit=1)
     with pytest.raises(ValueError, match="seed cannot be set"):
         load_problems("reasoning_gym:chain_sum", options={"seed": 2}, limit=1)
-    with pytest.raises(ValueError, match="takes no dataset_options"):
+    with pytest.raises(ValueError, match="--dataset_options have no effect with"):
         load_problems("miniature", options=options, limit=1)
 
 

@@ -15,6 +15,7 @@ from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.likelihood import not_right
 from qstep.objectives.responses import policy_rows
+from qstep.objectives.source import RowsFile
 from qstep.objectives.steps import StepwiseConfig
 from qstep.tasks import miniature
 from qstep.types import Row
@@ -23,7 +24,7 @@ from qstep.types import Row
 def rows_of(path: Path, rows: list[Row], **options: object) -> GroupDataset:
     write_jsonl(path, rows)
     config = GroupConfig(str(path.parent), use_cpu=True, report_to="none", **options)
-    return policy_rows(path, config, byte_tokenizer(), "prompt-completion", not_right)
+    return policy_rows(RowsFile(path), config, byte_tokenizer(), "prompt-completion", not_right)
 
 
 def test_items_are_chunks_of_one_problem_and_prompt(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_rows_split_by_another_separator_are_refused(tmp_path: Path) -> None:
     )
     config = StepwiseConfig(str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(RowError, match=r"line 2, field 'step_separator': its steps were split by '\\n\\n'"):
-        METHODS["bce"].objective(config, miniature.tokenizer()).rows(tmp_path / "rows.jsonl")
+        METHODS["bce"].objective(config, miniature.tokenizer()).rows(RowsFile(tmp_path / "rows.jsonl"))
 
 
 def test_ids_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_a_length_is_that_of_the_row_it_was_measured_on(tmp_path: Path) -> None:
     def only(number: int) -> GroupDataset:
         left_out = {"the other": np.arange(2) != number}
         return policy_rows(
-            tmp_path / "rows.jsonl", config, byte_tokenizer(), "prompt-completion", lambda index: left_out
+            RowsFile(tmp_path / "rows.jsonl"), config, byte_tokenizer(), "prompt-completion", lambda index: left_out
         )
 
     assert only(0).rows.tolist() == [0]

@@ -13,7 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 import tokenizer_families as families
 from qstep.data import RowError, encode_text, row_step_ends, split_steps, write_jsonl
 from qstep.losses import pqm_loss, pqm_theoretical_loss
-from qstep.objectives import METHODS, dataset, labels
+from qstep.objectives import METHODS, source
 from qstep.objectives.classification import ClassificationConfig, bce
 from qstep.objectives.dqo import ImportanceCollapse
 from qstep.objectives.labels import hard_labels, soft_labels, verdict_label
@@ -277,14 +277,11 @@ def test_the_index_is_asked_for_in_one_order(
 ) -> None:
     """A set's order follows the hash seed, so processes would disagree whose index is right."""
     asked = []
-    indexed = dataset.index_rows
-    for module in (labels, dataset):
-        monkeypatch.setattr(
-            module, "index_rows", lambda *args, forbidden: asked.append(list(forbidden)) or indexed(*args)
-        )
+    indexed = source.index_rows
+    monkeypatch.setattr(source, "index_rows", lambda *args, forbidden: asked.append(list(forbidden)) or indexed(*args))
     for token in "0123456789":
         trainer("pqm", base, rows_file, tmp_path, separator_token=token)
-    assert asked == [["\n", token] for token in "0123456789" for _ in range(3)]
+    assert asked == [["\n", token] for token in "0123456789" for _ in range(2)]
 
 
 def test_stopping_at_the_first_error(base: Path, rows_file: Path, tmp_path: Path) -> None:

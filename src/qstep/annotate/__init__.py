@@ -1,4 +1,4 @@
-"""Step labels: exact where the task can check a step, by rollouts of a model, or from outcomes alone."""
+"""Step labels: exact if the task can check a step, by rollouts of a model, or from outcomes alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step labels by rollouts: how often the policy, continuing from a step, still ends right.
+"""Step labels by rollouts: how often the policy still ends right when it continues from a step.
 
 Three ways to spend them on the prefixes of responses:
 
@@ -32,9 +32,9 @@ RolloutMethod = Literal["monte_carlo", "binary_search", "adaptive"]
 
 @dataclass(frozen=True, slots=True)
 class RolloutSettings:
-    """How prefixes are continued: by `k` rollouts each at most, `sampling.max_new_tokens` counting from the prompt.
+    """How prefixes are continued. Each gets at most `k` rollouts; `sampling.max_new_tokens` counts from the prompt.
 
-    `decision` is what stops the rollouts of a prefix before that, except in the method monte_carlo.
+    `decision` stops the rollouts of a prefix earlier, except with the method monte_carlo.
     """
 
     k: int
@@ -62,10 +62,10 @@ def label_by_rollouts(
 ) -> list[Row]:
     """The rows with `completions`, `labels` as the method makes them, and per step `successes` and `trials`.
 
-    Responses of a problem that share a prefix share its rollouts. The last step of a response that ended by
-    itself or is right needs none: its verdict is known (one trial); so too where the response fills the length
-    limit. A rollout that cannot be graded is no trial, nor is one that the limit leaves no room for; a soft label
-    without trials is null. `rollouts` says what a row's labels took beyond those of the rows before it:
+    Responses of a problem that share a prefix share its rollouts. The last step of a response needs none if the
+    response ended by itself, is right, or fills the length limit: its verdict counts as one trial. A rollout that
+    cannot be graded is not a trial. A prefix that fills the length limit has no rollouts. A soft label without
+    trials is null. `rollouts` says what a row's labels took beyond those of the rows before it:
     `prefixes`, how many of them were `tried`, `decided` (not of the method monte_carlo) and `cut_short` by the
     budget, the rollouts `drawn`, and their `tokens` (null where the engine gives no ids).
 
@@ -116,13 +116,13 @@ def _check(row: Row, tasks: Tasks) -> None:
 
 
 def _decide_all(pool: RolloutPool, decision: Decision) -> None:
-    """Rounds of the fewest rollouts that could decide each open prefix: as many as drawing them one by one takes."""
+    """Draws in rounds, each of the fewest rollouts that could decide a prefix: as few in all as drawn one by one."""
     while pool.draw({key: decision.fewest(*counts.evidence) for key, counts in pool.counts.items()}):
         pass
 
 
 def _search(plans: Sequence[_Plan], pool: RolloutPool, decision: Decision) -> list[list[bool | None]]:
-    """All responses' searches, in step: each round tries the next prefix of every one that is still open."""
+    """Searches all responses at the same time: each round tries the next prefix of every response still open."""
     right = {prefix.key for plan in plans if plan.row["verdict"] == "right" for prefix in plan.prefixes}
     wrong = [plan for plan in plans if plan.row["verdict"] == "wrong"]
 
@@ -155,7 +155,7 @@ def _hard_labels(plan: _Plan, right: set[str], pool: RolloutPool, decision: Deci
         return [True for _ in plan.steps]
     low, high, _ = _narrowed(plan, right, pool, decision)
     if high == sum(_can_be_tried(pool.counts[prefix.key]) for prefix in plan.prefixes):
-        high = len(plan.prefixes)  # where the last step is no prefix, the verdict says that it is wrong
+        high = len(plan.prefixes)  # if the last step is no prefix, the verdict says that it is wrong
     return [True if step < low else False if step >= high else None for step in range(len(plan.steps))]
 
 
@@ -164,7 +164,7 @@ def _can_be_tried(counts: Counts) -> bool:
 
 
 def _tried(plan: _Plan, pool: RolloutPool) -> list[tuple[int, int]]:
-    """Successes and trials of each step, the last one's verdict included where it was known."""
+    """Successes and trials of each step, with the verdict for the last one if that is known."""
     counts = [pool.counts[prefix.key] for prefix in plan.prefixes]
     tried = [(of.successes, of.trials) for of in counts]
     return tried if len(tried) == len(plan.steps) else [*tried, (int(plan.row["verdict"] == "right"), 1)]

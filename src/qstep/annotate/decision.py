@@ -1,4 +1,4 @@
-"""When the rollouts of a prefix have told enough."""
+"""When the rollouts of a prefix are enough to decide about it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a prefix succeeds more often than `threshold`, decided as early as that can be told.
+    """Whether a prefix succeeds more often than `threshold`, decided after as few rollouts as possible.
 
     It is decided once the equal-tailed interval of Beta(1 + successes, 1 + failures), the posterior of the success
     probability under a flat prior, lies beyond `threshold` on the side of the rate at confidence `level`, or once the
@@ -28,7 +28,7 @@ class Decision:
             raise ValueError(f"level is {self.level}; it must lie between 0 and 1")
 
     def side(self, successes: int, trials: int, left: int) -> bool | None:
-        """True above the threshold, False not above it, None while that is open; `left` rollouts may yet be drawn."""
+        """True above the threshold, False if not, None while undecided. `left` more rollouts are possible."""
         from scipy.special import betainc
 
         if not trials:
@@ -40,7 +40,7 @@ class Decision:
         return above if (below if above else 1 - below) < (1 - self.level) / 2 else None
 
     def fewest(self, successes: int, trials: int, left: int) -> int:
-        """The fewest further rollouts that could decide it: 0 where it is decided, or none is left."""
+        """The fewest further rollouts that could decide it; 0 if it is decided or none is left."""
         if self.side(successes, trials, left) is not None:
             return 0
         for more in range(1, left + 1):

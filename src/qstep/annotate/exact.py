@@ -18,7 +18,8 @@ def label_exactly(row: Row, separator: str = "\n", tasks: Tasks = BUILT_IN) -> R
     labels = tasks.of(row).check_steps(row, steps)
     if None in labels:
         raise ValueError(
-            f"steps of task {row['task']!r} cannot all be checked exactly; label them with the method monte_carlo "
-            "(needs a model) or outcome (needs none)"
+            f"task {row['task']!r} cannot check all steps exactly: label them with --method monte_carlo (needs a "
+            "model) "
+            "or --method outcome (needs none)"
         )
     return with_labels(row, steps, separator, labels, "exact")

@@ -1,4 +1,4 @@
-"""What every method of labelling writes into a row."""
+"""The columns that every method of labelling writes into a row."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def with_labels(
     counts: Sequence[tuple[int, int]] | None = None,
     rollouts: Mapping[str, int | None] | None = None,
 ) -> Row:
-    """The row with its steps in `completions`, their `labels`, and where these come from.
+    """The row with its steps in `completions`, their `labels`, and the source of these.
 
-    `counts` are each step's successes and trials, where it was tried; `rollouts` is what that took, where it took any.
+    `counts` holds the successes and trials of each step, `rollouts` what the rollouts took; None if there were none.
     """
     before = {name: value for name, value in row.items() if name != "rollouts"}
     return {
@@ -35,9 +35,9 @@ def with_labels(
 
 
 def flip_labels(row: Row, share: float, seed: int) -> Row:
-    """The row with each hard label turned over with probability `share`, drawn by the row's id and `seed`.
+    """The row with each hard label flipped with probability `share`, drawn by the row's id and `seed`.
 
-    `flipped` numbers the steps whose label was turned, from 0; `label_source` says so too. Null stays null.
+    `flipped` lists the indices of the steps whose label was flipped; `label_source` says so too. Null stays null.
     """
     draw = random.Random(f"{seed}/{row['id']}").random
     flipped = [t for t, label in enumerate(row["labels"]) if draw() < share and label is not None]

@@ -1,13 +1,13 @@
-"""Step labels from what is known without another model: the outcomes of a problem's responses, and its steps' checks.
+"""Step labels without another model: from the outcomes of a problem's responses, and from checks of its steps.
 
-The responses of a problem are rollouts of one another: where one passed through a sequence of steps and ended right,
-that sequence can lead to the right answer, which is Math-Shepherd's hard label (arXiv 2312.08935, Eq. 3, with the
-responses at hand for rollouts). So, in this order, a step is
+The responses of a problem serve as rollouts of one another. If one passed through a sequence of steps and ended right,
+the sequence can lead to the right answer. This is Math-Shepherd's hard label (arXiv 2312.08935, Eq. 3), with the
+existing responses as rollouts. A step gets the first label that applies:
 
     right    if some right response of the problem begins with the same steps up to it;
     wrong    if the task finds an error in it or before it (for math, an equation that does not hold);
     wrong    if it is the last step of a wrong response that ended by itself;
-    null     otherwise: a wrong response does not tell where it went wrong.
+    null     otherwise: a wrong response does not show where it went wrong.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def label_by_outcome(row: Row, pool: OutcomePool, separator: str = "\n", tasks: 
 
 
 def _prefixes(row: Row, steps: Sequence[str]) -> Iterator[int]:
-    """A number for each sequence of steps from the problem on, the same for the same sequence."""
+    """A hash of each sequence of steps that begins the response, the same for the same sequence."""
     state = hashlib.blake2b(repr(group_key(row)).encode(), digest_size=8)
     for step in steps:
         state.update(f"{len(step)}:{step}".encode(errors="surrogatepass"))

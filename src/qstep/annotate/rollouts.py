@@ -1,4 +1,4 @@
-"""Rollouts of prefixes: how responses end that a model continues from the end of a step."""
+"""Rollouts of prefixes: a model continues a response from the end of a step, and its answer is graded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OF_RESPONSE = {
 }
 
 Budgets = Mapping[tuple[str, str], int]
-"""The most rollouts of each problem, by `qstep.data.group_key`."""
+"""The maximum number of rollouts for each problem, by `qstep.data.group_key`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class Prefix:
 
 @dataclass(slots=True)
 class Counts:
-    """How the rollouts of a prefix ended: those `drawn` that could be graded are `trials`, as is a right response that
-    was counted for one.
+    """How the rollouts of a prefix ended. Of those `drawn`, the ones that could be graded are `trials`.
 
-    `left` may yet be drawn. `tokens` of all of them, None where the engine gives no ids.
+    A right response may count as a trial of its prefixes too. `left` more may be drawn. `tokens` counts those of all
+    rollouts; None if the engine gives no token ids.
     """
 
     left: int
@@ -53,12 +53,13 @@ class Counts:
 
 
 def prefixes_of(engine: Engine, row: Row, separator: str, max_new_tokens: int) -> tuple[list[str], list[Prefix]]:
-    """The steps of a response, and the prefixes to continue from: all but the last where the verdict says it all.
+    """The steps of a response, and the prefixes to continue from.
 
-    It does for the last step of a response that ended by itself, is right, or fills the length limit.
+    The last step needs no rollouts if the response ended by itself, is right, or fills the length limit: its verdict
+    is known.
 
     Raises:
-        ValueError: its tokens do not read as its completion, or it was split at another separator.
+        ValueError: its tokens do not decode to its completion, or it was split at another separator.
     """
     steps = steps_of(row, separator)
     ids = encode_completion(engine.tokenizer, row)
@@ -66,8 +67,9 @@ def prefixes_of(engine: Engine, row: Row, separator: str, max_new_tokens: int) -
         ends = row_step_ends(engine.tokenizer, row, steps, separator)
     except ValueError as error:
         raise ValueError(
-            f"row {row['id']!r}: {error}. Were its completion_ids made by another tokenizer than this model's? "
-            "Then leave that column out"
+            f"row {row['id']!r}: {error}. If its completion_ids were made by another tokenizer than this model's, "
+            "remove "
+            "that column"
         ) from None
     if row.get("finish_reason", "stop") == "stop" or row["verdict"] == "right" or len(ids) >= max_new_tokens:
         ends = ends[:-1]
@@ -81,13 +83,13 @@ def prefixes_of(engine: Engine, row: Row, separator: str, max_new_tokens: int) -
 
 
 class RolloutPool:
-    """The rollouts of some prefixes, at most `k` each and `budgets` of each problem, drawn as they are asked for.
+    """Draws rollouts of prefixes on request, at most `k` for each prefix and `budgets` for each problem.
 
-    Rollout number i of a prefix is the same whatever else was asked for, and when. A prefix that reaches the length
+    Rollout number i of a prefix does not depend on other requests or on their order. A prefix that fills the length
     limit has none.
 
-    counts: by the key of the prefix. cut_short: the keys of those that got fewer than were asked for, the budget of
-    their problem being spent.
+    counts: the counts of each prefix, by its key. cut_short: keys of prefixes that got fewer rollouts than requested,
+    because the budget of their problem was spent.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class RolloutPool:
         self._unspent = None if budgets is None else dict(budgets)
 
     def add(self, prefix: Prefix, *, succeeded: bool = False) -> None:
-        """Makes a prefix known, once. `succeeded` counts its response, a right one, as a trial of it if it has none."""
+        """Registers a prefix. With `succeeded`, its response, a right one, counts as a trial if the prefix has none."""
         if prefix.key not in self.counts:
             has_room = len(prefix.ids) < self._sampling.max_new_tokens
             self._prefixes[prefix.key] = prefix
@@ -115,10 +117,10 @@ class RolloutPool:
             counts.successes = counts.trials = 1
 
     def draw(self, wanted: Mapping[str, int]) -> bool:
-        """Draws as many more rollouts of each prefix as are wanted, left and affordable, in one call of the engine.
+        """Draws the wanted number of rollouts for each prefix, as far as `k` and the budget allow, in one engine call.
 
-        Where the budget of a problem does not suffice, its prefixes get one rollout each in turn. Says whether any was
-        drawn.
+        If the budget of a problem is too small for all, its prefixes get one rollout each in turn. Returns whether any
+        rollout was drawn.
         """
         granted = self._granted({key: min(n, self.counts[key].left) for key, n in wanted.items()})
         if not granted:
@@ -156,7 +158,7 @@ class RolloutPool:
         return True
 
     def _granted(self, wanted: Mapping[str, int]) -> dict[str, int]:
-        """What the budgets let be drawn of what is wanted."""
+        """The part of the wanted rollouts that the budgets allow."""
         if self._unspent is None:
             return {key: n for key, n in wanted.items() if n}
         granted: dict[str, int] = {}
@@ -173,11 +175,11 @@ class RolloutPool:
 
 
 def total(numbers: list[int | None]) -> int | None:
-    """Their sum, None where one is not known."""
+    """Their sum; None if one is unknown."""
     known = [number for number in numbers if number is not None]
     return sum(known) if len(known) == len(numbers) else None
 
 
 def _of_problem(row: Row) -> Row:
-    """What a rollout shares with the response it continues: all a grader may read but the response itself."""
+    """The columns that a rollout shares with its response: all that a grader may read, except for the response."""
     return {name: value for name, value in row.items() if name not in _OF_RESPONSE}

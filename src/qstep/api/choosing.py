@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qstep.api.tables import responses_of
+from qstep.api.responses import responses_of
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class BestOfN:
         table = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
         return "\n".join(
             [
-                f"accuracy of choosing among n responses, 95 % intervals ({self.problems} problems)",
+                f"accuracy of choosing among n responses, 95 % intervals, problems: {self.problems}",
                 *table,
-                *([f"{self.left_out} problems have fewer responses and are left out"] if self.left_out else []),
+                *([f"left out with fewer responses: {self.left_out}"] if self.left_out else []),
             ]
         )
 

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from qstep.api.tables import Table, plain_rows, responses_of, table_like
+from qstep.api.responses import responses_of
+from qstep.data.tables import Table, plain_rows, table_like
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -133,11 +134,13 @@ def score(rows: Table, scorer: str | Path | Scorer, *, task: str = "math", max_t
         3
     """
     from qstep.data import steps_of
+    from qstep.scoring.options import warn_of_prompts
     from qstep.stages.score import with_scores
 
     loaded = _scorer(scorer)
     responses, places = responses_of(rows, task=task)
     separator = loaded.step_separator
+    warn_of_prompts((row["prompt"] for row in responses), loaded, "rows")
 
     def split() -> Iterator[Row]:
         for row in responses:

@@ -19,6 +19,8 @@ _CHECKED = frozenset(
 )
 """Commands that compare their output with the settings before they load a model. Training does so too."""
 
+_SHOWN = (int, float, str, Path, Enum, list, tuple, Mapping)
+
 _OUTPUTS = frozenset({"output", "output_dir", "summary"})
 
 _COUNTED_BYTES = 2**30
@@ -127,7 +129,8 @@ def _chosen(configs: Sequence[Any]) -> dict[str, Any]:
         for f in fields(config):
             value = getattr(config, f.name)
             default = f.default if f.default_factory is MISSING else f.default_factory()
-            if f.init and value != default:
+            worked_out = default is None and not value  # by the config itself, as some of the trainer's are
+            if f.init and value != default and not worked_out and isinstance(value, _SHOWN):
                 chosen[f.name] = _plain(value)
     return chosen
 
@@ -139,7 +142,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Enum):
         return _plain(value.value)
-    return value if isinstance(value, int | float | str | bool | None) else str(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def _indented(text: str) -> str:

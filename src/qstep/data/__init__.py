@@ -1,4 +1,4 @@
-"""Rows and problems: what lies on disk, who may write it, and how text becomes steps and tokens."""
+"""Rows and problems: files on disk, their readers and writers, and how text becomes steps and tokens."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from qstep.data.audit import (
     shared_problems_of,
     shared_rows_of,
 )
+from qstep.data.first_wrong import NO_ERROR, first_wrong, labels_until
 from qstep.data.index import Index, cache_folders, cached_array, index_rows
 from qstep.data.jsonl import (
     RowError,
@@ -24,6 +25,7 @@ from qstep.data.jsonl import (
     write_jsonl,
     write_whole,
 )
+from qstep.data.model_names import check_model_name
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
     Audit,
@@ -63,6 +65,7 @@ from qstep.data.steps import (
     step_spans,
     steps_of,
 )
+from qstep.data.tables import Table, plain_rows, table_like
 from qstep.data.tokens import (
     beginning,
     bytes_growth,
@@ -79,6 +82,7 @@ from qstep.data.tokens import (
 from qstep.data.user_code import USER_CODE, code_version, load_code
 
 __all__ = [
+    "NO_ERROR",
     "USER_CODE",
     "Audit",
     "Format",
@@ -91,6 +95,7 @@ __all__ = [
     "SeparatorInside",
     "Source",
     "StepTokens",
+    "Table",
     "Turn",
     "Unanswerable",
     "audit_rows",
@@ -100,6 +105,7 @@ __all__ = [
     "cached_array",
     "canonical_json",
     "check_completion_ids",
+    "check_model_name",
     "check_row",
     "check_separator",
     "checked_prompt",
@@ -118,12 +124,14 @@ __all__ = [
     "encode_texts",
     "file_fingerprint",
     "first_cut",
+    "first_wrong",
     "group_key",
     "index_rows",
     "is_right",
     "is_users_splitter",
     "judged_right",
     "label_kind",
+    "labels_until",
     "last_text",
     "load_code",
     "locate_steps",
@@ -134,6 +142,7 @@ __all__ = [
     "numbered_rows",
     "one_token",
     "outcome",
+    "plain_rows",
     "prompt_id",
     "prompt_kind",
     "quantiles",
@@ -155,6 +164,7 @@ __all__ = [
     "step_token_ends",
     "steps_of",
     "sync",
+    "table_like",
     "takes_null",
     "text_offsets",
     "tokenizer_fingerprint",

@@ -1,7 +1,7 @@
-"""What is in a file of rows, before anything is learned from it: labels, lengths, repeats, and what two files share.
+"""Statistics of a file of rows before training: labels, lengths, repeated responses, and what two files share.
 
-All of it follows from the file's index; rows are read again only where that leaves a question open (soft labels that
-may rise, repeats whose labels differ). A soft label above 0 counts as right: with it some rollout succeeded.
+Nearly all of it follows from the file's index. Rows are read again only for soft labels that may rise and for repeats
+whose labels differ. A soft label above 0 counts as right: with it some rollout succeeded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from qstep.data.index import Index, prompt_hash
 
 _NAMED = 5
-"""Lines that a finding names."""
+"""The number of lines that a finding names."""
 
 
 def audit_rows(index: Index) -> dict[str, Any]:
@@ -74,14 +74,14 @@ def rising_rows(index: Index, threshold: float = 0.0) -> NDArray[np.int64]:
 
 
 def repeated_rows(index: Index) -> NDArray[np.int64]:
-    """The numbers of rows whose response, prompt and all, an earlier row has."""
+    """The numbers of rows whose prompt and response are those of an earlier row."""
     order = np.argsort(index.table["response"], kind="stable")
     hashes = index.table["response"][order]
     return np.sort(order[1:][hashes[1:] == hashes[:-1]])
 
 
 def contradicting_rows(index: Index) -> NDArray[np.int64]:
-    """The numbers of rows of responses that are there with true and with false, for a step or as a whole."""
+    """The numbers of rows whose response has both true and false labels, for a step or for the whole response."""
     table = index.table
     if index.format == "stepwise":
         said, may = table["labelling"], (table["labelling"] != 0) & (table["soft"] == 0)
@@ -106,9 +106,9 @@ def _contradict(labels: list[list[bool | None]]) -> bool:
 
 
 def shared_rows_of(index: Index, other: Index) -> dict[str, Any]:
-    """What a file shares with another: problems, by their prompts whatever their ids; the rows of these; and responses.
+    """What a file shares with another: problems (by their prompts, not their ids), the rows of these, and responses.
 
-    Responses can be the same only in files of one format.
+    Responses are compared only if both files have the same format.
     """
     same = index.format == other.format
     responses = np.isin(index.table["response"], np.unique(other.table["response"])) if same else np.zeros(0, bool)
@@ -116,7 +116,7 @@ def shared_rows_of(index: Index, other: Index) -> dict[str, Any]:
 
 
 def shared_problems_of(index: Index, prompts: Iterable[str]) -> dict[str, Any]:
-    """What a file shares with the problems of another that holds nothing else."""
+    """What a file shares with a file of problems only."""
     return _shared(index, np.fromiter(map(prompt_hash, prompts), "<u8"), responses=0)
 
 
@@ -127,14 +127,14 @@ def _shared(index: Index, prompts: NDArray[np.uint64], responses: int) -> dict[s
 
 
 def quantiles(values: NDArray[Any]) -> dict[str, float]:
-    """Mean and quantiles, each of these a value that is there."""
+    """Mean and quantiles; each quantile is one of the values."""
     at = {"least": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "most": 1.0}
     found = np.quantile(values, list(at.values()), method="inverted_cdf")
     return {"mean": float(values.mean()), **dict(zip(at, map(int, found), strict=True))}
 
 
 def named_rows(numbers: NDArray[np.int64]) -> dict[str, Any]:
-    """How many rows a finding is of, and the lines of the first."""
+    """The number of rows of a finding, and the first lines."""
     return {"rows": len(numbers), "lines": (numbers[:_NAMED] + 1).tolist()}
 
 

@@ -1,4 +1,4 @@
-"""Where the rows of a JSONL file lie and what they hold, found in one pass and kept beside the file.
+"""An index of a JSONL file: where its rows lie and what they hold, found in one pass and kept next to the file.
 
 A training set of a million rows is read once, checked row by row in several processes, and never parsed again
 until its content changes: `<name>.<format>.index` holds some 150 bytes a row and is mapped into memory, not read. It
@@ -34,7 +34,7 @@ from qstep.types import Prompt, PromptKind, Row
 
 _VERSION = 5
 _BYTES_A_PROCESS = 1 << 25
-"""Smaller files, which one process checks in a second, are not worth another."""
+"""A process checks this much in a second, so a smaller file gets one process only."""
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from qstep.data.index import scan_for_parent; scan_for_parent()"
 
 COLUMNS: np.dtype[np.void] = np.dtype(
@@ -116,16 +116,16 @@ class Index:
 
 
 def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = ()) -> Index:
-    """The index of a JSONL file: the one beside it if that is of the same content, else a new one.
+    """The index of a JSONL file: the stored one if the content is unchanged, else a new one.
 
-    Every row is checked by `check_row`. The index is written beside the file, else (a folder that cannot be
-    written) in `~/.cache/qstep`, else it stays in memory.
+    Every row is checked by `check_row`. The index is stored next to the file. If that folder is read-only it goes to
+    `~/.cache/qstep`, and if that is read-only too it stays in memory.
 
     Args:
-        forbidden: texts that no step may contain (the scorer's separator, say), or splitters that may cut none.
+        forbidden: strings that no step may contain, such as the scorer's separator, or splitters that may cut no step.
 
     Raises:
-        RowError: a row is bad, a step holds a forbidden text, or two rows have one id.
+        RowError: a row is bad, a step contains a forbidden string, or two rows have the same id.
         ValueError: the file is empty.
     """
     path = Path(path).resolve()
@@ -166,7 +166,7 @@ def cached_array(
 
 
 def cache_folders(path: Path) -> Iterator[Path]:
-    """Where things derived from a file may be kept: its own folder, else one in the user's cache."""
+    """Folders for files derived from this one: its own folder first, then one in the user's cache."""
     yield path.parent
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     yield cache / "qstep" / hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
@@ -191,7 +191,7 @@ def _checked(path: Path, line: int, text: bytes, format: Format, forbidden: Sequ
     try:
         raw = parse_row(text)
     except ValueError as error:
-        raise RowError(path, line, None, f"{error}. Mend or delete this line") from None
+        raise RowError(path, line, None, f"{error}. Correct or delete this line") from None
     row = check_row(path, line, raw, format)
     for separator in forbidden if "completions" in row else ():
         cut = first_cut(row["completions"], separator, split_by_it=row.get("step_separator") == separator)
@@ -283,7 +283,7 @@ def scan_for_parent() -> None:
     """What a process of `index_rows` runs: a request on stdin, the records in a file, what was found on stdout."""
     request = json.loads(sys.stdin.buffer.read())
     for separator in filter(is_named, request["forbidden"]):
-        use_splitter(separator)  # the parent was told to
+        use_splitter(separator)  # as the parent process did
     with open(request.pop("records"), "wb") as records:
         found = _scan(Path(request.pop("path")), **request, records=records)
     sys.stdout.write(json.dumps(found))
@@ -292,7 +292,7 @@ def scan_for_parent() -> None:
 def _scan(
     path: Path, start: int, end: int, format: Format, forbidden: Sequence[str], records: BinaryIO
 ) -> dict[str, Any]:
-    """Writes a record for each line that begins in `[start, end)`, up to the first bad one."""
+    """Writes a record for each line that begins in `[start, end)`. Stops at the first bad one."""
     separators: dict[str | None, int] = {}
     roles: dict[tuple[str, ...], int] = {}
     ending = _Ending()
@@ -403,7 +403,7 @@ def _record(
 
 
 def prompt_hash(prompt: Prompt) -> int:
-    """What stands for a prompt in an index."""
+    """The number that represents a prompt in an index."""
     return _hash(prompt if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt])
 
 
@@ -420,7 +420,7 @@ def _raise_what_is_wrong(path: Path, line: int, offset: int, format: Format, for
         file.seek(offset)
         text = file.readline()
     _checked(path, line, text, format, forbidden)
-    raise RowError(path, line, None, "the file was changed while it was read; begin again")
+    raise RowError(path, line, None, "the file was changed while it was read; start again")
 
 
 def _refuse_repeated_ids(path: Path, table: NDArray[np.void], format: Format) -> None:
@@ -437,5 +437,5 @@ def _refuse_repeated_ids(path: Path, table: NDArray[np.void], format: Format) ->
     name = index.row(second)["id"]
     if index.row(first)["id"] == name:
         raise RowError(
-            path, second + 1, "id", f"{name!r} is there twice (first on line {first + 1}); give each row its own"
+            path, second + 1, "id", f"{name!r} occurs twice (first on line {first + 1}). Give each row its own id"
         )

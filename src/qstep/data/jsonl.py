@@ -30,8 +30,8 @@ class RowError(ValueError):
 def read_rows(path: Path, *, allow_torn: bool = False) -> Iterator[Row]:
     """Yields the rows of a JSONL file in order.
 
-    Raises RowError at a line that is not a JSON object. A broken last line is the mark of an unfinished
-    stage: `allow_torn` leaves it out instead.
+    Raises RowError at a line that is not a JSON object. A broken last line is typical of an unfinished stage: with
+    `allow_torn` it is left out instead.
     """
     for _, row in numbered_rows(Path(path), allow_torn=allow_torn):
         yield row
@@ -44,13 +44,13 @@ def numbered_rows(path: Path, *, allow_torn: bool = False) -> Iterator[tuple[int
 
 
 def count_rows(path: Path) -> int:
-    """How many lines a JSONL file has; they are not parsed."""
+    """The number of lines of a JSONL file, which are not parsed."""
     with Path(path).open("rb") as lines:
         return sum(1 for _ in lines)
 
 
 def file_fingerprint(path: Path) -> str:
-    """SHA-256 of a file's bytes: what a stage records of the input it read."""
+    """SHA-256 of a file's bytes. A stage records it for each input."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as content:
         while block := content.read(1 << 20):
@@ -75,7 +75,7 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
 
 
 def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """Replaces `path` by the chunks, one after another: a reader, or a crash, sees the old file or the new one, whole.
+    """Replaces `path` by the chunks, one after another: a reader sees the old file or the new one, never a part.
 
     Makes its folder. Raises OSError where it cannot be written.
     """
@@ -89,7 +89,7 @@ def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno:  # whoever reads it knows nothing of the temporary file
+        if isinstance(error, OSError) and error.errno:  # the message names the file that the user knows
             error.filename, error.filename2 = str(path), None
         raise
     sync(path.parent)
@@ -117,13 +117,13 @@ def lines_of(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]
             except ValueError as error:
                 whole = line.endswith(b"\n") or line.startswith(b"[")
                 if following or (whole and not allow_torn):
-                    raise RowError(path, number, None, f"{error}. Mend or delete this line") from None
+                    raise RowError(path, number, None, f"{error}. Correct or delete this line") from None
                 if not allow_torn:
                     raise RowError(
                         path,
                         number,
                         None,
-                        f"{error}. The last line is torn: finish the stage that wrote it, or mend it",
+                        f"{error}. The last line is incomplete: finish the stage that wrote it, or correct the line",
                     ) from None
                 return
             yield number, line, row
@@ -146,11 +146,11 @@ def is_json(value: Any) -> bool:
 
 _DIGITS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
 _MAY_OVERFLOW = (b"0e00", b"0e+00", b"0" * 300)
-"""What a number beyond floating point has, with all its digits taken for 0."""
+"""How a number beyond floating point looks, once all its digits are replaced by 0."""
 
 
 def parse_row(text: bytes) -> Row:
-    """One JSON object; ValueError, in words for the reader of the file, at anything else."""
+    """Parses one JSON object. Raises ValueError, with a message for the file's user, for anything else."""
     try:
         row = json.loads(text.decode(), parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
@@ -158,9 +158,10 @@ def parse_row(text: bytes) -> Row:
             raise ValueError("the file begins with a byte-order mark: save it as UTF-8 without one") from None
         if text.startswith(b"["):
             raise ValueError(
-                "a JSON list begins here: a .jsonl file has an object a line, as `jq -c '.[]'` writes"
+                "a JSON list begins here: a .jsonl file has one object on each line, as `jq -c '.[]'` writes"
             ) from None
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+        what = error.msg.removesuffix(" at").removesuffix(" starting")
+        raise ValueError(f"not JSON ({what} at column {error.colno})") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start})") from None
     except RecursionError:

@@ -1,4 +1,4 @@
-"""Text to token ids with the places of its parts: what a published scorer reads, and where in it each step ends."""
+"""From text to token ids, with the places of its parts: a published scorer needs to know where each step ends."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from qstep.data.tokens import encode_text, encode_texts, text_offsets, undated
+from qstep.words import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 class Placed(str):
-    """A text in a turn whose last token's place is asked for."""
+    """A string within a turn; the place of its last token is returned."""
 
 
 Turn = tuple[str, Sequence[str | int]]
@@ -37,7 +38,7 @@ def encode_joined(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> t
 def encode_ended(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], end: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """The tokens of texts that are tokenised one by one, each with the tokens `end` behind it, and for each text the
+    """The tokens of texts that are tokenised one by one, each followed by the tokens `end`, and for each text the
     index of the last of these."""
     ids: list[int] = []
     ends: list[int] = []
@@ -60,7 +61,9 @@ def encode_chat(
     Raises ValueError where the tokenizer has no chat template.
     """
     if tokenizer.chat_template is None:
-        raise ValueError("this format is a conversation, and the tokenizer has no chat template")
+        raise ValueError(
+            "this format is a conversation, and the tokenizer has no chat template: use the scorer's own tokenizer"
+        )
     added = sorted(tokenizer.added_tokens_encoder, key=len, reverse=True)
     special = re.compile("|".join(map(re.escape, added)) or r"(?!)")
     everything = "".join(part for _, content in turns for part in content if isinstance(part, str))
@@ -110,13 +113,13 @@ def encode_chat(
 
 
 def one_token(tokenizer: PreTrainedTokenizerBase, text: str, option: str) -> int:
-    """The id of a text that is one token. Raises ValueError, naming the option it comes from, where it is several."""
+    """The id of a string that is one token. Raises ValueError, naming its option, if it is several."""
     ids = encode_text(tokenizer, text)
     if text in tokenizer.added_tokens_encoder:
         ids = [tokenizer.added_tokens_encoder[text]]
     if len(ids) != 1:
         raise ValueError(
-            f"{option} {text!r} is {len(ids)} tokens for this tokenizer: {ids}. It is not the one this scorer was "
-            "trained with, or the option has to be changed"
+            f"{option} {text!r} is {counted(len(ids), 'token')} for this tokenizer: {ids}. It is not the one this "
+            "scorer was trained with, or the option has to be changed"
         )
     return ids[0]

@@ -1,4 +1,4 @@
-"""What people bring: problems of files and of the Hub, and responses that were made elsewhere."""
+"""Reading the user's own data: problems from files and the Hub, and responses that were made elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from qstep.data.rows import check_row, group_key, prompt_id
 from qstep.data.sources import Source
 from qstep.data.splitters import joint_of
 from qstep.types import Problem, Row
+from qstep.words import listed
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _PROMPT_COLUMNS = ("prompt", "problem", "question")
@@ -36,18 +37,18 @@ def read_problems(
 ) -> Iterator[Problem]:
     """The problems of a file or of the Hub, ids `<name>/<split>/<index>`.
 
-    Rows hold `prompt`, `problem` or `question`, and `gold` or `answer`. Of an answer in GSM8K's form the part
-    after `####` is the gold answer; of a row that has only a `solution`, as MATH's have, the content of its last
-    box. A worked solution, without GSM8K's calculator marks, is kept as `metadata["solution"]`. An answer keeps its
-    leading zeros (AIME's `025`), which grading does not mind.
+    Rows have a `prompt`, `problem` or `question`, and a `gold` or `answer`. In an answer of GSM8K's form, the gold
+    answer is the part after `####`. A row with only a `solution`, as MATH has, gives the content of its last box. A
+    worked solution is kept as `metadata["solution"]`, without GSM8K's calculator marks. An answer keeps its leading
+    zeros (AIME's `025`); grading ignores them.
 
     Args:
-        unanswerable: what becomes of a row whose answer is the word None (GSM-Plus' "critical thinking" questions,
-            which lack what an answer needs): refused, or dropped.
-        left_out: where rows that are dropped are counted, under a reason.
+        unanswerable: whether a row is refused or dropped if its answer is the word None. GSM-Plus has such questions,
+            which cannot be answered.
+        left_out: counts the dropped rows, by reason.
 
     Raises:
-        RowError: a row lacks a column, or it is blank, or its problem has no answer.
+        RowError: a column of a row is missing or blank, or its problem has no answer.
         ValueError: the file is not what its name says.
     """
     source = Source.of(dataset_name, split=split)
@@ -81,7 +82,7 @@ def _problem(path: Path, line: int, row: Row, identifier: str, task: str) -> Pro
         and all(isinstance(message, dict) and isinstance(message.get("content"), str) for message in prompt)
     )
     if not conversation and not (isinstance(prompt, str) and prompt.strip()):
-        raise RowError(path, line, question, f"is {prompt!r}; give a text or a list of messages")
+        raise RowError(path, line, question, f"is {prompt!r}; give a string or a list of messages")
     metadata = {} if solution is None else {"solution": solution}
     return Problem(identifier, prompt, gold, task, metadata)
 
@@ -92,7 +93,7 @@ def _gold(path: Path, line: int, column: str, answer: Any, solution: Any = None)
     if isinstance(gold, str) and "####" in gold:
         solution, gold = gold, gold.rpartition("####")[2].replace(",", "")
     if not isinstance(gold, str) or not gold.strip():
-        raise RowError(path, line, column, f"is {answer!r}; give the answer as a text or a number")
+        raise RowError(path, line, column, f"is {answer!r}; give the answer as a string or a number")
     return gold.strip(), _CALCULATOR.sub("", solution) if isinstance(solution, str) else None
 
 
@@ -134,7 +135,7 @@ def read_responses(
 
     Args:
         path: the file.
-        task: of rows that name none.
+        task: the task of rows that do not name one.
         offset: how many problems to skip, in order of appearance.
         limit: at most as many problems.
         need: further columns that a row must have.
@@ -192,7 +193,7 @@ def numbered_responses(
                 except ValueError as error:
                     raise RowError(path, line, "task", str(error)) from error
             if row["id"] in seen:
-                raise RowError(path, line, "id", f"{row['id']!r} is there twice; give each row an id of its own")
+                raise RowError(path, line, "id", f"{row['id']!r} occurs twice; give each row its own id")
             seen.add(row["id"])
             if offset <= number and (limit is None or number < offset + limit):
                 yield line, row
@@ -212,12 +213,14 @@ def _flat(path: Path, line: int, row: Row) -> Iterator[Row]:
         return
     shared = {name: value for name, value in row.items() if name != "responses"}
     if not isinstance(row["responses"], list):
-        raise RowError(path, line, "responses", "is no list; give the responses as texts, or as objects with a 'text'")
+        raise RowError(
+            path, line, "responses", "is not a list; give the responses as strings, or as objects with a 'text'"
+        )
     if "id" in shared and "problem_id" not in shared:  # the question's, not that of each response
         shared["problem_id"] = shared.pop("id")
     for response in row["responses"]:
         if not isinstance(response, str | dict):
-            raise RowError(path, line, "responses", f"has {response!r}; give a text, or an object with a 'text'")
+            raise RowError(path, line, "responses", f"has {response!r}; give a string, or an object with a 'text'")
         yield {**shared, **({"text": response} if isinstance(response, str) else response)}
 
 
@@ -242,7 +245,7 @@ def _renamed(path: Path, line: int, row: Row, written: Row, need: Sequence[str])
             row["completion"] = joint_of(row.get("step_separator", "\n")).join(row["completions"])
         except ValueError as error:
             raise RowError(
-                path, line, "completion", f"is missing, and {error}: give the text they were cut from"
+                path, line, "completion", f"is missing, and {error}. Give the text that the steps were cut from"
             ) from None
     rename(_COMPLETION_COLUMNS)
     graded = "verdict" in row  # its answer is the model's
@@ -273,4 +276,5 @@ def _first(path: Path, line: int, row: Row, columns: Sequence[str], written: Row
             return column
     others = [*columns[1:], *(["responses"] if columns is _COMPLETION_COLUMNS else [])]
     found = ", ".join(row if written is None else written)
-    raise RowError(path, line, columns[0], f"is missing, and so is {' and '.join(others)}; found {found}")
+    missing = f"is missing, and so {'is' if len(others) == 1 else 'are'} {listed([repr(name) for name in others])}"
+    raise RowError(path, line, columns[0], f"{missing}. The row has {found or 'no columns'}")

@@ -1,4 +1,4 @@
-"""The rows of a trajectory file, in TRL's formats, and what must hold of them.
+"""The rows of a trajectory file, in TRL's formats, and the rules that they must satisfy.
 
 A row is one response. Sampling writes the first columns, and every later stage adds its own:
 
@@ -13,8 +13,8 @@ A row is one response. Sampling writes the first columns, and every later stage 
 
 Rows that people bring need only the columns of their format: `prompt-completion` (prompt, completion),
 `unpaired` (also label or reward) or `stepwise` (prompt, completions, labels). A prompt is text or a conversation.
-Nothing is cast: `true` is a hard label, `0.75` a soft one, and `null` says that nobody knows: losses leave the step
-out. Null in place of all `labels` (a column that other rows have) is no labels. A problem is its `problem_id` together
+Nothing is cast: `true` is a hard label, `0.75` a soft one, and `null` means unknown, so losses leave the step out.
+Null instead of the list `labels` means that the row has no labels. A problem is its `problem_id` together
 with its prompt.
 """
 
@@ -29,6 +29,7 @@ from typing import Any, Literal, get_args
 from qstep.data.jsonl import RowError, canonical_json
 from qstep.data.steps import first_cut
 from qstep.types import FinishReason, Prompt, Row, Verdict
+from qstep.words import counted
 
 Format = Literal["prompt-completion", "unpaired", "stepwise"]
 
@@ -57,7 +58,7 @@ def read_groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def group_key(row: Row) -> tuple[str, str]:
-    """What makes rows responses of one problem: their `problem_id`, if they have one, and their prompt."""
+    """The key of a row's problem: its `problem_id`, if it has one, and its prompt."""
     return row.get("problem_id", ""), prompt_id(row)
 
 
@@ -139,13 +140,13 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
             cut is None, "completions", f"has the step {shown(cut)}, which contains the step_separator; split it there"
         )
     if row.get("logps_behavior") is not None:
-        require("completion_ids" in row, "logps_behavior", "is there without completion_ids; give the tokens it is of")
+        require("completion_ids" in row, "logps_behavior", "is given without completion_ids; give the tokens too")
     for column, of in _SAME_LENGTH:
         if row.get(column) is not None and row.get(of) is not None:
             require(
                 len(row[column]) == len(row[of]),
                 column,
-                f"has {len(row[column])} entries for {len(row[of])} {of}; give one each",
+                f"has {counted(len(row[column]), 'entry', 'entries')}, and {of} has {len(row[of])}; give one for each",
             )
     if row.get("successes") is not None and row.get("trials") is not None:
         below = all(s <= t for s, t in zip(row["successes"], row["trials"], strict=True))
@@ -181,7 +182,7 @@ def judged_right(row: Row) -> bool | None:
 
 
 def label_kind(label: bool | float | None) -> str:
-    """What counts of labels call one: right or wrong (hard labels), soft, or null."""
+    """The name of a label's kind in counts: right or wrong (hard labels), soft, or null."""
     if label is None:
         return "null"
     return "soft" if not isinstance(label, bool) else "right" if label else "wrong"
@@ -195,7 +196,7 @@ def _completion_text(completion: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value in an error, cut where it is long."""
+    """A value as an error shows it, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -274,14 +275,14 @@ _LARGEST_REWARD = 3e38
 _LARGEST_LOGP = 1e-2
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "id": (_is_name, "give a text"),
-    "problem_id": (_is_name, "give a text"),
+    "id": (_is_name, "give a string"),
+    "problem_id": (_is_name, "give a string"),
     "sample": (_is_count, "give a whole number from 0"),
-    "task": (_is_name, "give a text"),
+    "task": (_is_name, "give a string"),
     "metadata": (lambda value: isinstance(value, dict), "give an object"),
-    "prompt": (_is_prompt, 'give a text, or messages {"role", "content"} of text'),
-    "gold": (_is_text, "give a text, in quotes even if it is a number"),
-    "completion": (_is_text, "give a text, or one assistant message"),
+    "prompt": (_is_prompt, 'give a string, or messages {"role", "content"} of strings'),
+    "gold": (_is_text, "give a string, in quotes even if it is a number"),
+    "completion": (_is_text, "give a string, or one assistant message"),
     "completion_ids": (
         lambda ids: _are_counts(ids) and bool(ids),
         "give a non-empty list of token ids",
@@ -292,7 +293,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "finish_reason": (_one_of(get_args(FinishReason)), "give 'stop' or 'length'"),
     "verdict": (_one_of(get_args(Verdict)), "give 'right', 'wrong' or 'ungradable'"),
-    "answer": (_or_null(_is_text), "give a text or null"),
+    "answer": (_or_null(_is_text), "give a string or null"),
     "label": (_or_null(lambda value: isinstance(value, bool)), "give true, false or null"),
     "reward": (
         _or_null(lambda value: _is_number(value) and abs(value) <= _LARGEST_REWARD),
@@ -300,12 +301,12 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "completions": (
         _list_of(lambda step: _is_text(step) and bool(step.strip())),
-        "give a list of steps, none blank",
+        "give a list of steps, none of them blank",
     ),
-    "step_separator": (_is_name, "give the text between the steps, or the name of their splitter"),
+    "step_separator": (_is_name, "give the string between the steps, or the name of their splitter"),
     "labels": (
         _is_step_labels,
-        "give one true or false a step (hard labels), or one number in [0, 1] with a decimal point a step "
+        "give true or false for each step (hard labels), or a number in [0, 1] with a decimal point for each step "
         "(soft labels), never both kinds in a row; null for a step that has none",
     ),
     "successes": (_or_null(_are_counts), "give a list of whole numbers, or null"),

@@ -1,4 +1,4 @@
-"""Raw rows of a file or of the Hub, numbered so that an error can name the one it means."""
+"""Raw rows of a file or of the Hub, with their numbers for errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Source:
         if path.suffix in _FILES:
             return cls(path, path.stem)
         if path.is_file():
-            raise ValueError(f"{path} is a file, and of its kind none is read: give {', '.join(_FILES)}")
+            raise ValueError(f"{path} is a file of a kind that is not read: give {', '.join(_FILES)}")
         name, _, named = dataset_name.partition(":")
         return cls(path, name, split, config or named or _HUB_CONFIG.get(name))
 
@@ -99,12 +99,15 @@ class Source:
         except ValueError as error:
             raise ValueError(f"{self.path} is not JSON: {error}") from None
         except RecursionError:
-            raise ValueError(f"{self.path} is not read: JSON nested too deeply") from None
+            raise ValueError(f"{self.path} cannot be read: its JSON is nested too deeply") from None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ValueError(f"{self.path}: a .json file is a list of objects; one object a line is .jsonl")
+            raise ValueError(
+                f"{self.path} is not a list of objects. A .json file is one; a file with an object on each line is "
+                ".jsonl"
+            )
         for number, row in enumerate(rows, 1):
             try:
                 canonical_json(row)
             except ValueError as error:
-                raise RowError(self.path, number, None, f"holds what is no JSON: {error}") from None
+                raise RowError(self.path, number, None, f"holds something that is not JSON: {error}") from None
         return rows

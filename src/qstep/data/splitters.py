@@ -1,4 +1,4 @@
-r"""Named splitters: where a text falls into steps, if not at a literal separator.
+r"""Named splitters: other ways to cut a text into steps than at a literal separator.
 
 A `step_separator` is the text between steps, or `split:` and the name of a splitter:
 
@@ -70,7 +70,7 @@ _ITEM = re.compile(
     (?:\d{{1,3}}|[a-zA-Z]|[ivxIVX]{{1,4}}|(?i:step|case|part|problem|question|example){_BLANK}+\w{{1,8}})\.""",
     re.VERBOSE,
 )
-"""What numbers a line."""
+"""How a numbered line begins."""
 _LONGEST_ITEM = 40
 
 _VISIBLE = re.compile(r"[\S\r\n]")
@@ -117,9 +117,9 @@ def splitter_version(separator: str) -> str:
 
 
 def joint_of(separator: str) -> str:
-    """Text to put between steps so that they are cut there again.
+    """The string to put between steps so that they are cut at the same places again.
 
-    Raises ValueError for a user's function: only it knows.
+    Raises ValueError for a user's function, where it is unknown.
     """
     if not is_named(separator):
         return separator
@@ -241,4 +241,4 @@ _SPLITTERS: dict[str, tuple[Callable[[str], Iterator[int]], str]] = {
     "numbered": (_before_headings, "\n"),
     "sentence": (_behind_sentences, " "),
 }
-"""How each cuts, and what to put between its steps."""
+"""For each splitter, how it cuts, and the string to put between its steps."""

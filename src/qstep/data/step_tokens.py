@@ -1,4 +1,4 @@
-"""Which token ends each step, for tokens that were sampled and for those of any tokenizer's reading of a text."""
+"""Which token ends each step, for sampled tokens and for the tokens that a tokenizer makes of a text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from qstep.data.steps import Span, checked_steps, step_regions
 from qstep.data.tokens import decode_text, encode_completion, encode_text, text_offsets
 from qstep.types import Row
+from qstep.words import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +57,7 @@ def spread_scores(scores: Sequence[float], ends: Sequence[int], tokens: int) -> 
     Raises ValueError for scores of other steps, or an end that is no token.
     """
     if len(scores) != len(ends):
-        raise ValueError(f"{len(scores)} scores for {len(ends)} steps; give one each")
+        raise ValueError(f"{counted(len(scores), 'score')} for {counted(len(ends), 'step')}; give one for each step")
     rewards = [0.0] * tokens
     for score, end in zip(scores, ends, strict=True):
         if not 0 <= end < tokens:

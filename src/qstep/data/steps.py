@@ -1,4 +1,4 @@
-"""A response as steps: where its text is cut, and what steps that it has already must hold."""
+"""A response as steps: where its text is cut, and how given steps are checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qstep.data.splitters import cuts, is_named, is_users_splitter, use_splitter
 from qstep.types import Row
 
 Span = tuple[int, int]
-"""Where a step lies in a text: its first character, and the one behind its last."""
+"""Where a step lies in a text: the index of its first character, and the one after its last."""
 
 
 def checked_steps(steps: Any, where: str = "steps") -> list[str]:
@@ -80,7 +80,7 @@ def _parts(text: str, separator: str) -> Iterator[Span]:
 
 
 def locate_steps(text: str, steps: Sequence[str]) -> list[Span]:
-    """Where the given steps lie in `text`, in order, each at its first place behind the one before.
+    """Where the given steps lie in `text`, in order, each at its first place after the one before.
 
     Raises ValueError, naming the step that is not there.
     """
@@ -91,7 +91,7 @@ def locate_steps(text: str, steps: Sequence[str]) -> list[Span]:
         start = text.find(step, position)
         if start < 0:
             raise ValueError(
-                f"step {number} of {len(steps)}, {step!r}, is not in the text behind its first {position} characters: "
+                f"step {number} of {len(steps)}, {step!r}, is not in the text after its first {position} characters: "
                 f"{text[position : position + 60]!r}"
             )
         position = start + len(step)
@@ -102,8 +102,8 @@ def locate_steps(text: str, steps: Sequence[str]) -> list[Span]:
 def step_regions(text: str, steps: Sequence[str], separator: str = "\n") -> list[Span]:
     """`text` cut into as many regions as it has steps: each step with what it owns, together the whole text.
 
-    A step owns the separators behind it; behind a step of a named splitter, what follows up to the last line break
-    before the next step, or nothing. The first step owns what is before it, the last all to the end.
+    A step owns the separators after it. With a named splitter, it owns what follows up to the last line break before
+    the next step. The first step also owns what is before it, and the last one everything to the end.
 
     Raises:
         ValueError: `steps` are not those of the text: at a literal separator, it is split otherwise; of a named
@@ -133,7 +133,7 @@ def check_separator(option: str, separator: str) -> None:
     splitter that is not there.
     """
     if not separator:
-        raise ValueError(f"--{option} is empty; give the text between steps")
+        raise ValueError(f"--{option} is empty; give the string between steps")
     if is_named(separator):
         try:
             use_splitter(separator)
@@ -151,8 +151,8 @@ def first_cut(steps: Sequence[str], separator: str, *, split_by_it: bool = False
 
     Raises TypeError where `steps` is a string.
 
-    Steps that are `split_by_it` are taken at their word where it is a function of the user's own, which may have cut
-    them by what was around them, and is not loaded for this.
+    If the steps were `split_by_it` and it is the user's own function, they are accepted as they are. The function may
+    have used the context of a step, and it is not loaded for this check.
     """
     if isinstance(steps, str):
         checked_steps(steps)  # raises; lists are what rows hold by the million, and are checked where they are read
@@ -174,7 +174,9 @@ def steps_of(row: Row, separator: str) -> list[str]:
     steps = checked_steps(row["completions"], f"row {row.get('id')!r}: completions")
     split_at = row.get("step_separator", separator)
     if split_at != separator:
-        raise ValueError(f"row {row.get('id')!r} was split into steps at {split_at!r}, not at {separator!r}: use that")
+        raise ValueError(
+            f"row {row.get('id')!r} was split into steps at {split_at!r}, not at {separator!r}: use the former"
+        )
     cut = first_cut(steps, separator, split_by_it="step_separator" in row)
     if cut is not None:
         raise ValueError(f"row {row.get('id')!r} has a step that contains the separator {separator!r}: {cut!r}")

@@ -1,4 +1,4 @@
-"""Text to token ids, the one way for sampling, training and scoring."""
+"""From text to token ids, in the same way for sampling, training and scoring."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Count = TypeVar("Count", int, NDArray[np.int64])
 
 PROMPT_DATE = date(2024, 7, 26)
-"""The day that chat templates take it to be, so that a prompt is the same on all days: Llama 3.1's own default."""
+"""The date that chat templates see, so that a prompt does not change from day to day: Llama 3.1's default."""
 
 
 _CODES = (*"YymdBbAajHIMSpDFTx", "-d", "-m", "-H", "-I")
@@ -52,7 +52,10 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
         ids = [*beginning(tokenizer), *ids]
     else:
         if tokenizer.chat_template is None:
-            raise ValueError("the prompt is a conversation, but the tokenizer has no chat template; give a text")
+            raise ValueError(
+                "the prompt is a conversation, and the tokenizer has no chat template. Give the question as a string "
+                "(--conversational false), or use a model that has one"
+            )
         template = undated(tokenizer.get_chat_template())
         ids = tokenizer.apply_chat_template(
             prompt, chat_template=template, add_generation_prompt=True, return_dict=False
@@ -89,7 +92,7 @@ def text_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[in
     """
     if not tokenizer.is_fast:
         raise ValueError(
-            f"{type(tokenizer).__name__} does not tell which characters its tokens stand for: use a fast one"
+            f"{type(tokenizer).__name__} does not report which characters its tokens cover: use a fast tokenizer"
         )
     encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     return encoded["input_ids"], encoded["offset_mapping"]
@@ -149,7 +152,7 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Names what a tokenizer makes of texts and conversations."""
+    """Identifies how a tokenizer encodes texts and conversations."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     state = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     parts = (type(tokenizer).__name__, state, tokenizer.chat_template, tokenizer.bos_token_id, tokenizer.eos_token_id)
@@ -157,7 +160,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def check_completion_ids(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> None:
-    """Refuses a row whose `completion_ids` are not its `completion` in this tokenizer: another sampled them.
+    """Refuses a row whose `completion_ids` do not decode to its `completion`: another tokenizer made them.
 
     The token that ended a response (`finish_reason` is stop) is not in its text, even where it is no special one.
 

@@ -1,4 +1,4 @@
-"""Code of the user's own, `module:object`: imported where the user named it, never because a file of rows did."""
+"""The user's own code, `module:object`. It is imported only if the user named it, never because a file of rows did."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 USER_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-"""What the name of such code looks like."""
+"""The pattern of such names."""
 
 
 def load_code(name: str, what: str) -> Any:

@@ -1,4 +1,4 @@
-"""Samples responses from a policy: the engine protocol, and the engines: this process, vLLM, a server."""
+"""Sampling responses from a policy: the protocol of engines, and three of them: in this process, vLLM, a server."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ if TYPE_CHECKING:
     from qstep.generation.vllm import VLLMEngine as VLLMEngine
 
 __all__ = ["Engine", "HFEngine", "HTTPEngine", "Request", "SamplingSettings"]
-"""Without `VLLMEngine`, which needs vllm: so a star import works where that is not installed."""
+"""`VLLMEngine` is not among them, so that a star import works without vllm."""
 
 __getattr__, __dir__ = lazy(__name__, {"HFEngine": "hf", "HTTPEngine": "http", "VLLMEngine": "vllm"})

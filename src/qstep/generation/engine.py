@@ -1,4 +1,4 @@
-"""What it takes to sample responses: the request, the settings, and the protocol that every engine keeps."""
+"""Sampling responses: the request, the settings, and the protocol of every engine."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class Request:
     """The responses wanted for one prompt.
 
-    `samples` are the indices of the responses to draw, so that a job which holds some of a problem's
-    responses can ask for the others alone. `key` names the prompt in the seeds of its rows: two requests of
-    one key, prompt, index and settings get the same tokens. `max_new_tokens` lowers the settings' limit for
-    this request (a rollout from the middle of a response has only the rest of it left).
+    `samples` are the indices of the responses to draw. So a job that has some responses of a problem can request the
+    others only. `key` enters the seeds of the rows: two requests with the same key, prompt, index and settings get the
+    same tokens. `max_new_tokens` lowers the settings' limit for this request, since a rollout from the middle of a
+    response has only the rest of the limit.
 
     Raises:
         ValueError: the prompt is empty, no sample is asked for, a sample index occurs twice, or the limit is
@@ -79,7 +79,7 @@ class SamplingSettings:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it must lie in (0, 1] (1 keeps every token)")
         if self.stop == "":
-            raise ValueError("stop is empty; give the text to stop at, or None")
+            raise ValueError("stop is empty; give the string to stop at, or None")
 
 
 class Engine(Protocol):
@@ -94,16 +94,16 @@ class Engine(Protocol):
     def sample(
         self, requests: Iterable[Request], settings: SamplingSettings
     ) -> Iterator[tuple[Request, list[Response]]]:
-        """Yields every request once, as soon as its responses are all there, in whatever order they finish.
+        """Yields every request once, as soon as all its responses are complete, in any order.
 
-        The responses of a request come in the order of its `samples`. `requests` is read as it is needed, so
-        it may be longer than memory.
+        The responses of a request come in the order of its `samples`. `requests` is read as needed, so it may
+        be longer than memory.
         """
         ...
 
 
 def check_length(request: Request, settings: SamplingSettings, positions: int) -> None:
-    """Raises ValueError where prompt and `max_new_tokens` of a request exceed a model's positions."""
+    """Raises ValueError if the prompt and `max_new_tokens` of a request exceed a model's positions."""
     length, wanted = len(request.prompt_ids), request.limit(settings)
     if length + wanted > positions:
         raise ValueError(

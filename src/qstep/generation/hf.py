@@ -1,8 +1,8 @@
 """Sampling inside this process from any causal language model of transformers.
 
-The unit of work is a state: what a prompt and the tokens after it have led to. Every row of a request starts from
-one state, and rows that draw the same token from the same state go on as one, so that no sequence is computed
-twice: samples of a confident model share most of their steps. The states of many requests are decoded together,
+The unit of work is a state: a prompt and the tokens after it. Every row of a request starts from one state. Rows that
+draw the same token in the same state continue as one state, so that no sequence is computed twice. Samples of a
+confident model share most of their steps. The states of many requests are decoded together,
 and a state whose rows have all ended leaves batch and cache.
 
 Dimensions: R rows, S states, V vocabulary, T new tokens, L positions.
@@ -28,13 +28,13 @@ from qstep.generation.engine import Request, SamplingSettings, check_length
 from qstep.types import Ending, Response
 
 _LOOKAHEAD = 4
-"""Full batches read ahead, in which prompts of like length find each other."""
+"""Number of batches read ahead, so that prompts of similar length can be batched together."""
 
 _DROP_SHARE = 1 / 8
-"""Share of ended states that compacts the batch: leaving them in costs compute, taking them out a copy."""
+"""The share of ended states at which the batch is compacted. Keeping them costs compute, removing them a copy."""
 
 _ROOM = 64
-"""Least number of positions by which a key-value buffer grows."""
+"""Minimum number of positions by which a key-value buffer grows."""
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class HFEngine:
         self.max_tokens = max_tokens
         self.eos_ids = _eos_ids(model, tokenizer)
         self._completes: dict[tuple[str, int], bool] = {}
-        self._keeps_all = True  # whether the cache has the keys of every position, as far as is known
+        self._keeps_all = True  # whether the cache is known to keep the keys of every position
 
     def __repr__(self) -> str:
         model = self.model
@@ -118,7 +118,7 @@ class HFEngine:
                     exhausted = False
                     break
             batches = self._batches(waiting, settings)
-            # What does not fill a batch waits for more, unless there is no more.
+            # Rows that do not fill a batch wait for more, unless there are no more.
             waiting = [] if exhausted or len(batches) == 1 else batches.pop()
             for batch in batches:
                 for row, response in zip(batch, self._decode(batch, settings), strict=True):

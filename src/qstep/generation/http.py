@@ -1,9 +1,10 @@
 """Sampling from a server that speaks OpenAI's completions protocol: vLLM, SGLang, llama.cpp, a hosted service.
 
-A request is one call for all its samples. What servers answer is not believed before it is checked: a call that
-brings nothing usable is made again, and one that brings fewer choices than it asked for is followed by one for the
-others. See OpenAI's API reference (`/v1/completions`) and vLLM's OpenAI-compatible server for what it adds: prompts as
-token ids, `return_token_ids`, `top_k`, `min_p`, `repetition_penalty`.
+A request is one call for all its samples. Every answer is checked: a call without a usable answer is repeated, and
+after one with too few choices another call requests the missing ones.
+
+See OpenAI's API reference (`/v1/completions`), and vLLM's OpenAI-compatible server for its additions: prompts as token
+ids, `return_token_ids`, `top_k`, `min_p`, `repetition_penalty`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _Answer = tuple[Request, list[Response]]
 
 
 class HTTPEngine:
-    """Samples from a server; up to `concurrency` requests are under way at once.
+    """Samples from a server, with up to `concurrency` requests at the same time.
 
     The seed of a call follows from (seed, key, samples), so that a call made again draws the same where the server
     honours seeds, and another sample index draws another response.
@@ -39,13 +40,13 @@ class HTTPEngine:
     at any setting where the server is said to return processed ones.
 
     Args:
-        server: who is asked.
-        model: its name there.
-        tokenizer: the model's.
+        server: the server.
+        model: the model's name at the server.
+        tokenizer: the model's tokenizer.
         prompts_as: `tokens` sends token ids, and asks for token ids and log-probabilities; `text` sends what OpenAI
             itself accepts and no more, so that sampling beyond temperature and top_p is the server's default.
         logprobs: `raw` or `processed`, as vLLM's `--logprobs-mode` names what the server returns.
-        concurrency: most requests under way.
+        concurrency: maximum number of requests at the same time.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class HTTPEngine:
             ValueError: the server is to stop at a text and is sent texts.
         """
         if settings.stop is not None and self.prompts_as == "text":
-            raise ValueError("to stop at a step's end a server has to take token ids: leave out --engine_input text")
+            raise ValueError(
+                "a server can stop at a step's end only if it is sent token ids: leave out --engine_input text"
+            )
         with self.server.connected() as (portal, client):
             pending: set[Future[_Answer]] = set()
             for request in requests:
@@ -92,7 +95,7 @@ class HTTPEngine:
                 pending = yield from _finished(pending)
 
     async def _answer(self, client: httpx2.AsyncClient, request: Request, settings: SamplingSettings) -> _Answer:
-        """Calls until all responses of a request are there."""
+        """Calls the server until all responses of a request are complete."""
         made: dict[int, Response] = {}
         while missing := [sample for sample in request.samples if sample not in made]:
             body = self._body(request, missing, settings)
@@ -152,13 +155,13 @@ class HTTPEngine:
         return as_drawn or self.logprobs == "processed"
 
     def _response(self, choice: dict[str, Any], sample: int, limit: int, settings: SamplingSettings) -> Response | None:
-        """A choice as a response; None where it is none."""
+        """A choice as a response; None if it is not usable."""
         text, said = choice.get("text"), choice.get("finish_reason")
         if not isinstance(text, str) or said not in ("stop", "length"):
             return None
         reason: Ending = "stop" if said == "stop" else "length"
         if reason == "stop" and settings.stop is not None and settings.stop in text:
-            reason = "step"  # servers say "stop" of both
+            reason = "step"  # servers report "stop" for both
         ids = choice.get("token_ids")
         if not isinstance(ids, list) or not 0 < len(ids) <= limit or not all(map(_is_id, ids)):
             return Response(sample, text, None, None, reason)
@@ -196,7 +199,7 @@ def _letters(text: str) -> str:
 
 
 def _logps(logprobs: Any, count: int) -> list[float] | None:
-    """A choice's log-probabilities where there is one for each token."""
+    """A choice's log-probabilities; None unless there is one for each token."""
     values = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
     if not isinstance(values, list) or len(values) != count:
         return None

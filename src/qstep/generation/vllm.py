@@ -1,7 +1,7 @@
 """Sampling by vLLM in this process.
 
-Every response is a request of vLLM's own with a seed of its own. Requests are given to it while it decodes, so that
-its batch stays full.
+Every response is a separate request to vLLM, with its own seed. Requests are added while vLLM decodes, so that its
+batch stays full.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class VLLMEngine:
     Args:
         llm: a vLLM made with `logprobs_mode="processed_logprobs"`.
         tokenizer: the model's.
-        max_rows: most responses decoded at once; as many more wait in its queue.
+        max_rows: maximum number of responses decoded together; as many more wait in its queue.
     """
 
     def __init__(self, llm: LLM, tokenizer: PreTrainedTokenizerBase, *, max_rows: int = 1024) -> None:
@@ -59,7 +59,7 @@ class VLLMEngine:
         """An engine of a folder or Hub id. `options` are further arguments of `vllm.LLM`.
 
         Raises:
-            ValueError: the folder holds an adapter, or an option is one that is set here.
+            ValueError: the folder holds an adapter, or an option is one that qstep sets.
         """
         if (Path(model_name_or_path) / ADAPTER_CONFIG).exists():
             raise ValueError(
@@ -137,7 +137,7 @@ def _parameters(request: Request, sample: int, settings: SamplingSettings) -> Sa
         temperature=settings.temperature,
         top_p=settings.top_p,
         seed=int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") >> 1,
-        logprobs=0,  # the token drawn, and no other
+        logprobs=0,  # only that of the drawn token
         stop=settings.stop,
         include_stop_str_in_output=True,
         detokenize=settings.stop is not None,

@@ -1,6 +1,6 @@
 """Models: modules whose forward(batch) gives Q-values, log-probs, or log-probs and values; the step contract."""
 
-from qstep.models.loading import ModelOptions
+from qstep.models.loading import LoadedModel, ModelOptions
 from qstep.models.merge import merge_adapter
 from qstep.models.packing import Batch, StepBatch, collate_groups, moved
 from qstep.models.policy import PolicyModel, PolicyWithValue, ValueNetwork
@@ -10,6 +10,7 @@ from qstep.models.scorer import ScorerModel, StepContract, check_length, collate
 
 __all__ = [
     "Batch",
+    "LoadedModel",
     "LogRatioModel",
     "ModelOptions",
     "PolicyModel",

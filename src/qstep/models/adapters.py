@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from qstep.extras import missing
 from qstep.models.loading import ADAPTER_CONFIG, bare
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def adapted(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
-    """The model with a fresh adapter; its own weights are frozen. A base in a folder is named by its whole path."""
+    """The model with a new adapter; its own weights are frozen. A base in a folder is recorded by its absolute path."""
     from peft import get_peft_model
 
     peft_model = get_peft_model(model, lora)
@@ -28,14 +29,14 @@ def adapted(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
 
 
 def saved_adapter(folder: str | Path) -> LoraConfig:
-    """The configuration of a saved adapter, to be trained on.
+    """The configuration of a saved adapter, in a form that can be trained.
 
-    Raises ValueError where peft is not installed, or the adapter is of another kind than LoRA.
+    Raises ValueError if peft is not installed, or the adapter is not a LoRA adapter.
     """
     try:
         from peft import LoraConfig, PeftConfig
     except ImportError:
-        raise ValueError(f"{folder} holds an adapter, which needs peft: pip install 'qstep[peft]'") from None
+        raise missing(f"the adapter in {folder}", "peft", "peft") from None
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{Path(folder) / ADAPTER_CONFIG} is of a {type(config).__name__}; qstep knows LoRA")
@@ -76,9 +77,9 @@ def save_pretrained(
 
 
 def restore_pretrained(model: PreTrainedModel | PeftModel, folder: str | Path) -> None:
-    """Takes back into `model` what `save_pretrained` wrote.
+    """Loads into `model` what `save_pretrained` wrote.
 
-    Raises ValueError where the folder does not hold all of it.
+    Raises ValueError if the folder lacks some of it.
     """
     from safetensors.torch import load_file
 

@@ -16,8 +16,8 @@ def token_logps(
 ) -> Float[Tensor, " M"]:
     """log pi(target) in each state, fp32 whatever the model's dtype.
 
-    Logits exist for a slice of the tokens at a time, in the backward pass too (they are recomputed), so memory does
-    not grow with tokens x vocabulary.
+    Logits exist for one slice of the tokens at a time. The backward pass recomputes them. So memory does not grow with
+    tokens x vocabulary.
     """
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     size = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
@@ -33,7 +33,7 @@ def token_logps(
 
 
 def finished_logits(config: PretrainedConfig, logits: Tensor) -> Tensor:
-    """What some families do to the output embedding's logits: scale them (Cohere, Granite), cap them (Gemma)."""
+    """Applies what some families do to the output embedding's logits: scaling (Cohere, Granite) and caps (Gemma)."""
     if (scale := getattr(config, "logit_scale", None)) is not None:
         logits = logits * scale
     if (divisor := getattr(config, "logits_scaling", None)) is not None:

@@ -1,4 +1,4 @@
-"""An adapter merged into the weights it stands on: a plain checkpoint, for whoever knows nothing of adapters."""
+"""Merging an adapter into its base: the result is a plain checkpoint, which any program can load."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from qstep.models.scorer import ScorerModel
 def merge_adapter(folder: str | Path, output: str | Path) -> None:
     """Writes the plain checkpoint that computes what the adapter in `folder` computes on its base model.
 
-    A scorer's step contract, a policy's value function and the tokenizer come along.
+    A scorer's step contract, a policy's value function and the tokenizer are copied too.
 
-    Raises ValueError where the folder holds no adapter, or the base model it names is gone.
+    Raises ValueError if the folder holds no adapter, or the base model that it names is missing.
     """
     if not (Path(folder) / ADAPTER_CONFIG).exists():
         raise ValueError(f"{folder} holds no adapter ({ADAPTER_CONFIG}); there is nothing to merge")
@@ -44,7 +44,7 @@ def merge_adapter(folder: str | Path, output: str | Path) -> None:
 
 @torch.no_grad()
 def _merged_value(policy: PolicyWithValue) -> dict[str, Tensor]:
-    """V's whole state, its adapter added to copies of the weights, which the policy shares."""
+    """The complete state of V: its adapter is added to copies of the weights, since the policy shares these."""
     state = {f"value_head.{name}": tensor for name, tensor in policy.value_head.state_dict().items()}
     if policy.value_trunk is None:
         return state

@@ -51,9 +51,9 @@ PACKED_ATTENTION = "qstep_packed"
 
 
 def collate_groups(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> Batch:
-    """Builds a batch from the token ids of G prompts and, for each, of its responses.
+    """Builds a batch from the token ids of G prompts and of the responses to each.
 
-    Raises ValueError for a prompt without tokens: nothing would predict the first token of its responses.
+    Raises ValueError for a prompt without tokens, since nothing would predict the first token of its responses.
     """
     if not all(map(len, prompts)):
         raise ValueError(f"prompt {[*map(len, prompts)].index(0)} of the batch has no tokens; give it at least one")
@@ -94,7 +94,7 @@ class Spans(NamedTuple):
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the segments of a batch lie: each prompt, then its responses. Handed to every attention layer.
+    """Where the segments of a batch lie: each prompt, then its responses. Every attention layer receives it.
 
     lengths: tokens of each segment. prompt_of: for each segment, the segment of its prompt (a prompt's is itself).
     """
@@ -118,7 +118,7 @@ class Packing:
         return cls(sizes, prompt_of)
 
     def positions(self, device: torch.device) -> Int[Tensor, " L"]:
-        """Each token's position in the text it stands in: a response goes on where its prompt ends."""
+        """Each token's position in its own text: a response continues the positions of its prompt."""
         starts = [0 if at == prompt else self.lengths[prompt] for at, prompt in enumerate(self.prompt_of)]
         return torch.cat(
             [torch.arange(start, start + n, device=device) for start, n in zip(starts, self.lengths, strict=True)]
@@ -170,10 +170,10 @@ def packed_attention(
 ) -> tuple[Float[Tensor, "1 L H d"], None]:
     """Causal attention within each prompt, and from each response to its prompt and itself.
 
-    What transformers' decoders call for their attention. Grouped keys, sliding windows and soft-capped scores are
-    done as each model asks.
+    The decoders of transformers call it as their attention. It supports grouped keys, sliding windows and soft-capped
+    scores.
 
-    Raises RuntimeError where a model does not hand the packing on, and where dropout is asked for.
+    Raises RuntimeError if a model does not pass the packing on, or uses dropout.
     """
     if packing is None or attention_mask is not None:
         raise RuntimeError(f"{type(module).__name__} was called without a packed batch; use qstep.models to call it")

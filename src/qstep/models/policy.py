@@ -1,4 +1,4 @@
-"""The policy's log-probabilities and the value network beside it."""
+"""The policy's log-probabilities, and its value network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PolicyModel(PretrainedModule):
     def new(cls, options: ModelOptions) -> PolicyModel:
         """A policy about to be trained.
 
-        Raises ValueError for a family whose layers or logits qstep cannot compute; the message says which.
+        Raises ValueError if qstep cannot compute the layers or logits of its family; the message says which.
         """
         model = load_causal_lm(options)
         lora = options.lora("CAUSAL_LM")
@@ -84,9 +84,9 @@ class PolicyWithValue(PolicyModel):
 
     @classmethod
     def load(cls, folder: str | Path, dtype: Dtype = "float32") -> PolicyWithValue:
-        """A policy and its V that `save` or `qstep merge` wrote; of an adapter, on the base model that it names.
+        """A policy and its V, from what `save` or `qstep merge` wrote. An adapter is put on its base.
 
-        Raises ValueError where the folder holds no value function.
+        Raises ValueError if the folder holds no value function.
         """
         from safetensors import safe_open
 
@@ -106,7 +106,7 @@ class PolicyWithValue(PolicyModel):
     def _made_of(cls, model: PreTrainedModel, lora: LoraConfig | None, value: ValueNetwork) -> PolicyWithValue:
         trunk: Any = None
         if value == "separate":
-            # Under adapters both networks stand on the same frozen weights, of which there is one copy.
+            # With adapters both networks share one copy of the frozen weights.
             shared = {} if lora is None else {id(weight): weight for weight in model.base_model.parameters()}
             trunk = copy.deepcopy(model.base_model, dict(shared))
         if lora is None:
@@ -146,12 +146,12 @@ class PolicyWithValue(PolicyModel):
         return super().networks() if self.value_trunk is None else [*super().networks(), self.value_trunk]
 
     def value_parameters(self) -> list[nn.Parameter]:
-        """What V alone is made of, as far as it is trained."""
+        """The trained state of V alone."""
         trunk = [] if self.value_trunk is None else list(self.value_trunk.parameters())
         return [p for p in (*trunk, *self.value_head.parameters()) if p.requires_grad]
 
     def save(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Writes the policy as `PolicyModel.save` does, and what is trained of V beside it as `value.safetensors`."""
+        """Writes the policy as `PolicyModel.save` does, and what is trained of V as `value.safetensors`."""
         from safetensors.torch import save_file
 
         super().save(folder, state_dict)
@@ -160,7 +160,7 @@ class PolicyWithValue(PolicyModel):
         save_file({name: state[name].contiguous() for name in sorted(trained)}, Path(folder) / VALUE_FILE)
 
     def restore(self, folder: str | Path) -> None:
-        """Takes back what `save` wrote, exactly. Raises ValueError where V's file does not fit this network."""
+        """Loads what `save` wrote, exactly. Raises ValueError if V's file does not fit this network."""
         from safetensors.torch import load_file
 
         super().restore(folder)

@@ -1,4 +1,4 @@
-"""What every module that a trainer trains has in common: a model of transformers inside, saved and restored whole."""
+"""What all trained modules share: a model of transformers inside, which is saved and restored completely."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PretrainedModule(nn.Module):
 
     @property
     def learned_positions(self) -> int | None:
-        """For how many tokens the model has learned positions; None where it computes them (rotary, ALiBi)."""
+        """The number of learned positions; None if the model computes positions (rotary, ALiBi)."""
         limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         words = bare(self.pretrained).get_input_embeddings()
         others = (m for m in self.pretrained.modules() if isinstance(m, nn.Embedding) and m is not words)
@@ -79,12 +79,12 @@ class PretrainedModule(nn.Module):
         self.activation_checkpointing_enable({"context_fn": contexts})
 
     def save(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Writes a checkpoint of transformers, or of peft; a step contract is in its `config.json` in both.
+        """Writes a checkpoint of transformers or of peft. A step contract is in the `config.json` of both.
 
-        `state_dict` is this module's whole state, where its own parameters are sharded.
+        `state_dict` is the complete state of this module, needed if its own parameters are sharded.
         """
         save_pretrained(self.pretrained, folder, state_dict, "pretrained.")
 
     def restore(self, folder: str | Path) -> None:
-        """Takes back the weights that `save` wrote, exactly."""
+        """Loads the weights that `save` wrote, exactly."""
         restore_pretrained(self.pretrained, folder)

@@ -1,4 +1,4 @@
-"""What else a step is read by: one word against another, or its likelihood under one policy against another."""
+"""Other ways to read a step: one word against another, or one policy's log-probabilities against another's."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class WordPairModel(PretrainedModule):
 class LogRatioModel(nn.Module):
     """`forward(batch)` gives each step's Q from a policy's log-probabilities against a reference's, `[B, S]`, in fp32.
 
-    Of a policy alone, Q is `beta` times the sum of log pi/pi_ref over the response's tokens through the step's last
-    (an implicit PRM). Of a policy with its value function, it is `beta log pi/pi_ref + V` at that token (DQO's Q).
+    For a policy without a value function, Q is `beta` times the sum of log pi/pi_ref over the response's tokens up to
+    the step's last one (an implicit PRM). With a value function it is `beta log pi/pi_ref + V` at that token (DQO's Q).
 
     Args:
-        reference: None stands for the uniform one, whose log-probability is taken to be 0, as in training; `policy`
-            itself for what its adapter was put on.
+        reference: None means the uniform reference, whose log-probability counts as 0, as in training. The `policy`
+            itself means the base of its adapter.
     """
 
     def __init__(self, policy: PolicyModel, reference: PolicyModel | None, beta: float) -> None:

@@ -13,22 +13,33 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from qstep.data import checked_prompt, checked_steps, encode_ended, encode_prompt, last_text, prompt_kind
+from qstep.data import (
+    check_model_name,
+    checked_prompt,
+    checked_steps,
+    encode_ended,
+    encode_prompt,
+    last_text,
+    prompt_kind,
+)
 from qstep.models.adapters import adapted, load_adapter
 from qstep.models.loading import (
     ADAPTER_CONFIG,
+    LoadedModel,
     ModelOptions,
     bare,
     head_name,
     is_scorer,
     load_token_classifier,
+    token_classifier_of,
 )
 from qstep.models.packing import Batch, StepBatch, collate_groups, packed_hidden, response_starts
 from qstep.models.pretrained import PretrainedModule
 from qstep.types import Aggregation, Dtype, Prompt, PromptKind
+from qstep.words import counted
 
 _NEWER = {"prompts", "instruction"}
-"""Fields that checkpoints of an older qstep do not have."""
+"""Fields that are absent in checkpoints of an older qstep."""
 
 _OTHER_KIND = {
     "messages": "is a conversation, and the scorer was trained on strings. Give a string (--conversational false)",
@@ -76,7 +87,7 @@ class StepContract:
         ids = tokenizer(separator_token, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise ValueError(
-                f"--separator_token {separator_token!r} is {len(ids)} tokens for this tokenizer: {ids}. "
+                f"--separator_token {separator_token!r} is {counted(len(ids), 'token')} for this tokenizer: {ids}. "
                 "Choose one that is a single token."
             )
         return cls(
@@ -93,7 +104,7 @@ class StepContract:
 
     @classmethod
     def of(cls, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> StepContract:
-        """The contract a checkpoint carries, checked against the tokenizer it is about to be used with.
+        """The contract of a checkpoint, checked against the tokenizer that it is used with.
 
         Raises:
             ValueError: if the checkpoint has no contract, one of another version, or was trained with
@@ -102,8 +113,8 @@ class StepContract:
         stored = getattr(config, "qstep", None)
         if not isinstance(stored, dict):
             raise ValueError(
-                "This checkpoint has no step contract ('qstep' in its config.json): it was not trained by "
-                "`qstep train`, so how its steps are separated is unknown."
+                "This checkpoint has no step contract ('qstep' in its config.json), so how its steps are separated is "
+                "unknown. Give one that `qstep train` or `qstep export` wrote."
             )
         contract = cls.read(stored)
         if contract is None:
@@ -133,9 +144,9 @@ class StepContract:
         return cls(**stored)
 
     def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
-        """How a prompt differs from those of training, and what to do about it; None if it does not.
+        """How a prompt differs from those of training, and what to do about it; None if it does not differ.
 
-        `instruction` is the one that the command at hand has put after the question.
+        `instruction` is the one that the current command has put after the question.
         """
         kind = prompt_kind(prompt)
         if self.prompts not in (None, "mixed", kind):
@@ -158,8 +169,8 @@ def check_length(tokens: int, max_length: int, where: str) -> None:
     """Raises ValueError, naming `where`, for more tokens than `max_length`; nothing is truncated."""
     if tokens > max_length:
         raise ValueError(
-            f"{where}: its prompt and response are {tokens} tokens, and this scorer's max_length is {max_length}. "
-            "Shorten or drop the row; it is not truncated."
+            f"{where}: its prompt and response are {counted(tokens, 'token')}, and this scorer's max_length is "
+            f"{max_length}. Shorten or drop the row; it is not truncated."
         )
 
 
@@ -181,16 +192,18 @@ def encode_steps(
 class ScorerModel(PretrainedModule):
     """A step scorer as one module: `forward(batch)` gives the Q of each step, `[B, S]`, in fp32.
 
-    `pretrained` is an `AutoModelForTokenClassification`, or a peft model around one. Its head has one output, which is
-    Q; or two, wrong and right, of which Q is the difference, so that sigmoid(Q) is the softmax's share of the second.
+    `pretrained` is an `AutoModelForTokenClassification`, or a peft model around one. A head with one output gives Q. A
+    head with two outputs, wrong and right, gives Q as their difference: sigmoid(Q) is then the softmax of the second.
     """
 
     @classmethod
     def new(cls, options: ModelOptions) -> ScorerModel:
-        """A scorer about to be trained: the trunk of a causal LM under a fresh scalar head, without dropout.
+        """A scorer to be trained: the backbone of a causal LM with a new scalar head, without dropout.
 
-        Raises ValueError for a family that cannot be packed, or where peft is asked for and not installed.
+        Raises ValueError if the family cannot be packed, or if peft is needed and not installed.
         """
+        if isinstance(options, LoadedModel):
+            return cls(token_classifier_of(options.model))
         config = AutoConfig.from_pretrained(
             options.model_name_or_path, num_labels=1, problem_type="regression", **options.load_arguments()
         )
@@ -202,11 +215,12 @@ class ScorerModel(PretrainedModule):
 
     @classmethod
     def load(cls, folder: str | Path, dtype: Dtype = "float32") -> ScorerModel:
-        """A scorer that `save` or `qstep merge` wrote; of an adapter, on the base model that it names."""
+        """Loads a scorer that `save` or `qstep merge` wrote. An adapter is put on the base model that it names."""
+        check_model_name(folder)
         config = AutoConfig.from_pretrained(folder)
         if not is_scorer(config):
             raise ValueError(
-                f"{folder} is no scorer: its config.json has no step contract ('qstep'). Give the output_dir of "
+                f"{folder} is not a scorer: its config.json has no step contract ('qstep'). Give the output_dir of "
                 "`qstep train pqm|bce|mse|orm`"
             )
         if not (Path(folder) / ADAPTER_CONFIG).exists():
@@ -227,11 +241,11 @@ class ScorerModel(PretrainedModule):
         head: Callable[[PretrainedConfig], nn.Module] | None = None,
         renamed: dict[str, str] | None = None,
     ) -> ScorerModel:
-        """Somebody else's scorer: a trunk of transformers' own under a head with `labels` outputs, from safetensors.
+        """A published scorer, read from safetensors: a backbone of transformers and a head with `labels` outputs.
 
         Args:
-            head: makes the head, where it is not one linear layer; its weights are called `score.<...>`.
-            renamed: patterns of weight names, and what they are called here.
+            head: makes the head if it is not one linear layer; its weights are called `score.<...>`.
+            renamed: patterns of weight names in the file, and their names here.
 
         Raises:
             ValueError: the checkpoint lacks weights, or its family cannot be packed.
@@ -248,7 +262,7 @@ class ScorerModel(PretrainedModule):
         return self._read(states).masked_fill(batch["step_ends"] < 0, 0.0)
 
     def q_of_tokens(self, batch: Batch) -> Float[Tensor, " L"]:
-        """What is read at every token of the packed batch, in fp32, prompts and steps alike."""
+        """The value read at every token of the packed batch, of prompts and steps, in fp32."""
         return self._read(packed_hidden(bare(self.pretrained).base_model, batch))
 
     def _read(self, states: Float[Tensor, "... D"]) -> Float[Tensor, ...]:
@@ -259,7 +273,7 @@ class ScorerModel(PretrainedModule):
 
 
 def step_states(hidden: Float[Tensor, "L D"], batch: StepBatch) -> Float[Tensor, "B S D"]:
-    """The states at the tokens where steps are read; at absent steps, any."""
+    """The states at the tokens where steps are read. Absent steps get an arbitrary state."""
     starts, _ = response_starts(batch)
     ends = batch["step_ends"]
     places = (starts[:, None] + ends.clamp(min=0)).clamp(max=len(hidden) - 1)

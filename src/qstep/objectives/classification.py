@@ -67,7 +67,7 @@ def _per_step(
         name,
         loss=loss,
         labels_of=partial(soft_labels, threshold=config.threshold, stop_at_first_error=config.stop_at_first_error),
-        check=lambda path, forbidden: check_labels(path, config, forbidden, soft=True),
+        check=lambda source, forbidden: check_labels(source, config, forbidden, soft=True),
         leave_out=without_labels,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,14 @@ from transformers import PreTrainedTokenizerBase
 from qstep.data import (
     Format,
     Index,
-    RowError,
     bytes_growth,
     cached_array,
     encode_prompt,
-    index_rows,
     most_text_tokens,
     tokenizer_fingerprint,
 )
 from qstep.objectives.config import GroupConfig
+from qstep.objectives.source import RowsFile
 from qstep.processes import first_then_all
 from qstep.types import Row
 
@@ -50,12 +48,16 @@ class GroupDataset(Dataset[Item]):
     """
 
     def __init__(
-        self, index: Index, rows: NDArray[np.int64], responses_per_prompt: int | None, left_out: Counter[str]
+        self,
+        source: RowsFile,
+        index: Index,
+        rows: NDArray[np.int64],
+        responses_per_prompt: int | None,
+        left_out: Counter[str],
     ) -> None:
         if not len(rows):
-            raise ValueError(f"{index.path}: none of its rows can be used; left out: {dict(left_out)}")
-        self.index, self.left_out = index, left_out
-        self.path = index.path
+            raise ValueError(f"{source}: none of its rows can be used; left out: {dict(left_out)}")
+        self.source, self.index, self.left_out = source, index, left_out
         self.columns: dict[str, Any] = {}
         problems = index.table["problem"][rows]
         _, first, inverse = np.unique(problems, return_index=True, return_inverse=True)
@@ -81,7 +83,7 @@ class GroupDataset(Dataset[Item]):
         numbers = self.row_numbers(item)
         rows = [self.row(number) for number in numbers]
         if any(row["prompt"] != rows[0]["prompt"] for row in rows):
-            raise ValueError(f"{self.path}: rows {numbers} have one hash and two prompts; give them problem_ids")
+            raise ValueError(f"{self.source}: rows {numbers} have one hash and two prompts; give them problem_ids")
         where = [self.where(number) for number in numbers]
         more = {name: [column[number] for number in numbers] for name, column in self.columns.items()}
         return {"rows": rows, "row_index": numbers, "where": where, "weight": float(index >= 0), **more}
@@ -96,11 +98,11 @@ class GroupDataset(Dataset[Item]):
 
     def where(self, number: int) -> str:
         """How an error names a row."""
-        return f"{self.path}, line {number + 1}"
+        return self.source.at(number)
 
 
 def select_rows(
-    path: Path,
+    source: RowsFile,
     format: Format,
     config: GroupConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -124,10 +126,10 @@ def select_rows(
         RowError: a row is bad, or its steps are split by another separator.
         ValueError: rows are longer than `max_length` (unless they are to be dropped), or none is left.
     """
-    index = first_then_all(lambda: index_rows(path, format, forbidden=forbidden))
+    index = source.index(format, forbidden)
     table = index.table
     if step_separator is not None:
-        _refuse_other_separators(index, step_separator)
+        _refuse_other_separators(source, index, step_separator)
     kept = np.ones(len(table), bool)
     left_out: Counter[str] = Counter()
     for reason, rows in leave_out(index).items():
@@ -147,30 +149,28 @@ def select_rows(
         def measure() -> tuple[dict[str, Any], NDArray[Any]]:
             return {}, np.array([encode(index.row(int(number))) for number in doubtful], "<i8")
 
-        _, exact = first_then_all(
-            lambda: cached_array(path.resolve(), f"{format}.lengths", key, np.dtype("<i8"), measure)
-        )
+        _, exact = first_then_all(lambda: cached_array(index.path, f"{format}.lengths", key, np.dtype("<i8"), measure))
         long = exact > config.max_length
         if long.any() and config.over_long == "refuse":
-            named = ", ".join(f"line {n + 1} ({t})" for n, t in zip(doubtful[long], exact[long][:_NAMED], strict=False))
+            named = ", ".join(
+                f"{source.line(n)} ({t})" for n, t in zip(doubtful[long], exact[long][:_NAMED], strict=False)
+            )
             raise ValueError(
-                f"{path}: {int(long.sum())} rows are longer than max_length {config.max_length} tokens: {named}"
+                f"{source}: {int(long.sum())} rows are longer than max_length {config.max_length} tokens: {named}"
                 f"{', ...' if long.sum() > _NAMED else ''}. Raise max_length, or leave them out with over_long: drop; "
                 "nothing is truncated."
             )
         if long.any():
             left_out["longer than max_length"] += int(long.sum())
             kept[doubtful[long]] = False
-    return GroupDataset(index, np.flatnonzero(kept), config.responses_per_prompt, +left_out)
+    return GroupDataset(source, index, np.flatnonzero(kept), config.responses_per_prompt, +left_out)
 
 
-def _refuse_other_separators(index: Index, wanted: str) -> None:
+def _refuse_other_separators(source: RowsFile, index: Index, wanted: str) -> None:
     for code, separator in enumerate(index.separators):
         if separator is not None and separator != wanted:
-            line = int(np.flatnonzero(index.table["separator"] == code)[0]) + 1
-            raise RowError(
-                index.path,
-                line,
+            raise source.error(
+                int(np.flatnonzero(index.table["separator"] == code)[0]),
                 "step_separator",
                 f"its steps were split by {separator!r}, and this run splits by {wanted!r}: set step_separator to that "
                 "of the rows",

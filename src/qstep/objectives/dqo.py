@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import RowError, row_step_ends, steps_of
+from qstep.data import row_step_ends, steps_of
 from qstep.losses import (
     ImportanceMode,
     additive_rewards,
@@ -25,6 +24,7 @@ from qstep.models import ModelOptions, PolicyWithValue
 from qstep.objectives.batch import GradedBatch, RewardedBatch
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.objective import Losses, Objective, Recorded
+from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import ValueConfig, ValueFunction, by_outcome
 from qstep.processes import gathered, here
 from qstep.runs.options import Bounds, ReadIf
@@ -94,15 +94,14 @@ class DQO(Objective[RewardedBatch]):
     def new_model(self, options: ModelOptions) -> PolicyWithValue:
         return self.value.new_model(options)
 
-    def rows(self, path: Path) -> GroupDataset:
+    def rows(self, source: RowsFile) -> GroupDataset:
         if self.config.process_rewards == "none":
-            return self.value.rows(path)
-        dataset = self.value.rows(path, self.config.step_separator)
+            return self.value.rows(source)
+        dataset = self.value.rows(source, self.config.step_separator)
         unscored = dataset.rows[~dataset.index.table["rewarded"][dataset.rows]]
         if len(unscored):
-            raise RowError(
-                path,
-                int(unscored.min()) + 1,
+            raise source.error(
+                int(unscored.min()),
                 "step_rewards",
                 f"is missing ({len(unscored)} such rows), and process_rewards is {self.config.process_rewards}; `qstep "
                 "score` writes it",
@@ -116,7 +115,7 @@ class DQO(Objective[RewardedBatch]):
             _log.warning(
                 "%s: %d of %d rows have no logps_behavior. They are taken to be sampled by the reference model; if "
                 "they were not, their importance weights are wrong: set importance to none",
-                train.path,
+                train.source,
                 assumed,
                 len(train.rows),
             )

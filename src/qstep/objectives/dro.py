@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,6 +13,7 @@ from qstep.models import ModelOptions, PolicyWithValue
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.objective import Losses, Objective
+from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import ValueConfig, ValueFunction, by_outcome
 
 
@@ -31,8 +31,8 @@ class DRO(Objective[GradedBatch]):
     def new_model(self, options: ModelOptions) -> PolicyWithValue:
         return self.value.new_model(options)
 
-    def rows(self, path: Path) -> GroupDataset:
-        return self.value.rows(path)
+    def rows(self, source: RowsFile) -> GroupDataset:
+        return self.value.rows(source)
 
     def begin(self, model: PolicyWithValue, train: GroupDataset) -> None:
         self.value.begin(model, train)

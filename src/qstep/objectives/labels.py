@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qstep.data import Index, contradicting_rows, index_rows, is_right, rising_rows
-from qstep.processes import first_then_all
+from qstep.data import Index, contradicting_rows, is_right, rising_rows
+from qstep.objectives.source import RowsFile
 from qstep.types import ABSENT, Row
 
 if TYPE_CHECKING:
@@ -46,23 +45,23 @@ def _read(row: Row, threshold: float, stop_at_first_error: bool) -> tuple[list[f
     return labels[: first_wrong + 1] if stop_at_first_error else labels, first_wrong
 
 
-def check_verdicts(path: Path, forbidden: Sequence[str]) -> None:
+def check_verdicts(source: RowsFile, forbidden: Sequence[str]) -> None:
     """Refuses a training file whose responses are all right, or all wrong.
 
     Raises:
         RowError: a row is bad.
         ValueError: the verdicts all say the same.
     """
-    index = first_then_all(lambda: index_rows(path, "stepwise", forbidden=forbidden))
+    index = source.index("stepwise", forbidden)
     table = index.table
     verdict = np.where(table["right"] >= 0, table["right"], table["last"])
     known = verdict[~np.isnan(verdict) & (table["steps"] > 0)]
     if len(known) and known.min() == known.max():
-        raise ValueError(_one_sided(path, "verdicts on responses", f"{known.min():g}"))
-    _warn_of_contradictions(path, index)
+        raise ValueError(_one_sided(source, "verdicts on responses", f"{known.min():g}"))
+    _warn_of_contradictions(source, index)
 
 
-def check_labels(path: Path, config: StepwiseConfig, forbidden: Sequence[str], *, soft: bool) -> None:
+def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[str], *, soft: bool) -> None:
     """Refuses a training file whose steps are all right, or all wrong.
 
     Args:
@@ -72,7 +71,7 @@ def check_labels(path: Path, config: StepwiseConfig, forbidden: Sequence[str], *
         RowError: a row is bad.
         ValueError: the labels all say the same, or rise after a wrong step where `config.rising` refuses that.
     """
-    index = first_then_all(lambda: index_rows(path, "stepwise", forbidden=forbidden))
+    index = source.index("stepwise", forbidden)
     table, threshold = index.table, config.threshold
     known = ~np.isnan(table["lowest"]) & (table["steps"] > 0)
     if not known.any():
@@ -82,28 +81,28 @@ def check_labels(path: Path, config: StepwiseConfig, forbidden: Sequence[str], *
     if low == high if as_they_are else (low > threshold or high <= threshold):
         side = "wrong" if high <= threshold else "right"
         says = f"{low:g}" if low == high else f"{side} by --threshold {threshold}"
-        raise ValueError(_one_sided(path, "labels of steps", says))
+        raise ValueError(_one_sided(source, "labels of steps", says))
     rising: NDArray[np.int64] = rising_rows(index, threshold) if config.rising == "refuse" else np.empty(0, np.int64)
     if len(rising):
         raise ValueError(
-            f"{path}: labels rise after a wrong step in {len(rising)} rows, first on line {rising[0] + 1}, and "
+            f"{source}: labels rise after a wrong step in {len(rising)} rows, first on {source.line(rising[0])}, and "
             "--rising is refuse: mend or drop these, read every row through its first wrong step only "
             "(--stop_at_first_error true), or give --rising keep"
         )
-    _warn_of_contradictions(path, index)
+    _warn_of_contradictions(source, index)
 
 
-def _one_sided(path: Path, what: str, says: str) -> str:
+def _one_sided(source: RowsFile, what: str, says: str) -> str:
     return (
-        f"{path}: all {what} say the same ({says}; 1 is right, 0 wrong), so a scorer can learn nothing from them. "
+        f"{source}: all {what} say the same ({says}; 1 is right, 0 wrong), so a scorer can learn nothing from them. "
         "Look at the file with `qstep audit`, and add rows that are labelled otherwise"
     )
 
 
-def _warn_of_contradictions(path: Path, index: Index) -> None:
-    contradictions = contradicting_rows(index) + 1
+def _warn_of_contradictions(source: RowsFile, index: Index) -> None:
+    contradictions = contradicting_rows(index)
     if len(contradictions):
         _log.warning(
-            "%s: %d rows contradict another of the same response, first on line %d; see `qstep audit`",
-            *(path, len(contradictions), contradictions[0]),
+            "%s: %d rows contradict another of the same response, first on %s; see `qstep audit`",
+            *(source, len(contradictions), source.line(contradictions[0])),
         )

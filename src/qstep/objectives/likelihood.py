@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.responses import collate_rows, policy_rows
+from qstep.objectives.source import RowsFile
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -33,8 +33,8 @@ class Likelihood(Objective[Batch]):
     def new_model(self, options: ModelOptions) -> PolicyModel:
         return PolicyModel.new(options)
 
-    def rows(self, path: Path) -> GroupDataset:
-        return policy_rows(path, self.config, self.tokenizer, "prompt-completion", self.leave_out)
+    def rows(self, source: RowsFile) -> GroupDataset:
+        return policy_rows(source, self.config, self.tokenizer, "prompt-completion", self.leave_out)
 
     def collate(self, items: list[Item]) -> Batch:
         return collate_rows(self.tokenizer, items)

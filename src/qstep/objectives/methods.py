@@ -59,7 +59,7 @@ _METHODS = (
     Method("pqm", "PQM", "PQM's practical ranking loss (Eq. 10)", "scorer", _RANKING, f"{_IN}.ranking:pqm"),
     Method(
         *("pqm_theoretical", "PQM theoretical", "PQM's theoretical loss (Eq. 9)", "scorer"),
-        *(_RANKING, f"{_IN}.ranking:pqm_theoretical"),
+        *(f"{_IN}.ranking:TheoreticalConfig", f"{_IN}.ranking:pqm_theoretical"),
     ),
     Method(
         *("pqm_ablation", "PQM ablation", "PQM's ablation (Eq. 12)", "scorer"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from qstep.models import Batch, ModelOptions, PretrainedModule
 from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.source import RowsFile
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -40,7 +40,7 @@ class Objective(Protocol[AnyBatch]):
         """The model that training starts from."""
         ...
 
-    def rows(self, path: Path) -> GroupDataset:
+    def rows(self, source: RowsFile) -> GroupDataset:
         """The rows of a file that are learned from, or evaluated on."""
         ...
 
@@ -60,7 +60,7 @@ class Objective(Protocol[AnyBatch]):
         """What is logged, given the means of what `losses` recorded."""
         return means
 
-    def check(self, path: Path) -> None:
+    def check(self, source: RowsFile) -> None:
         """Refuses, before a model is loaded, a training file from which nothing can be learned."""
         return
 

@@ -27,12 +27,24 @@ class RankingConfig(StepwiseConfig):
     margin: Annotated[float, Bounds(least=0)] = 4.0
 
 
+@dataclass
+class TheoreticalConfig(RankingConfig):
+    """How to train a scorer by PQM's theoretical ranking (arXiv 2410.11287, Eq. 9).
+
+    Args:
+        stop_at_first_error: read each response only through its first wrong step. Eq. 9 also ranks wrong steps among
+            each other, so by default all steps are read.
+    """
+
+    stop_at_first_error: bool = False
+
+
 def pqm(config: RankingConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
     """The practical loss, Eq. 10."""
     return _ranking("pqm", config, tokenizer, partial(pqm_loss, margin=config.margin))
 
 
-def pqm_theoretical(config: RankingConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
+def pqm_theoretical(config: TheoreticalConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
     """The theoretical loss, Eq. 9, which ranks wrong steps too."""
     return _ranking("pqm_theoretical", config, tokenizer, partial(pqm_theoretical_loss, margin=config.margin))
 
@@ -54,6 +66,6 @@ def _ranking(
         name,
         loss=loss,
         labels_of=partial(hard_labels, threshold=config.threshold, stop_at_first_error=config.stop_at_first_error),
-        check=lambda path, forbidden: check_labels(path, config, forbidden, soft=False),
+        check=lambda source, forbidden: check_labels(source, config, forbidden, soft=False),
         leave_out=without_labels,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +11,7 @@ from qstep.data import Format, Index, check_completion_ids, encode_completion, e
 from qstep.models import Batch, collate_groups
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
+from qstep.objectives.source import RowsFile
 from qstep.processes import together
 from qstep.types import Row
 
@@ -29,7 +29,7 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> tupl
 
 
 def policy_rows(
-    path: Path,
+    source: RowsFile,
     config: GroupConfig,
     tokenizer: PreTrainedTokenizerBase,
     format: Format,
@@ -42,11 +42,11 @@ def policy_rows(
     """
 
     def count_tokens(row: Row) -> int:
-        prompt_ids, response_ids = encode_row(tokenizer, row, str(path))
+        prompt_ids, response_ids = encode_row(tokenizer, row, str(source))
         return len(prompt_ids) + len(response_ids)
 
     dataset = select_rows(
-        path,
+        source,
         format,
         config,
         tokenizer,

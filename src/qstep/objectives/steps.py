@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from qstep.objectives.batch import LabelledStepBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
 from qstep.objectives.objective import Losses, Objective
+from qstep.objectives.source import RowsFile
 from qstep.runs.options import CHANGES_NOTHING, Bounds, Check, ReadIf
 from qstep.runs.shared_options import StepSeparator
 from qstep.types import ABSENT, Aggregation, Row
@@ -53,8 +53,8 @@ class StepwiseConfig(ScorerConfig):
         threshold: a soft label above it counts as correct (0: any success is correct), for the ranking losses and for
             stop_at_first_error; BCE and MSE take soft labels as they are.
         stop_at_first_error: read each response only through its first wrong step, as PRM800K labels them (arXiv
-            2305.20050). The steps after it repeat its label whatever they say, and drown what there is to learn. With
-            false all steps are read, which gives the theoretical loss (Eq. 9) more than one wrong step to rank.
+            2305.20050). The steps after it repeat its label whatever they say, and teach nothing. With false all steps
+            are read.
         rising: with stop_at_first_error false, whether rows with a right step after a wrong one are taken as the loss
             takes them (a ranking loss calls that step wrong), or refused.
     """
@@ -84,7 +84,7 @@ class StepScoring(Objective[LabelledStepBatch]):
         *,
         loss: Callable[[Tensor, Tensor], Tensor],
         labels_of: Callable[[Row], list[float]],
-        check: Callable[[Path, Sequence[str]], None],
+        check: Callable[[RowsFile, Sequence[str]], None],
         leave_out: Callable[[Index], Reasons],
         aggregation: Aggregation = "min",
     ) -> None:
@@ -102,12 +102,12 @@ class StepScoring(Objective[LabelledStepBatch]):
     def new_model(self, options: ModelOptions) -> ScorerModel:
         return ScorerModel.new(options)
 
-    def check(self, path: Path) -> None:
-        self._check(path, self.config.forbidden)
+    def check(self, source: RowsFile) -> None:
+        self._check(source, self.config.forbidden)
 
-    def rows(self, path: Path) -> GroupDataset:
+    def rows(self, source: RowsFile) -> GroupDataset:
         return select_rows(
-            path,
+            source,
             "stepwise",
             self.config,
             self.tokenizer,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from qstep.objectives.batch import GradedBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons
 from qstep.objectives.responses import collate_rows, policy_rows
+from qstep.objectives.source import RowsFile
 from qstep.processes import here
 from qstep.runs.options import Bounds
 
@@ -53,9 +53,9 @@ class ValueFunction:
         """The policy with a value function that starts constant."""
         return PolicyWithValue.new_with_value(options, self.config.value)
 
-    def rows(self, path: Path, step_separator: str | None = None) -> GroupDataset:
+    def rows(self, source: RowsFile, step_separator: str | None = None) -> GroupDataset:
         """The graded rows of a file."""
-        return policy_rows(path, self.config, self.tokenizer, "unpaired", ungraded, step_separator)
+        return policy_rows(source, self.config, self.tokenizer, "unpaired", ungraded, step_separator)
 
     def begin(self, model: PolicyWithValue, train: GroupDataset) -> None:
         """Sets V to the mean reward, and warns where every reward is the same."""
@@ -65,7 +65,7 @@ class ValueFunction:
             _log.warning(
                 "%s: the reward of every row is %g, so the outcomes tell no response from another: were the rows "
                 "graded as you meant?",
-                train.path,
+                train.source,
                 outcomes[0],
             )
 

@@ -7,27 +7,27 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from qstep.recipes.graph import Run
+from qstep.recipes.graph import Run, jobs_in_order, plan
 from qstep.recipes.graph import run as run_recipe
-from qstep.recipes.recipe import RecipeError, read_recipe
+from qstep.recipes.recipe import Recipe, RecipeError, read_recipe
 from qstep.recipes.study import Study
 from qstep.recipes.summary import summarise
 
 MINIATURE = Path(str(files("qstep.recipes") / "miniature.yaml"))
-"""The recipe that `qstep demo` runs."""
+"""The file of the recipe that `qstep demo` runs."""
 
 
 @dataclass(kw_only=True)
 class DemoConfig:
-    """From nothing to a better reasoner, on the embedded miniature: base policy, samples, labels, verifiers, offline
-    RL, evaluation, report. Runs the packaged recipe `qstep/recipes/miniature.yaml`.
+    """Trains a better reasoner from nothing, on the embedded miniature task: base policy, samples, labels, verifiers,
+    offline RL, evaluation, report. Runs the packaged recipe `qstep/recipes/miniature.yaml`.
 
     Args:
-        output_dir: where everything goes; by default the folder that the recipe names.
-        seeds: the seeds to run, as `1,2`; by default the recipe's.
+        output_dir: the folder for all output; by default the folder that the recipe names.
+        seeds: the seeds to run, such as `1,2`; by default those of the recipe.
         only: run this stage and what it needs, no more.
-        processes: commands run side by side, each with a model of its own; by default as many as the recipe says.
-        values: the recipe's values to set anew, as `--values.NAME VALUE`.
+        processes: how many commands run side by side, each with its own model; by default the recipe's number.
+        values: replaces values of the recipe, as `--values.NAME VALUE`.
     """
 
     output_dir: Path | None = None
@@ -39,18 +39,19 @@ class DemoConfig:
 
 @dataclass(kw_only=True)
 class RunConfig(DemoConfig):
-    """Runs what is not yet there of a recipe: `qstep run recipe.yaml`. Killed, or with changed options, it goes on
-    with what is missing or concerned.
+    """Runs the jobs of a recipe whose output is not there yet: `qstep run recipe.yaml`.
+
+    After a kill the same command resumes. After a change of options it runs only the jobs that the change concerns.
 
     Args:
-        recipe: the YAML file; as the first argument it needs no flag.
+        recipe: the YAML file. It may stand first, without the flag.
     """
 
     recipe: Path
 
 
 def run(config: RunConfig) -> list[Run]:
-    """Runs the recipe, prints and writes what came of it, and returns its runs."""
+    """Runs the recipe, prints and writes its results, and returns its runs."""
     return _run(config.recipe, config)
 
 
@@ -59,17 +60,38 @@ def demo(config: DemoConfig) -> list[Run]:
     return _run(MINIATURE, config)
 
 
+def show_plan(command: str, config: DemoConfig) -> None:
+    """Prints the jobs of a recipe in the order in which they start, and which are done. Nothing is started or written.
+
+    Raises RecipeError where something in the recipe cannot be run.
+    """
+    recipe, output_dir, seeds = _prepared(config.recipe if isinstance(config, RunConfig) else MINIATURE, config)
+    jobs = jobs_in_order(plan(recipe, output_dir, seeds, config.only))
+    done = sum(work.done for work in jobs.values())
+    print(f"Dry run of qstep {command}: {recipe.file}")
+    print(f"{done} of {len(jobs)} jobs are done. Nothing is started or written. Outputs go to {output_dir}.")
+    width = max(map(len, jobs))
+    for number, (name, work) in enumerate(jobs.items(), start=1):
+        state = "done" if work.done else "to run"
+        print(f"{number:4}  {state:6}  {name:{width}}  qstep {work.stage.command.name:22} {work.output}")
+
+
 def _run(file: Path, config: DemoConfig) -> list[Run]:
+    recipe, output_dir, seeds = _prepared(file, config)
+    runs = run_recipe(recipe, output_dir, seeds=seeds, only=config.only, processes=config.processes)
+    summarise(recipe, runs, output_dir)
+    return runs
+
+
+def _prepared(file: Path, config: DemoConfig) -> tuple[Recipe, Path, list[int]]:
+    """The recipe with the values that were set, the output folder and the seeds."""
     recipe = read_recipe(file, config.values)
     if recipe.study is not None:
         Study.of(recipe)  # refused now, not when everything has been computed
     try:
-        seeds = None if config.seeds is None else [int(seed) for seed in config.seeds.split(",")]
+        seeds = list(recipe.seeds) if config.seeds is None else [int(seed) for seed in config.seeds.split(",")]
     except ValueError:
-        raise RecipeError(f"seeds is {config.seeds!r}: give numbers with commas between, such as 1,2") from None
+        raise RecipeError(f"--seeds is {config.seeds!r}; give whole numbers with commas between, such as 1,2") from None
     if config.processes is not None and config.processes < 1:
-        raise RecipeError(f"processes is {config.processes}: give 1 or more")
-    output_dir = config.output_dir or recipe.output_dir
-    runs = run_recipe(recipe, output_dir, seeds=seeds, only=config.only, processes=config.processes)
-    summarise(recipe, runs, output_dir)
-    return runs
+        raise RecipeError(f"--processes is {config.processes}; it must be at least 1")
+    return recipe, config.output_dir or recipe.output_dir, seeds

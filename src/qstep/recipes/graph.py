@@ -1,9 +1,9 @@
-"""Running a recipe: every variant with every seed as one graph of jobs, each output computed once.
+"""Runs a recipe: every variant with every seed as one graph of jobs, each output computed once.
 
-A job's folder is named after the content of its settings and inputs: `<output_dir>/jobs/<stage>-<key>/` holds its
-`options.yaml`, `log.txt` and output, and `done.json` once it has ended well. So what variants, seeds or runs share is
-computed once, a changed option recomputes what depends on it, and a run that was killed goes on. Links named after
-the stages lie in `<output_dir>`, below the variant's and the seed's name where there are several.
+A job's folder, `<output_dir>/jobs/<stage>-<key>/`, is named after the content of its settings and inputs. It holds
+`options.yaml`, `log.txt`, the output, and `done.json` once the job has succeeded. So variants, seeds and runs share
+jobs, a changed option recomputes only what depends on it, and a killed run resumes. `<output_dir>` has links to the
+outputs, named after the stages. Where there are several variants or seeds, each has a folder of links.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Work:
 
     @property
     def output(self) -> Path:
-        """What `${stage}` stands for."""
+        """The path that `${stage}` stands for."""
         return next(iter(self.outputs.values()))
 
     @property
@@ -67,7 +67,7 @@ class Work:
         problems, samples = self.options.get("num_problems"), self.options.get("num_samples")
         rows = problems * samples if isinstance(problems, int) and isinstance(samples, int) else None
         argv = [*self.stage.command.name.split(), "--config", str(file)]
-        return Job(argv, self.folder / "log.txt", self.output, self.after, rows)
+        return Job(argv, self.folder / "log.txt", self.output, self.after, rows, self.stage.seconds)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Run:
 
 
 def plan(recipe: Recipe, output_dir: Path, seeds: Sequence[int], only: str | None = None) -> list[Run]:
-    """The runs of a recipe, checked; nothing is started or written.
+    """Checks a recipe and returns its runs. Nothing is started or written.
 
     Raises:
         RecipeError: something in the recipe cannot be run.
@@ -113,28 +113,29 @@ def run(
     only: str | None = None,
     processes: int | None = None,
 ) -> list[Run]:
-    """Runs what is not yet there of a recipe and returns its runs, whose `stages[name].output` are the outputs.
+    """Runs the jobs of a recipe whose output is not there yet. The outputs are `stages[name].output` of its runs.
 
     Args:
         recipe: a recipe or its file.
-        output_dir: where everything goes; by default the recipe's.
-        seeds: instead of the recipe's.
-        only: run this stage and what it needs.
-        processes: commands side by side, instead of the recipe's.
+        output_dir: the folder for all output; by default the recipe's.
+        seeds: the seeds to run; by default the recipe's.
+        only: run this stage and what it needs, no more.
+        processes: how many commands run side by side; by default the recipe's number.
 
     Raises:
-        RecipeError: something in the recipe cannot be run; found before anything is started.
-        JobFailed: a stage failed; the others that were running have ended.
+        RecipeError: something in the recipe cannot be run. Nothing was started.
+        JobFailed: a stage failed. The stages that were running have ended.
         OutputBusy: another run writes the same folder.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     output_dir = recipe.output_dir if output_dir is None else Path(output_dir)
     runs = plan(recipe, output_dir, list(recipe.seeds if seeds is None else seeds), only)
-    works = {work.key: work for of_run in runs for work in of_run.stages.values()}
+    works = _works(runs)
     with _alone(output_dir):
         waiting = {key: work for key, work in works.items() if not work.done}
-        if present := len(works) - len(waiting):
-            console.print(f"{present} of {len(works)} stages are done and unchanged")
+        present = len(works) - len(waiting)
+        if present:
+            console.print(f"{present} of {len(works)} jobs are done and unchanged")
         if waiting:
             names = _names(runs, waiting)
             jobs = {}
@@ -143,10 +144,21 @@ def run(
                 jobs[names[key]] = replace(job, after=frozenset(names[k] for k in job.after if k in names))
             keys = {name: key for key, name in names.items()}
             with closing(Workers(min(processes or recipe.processes, len(jobs)), recipe.threads)) as workers:
-                workers.run(jobs, lambda name, seconds: waiting[keys[name]].finish(seconds))
+                workers.run(jobs, lambda name, seconds: waiting[keys[name]].finish(seconds), already=present)
         for of_run in runs:
             _link(of_run)
     return runs
+
+
+def jobs_in_order(runs: Sequence[Run]) -> dict[str, Work]:
+    """Each job of these runs by its name on the terminal, in the order in which jobs start."""
+    works = _works(runs)
+    names = _names(runs, works)
+    return {names[key]: works[key] for key in _longest_first(works)}
+
+
+def _works(runs: Sequence[Run]) -> dict[str, Work]:
+    return {work.key: work for of_run in runs for work in of_run.stages.values()}
 
 
 class OutputBusy(RuntimeError):
@@ -170,7 +182,7 @@ def _is_unchanged(path: Path, was: Mapping[str, Any]) -> bool:
 
 
 def _upstream(stages: Mapping[str, Stage], name: str) -> list[str]:
-    """A stage and all that it needs, of stages in an order that can be run, in that order."""
+    """A stage and all stages that it needs. The order of `stages`, which can be run, is kept."""
     needed = {name}
     for stage in reversed(list(stages)):  # each after what it needs
         if stage in needed:
@@ -204,8 +216,9 @@ def _work(recipe: Recipe, stage: Stage, configs: Sequence[Any], done: Mapping[st
 
 
 def _inputs(about: About, option: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Each file, model folder or object of the user's code that an option names, with its fingerprint; what stages
-    write is not among them. Raises ValueError for one that is not there.
+    """Each file, model folder or object of the user's code that an option names, with its fingerprint.
+
+    The outputs of stages are not among them. Raises ValueError for a path where nothing is.
     """
     if isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
@@ -230,7 +243,7 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def _longest_first(works: Mapping[str, Work]) -> list[str]:
-    """The keys, those first from which the longest chain of seconds leads to the end."""
+    """The keys, ordered by the seconds of the longest chain of jobs that begins with each."""
     remaining = {key: work.stage.seconds for key, work in works.items()}
     for key in reversed(list(works)):  # each after what it needs
         for needed in works[key].after & works.keys():
@@ -239,7 +252,7 @@ def _longest_first(works: Mapping[str, Work]) -> list[str]:
 
 
 def _names(runs: Sequence[Run], works: Mapping[str, Work]) -> dict[str, str]:
-    """What each job is called on the terminal: its stage, and the first variant and seed that wants it."""
+    """The name of each job on the terminal: its stage, and the first variant and seed that need it."""
     names: dict[str, str] = {}
     for of_run in runs:
         where = [of_run.variant or "", f"seed {of_run.seed}" if len({r.seed for r in runs}) > 1 else ""]
@@ -268,5 +281,5 @@ def _alone(output_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OutputBusy(f"{output_dir} is being written by another run; wait for it, or stop it") from None
+            raise OutputBusy(f"another run is writing {output_dir}: wait for it, or stop it") from None
         yield

@@ -1,10 +1,10 @@
-"""A recipe: stages with their options, values they share, variants and seeds, read from YAML and checked.
+"""A recipe: stages with their options, shared values, variants and seeds, read from YAML and checked.
 
-Each stage is a qstep command with its own options under its own flags' names. In an option `${name}` stands for the
-output of the stage `name`, for one of the recipe's `values`, or, as `${seed}`, for the seed; what a stage refers to is
-run before it. A stage that says `like: other` begins with that stage's options. A recipe that says `extends: file.yaml`
-begins with that recipe, and its own entries replace or join those. A variant overrides options of stages; each variant
-is run with each seed.
+Each stage is a qstep command; its options have the names of the command's flags. In an option, `${name}` stands for
+the output of the stage `name` or for one of the recipe's `values`, and `${seed}` for the seed. A stage runs after the
+stages that it refers to. A stage with `like: other` starts from the options of that stage. A recipe with
+`extends: file.yaml` starts from that recipe; its own entries replace those or are added. A variant overrides options
+of stages. Each variant is run with each seed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of a recipe: its options, and the seconds it takes on the recipe's hardware, which order the work."""
+    """One command of a recipe. `seconds` is its time on the recipe's hardware, which orders the jobs."""
 
     name: str
     command: Command
@@ -41,21 +41,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as it stands in its file.
+    """A recipe as its file has it.
 
     Args:
-        file: where it was read from.
-        title: what it is, in a line.
+        file: the file it was read from.
+        title: what it is, in one line.
         about: the command, the hardware, and the figures to expect.
-        stages: the stages as written: `command`, optionally `seconds`, and options.
-        values: names for what several stages share or a user may want to set.
-        variants: by name, what to change in which stages; by default the stages as they are.
-        seeds: what `${seed}` stands for, one run each.
-        processes: commands that run side by side.
-        threads: of each; by default an equal share of the cores.
-        output_dir: where everything goes unless the command line says otherwise.
-        study: where the recipe answers a claim, the claim and what decides it (see `qstep.recipes.study`).
-        shared: for YAML anchors; not read.
+        stages: the stages as written: `command`, options, and `seconds` if known.
+        values: named values that several stages share or that a user may want to set.
+        variants: for each variant, the changed options by stage. Without variants the stages run as they are.
+        seeds: the values of `${seed}`, one run each.
+        processes: how many commands run side by side.
+        threads: threads of each command; by default an equal share of the cores.
+        output_dir: the folder for all output, unless the command line names another.
+        study: for a recipe that tests a claim, the claim and its comparisons (see `qstep.recipes.study`).
+        shared: for YAML anchors; it is not read.
     """
 
     file: Path
@@ -72,9 +72,9 @@ class Recipe:
     shared: Any = None
 
     def resolved(self, variant: str | None, seed: int) -> dict[str, Stage]:
-        """The stages of one variant and seed, values and seed filled in, in an order that can be run.
+        """The stages of one variant and seed, in an order that can be run.
 
-        What is left of references are those to stages.
+        Values and the seed are filled in. References to stages are left.
 
         Raises:
             RecipeError: an unknown stage, command or name, or a cycle.
@@ -91,7 +91,7 @@ class Recipe:
             if command not in COMMANDS:
                 raise self.error(f"stage {name!r}: no command {command!r}", str(command), COMMANDS)
             if not COMMANDS[command].outputs:
-                raise self.error(f"stage {name!r}: `qstep {command}` writes nothing and does not end; leave it out")
+                raise self.error(f"stage {name!r}: `qstep {command}` writes nothing and does not end; remove it")
             if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds <= 0:
                 raise self.error(f"stage {name!r}: seconds is {seconds!r}: give a number above 0")
             filled = {
@@ -114,7 +114,7 @@ class Recipe:
     def _options(
         self, name: str, changes: Mapping[str, Mapping[str, Any]], after: tuple[str, ...] = ()
     ) -> dict[str, Any]:
-        """What is written for a stage: of the stage it is like, its own, a variant's changes of either."""
+        """The options of a stage: those of the stage it is like, its own, and the variant's changes of both."""
         own = {**self.stages[name], **changes.get(name, {})}
         model = own.pop("like", None)
         if model is None:
@@ -126,15 +126,15 @@ class Recipe:
         return {**self._options(model, changes, (*after, name)), **own}
 
     def check(self, stage: Stage) -> list[Any]:
-        """The stage's options as its command's dataclasses; refuses what it does not have, lacks, or cannot take.
+        """Checks the options of a stage, and returns them as its command's dataclasses.
 
         Raises:
-            RecipeError: naming the stage and the option.
+            RecipeError: an option is unknown, missing or has a wrong value. The message names the stage and the option.
         """
         own = {f.name for config in stage.command.classes() for f in fields(config)}
         for option in stage.options:
             if option in stage.command.outputs:
-                raise self.error(f"stage {stage.name!r}: {option} is given by the recipe's output folder; leave it out")
+                raise self.error(f"stage {stage.name!r}: {option} is set by the recipe's output folder; remove it")
             if option not in own:
                 problem = f"stage {stage.name!r}: `qstep {stage.command.name}` has no option {option!r}"
                 raise self.error(problem, option, own)
@@ -145,12 +145,12 @@ class Recipe:
             raise self.error(f"stage {stage.name!r}, `qstep {stage.command.name}`: {error}") from None
 
     def error(self, problem: str, name: str = "", known: Iterable[str] = ()) -> RecipeError:
-        """The error with the file's name, and what in `known` the wrong `name` may have been meant to be."""
+        """The error with the file's name, and with the name in `known` that is nearest to the wrong `name`."""
         return RecipeError(f"{self.file}: {problem}" + did_you_mean(name, known, "'{}'"))
 
 
 def read_recipe(file: Path, values: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe in a YAML file, with some of its values set anew.
+    """Reads a recipe from a YAML file and replaces some of its values.
 
     Raises:
         RecipeError: it is not a recipe, or has no value of a name in `values`.
@@ -168,7 +168,7 @@ def read_recipe(file: Path, values: Mapping[str, Any] | None = None) -> Recipe:
             _check_mapping(bare, changed, f"variant {name!r}, stage {stage!r}")
     recipe = replace(bare, **{**written, "output_dir": Path(written["output_dir"])})
     if twice := {"seed", *recipe.values} & set(recipe.stages):
-        raise bare.error(f"{sorted(twice)} would name a stage and a value")
+        raise bare.error(f"{', '.join(sorted(twice))}: the name of a stage and of a value; rename one of them")
     seeds = recipe.seeds if isinstance(recipe.seeds, list | tuple) else []
     if not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise bare.error(f"seeds is {recipe.seeds!r}: give a list of numbers")
@@ -179,11 +179,11 @@ def read_recipe(file: Path, values: Mapping[str, Any] | None = None) -> Recipe:
 
 
 _JOINED = ("stages", "values", "variants")
-"""The mappings whose entries join those of the recipe that is extended."""
+"""The mappings whose entries are added to those of the recipe that is extended."""
 
 
 def _written(file: Path, after: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """What stands in a recipe's file, with that of the recipe it extends."""
+    """The entries of a recipe's file and of the recipe that it extends."""
     bare = Recipe(file, "", "", {}, Path())
     try:
         written = yaml.load(file.read_text(encoding="utf-8"), _Loader)
@@ -201,7 +201,7 @@ def _written(file: Path, after: tuple[Path, ...] = ()) -> dict[str, Any]:
     if extended is None:
         return written
     if not isinstance(extended, str) or not (parent := file.parent / extended).is_file():
-        raise bare.error(f"extends is {extended!r}: give the file of a recipe, as seen from this one")
+        raise bare.error(f"extends is {extended!r}; it must be the file of a recipe, relative to this one")
     if parent.resolve() in (*after, file.resolve()):
         raise bare.error(f"extends {extended}, which extends this one")
     base = _written(parent, (*after, file.resolve()))
@@ -214,7 +214,7 @@ def references(value: Any) -> set[str]:
 
 
 def fill(value: Any, names: Mapping[str, Any]) -> Any:
-    """The value with the given names put in; one that is a reference and nothing else becomes what it stands for."""
+    """Replaces the references to these names. A value that is only a reference becomes the named value itself."""
     if isinstance(value, Mapping):
         return {key: fill(item, names) for key, item in value.items()}
     if isinstance(value, list):
@@ -243,7 +243,7 @@ def _check_mapping(recipe: Recipe, value: Any, where: str) -> Mapping[str, Any]:
         raise recipe.error(f"{where} is {value!r}, not a mapping")
     for name in value:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise recipe.error(f"{where}: {name!r} is no name: letters, digits and _ only")
+            raise recipe.error(f"{where}: {name!r} is not a name: use letters, digits and _ only")
     return value
 
 
@@ -254,7 +254,7 @@ def _argument_error() -> type[Exception]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key that is there twice is an error, and 1e-4 is a number."""
+    """Safe YAML in which a repeated key is an error and 1e-4 is a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]

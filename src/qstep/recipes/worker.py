@@ -1,7 +1,7 @@
-"""A process that runs qstep commands one after another, so that their imports are paid for once.
+"""A process that runs qstep commands one after another, so that libraries are imported once.
 
-Reads a job a line, `{"argv": [...], "log": path, "threads": n}`, sends the command's output to the log, and answers
-`{"status": n}`. It ends, whatever it is doing, when its input does: with the process that started it.
+Each line of its input is a job, `{"argv": [...], "log": path, "threads": n}`. The command's output goes to the log; the
+answer is `{"status": n}`. When its input ends, because the process that started it has ended, it stops at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qstep.stages.commands import COMMANDS, command_name
 
 
 def serve() -> None:
-    """Runs the jobs of standard input and answers each on what was standard output."""
+    """Runs the jobs from standard input and answers each on the original standard output."""
     answers = os.fdopen(os.dup(1), "w")
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""qstep commands side by side, each in a process of its own that is started once."""
+"""Runs qstep commands side by side, in processes that are started once."""
 
 import json
 import os
@@ -14,19 +14,21 @@ from typing import Any
 from rich.progress import TaskID
 
 from qstep.cores import cores
+from qstep.recipes.forecast import Forecast, duration
 from qstep.runs.progress import bars, console
 
 
 @dataclass(frozen=True)
 class Job:
-    """A qstep command, run once the jobs named `after` are done, where those are among the jobs it runs with.
+    """A qstep command.
 
     Args:
         argv: the command line, without `qstep`.
         log: the file for what the command prints.
         output: the file or folder that it writes; progress is read from it.
-        after: names of jobs to wait for.
-        rows: how many rows it will write, where that is known.
+        after: names of the jobs that it waits for. Names of jobs that are not run are ignored.
+        rows: how many rows it will write, if known.
+        seconds: how long it takes on the recipe's hardware.
     """
 
     argv: list[str]
@@ -34,21 +36,22 @@ class Job:
     output: Path
     after: frozenset[str] = frozenset()
     rows: int | None = None
+    seconds: float = 1.0
 
 
 class JobFailed(RuntimeError):
-    """A job ended with an error, or its process died; the message shows the end of its log."""
+    """A job ended with an error, or its process died. The message shows the end of its log."""
 
 
 class Follower:
-    """How far a job is, from the files it writes. Of a file of rows it reads only what has been added."""
+    """The progress of a job, read from the files it writes. It reads only the rows that were added since."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.offset = self.rows = 0
 
     def progress(self) -> tuple[int, int | None]:
-        """How much is done, and of how much, if that is known by now."""
+        """How much is done, and how much there is in all, if that is known yet."""
         if self.job.output.suffix != ".jsonl":
             last = _last_line(self.job.output / "train_log.jsonl")
             return last.get("step", 0), last.get("max_steps")
@@ -66,7 +69,7 @@ class Workers:
 
     Args:
         processes: how many.
-        threads: of each for its computations; by default an equal share of the cores that this process may use.
+        threads: threads of each process; by default an equal share of the cores that this process may use.
     """
 
     def __init__(self, processes: int, threads: int | None = None) -> None:
@@ -74,21 +77,35 @@ class Workers:
         self._started = [_Worker() for _ in range(processes)]
 
     def close(self) -> None:
-        """Ends the processes, whatever they are doing."""
+        """Ends the processes at once."""
         for worker in self._started:
             worker.process.terminate()
             worker.process.wait()
 
-    def run(self, jobs: Mapping[str, Job], done: Callable[[str, float], None] = lambda name, seconds: None) -> None:
+    def run(
+        self,
+        jobs: Mapping[str, Job],
+        done: Callable[[str, float], None] = lambda name, seconds: None,
+        *,
+        already: int = 0,
+    ) -> None:
         """Runs the named jobs, as many at a time as there are processes, earlier ones first.
 
-        Calls `done(name, seconds)` after each. When a job fails, those that run are waited for and no other starts.
+        Calls `done(name, seconds)` after each, and prints what it wrote. When a job fails, no other starts, and those
+        that run are waited for.
+
+        Args:
+            already: how many jobs were done before, which the count of jobs includes.
 
         Raises:
             JobFailed: with the end of the log of the job that failed.
         """
         waiting, busy, failure = dict(jobs), dict[_Worker, _Running](), ""
+        hints = {name: job.seconds for name, job in jobs.items()}
+        forecast = Forecast(hints, {name: job.after for name, job in jobs.items()}, len(self._started))
+        total = already + len(jobs)
         with bars() as progress, selectors.DefaultSelector() as selector:
+            all_jobs = progress.add_task("jobs", total=total, completed=already)
             for worker in self._started:
                 selector.register(worker.answers, selectors.EVENT_READ, worker)
             while busy or (waiting and not failure):
@@ -100,22 +117,27 @@ class Workers:
                         worker.run(job, self._threads)
                         busy[worker] = _Running(name, Follower(job), progress.add_task(name, total=None))
                 for running in busy.values():
-                    completed, total = running.follower.progress()
-                    progress.update(running.task, completed=completed, total=total)
+                    completed, of = running.follower.progress()
+                    progress.update(running.task, completed=completed, total=of)
+                left = forecast.seconds_left({running.name: running.seconds for running in busy.values()})
+                progress.update(all_jobs, completed=already + len(forecast.measured), remaining=left)
                 for key, _ in selector.select(timeout=0.2):
                     worker = key.data
                     status, ended = worker.status(), busy.pop(worker, None)
                     if status == 0 and ended is not None:
-                        seconds = time.monotonic() - ended.start
+                        forecast.measured[ended.name] = seconds = ended.seconds
                         progress.remove_task(ended.task)
-                        console.print(f"{ended.name:40} {seconds:7.1f} s")
                         done(ended.name, seconds)
+                        left = forecast.seconds_left({running.name: running.seconds for running in busy.values()})
+                        _print_done(ended, seconds, f"{already + len(forecast.measured)} of {total}", left)
                         continue
                     if worker.process.poll() is not None:
                         selector.unregister(worker.answers)
                     failure = failure or _failure(ended, status)
                     if busy:
-                        console.print(f"{failure}\nwaiting for what still runs; Ctrl-C stops it")
+                        console.print(
+                            f"{failure}\nWaiting for the jobs that still run. Ctrl-C stops them.", markup=False
+                        )
         if failure:
             raise JobFailed(failure)
 
@@ -126,6 +148,11 @@ class _Running:
     follower: Follower
     task: TaskID
     start: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self.start
 
 
 class _Worker:
@@ -147,9 +174,16 @@ class _Worker:
         self.jobs.flush()
 
     def status(self) -> int:
-        """The status of the job at hand, once `answers` can be read; of the process, if it has died."""
+        """The status of the job that has ended, or of the process if it has died, once `answers` can be read."""
         answer = self.answers.readline()
         return json.loads(answer)["status"] if answer else self.process.wait() or 1
+
+
+def _print_done(ended: _Running, seconds: float, count: str, left: float | None) -> None:
+    """Prints the job's number, its time, the time that is left, and what it wrote."""
+    remaining = f", about {duration(left)} left" if left else ""
+    text = f"{count}: {ended.name}, {seconds:.1f} s{remaining}\n    wrote {ended.follower.job.output}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _failure(running: _Running | None, status: int) -> str:

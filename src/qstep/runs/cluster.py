@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from qstep.extras import missing
 from qstep.runs.options import CHANGES_NOTHING, GIVEN, Bounds, Options, ReadIf
 from qstep.types import Row
 
@@ -57,7 +58,7 @@ def map_blocks(
         import ray
         import ray.data
     except ModuleNotFoundError:
-        raise ValueError("--executor ray needs ray: pip install 'qstep[ray]'") from None
+        raise missing("--executor ray", "ray", "ray") from None
     _connect(ray, workers, gpus)
     items = [{"number": number, "block": json.dumps(block)} for number, block in enumerate(blocks)]
     if not items:

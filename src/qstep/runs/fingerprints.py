@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from qstep.data import canonical_json, file_fingerprint
+from qstep.data import canonical_json, check_model_name, file_fingerprint
 from qstep.runs.stage_file import is_finished
 from qstep.types import Problem
 
@@ -76,6 +76,7 @@ def _digest_of(file: Path, size: int, modified_ns: int, inode: int) -> str:
 
 def _commit(model_id: str, revision: str | None) -> str:
     """The commit a revision of a Hub id stands for, of the cache or of the Hub: the folder its files are cached in."""
+    check_model_name(model_id)
     from transformers.utils import cached_file
 
     for name in _CONFIGS:

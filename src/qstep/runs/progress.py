@@ -16,13 +16,26 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 console = Console(stderr=True)
+
+
+class _Remaining(TimeRemainingColumn):
+    """The time that is left: a task's own estimate, its field `remaining`, or one from its speed."""
+
+    def render(self, task: Task) -> Text:
+        remaining = task.fields.get("remaining")
+        if remaining is None:
+            return super().render(task)
+        minutes, seconds = divmod(round(remaining), 60)
+        return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02}", style="progress.remaining")
 
 
 @contextmanager
@@ -36,7 +49,7 @@ def bars() -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        _Remaining(),
     )
     shown = console
     if console.is_jupyter and importlib.util.find_spec("ipywidgets") is None:
@@ -118,11 +131,3 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         part = table(first, end)
         print_result(part, width=max(width(part), console.width), crop=False, no_wrap=True, overflow="ignore")
         first = end
-
-
-def accuracy_text(accuracy: Mapping[str, Any]) -> str:
-    """An accuracy as `0.643 [0.610, 0.680]`, and below it what ungradable responses could change, if there are any."""
-    text = "unknown" if accuracy["mean"] is None else "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**accuracy)
-    if not accuracy.get("ungradable_share"):
-        return text
-    return text + "\n{as_wrong:.3f} to {as_right:.3f} with {ungradable_share:.1%} ungradable".format(**accuracy)

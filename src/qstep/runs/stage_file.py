@@ -1,9 +1,8 @@
 """A stage's output on disk: `<name>.jsonl`, one row a line, and its sidecar `<name>.meta.json`.
 
-Rows are only ever appended, whole lines at a time, and are on the disk before the writer goes on. A killed
-stage is opened again with the same settings, skips the rows it has, and ends with the rows an uninterrupted
-run would have. The sidecar holds the stage, its settings and their fingerprint, so that rows made under other
-settings never mix.
+Rows are only appended, complete lines at a time, and are on the disk before the writer continues. A killed stage
+resumes with the same settings, skips the rows it has, and ends with the rows of an uninterrupted run. The sidecar
+holds the stage, its settings and their fingerprint. So rows that were made with different settings never mix.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from qstep.data import RowError, canonical_json, count_rows, file_fingerprint, w
 from qstep.data.jsonl import dump_row, is_json, lines_of, parse_row
 from qstep.runs.dry_run import WouldWrite, is_dry_run
 from qstep.types import Row
+from qstep.words import counted
 
 
 class SettingsChanged(ValueError):
@@ -67,14 +67,15 @@ class StageFile:
     ) -> StageFile:
         """Opens the rows at `path` (`*.jsonl`) to write or to resume them.
 
-        A torn last line, left by a killed writer, is cut off; its row counts as not done. Where only settings named
-        in `may_grow` differ, numbers that are larger now, the stage goes on under the new ones, complete or not.
+        An incomplete last line, left by a killed writer, is removed, and its row counts as not done. If the only
+        changes are larger numbers for settings named in `may_grow`, the stage resumes with the new settings, even if
+        it was complete.
 
         Raises:
             SettingsChanged: the rows there were made by another stage or with other settings.
             StageBusy: another writer has the file open.
             RowError: a line before the last is broken, lacks the key, or repeats one.
-            ValueError: the rows have no readable sidecar, or are complete and others than the sidecar says.
+            ValueError: the sidecar is missing or unreadable, or the rows of a complete stage were changed.
             WouldWrite: this is a dry run; nothing was opened.
         """
         path = Path(path)
@@ -98,7 +99,7 @@ class StageFile:
             if meta["complete"]:
                 if len(done) != meta["rows"] or size != os.fstat(fd).st_size:
                     raise ValueError(
-                        f"{path} holds {len(done)} whole rows, but finished with {meta['rows']}, as "
+                        f"{path} holds {counted(len(done), 'complete row')}, but finished with {meta['rows']}, as "
                         f"{meta_path.name} says: it was changed since. Restore it, or delete both files"
                     )
                 if digest.hexdigest() != meta.get("sha256", digest.hexdigest()):
@@ -122,7 +123,7 @@ class StageFile:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the stage was finished with; empty before."""
+        """The summary given to `finish`; empty before."""
         return dict(self._meta.get("summary", {}))
 
     def append(self, rows: Sequence[Row]) -> None:
@@ -141,9 +142,9 @@ class StageFile:
         for index, row in enumerate(rows):
             name = row.get(self.key)
             if not isinstance(name, str):
-                raise ValueError(f"{self.path}: row {index} to append needs a text {self.key!r}, not {name!r}")
+                raise ValueError(f"{self.path}: row {index} to append needs a string as {self.key!r}, not {name!r}")
             if name in self.done or name in keys:
-                raise ValueError(f"{self.path}: a row with {self.key} {name!r} is already there")
+                raise ValueError(f"{self.path} has a row with {self.key} {name!r} already")
             keys.add(name)
             lines.append(self._encode(name, row))
         added = b"".join(lines)
@@ -169,7 +170,7 @@ class StageFile:
         self._meta = finished
 
     def close(self) -> None:
-        """Releases the file to other writers."""
+        """Releases the file for other writers."""
         _open_stages.discard(self)
         if self._fd >= 0:
             os.close(self._fd)
@@ -202,7 +203,7 @@ _open_stages: weakref.WeakSet[StageFile] = weakref.WeakSet()
 
 
 def _lock(path: Path) -> int:
-    """A descriptor of the rows at `path`, which are made where there are none, for this process alone."""
+    """A descriptor of the file at `path`, which is created if needed, locked for this process alone."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
@@ -212,7 +213,7 @@ def _lock(path: Path) -> int:
             raise StageBusy(f"{path} is being written by another process; wait for it, or stop it") from None
         if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
             return fd
-        os.close(fd)  # its last writer failed, and deleted it, between our opening and our lock
+        os.close(fd)  # its last writer failed and deleted it after we opened it and before we locked it
 
 
 def _close_in_child() -> None:
@@ -323,9 +324,9 @@ def _scan(path: Path, key: str) -> tuple[set[str], int, hashlib._Hash]:
             break
         name = row.get(key)
         if not isinstance(name, str):
-            raise RowError(path, number, key, "the row has no such text; was the file written by this stage?")
+            raise RowError(path, number, key, "is missing or no string. Was the file written by this stage?")
         if name in done:
-            raise RowError(path, number, key, f"{name!r} is there twice; delete one of the rows")
+            raise RowError(path, number, key, f"{name!r} occurs twice; delete one of the rows")
         done.add(name)
         size += len(line)
         digest.update(line)

@@ -1,4 +1,4 @@
-"""Who gives a step its Q: one protocol; our own checkpoints, here or served, published ones, policies, ensembles."""
+"""Scorers, which give each step its Q: our own checkpoints here or at a server, published ones, policies, ensembles."""
 
 from __future__ import annotations
 

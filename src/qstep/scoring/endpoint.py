@@ -21,16 +21,17 @@ from qstep.models.loading import load_tokenizer
 from qstep.scoring.formats import ContractFormat
 from qstep.scoring.scorer import Scored
 from qstep.scoring.step_scorer import GroupScorer, Pending
+from qstep.words import counted
 
 _MOST_TOKENS, _MOST_SEQUENCES = 65_536, 1024
-"""Of one request: half a megabyte of digits, where `qstep serve` takes a megabyte unless it is told otherwise."""
+"""The limits of one request. It is about half a megabyte; `qstep serve` takes a megabyte by default."""
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a server says of its model. vLLM gives the name and the length alone.
+    """What a server says about its model. vLLM gives only the name and the length.
 
-    `contract` and `tokenizer` are those of `qstep serve`, `fingerprint` names its weights by their content.
+    `qstep serve` also gives the step contract, the tokenizer's fingerprint, that of the weights, and their dtype.
     """
 
     name: str
@@ -42,14 +43,14 @@ class ServedModel:
 
 
 class EndpointScorer(GroupScorer):
-    """A checkpoint's contract and tokenizer, read here, and its Qs from a server that holds the weights.
+    """A scorer whose contract and tokenizer are read here, while a server holds the weights and computes the Qs.
 
-    Takes a reply with a row per separator token (vLLM's STEP pooling, `qstep serve`), and one with a row per token.
+    A reply may have a row for each separator token (vLLM's STEP pooling, `qstep serve`), or one for each token.
 
     Args:
-        server: who is asked.
+        server: where the scorer is served.
         model: the name under which it serves the scorer.
-        in_flight: requests at once.
+        in_flight: the number of requests sent at the same time.
     """
 
     def __init__(
@@ -70,14 +71,14 @@ class EndpointScorer(GroupScorer):
 
     @classmethod
     def load(cls, path: str | Path, server: Server, *, fingerprint: str | None = None) -> EndpointScorer:
-        """The scorer of a checkpoint, of which `config.json` and the tokenizer are read, at a server.
+        """A scorer at a server. Only `config.json` and the tokenizer of the checkpoint are read here.
 
         `fingerprint` names the weights that the server should have.
 
         Raises:
-            ValueError: the checkpoint has no step contract, or the server says that it serves another one, another
-                tokenizer or other weights, or fewer tokens at once. (vLLM says nothing but the last.)
-            EndpointError: the server does not say what it serves.
+            ValueError: the checkpoint has no step contract. Or the server has another contract, another tokenizer,
+                other weights, or a smaller limit of tokens. (vLLM reports only the last.)
+            EndpointError: the server does not report what it serves.
         """
         tokenizer = load_tokenizer(path)
         contract = StepContract.of(AutoConfig.from_pretrained(path), tokenizer)
@@ -97,7 +98,7 @@ class EndpointScorer(GroupScorer):
         return cls(contract, tokenizer, server, served.name)
 
     def _score_batches(self, batches: Iterator[Pending]) -> Iterator[list[Scored]]:
-        """Sends `in_flight` batches ahead of the one that is waited for."""
+        """Sends batches ahead, so that `in_flight` of them are at the server at the same time."""
         waiting: deque[tuple[Pending, Future[list[list[float]]]]] = deque()
 
         def next_one() -> list[Scored]:
@@ -113,35 +114,35 @@ class EndpointScorer(GroupScorer):
                 yield next_one()
 
     async def _ask(self, client: httpx2.AsyncClient, batch: Pending) -> list[list[float]]:
-        """The Qs of each sequence. One without a step has none, and is not sent."""
+        """The Qs of each sequence. A sequence without a step has none and is not sent."""
         places = [([*prompt, *ids], [len(prompt) + end for end in ends]) for prompt, ids, ends in batch.sequences()]
         answers: list[Any] = []
         for sequences in _requests([ids for ids, ends in places if ends]):
             body = {"model": self.model, "input": sequences, "task": "token_classify", "use_activation": False}
-            name, longest = f"a request of {len(sequences)} sequences", 2**16 + 64 * sum(map(len, sequences))
+            name, longest = f"a request of {counted(len(sequences), 'sequence')}", 2**16 + 64 * sum(map(len, sequences))
             rows = partial(self._rows, sequences=sequences)
             answers += await self.server.call(client, "/pooling", body, rows, name=name, most_bytes=longest)
         found = iter(answers)
         return [self._q_values(next(found), ids, ends) if ends else [] for ids, ends in places]
 
     def _rows(self, reply: dict[str, Any], sequences: Sequence[Sequence[int]]) -> list[Any]:
-        """What the reply holds of each sequence."""
+        """The part of the reply that belongs to each sequence."""
         data = reply.get("data")
         if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
             raise self._unlike("a list `data` of objects", reply)
         if len(data) != len(sequences) or any(item.get("index", i) != i for i, item in enumerate(data)):
             indices = [item.get("index") for item in data]
-            raise self._unlike(f"{len(sequences)} entries of `data`, in order", indices)
+            raise self._unlike(f"{counted(len(sequences), 'entry', 'entries')} of `data`, in order", indices)
         return [item.get("data") for item in data]
 
     def _q_values(self, rows: Any, ids: Sequence[int], ends: Sequence[int]) -> list[float]:
-        """The Qs at a sequence's step ends, of a row for each of its separators, or one for each of its tokens."""
+        """The Qs at the ends of a sequence's steps, from rows that are given for each separator or for each token."""
         separators = [i for i, token in enumerate(ids) if token == self._separator]
         if not isinstance(rows, list) or len(rows) not in (len(separators), len(ids)):
             raise self._unlike(
-                f"{len(separators)} rows (a row per separator token, vLLM's STEP pooling with step_tag_id "
+                f"{counted(len(separators), 'row')} (a row per separator token, vLLM's STEP pooling with step_tag_id "
                 f"{self._separator}) or {len(ids)} (a row per token)",
-                f"{len(rows)} rows" if isinstance(rows, list) else rows,
+                counted(len(rows), "row") if isinstance(rows, list) else rows,
             )
         row_at = dict(zip(separators if len(rows) == len(separators) else range(len(ids)), rows, strict=True))
         return [self._q_value(row_at[end]) for end in ends]
@@ -157,7 +158,7 @@ class EndpointScorer(GroupScorer):
 
 
 def _requests(sequences: list[list[int]]) -> Iterator[list[list[int]]]:
-    """The sequences, parted into requests of a size that servers take: each repeats the prompt that rows here share."""
+    """Divides the sequences into requests of a size that servers take. Each sequence repeats its prompt."""
     request: list[list[int]] = []
     tokens = 0
     for ids in sequences:
@@ -171,9 +172,9 @@ def _requests(sequences: list[list[int]]) -> Iterator[list[list[int]]]:
 
 
 def served_model(server: Server, path: str) -> ServedModel:
-    """What a server says of the model that it serves; of several, of the one named as the checkpoint's path.
+    """What a server says about its model. If it serves several, it is the one that is named as the checkpoint's path.
 
-    Raises EndpointError where it does not answer, or serves several under other names.
+    Raises EndpointError if the server does not answer, or serves several models under other names.
     """
 
     def read(reply: dict[str, Any]) -> list[dict[str, Any]]:

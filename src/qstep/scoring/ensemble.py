@@ -1,4 +1,4 @@
-"""Several scorers as one: the mean of what they say of each step."""
+"""Several scorers as one: the mean of their Qs for each step."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from qstep.scoring.scorer import Scored, Scorer
 from qstep.types import Aggregation, Prompt, Row
 
 Mean = Literal["q", "probability"]
-"""Of the members' Qs, or of their sigmoids (given as the Q whose sigmoid it is)."""
+"""Whether Qs are averaged, or their sigmoids. The mean of sigmoids is returned as the Q that has this sigmoid."""
 
 _MEMBER = ("scorer", "kind", "reference", "options")
 
 
 @dataclass(kw_only=True)
 class EnsembleFile:
-    """What the YAML file of an ensemble says.
+    """The content of an ensemble's YAML file.
 
     Args:
-        members: scorers by name, or mappings with `scorer` and, as the options of the same names are, `kind`,
-            `reference`, `options`.
-        mean: of their `q` or their `probability`.
-        aggregation: how a response's score is made of its Qs.
+        members: names of scorers. Or mappings with `scorer` and, if needed, `kind`, `reference` and `options`, which
+            mean the same as the command's options `--scorer_kind` and so on.
+        mean: whether `q` is averaged or `probability`.
+        aggregation: how a response's score is computed from its Qs.
     """
 
     members: list[Any]
@@ -41,9 +41,9 @@ def is_ensemble(name: str) -> bool:
 
 
 def read_ensemble(path: Path) -> EnsembleFile:
-    """The file, its members as the arguments of `load_scorer`.
+    """Reads the file. Each member becomes the arguments of `load_scorer`.
 
-    Raises ValueError, naming the file, for what is no ensemble.
+    Raises ValueError, naming the file, if it does not describe an ensemble.
     """
     import yaml
 
@@ -74,7 +74,7 @@ def read_ensemble(path: Path) -> EnsembleFile:
 
 
 class Ensemble:
-    """The mean of several scorers, which cut responses into the same steps."""
+    """The mean of several scorers. All of them cut responses into steps in the same way."""
 
     def __init__(self, members: Sequence[Scorer], mean: Mean = "q", aggregation: Aggregation = "min") -> None:
         separators = {member.step_separator for member in members}
@@ -100,16 +100,16 @@ class Ensemble:
         return all(member.fits(row) for member in self.members)
 
     def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
-        """How a prompt differs from those of a member's training; the first member that finds something speaks."""
+        """How a prompt differs from those of training, as the first member that finds a difference describes it."""
         return next(filter(None, (member.unlike_training(prompt, instruction) for member in self.members)), None)
 
     def score_rows(self, rows: Iterable[Row], *, max_tokens: int = 8192) -> Iterator[list[Scored]]:
-        """Scores rows as `StepScorer.score_rows` does; the first member says which rows are computed together."""
+        """Scores rows as `StepScorer.score_rows` does. The batches are those of the first member."""
         first, *others = self.members
         for batch in first.score_rows(rows, max_tokens=max_tokens):
             together = [row for row, _ in batch]
-            told = [batch, *(chain.from_iterable(m.score_rows(together, max_tokens=max_tokens)) for m in others)]
-            yield [(of_row[0][0], self._mean([q for _, q in of_row])) for of_row in zip(*told, strict=True)]
+            scored = [batch, *(chain.from_iterable(m.score_rows(together, max_tokens=max_tokens)) for m in others)]
+            yield [(of_row[0][0], self._mean([q for _, q in of_row])) for of_row in zip(*scored, strict=True)]
 
     def _mean(self, q_values: Sequence[Sequence[float]]) -> list[float]:
         return [self._of_step(of_step) for of_step in zip(*q_values, strict=True)]

@@ -1,4 +1,4 @@
-"""A scorer whose Q is a linear function of one token's state, as a plain token classifier under the step contract."""
+"""Exporting a scorer as a plain token classifier with a step contract. Its Q has to be linear in one token's state."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def export_scorer(scorer: Scorer, folder: Path) -> None:
     """Writes the token classifier, its tokenizer and its step contract, and compares it with the scorer.
 
     Raises:
-        ValueError: the scorer is of a kind that no such checkpoint computes, or this one does not compute the same.
+        ValueError: no such checkpoint can compute this kind of scorer, or the written one gives other Qs.
     """
     if not isinstance(scorer, StepScorer):
-        raise ValueError("an ensemble is several models; export its members")
+        raise ValueError("an ensemble is several models: export its members one by one")
     contract, form = _contract(scorer), scorer.format
     probe = _PROBE if isinstance(form, Published) else [_spread(form.tokenizer)]
     theirs = [scorer.score(question, steps) for question, steps in probe]
@@ -40,7 +40,7 @@ def export_scorer(scorer: Scorer, folder: Path) -> None:
     classifier = bare(classifier)
     _make_scalar(classifier)
     contract.attach(classifier.config)
-    classifier._weight_conversions = None  # what was renamed on loading keeps its new name
+    classifier._weight_conversions = None  # weights that were renamed when they were loaded keep the new names
     classifier.save_pretrained(folder)
     form.tokenizer.save_pretrained(folder)
     dtype = str(classifier.dtype).removeprefix("torch.")
@@ -51,11 +51,11 @@ def export_scorer(scorer: Scorer, folder: Path) -> None:
         prompt: Prompt = [{"role": "user", "content": question}] if as_messages else question
         q_values = exported.score(prompt, steps)
         if any(abs(a - b) > tolerance * max(1.0, abs(a)) for a, b in zip(wanted, q_values, strict=True)):
-            raise ValueError(f"the export does not compute the same: Qs of {wanted} have become {q_values}")
+            raise ValueError(f"the exported checkpoint gives other Qs: {q_values} instead of {wanted}")
 
 
 def _spread(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
-    """A prompt and steps of words from all over a vocabulary, which may be a small one that has no letters."""
+    """A prompt and steps made of tokens from the whole vocabulary, which may be small and without letters."""
     ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
     words = [ids[len(ids) * n // 64] for n in range(64)]
     return str(tokenizer.decode(words[:16])), [str(tokenizer.decode(words[n : n + 16])) for n in (16, 32, 48)]
@@ -68,13 +68,13 @@ def _contract(scorer: StepScorer) -> StepContract:
         return form.contract
     if not isinstance(model, ScorerModel):
         raise ValueError(
-            f"a scorer of kind {form.objective} reads its Q from a language model's words, in a format that the step "
-            "contract does not express; only scorers with a head of their own can be exported"
+            f"a scorer of kind {form.objective} reads its Q from a language model's words, which the step contract "
+            "does not express. Only scorers with a classification head can be exported"
         )
     if not isinstance(bare(model.pretrained).get_submodule(head_name(bare(model.pretrained))), nn.Linear):
         raise ValueError(
-            f"the head of a scorer of kind {form.objective} has two layers, which no linear one computes; vLLM serves "
-            "its own class (Qwen2ForProcessRewardModel) as it is"
+            f"the head of a scorer of kind {form.objective} has two layers, and an exported head has one. vLLM serves "
+            "its own class (Qwen2ForProcessRewardModel) without an export"
         )
     assert isinstance(form, Published)
     return form.contract()
@@ -82,7 +82,7 @@ def _contract(scorer: StepScorer) -> StepContract:
 
 @torch.no_grad()
 def _make_scalar(classifier: Any) -> None:
-    """Puts the difference of two outputs of a linear head in their place: Q itself."""
+    """Replaces the two outputs of a linear head by their difference, which is Q."""
     name = head_name(classifier)
     head: nn.Linear = classifier.get_submodule(name)
     if head.out_features == 2:

@@ -1,4 +1,4 @@
-"""How a prompt and steps become tokens, and where in them each step is read: what a scorer's format says."""
+"""Formats: how a prompt and steps become tokens, and at which of them each step is read."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from qstep.scoring.scorer import StepReading
 from qstep.types import Prompt, Row
 
 Encoded = tuple[list[int], list[int], list[int]]
-"""Token ids that the responses to a prompt share, those behind them, and where among the latter steps are read."""
+"""Token ids that all responses to a prompt share, the ids after them, and the indices of the latter that are read."""
 
 
 class Format(StepReading, Protocol):
-    """What of a scorer is not its model: how it reads steps, and the encoding."""
+    """Everything about a scorer except its model: how it reads and encodes steps."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
-        """The sequences in which the steps are read: their places, one after the other, are those of the steps."""
+        """The sequences in which the steps are read. Their indices, taken in order, belong to the steps in order."""
         ...
 
 
 class ContractFormat:
-    """The format of a checkpoint of our own: its step contract."""
+    """The format of our own checkpoints, which their step contract describes."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, contract: StepContract) -> None:
         self.tokenizer = tokenizer
@@ -50,7 +50,7 @@ class ContractFormat:
         if self._prompt is None or self._prompt[0] != row["prompt"]:
             self._prompt = row["prompt"], len(encode_prompt(self.tokenizer, row["prompt"]))
         steps = row["completions"]
-        room = self.max_length - self._prompt[1] - len(steps)  # a separator each
+        room = self.max_length - self._prompt[1] - len(steps)  # each step has a separator
         if self._growth is not None:
             text = "".join(steps)
             size = len(text.encode())

@@ -1,16 +1,17 @@
-"""Which kind of scorer a checkpoint is, and loading it."""
+"""Recognising the kind of a scorer, and loading it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, get_type_hints
 
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
+from qstep.data import check_model_name
 from qstep.models.loading import ADAPTER_CONFIG, bare, load_tokenizer
 from qstep.models.policy import VALUE_FILE
 from qstep.scoring.checkpoint import Checkpoint
@@ -23,8 +24,9 @@ from qstep.types import Dtype
 
 
 def format_of(kind: str) -> type[Published]:
-    """The class of a kind's format."""
-    found: type[Published] = resolve_name(FORMATS[kind])
+    """The class that implements a kind."""
+    members = vars(import_module(FORMATS[kind])).values()
+    [found] = [member for member in members if getattr(member, "kind", None) == kind]
     return found
 
 
@@ -40,12 +42,12 @@ def load_scorer(
     """The scorer of a folder or Hub id, or of a YAML file that names an ensemble (`read_ensemble`).
 
     Args:
-        kind: whose computation; `auto` recognises it (`recognise`).
+        kind: the kind of scorer; `auto` recognises it (`recognise`).
         reference: the model that `implicit` and `policy` compare with.
         options: the fields of the kind's dataclass (`qstep.scoring.kinds`).
 
     Raises:
-        ValueError: the kind is not recognised, does not read what is given, or does not fit the checkpoint.
+        ValueError: the kind is not recognised, an option has no effect with it, or it does not fit the checkpoint.
 
     Example:
         >>> scorer = qstep.load_scorer("runs/pqm")
@@ -57,10 +59,14 @@ def load_scorer(
     found = recognise(name) if kind == "auto" else kind
     made_by = format_of(found) if found in FORMATS else None
     if reference is not None and not (made_by and made_by.reads_reference):
-        raise ValueError(f"--scorer_reference {reference} is given, and a scorer of kind {found} does not read it")
+        raise ValueError(
+            f"--scorer_reference {reference} has no effect: a scorer of kind {found} does not read it. Leave it out"
+        )
     if made_by is None and options:
         where = "its step contract" if found == "qstep" else "its file"
-        raise ValueError(f"--scorer_options {sorted(options)} are not read: {name} says all that in {where}")
+        raise ValueError(
+            f"--scorer_options {sorted(options)} have no effect: {name} has them in {where}. Leave them out"
+        )
     if found == "ensemble":
         ensemble = read_ensemble(Path(name))
         members = [load_scorer(**member, device=device, dtype=dtype) for member in ensemble.members]
@@ -72,22 +78,28 @@ def load_scorer(
     model: Any = format.model(name, reference, dtype)
     rows = _embeddings(model).weight.shape[0]
     if rows <= max(tokenizer.get_vocab().values()):
-        raise ValueError(f"{name}: its tokenizer has more tokens than its model ({rows}); they do not belong together")
+        raise ValueError(
+            f"{name}: its tokenizer has more tokens than its model ({rows}). Use the tokenizer that belongs to the "
+            "model"
+        )
     return StepScorer(model.to(device), format)
 
 
 def recognise(name: str) -> ScorerKind:
-    """The kind of a checkpoint, by its config.json and the names of its weights.
+    """The kind of a checkpoint, found from its config.json and the names of its weights.
 
-    Raises ValueError where they do not tell: a causal language model may be any of several kinds.
+    Raises ValueError if these do not decide it: a causal language model may be of several kinds.
     """
     if is_ensemble(name):
         return "ensemble"
+    check_model_name(name)
     folder = Path(name)
     if (folder / VALUE_FILE).exists():
         return "policy"
     if (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists():
-        raise ValueError(f"{name} is an adapter without a config.json: merge it, and give --scorer_kind")
+        raise ValueError(
+            f"{name} is an adapter without a config.json. Merge it with `qstep merge`, and give --scorer_kind"
+        )
     config, _ = PretrainedConfig.get_config_dict(name)
     if isinstance(config.get("qstep"), dict):
         return "qstep"
@@ -124,10 +136,10 @@ def _format(
 
 
 def _taken(annotation: Any) -> tuple[tuple[type, ...], str]:
-    """The types of values that an option of this annotation takes, and what they are called."""
+    """The types that an option with this annotation accepts, and their name in messages."""
     if annotation in (int, bool):
         return (annotation,), "a whole number" if annotation is int else "true or false"
-    return ((int, float, type(None)), "a number") if annotation == float | None else ((str,), "a text")
+    return ((int, float, type(None)), "a number") if annotation == float | None else ((str,), "a string")
 
 
 def _embeddings(model: Any) -> Any:

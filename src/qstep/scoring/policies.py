@@ -1,4 +1,4 @@
-"""Policies as scorers: a step's Q from how much likelier a policy finds its tokens than a reference does."""
+"""Policies as scorers: a step's Q comes from the log-ratio of the policy to a reference."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from qstep.types import Dtype, Prompt
 
 @dataclass(kw_only=True)
 class LogRatio(Published):
-    """What both kinds have: the policy's own prompt, and as its response the steps joined by their separator.
+    """What both kinds share: the prompt as the policy reads it, then the steps, joined by their separator.
 
-    A step is read at the token that completes its text. No end-of-sequence token is put behind the last one.
+    A step is read at the token that completes its text. No end-of-sequence token follows the last step.
 
     Args:
         beta: the factor on the log-ratio.
-        conversational: put a text prompt through the chat template as the user's turn.
+        conversational: put a prompt that is a string through the chat template as the user's turn.
     """
 
     beta: float | None = None
@@ -48,7 +48,7 @@ class LogRatio(Published):
         return [(encode_prompt(self.tokenizer, prompt), ids, ends[::2])]
 
     def reference(self, name: str, dtype: Dtype) -> PolicyModel:
-        """The reference model. Raises ValueError where its tokens are others than the policy's."""
+        """The reference model. Raises ValueError if its vocabulary is not the policy's."""
         if load_tokenizer(name).get_vocab() != self.tokenizer.get_vocab():
             raise ValueError(f"--scorer_reference {name} has another vocabulary than the policy")
         return PolicyModel(load_causal_lm(ModelOptions(model_name_or_path=name, dtype=dtype), use_safetensors=True))
@@ -58,40 +58,45 @@ class LogRatio(Published):
 class Implicit(LogRatio):
     """An implicit PRM (arXiv 2412.01981): a policy trained on outcomes, against the model it was trained from.
 
-    A step's reward is beta times the sum of its tokens' log pi/pi_ref, and its Q the sum of the rewards up to it, which
-    is the log-ratio of the response so far: the paper's Q. It needs `--scorer_reference`.
+    A step's reward is beta times the sum of its tokens' log pi/pi_ref. Its Q is the sum of the rewards up to it, as in
+    the paper: beta times the log-ratio of the response so far. It needs `--scorer_reference`.
 
     Args:
-        beta: as it was trained with; the paper's by default.
+        beta: the one used in training; the paper's by default.
     """
 
     beta: float | None = 0.05
 
-    objective: ClassVar[str] = "implicit"
+    kind: ClassVar[str] = "implicit"
 
     def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
         if reference is None or self.beta is None:
-            raise ValueError("an implicit PRM needs --scorer_reference, the model it was trained from, and a beta")
+            raise ValueError(
+                "an implicit PRM needs --scorer_reference (the model it was trained from) and --scorer_options.beta"
+            )
         policy = PolicyModel(load_causal_lm(ModelOptions(model_name_or_path=name, dtype=dtype), use_safetensors=True))
         return LogRatioModel(policy, self.reference(reference, dtype), self.beta)
 
 
 @dataclass(kw_only=True)
 class Policy(LogRatio):
-    """A policy that `qstep train dqo` made, as its own Q (arXiv 2410.09302): `beta log pi/pi_ref + V` at a step's last
-    token.
+    """A policy that `qstep train dqo` made. Q is `beta log pi/pi_ref + V` at a step's last token (arXiv 2410.09302).
 
-    It is an expected reward and no logit: it ranks steps and responses, and its sigmoid is no probability. Policy and V
-    are in the checkpoint. `--scorer_reference` is the model that training began with, or `uniform`; of an adapter it is
-    what it was put on, and not to be given.
+    This Q is an expected reward, not a logit. It ranks steps and responses, but its sigmoid is not a probability.
+    Policy and V are in the checkpoint. `--scorer_reference` is the model that training began with, or `uniform`. For
+    an adapter it is the base model and must not be given.
 
     Args:
-        beta: as it was trained with; the checkpoint says it by default.
+        beta: the one used in training; by default it is read from the checkpoint.
     """
 
     step_separator: str = "\n"
 
-    objective: ClassVar[str] = "dqo"
+    kind: ClassVar[str] = "policy"
+
+    @property
+    def objective(self) -> str:
+        return "dqo"
 
     def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
         beta = self.beta or _trained_beta(Path(name))
@@ -101,7 +106,8 @@ class Policy(LogRatio):
         if (Path(name) / ADAPTER_CONFIG).exists():
             if reference is not None:
                 raise ValueError(
-                    f"--scorer_reference {reference} is not read: {name} is an adapter, whose reference is its base"
+                    f"--scorer_reference {reference} has no effect: {name} is an adapter, whose reference is its base. "
+                    "Leave it out"
                 )
             return LogRatioModel(policy, policy, beta)
         if reference is None:
@@ -110,8 +116,8 @@ class Policy(LogRatio):
 
 
 def _trained_beta(folder: Path) -> float:
-    """The beta in the settings of a checkpoint. Raises ValueError where there is none."""
+    """The beta in the settings of a checkpoint. Raises ValueError if there is none."""
     try:
         return float(json.loads((folder / MARKER).read_text())["settings"]["beta"])
     except (FileNotFoundError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{folder} does not say which beta it was trained with: give --scorer_options.beta") from None
+        raise ValueError(f"{folder} does not record the beta of its training: give --scorer_options.beta") from None

@@ -1,4 +1,4 @@
-"""The protocol that everything which scores steps keeps."""
+"""The protocol of everything that scores steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Scored = tuple[Row, list[float]]
 
 
 class StepReading(Protocol):
-    """What a scorer says of how it reads steps.
+    """How a scorer reads steps.
 
-    `step_separator` is the text at which it was taught that responses are cut into steps, or names the splitter,
-    `max_length` the tokens of prompt and steps that it can hold, `aggregation` how a response's score is made of its
-    Qs, and `objective` what it was trained for.
+    `step_separator` is the string at which responses are cut into steps, as in training, or the name of a splitter.
+    `max_length` limits the tokens of prompt and steps together. `aggregation` says how a response's score is computed
+    from its Qs. `objective` is what the scorer was trained for.
     """
 
     @property
@@ -32,7 +32,7 @@ class StepReading(Protocol):
     def objective(self) -> str: ...
 
     def fits(self, row: Row) -> bool:
-        """Whether a row, as `Scorer.score_rows` takes it, is within `max_length`, in each of its sequences."""
+        """Whether all sequences of a row, as `Scorer.score_rows` takes it, are within `max_length`."""
         ...
 
     def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
@@ -51,8 +51,8 @@ class Scorer(StepReading, Protocol):
         ...
 
     def score_rows(self, rows: Iterable[Row], *, max_tokens: int) -> Iterator[list[Scored]]:
-        """Scores rows with a `prompt` and step texts in `completions`, in order, with memory flat.
+        """Scores rows with a `prompt` and steps in `completions`, in order. Memory does not grow with the rows.
 
-        Yields those computed together, about `max_tokens` tokens.
+        Yields a batch of rows at a time, of about `max_tokens` tokens.
         """
         ...

@@ -1,4 +1,4 @@
-"""Q of token sequences, as a server is sent them: read at every separator, what they begin with alike computed once."""
+"""Q of token sequences, as a server receives them: read at every separator. A shared beginning is computed once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from qstep.scoring.formats import ContractFormat
 from qstep.scoring.step_scorer import StepScorer
 
 _LEAST_SHARED = 16
-"""Fewer tokens in common are not worth the attention mask that they cost."""
+"""Sharing fewer tokens than this saves less than the attention mask costs."""
 
 _WIDEST = 64
-"""Sequences that share their beginning, at most: it bounds the search for them."""
+"""At most this many sequences share a beginning, which bounds the search for them."""
 
 
 @torch.inference_mode()
 def score_sequences(scorer: StepScorer, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-    """The Q read at each separator token of each sequence, in one forward pass; equal sequences are computed once.
+    """The Q read at each separator token of each sequence, in one forward pass. Equal sequences are computed once.
 
-    A prompt's own separator tokens are read too: where a prompt ends is not to be seen in a sequence.
+    Separator tokens within the prompt are read too, since a sequence does not show where its prompt ends.
     """
     different = sorted({tuple(ids) for ids in sequences})
     groups = [(different[first:end], shared) for first, end, shared in shared_beginnings(different)]
@@ -32,7 +32,7 @@ def score_sequences(scorer: StepScorer, sequences: Sequence[Sequence[int]]) -> l
     )
     q_values = scorer.model.q_of_tokens(moved(batch, scorer.model.device))
     read = iter(q_values.cpu().tolist())
-    assert isinstance(scorer.format, ContractFormat), "what separates steps is known"
+    assert isinstance(scorer.format, ContractFormat), "a step contract names the separator"
     separator = scorer.format.contract.separator_token_id
 
     def at_separators(ids: Sequence[int]) -> list[float]:
@@ -47,10 +47,10 @@ def score_sequences(scorer: StepScorer, sequences: Sequence[Sequence[int]]) -> l
 
 
 def shared_beginnings(sequences: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
-    """Cuts sorted sequences into neighbours that begin alike, so that the most tokens are computed only once.
+    """Groups neighbours among sorted sequences by a shared beginning, so that the fewest tokens are computed.
 
-    Returns `(first, end, shared)` of each group: the tokens that all of `sequences[first:end]` begin with, or all of
-    its own where one stands alone.
+    Returns `(first, end, shared)` for each group: `sequences[first:end]` begin with the same `shared` tokens. A
+    sequence that is alone shares all its tokens.
     """
     common = [_common(a, b) for a, b in pairwise(sequences)]
     saved = [0]  # the tokens saved among the first `end` sequences, at most

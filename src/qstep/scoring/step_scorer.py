@@ -1,4 +1,4 @@
-"""Steps scored in groups: what responses share is computed once, whatever the format and the model."""
+"""Scoring in groups: tokens that responses share are computed once, for every format and model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from qstep.types import Dtype, Prompt, Row
 
 
 class GroupScorer(ABC):
-    """A scorer of rows in groups by a format, which makes batches of them; its kinds say who computes these."""
+    """Base class of scorers that work in batches.
+
+    A Format turns rows into token sequences. A subclass computes them, in this process or at a server.
+    """
 
     def __init__(self, format: Format) -> None:
         self.format = format
@@ -39,13 +42,13 @@ class GroupScorer(ABC):
         return q_values
 
     def score_rows(self, rows: Iterable[Row], *, max_tokens: int = 8192) -> Iterator[list[Scored]]:
-        """Scores rows with a `prompt` and step texts in `completions`, in order, with memory flat.
+        """Scores rows with a `prompt` and steps in `completions`, in order. Memory does not grow with the rows.
 
-        Yields those computed together: as many as have `max_tokens` tokens in all, and those of the last row, a prompt
-        counting once for its rows, and so do equal responses to it. Neighbours that share a prompt cost least.
+        Yields a batch of rows at a time: it ends with the row that brings it to `max_tokens` tokens. Within a batch a
+        prompt counts once, and so do equal responses to it. So rows that share a prompt should be neighbours.
 
         Raises:
-            ValueError: a row, which is named, is longer than `max_length`; nothing is truncated.
+            ValueError: a row is longer than `max_length`; the message names it. Nothing is truncated.
             TypeError: a row's `completions` are no list of strings, or its `prompt` is not one question.
         """
         return self._score_batches(self._batches(rows, max_tokens))
@@ -78,8 +81,7 @@ class StepScorer(GroupScorer):
     """A scorer ready to use: `score(prompt, steps)`, or `score_rows` for a stream of rows.
 
     Args:
-        model: its `forward(batch)` gives the Q of each step of a batch that `collate_steps` made, `[B, S]`, and its
-            `device` says where.
+        model: its `forward(batch)` gives the Q of each step, `[B, S]`, of a batch that `collate_steps` made.
         format: how prompts and steps become such batches.
     """
 
@@ -96,9 +98,9 @@ class StepScorer(GroupScorer):
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu", dtype: Dtype = "float32") -> StepScorer:
-        """Loads a checkpoint written by `qstep train pqm|bce|mse|orm` or `qstep export`, or its adapter.
+        """Loads a checkpoint or an adapter written by `qstep train pqm|bce|mse|orm`, or by `qstep export`.
 
-        Raises ValueError where the checkpoint has no step contract, or one that does not fit its tokenizer.
+        Raises ValueError if the checkpoint has no step contract, or one that does not fit its tokenizer.
 
         Example:
             >>> scorer = qstep.StepScorer.load("runs/pqm")
@@ -125,12 +127,12 @@ class StepScorer(GroupScorer):
 
 _Ids = tuple[int, ...]
 _Sequence = tuple[_Ids, _Ids, _Ids]
-"""The ids of a prompt, those behind it, and where among the latter steps are read."""
+"""The ids of a prompt, the ids after it, and the indices among those at which steps are read."""
 
 
 @dataclass
 class Pending:
-    """Rows to be computed together: different prompts, of each its different sequences, and which of them a row has."""
+    """Rows to compute together: the distinct prompts, the distinct sequences of each, and the sequences of each row."""
 
     groups: dict[_Ids, dict[tuple[_Ids, _Ids], None]] = field(default_factory=dict)
     rows: list[tuple[Row, list[_Sequence]]] = field(default_factory=list)
@@ -158,9 +160,9 @@ class Pending:
         return [(prompt, *sequence) for prompt, group in self.groups.items() for sequence in group]
 
     def scored(self, q_values: Sequence[Sequence[float]]) -> list[Scored]:
-        """The rows with their Qs, given those of each of the sequences, which may be padded."""
-        q_of = {of: q[: len(of[2])] for of, q in zip(self.sequences(), q_values, strict=True)}
-        return [(row, [q for sequence in of_row for q in q_of[sequence]]) for row, of_row in self.rows]
+        """The rows with their Qs, from the Qs of the sequences, which may be padded."""
+        q_of = {sequence: q[: len(sequence[2])] for sequence, q in zip(self.sequences(), q_values, strict=True)}
+        return [(row, [q for sequence in sequences for q in q_of[sequence]]) for row, sequences in self.rows]
 
 
 def _check(row: Row) -> None:

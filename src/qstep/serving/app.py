@@ -33,7 +33,7 @@ _CLOSE = {"connection": "close"}
 class Service:
     """One scorer's answers to requests.
 
-    `draining` is set when the server has been told to stop: what is queued is answered, what comes is refused.
+    `draining` is set when the server is to stop. Requests in the queue are then still answered, new ones are refused.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class Service:
             response = _refusal(503, "the queue is full; try again", {"retry-after": "1"})
         except ClientDisconnect:
             self._metrics.disconnects.inc()
-            return Response(status_code=400)  # to nobody
-        except asyncio.CancelledError:  # the time to finish is over
+            return Response(status_code=400)  # nobody receives it
+        except asyncio.CancelledError:  # drain_s have passed
             self.cut_off += 1
             response = _refusal(503, "the server has stopped", _CLOSE)
         self._metrics.seconds.observe(time.perf_counter() - begun)
@@ -101,7 +101,7 @@ class Service:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "send application/json")
         if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise Refused(415, "send the body as it is, not compressed")
+            raise Refused(415, "send the body uncompressed")
         try:
             body = await asyncio.wait_for(self._body(request), self.options.client_s)
         except TimeoutError:
@@ -113,7 +113,7 @@ class Service:
         return _json(200, self._reply(asked, answers))
 
     async def _body(self, request: Request) -> bytes:
-        """The body, of which no more is read than is taken."""
+        """The body; reading stops once it is longer than allowed."""
         most = self.options.max_body_bytes
         too_long = Refused(413, f"the body is longer than {most} bytes")
         if int(request.headers.get("content-length", 0)) > most:
@@ -167,13 +167,13 @@ class Service:
         return _refusal(error.status_code, error.detail, error.headers)
 
     async def _fault(self, _: Request, error: Exception) -> Response:
-        """The answer to an error of ours; what it was is in the server's log, not here."""
+        """The answer to an error in this program. Details go to the server's log, not to the client."""
         self._metrics.requests.labels("pooling", 500).inc()
         return _refusal(500, "the server failed; its log says why")
 
 
 async def _unless_gone(request: Request, work: Any) -> list[list[float]]:
-    """The result of the work, which is cancelled if the client leaves meanwhile. Raises ClientDisconnect then."""
+    """The result of the work. If the client leaves, the work is cancelled and ClientDisconnect raised."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -11,7 +11,7 @@ Compute = Callable[[Sequence[Sequence[int]]], list[list[float]]]
 
 
 class QueueFull(Exception):
-    """There is no room in the queue now."""
+    """The queue has no room for the request."""
 
 
 @dataclass(eq=False)
@@ -21,10 +21,10 @@ class _Waiting:
 
 
 class Batcher:
-    """Answers sequences of tokens, those that wait at the same time together.
+    """Answers sequences of tokens. Those that wait at the same time are computed together.
 
     Args:
-        compute: gives the answer to each of a list of sequences; called in a thread of its own, never twice at once.
+        compute: gives the answers to a list of sequences. It runs in a separate thread, one call at a time.
         batch_tokens: tokens computed together; a single longer sequence is computed alone.
         queue_tokens: tokens that may wait.
     """
@@ -39,7 +39,7 @@ class Batcher:
     async def answer(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         """The answer to each sequence. One that is cancelled while it waits is not computed.
 
-        Raises QueueFull where the queue has no room for all of them.
+        Raises QueueFull if the queue has no room for all of them.
         """
         if self.tokens + sum(map(len, sequences)) > self.queue_tokens:
             raise QueueFull
@@ -56,7 +56,7 @@ class Batcher:
                 self._remove(entry)
 
     async def run(self) -> None:
-        """Computes what waits, the oldest first, until it is cancelled."""
+        """Computes the waiting sequences, oldest first, until it is cancelled."""
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -70,7 +70,7 @@ class Batcher:
                     for entry, answer in zip(batch, answers, strict=True):
                         if not entry.answer.done():
                             entry.answer.set_result(answer)
-                except Exception as error:  # it belongs to those who asked, and the next batch may be well
+                except Exception as error:  # the requests of this batch get the error; the next batch may succeed
                     for entry in batch:
                         if not entry.answer.done():
                             entry.answer.set_exception(error)
@@ -78,7 +78,7 @@ class Batcher:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _take(self) -> list[_Waiting]:
-        """The oldest entries, as many as fit together."""
+        """The oldest entries, as many as fit into one batch."""
         batch: list[_Waiting] = []
         tokens = 0
         for entry in self._queue:

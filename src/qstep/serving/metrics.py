@@ -1,4 +1,4 @@
-"""What a server counts of itself, for Prometheus."""
+"""The metrics of a server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class Metrics:
         Gauge("qstep_queue_tokens", "Tokens that wait for the model.", registry=own).set_function(tokens_waiting)
 
     def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""What a server is given beside its model."""
+"""The options of a server, except those of its model."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _AT_LEAST_1 = Bounds(least=1)
 
 @dataclass(kw_only=True)
 class ServerOptions(Options):
-    """Where a server listens, and what it takes.
+    """Where a server listens, and its limits.
 
     Args:
-        host: the address to listen at; any but a loopback one is open to everybody who reaches it.
-        port: 0 is any free one, which is printed.
-        served_model_name: the model's name in requests; that of `--scorer` by default.
-        max_body_bytes: of a request; a longer one is refused with 413 before it is parsed.
-        queue_tokens: tokens that may wait for the model; what would be more is refused with 503.
-        max_connections: at once.
-        client_s: seconds a client may take to send a request, and a connection may idle.
-        drain_s: seconds that requests under way have to finish after SIGTERM.
+        host: the address to listen at. Anybody who can reach it may use the server, unless it is a loopback address.
+        port: the port; 0 chooses a free one, which is printed.
+        served_model_name: the model's name in requests; the value of `--scorer` by default.
+        max_body_bytes: maximum size of a request. A longer one is refused with 413 before it is parsed.
+        queue_tokens: maximum number of tokens that wait for the model. Requests beyond it are refused with 503.
+        max_connections: maximum number of connections at the same time.
+        client_s: seconds that a client may take to send a request, and that a connection may be idle.
+        drain_s: seconds that running requests have to finish after SIGTERM.
     """
 
     host: str = "127.0.0.1"

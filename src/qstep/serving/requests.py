@@ -1,4 +1,4 @@
-"""From a request's bytes to token sequences: size before parsing, then shape, then sense; each refusal is short."""
+"""From a request's bytes to token sequences. The size is checked before parsing, then the types, then the values."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import orjson
 from qstep.data import first_cut
 from qstep.models import encode_steps
 from qstep.scoring.formats import ContractFormat
+from qstep.words import counted
 
 _FIELDS = ("model", "input", "task", "use_activation", "encoding_format")
 _MOST_SEQUENCES = 4096
 _SHOWN = 100
-"""Characters of the client's words that a refusal repeats."""
+"""Maximum number of characters that a refusal quotes from the request."""
 
 
 class Refused(Exception):
-    """A request that is not answered, with the HTTP status that says whose fault it is and a sentence that says why."""
+    """A request that is not answered: the HTTP status, and a sentence that says why."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -28,7 +29,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A sequence of token ids, and which of its separators' Qs are asked for, by their number; None is all of them.
+    """A sequence of token ids, and the numbers of the separators whose Qs are wanted; None means all of them.
 
     `warning` says how its prompt differs from those that the scorer was trained on.
     """
@@ -43,7 +44,7 @@ class Asked:
 
 
 class RequestReader:
-    """Reads the bodies of `/pooling` for one scorer. (Its tokenizer is not for several threads at once.)"""
+    """Reads the bodies of `/pooling` for one scorer. Only one thread may use it, because of its tokenizer."""
 
     def __init__(self, format: ContractFormat, vocabulary: int, model: str, most_tokens: int) -> None:
         self.tokenizer, self.contract = format.tokenizer, format.contract
@@ -63,7 +64,8 @@ class RequestReader:
         tokens = sum(len(asked.ids) for asked in sequences)
         if tokens > self.most_tokens:
             raise Refused(
-                400, f"`input` has {tokens} tokens and this server takes {self.most_tokens} at once: send less"
+                400,
+                f"`input` has {counted(tokens, 'token')} and this server takes {self.most_tokens} at once: send less",
             )
         return sequences
 
@@ -86,7 +88,7 @@ class RequestReader:
 
     def _sequences(self, given: Any) -> list[Asked]:
         if isinstance(given, str):
-            raise Refused(400, "`input` is text: send token ids, or an object with `prompt` and `steps`")
+            raise Refused(400, "`input` is a string: send token ids, or an object with `prompt` and `steps`")
         if not isinstance(given, list | dict):
             raise Refused(400, f"`input` must be a list of token ids or a list of such lists, not {_kind(given)}")
         if not given:
@@ -103,14 +105,15 @@ class RequestReader:
         ]
 
     def _checked(self, ids: Any, where: str) -> list[int]:
-        """Token ids as they are, if the model can take them."""
+        """The token ids unchanged, if the model can take them. Raises Refused otherwise."""
         if not isinstance(ids, list):
             raise Refused(400, f"`{where}` must be a list of token ids, not {_kind(ids)}")
         if not ids:
             raise Refused(400, f"`{where}` is empty")
         if len(ids) > self.contract.max_length:
             raise Refused(
-                400, f"`{where}` has {len(ids)} tokens, and the model's max_length is {self.contract.max_length}"
+                400,
+                f"`{where}` has {counted(len(ids), 'token')}, and the model's max_length is {self.contract.max_length}",
             )
         for i, token in enumerate(ids):
             if type(token) is not int:  # True is an int as well
@@ -120,14 +123,14 @@ class RequestReader:
         return ids
 
     def _encoded(self, item: Mapping[str, Any], where: str) -> Asked:
-        """A prompt and steps by the scorer's contract, of which the steps' Qs are asked for."""
+        """A prompt and steps, encoded by the scorer's contract. The steps' Qs are wanted."""
         if item.keys() != {"prompt", "steps"}:
             raise Refused(400, f"`{where}` must have `prompt` and `steps`, and nothing else")
         prompt, steps = item["prompt"], item["steps"]
         if not _is_prompt(prompt):
-            raise Refused(400, f"`{where}.prompt` must be a text or a list of messages with `role` and `content`")
+            raise Refused(400, f"`{where}.prompt` must be a string or a list of messages with `role` and `content`")
         if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
-            raise Refused(400, f"`{where}.steps` must be a list of texts")
+            raise Refused(400, f"`{where}.steps` must be a list of strings")
         separator = self.contract.step_separator
         cut = first_cut(steps, separator, split_by_it=True)
         if cut is not None:
@@ -135,7 +138,7 @@ class RequestReader:
             raise Refused(400, f"`{where}.steps[{i}]` contains the separator {separator!r}: it is several steps")
         try:
             prompt_ids, ids, ends = encode_steps(self.tokenizer, self.contract, prompt, steps)
-        except Exception as error:  # a template may raise anything, and tokenizers raises nothing narrower
+        except Exception as error:  # a chat template may raise anything, and tokenizers raises only Exception
             raise Refused(400, f"`{where}` cannot be tokenised for this model: {_clipped(str(error))}") from None
         sequence = self._checked([*prompt_ids, *ids], where)
         separators = [i for i, token in enumerate(sequence) if token == self.contract.separator_token_id]
@@ -161,7 +164,14 @@ def _is_prompt(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a fraction", bool: "a boolean"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        int: "a number",
+        float: "a fraction",
+        bool: "a boolean",
+    }
     return "null" if value is None else names[type(value)]
 
 

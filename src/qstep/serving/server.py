@@ -12,12 +12,14 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qstep.serving.app import Service
+from qstep.words import counted
 
 
 class ImpatientProtocol(H11Protocol):
-    """HTTP/1.1 on a connection that is dropped when no whole request head arrives in `timeout_keep_alive` seconds.
+    """HTTP/1.1 with a time limit: a connection is closed if no complete request head arrives in `timeout_keep_alive` s.
 
-    So it is when a client goes on sending what has been refused. (uvicorn waits for ever once a byte has come.)
+    It is also closed if a client continues to send a body that was refused. (uvicorn alone waits for ever once a byte
+    has arrived.)
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -34,7 +36,7 @@ class ImpatientProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.response_complete:  # else it has begun with the next request
+        if self.cycle.response_complete:  # otherwise the next request has begun
             self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -51,7 +53,7 @@ class ImpatientProtocol(H11Protocol):
 
 
 class DrainingServer(uvicorn.Server):
-    """Tells the service at once that it is to stop."""
+    """Marks the service as draining as soon as a signal arrives."""
 
     service: Service
 
@@ -61,7 +63,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError where the address is not to be had."""
+    """A listening socket. Raises OSError if the address cannot be used."""
     try:
         [(family, _, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return socket.create_server(address[:2], family=family, backlog=2048)
@@ -70,9 +72,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Serves until SIGTERM or Ctrl-C, then answers what is queued and returns.
+    """Serves until SIGTERM or Ctrl-C, then answers the queued requests and returns.
 
-    Raises TimeoutError where requests were cut off because `drain_s` were over.
+    Raises TimeoutError if requests were cut off after `drain_s` seconds.
     """
     options = service.options
     config = uvicorn.Config(
@@ -100,7 +102,7 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
             ready()
         await serving
 
-    # uvicorn raises the signal again once it has drained: to stop is what was asked for, no failure.
+    # uvicorn raises the signal again after draining. A requested stop is no failure, so it is ignored.
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         asyncio.run(serve())
@@ -108,4 +110,5 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
         for number, handler in before.items():
             signal.signal(number, handler)
     if service.cut_off:
-        raise TimeoutError(f"{service.cut_off} requests were not answered within --drain_s {options.drain_s}")
+        cut_off = counted(service.cut_off, "request")
+        raise TimeoutError(f"{cut_off} could not be answered within --drain_s {options.drain_s}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -16,7 +17,6 @@ from qstep.tasks.options import GradingOptions
 from qstep.types import Row, Verdict
 
 if TYPE_CHECKING:
-    from qstep.grading import Grade
     from qstep.tasks import Tasks
 
 _ROWS_AT_ONCE = 256
@@ -43,19 +43,18 @@ class GradeConfig(GradingOptions):
 
 def grade(config: GradeConfig) -> Path:
     """Runs the stage and returns its output."""
-    from qstep.tasks import grade_rows
+    from qstep.tasks import graded_rows
 
     refuse_overwriting(config)
     tasks = config.tasks()
     version = tasks.named(config.task).version
     settings = settings_of(config, input=finished(config.input), version=version)
 
-    def graded(rows: list[Row]) -> list[Row]:
-        return [_graded(row, grade, tasks) for row, grade in zip(rows, grade_rows(rows, tasks), strict=True)]
-
     def work(done: Collection[str]) -> Work:
         rows = (row for row in _read(config, tasks) if row["id"] not in done)
-        return Work(_number(config, tasks), map(graded, in_blocks(rows, _ROWS_AT_ONCE)), _verdicts)
+        return Work(
+            _number(config, tasks), map(partial(graded_rows, tasks=tasks), in_blocks(rows, _ROWS_AT_ONCE)), _verdicts
+        )
 
     write_rows(config.output, "grade", settings, work)
     return config.output
@@ -90,21 +89,3 @@ def _number(config: GradeConfig, tasks: Tasks) -> int:
         number = f"{problems} problems; offset is {config.offset}" if problems else "no rows"
         raise ValueError(f"{config.input} has {number}")
     return rows
-
-
-def _graded(row: Row, grade: Grade, tasks: Tasks) -> Row:
-    return {
-        **row,
-        "answer": grade.answer,
-        "verdict": grade.verdict,
-        "reason": grade.reason,
-        "grader": tasks.of(row).version,
-        **_outcome(grade),
-    }
-
-
-def _outcome(grade: Grade) -> Row:
-    if grade.verdict == "ungradable":
-        return {"label": None, "reward": None}
-    right = grade.verdict == "right"
-    return {"label": right, "reward": float(right) if grade.reward is None else grade.reward}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+from qstep.extras import missing
 from qstep.runs.progress import console
 from qstep.scoring.options import LocalScorerOptions, ScoringOptions
 from qstep.serving.options import ServerOptions
@@ -15,7 +16,7 @@ class ServeConfig(ServerOptions, LocalScorerOptions, ScoringOptions):
     """Serves a trained scorer over HTTP, with the schema of vLLM's `/pooling`, until SIGTERM.
 
     `qstep score --endpoint http://127.0.0.1:8100` is one client. There are no passwords: it listens to this machine
-    alone unless told otherwise. Needs `pip install 'qstep[serve]'`.
+    alone unless told otherwise. Needs the extra `serve`: `pip install -e '.[serve]'` in a clone of the repository.
     """
 
 
@@ -32,7 +33,7 @@ def serve(config: ServeConfig) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "qstep":
             raise
-        raise ValueError(f"qstep serve needs the package {error.name}: pip install 'qstep[serve]'") from None
+        raise missing("qstep serve", str(error.name), "serve") from None
     from qstep.scoring import StepScorer
     from qstep.scoring.formats import ContractFormat
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import (
@@ -19,20 +21,20 @@ from transformers import (
     TrainingArguments,
 )
 
-from qstep.data import file_fingerprint
+from qstep.data import check_model_name, file_fingerprint
 from qstep.models import ModelOptions
 from qstep.models.inference import hide_loading_bars
 from qstep.objectives import METHODS
 from qstep.objectives.arguments import LENGTH, LENGTH_FREE, follows_evaluation, length_free, training_settings
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
+from qstep.objectives.source import RowsFile
 from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
 from qstep.runs.options import settings_of
 from qstep.runs.progress import console, reasons_text
 from qstep.runs.seals import MARKER
 from qstep.runs.stage_file import SettingsChanged, StageFile, finished
-from qstep.stages.card import write_card
 from qstep.trainers import trainer_class
 from qstep.trainers.checkpoints import (
     Checkpoint,
@@ -42,6 +44,10 @@ from qstep.trainers.checkpoints import (
     why_not_resumable,
     why_unusable,
 )
+from qstep.trainers.given_rows import rows_file
+
+if TYPE_CHECKING:
+    from qstep.trainers.given_rows import Rows
 
 
 @dataclass(kw_only=True)
@@ -73,6 +79,55 @@ def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
         SettingsChanged: the folder was made with other settings.
         ValueError: the checkpoint to go on from is not whole, or of other settings; or a finished model was changed.
     """
+    evaluated = None if inputs.eval_file is None else RowsFile(inputs.eval_file)
+    return _train(method, inputs, config, RowsFile(inputs.train_file), evaluated)
+
+
+def train_on_rows(
+    method: str, rows: Rows, *, model: str | Path, output_dir: str | Path, eval_rows: Rows | None = None, **options: Any
+) -> Path:
+    """What `qstep train METHOD` does, on rows in memory: the weights are the same, bit for bit.
+
+    Args:
+        method: `pqm`, `dqo` or another name of the table of methods.
+        rows: the rows to learn from: a JSONL file, a list of dicts, a `datasets.Dataset` or a pandas frame. An error
+            names a row in memory as `rows[12]`.
+        model: the model to start from, a folder or a Hub id.
+        output_dir: the folder to write to. The same call resumes there, or leaves it as it is if it is finished.
+        eval_rows: rows to evaluate on, as `eval_strategy` says.
+        options: the options of the command, by name.
+
+    Raises:
+        ValueError: a method or option is unknown, or as `train` raises it.
+    """
+    if method not in METHODS:
+        raise ValueError(f"{method!r} is no method{_did_you_mean(method, METHODS)}: choose among {', '.join(METHODS)}")
+    names = [{field.name for field in fields(of) if field.init} for of in (TrainInputs, METHODS[method].config)]
+    for name in options.keys() - names[0] - names[1]:
+        raise ValueError(f"{method} has no option {name}{_did_you_mean(name, names[0] | names[1])}")
+    of_inputs, of_config = ({name: value for name, value in options.items() if name in own} for own in names)
+    learned = rows_file(rows, "rows")
+    evaluated = None if eval_rows is None else rows_file(eval_rows, "eval_rows")
+    inputs = TrainInputs(
+        model_name_or_path=str(model),
+        train_file=learned.path,
+        eval_file=None if evaluated is None else evaluated.path,
+        **of_inputs,
+    )
+    config = METHODS[method].config(output_dir=str(output_dir), **of_config)
+    return _train(method, inputs, config, learned, evaluated)
+
+
+def _did_you_mean(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, [*names], 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _train(
+    method: str, inputs: TrainInputs, config: GroupConfig, learned: RowsFile, evaluated: RowsFile | None
+) -> Path:
+    from qstep.report.card import write_card
+
     output = Path(str(config.output_dir))
     if config.hub_token is not None:  # where huggingface_hub looks for it; nothing that is written holds it now
         os.environ["HF_TOKEN"], config.hub_token = config.hub_token, None
@@ -86,29 +141,28 @@ def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
         trainer = trainer_class(METHODS[method])(
             inputs,
             config,
-            inputs.train_file,
-            inputs.eval_file,
+            learned,
+            evaluated,
             callbacks=[_Log(run.log)] if run.log else [],
         )
         if console.quiet:  # its lines are in train_log.jsonl
             trainer.remove_callback(ProgressCallback)
             trainer.remove_callback(PrinterCallback)
         trainer.settings = run.settings
-        files: dict[str, tuple[Path, Any]] = {"": (inputs.train_file, trainer.train_dataset)}
-        if inputs.eval_file is not None:
-            files["eval_"] = (inputs.eval_file, trainer.eval_dataset)
         summary: dict[str, Any] = {"base_model": _base_model(inputs)}
-        for prefix, (path, dataset) in files.items():
+        for prefix, dataset in (("", trainer.train_dataset), ("eval_", trainer.eval_dataset)):
+            if dataset is None:
+                continue
             left_out = dict(dataset.left_out)
             summary |= {
-                f"{prefix}file": path.name,
+                f"{prefix}file": dataset.source.name,
                 f"{prefix}rows": len(dataset.rows),
                 f"{prefix}left_out": left_out,
             }
             if left_out and run.log:
-                console.print(f"{path}: left out {reasons_text(left_out)}")
+                console.print(f"{dataset.source}: left out {reasons_text(left_out)}")
         if trainer.eval_dataset is not None:
-            _check_shared(inputs, trainer.train_dataset, trainer.eval_dataset, decides=follows_evaluation(config))
+            _check_shared(trainer.train_dataset, trainer.eval_dataset, decides=follows_evaluation(config))
         trainer.write_card = partial(write_card, output, run.settings, summary)
         trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.state.global_step > trainer.state.max_steps:
@@ -121,16 +175,14 @@ def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
     return output
 
 
-def _check_shared(inputs: TrainInputs, train: GroupDataset, evaluated: GroupDataset, *, decides: bool) -> None:
+def _check_shared(train: GroupDataset, evaluated: GroupDataset, *, decides: bool) -> None:
     """Tells of problems both trained and evaluated on; refuses them where the evaluation decides on the weights."""
     trained = train.index.table["prompt"][train.rows]
     shared = np.intersect1d(trained, evaluated.index.table["prompt"][evaluated.rows])
     if not len(shared):
         return
-    line = int(train.rows[np.isin(trained, shared)].min()) + 1
-    told = (
-        f"{inputs.train_file} and {inputs.eval_file} share {len(shared)} problems (one is on line {line} of the first)"
-    )
+    place = train.source.line(int(train.rows[np.isin(trained, shared)].min()))
+    told = f"{train.source} and {evaluated.source} share {len(shared)} problems (one is on {place} of the first)"
     if decides:
         raise ValueError(
             f"{told}, and the evaluation decides on the weights (load_best_model_at_end, lr_scheduler_type): it would "
@@ -158,6 +210,7 @@ class _Run:
     def open(self) -> tuple[bool, str | None]:
         """Whether the run is complete, and the checkpoint to go on from."""
         output = Path(str(self.config.output_dir))
+        check_model_name(self.inputs.model_name_or_path)
         if os.path.realpath(output) == os.path.realpath(self.inputs.model_name_or_path):
             raise ValueError(f"--output_dir {output} is the model to start from: choose another folder to write to")
         whole = {

@@ -1,4 +1,4 @@
-"""Equations in a text whose arithmetic does not hold: `<<16-3=12>>`, or `5 * $1,200 = $600` in plain words.
+"""Finds equations that do not hold in a text, such as `<<16-3=12>>`, or `5 * $1,200 = $600` in a sentence.
 
 Only what is certainly false counts. An equation is a calculation of numbers (+ - * / and brackets, worked out exactly)
 and, right of `=`, one number; that number may be rounded or cut off, so it is false only if it is a whole unit of its
@@ -44,7 +44,7 @@ _GOES_ON = re.compile(
 _MIXED = re.compile(r"\d\s+and\s*$")  # "12 x 1 and 1/4 = 15"
 _FLOAT_ERROR = Fraction(1, 10**9)  # "0.06*60=3.5999999999999996"
 _LONGEST = 200
-"""Characters of a calculation that is worked out."""
+"""The longest calculation that is evaluated, in characters."""
 
 
 def has_false_equation(text: str) -> bool:

@@ -50,7 +50,7 @@ class Miniature:
 
     def problems(self, split: str, *, seed: int, offset: int, limit: int | None) -> Iterable[Problem]:
         if limit is None:
-            raise ValueError("miniature is endless: say how many problems you want")
+            raise ValueError("miniature has no end: say how many problems you want (--num_problems)")
         return problems(split, limit, seed, offset)
 
     def grade(self, rows: Sequence[Row], *, deadline_s: float) -> list[Grade]:
@@ -237,7 +237,7 @@ def _calculate(a: int, op: str, b: int) -> int:
 
 
 def _work(prompt: str, result: Callable[[int, str, int], int]) -> str:
-    """The response to `prompt` of a worker who takes `a op b` to be `result(a, op, b)`."""
+    """The response to `prompt` if each `a op b` is computed as `result(a, op, b)`."""
     if not _PROMPT.fullmatch(prompt):
         raise ValueError(f"{prompt!r} is not a miniature problem, such as '7+8*3=\\n'")
     value = int(prompt[0])

@@ -8,10 +8,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from qstep.data import Unanswerable, read_problems
+from qstep.data import Source, Unanswerable, read_problems
 from qstep.tasks.procedural import REASONING_GYM, with_options
 from qstep.tasks.task import Tasks, is_users
 from qstep.types import Problem, Prompt
+
+_SPLITS = ("train", "test")
+"""The splits that commands use by default."""
 
 
 def load_problems(
@@ -35,16 +38,16 @@ def load_problems(
             .json (a list) or .parquet file; or a Hub id, with its configuration after a colon where it needs one
             (`openai/gsm8k:main`).
         options: parameters of a reasoning_gym family.
-        split: which split; for a file only a name. Splits of generated problems are disjoint, whatever the
-            seeds.
+        split: which split. A file has none: there `train` or `test` is part of the ids, and nothing else is taken.
+            Splits of generated problems are disjoint, whatever the seeds.
         limit: at most as many problems; generated data sets are endless and need one.
         offset: how many problems to skip.
         seed: of generated problems; files keep their order.
-        instruction: put after the question, behind a blank line.
-        conversational: makes a text prompt the one message of a user.
+        instruction: text put after the question and a blank line.
+        conversational: make a prompt that is a string the only message of a user.
         task: who grades the problems of a file or of the Hub.
-        unanswerable: whether a problem of a file or of the Hub whose answer is the word None is refused or dropped.
-        left_out: where problems that are dropped are counted, under a reason.
+        unanswerable: whether a problem of a file or the Hub is refused or dropped if its answer is the word None.
+        left_out: counts the dropped problems, by reason.
 
     Raises:
         RowError: a row of a file lacks a column, or it is blank.
@@ -54,16 +57,26 @@ def load_problems(
         raise ValueError(f"offset {offset} must be at least 0 and limit {limit} at least 1")
     if options:
         if not dataset_name.startswith(REASONING_GYM):
-            raise ValueError(f"{dataset_name} takes no dataset_options; the families of reasoning_gym do")
+            raise ValueError(
+                f"--dataset_options have no effect with {dataset_name}: only families of reasoning_gym have "
+                "options. Leave them out"
+            )
         dataset_name = with_options(dataset_name, options)
     if dataset_name == "miniature" and (instruction is not None or conversational):
-        raise ValueError("miniature takes no instruction and no conversation: its vocabulary has neither")
+        raise ValueError("miniature takes no --instruction and no --conversational true: its vocabulary has no letters")
     if dataset_name == "miniature" or dataset_name.startswith(REASONING_GYM) or is_users(dataset_name):
         if unanswerable != "refuse":
-            raise ValueError(f"{dataset_name} takes no --unanswerable {unanswerable}: files and sets of the Hub do")
+            raise ValueError(
+                f"--unanswerable {unanswerable} has no effect with {dataset_name}: only files and Hub data sets "
+                "read it. Leave it out"
+            )
         found = Tasks(dataset_name).named(dataset_name).problems(split, seed=seed, offset=offset, limit=limit)
         chosen = [replace(problem, task=dataset_name) for problem in found]
     else:
+        if Source.of(dataset_name).is_file and split not in _SPLITS:
+            raise ValueError(
+                f"--split {split!r} has no effect: {dataset_name} is a file, which has no splits. Leave --split out"
+            )
         stop = None if limit is None else offset + limit
         found = read_problems(dataset_name, split=split, task=task, unanswerable=unanswerable, left_out=left_out)
         chosen = list(islice(found, offset, stop))
@@ -73,7 +86,7 @@ def load_problems(
 
 
 def worded(prompt: Prompt, instruction: str | None, conversational: bool) -> Prompt:
-    """A question with the instruction put after it, behind a blank line, and a text as the one message of a user."""
+    """A question, then a blank line and the instruction. With `conversational`, a string becomes a user's message."""
     if not isinstance(prompt, str):
         if instruction is None:
             return prompt

@@ -19,8 +19,8 @@ from qstep.types import Problem, Row
 REASONING_GYM = "reasoning_gym:"
 """The prefix of a procedural task's name."""
 
-# Families with a verifier of their own that was read and found to parse answers without running them. Some
-# others call `eval` or sympy's `parse_expr` on the answer, which would run what a model wrote.
+# Families whose own verifier was reviewed: it parses answers without running them. Some other families call `eval`
+# or sympy's `parse_expr` on the answer, which would run what a model wrote.
 _REVIEWED = {
     "chain_sum",
     "decimal_chain_sum",
@@ -34,7 +34,7 @@ _REVIEWED = {
 }
 _BUCKETS: Mapping[str, range] = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
 _BLOCK = 500
-"""Problems drawn at a time."""
+"""Number of problems generated at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class ReasoningGym:
     def problems(self, split: str, *, seed: int, offset: int, limit: int | None) -> Iterable[Problem]:
         """A question's hash decides its split, so splits are disjoint whatever the seeds."""
         if limit is None:
-            raise ValueError(f"{self.name} is endless: say how many problems you want")
+            raise ValueError(f"{self.name} has no end: say how many problems you want (--num_problems)")
         if split not in _BUCKETS:
             raise ValueError(f"{self.name} has the splits {', '.join(_BUCKETS)}, not {split!r}")
         return islice(self._distinct(split, seed), offset, offset + limit)
@@ -149,7 +149,7 @@ def with_options(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """What an entry's variables hold beside JSON: exact fractions, which no verifier reads."""
+    """Converts values that JSON does not have: exact fractions, which no verifier reads."""
     if isinstance(value, Fraction):
         return str(value)
     raise TypeError(f"{value!r} in a reasoning_gym entry cannot be written as JSON")

@@ -1,4 +1,4 @@
-"""A task graded by a reward function with the signature that TRL's have."""
+"""A task graded by a reward function with TRL's signature."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qstep.grading import Grade, extract_answer
 from qstep.types import Problem, Row
+from qstep.words import counted
 
 if TYPE_CHECKING:
     from qstep.tasks.task import Task
@@ -34,7 +35,7 @@ class Rewarded:
         return self.task.problems(split, seed=seed, offset=offset, limit=limit)
 
     def grade(self, rows: Sequence[Row], *, deadline_s: float) -> list[Grade]:
-        """Raises ValueError where the function does not return one finite number or None for each row."""
+        """Raises ValueError unless the function returns a finite number or None for each row."""
         if not rows:
             return []
         known = [{"solution": row.get("gold"), **row.get("metadata", {}), **row} for row in rows]
@@ -45,7 +46,8 @@ class Rewarded:
         )
         if not isinstance(rewards, list) or len(rewards) != len(rows):
             raise ValueError(
-                f"{self.version} returned {rewards!r}; it must return a list, one for each of {len(rows)} rows"
+                f"{self.version} returned {rewards!r}; it must return a list with one number for each of "
+                f"{counted(len(rows), 'row')}"
             )
         return [self._verdict(row["completion"], reward) for row, reward in zip(rows, rewards, strict=True)]
 

@@ -17,30 +17,30 @@ from qstep.types import Problem, Row
 
 
 class Task(Protocol):
-    """A kind of problem: where it comes from, who grades its answers and checks its steps.
+    """A kind of problem: where problems come from, and how answers are graded and steps checked.
 
     A user's own task is any object with these members, named `module:object` on the command line.
     """
 
     @property
     def version(self) -> str:
-        """Names what grades and its version; kept with every verdict."""
+        """The name and version of the grader, which is stored with every verdict."""
         ...
 
     def problems(self, split: str, *, seed: int, offset: int, limit: int | None) -> Iterable[Problem]:
         """Problems `offset` to `offset + limit`, or to the end; ids are distinct over splits and seeds.
 
-        Raises ValueError for a split that does not exist, and where `limit` is None but the problems have no end.
+        Raises ValueError for a split that does not exist, and if `limit` is None but the problems have no end.
         """
         ...
 
     def grade(self, rows: Sequence[Row], *, deadline_s: float) -> list[Grade]:
-        """The verdict on each row's `completion`, given its `gold`; an answer that takes longer than `deadline_s`
-        is ungradable."""
+        """The verdict on each row's `completion`, compared with its `gold`. An answer that takes longer than
+        `deadline_s` is ungradable."""
         ...
 
     def check_steps(self, row: Row, steps: Sequence[str]) -> list[bool | None]:
-        """Whether each step and all before it are right; None where that cannot be told from the steps alone."""
+        """Whether each step and all before it are right; None if the steps alone do not show it."""
         ...
 
     def same_answer(self, a: str, b: str) -> bool:
@@ -52,8 +52,8 @@ class Task(Protocol):
 class Tasks:
     """Finds the task of a row.
 
-    Rows may name this package's tasks (`math`, `miniature`, `reasoning_gym:<family>`). Code of the user's own is
-    imported only if the user named it here, never because a file of rows did.
+    Rows may name this package's tasks (`math`, `miniature`, `reasoning_gym:<family>`). The user's own code is imported
+    only if the user named it here. A name in a file of rows is not enough.
 
     Args:
         task: the task of rows that have no `task`; `module:object` for a task of the user's own.
@@ -77,7 +77,7 @@ class Tasks:
     def named(self, name: str) -> Task:
         """The task of that name; raises as `of` does."""
         if is_users(name) and name != self.task:
-            raise ValueError(f"task {name!r} is code of your own: name it with --task {name} to have it loaded")
+            raise ValueError(f"task {name!r} is code of your own. It is loaded only if you name it too: --task {name}")
         return _find(name, self.grader)
 
 
@@ -86,7 +86,7 @@ BUILT_IN = Tasks()
 
 
 def is_users(name: str) -> bool:
-    """Whether a task is `module:object`, not one of this package's."""
+    """Whether a name is that of a user's task, `module:object`."""
     return USER_CODE.fullmatch(name) is not None and not name.startswith(REASONING_GYM)
 
 
@@ -125,9 +125,9 @@ def _outcome(grade: Grade) -> Row:
 
 
 def answer_classes_of(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[int | None]:
-    """Numbers the graded rows of one problem by their `answer`: the same answers alike, None where there is none.
+    """Numbers the answers of one problem's graded rows: the same answer gets the same number, no answer gets None.
 
-    An answer joins the first class whose first member it is the same as.
+    An answer joins the first class whose first member is the same answer.
     """
     classes: list[int | None] = []
     number: dict[str, int] = {}
@@ -152,7 +152,7 @@ def _find(name: str, grader: str | RewardFunction | None) -> Task:
     if isinstance(grader, str):
         function = load_code(grader, "grader")
         if not callable(function):
-            raise ValueError(f"grader {grader!r} is no function, but {function!r}")
+            raise ValueError(f"grader {grader!r} is not a function: {function!r}")
         return Rewarded(_find(name, None), function, code_version(grader, "grader"))
     if grader is not None:
         return Rewarded(_find(name, None), grader, getattr(grader, "__qualname__", repr(grader)))
@@ -164,7 +164,7 @@ def _find(name: str, grader: str | RewardFunction | None) -> Task:
         return ReasoningGym.named(name)
     if not is_users(name):
         raise ValueError(
-            f"task {name!r} is unknown; there are math, miniature, {REASONING_GYM}<family> and your own, module:object"
+            f"task {name!r} is unknown. Choose math, miniature, {REASONING_GYM}<family>, or module:object for your own"
         )
     task = load_code(name, "task")
     members = [member for member in vars(Task) if not member.startswith("_")]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from qstep.models import PretrainedModule
 from qstep.objectives.config import GroupConfig
+from qstep.objectives.source import RowsFile
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def check_arguments(args: GroupConfig, model: PretrainedModule) -> None:
         args._n_gpu = 1
 
 
-def check_evaluation(args: GroupConfig, eval_file: Path | None) -> None:
+def check_evaluation(args: GroupConfig, eval_rows: RowsFile | None) -> None:
     """Raises ValueError, before anything is read, for an order of batches or evaluations that cannot be had."""
     if args.train_sampling_strategy not in ("random", "sequential"):
         raise ValueError(
@@ -32,7 +32,8 @@ def check_evaluation(args: GroupConfig, eval_file: Path | None) -> None:
             "hold no padding, and each process gets about as many tokens: lengths have nothing to gain"
         )
     evaluates = args.eval_strategy != "no" or args.eval_on_start
-    if evaluates and eval_file is None:
-        raise ValueError("eval_strategy asks for evaluations: give an eval_file")
-    if eval_file is not None and not evaluates:
-        raise ValueError(f"nothing reads --eval_file {eval_file}: give --eval_strategy steps or epoch")
+    if evaluates and eval_rows is None:
+        raise ValueError("eval_strategy asks for evaluations: give an eval_file (in Python, an eval_dataset)")
+    if eval_rows is not None and not evaluates:
+        named = eval_rows.argument or f"--eval_file {eval_rows}"
+        raise ValueError(f"nothing reads {named}: give --eval_strategy steps or epoch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -80,6 +82,34 @@ def rotate(newest: Checkpoint, settings: Mapping[str, Any], limit: int | None, b
             remove(path)
 
 
+class NotWritten(RuntimeError):
+    """A model or its checkpoint could not be written; the disk is full, say."""
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Around what writes a model: its libraries' errors name neither the folder nor what to do.
+
+    Raises NotWritten.
+    """
+    try:
+        yield
+    except NotWritten:
+        raise
+    except (SafetensorError, RuntimeError, OSError) as error:
+        no_room = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        by_torch = isinstance(error, RuntimeError) and re.search(
+            "PytorchStreamWriter|unexpected pos|iostream error", str(error)
+        )
+        if not (no_room or by_torch or isinstance(error, SafetensorError)):
+            raise
+        free = shutil.disk_usage(folder.parent).free
+        raise NotWritten(
+            f"{folder} could not be written: {str(error).partition(chr(10))[0]}. {free / 1e9:.1f} GB are free on this "
+            "disk. Make room, and run the same command again: it resumes from the newest complete checkpoint"
+        ) from error
+
+
 @contextmanager
 def sealed(trainer: Trainer, settings: Mapping[str, Any]) -> Iterator[None]:
     """Around what writes the trainer's checkpoint on every process: a marker at its end, and only then the rotation."""
@@ -90,7 +120,8 @@ def sealed(trainer: Trainer, settings: Mapping[str, Any]) -> Iterator[None]:
     trainer.accelerator.wait_for_everyone()
     limit, args.save_total_limit = args.save_total_limit, None
     try:
-        yield
+        with writing(checkpoint.path):
+            yield
     finally:
         args.save_total_limit = limit
     trainer.accelerator.wait_for_everyone()

@@ -26,7 +26,7 @@ from qstep.trainers import precision
 from qstep.trainers.arguments import check_arguments
 from qstep.trainers.averages import Averages, LogWhereItMatters
 from qstep.trainers.batches import StepSampler, group_loader, with_weights
-from qstep.trainers.checkpoints import sealed, why_unusable
+from qstep.trainers.checkpoints import sealed, why_unusable, writing
 from qstep.trainers.evaluation import evaluate_all
 from qstep.trainers.finite import FiniteWatch
 from qstep.trainers.optimizer import parameter_groups
@@ -263,9 +263,10 @@ class GroupTrainer(Trainer):
         """Writes model and tokenizer; not the pickled arguments, in which a token would travel."""
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        self.bare_model.save(folder, state_dict)
         assert isinstance(self.processing_class, PreTrainedTokenizerBase)
-        self.processing_class.save_pretrained(folder)
+        with writing(folder):
+            self.bare_model.save(folder, state_dict)
+            self.processing_class.save_pretrained(folder)
 
     def create_model_card(self, *args: Any, **options: Any) -> None:
         if self.write_card is None:

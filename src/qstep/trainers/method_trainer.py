@@ -5,67 +5,89 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from qstep.models import ModelOptions, PretrainedModule
+from qstep.models import LoadedModel, ModelOptions, PretrainedModule
 from qstep.models.loading import load_tokenizer
 from qstep.objectives import Method
 from qstep.objectives.config import GroupConfig
+from qstep.objectives.source import RowsFile
 from qstep.trainers.arguments import check_evaluation
+from qstep.trainers.given_rows import rows_file
 from qstep.trainers.group_trainer import GroupTrainer
+
+if TYPE_CHECKING:
+    from qstep.trainers.given_rows import Rows
 
 
 class MethodTrainer(GroupTrainer):
-    """A GroupTrainer that reads its rows and makes its model, in this order: bad rows are refused before a model loads.
+    """Trains by a method: reads the rows, then makes the model, so that bad rows are refused before a model loads.
 
     Args:
-        model: the model to start from, as options, a folder or a Hub id; or a model that is ready to be trained.
+        model: the model to start from: a folder or a Hub id, options that name one, or a model of transformers, which
+            is trained in place. A scorer made of a causal language model in memory is `trainer.bare_model.pretrained`.
         args: the options of the method.
-        train_dataset: the file of the rows to learn from.
-        eval_dataset: the file of the rows to evaluate on.
+        train_dataset: the rows to learn from: a JSONL file, a list of dicts, a `datasets.Dataset` or a pandas frame.
+            An error names a row in memory as `train_dataset[12]`. A table has null in `label` or `reward` where nobody
+            knows; in its other columns null stands for a value that is not given.
+        eval_dataset: the rows to evaluate on, likewise; `args.eval_strategy` says when.
         processing_class: the tokenizer; that of the model by default.
+        callbacks: as transformers' Trainer takes them.
 
     Raises:
-        RowError: a row is bad.
-        ValueError: options contradict each other, nothing can be learned from the rows, or the model cannot be used.
+        RowError: a row of a file is bad.
+        ValueError: a row in memory is bad, options contradict each other, nothing can be learned from the rows, or the
+            model cannot be used.
+
+    After `train()`, `save_model()` writes a plain folder of transformers to `args.output_dir`. `qstep train` adds a
+    log, a model card, and a resume after a kill.
     """
 
     method: Method
 
     def __init__(
         self,
-        model: ModelOptions | PretrainedModule | str | Path,
+        model: ModelOptions | PretrainedModule | PreTrainedModel | str | Path,
         args: GroupConfig,
-        train_dataset: Path,
-        eval_dataset: Path | None = None,
+        train_dataset: Rows | RowsFile,
+        eval_dataset: Rows | RowsFile | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: Sequence[Any] = (),
     ) -> None:
-        check_evaluation(args, eval_dataset)
-        if isinstance(model, str | Path):
-            model = ModelOptions(model_name_or_path=str(model))
-        if processing_class is None:
-            if isinstance(model, PretrainedModule):
-                raise ValueError("processing_class is missing: give the tokenizer of the model")
-            processing_class = load_tokenizer(model.model_name_or_path, **model.load_arguments())
-        objective = self.method.objective(args, processing_class)
-        objective.check(train_dataset)
-        train = objective.rows(train_dataset)
-        evaluated = None if eval_dataset is None else objective.rows(eval_dataset)
-        if isinstance(model, ModelOptions):
+        train_rows = rows_file(train_dataset, "train_dataset")
+        eval_rows = None if eval_dataset is None else rows_file(eval_dataset, "eval_dataset")
+        check_evaluation(args, eval_rows)
+        options = _options(model)
+        tokenizer = processing_class or _tokenizer(options)
+        objective = self.method.objective(args, tokenizer)
+        objective.check(train_rows)
+        train = objective.rows(train_rows)
+        evaluated = None if eval_rows is None else objective.rows(eval_rows)
+        if isinstance(options, ModelOptions):
             set_seed(args.seed)
-            model = objective.new_model(model)
-        super().__init__(
-            objective, model, args, train, evaluated, processing_class=processing_class, callbacks=[*callbacks]
-        )
+            options = objective.new_model(options)
+        super().__init__(objective, options, args, train, evaluated, processing_class=tokenizer, callbacks=[*callbacks])
+
+
+def _options(model: ModelOptions | PretrainedModule | PreTrainedModel | str | Path) -> ModelOptions | PretrainedModule:
+    if isinstance(model, PreTrainedModel):
+        return LoadedModel(model=model)
+    return ModelOptions(model_name_or_path=str(model)) if isinstance(model, str | Path) else model
+
+
+def _tokenizer(model: ModelOptions | PretrainedModule) -> PreTrainedTokenizerBase:
+    if isinstance(model, PretrainedModule | LoadedModel):
+        raise ValueError("processing_class is missing: give the tokenizer of the model")
+    return load_tokenizer(model.model_name_or_path, **model.load_arguments())
 
 
 @cache
 def trainer_class(method: Method) -> type[MethodTrainer]:
     """The trainer of a method, called after it: `PQMTrainer` for `pqm`."""
-    return type(trainer_name(method), (MethodTrainer,), {"method": method, "__doc__": MethodTrainer.__doc__})
+    members = {"method": method, "__doc__": f"{method.label}: {method.about}.\n\n{MethodTrainer.__doc__}"}
+    return type(trainer_name(method), (MethodTrainer,), members)
 
 
 def trainer_name(method: Method) -> str:

@@ -23,6 +23,7 @@ from qstep.data.rows import check_row, label_kind
 from qstep.data.sources import Source
 from qstep.data.steps import first_cut, split_steps
 from qstep.types import Row
+from qstep.words import counted
 
 __all__ = ["Audit", "Neutral", "PublishedFormat", "Reading", "SeparatorInside", "read_published", "recognise"]
 
@@ -140,7 +141,7 @@ def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[R
             row = _finished(record, found, reading, known.separator, audit)
             if row["id"] in seen:
                 if known.ids == "own":
-                    raise record.error("id", f"{row['id']!r} is there twice; give each row an id of its own")
+                    raise record.error("id", f"{row['id']!r} occurs twice; give each row its own id")
                 repeated += 1
                 continue
             if known.ids != "made":
@@ -172,8 +173,8 @@ def _finished(record: Record, row: Row, reading: Reading, separator: str, audit:
     elif inside and reading.separator_inside == "refuse":
         raise record.error(
             "completions",
-            f"{inside} steps contain the separator {separator!r}: leave out "
-            "--separator_inside refuse to make it a blank there, or give another --step_separator",
+            f"has {counted(inside, 'step')} with the separator {separator!r} inside. Leave out --separator_inside "
+            "refuse to make it a blank there, or give another --step_separator",
         )
     row = {"task": reading.task, **row, "step_separator": separator}
     if reading.separator_inside == "keep":

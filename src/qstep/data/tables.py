@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qstep.data import RowError, numbered_responses, takes_null
+from qstep.data.rows import takes_null
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -18,28 +18,8 @@ Table = TypeVar("Table", list[Row], "Dataset", "DataFrame")
 """A table of rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame`."""
 
 
-def responses_of(
-    table: Any, *, task: str, need: Sequence[str] = (), accept: Callable[[Row], object] | None = None
-) -> tuple[list[Row], list[int]]:
-    """The responses in a table, one row each as `qstep.data.rows` says, and which row of the table each comes from.
-
-    The names of columns and the other arguments are as in `qstep.data.read_responses`. The table is not changed.
-
-    Raises:
-        TypeError: this is no table of rows.
-        ValueError: a row is bad. The message names the row and the column.
-    """
-    numbered = numbered_responses(enumerate(plain_rows(table)), Path("rows"), task=task, need=need, accept=accept)
-    try:
-        found = list(numbered)
-    except RowError as error:
-        where = f"rows[{error.line}]" + (f", column {error.field!r}" if error.field else "")
-        raise ValueError(f"{where}: {error.problem}") from None
-    return [row for _, row in found], [place for place, _ in found]
-
-
-def plain_rows(table: Any) -> list[Row]:
-    """Copies of a table's rows, made of what JSON knows.
+def plain_rows(table: Any, argument: str = "rows") -> list[Row]:
+    """Copies of a table's rows, made of what JSON knows. `argument` is what the caller calls the table.
 
     NumPy's and torch's numbers and arrays become Python's. NaN, and what pandas has for a missing value, becomes None.
     A column is left out of a row where it is None and cannot be null.
@@ -48,27 +28,22 @@ def plain_rows(table: Any) -> list[Row]:
     """
     if isinstance(table, str | bytes | Path):
         raise TypeError(
-            f"rows are {table!r}: give a list of dicts, a datasets.Dataset or a pandas DataFrame. "
+            f"{argument} is {str(table)!r}: give a list of dicts, a datasets.Dataset or a pandas DataFrame. "
             "qstep.read_rows(path) reads those of a file"
         )
     if isinstance(table, Mapping):
         raise TypeError(
-            f"rows are of type {type(table).__name__} with {', '.join(map(str, table))}: give a list of dicts, "
+            f"{argument} is of type {type(table).__name__} with {', '.join(map(str, table))}: give a list of dicts, "
             "[row] for one row, or one split of a DatasetDict"
         )
     if _is_frame(table):
         table = table.to_dict("records")
     if not isinstance(table, Iterable):
         raise TypeError(
-            f"rows are of type {type(table).__name__}: give a list of dicts, a datasets.Dataset or a pandas DataFrame"
+            f"{argument} is of type {type(table).__name__}: give a list of dicts, a datasets.Dataset or a pandas "
+            "DataFrame"
         )
-    rows: list[Row] = []
-    for place, row in enumerate(table):
-        if not isinstance(row, Mapping):
-            raise TypeError(f"rows[{place}] is of type {type(row).__name__}, and has to be a dict")
-        plain = {str(name): _plain(value) for name, value in row.items()}
-        rows.append({name: value for name, value in plain.items() if value is not None or takes_null(name)})
-    return rows
+    return [_plain_row(row, f"{argument}[{place}]") for place, row in enumerate(table)]
 
 
 def table_like(table: Any, rows: list[Row], places: Sequence[int]) -> Any:
@@ -90,6 +65,13 @@ def _is_frame(table: Any) -> bool:
 
 def _is_dataset(table: Any) -> bool:
     return "datasets" in sys.modules and isinstance(table, sys.modules["datasets"].Dataset)
+
+
+def _plain_row(row: Any, where: str) -> Row:
+    if not isinstance(row, Mapping):
+        raise TypeError(f"{where} is of type {type(row).__name__}, and has to be a dict")
+    plain = {str(name): _plain(value) for name, value in row.items()}
+    return {name: value for name, value in plain.items() if value is not None or takes_null(name)}
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,30 @@
+"""The responses in a table that a user gives in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qstep.data import RowError, numbered_responses, plain_rows
+from qstep.types import Row
+
+
+def responses_of(
+    table: Any, *, task: str, need: Sequence[str] = (), accept: Callable[[Row], object] | None = None
+) -> tuple[list[Row], list[int]]:
+    """The responses in a table, one row each as `qstep.data.rows` says, and which row of the table each comes from.
+
+    The names of columns and the other arguments are as in `qstep.data.read_responses`. The table is not changed.
+
+    Raises:
+        TypeError: this is no table of rows.
+        ValueError: a row is bad. The message names the row and the column.
+    """
+    numbered = numbered_responses(enumerate(plain_rows(table)), Path("rows"), task=task, need=need, accept=accept)
+    try:
+        found = list(numbered)
+    except RowError as error:
+        where = f"rows[{error.line}]" + (f", column {error.field!r}" if error.field else "")
+        raise ValueError(f"{where}: {error.problem}") from None
+    return [row for _, row in found], [place for place, _ in found]

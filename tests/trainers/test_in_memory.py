@@ -1,0 +1,195 @@
+"""Training on rows and models in memory: the weights of the command, and errors that name what the caller gave."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import qstep.trainers
+from qstep.data import read_rows
+from qstep.objectives import METHODS
+from qstep.objectives.config import GroupConfig
+from qstep.objectives.dqo import DQOConfig
+from qstep.objectives.ranking import RankingConfig
+from qstep.stages.train import TrainInputs, train, train_on_rows
+from qstep.tasks import miniature
+from qstep.trainers import DQOTrainer, PQMTrainer, RSTrainer, SFTTrainer
+
+OPTIONS: dict[str, Any] = dict(
+    use_cpu=True,
+    report_to="none",
+    disable_tqdm=True,
+    per_device_train_batch_size=4,
+    responses_per_prompt=4,
+    learning_rate=1e-2,
+    max_steps=3,
+    save_strategy="no",
+)
+MADE = {
+    "list": list,
+    "Dataset": Dataset.from_list,
+    "frame": pandas.DataFrame,
+    "generator": iter,
+}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.fixture(scope="module")
+def rows(rows_file: Path) -> list[dict[str, Any]]:
+    return list(read_rows(rows_file))
+
+
+@pytest.fixture(scope="module")
+def of_command(base: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `qstep train pqm` makes of the file."""
+    folder = tmp_path_factory.mktemp("command") / "pqm"
+    inputs = TrainInputs(model_name_or_path=str(base), train_file=rows_file)
+    return train("pqm", inputs, RankingConfig(output_dir=str(folder), **OPTIONS))
+
+
+@pytest.mark.parametrize("kind", [*MADE, "file"])
+def test_rows_in_memory_give_the_weights_of_the_command(
+    kind: str, base: Path, rows: list[dict[str, Any]], rows_file: Path, of_command: Path, tmp_path: Path
+) -> None:
+    given = str(rows_file) if kind == "file" else MADE[kind](rows)
+    run = PQMTrainer(model=str(base), args=RankingConfig(output_dir=str(tmp_path), **OPTIONS), train_dataset=given)
+    run.train()
+    run.save_model()
+    assert same(weights(tmp_path), weights(of_command))
+
+
+def test_a_table_has_null_where_rows_have_nothing(base: Path, rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Half the rows lack ids, problem_ids and logps: a table fills them up, and the trainer takes them for lacking."""
+    optional = ("id", "problem_id", "completion_ids", "logps_behavior")
+    uneven = [{k: v for k, v in row.items() if i % 2 == 0 or k not in optional} for i, row in enumerate(rows)]
+    args = [DQOConfig(output_dir=str(tmp_path / kind), **OPTIONS) for kind in MADE]
+    found = [DQOTrainer(str(base), args[i], MADE[kind](uneven)).train_dataset for i, kind in enumerate(MADE)]
+    assert [[dataset.row(number) for number in range(64)] for dataset in found] == [uneven] * len(MADE)
+
+
+def test_train_on_rows_is_the_command(
+    base: Path, rows: list[dict[str, Any]], of_command: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its log and card; the same call leaves a finished folder as it is."""
+    folder = train_on_rows("pqm", rows, model=base, output_dir=tmp_path / "pqm", **OPTIONS)
+    assert same(weights(folder), weights(of_command))
+    assert list(read_rows(folder / "train_log.jsonl")) == list(read_rows(of_command / "train_log.jsonl"))
+    assert "rows (in memory)" in (folder / "README.md").read_text()
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    train_on_rows("pqm", Dataset.from_list(rows).to_list(), model=base, output_dir=folder, **OPTIONS)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("method", ["pqm", "rs", "dqo"])
+def test_a_model_in_memory_is_trained_as_its_folder(
+    method: str, base: Path, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """A policy in place; a scorer on the trunk of the causal language model."""
+    chosen = qstep.trainers.trainer_class(METHODS[method])
+    model = AutoModelForCausalLM.from_pretrained(base)
+    for name, given in (("folder", str(base)), ("model", model)):
+        args = METHODS[method].config(output_dir=str(tmp_path / name), **OPTIONS)
+        run = chosen(given, args, rows, processing_class=miniature.tokenizer())
+        run.train()
+        run.save_model()
+    assert same(weights(tmp_path / "folder"), weights(tmp_path / "model"))
+    if method != "pqm":
+        trained = weights(tmp_path / "model")
+        assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items() if name in trained)
+
+
+def test_every_method_has_its_trainer() -> None:
+    expected = {"PQMTrainer", "PQMTheoreticalTrainer", "PQMAblationTrainer", "BCETrainer", "MSETrainer", "ORMTrainer"}
+    expected |= {"SFTTrainer", "RSTrainer", "DROTrainer", "DQOTrainer"}
+    assert expected <= {*qstep.trainers.__all__} <= {*dir(qstep.trainers)}
+    assert {getattr(qstep.trainers, name).method.name for name in expected} == {*METHODS}
+    assert all(getattr(qstep.trainers, name).__name__ == name for name in expected)
+    with pytest.raises(AttributeError, match="PPOTrainer"):
+        qstep.trainers.PPOTrainer  # noqa: B018
+
+
+def test_errors_name_the_rows_that_were_given(base: Path, rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    args = GroupConfig(output_dir=str(tmp_path), **OPTIONS)
+    unusable = [
+        ([*rows[:12], {"prompt": "a"}], r"^train_dataset\[12\], field 'completion': is missing"),
+        ([*rows[:3], "a text"], r"^train_dataset\[3\] is a str: give a dict"),
+        ([*rows[:2], {"prompt": "a", "completion": {1, 2}}], r"^train_dataset\[2\] cannot be written as JSON: set"),
+        ([*rows[:5], rows[2]], r"^train_dataset\[5\], field 'id': .* is there twice \(first on train_dataset\[2\]\)"),
+        ([], r"^train_dataset has no rows"),
+        (DatasetDict(train=Dataset.from_list(rows)), r"^train_dataset is a DatasetDict of train: give one of them"),
+        (7, r"^train_dataset is a int: give a file, a list of dicts, a Dataset or a frame"),
+        ([{**rows[0], "label": False}], r"^train_dataset: none of its rows can be used; left out: {'not right': 1}"),
+    ]
+    for given, says in unusable:
+        with pytest.raises(ValueError, match=says):
+            RSTrainer(str(base), args, given)
+    short = GroupConfig(output_dir=str(tmp_path), **OPTIONS, max_length=20)
+    with pytest.raises(ValueError, match=r"^train_dataset: 64 rows are longer .*: train_dataset\[0\] \(\d+\), "):
+        SFTTrainer(str(base), short, rows)
+    evaluates = GroupConfig(output_dir=str(tmp_path), **OPTIONS, eval_strategy="epoch")
+    with pytest.raises(ValueError, match=r"^eval_dataset\[1\], field 'prompt': is missing"):
+        SFTTrainer(str(base), evaluates, rows, [rows[0], {}])
+    with pytest.raises(ValueError, match=r"^nothing reads eval_dataset"):
+        SFTTrainer(str(base), args, rows, rows)
+    with pytest.raises(ValueError, match=r"^rows\[1\], field 'prompt'"):
+        train_on_rows("sft", [rows[0], {}], model=base, output_dir=tmp_path / "out", **OPTIONS)
+    with pytest.raises(ValueError, match=r"'pqn' is no method \(did you mean pqm\?\)"):
+        train_on_rows("pqn", rows, model=base, output_dir=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"sft has no option learning_rat \(did you mean learning_rate\?\)"):
+        train_on_rows("sft", rows, model=base, output_dir=tmp_path / "out", learning_rat=1)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with pytest.raises(ValueError, match="processing_class is missing: give the tokenizer of the model"):
+        SFTTrainer(model, args, rows)
+
+
+def test_what_is_wrong_is_said_before_a_model_loads(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    """There is no model called no/model, and nobody asks for it."""
+    unlabelled = [{**row, "labels": [None] * len(row["labels"])} for row in rows]
+    args = RankingConfig(output_dir=str(tmp_path), **OPTIONS)
+    with pytest.raises(ValueError, match=r"none of its rows can be used; left out: {'no step has a label': 64}"):
+        PQMTrainer("no/model", args, unlabelled, processing_class=miniature.tokenizer())
+    for name, line in (("wandb", "wandb"), ("comet_ml", "comet-ml"), ("mlflow", "mlflow")):
+        with pytest.raises(ValueError, match=f"--report_to {name} needs a package: pip install {line}$"):
+            GroupConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": name})
+    with pytest.raises(ValueError, match=r"--report_to is 'wandbb'; it must be none, all, or some of"):
+        GroupConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": ["wandbb"]})
+    with pytest.raises(ValueError, match=r"'Qwen2.5-0.5B' is no folder here, and a model on the Hub is called owner/"):
+        PQMTrainer("Qwen2.5-0.5B", args, rows)
+    with pytest.raises(ValueError, match=r"'Qwen2.5-0.5B' is no folder here"):
+        train_on_rows("pqm", rows, model="Qwen2.5-0.5B", output_dir=tmp_path / "out", **OPTIONS)
+
+
+def test_a_fresh_head_is_no_news(
+    base: Path, rows: list[dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers would report the head as missing; a weight of the trunk that is missing is told."""
+    from safetensors.torch import save_file
+
+    args = RankingConfig(output_dir=str(tmp_path), **OPTIONS)
+    logging.getLogger("transformers").propagate = True
+    with caplog.at_level(logging.WARNING):
+        PQMTrainer(str(base), args, rows)
+    assert "MISSING" not in caplog.text and "start at random" not in caplog.text
+    damaged = tmp_path / "damaged"
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(damaged)
+    miniature.tokenizer().save_pretrained(damaged)
+    kept = {name: value for name, value in weights(damaged).items() if name != "model.norm.weight"}
+    save_file(kept, damaged / "model.safetensors", {"format": "pt"})
+    with caplog.at_level(logging.WARNING):
+        PQMTrainer(str(damaged), args, rows)
+    assert "the model lacks model.norm.weight, which start at random" in caplog.text
