@@ -45,9 +45,6 @@ OverLong = Literal["refuse", "drop"]
 Aggregation = Literal["min", "last", "mean", "product"]
 """How a response's score is computed from its steps' Q-values."""
 
-SearchMethod = Literal["best_of_n", "beam", "dvts", "lookahead"]
-"""How responses are searched for with a step scorer."""
-
 Row = dict[str, Any]
 """One JSONL record as it lies on disk."""
 

@@ -111,7 +111,7 @@ def test_a_limit_below_the_responses_leaves_later_steps_untried() -> None:
 
 def test_ungradable_rollouts_are_no_trials_and_annotation_goes_on(tmp_path: Path) -> None:
     """A grader that shrugs at everything but the first step's rollouts."""
-    rows = [{**row("\n".join(LINES), grader=Tasks("miniature", "test_annotate:shrug").named("miniature").version)}]
+    rows = [{**row("\n".join(LINES), grader=Tasks("miniature", "my_task:shrug").named("miniature").version)}]
     source = write_jsonl_at(tmp_path / "graded.jsonl", rows)
     config = AnnotateConfig(
         source,
@@ -120,7 +120,7 @@ def test_ungradable_rollouts_are_no_trials_and_annotation_goes_on(tmp_path: Path
         "fake",
         rollouts=3,
         max_new_tokens=64,
-        grader="test_annotate:shrug",
+        grader="my_task:shrug",
     )
     (labelled,) = read_rows(annotate(config, Solver()))
     assert labelled["labels"] == [None] * 5 + [1.0] and labelled["trials"] == [0] * 5 + [1]
@@ -129,10 +129,6 @@ def test_ungradable_rollouts_are_no_trials_and_annotation_goes_on(tmp_path: Path
     taken = {"prefixes": 5, "tried": 5, "cut_short": 0, "drawn": 15, "tokens": 225}
     assert meta["summary"] == {"left_out_ungradable": 0, "steps": {"soft": 1, "null": 5}, "rollouts": taken}
     assert meta["settings"]["version"] == rows[0]["grader"], "another grader makes other labels"
-
-
-def shrug(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
-    return [None for _ in completions]
 
 
 def write_jsonl_at(path: Path, rows: list[Row]) -> Path:

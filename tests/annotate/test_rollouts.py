@@ -251,10 +251,6 @@ def test_a_budget_goes_round_the_prefixes() -> None:
     assert labels("binary_search", below(5), 1) == [True] * 4 + [None] * 3 + [False]
 
 
-def shrug(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
-    return [None for _ in completions]
-
-
 @pytest.mark.parametrize(("method", "label"), [("binary_search", False), ("adaptive", 0.0)])
 def test_rollouts_that_cannot_be_graded_decide_nothing(method: Any, label: Any, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "graded.jsonl", [WRONG])
@@ -264,7 +260,7 @@ def test_rollouts_that_cannot_be_graded_decide_nothing(method: Any, label: Any, 
         method,
         "fake",
         max_new_tokens=64,
-        grader="test_annotate_rollouts:shrug",
+        grader="my_task:shrug",
     )
     (labelled,) = read_rows(annotate(config, Scripted(below(8))))
     assert labelled["labels"] == [None] * 7 + [label] and labelled["trials"] == [0] * 7 + [1]

@@ -60,8 +60,8 @@ def test_help_is_quick() -> None:
 
     assert best("-m", "qstep.cli", "--help") < 0.3
     assert best("-c", "import qstep") < 0.2
-    assert best("-m", "qstep.cli", "train", "dqo", "--help") < 0.5
-    assert best("-m", "qstep.cli", "annotate", "--help") < 0.5
+    assert best("-m", "qstep.cli", "train", "dqo", "--help") < 0.3
+    assert best("-m", "qstep.cli", "annotate", "--help") < 0.3
 
 
 class Unexpected(RuntimeError):

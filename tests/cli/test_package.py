@@ -16,7 +16,7 @@ import pytest
 from qstep.extras import install_line, missing
 
 ROOT = Path(__file__).parents[2]
-RESOURCES = ("py.typed", "recipes/miniature.yaml", "report/page.css", "report/page.html", "stages/card.md")
+RESOURCES = ("py.typed", "recipes/miniature.yaml", "report/page.css", "report/page.html", "report/card.md")
 
 SMOKE = """
 import json, sys
@@ -38,7 +38,7 @@ run("grade --input responses.jsonl --output graded.jsonl")
 run("best-of-n --inputs graded.jsonl --output best.json")
 run("report --results.best best.json --output report.html")
 assert "@media print" in Path("report.html").read_text()
-assert "Step contract" in files("qstep.stages").joinpath("card.md").read_text()
+assert "Step contract" in files("qstep.report").joinpath("card.md").read_text()
 """
 
 

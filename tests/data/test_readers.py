@@ -274,7 +274,7 @@ def test_a_question_without_an_answer_is_refused_or_counted(tmp_path: Path, caps
     assert [problem.id for problem in kept] == ["plus/train/0", "plus/train/2"]
     assert left_out == {"the question has no answer": 1}
     assert len(ProblemOptions(dataset_name=name, unanswerable="drop").problems()) == 2
-    assert "left out {'the question has no answer': 1}" in " ".join(capsys.readouterr().err.split())
+    assert "left out 1 (the question has no answer)" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(ValueError, match="--unanswerable drop has no effect with miniature"):
         load_problems("miniature", limit=1, unanswerable="drop")
 

@@ -158,7 +158,7 @@ def test_items_are_grouped_by_problem_whatever_their_order() -> None:
 
 def test_independent_estimates_are_pooled_by_hand() -> None:
     """Half-widths .196 and .392, errors .1 and .2: that of the mean of the two is sqrt(.01 + .04) / 2."""
-    two = [{"mean": 0.2, "low": 0.004, "high": 0.396}, {"mean": 0.4, "low": 0.008, "high": 0.792}]
+    two = [Estimate(0.2, 0.004, 0.396, 1), Estimate(0.4, 0.008, 0.792, 1)]
     assert [standard_error(estimate) for estimate in two] == pytest.approx([0.1, 0.2])
     both = pooled(two)
     assert (both.mean, both.n) == (pytest.approx(0.3), 2)

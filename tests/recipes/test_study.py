@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from qstep.data import write_json
-from qstep.evals import ScoredGroup, aggregation_report, best_of_n_report
+from qstep.evals import ScoredGroup, StudyAnswer, aggregation_report, as_json, best_of_n_report, read_result
 from qstep.recipes import Recipe, RecipeError, Run, Work, read_recipe
 from qstep.recipes.command import RunConfig, run
 from qstep.recipes.recipe import Stage
@@ -19,6 +19,7 @@ from qstep.recipes.study import Study, answer, over_worlds, page, verdict
 from qstep.recipes.summary import summarise
 from qstep.runs.provenance import provenance
 from qstep.stages.commands import COMMANDS
+from qstep.types import Estimate
 
 COMPARISONS = {
     "a above b": {"a": "a", "b": "b", "n": 2},
@@ -42,10 +43,13 @@ def runs(folder: Path, *worlds: list[tuple[list[int], list[float], list[float]]]
             ScoredGroup(str(i), right, [None, None], {"a": a, "b": b}) for i, (right, a, b) in enumerate(problems)
         ]
         qs = {"a": [[[q, 1.0] for q in a] for _, a, _ in problems]}
-        aucs = {"a": {"response_within_problem": {"mean": 0.75}, "step_within_problem": {"mean": 0.5}}}
+        known = {"low": None, "high": None, "n": 2}
+        aucs: dict[str, Any] = {"a": {"response_within_problem": known | {"mean": 0.75}}}
+        aucs["a"]["step_within_problem"] = known | {"mean": 0.5}
         report = best_of_n_report(groups, [1, 2])
         aggregated = aggregation_report(groups, qs, [1, 2], ["min", "last"])
         report |= {"aggregations": aggregated["aggregations"], "outcomes": report["outcomes"] | aggregated["outcomes"]}
+        report |= {"problems": 2, "responses": 4, "ungradable_share": 0.0, "left_out": {"problems": 0}}
         report |= {"ns": [1, 2], "auc": aucs | {"c": {"response_within_problem": None}}, "provenance": provenance({})}
         write_json(folder / f"{seed}.json", report)
         work = Work(
@@ -81,7 +85,7 @@ def test_equal_worlds_are_not_certain(worlds: int) -> None:
     unseen = 1 if worlds == 2 else 3.841459 / (worlds + 3.841459)
     low, high = (-1, 1) if worlds == 2 else (0.01 - 1.01 * unseen, 0.01 + 0.99 * unseen)
     assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-5)
-    assert verdict([dataclasses.asdict(estimate)]) == "cannot tell at this scale"
+    assert verdict([estimate]) == "cannot tell at this scale"
 
 
 def test_a_world_without_a_gradable_answer_is_left_out_and_named(tmp_path: Path) -> None:
@@ -98,12 +102,12 @@ def test_a_world_without_a_gradable_answer_is_left_out_and_named(tmp_path: Path)
     assert "Left out of a above b: worlds 2, where nothing that one of the two chose could be graded." in text
     assert "3 of 3" in text and "(3 worlds)" in text
     nowhere = answer(study, runs(tmp_path, [lost]))
-    assert nowhere["verdict"] == "cannot tell at this scale" and "nothing gradable" in page(study, nowhere)
-    json.dumps(nowhere, allow_nan=False)
+    assert nowhere.verdict == "cannot tell at this scale" and "nothing gradable" in page(study, nowhere)
+    json.dumps(as_json(nowhere), allow_nan=False)
 
 
 def test_verdicts() -> None:
-    above, below, across = {"low": 0.1, "high": 0.2}, {"low": -0.2, "high": -0.1}, {"low": -0.1, "high": 0.1}
+    above, below, across = Estimate(0.15, 0.1, 0.2, 3), Estimate(-0.15, -0.2, -0.1, 3), Estimate(0, -0.1, 0.1, 3)
     assert verdict([above, above]) == "holds"
     assert verdict([above, below]) == "does not hold"
     assert verdict([above, across]) == verdict([]) == "cannot tell at this scale"
@@ -112,14 +116,15 @@ def test_verdicts() -> None:
 def test_a_claim_is_answered_over_worlds(tmp_path: Path) -> None:
     # of two problems a picks right where b picks wrong: in both, in one, in both
     found = answer(recipe(tmp_path), runs(tmp_path, [A_WINS, A_WINS], [A_WINS, TIE], [A_WINS, A_WINS]))
-    decided = found["comparisons"]["a above b"]
-    assert [of["mean"] for of in decided["by_world"].values()] == [1.0, 0.5, 1.0]
+    decided = found.comparisons["a above b"]
+    assert [of.mean for of in decided.by_world.values()] == [1.0, 0.5, 1.0]
     half = 4.302652729911275 * (1 / 12) ** 0.5 / 3**0.5
-    assert decided["over_worlds"] == pytest.approx({"mean": 5 / 6, "low": 5 / 6 - half, "high": 5 / 6 + half, "n": 3})
-    assert found["verdict"] == "holds"
-    beside = found["comparisons"]["beside"]  # one response chosen of one is any response, whoever chooses
-    assert beside["over_worlds"]["mean"] == 0.0 and not beside["decides"]
-    assert found["worlds"]["1"]["b"] == {"1": 0.5, "2": 0.5}
+    over = dataclasses.asdict(decided.over_worlds)
+    assert over == pytest.approx({"mean": 5 / 6, "low": 5 / 6 - half, "high": 5 / 6 + half, "n": 3})
+    assert found.verdict == "holds"
+    beside = found.comparisons["beside"]  # one response chosen of one is any response, whoever chooses
+    assert beside.over_worlds.mean == 0.0 and not beside.decides
+    assert found.worlds["1"]["b"] == {"1": 0.5, "2": 0.5}
 
 
 def test_the_page_says_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +133,7 @@ def test_the_page_says_what_was_found(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("sys.argv", ["qstep", "run", str(study.file), "--seeds", "0,1"])
     summarise(study, worlds, tmp_path)
     text = (tmp_path / "claim.md").read_text()
-    assert text == page(study, json.loads((tmp_path / "claim.json").read_text()))
+    assert text == page(study, read_result(tmp_path / "claim.json", StudyAnswer))
     assert "**Holds**, over 3 worlds." in text
     # 2/3, 1, 1: standard deviation .19245, half 4.302653 * .19245 / sqrt(3) = .47807
     assert "| a above b | 2 | +88.9 [+41.1, +136.7] |" in text and "| 3 of 3 |" in text
@@ -147,8 +152,8 @@ def test_a_scorer_is_compared_by_its_aggregations(tmp_path: Path) -> None:
     asked = recipe(tmp_path, comparisons={"the least above the last": {"a": "a/min", "b": "a/last", "n": 2}})
     found = answer(asked, runs(tmp_path, [A_WINS, A_WINS], [A_WINS, A_WINS]))
     # by the least Q a is always right; by the last, which is the same for both responses, every other time
-    assert found["comparisons"]["the least above the last"]["over_worlds"]["mean"] == 0.5
-    assert set(found["worlds"]["0"]) == {"a/min", "a/last", "majority", "mean", "pass"}
+    assert found.comparisons["the least above the last"].over_worlds.mean == 0.5
+    assert set(found.worlds["0"]) == {"a/min", "a/last", "majority", "mean", "pass"}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,7 @@ def test_the_command_of_a_page_is_the_one_that_was_given(tmp_path: Path, monkeyp
     study, worlds = recipe(tmp_path), runs(tmp_path, [A_WINS], [A_WINS])
     given = ["run", str(study.file), "--seeds", "0,1", "--values.k", "9"]
     monkeypatch.setattr("sys.argv", ["qstep", *given])
-    assert answer(study, worlds)["provenance"]["command"] == " ".join(["qstep", *given])
+    assert answer(study, worlds).provenance["command"] == " ".join(["qstep", *given])
 
 
 def test_a_stage_like_another_is_what_that_is(tmp_path: Path) -> None:

@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from qstep.report import charts, choose_examples, findings, render_report
+from qstep.evals import structure
+from qstep.evals.results import Accuracy
+from qstep.report import Examples, charts, choose_examples, findings, render_report, view_problem
 from qstep.types import Estimate
-from report_samples import Page, examples, html, response, results
+from report_samples import Page, estimate, examples, html, page_of, response, results
 
 
 @pytest.fixture(scope="module")
 def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render_report(results(), examples(), tmp_path_factory.mktemp("page") / "report.html")
+    return render_report(page_of(results()), examples(), tmp_path_factory.mktemp("page") / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def test_findings_state_both_sides() -> None:
     }
     finding = findings.find("dqo - base (sampled)", Estimate(0.291, 0.25, 0.331, 400), sides)
     assert findings.lead(finding) == (
-        "DQO answers 70.1\u00a0% [66.2, 73.8] of 400 held-out problems when sampled, "
+        "DQO answers 70.1\u00a0% [66.2, 73.8] of 400 problems when sampled, "
         "base 41.0\u00a0% [38.0, 44.0]: better (difference +29.1 [+25.0, +33.1] points)."
     )
     unsure = findings.find("dqo - base (sampled)", Estimate(0.291, -0.25, 0.331, 400), sides)
@@ -73,7 +75,7 @@ def test_findings_state_both_sides() -> None:
     )
     at_16 = {"pqm@16": Estimate(0.7, 0.6, 0.8, 9), "majority@16": Estimate(0.5, 0.4, 0.6, 9)}
     assert findings.find("pqm@16 - majority", Estimate(0.2, 0.1, 0.3, 9), at_16).sentence == (
-        "PQM@16 answers 70.0\u00a0% [60.0, 80.0] of 9 held-out problems, majority vote 50.0\u00a0% [40.0, 60.0]"
+        "PQM@16 answers 70.0\u00a0% [60.0, 80.0] of 9 problems, majority vote 50.0\u00a0% [40.0, 60.0]"
     )
     assert findings.find("no difference", Estimate(0.1, 0.05, 0.2, 1), {}).sentence == "no difference"
 
@@ -81,7 +83,7 @@ def test_findings_state_both_sides() -> None:
 @pytest.mark.parametrize("bad", [{"low": 0.1}, {"mean": "0.5"}, True, {"mean": 0.5, "low": 0.6, "high": 0.7}, [0.5]])
 def test_a_malformed_estimate_is_refused_by_name(bad: Any) -> None:
     with pytest.raises(ValueError, match=r"results\['policies'\]\['dqo'\]\['greedy'\]"):
-        findings.read_estimate(bad, "results['policies']['dqo']['greedy']")
+        structure(Accuracy, bad, "results['policies']['dqo']['greedy']")
 
 
 # The page
@@ -89,7 +91,7 @@ def test_a_malformed_estimate_is_refused_by_name(bad: Any) -> None:
 
 def test_the_page_says_what_was_measured(page: str) -> None:
     text = " ".join(Page(page).text.split())
-    assert "DQO answers 70.1 % [66.5, 73.7] of 400 held-out problems when sampled, base 41.0 % [37.5, 44.5]" in text
+    assert "DQO answers 70.1 % [66.5, 73.7] of 400 problems when sampled, base 41.0 % [37.5, 44.5]" in text
     assert "Of 4 comparisons, 2 show an improvement, 1 shows a loss, and 1 cannot tell." in text
     for said in (
         "93.8 % [93.4, 94.2]",
@@ -135,26 +137,31 @@ def test_steps_show_q_check_and_the_first_error(page: str) -> None:
     assert '<span class="q q4" title="Q = +0.00">0.50</span>' in folded
 
 
-def test_provenance_alone_is_enough_and_needed(tmp_path: Path) -> None:
+def test_tooltips_are_sentences(page: str) -> None:
+    """Not what Vega makes of columns (`who: PQM; high: 0.5`), nor a line's first point."""
+    titles = re.findall(r"<title>([^<]*)</title>", page)
+    assert len(titles) > 12 and not [title for title in titles if re.search(r"\b(who|low|high|x|y|mean): ", title)]
+    assert any(title.startswith("loss: 1 at step 0") for title in titles)
+
+
+def test_provenance_alone_is_enough(tmp_path: Path) -> None:
     text = Page(html({"provenance": {"date": "2026-01-01"}}, [], tmp_path)).text
     assert "makes no claim of improvement" in text and "2026-01-01" in text
     assert "better" not in text and "Verifiers" not in text
-    with pytest.raises(ValueError, match="provenance"):
-        render_report({}, [], tmp_path / "report.html")
 
 
 def test_empty_parts_and_unknown_numbers_are_shown_as_such(tmp_path: Path) -> None:
-    nan = {"mean": math.nan, "low": math.nan, "high": math.nan, "n": 0}
+    nan = {"mean": None, "low": None, "high": None, "n": 0}
     logs = [{"step": s, "loss": v} for s, v in enumerate([1.0, math.nan, math.inf, -math.inf, None, 3.0, 1e300])]
     measured = {
         "provenance": {},
         "policies": {"base": {"sampled": nan}, "dqo": {}},
         "comparisons": {"dqo - base (sampled)": nan},
-        "verifiers": {"pqm": {"1": nan, "2": 0.5}, "bce": {}},
-        "labels": {},
+        "verifiers": {"pqm": {"1": nan, "2": {"mean": 0.5, "low": None, "high": None}}, "bce": {}},
         "training": {"pqm": logs, "dqo": [], "flat": [{"step": 0, "loss": 2.0}, {"step": 1, "loss": 2.0}]},
     }
-    shown = html(measured, [{"prompt": "q", "responses": []}], tmp_path)
+    bare = {"prompt": "q", "completion": "a"}
+    shown = html(measured, [Examples("", [view_problem([bare])])], tmp_path)
     text = " ".join(Page(shown).text.split())
     assert "5 of loss" in text and "n/a" in text and "cannot tell" in text
     assert "NaN" not in shown and "Infinity" not in shown and "undefined" not in shown
@@ -163,39 +170,30 @@ def test_empty_parts_and_unknown_numbers_are_shown_as_such(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        ({"q_values": [1.0]}, r"examples\[0\]\[\"responses\"\]\[0\] has 3 steps, 1 q_values, 3 labels"),
-        ({"steps": ["7+8=5", 6, "#6"]}, r"examples\[0\].*steps.*each must be text"),
-        ({"labels": [1, 2, 0]}, r"examples\[0\].*labels.*each must be 1, 0 or null"),
+        ({"q_values": [1.0]}, r"rows\[0\] has 3 steps, 1 q_values, 3 labels"),
+        ({"completions": ["7+8=5", 6, "#6"]}, r"rows\[0\].*completions.*each must be text"),
     ],
 )
-def test_a_malformed_response_is_refused_by_name(broken: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_a_malformed_response_is_refused_by_name(broken: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        render_report(
-            {"provenance": {}}, [{"prompt": "q", "responses": [response(**broken)]}], tmp_path / "report.html"
-        )
-    assert list(tmp_path.iterdir()) == []
+        view_problem([response(**broken)])
 
 
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        ({"verifiers": {"pqm": {"many": 0.5}}}, "'many' is not a number of responses"),
+        ({"verifiers": {"pqm": {"many": estimate(0.5, 0.1)}}}, "'many' is not a number of responses"),
         ({"training": {"dqo": [{"loss": 1.0}]}}, r"\['dqo'\]\[0\]: \"step\""),
         ({"policies": {"dqo": 0.7}}, r"\['policies'\]\['dqo'\] is 0.7"),
     ],
 )
 def test_malformed_results_are_refused_by_name(broken: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=says):
-        render_report({"provenance": {}} | broken, [], tmp_path / "report.html")
-
-
-def test_a_problem_without_responses_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"examples\[1\] has no 'responses'"):
-        render_report({"provenance": {}}, [*examples(), {"prompt": "q"}], tmp_path / "report.html")
+        render_report(page_of({"provenance": {}} | broken), [], tmp_path / "report.html")
 
 
 def test_a_failed_write_leaves_the_former_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = render_report({"provenance": {"run": "former"}}, [], tmp_path / "report.html")
+    path = render_report(page_of({"provenance": {"run": "former"}}), [], tmp_path / "report.html")
     former = path.read_bytes()
 
     def full_disk(descriptor: int) -> None:
@@ -203,7 +201,7 @@ def test_a_failed_write_leaves_the_former_page(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
-        render_report({"provenance": {"run": "later"}}, [], tmp_path / "report.html")
+        render_report(page_of({"provenance": {"run": "later"}}), [], tmp_path / "report.html")
     assert path.read_bytes() == former
 
 
@@ -261,15 +259,55 @@ def scored_problem(name: str, rows: list[tuple[str, str, float | None]]) -> list
     ]
 
 
-def test_half_of_the_examples_are_those_where_the_verifier_beats_the_majority() -> None:
-    beats = [("4", "wrong", -1.0), ("4", "wrong", 0.0), ("6", "wrong", None), ("5", "right", 2.0)]
-    agrees = [("5", "right", 1.0), ("5", "right", 0.0), ("4", "wrong", -1.0), ("5", "right", -2.0)]
-    groups = [scored_problem(f"{kind}{i}", rows) for i in range(3) for kind, rows in (("a", agrees), ("b", beats))]
-    chosen = choose_examples([row for group in groups for row in group], "pqm", problems=4, responses=1)
-    assert [example["problem_id"] for example in chosen] == ["b0", "b1", "a0", "a1"]
-    shown = [(r["answer"], r["score"], r["labels"], r["chosen_by"]) for r in chosen[0]["responses"]]
-    assert shown == [("4", -1.0, [None], ["majority"]), ("5", 2.0, [None], ["pqm"])]
-    assert [r["chosen_by"] for r in chosen[2]["responses"]] == [["pqm", "majority"]]
-    only = choose_examples([row for group in groups[1::2] for row in group], problems=4)
-    assert [example["problem_id"] for example in only] == ["b0", "b1", "b2"]
-    assert [len(example["responses"]) for example in only] == [4, 4, 4]
+WON = [("4", "wrong", -1.0), ("4", "wrong", 0.0), ("6", "wrong", None), ("5", "right", 2.0)]
+LOST = [("5", "right", 0.0), ("5", "right", 1.0), ("6", "wrong", None), ("4", "wrong", 2.0)]
+BOTH = [("5", "right", 1.0), ("5", "right", 0.0), ("4", "wrong", -1.0), ("5", "right", -2.0)]
+NEITHER = [("4", "wrong", 1.0), ("4", "wrong", 0.0)]
+UNKNOWN = [("4", "ungradable", 1.0), ("5", "right", 0.0)]
+
+
+def rows_of(**kinds: tuple[int, list[tuple[str, str, float | None]]]) -> list[dict[str, Any]]:
+    """So many problems of each kind, in turns."""
+    most = max(count for count, _ in kinds.values())
+    return [
+        row
+        for i in range(most)
+        for kind, (count, rows) in kinds.items()
+        if i < count
+        for row in scored_problem(f"{kind}{i}", rows)
+    ]
+
+
+def test_as_many_losses_as_wins_are_shown_and_all_are_counted() -> None:
+    """7 wins, 2 losses, 3 ties of 13: of six examples two are wins and two losses, whatever comes first."""
+    rows = rows_of(won=(7, WON), lost=(2, LOST), both=(2, BOTH), neither=(1, NEITHER), unknown=(1, UNKNOWN))
+    made = choose_examples(rows, "pqm", problems=6, responses=1)
+    assert [problem.id for problem in made.problems] == ["won0", "won1", "lost0", "lost1", "both0", "neither0"]
+    assert made.cells == {(True, False): 7, (False, True): 2, (True, True): 2, (False, False): 1}
+    assert made.ungradable == 1
+    assert "6 of 13 problems" in made.rule and "2 where PQM is right and the majority wrong, 2 where" in made.rule
+    first = made.problems[0]
+    shown = [(r.answer, r.score, r.chosen_by) for r in first.responses]
+    assert shown == [("5", 2.0, ["pqm"]), ("4", -1.0, ["majority"])]
+    assert (first.right, first.judged, first.total) == (1, 4, 4)
+    assert [r.chosen_by for r in made.problems[4].responses] == [["pqm", "majority"]]
+    one = choose_examples(rows_of(won=(3, WON), lost=(1, LOST), both=(4, BOTH)), problems=6)
+    assert [problem.id for problem in one.problems] == ["won0", "lost0", "both0", "both1", "both2", "both3"]
+    only = choose_examples(rows_of(won=(3, WON)), problems=4)
+    assert [problem.id for problem in only.problems] == ["won0", "won1", "won2"] and "3 of 3" in only.rule
+
+
+def test_a_problem_counts_all_of_its_responses(tmp_path: Path) -> None:
+    shown = html({}, [choose_examples(rows_of(both=(1, BOTH)), "pqm", responses=1)], tmp_path)
+    text = " ".join(Page(shown).text.split())
+    assert "3 of 4 responses right, 1 shown" in text
+    assert "PQM right 1 0" in text and "PQM wrong 0 0" in text
+
+
+def test_the_page_says_nothing_it_does_not_know(tmp_path: Path) -> None:
+    """No commit outside a repository, no `held-out`, no exact check where no step has one."""
+    made = {"provenance": {"date": "2026-01-01", "git_commit": None, "hardware": "2 cores"}}
+    shown = html(made, [Examples("", [view_problem([response(labels=[None] * 3)])])], tmp_path)
+    assert "None" not in shown and "held-out" not in shown and "exact check" not in shown
+    with_labels = html(made, examples(), tmp_path)
+    assert "exact check" in with_labels

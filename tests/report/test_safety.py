@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from qstep.report import render_report
-from report_samples import Page, estimate, examples, html, response, results
+from qstep.report import Examples, render_report, view_problem
+from report_samples import Page, estimate, examples, html, page_of, response, results
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -50,7 +50,7 @@ PAYLOADS = [
 
 @pytest.fixture(scope="module")
 def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render_report(results(), examples(), tmp_path_factory.mktemp("page") / "report.html")
+    return render_report(page_of(results()), examples(), tmp_path_factory.mktemp("page") / "report.html")
 
 
 # Text stays text
@@ -60,21 +60,29 @@ def length(p: str, e: dict[str, float]) -> dict[str, Any]:
     return {"correlation": {p: dict.fromkeys(("all", "right", "wrong", p), e)}, "fewer_steps": {"all": e, p: e}}
 
 
+def reliability(x: float) -> dict[str, Any]:
+    return {"low": x, "high": x, "predicted": x, "right": x, "steps": 3}
+
+
 def first_errors(p: str, e: dict[str, float]) -> dict[str, Any]:
     return {
         **dict.fromkeys(("f1", "acc_error", "acc_correct"), e),
-        **dict.fromkeys(("n_error", "n_correct"), p),
-        "left_out": {p: p},
-        "separators": {"steps_with_a_separator": p, "rows_split_at_another": p},
+        **dict.fromkeys(("n_error", "n_correct", "responses", "problems", "steps"), 3),
+        "left_out": {p: 3},
+        "separators": {"steps_with_a_separator": 3, "rows_split_at_another": 3},
         "auroc": {"step": e, "step_within_problem": None, p: e},
-        "calibration": {"ece": e, "reliability": [{"predicted": x, "right": x} for x in (0.2, 0.9)]},
-        "by_threshold": {"threshold": [0.2, 0.9], "f1": [0.5, None]},
+        "calibration": {"ece": e, "reliability": [reliability(x) for x in (0.2, 0.9)]},
+        "by_threshold": {"threshold": [0.2, 0.9], **{key: [0.5, None] for key in ("f1", "acc_error", "acc_correct")}},
         "aggregations": {p: e, "min": None},
         "length": length(p, e),
     }
 
 
-def hostile(payloads: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def chosen_on(p: str) -> dict[str, Any]:
+    return {"source": p, "rows": 3, "f1": None, "problems_that_are_judged_too": 0}
+
+
+def hostile(payloads: list[str]) -> tuple[dict[str, Any], list[Examples]]:
     """Every payload in every place where text can flow in."""
     every = " ".join(payloads)
     e = estimate(0.5, 0.1) | {"ungradable_share": 0.2, "as_wrong": 0.4, "as_right": 0.6}
@@ -85,11 +93,12 @@ def hostile(payloads: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "comparisons": {f"{p} - {p} (sampled)": e for p in payloads} | dict.fromkeys(payloads, e),
         "verifiers": {p: {"1": e, "2": e} for p in payloads},
         "verifier_auc": {p: {p: e} for p in payloads},
-        "aggregations": {p: {"curves": {p: {"1": e, p: e}}} for p in payloads},
-        "over_optimisation": {p: {"peak_n": p, "drop": e} for p in payloads},
+        "aggregations": {p: {"curves": {p: {"1": e, p: e}}, "differences": {}} for p in payloads},
+        "over_optimisation": {p: {"peak_n": 2, "drop": e} for p in payloads},
         "length": {p: length(p, e) for p in payloads},
         "steps": {p: first_errors(p, e) for p in payloads},
-        "labels": {p: {"agreement": e, "confusion": {p: p}} for p in payloads} | {f"n_{every}": 3},
+        "thresholds": {p: {"value": 0.5, "chosen_on": chosen_on(p)} for p in payloads},
+        "labels": {"hard": {"agreement": e, "kappa": None, "confusion": dict.fromkeys(payloads, 3)}, "n_steps": 3},
         "training": {every: logs, "broken": [{"step": 0, **{p: p for p in payloads}}]},
         "provenance": {
             "date": every,
@@ -99,20 +108,21 @@ def hostile(payloads: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         },
     }
     bodies = [
-        response(completion=p, steps=[p, p, "x"], answer=p, verdict=p, chosen_by=[p] * (i % 2))
-        for i, p in enumerate(payloads)
+        response(completion=p, completions=[p, p, "x"], answer=p, verdict=p, problem_id=every, prompt=every, gold=every)
+        for p in payloads
     ]
     chat = [{"role": p, "content": p} for p in payloads]
-    shown = [
-        {"problem_id": every, "prompt": every, "gold": every, "responses": bodies},
-        {"prompt": chat, "responses": [response(completion=every, steps=[], q_values=[], labels=[])]},
-    ]
-    return measured, shown
+    without = response(completion=every, completions=[], q_values=[], labels=[], prompt=chat)
+    chosen = {p: i for i, p in enumerate(payloads) if i % 2}
+    problems = [view_problem(bodies, chosen), view_problem([without])]
+    cells = {(ours, theirs): 3 for ours in (True, False) for theirs in (True, False)}
+    return measured, [Examples(every, problems, every, cells, 3)]
 
 
 @pytest.fixture(scope="module")
 def hostile_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render_report(*hostile(PAYLOADS), tmp_path_factory.mktemp("page") / "hostile.html")
+    measured, shown = hostile(PAYLOADS)
+    return render_report(page_of(measured), shown, tmp_path_factory.mktemp("page") / "hostile.html")
 
 
 def test_payloads_change_no_element_of_the_page(hostile_path: Path, tmp_path: Path) -> None:
@@ -128,8 +138,11 @@ def test_payloads_change_no_element_of_the_page(hostile_path: Path, tmp_path: Pa
 
 def test_what_is_no_text_is_shown_as_replaced(tmp_path: Path) -> None:
     shown = html(
-        {"provenance": {"x": "a\x00b\ud800c\x1b[0m\u202ed"}, "policies": {"\x07\udfff": {"sampled": 0.5}}},
-        [],
+        {
+            "provenance": {"x": "a\x00b\ud800c\x1b[0m\u202ed"},
+            "policies": {"\x07\udfff": {"sampled": estimate(0.5, 0.1)}},
+        },
+        [Examples("a\x1bb", [view_problem([response(answer="\x00")])])],
         tmp_path,
     )
     assert "a\ufffdb\ufffdc\ufffd[0m" in shown and "\x00" not in shown and "\ufffd\ufffd" in shown
@@ -188,3 +201,16 @@ def test_a_browser_paints_the_page(scheme: int, ground: tuple[int, int, int], pa
     browse(page_path, tmp_path / "profile", *flags, f"--screenshot={shot}")
     assert png(shot) == (1280, 1600, ground)
     assert shot.stat().st_size > 60_000  # an empty page of this size takes some 10 kB
+
+
+@in_browser
+@pytest.mark.parametrize("width", [390, 500, 1280])
+def test_the_page_is_no_wider_than_the_window(width: int, page_path: Path, tmp_path: Path) -> None:
+    """Measured in a frame, since a browser's own window has a least width. Tables and charts scroll by themselves."""
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"""<iframe id=f width={width} height=900 style="border:0" src="{page_path.as_uri()}"></iframe><p id=p></p>
+        <script>onload = () => p.textContent = "wide: " + f.contentDocument.documentElement.scrollWidth</script>"""
+    )
+    dom = browse(frame, tmp_path / "profile", "--allow-file-access-from-files", "--dump-dom")
+    assert f"wide: {width}<" in dom

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForTokenClassification, LlamaConfig
 
 from published_scorers import plain_tokenizer
-from qstep.scoring import load_scorer, recognise
+from qstep.scoring import load_scorer, published, recognise
 from qstep.scoring.kinds import FORMATS, ScorerKind
 from qstep.scoring.loading import format_of
 
@@ -32,7 +32,7 @@ def test_a_new_format_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, 
 
     with pytest.raises(ValueError, match="ToyRewardModel, which may be a scorer of several kinds, or none"):
         recognise(str(tmp_path))
-    monkeypatch.setitem(FORMATS, "toy", "toy_format:Toy")
+    monkeypatch.setitem(FORMATS, "toy", "toy_format")
     assert recognise(str(tmp_path)) == "toy"
 
     ids, marks = tokenizer.encode("[What is 3 + 12?]"), []
@@ -53,4 +53,5 @@ def test_a_new_format_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, 
 def test_the_kinds_are_the_formats_our_own_and_an_ensembles() -> None:
     assert set(get_args(ScorerKind)) == {"auto", "qstep", "ensemble", *FORMATS}
     for kind in FORMATS:
-        assert format_of(kind).objective == ("dqo" if kind == "policy" else kind)
+        assert format_of(kind).kind == kind
+    assert {file.stem for file in Path(published.__file__).parent.glob("*.py")} - {"__init__", "base"} <= {*FORMATS}

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from qstep.search import aggregate, best_of_n_accuracy, best_of_n_index, pick_probabilities
+from qstep.scoring.aggregation import aggregate
+from qstep.search import best_of_n_accuracy, best_of_n_index, pick_probabilities
 
 few_scores = st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0]), min_size=1, max_size=6)
 steps = st.lists(st.floats(-20, 20), min_size=1, max_size=6)

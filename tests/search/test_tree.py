@@ -8,9 +8,10 @@ import pytest
 
 from qstep.generation import SamplingSettings
 from qstep.search import METHODS, Found, SearchSettings, pick, search_together
+from qstep.search.methods import SearchMethod
 from qstep.search.tree import Partial, Rated, Tree
 from qstep.tasks import miniature
-from qstep.types import Problem, Response, SearchMethod
+from qstep.types import Problem, Response
 from searching import KnownPolicy, KnownScorer, erring_policy, perfect_scorer
 
 STEPS = {

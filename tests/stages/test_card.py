@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
+from qstep.report.card import MARKER
 from qstep.scoring import StepScorer
-from qstep.stages.card import MARKER
 
 TRAINING = ["--max_steps", "2", "--use_cpu", "true", "--report_to", "none", "--save_strategy", "no"]
 TRAINING += ["--per_device_train_batch_size", "2", "--logging_steps", "1"]

@@ -94,6 +94,9 @@ def test_files_are_laid_out_as_the_harness_does(scorer: Path, tmp_path: Path) ->
     assert made["mean"]["f1"]["mean"] == pytest.approx(mean)
     page = (out / "report.html").read_text()
     assert "First wrong steps" in page and page.count("<svg") == 2
+    assert "\u03c3(Q) below 0.5, the Q of the question" in page and "Position alone" in page
+    assert made["steps"]["a"]["auroc"]["step_within_problem"] is None, "each problem has one response"
+    assert made["steps"]["a"]["auroc"]["step_at_equal_position"]["n"] == 8
     assert main(["report", "--results", str(out / "results.json"), "--output", str(tmp_path / "page.html")]) == 0
     assert "Over-optimisation" not in (tmp_path / "page.html").read_text()
     assert "First wrong steps" in (tmp_path / "page.html").read_text()

@@ -90,7 +90,7 @@ def test_policies_are_compared_problem_by_problem(tmp_path: Path) -> None:
     numbers = json.loads((tmp_path / "results.json").read_text())
     assert numbers["comparisons"]["dqo - base (sampled)"]["mean"] == pytest.approx(0.25)
     assert set(numbers["policies"]) == {"dqo", "base"} and set(numbers["policies"]["dqo"]) == {"greedy", "sampled"}
-    assert "DQO answers 66.7 %" in text and "of 3 held-out problems when sampled, base 41.7 %" in text
+    assert "DQO answers 66.7 %" in text and "of 3 problems when sampled, base 41.7 %" in text
     other = evaluation(tmp_path / "c.json", z=(1, 1, 0))
     with pytest.raises(ValueError, match="dqo and other: only one of them answered problem"):
         report(ReportConfig({"dqo": dqo, "other": other}, tmp_path / "page.html"))
@@ -120,6 +120,29 @@ def test_any_best_of_n_result(tmp_path: Path) -> None:
         assert said in text
     again = report(ReportConfig(tmp_path / "results.json", tmp_path / "again.html"))
     assert "Good@2 answers 100.0 %" in shown(again)
+
+
+def test_the_best_way_to_choose_is_compared_whatever_it_is(tmp_path: Path) -> None:
+    """`late` picks both right ones and is named second; its vote is no better. Then the first-named is the best."""
+    bad = scored(tmp_path / "bad.jsonl", {"a": [-2.0, 1.0], "b": [0.0, 1.0]})
+    late = scored(tmp_path / "late.jsonl", {"a": [2.0, -1.0], "b": [1.0, 0.0]})
+    for named, best in (({"bad": bad, "late": late}, {"late@2 - majority"}), ({"late": late, "bad": bad}, set())):
+        config = ReportConfig(choice(tmp_path / "c.json", **named), tmp_path / "page.html", summary=tmp_path / "s.json")
+        text = shown(report(config))
+        comparisons = set(json.loads((tmp_path / "s.json").read_text())["comparisons"])
+        first, second = named
+        assert comparisons == {f"{first}@2 - majority", f"{first}@2 - mean", f"{first}@2 - {second}"} | best
+        assert "Late@2 answers 100.0 %" in text
+
+
+def test_how_many_examples_are_shown_is_an_option(tmp_path: Path) -> None:
+    rows = scored(tmp_path / "rows.jsonl", {name: [2.0, -1.0] for name in "abcd"})
+    result = choice(tmp_path / "c.json", pqm=rows)
+    for problems, responses, counts in ((2, 1, "1 shown"), (4, 2, "2 responses right")):
+        config = ReportConfig(result, tmp_path / "page.html", examples={"pqm": rows})
+        config.example_problems, config.example_responses = problems, responses
+        text = shown(report(config))
+        assert text.count("right answer") == problems and f"{problems} of 4 problems" in text and counts in text
 
 
 def test_several_best_of_n_results_keep_apart(tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ from qstep.cli import main
 from qstep.data import canonical_json, check_completion_ids, read_rows, write_jsonl
 from qstep.evals import ANSWERS
 from qstep.scoring import StepScorer
+from qstep.search.methods import METHODS as SEARCHES
+from qstep.search.methods import Method, SearchMethod
 from qstep.stages.compare_search import CompareSearchConfig, compare_search
 from qstep.stages.grade import GradeConfig, grade
 from qstep.stages.sample import SampleConfig, sample
 from qstep.stages.search import SearchConfig, search
 from qstep.tasks import miniature
-from qstep.types import SearchMethod
 from scorers import miniature_scorer
 from searching import erring_policy, perfect_scorer, run_search
 
@@ -75,6 +76,26 @@ def test_rows_of_a_model_and_a_scorer(
     assert main(["best-of-n", "--inputs", str(graded), "--output", str(tmp_path / "best.json"), "--ns", "1"]) == 0
     meta = json.loads((tmp_path / "found.meta.json").read_text())["summary"]
     assert meta["problems"] == 3 and meta["candidates"] == len(rows) and meta["too_long"] == 0
+
+
+def test_a_search_method_is_one_file_and_one_line(
+    base: Path, scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The toy finishes the best of 4 first steps; nothing else in the package knows of it."""
+    options = {"model_name_or_path": str(base), "scorer": str(scorer), "output": tmp_path / "found.jsonl"}
+    common: dict[str, Any] = {**COMMON, **options, "method": "best_start", "width": 4}
+    monkeypatch.setitem(SEARCHES, "best_start", Method("toy_search:best_start", ("width", "token_budget")))
+    rows = list(read_rows(search(SearchConfig(**common, token_budget=120))))
+    assert [row["problem_id"] for row in rows] == [problem.id for problem in miniature.problems("test", 3)]
+    assert all(row["chosen"] and row["search"]["candidates"] == 1 for row in rows)
+    assert all(row["search"].keys() >= {"method", "width", "token_budget"} for row in rows)
+    assert all("expand" not in row["search"] and row["search"]["tokens_generated"] <= 120 for row in rows)
+    with pytest.raises(
+        ValueError, match="--expand is 2, and nothing reads it without --method beam, dvts or lookahead"
+    ):
+        SearchConfig(**common, expand=2)
+    toy = (Path(__file__).parents[1] / "support" / "toy_search.py").read_text()
+    assert len(toy.splitlines()) < 60
 
 
 def test_best_of_n_draws_what_sample_does(base: Path, scorer: Path, tmp_path: Path) -> None:

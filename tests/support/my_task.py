@@ -54,3 +54,8 @@ def reward_of_messages(completions: list[Any], solution: list[str], **columns: A
 
 def one_reward(prompts: list[Any], completions: list[str], **columns: Any) -> float:
     return 1.0
+
+
+def shrug(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+    """A grader that can grade nothing."""
+    return [None for _ in completions]

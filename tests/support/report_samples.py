@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from qstep.report import render_report
+from qstep.evals import Page as Results
+from qstep.evals import structure
+from qstep.report import Examples, render_report, view_problem
 
 
 class Page(HTMLParser):
@@ -84,7 +86,9 @@ def results() -> dict[str, Any]:
             name: {str(n): estimate(a, 0.04, 300) for n, a in zip((1, 4, 16), curve, strict=True)}
             for name, curve in accuracies.items()
         },
-        "verifier_auc": {"pqm": {"step_within_problem": 0.871, "response": estimate(0.84, 0.01), "undefined": None}},
+        "verifier_auc": {
+            "pqm": {"step_within_problem": estimate(0.871, 0.01), "response": estimate(0.84, 0.01), "undefined": None}
+        },
         "labels": {
             "n_steps": 39120,
             "hard": {
@@ -99,20 +103,29 @@ def results() -> dict[str, Any]:
             },
         },
         "training": {"dqo": [*logs, {"step": 40, "train_runtime": 55.2}]},
-        "provenance": {"versions": {"torch": "2.13.0"}, "seeds": {"base": [0, 1]}, "git_commit": "3f9c2ab"},
+        "provenance": {"versions": {"torch": "2.13.0"}, "seeds": {"base": [0, 1]}, "git_commit": 8 * "3f9c2ab"},
     }
 
 
 def response(**changes: Any) -> dict[str, Any]:
+    """A row of a scored file."""
     steps = ["7+8=5\n", "5*3=6\n", "#6"]
-    fields = {"completion": "".join(steps), "verdict": "wrong", "answer": "6", "steps": steps, "score": -2.5}
-    return fields | {"q_values": [2.0, -2.5, 0.0], "labels": [1, 0, 0], "chosen_by": []} | changes
+    fields = {"problem_id": "p1", "prompt": "7+8*3=", "gold": "5", "completion": "".join(steps), "verdict": "wrong"}
+    fields |= {"answer": "6", "completions": steps, "score": -2.5}
+    return fields | {"q_values": [2.0, -2.5, 0.0], "labels": [True, False, False]} | changes
 
 
-def examples() -> list[dict[str, Any]]:
-    picked = response(verdict="right", answer="5", score=1.0, labels=[1, 1, None], chosen_by=["pqm", "majority"])
-    return [{"problem_id": "p1", "prompt": "7+8*3=", "gold": "5", "responses": [response(), picked]}]
+def examples() -> list[Examples]:
+    picked = response(verdict="right", answer="5", score=1.0, labels=[True, True, None])
+    return [Examples("All there is.", [view_problem([response(), picked], {"pqm": 1, "majority": 1})])]
+
+
+def page_of(results: Any) -> Results:
+    """The numbers of a page, as `qstep report --summary` would read them."""
+    found = structure(Results, results, "results")
+    assert isinstance(found, Results)
+    return found
 
 
 def html(results: Any, examples: Any, folder: Path) -> str:
-    return render_report(results, examples, folder / "new" / "report.html").read_text(encoding="utf-8")
+    return render_report(page_of(results), examples, folder / "new" / "report.html").read_text(encoding="utf-8")

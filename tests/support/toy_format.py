@@ -26,7 +26,7 @@ class Toy(Published):
 
     mark: str = "!"
 
-    objective: ClassVar[str] = "toy"
+    kind: ClassVar[str] = "toy"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -142,7 +142,7 @@ def test_a_task_of_the_users_own_is_loaded_where_the_user_names_it() -> None:
         ("no_such_module:task", None, "cannot be loaded: No module named 'no_such_module'"),
         ("math", "my_task", "not of the form module:function"),
         ("math", "my_task:not_a_task", "is not a function"),
-        ("math", "my_task:one_reward", r"returned 1\.0; it must return a list, one for each"),
+        ("math", "my_task:one_reward", r"returned 1\.0; it must return a list with one number for each"),
     ],
 )
 def test_what_is_no_task_or_grader_is_refused(task: str, grader: str | None, message: str) -> None:

@@ -129,7 +129,7 @@ def test_rows_left_out_of_both_files_are_told(inputs: TrainInputs, tmp_path: Pat
         "eval_rows": 61,
         "eval_left_out": {"ungradable": 3},
     }
-    assert f"{tmp_path / 'eval.jsonl'}: left out {{'ungradable': 3}}" in said.getvalue()
+    assert f"{tmp_path / 'eval.jsonl'}: left out 3 (ungradable)" in said.getvalue()
 
 
 def test_without_a_whole_checkpoint_the_run_begins_anew(

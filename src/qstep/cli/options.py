@@ -76,7 +76,7 @@ def _ancestry(module: str, name: str) -> Iterator[_Class]:
     """A class and its bases within qstep, the farthest first."""
     tree = _tree(module)
     node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
-    imported = _imported(tree)
+    imported = _imported(module)
     foreign = []
     for base in reversed(node.bases):
         origin, original = imported.get(ast.unparse(base), (module, ast.unparse(base)))
@@ -101,11 +101,12 @@ def _ancestry(module: str, name: str) -> Iterator[_Class]:
     yield _Class(about, title, options, foreign)
 
 
-def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:
+@cache
+def _imported(module: str) -> dict[str, tuple[str, str]]:
     """The names that a module imports, with the module and the name that each comes from."""
     return {
         alias.asname or alias.name: (statement.module or "", alias.name)
-        for statement in ast.walk(tree)
+        for statement in _tree(module).body
         if isinstance(statement, ast.ImportFrom)
         for alias in statement.names
     }
@@ -119,7 +120,7 @@ def _type(module: str, annotation: ast.expr) -> str:
         assert isinstance(annotation.slice, ast.Tuple)
         return _type(module, annotation.slice.elts[0])
     text = ast.unparse(annotation)
-    origin, name = _imported(_tree(module)).get(text, (module, text))
+    origin, name = _imported(module).get(text, (module, text))
     if origin.partition(".")[0] == "qstep" or origin == module:
         origin, name = _defined_in(origin, name)
         for statement in _tree(origin).body:

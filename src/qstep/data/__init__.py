@@ -11,6 +11,7 @@ from qstep.data.audit import (
     shared_problems_of,
     shared_rows_of,
 )
+from qstep.data.first_wrong import NO_ERROR, first_wrong, labels_until
 from qstep.data.index import Index, cache_folders, cached_array, index_rows
 from qstep.data.jsonl import (
     RowError,
@@ -81,6 +82,7 @@ from qstep.data.tokens import (
 from qstep.data.user_code import USER_CODE, code_version, load_code
 
 __all__ = [
+    "NO_ERROR",
     "USER_CODE",
     "Audit",
     "Format",
@@ -122,12 +124,14 @@ __all__ = [
     "encode_texts",
     "file_fingerprint",
     "first_cut",
+    "first_wrong",
     "group_key",
     "index_rows",
     "is_right",
     "is_users_splitter",
     "judged_right",
     "label_kind",
+    "labels_until",
     "last_text",
     "load_code",
     "locate_steps",

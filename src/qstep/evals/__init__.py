@@ -19,6 +19,7 @@ from qstep.evals.auc import (
     within_problem_auc,
 )
 from qstep.evals.calibration import calibration
+from qstep.evals.choices import Choices, judge_choices, read_choices
 from qstep.evals.first_error import (
     Judgements,
     choose_threshold,
@@ -28,22 +29,42 @@ from qstep.evals.first_error import (
     threshold_sweep,
 )
 from qstep.evals.intervals import mean_estimate, pooled, ratio_estimate, standard_error
-from qstep.evals.labels import label_agreement
+from qstep.evals.labels import label_agreement, read_label_agreement
 from qstep.evals.length import length_report
 from qstep.evals.result_files import as_json, holds, read_result, structure, write_result
-from qstep.evals.results import ANSWERS
-from qstep.evals.searches import Searched, search_report
+from qstep.evals.results import (
+    ANSWERS,
+    BestOfN,
+    Page,
+    PolicyEvaluation,
+    RecipeResult,
+    SearchComparison,
+    StepJudgement,
+    StudyAnswer,
+)
+from qstep.evals.searches import Searched, compare_searches, search_report
+from qstep.evals.step_benchmarks import StepBenchmark, read_benchmarks, shared_rows
+from qstep.evals.step_reports import judgements_of, step_report
 from qstep.evals.steps import LabelledSteps, step_auroc, step_auroc_within_problem
 from qstep.evals.verifiers import METHODS, ScoredGroup, aggregation_report, best_of_n_curves, best_of_n_report
 
 __all__ = [
     "ANSWERS",
     "METHODS",
+    "BestOfN",
+    "Choices",
     "Judgements",
     "LabelledSteps",
     "Outcomes",
+    "Page",
+    "PolicyEvaluation",
+    "RecipeResult",
     "ScoredGroup",
+    "SearchComparison",
     "Searched",
+    "StepBenchmark",
+    "StepJudgement",
+    "StudyAnswer",
     "VerdictCounts",
     "accuracy",
     "accuracy_difference",
@@ -55,10 +76,13 @@ __all__ = [
     "best_of_n_report",
     "calibration",
     "choose_threshold",
+    "compare_searches",
     "equal_position_auc",
     "equal_position_within_problem_auc",
     "first_error_report",
     "holds",
+    "judge_choices",
+    "judgements_of",
     "label_agreement",
     "length_report",
     "mean_estimate",
@@ -68,11 +92,16 @@ __all__ = [
     "pooled",
     "predicted_first_error",
     "ratio_estimate",
+    "read_benchmarks",
+    "read_choices",
+    "read_label_agreement",
     "read_result",
     "search_report",
+    "shared_rows",
     "standard_error",
     "step_auroc",
     "step_auroc_within_problem",
+    "step_report",
     "structure",
     "threshold_sweep",
     "verdicts_by_problem",

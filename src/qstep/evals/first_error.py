@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qstep.data import NO_ERROR
 from qstep.evals.intervals import bootstrap_estimate, numbered, percentile_estimate, ratio_estimate, replicates
-
-NO_ERROR = -1
-"""The first error of a response without one."""
 
 
 def predicted_first_error(q_values: Sequence[float], threshold: float) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,18 @@ from qstep.types import Estimate
 
 Ratio = tuple[ArrayLike, ArrayLike]
 """Numerators and denominators of n problems, [n] each."""
+
+
+class Interval(Protocol):
+    """A mean with its limits; None where they are unknown."""
+
+    @property
+    def mean(self) -> float | None: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+
 
 _Z = 1.959963984540054
 _INFORMATION = 0.15
@@ -127,18 +139,19 @@ def unseen_estimate(mean: float, n: int, *, lowest: float = 0.0) -> Estimate:
     return Estimate(mean, mean + unseen * (lowest - mean), mean + unseen * (1 - mean), n)
 
 
-def standard_error(estimate: Mapping[str, Any]) -> float:
-    """Of an estimate as JSON, read off its 95 % interval."""
-    return (estimate["high"] - estimate["low"]) / (2 * 1.96)
+def standard_error(estimate: Interval) -> float:
+    """Of an estimate of which the limits are known, read off its 95 % interval."""
+    assert estimate.low is not None and estimate.high is not None
+    return (estimate.high - estimate.low) / (2 * 1.96)
 
 
-def pooled(estimates: Sequence[Mapping[str, Any]]) -> Estimate:
-    """The mean of n independent estimates as JSON, one at least, with its 95 % interval.
+def pooled(estimates: Sequence[Interval]) -> Estimate:
+    """The mean of n independent estimates, one at least and all known, with its 95 % interval.
 
     The interval is over the problems of each, not over all that might have been estimated.
     """
     n = len(estimates)
-    mean = sum(estimate["mean"] for estimate in estimates) / n
+    mean = sum(estimate.mean or 0.0 for estimate in estimates) / n
     half = 1.96 * math.sqrt(sum(standard_error(estimate) ** 2 for estimate in estimates)) / n
     return Estimate(mean, mean - half, mean + half, n)
 

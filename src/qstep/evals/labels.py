@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qstep.data import read_rows
 from qstep.evals.intervals import numbered, ratio_estimate
+from qstep.evals.result_files import structure
+from qstep.evals.results import LabelAgreement
 
 
 def label_agreement(
@@ -87,3 +91,26 @@ def label_agreement(
         "hard": compared(rate > 0),
         "half": compared(rate >= 0.5),
     }
+
+
+def read_label_agreement(files: Mapping[str, Path]) -> LabelAgreement:
+    """The `label_agreement` of two files of the same rows, `exact` and `monte_carlo`, of the rows that have both.
+
+    Raises:
+        ValueError: another file, a row that the exact file lacks, or one cut into other steps.
+    """
+    if set(files) != {"exact", "monte_carlo"}:
+        raise ValueError(f"labels are of {sorted(files)}: give two files, exact and monte_carlo")
+    rows = list(read_rows(files["monte_carlo"]))
+    wanted = {row["id"] for row in rows}
+    exact = {row["id"]: row for row in read_rows(files["exact"]) if row["id"] in wanted}
+    for row in rows:
+        if row["completions"] != exact.get(row["id"], {}).get("completions"):
+            raise ValueError(f"{files['exact']} has no row {row['id']!r} with the steps of {files['monte_carlo']}")
+    found = label_agreement(
+        [exact[row["id"]]["labels"] for row in rows],
+        [row.get("successes") for row in rows],
+        [row.get("trials") for row in rows],
+        [row["problem_id"] for row in rows],
+    )
+    return structure(LabelAgreement, found, "label agreement")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
+from qstep.data import group_key, judged_right, read_groups, read_responses
 from qstep.evals.accuracy import Outcomes, accuracy, accuracy_difference
-from qstep.evals.results import ANSWERS
+from qstep.evals.result_files import structure
+from qstep.evals.results import ANSWERS, SearchComparison
+from qstep.runs.stage_file import finished
 from qstep.search import vote
+from qstep.tasks import Tasks, answer_classes_of
+from qstep.types import Row
+
+_OF_PROBLEM = ("tokens_generated", "tokens_scored", "too_long", "candidates")
+"""What a row says of its problem's search; the rest is how it searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +92,78 @@ def _outcomes(found: Sequence[Searched], how: str) -> Outcomes:
 
 def _tokens(of_problems: Sequence[int]) -> dict[str, float]:
     return {"mean": float(np.mean(of_problems)), "max": max(of_problems)}
+
+
+def compare_searches(
+    files: Mapping[str, Path], task: str = "math", *, seed: int = 0, provenance: dict[str, Any] | None = None
+) -> SearchComparison:
+    """The `search_report` of graded searches in files, by name; those of one budget are compared.
+
+    Raises ValueError where a file is no graded search, or holds other problems than the first.
+    """
+    read = {name: _read(path, task) for name, path in files.items()}
+    first = next(iter(read))
+    problems = list(read[first][1])
+    for name, (_, found) in read.items():
+        if differ := found.keys() ^ read[first][1].keys():
+            raise ValueError(
+                f"{files[name]} and {files[first]} are searches of other problems (only one has "
+                f"{min(differ)[0]!r}): search the same with both"
+            )
+    measured = search_report(
+        {name: [found[problem] for problem in problems] for name, (_, found) in read.items()},
+        {name: _budget(how) for name, (how, _) in read.items()},
+        seed=seed,
+    )
+    report = {
+        "problems": len(problems),
+        "searches": {name: read[name][0] | of for name, of in measured["searches"].items()},
+        "differences": measured["differences"],
+        "provenance": provenance or {},
+    }
+    return structure(SearchComparison, report, "compare-search")
+
+
+def _budget(how: Row) -> tuple[str, int]:
+    name = "width" if how["token_budget"] is None else "token_budget"
+    return name, how[name]
+
+
+def _read(path: Path, task: str) -> tuple[Row, dict[tuple[str, str], Searched]]:
+    """How a file's rows were searched, and what was found for each problem."""
+    finished(path)
+    how: dict[str, Any] = {}
+    found: dict[tuple[str, str], Searched] = {}
+    for rows in read_groups(_checked(path, task)):
+        spent = {name: rows[0]["search"][name] for name in _OF_PROBLEM}
+        of_rows = {name: value for name, value in rows[0]["search"].items() if name not in spent}
+        chosen = [i for i, row in enumerate(rows) if row["chosen"]]
+        problem = f"{path}: problem {rows[0]['problem_id']!r}"
+        if len(rows) != spent["candidates"] or len(chosen) != 1:
+            raise ValueError(
+                f"{problem} has {len(rows)} rows, {len(chosen)} of them chosen; its search wrote "
+                f"{spent['candidates']} and chose one: give the rows as `qstep search` wrote them, graded"
+            )
+        if (how := how or of_rows) != of_rows:
+            raise ValueError(f"{problem} was searched by {of_rows}, others by {how}: give each a file of its own")
+        found[group_key(rows[0])] = Searched(
+            [judged_right(row) for row in rows],
+            answer_classes_of(rows, Tasks(task)),
+            [-math.inf if row["score"] is None else row["score"] for row in rows],
+            chosen[0],
+            rows[chosen[0]]["finish_reason"] != "stop",
+            spent["tokens_generated"],
+            spent["tokens_scored"],
+        )
+    if not found:
+        raise ValueError(f"{path} has no rows")
+    return how, found
+
+
+def _checked(path: Path, task: str) -> Iterator[Row]:
+    """The rows of a graded search; ValueError, naming the row, where one is not."""
+    for row in read_responses(path, task=task):
+        for column, command in (("search", "search"), ("chosen", "search"), ("verdict", "grade")):
+            if column not in row:
+                raise ValueError(f"{path}: row {row['id']!r} has no {column}: run `qstep {command}` first")
+        yield row

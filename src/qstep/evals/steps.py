@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qstep.data import NO_ERROR, first_wrong
 from qstep.evals.auc import auc_estimate, equal_position_auc, equal_position_within_problem_auc, within_problem_auc
 
 
@@ -24,14 +25,13 @@ class LabelledSteps:
     def add(self, problem: Hashable, q_values: Sequence[float], labels: Sequence[bool | None]) -> None:
         """Takes the steps of one response. A step without a label (None) is left out, and keeps its position."""
         self.responses[problem] += 1
+        first = first_wrong(labels)
         for position, (q_value, label) in enumerate(zip(q_values, labels, strict=True)):
-            if label is not None:
+            if label is not None and (first == NO_ERROR or position <= first):
                 self.q_values.append(q_value)
                 self.right.append(bool(label))
                 self.positions.append(position)
                 self.problems.append(problem)
-            if label is False:
-                return
 
     @property
     def several_responses(self) -> bool:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from qstep.evals.accuracy import Outcomes, accuracy, accuracy_difference
-from qstep.search import aggregate, answer_classes, best_of_n_accuracy, pass_at_k, vote_accuracy
+from qstep.scoring.aggregation import aggregate
+from qstep.search import answer_classes, best_of_n_accuracy, pass_at_k, vote_accuracy
 from qstep.types import Aggregation
 
 METHODS = ("mean", "majority", "pass")

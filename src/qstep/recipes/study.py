@@ -21,17 +21,18 @@ has it below, and otherwise it cannot be told at this scale.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from qstep.evals.intervals import pooled, ratio_difference, unseen_estimate
+from qstep.evals import BestOfN, StudyAnswer, read_result
+from qstep.evals.intervals import Interval, pooled, ratio_difference, unseen_estimate
+from qstep.evals.results import Measured, StudyComparison
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
 from qstep.runs.provenance import provenance
@@ -119,126 +120,122 @@ def over_worlds(differences: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
-def answer(recipe: Recipe, runs: Sequence[Run]) -> dict[str, Any]:
+def answer(recipe: Recipe, runs: Sequence[Run]) -> StudyAnswer:
     """The study's comparisons over the worlds that were run, and the verdict on its claim.
 
     Raises:
         RecipeError: a comparison names a way to choose, or an n, that the results do not have.
     """
     study = Study.of(recipe)
-    worlds = {run.seed: json.loads(run.stages[study.results].output.read_text()) for run in runs}
+    worlds: dict[int, BestOfN] = {run.seed: read_result(run.stages[study.results].output, BestOfN) for run in runs}
     compared = {of.name: _compared(recipe, of, worlds) for of in study.comparisons}
-    deciding = [compared[of.name]["over_worlds"] for of in study.comparisons if of.decides]
+    deciding = [compared[of.name].over_worlds for of in study.comparisons if of.decides]
     chosen = [*dict.fromkeys(method for of in study.comparisons for method in (*of.a, *of.b)), *_BESIDE]
-    curves = {str(seed): _means(report, chosen) for seed, report in worlds.items()}
-    aucs = {str(seed): _aucs(report, chosen) for seed, report in worlds.items()}
-    return {
-        **{name: getattr(study, name) for name in ("claim", "paper", "settings")},
-        "verdict": verdict(deciding),
-        "comparisons": compared,
-        "worlds": curves,
-        "auc": aucs,
+    return StudyAnswer(
+        claim=study.claim,
+        paper=study.paper,
+        settings=study.settings,
+        verdict=verdict(deciding),
+        comparisons=compared,
+        worlds={str(seed): _means(report, chosen) for seed, report in worlds.items()},
+        auc={str(seed): _aucs(report, chosen) for seed, report in worlds.items()},
         # A stage that several studies share was run by another's command.
-        "provenance": next(iter(worlds.values()))["provenance"] | {"command": provenance({})["command"]},
-    }
+        provenance=next(iter(worlds.values())).provenance | {"command": provenance({})["command"]},
+    )
 
 
-def verdict(deciding: Sequence[Mapping[str, float]]) -> Verdict:
+def verdict(deciding: Sequence[Interval]) -> Verdict:
     """Of a claim, by the intervals of the comparisons that decide."""
-    if deciding and all(estimate["low"] > 0 for estimate in deciding):
+    if deciding and all((of.low or 0) > 0 for of in deciding):
         return "holds"
-    if any(estimate["high"] < 0 for estimate in deciding):
+    if any((of.high or 0) < 0 for of in deciding):
         return "does not hold"
     return "cannot tell at this scale"
 
 
-def _compared(recipe: Recipe, of: Comparison, worlds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    by_world: dict[str, dict[str, Any]] = {}
+def _compared(recipe: Recipe, of: Comparison, worlds: Mapping[int, BestOfN]) -> StudyComparison:
+    by_world: dict[str, Estimate] = {}
     left_out = []
     for seed, report in worlds.items():
         a, b = (_outcomes(recipe, of, report, side) for side in (of.a, of.b))
         if a[1].any() and b[1].any():
-            by_world[str(seed)] = asdict(ratio_difference(a, b))
+            by_world[str(seed)] = ratio_difference(a, b)
         else:
             left_out.append(str(seed))
     known = list(by_world.values())
-    return {
-        "a": list(of.a),
-        "b": list(of.b),
-        "n": of.n,
-        "decides": of.decides,
-        "over_worlds": _unknown_is_none(over_worlds([estimate["mean"] for estimate in known])),
-        "over_problems": _unknown_is_none(pooled(known) if known else Estimate(math.nan, -1.0, 1.0, 0)),
-        "by_world": by_world,
-        **({"left_out": left_out} if left_out else {}),
-    }
+    return StudyComparison(
+        a=list(of.a),
+        b=list(of.b),
+        n=of.n,
+        decides=of.decides,
+        over_worlds=_measured(over_worlds([estimate.mean for estimate in known])),
+        over_problems=_measured(pooled(known) if known else Estimate(math.nan, -1.0, 1.0, 0)),
+        by_world={world: _measured(estimate) for world, estimate in by_world.items()},
+        left_out=left_out or None,
+    )
 
 
-def _unknown_is_none(estimate: Estimate) -> dict[str, Any]:
-    """As JSON, which has no NaN."""
-    return asdict(estimate) | {"mean": None if math.isnan(estimate.mean) else estimate.mean}
+def _measured(estimate: Estimate) -> Measured:
+    return Measured(None if math.isnan(estimate.mean) else estimate.mean, estimate.low, estimate.high, estimate.n)
 
 
 def _outcomes(
-    recipe: Recipe, of: Comparison, report: Mapping[str, Any], methods: Sequence[str]
+    recipe: Recipe, of: Comparison, report: BestOfN, methods: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The right and the gradable share of each problem by some ways to choose, their mean."""
     found = []
+    outcomes = report.outcomes or {}
     for method in methods:
-        try:
-            outcomes = report["outcomes"][method][str(of.n)]
-        except KeyError:
-            known = ", ".join(report["outcomes"])
+        shares = outcomes.get(method, {}).get(str(of.n))
+        if shares is None:
             raise recipe.error(
-                f"study: comparison {of.name!r}: the results have no {method!r} at n = {of.n}; they have {known} at "
-                f"n = {', '.join(map(str, report['ns']))}"
-            ) from None
-        found.append((outcomes["right"], outcomes["gradable"]))
+                f"study: comparison {of.name!r}: the results have no {method!r} at n = {of.n}; they have "
+                f"{', '.join(outcomes)} at n = {', '.join(map(str, report.ns))}"
+            )
+        found.append((shares.right, shares.gradable))
     right, gradable = np.asarray(found, dtype=np.float64).mean(axis=0)
     return right, gradable
 
 
-def _means(report: Mapping[str, Any], methods: Sequence[str]) -> dict[str, dict[str, float | None]]:
+def _means(report: BestOfN, methods: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """The accuracy at each n of each way to choose; of a scorer by an aggregation, `scorer/aggregation`."""
-    curves = dict(report["curves"])
-    for scorer, of in report.get("aggregations", {}).items():
-        curves |= {f"{scorer}/{how}": curve for how, curve in of["curves"].items()}
-    return {method: {n: of["mean"] for n, of in curves[method].items()} for method in methods}
+    curves = dict(report.curves)
+    for scorer, of in (report.aggregations or {}).items():
+        curves |= {f"{scorer}/{how}": curve for how, curve in of.curves.items()}
+    return {method: {n: of.mean for n, of in curves[method].items()} for method in methods}
 
 
-def _aucs(report: Mapping[str, Any], methods: Sequence[str]) -> dict[str, dict[str, float]]:
+def _aucs(report: BestOfN, methods: Sequence[str]) -> dict[str, dict[str, float]]:
     """How well scorers tell right responses, and right steps, from wrong ones within a problem, where that is known."""
-    return {
-        method: {kind: of[kind]["mean"] for kind in _AUCS if of.get(kind) is not None and of[kind]["mean"] is not None}
-        for method, of in report.get("auc", {}).items()
-        if method in methods
-    }
+    found: dict[str, dict[str, float]] = {}
+    for method in (name for name in report.auc if name in methods):
+        measured = ((kind, report.auc[method].get(kind)) for kind in _AUCS)
+        found[method] = {kind: of.mean for kind, of in measured if of is not None and of.mean is not None}
+    return found
 
 
-def page(recipe: Recipe, found: Mapping[str, Any]) -> str:
+def page(recipe: Recipe, found: StudyAnswer) -> str:
     """The study's answer as a page of Markdown."""
-    worlds = found["worlds"]
+    worlds = found.worlds
     methods = dict.fromkeys(method for curves in worlds.values() for method in curves)
-    ns = sorted({of["n"] for of in found["comparisons"].values()})
+    ns = sorted({of.n for of in found.comparisons.values()})
     lines = [
         f"# {recipe.title}",
         "",
-        found["claim"],
+        found.claim,
         "",
-        f"**{found['verdict'].capitalize()}**, over {len(worlds)} worlds.",
+        f"**{found.verdict.capitalize()}**, over {len(worlds)} worlds.",
         "",
     ]
-    lines += [f"The paper: {found['paper']}", "", f"Settings: {found['settings']}", ""]
+    lines += [f"The paper: {found.paper}", "", f"Settings: {found.settings}", ""]
     lines += ["| difference of accuracy, in points | n | over worlds, 95 % | over problems, 95 % | worlds above 0 |"]
     lines += ["|---|---|---|---|---|"]
-    for name, of in found["comparisons"].items():
-        above = sum(estimate["mean"] > 0 for estimate in of["by_world"].values())
-        told = "" if of["decides"] else " (told beside)"
-        cells = [_points(of["over_worlds"]), _points(of["over_problems"]), f"{above} of {len(of['by_world'])}"]
-        lines.append(f"| {name}{told} | {of['n']} | {' | '.join(cells)} |")
-    lines += (
-        ["", *_left_out(found["comparisons"])] if any("left_out" in of for of in found["comparisons"].values()) else []
-    )
+    for name, of in found.comparisons.items():
+        above = sum(estimate.estimate.mean > 0 for estimate in of.by_world.values())
+        told = "" if of.decides else " (told beside)"
+        cells = [_points(of.over_worlds), _points(of.over_problems), f"{above} of {len(of.by_world)}"]
+        lines.append(f"| {name}{told} | {of.n} | {' | '.join(cells)} |")
+    lines += _left_out(found.comparisons)
     lines += [
         "",
         f"| accuracy, mean over worlds | {' | '.join(f'n = {n}' for n in ns)} |",
@@ -247,18 +244,20 @@ def page(recipe: Recipe, found: Mapping[str, Any]) -> str:
     for method in methods:
         cells = [_mean_over([curves[method][str(n)] for curves in worlds.values()]) for n in ns]
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    lines += _auc_table(list(found["auc"].values()))
-    made = found["provenance"]
+    lines += _auc_table(list(found.auc.values()))
+    made = found.provenance
     how = f"`{made['command']}`, commit {made['git_commit']}, {made['hardware']}"
     lines += ["", f"{how}; worlds {', '.join(worlds)}.", ""]
     return "\n".join(lines)
 
 
-def _left_out(comparisons: Mapping[str, Any]) -> Iterator[str]:
-    for name, of in comparisons.items():
-        if "left_out" in of:
-            worlds = ", ".join(of["left_out"])
-            yield f"Left out of {name}: worlds {worlds}, where nothing that one of the two chose could be graded."
+def _left_out(comparisons: Mapping[str, StudyComparison]) -> list[str]:
+    said = [
+        f"Left out of {name}: worlds {', '.join(of.left_out)}, where nothing that one of the two chose could be graded."
+        for name, of in comparisons.items()
+        if of.left_out
+    ]
+    return ["", *said] if said else []
 
 
 def _mean_over(worlds: Sequence[float | None]) -> str:
@@ -281,7 +280,8 @@ def _auc_table(worlds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]
     return ["", head, "|---" * (len(kinds) + 1) + "|", *rows]
 
 
-def _points(estimate: Mapping[str, float]) -> str:
-    if estimate["mean"] is None:
+def _points(measured: Measured) -> str:
+    if measured.mean is None:
         return "nothing gradable"
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * estimate[name] for name in ("mean", "low", "high")))
+    of = measured.estimate
+    return f"{100 * of.mean:+.1f} [{100 * of.low:+.1f}, {100 * of.high:+.1f}]"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.rule import Rule
 
-from qstep.data.jsonl import write_json, write_whole
-from qstep.evals import pooled
+from qstep.data.jsonl import write_whole
+from qstep.evals import Page, RecipeResult, pooled, read_result, write_result
+from qstep.evals.results import Accuracy, Claim, Measured, OfSeeds
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
 from qstep.recipes.study import answer, page
-from qstep.runs.progress import accuracy_text, print_result, print_table
+from qstep.report.findings import label
+from qstep.report.tables import Table, accuracy_text
+from qstep.runs.progress import print_result, print_table
 
 SUMMARY = "results.json"
 
@@ -27,7 +28,7 @@ def summarise(recipe: Recipe, runs: Sequence[Run], output_dir: Path) -> None:
     """
     if recipe.study is not None and all(recipe.study.get("results") in of_run.stages for of_run in runs):
         answered = answer(recipe, runs)
-        write_json(output_dir / f"{recipe.file.stem}.json", answered)
+        write_result(output_dir / f"{recipe.file.stem}.json", answered)
         write_whole(output_dir / f"{recipe.file.stem}.md", [page(recipe, answered).encode()])
         print_result(page(recipe, answered), markup=False)
     results = {of_run.folder: _results(of_run) for of_run in runs}
@@ -40,76 +41,130 @@ def summarise(recipe: Recipe, runs: Sequence[Run], output_dir: Path) -> None:
         variant: {r.seed: found for r in runs if r.variant == variant if (found := results[r.folder]) is not None}
         for variant in recipe.variants or (None,)
     }
+    if recipe.variants:
+        for table in across_variants(recipe.title, {name or "": pages for name, pages in variants.items()}):
+            print_table(*table)
     for variant, of_seeds in variants.items():
         if of_seeds:
             _print_claims(variant, claims(of_seeds))
     if len(runs) > 1 and any(variants.values()):
-        pooled_by = {variant or "all": _pooled_results(of_seeds) for variant, of_seeds in variants.items()}
-        write_json(
-            output_dir / SUMMARY, {"recipe": recipe.title, **(pooled_by if recipe.variants else pooled_by["all"])}
-        )
+        write_result(output_dir / SUMMARY, _pooled_results(recipe.title, variants))
     print_result(f"\nResults in {output_dir}: {', '.join(sorted(_links(recipe, output_dir, runs)))}")
 
 
-def _pooled_results(of_seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+def _pooled_results(title: str, variants: Mapping[str | None, Mapping[int, Page]]) -> RecipeResult:
     """The claims over seeds, and the report of each seed without its training curves."""
-    seeds = {str(s): {k: v for k, v in found.items() if k != "training"} for s, found in of_seeds.items()}
-    return {"claims": claims(of_seeds), "seeds": seeds}
+    of_variants = {
+        variant: OfSeeds(
+            claims=claims(pages), seeds={str(seed): replace(page, training=None) for seed, page in pages.items()}
+        )
+        for variant, pages in variants.items()
+    }
+    if None in of_variants:
+        return RecipeResult(recipe=title, claims=of_variants[None].claims, seeds=of_variants[None].seeds)
+    return RecipeResult(recipe=title, variants={name: of for name, of in of_variants.items() if name is not None})
 
 
-def claims(of_seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """Each comparison, pooled over the seeds that have it and for each seed.
+def across_variants(title: str, variants: Mapping[str, Mapping[int, Page]]) -> Iterator[Table]:
+    """A table across variants for accuracies and one for comparisons: a row a variant, pooled over its seeds."""
+    for what, parts in (("accuracy", _accuracies), ("difference of accuracies", _comparisons)):
+        measured = {variant: [parts(page) for page in pages.values()] for variant, pages in variants.items() if pages}
+        columns = list(dict.fromkeys(name for pages in measured.values() for page in pages for name in page))
+        rows = [
+            [variant, *(_pooled_text([page[name] for page in pages if name in page]) for name in columns)]
+            for variant, pages in measured.items()
+        ]
+        if columns and len(rows) > 1:
+            yield (
+                f"{title}: {what} by variant, mean over seeds, 95 % intervals over problems",
+                ["variant", *columns],
+                rows,
+            )
 
-    The seeds are independent: each has its own model, problems and samples.
-    """
-    names = dict.fromkeys(name for results in of_seeds.values() for name in results.get("comparisons", {}))
-    found = {}
-    for name in names:
-        by_seed = {str(s): r["comparisons"][name] for s, r in of_seeds.items() if name in r["comparisons"]}
-        known = [estimate for estimate in by_seed.values() if estimate["mean"] is not None]  # else nothing was gradable
-        above = len(known) == len(by_seed) and all(estimate["mean"] > 0 for estimate in known)
-        over_all = asdict(pooled(known)) if known else {}
-        found[name] = {
-            **{part: over_all.get(part) for part in ("mean", "low", "high")},
-            "seeds": len(known),
-            "above_zero_on_every_seed": above,
-            "by_seed": by_seed,
-        }
+
+def _accuracies(page: Page) -> dict[str, Accuracy]:
+    """Of each policy and mode, and of each way to choose at the largest n."""
+    found: dict[str, Accuracy] = {}
+    for name, modes in (page.policies or {}).items():
+        found |= {f"{label(name)} ({mode})": of for mode, of in modes.items()}
+    for name, curve in (page.verifiers or {}).items():
+        most = max(curve, key=int)
+        found[label(f"{name}@{most}")] = curve[most]
     return found
 
 
-def _results(of_run: Run) -> dict[str, Any] | None:
+def _comparisons(page: Page) -> dict[str, Accuracy]:
+    return page.comparisons or {}
+
+
+def _pooled_text(measured: Sequence[Accuracy]) -> str:
+    known = [of for of in measured if of.mean is not None]
+    if not known:
+        return "unknown" if measured else ""
+    if len(measured) == 1:
+        return accuracy_text(measured[0])
+    of = pooled(known)
+    return accuracy_text(Measured(of.mean, of.low, of.high))
+
+
+def claims(of_seeds: Mapping[int, Page]) -> dict[str, Claim]:
+    """Each comparison that all seeds have, pooled over them, and each seed's own.
+
+    The seeds are independent: each has its own model, problems and samples. A comparison that only some seeds have is
+    of what happened to be best there, and no claim.
+    """
+    pages = {str(seed): page.comparisons or {} for seed, page in of_seeds.items()}
+    names = dict.fromkeys(name for comparisons in pages.values() for name in comparisons)
+    found = {}
+    for name in names:
+        if not all(name in comparisons for comparisons in pages.values()):
+            continue
+        by_seed = {seed: comparisons[name] for seed, comparisons in pages.items()}
+        known = [estimate for estimate in by_seed.values() if estimate.mean is not None]  # else nothing was gradable
+        over_all = pooled(known) if known else None
+        found[name] = Claim(
+            mean=None if over_all is None else over_all.mean,
+            low=None if over_all is None else over_all.low,
+            high=None if over_all is None else over_all.high,
+            seeds=len(known),
+            above_zero_on_every_seed=len(known) == len(by_seed) and all((of.mean or 0) > 0 for of in known),
+            by_seed=by_seed,
+        )
+    return found
+
+
+def _results(of_run: Run) -> Page | None:
     """The numbers of the run's report, if it has one."""
     for work in of_run.stages.values():
         for output in work.outputs.values():
             if output.name == SUMMARY:
-                return json.loads(output.read_text())
+                return read_result(output, Page)
     return None
 
 
-def _print_accuracies(title: str, results: Mapping[str, Any]) -> None:
-    policies, verifiers = results.get("policies", {}), results.get("verifiers", {})
+def _print_accuracies(title: str, results: Page) -> None:
+    policies, verifiers = results.policies or {}, results.verifiers or {}
     columns = list(dict.fromkeys(mode for modes in policies.values() for mode in modes))
     if policies:
-        rows = [[n, *(accuracy_text(of[m]) if m in of else "" for m in columns)] for n, of in policies.items()]
+        rows = [[label(n), *(accuracy_text(of[m]) if m in of else "" for m in columns)] for n, of in policies.items()]
         print_table(f"{title}: accuracy, 95 % intervals over problems", ["policy", *columns], rows)
     if verifiers:
         largest = max((n for curve in verifiers.values() for n in curve), key=int)
-        rows = [[name, accuracy_text(curve[largest])] for name, curve in verifiers.items() if largest in curve]
+        rows = [[label(name), accuracy_text(curve[largest])] for name, curve in verifiers.items() if largest in curve]
         print_table(f"{title}: accuracy, 95 % intervals over problems", ["choosing", f"among {largest}"], rows)
 
 
-def _print_claims(variant: str | None, found: Mapping[str, Any]) -> None:
+def _print_claims(variant: str | None, found: Mapping[str, Claim]) -> None:
     if variant is not None:
         print_result(Rule(variant))
     for name, claim in found.items():
-        if claim["mean"] is None:
+        if claim.mean is None or claim.low is None or claim.high is None:
             print_result(f"{name:28} nothing could be graded")
             continue
-        verdict = "above 0" if claim["low"] > 0 else "below 0" if claim["high"] < 0 else "cannot tell"
-        each = f", above 0 on each of {claim['seeds']} seeds" if claim["above_zero_on_every_seed"] else ""
-        numbers = "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**claim)
-        print_result(f"{name:28} {numbers}  {verdict}{each if claim['seeds'] > 1 else ''}")
+        verdict = "above 0" if claim.low > 0 else "below 0" if claim.high < 0 else "cannot tell"
+        each = f", above 0 on each of {claim.seeds} seeds" if claim.above_zero_on_every_seed else ""
+        numbers = f"{claim.mean:+.3f} [{claim.low:+.3f}, {claim.high:+.3f}]"
+        print_result(f"{name:28} {numbers}  {verdict}{each if claim.seeds > 1 else ''}")
 
 
 def _links(recipe: Recipe, output_dir: Path, runs: Sequence[Run]) -> set[str]:

@@ -1,8 +1,42 @@
-"""The report: one self-contained HTML page from measured results, without a script or a remote address."""
+"""The report: one self-contained HTML page from measured results, without a script or a remote address.
+
+Also the same results as the terminal's tables, and a model's card.
+"""
 
 from __future__ import annotations
 
-from qstep.report.examples import choose_examples
-from qstep.report.page import render_report
+from typing import TYPE_CHECKING
 
-__all__ = ["choose_examples", "render_report"]
+from qstep.lazy import lazy
+
+if TYPE_CHECKING:
+    from qstep.report.card import write_card
+    from qstep.report.contents import gathered
+    from qstep.report.examples import Examples, choose_examples, choose_judged
+    from qstep.report.page import render_report
+    from qstep.report.response import view_problem, view_response
+
+__all__ = [
+    "Examples",
+    "choose_examples",
+    "choose_judged",
+    "gathered",
+    "render_report",
+    "view_problem",
+    "view_response",
+    "write_card",
+]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "Examples": "examples",
+        "choose_examples": "examples",
+        "choose_judged": "examples",
+        "gathered": "contents",
+        "render_report": "page",
+        "view_problem": "response",
+        "view_response": "response",
+        "write_card": "card",
+    },
+)

@@ -62,7 +62,7 @@ def searches(curves: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Markup:
     colour = alt.Color("who:N", legend=legend).scale(domain=names, range=_colours(curves))
     shape = alt.Shape("who:N", legend=legend).scale(domain=names, range=_SHAPES)
     base = alt.Chart(_ROWS).encode(x=x.axis(tickCount=8, format="d"), color=colour)
-    limits = base.mark_rule(strokeWidth=1.6, opacity=0.55).encode(y=y, y2="high:Q")
+    limits = base.mark_rule(strokeWidth=1.6, opacity=0.55).encode(y=y, y2="high:Q", description="about:N")
     line = base.mark_line(strokeWidth=2).encode(y="mean:Q")
     dots = _dots(base).encode(y="mean:Q", shape=shape)
     about = f"Accuracy by tokens drawn, for {', '.join(names)}; the values are in the table."
@@ -77,7 +77,7 @@ def policy_bars(policies: Mapping[str, Estimate]) -> Markup:
     colour = alt.Color("who:N", legend=None).scale(domain=names, range=_colours(policies))
     base = alt.Chart(_ROWS).encode(y=_names(names))
     bars = base.mark_bar(height=14).encode(x=x, color=colour, description="about:N")
-    limits = base.mark_rule(strokeWidth=1.6).encode(x="low:Q", x2="high:Q")
+    limits = base.mark_rule(strokeWidth=1.6).encode(x="low:Q", x2="high:Q", description="about:N")
     about = "Accuracy: " + "; ".join(row["about"] for row in rows)
     return _svg((bars + limits).properties(width=250, height=alt.Step(28)), rows, about)
 
@@ -97,9 +97,9 @@ def differences(findings: Sequence[Finding]) -> Markup:
     colours, shapes = zip(*_VERDICTS.values(), strict=True)
     colour = alt.Color("verdict:N", legend=None).scale(domain=list(_VERDICTS), range=colours)
     shape = alt.Shape("verdict:N", legend=None).scale(domain=list(_VERDICTS), range=shapes)
-    x = alt.X("low:Q", title="difference, percentage points").axis(tickCount=6)
+    x = alt.X("low:Q", title="difference, percentage points").axis(tickCount=5, labelOverlap="greedy")
     base = alt.Chart(_ROWS).encode(y=_names([f.label for f in findings]), color=colour)
-    limits = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q")
+    limits = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q", description="about:N")
     dots = _dots(base).encode(x="mean:Q", shape=shape)
     zero = alt.Chart(alt.Data(values=[{}])).mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0))
     about = "Differences with 95 % intervals: " + "; ".join(row["about"] for row in rows)
@@ -177,10 +177,12 @@ def _colours(names: Iterable[str]) -> list[str]:
 
 
 def _svg(chart: alt.LayerChart | alt.Chart, rows: list[dict[str, Any]], about: str) -> Markup:
-    """Draws `rows` as `chart` says: drawing elements only, with a `<title>`, a tooltip, in described marks.
+    """Draws `rows` as `chart` says: drawing elements only, with a `<title>`, a tooltip, in marks described by a row.
 
-    Vega's marks are told from their groups by having no class. The page's style sheet colours text and lines.
+    What Vega says of the others names columns, and of a line only its first point, so the whole chart says `about`
+    there. The page's style sheet colours text and lines.
     """
+    described_by = {row["about"] for row in rows if "about" in row}
     styled = (
         chart.configure(background="transparent", font="system-ui, sans-serif")
         .configure_view(stroke=None)
@@ -196,7 +198,10 @@ def _svg(chart: alt.LayerChart | alt.Chart, rows: list[dict[str, Any]], about: s
         described = element.attrib.pop("aria-label", None)
         for name in [name for name in element.attrib if name.startswith(("aria-", "role"))]:
             del element.attrib[name]
-        if described and "class" not in element.attrib:
+        if described in described_by and "class" not in element.attrib:
             ET.SubElement(element, "title").text = described
+    title = ET.Element("title")
+    title.text = about
+    root.insert(0, title)
     root.attrib.update({"class": "chart", "role": "img", "aria-label": about})
     return Markup(ET.tostring(root, encoding="unicode"))

@@ -1,56 +1,98 @@
-"""The problems a report shows: some where the verifier's pick beats the majority, and some others."""
+"""The problems that a report shows: chosen by a rule that the page states, with counts of what they are chosen from."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
-from qstep.data import read_groups
+from qstep.data import NO_ERROR, labels_until, read_groups
+from qstep.evals import predicted_first_error
+from qstep.report.findings import label
+from qstep.report.response import Problem, view_problem
 from qstep.search import best_of_n_index, vote
 from qstep.tasks import BUILT_IN, Tasks, answer_classes_of
 from qstep.types import Row
 
+Cell = tuple[bool, bool]
+"""Whether the verifier's choice is right, and whether the majority's is."""
+
+_WIN, _LOSS = (True, False), (False, True)
+_VERDICTS = {"True": "right", "False": "wrong"}
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Problems to show, the rule they were chosen by, and how many problems there are of each `Cell`.
+
+    `cells` is None where nothing was chosen, `ungradable` counts the problems that are in no cell.
+    """
+
+    rule: str
+    problems: list[Problem]
+    verifier: str | None = None
+    cells: dict[Cell, int] | None = None
+    ungradable: int = 0
+
+    @property
+    def checked(self) -> bool:
+        """Whether some step has an exact label."""
+        steps = [step for problem in self.problems for response in problem.responses for step in response.steps]
+        return any(step.label is not None for step in steps)
+
 
 def choose_examples(
     scored: Iterable[Row], verifier: str = "verifier", *, problems: int = 6, responses: int = 8, tasks: Tasks = BUILT_IN
-) -> list[Row]:
+) -> Examples:
     """Some problems of a scored file, with the first `responses` of each and those that it and the majority chose.
 
-    Half of them are problems where the verifier's pick is right and the majority's is wrong, if there are as many.
+    As many problems where the verifier alone is right as problems where the majority alone is: at most a third each.
+    The others are the first of the file on which they agree, or where one is ungradable. What is then still missing is
+    filled with what there is.
     """
-    telling: list[Row] = []
-    plain: list[Row] = []
+    wins, losses, others = list[Problem](), list[Problem](), list[Problem]()
+    counts: Counter[Cell | None] = Counter()
     for rows in read_groups(scored):
         best = best_of_n_index([float("-inf") if row["score"] is None else row["score"] for row in rows])
         classes = answer_classes_of(rows, tasks)
         winner = vote(classes)
         majority = classes.index(winner) if winner in classes else 0
-        won = rows[best]["verdict"] == "right" and rows[majority]["verdict"] == "wrong"
-        (telling if won else plain).append(_example(rows, [(verifier, best), ("majority", majority)], responses))
-        if len(telling) >= problems:
-            break
-    half = max(problems // 2, problems - len(plain))
-    return [*telling[:half], *plain[: problems - len(telling[:half])]]
+        verdicts = [rows[place]["verdict"] for place in (best, majority)]
+        cell = None if "ungradable" in verdicts else (verdicts[0] == "right", verdicts[1] == "right")
+        counts[cell] += 1
+        pool = wins if cell == _WIN else losses if cell == _LOSS else others
+        if len(pool) < problems:
+            pool.append(view_problem(rows, {verifier: best, "majority": majority}, shown=responses))
+    each = min(len(wins), len(losses), max(1, problems // 3))
+    chosen = [*wins[:each], *losses[:each], *others][:problems]
+    chosen += [*wins[each:], *losses[each:]][: problems - len(chosen)]
+    shown = [sum(problem in pool for problem in chosen) for pool in (wins, losses)]
+    name = label(verifier)
+    rule = (
+        f"Shown are {len(chosen)} of {counts.total()} problems, by a rule: {shown[0]} where {name} is right and the "
+        f"majority wrong, {shown[1]} where it is the other way round, and the first of all others."
+    )
+    cells = {(ours, theirs): counts[ours, theirs] for ours in (True, False) for theirs in (True, False)}
+    return Examples(rule, chosen, verifier, cells, counts[None])
 
 
-def _example(rows: list[Row], chosen: list[tuple[str, int]], responses: int) -> Row:
-    return {
-        "problem_id": rows[0]["problem_id"],
-        "prompt": rows[0]["prompt"],
-        "gold": rows[0].get("gold"),
-        "responses": [
-            {
-                **{name: rows[i].get(name) for name in ("completion", "verdict", "answer", "q_values", "score")},
-                "steps": rows[i]["completions"],
-                "labels": _checked_labels(rows[i]),
-                "chosen_by": [name for name, index in chosen if index == i],
-            }
-            for i in sorted({*(index for _, index in chosen), *range(min(responses, len(rows)))})
-        ],
-    }
+def choose_judged(rows: Iterable[Row], threshold: float, *, problems: int = 6) -> Examples:
+    """Some scored rows of step benchmarks: as many errors that are missed as errors that are found, if there are."""
+    missed, found = list[Row](), list[Row]()
+    for row in rows:
+        if row["first_error"] != NO_ERROR:
+            hit = predicted_first_error(row["q_values"], threshold) == row["first_error"]
+            (found if hit else missed).append(row)
+    half = problems // 2
+    chosen = [*missed[:half], *found[:half]]
+    rule = (
+        f"Shown are {len(chosen)} of {len(missed) + len(found)} responses with an error: the first {half} whose error "
+        f"is missed (of {len(missed)}) and the first {half} whose error is found (of {len(found)})."
+    )
+    return Examples(rule, [view_problem([_judged(row)]) for row in chosen])
 
 
-def _checked_labels(row: Row) -> list[Any]:
-    """What is known of each step for sure: a soft label is an estimate, and not shown as a check."""
-    labels = row.get("labels") or [None] * len(row["completions"])
-    return [label if isinstance(label, bool) else None for label in labels]
+def _judged(row: Row) -> Row:
+    labels = labels_until(row["first_error"], len(row["completions"]))
+    verdict = _VERDICTS.get(str(row.get("final_answer_correct")))
+    return {**row, "problem_id": row["id"], "labels": labels, "verdict": verdict}

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Literal, TypeGuard
 
 from qstep.objectives import METHODS
 from qstep.types import Estimate
@@ -17,8 +17,6 @@ _NAMES = {method.name: method.label for method in METHODS.values()} | {
     "dpo": "DPO",
     "kto": "KTO",
     "majority": "majority vote",
-    "pqm_weighted": "PQM-weighted vote",
-    "bce_weighted": "BCE-weighted vote",
     "pass": "any right (oracle)",
     "mean": "one response",
     "verifier": "the verifier",
@@ -27,6 +25,9 @@ _NAMES = {method.name: method.label for method in METHODS.values()} | {
     "dvts": "diverse verifier tree search",
     "lookahead": "lookahead search",
 }
+ANSWERS_SAID = {"chosen": "its choice", "majority": "majority", "weighted": "weighted vote", "pass": "any right"}
+"""How the candidates of a search answer, in words."""
+
 _COMPARISON = re.compile(r"(?P<left>.+?) - (?P<right>.+?)(?P<mode> \([^()]+\))?")
 
 
@@ -41,30 +42,20 @@ class Finding:
 
 
 def label(name: str) -> str:
-    """The name a reader sees: `pqm` -> `PQM`, `majority@64` -> `majority vote@64`; unknown names stay."""
+    """The name a reader sees: `pqm` -> `PQM`, `majority@64` -> `majority vote@64`; unknown names stay.
+
+    `pqm_weighted` is the `PQM-weighted vote`, and a name before a colon (`base: pqm`) stays before it.
+    """
+    before, colon, name = name.rpartition(": ")
     method, at, n = name.partition("@")
-    return _NAMES.get(method, method) + at + n
+    scorer = method.removesuffix("_weighted")
+    said = _NAMES.get(method, method) if scorer == method else f"{_NAMES.get(scorer, scorer)}-weighted vote"
+    return before + colon + said + at + n
 
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` is an int or a float; JSON's true and false are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def read_estimate(value: Any, where: str) -> Estimate:
-    """An `Estimate` from `{"mean", "low", "high", "n"}`, or from a bare number, which has no interval.
-
-    What is null becomes NaN: unknown. Raises ValueError, naming `where`, if a field is not a number, the
-    mean is missing, or the limits do not enclose it.
-    """
-    fields = value if isinstance(value, Mapping) else {"mean": value}
-    numbers = [fields.get(name) for name in ("mean", "low", "high", "n")]
-    if "mean" not in fields or not all(x is None or is_number(x) for x in numbers):
-        raise ValueError(f"{where}: expected a number, or mean, low, high and n in numbers, found {value!r}")
-    mean, low, high = (math.nan if x is None else float(x) for x in numbers[:3])
-    if low > mean or mean > high:
-        raise ValueError(f"{where}: the interval [{low}, {high}] does not enclose the mean {mean}")
-    return Estimate(mean, low, high, n=int(numbers[3] or 0))
 
 
 def known(e: Estimate) -> bool:
@@ -117,7 +108,7 @@ def find(name: str, difference: Estimate, accuracies: Mapping[str, Estimate]) ->
         return Finding(title, title, difference, judge(difference))
     how = {" (sampled)": " when sampled", " (greedy)": " when decoded greedily"}.get(mode, mode)
     sentence = (
-        f"{label(left)} answers {percent_interval(ours)} of {f'{ours.n} ' if ours.n else ''}held-out problems"
+        f"{label(left)} answers {percent_interval(ours)} of {f'{ours.n} ' if ours.n else ''}problems"
         f"{how}, {label(right)} {percent_interval(theirs)}"
     )
     return Finding(title, sentence[0].upper() + sentence[1:], difference, judge(difference))

@@ -13,7 +13,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from qstep.data.jsonl import write_whole
+from qstep.evals import as_json, structure
+from qstep.evals.results import Accuracy, Agreement, LabelAgreement, Measured, Page, Search
 from qstep.report import charts, diagnostics, findings
+from qstep.report.examples import Examples
+from qstep.report.response import signed
 from qstep.types import Estimate
 
 View = dict[str, Any]
@@ -22,8 +26,6 @@ Estimates = Mapping[str, Mapping[str, Estimate]]
 _MAX_POINTS = 240
 _COLUMNS = 5  # of a table, so that none is wider than the page
 _SHOWN_METRICS = 8
-_TOKENS = ("tokens_generated", "tokens_scored")
-_ANSWERS = {"chosen": "its choice", "majority": "majority", "weighted": "weighted vote", "pass": "any right"}
 _FIRST = (
     "loss",
     "eval_loss",
@@ -38,48 +40,46 @@ _LAST = ("grad_norm", "learning_rate")
 _NOT_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def render_report(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], out: Path) -> Path:
+def render_report(results: Page, examples: Sequence[Examples], out: Path) -> Path:
     """Writes the HTML file `out`, whole or not at all, and returns its path.
 
-    `results` holds what was measured: `title`, `policies`, `comparisons`, `verifiers`, `verifier_auc`,
-    `aggregations`, `over_optimisation`, `length`, `steps`, `searches`, `labels`, `training`, `provenance`. Only
-    `provenance` is required; what is not there is not shown. `examples` holds problems with their responses,
-    steps and Q-values. Text in them is data: it is escaped, and the page has no script and no address.
-    Raises ValueError, naming the field, on a malformed value.
+    What is not in `results` is not shown. `examples` are problems with their responses, steps and Qs. Text in them is
+    data: it is escaped, and the page has no script and no address. Raises ValueError, naming the field, on a malformed
+    value.
     """
-    results, examples = _text_only(results), _text_only(list(examples))
-    if not isinstance(results.get("provenance"), Mapping):
-        raise ValueError('results["provenance"] is missing: versions, seeds, git_commit, command, hardware')
-    policies, verifiers = _estimates(results, "policies"), _estimates(results, "verifiers")
-    searches = _searches(results.get("searches", {}))
+    results = structure(Page, _text_only(as_json(results)), "results")
+    policies, verifiers = results.policies or {}, _estimates(results.verifiers or {})
+    searches = _searches(results.searches or {})
     chosen = {row["name"]: row["answers"]["chosen"] for row in searches["rows"]} if searches else {}
-    found = _findings(results.get("comparisons", {}), policies, verifiers, chosen)
+    found = _findings(results.comparisons or {}, _estimates(policies), verifiers, chosen)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.globals |= {
         name: getattr(findings, name)
         for name in ("label", "lead", "percent_interval", "plain_interval", "points_interval")
     }
+    step_lengths = {name: of.length for name, of in (results.steps or {}).items()}
     page = environment.from_string(_resource("page.html")).render(
-        title=results.get("title", "qstep report"),
+        title=results.title or "qstep report",
         style=Markup(_resource("page.css")),
         findings=found,
         differences=charts.differences(found) if found else None,
         best_of_n=_best_of_n(verifiers),
-        unknown={key: _unknown(results, key) for key in ("verifiers", "policies", "searches")},
+        unknown=_unknown(results),
         searches=searches,
-        auc=_estimates(results, "verifier_auc"),
-        steps=diagnostics.step_view(results.get("steps", {})),
-        step_length=diagnostics.length_view({name: of.get("length") for name, of in results.get("steps", {}).items()}),
-        aggregations=diagnostics.aggregation_view(results.get("aggregations", {})),
-        over_optimisation=diagnostics.over_optimisation_view(results.get("over_optimisation", {})),
-        length=diagnostics.length_view(results.get("length", {})),
-        policies=_policies(policies),
-        labels=_labels(results.get("labels", {})),
-        training={run: _training(rows, run) for run, rows in results.get("training", {}).items()},
-        examples=[_example(problem, i) for i, problem in enumerate(examples)],
-        provenance=_flat(results["provenance"]),
+        auc=_auc(results.verifier_auc or {}),
+        steps=diagnostics.step_view(results.steps or {}, results.thresholds or {}),
+        step_length=diagnostics.length_view(step_lengths),
+        aggregations=diagnostics.aggregation_view(results.aggregations or {}),
+        over_optimisation=diagnostics.over_optimisation_view(results.over_optimisation or {}),
+        length=diagnostics.length_view(results.length or {}),
+        policies=_policies(_estimates(policies)),
+        labels=_labels(results.labels),
+        training={run: _training(rows, run) for run, rows in (results.training or {}).items()},
+        examples=[of for of in examples if of.problems],
+        signed=signed,
+        provenance=_flat(results.provenance),
     )
-    write_whole(out, [page.encode()])
+    write_whole(out, [_NOT_TEXT.sub("\ufffd", page).encode()])
     return out
 
 
@@ -96,26 +96,22 @@ def _text_only(value: Any) -> Any:
     return [_text_only(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _estimates(results: Mapping[str, Any], key: str) -> dict[str, dict[str, Estimate]]:
-    for name, of_name in results.get(key, {}).items():
-        if not isinstance(of_name, Mapping):
-            raise ValueError(f"results[{key!r}][{name!r}] is {of_name!r}, not a mapping of estimates")
-    return {
-        name: {x: findings.read_estimate(e, f"results[{key!r}][{name!r}][{x!r}]") for x, e in of_name.items()}
-        for name, of_name in results.get(key, {}).items()
-    }
+def _estimates(measured: Mapping[str, Mapping[str, Measured]]) -> dict[str, dict[str, Estimate]]:
+    return {name: {x: of.estimate for x, of in of_name.items()} for name, of_name in measured.items()}
+
+
+def _auc(measured: Mapping[str, Mapping[str, Measured | None]]) -> dict[str, dict[str, Estimate]]:
+    known = {name: {kind: of for kind, of in of_name.items() if of} for name, of_name in measured.items()}
+    return _estimates(known)
 
 
 def _findings(
-    comparisons: View, policies: Estimates, verifiers: Estimates, searches: Mapping[str, Estimate]
+    comparisons: Mapping[str, Measured], policies: Estimates, verifiers: Estimates, searches: Mapping[str, Estimate]
 ) -> list[findings.Finding]:
     accuracies = {**searches}
     accuracies |= {f"{name} ({mode})": e for name, modes in policies.items() for mode, e in modes.items()}
     accuracies |= {f"{name}@{n}": e for name, curve in verifiers.items() for n, e in curve.items()}
-    return [
-        findings.find(name, findings.read_estimate(e, f'results["comparisons"][{name!r}]'), accuracies)
-        for name, e in comparisons.items()
-    ]
+    return [findings.find(name, difference.estimate, accuracies) for name, difference in comparisons.items()]
 
 
 def _best_of_n(verifiers: Estimates) -> View | None:
@@ -127,40 +123,59 @@ def _best_of_n(verifiers: Estimates) -> View | None:
     sizes = sorted({n for curve in curves.values() for n in curve})
     names = list(curves)
     tables = [{name: curves[name] for name in names[i : i + _COLUMNS]} for i in range(0, len(names), _COLUMNS)]
-    return {"chart": charts.best_of_n(curves), "tables": tables, "sizes": sizes} if sizes else None
+    if not sizes:
+        return None
+    scorer, most = next((name for name in names if f"{name}_weighted" in curves), ""), sizes[-1]
+    example = (
+        f"{findings.label(f'{scorer}@{most}')} is the pick of {findings.label(scorer)} among {most}." if scorer else ""
+    )
+    return {"chart": charts.best_of_n(curves), "tables": tables, "sizes": sizes, "example": example}
 
 
-def _searches(searches: Mapping[str, Any]) -> View | None:
+def _searches(searches: Mapping[str, Search]) -> View | None:
     """A row a search, and a curve a method: its searches by the tokens that they drew."""
     rows: list[View] = []
     for name, of in searches.items():
-        where = f'results["searches"][{name!r}]'
-        fields = [_mapping(of).get("method"), *(_mapping(_mapping(of).get(kind)).get("mean") for kind in _TOKENS)]
-        if not (isinstance(fields[0], str) and all(findings.is_number(mean) and mean >= 0 for mean in fields[1:])):
-            raise ValueError(f"{where}: method and the mean {' and '.join(_TOKENS)} are {fields}")
-        answers = {how: findings.read_estimate(of[how], f"{where}[{how!r}]") for how in _ANSWERS if how in of}
-        if "chosen" not in answers:
-            raise ValueError(f"{where} has no chosen: how often its answer is right")
-        rows.append({"name": name, "method": fields[0], "tokens": fields[1:], "answers": answers})
+        if "chosen" not in of.answers:
+            raise ValueError(f"results['searches'][{name!r}] has no chosen: how often its answer is right")
+        answers = {how: measured.estimate for how, measured in of.answers.items()}
+        tokens = [of.tokens_generated.mean, of.tokens_scored.mean]
+        rows.append({"name": name, "method": of.method, "tokens": tokens, "answers": answers})
     curves: dict[str, list[tuple[float, Estimate]]] = {}
     for row in sorted(rows, key=lambda row: row["tokens"][0]):
         curves.setdefault(row["method"], []).append((max(row["tokens"][0], 1), row["answers"]["chosen"]))
-    return {"rows": rows, "answers": _ANSWERS, "chart": charts.searches(curves)} if rows else None
+    return {"rows": rows, "answers": findings.ANSWERS_SAID, "chart": charts.searches(curves)} if rows else None
 
 
-def _unknown(results: Mapping[str, Any], key: str) -> list[tuple[str, str, str, str]]:
+def _unknown(results: Page) -> dict[str, list[tuple[str, str, str, str]]]:
     """Of each accuracy of which a share cannot be graded: name, n or mode, the share, and the bounds."""
-    found = []
-    for name, of_name in results.get(key, {}).items():
-        for x, e in of_name.items():
-            if not _mapping(e).get("ungradable_share"):
-                continue
-            numbers = [e.get(bound) for bound in ("ungradable_share", "as_wrong", "as_right")]
-            if not all(findings.is_number(number) for number in numbers):
-                raise ValueError(f"results[{key!r}][{name!r}][{x!r}]: ungradable_share, as_wrong, as_right: {numbers}")
-            share, low, high = (f"{100 * number:.1f}\u00a0%" for number in numbers)
-            found.append((findings.label(name), x, share, f"{low} to {high}"))
-    return found
+    parts: dict[str, Mapping[str, Mapping[str, Accuracy]]] = {
+        "verifiers": results.verifiers or {},
+        "policies": results.policies or {},
+        "searches": {name: of.answers for name, of in (results.searches or {}).items()},
+    }
+    return {
+        part: [
+            (
+                findings.label(name),
+                x,
+                _percent(of.ungradable_share),
+                f"{_percent(of.as_wrong)} to {_percent(of.as_right)}",
+            )
+            for name, of_name in measured.items()
+            for x, of in of_name.items()
+            if of.ungradable_share
+        ]
+        for part, measured in parts.items()
+    }
+
+
+def _bounds(of: Accuracy) -> tuple[str, str]:
+    return _percent(of.ungradable_share), f"{_percent(of.as_wrong)} to {_percent(of.as_right)}"
+
+
+def _percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{100 * share:.1f}\u00a0%"
 
 
 def _policies(policies: Estimates) -> View | None:
@@ -171,24 +186,30 @@ def _policies(policies: Estimates) -> View | None:
     return {"charts": drawn, "columns": columns, "names": list(policies)} if modes else None
 
 
-def _labels(labels: Mapping[str, Any]) -> View | None:
-    """A table: a row a measure, a column a reading of the labels (`labels` itself where none is named)."""
-    readings = {name: value for name, value in labels.items() if "agreement" in _mapping(value)}
-    columns: dict[str, dict[str, str]] = {}
-    for name, reading in (readings or {"all steps": labels}).items():
-        column = {"agreement": findings.percent_interval, "kappa": findings.plain_interval}
-        columns[name] = {
-            key: form(findings.read_estimate(reading[key], f'results["labels"]: {name}, {key}'))
-            for key, form in column.items()
-            if key in reading
-        } | _flat(reading.get("confusion", {}))
+def _labels(labels: LabelAgreement | None) -> View | None:
+    """A table: a row a measure, a column a reading of the labels."""
+    if labels is None:
+        return None
+    readings = {"any rollout right": labels.hard, "half of them right": labels.half}
+    if labels.agreement is not None:
+        early = Agreement(agreement=labels.agreement, kappa=labels.kappa, confusion=labels.confusion or {})
+        readings = {"all steps": early}
+    columns = {name: _reading(of) for name, of in readings.items() if of is not None}
     measures = dict.fromkeys(measure for column in columns.values() for measure in column)
-    counts = {name: count for name, count in labels.items() if name.startswith("n_")}
-    return {"columns": columns, "measures": list(measures), "counts": counts} if labels else None
+    counted = {
+        "problems": labels.n_problems,
+        "rows": labels.n_rows,
+        "steps": labels.n_steps,
+        "steps without an exact label": labels.n_unlabelled_steps,
+        "steps without a rollout": labels.n_untried_steps,
+    }
+    return {"columns": columns, "measures": list(measures), "counts": {n: c for n, c in counted.items() if c}}
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+def _reading(of: Agreement) -> dict[str, str]:
+    column = {"agreement": findings.percent_interval(of.agreement.estimate)}
+    column["kappa"] = "n/a" if of.kappa is None else f"{of.kappa:.3f}"
+    return column | _flat(of.confusion)
 
 
 def _training(rows: Sequence[Mapping[str, Any]], run: str) -> View:
@@ -227,75 +248,6 @@ def _thin(series: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(sum(x for x, _ in b) / len(b), sum(y for _, y in b) / len(b)) for b in bins]
 
 
-def _example(problem: Mapping[str, Any], i: int) -> View:
-    """One problem for the template: the picked responses open, the others folded, best score first."""
-    for name in ("prompt", "responses"):
-        if name not in problem:
-            raise ValueError(f"examples[{i}] has no {name!r}")
-    responses = [_response(r, f'examples[{i}]["responses"][{j}]') for j, r in enumerate(problem["responses"])]
-    responses.sort(key=lambda r: (not r["chosen_by"], -r["rank"]))
-    prompt, picked = problem["prompt"], sum(bool(r["chosen_by"]) for r in responses) or 1
-    if not isinstance(prompt, str):
-        prompt = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-    return {
-        "id": problem.get("problem_id", i),
-        "prompt": prompt,
-        "gold": problem.get("gold"),
-        "open": responses[:picked],
-        "folded": responses[picked:],
-        "right": sum(r["verdict"] == "right" for r in responses),
-        "judged": any(r["verdict"] is not None for r in responses),
-    }
-
-
-def _response(response: Mapping[str, Any], where: str) -> View:
-    texts = response.get("steps") or []
-    qs, labels = (response.get(name) or [None] * len(texts) for name in ("q_values", "labels"))
-    if not len(texts) == len(qs) == len(labels):
-        counts = f"{len(texts)} steps, {len(qs)} q_values, {len(labels)} labels"
-        raise ValueError(f"{where} has {counts}: each step needs one")
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f'{where}["steps"] is {texts!r}; each must be text')
-    if not all(label in (0, 1, None) for label in labels):
-        raise ValueError(f'{where}["labels"] is {labels!r}; each must be 1, 0 or null')
-    first_wrong = labels.index(0) if 0 in labels else len(labels)
-    steps = [
-        {"text": text.strip("\n"), "label": label, "place": _place(j, first_wrong), **_shade(q)}
-        for j, (text, q, label) in enumerate(zip(texts, qs, labels, strict=True))
-    ]
-    completion, score = response.get("completion", ""), response.get("score")
-    rank = score if findings.is_number(score) and not math.isnan(score) else -math.inf
-    return {
-        "steps": steps,
-        "completion": "" if _letters("".join(texts)) == _letters(completion) else completion,
-        "verdict": response.get("verdict"),
-        "answer": response.get("answer"),
-        "score": None if score is None else _signed(rank),
-        "rank": rank,
-        "chosen_by": response.get("chosen_by") or [],
-    }
-
-
-def _place(step: int, first_wrong: int) -> str:
-    return "first-wrong" if step == first_wrong else "after" if step > first_wrong else ""
-
-
-def _letters(text: str) -> str:
-    return "".join(text.split())
-
-
-def _shade(q: float | None) -> View:
-    """Q as text, its sigmoid, and which of nine shades (0 wrong, 4 undecided, 8 right) that falls into."""
-    if not findings.is_number(q) or math.isnan(q):
-        return {"q": "n/a", "sigmoid": None, "shade": None}
-    p = (1 + math.tanh(q / 2)) / 2
-    return {"q": _signed(q), "sigmoid": f"{p:.2f}", "shade": min(8, int(9 * p))}
-
-
-def _signed(x: float) -> str:
-    return f"{x:+.2f}".replace("-", "\u2212")
-
-
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """`{"versions": {"torch": "2.13"}}` -> `{"versions / torch": "2.13"}`."""
     rows: dict[str, str] = {}
@@ -303,5 +255,11 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             rows |= _flat(value, f"{prefix}{name} / ")
         else:
-            rows[prefix + name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            rows[prefix + name] = _plain(value)
     return rows
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "unknown" if value is None else str(value)

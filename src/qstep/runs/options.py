@@ -128,8 +128,8 @@ class ReadIf:
         for name, values in self.options.items():
             if not hasattr(config, name):
                 continue
-            reason = why_unread(config, name) if deep else None
-            if reason is None and _matches(getattr(config, name), values):
+            reason = why_unread(config, name)
+            if (reason is None or not deep) and _matches(getattr(config, name), values):
                 return None
             reasons[reason or _needed(name, values)] = None
         without = " or ".join(reason.removeprefix(_WITHOUT) for reason in reasons if reason.startswith(_WITHOUT))

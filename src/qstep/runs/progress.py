@@ -81,6 +81,11 @@ def say_complete(path: Path) -> None:
     say(f"{path} is complete; nothing to do")
 
 
+def reasons_text(counts: Mapping[str, int]) -> str:
+    """Counts by reason as `2 (longer than max_length), 1 (no verdict)`."""
+    return ", ".join(f"{count} ({reason})" for reason, count in counts.items())
+
+
 def counts_text(counts: Mapping[str, Any]) -> str:
     """Counts as `rows: 40; verdicts: 30 right, 8 wrong, 2 ungradable`."""
     parts = []
@@ -126,11 +131,3 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         part = table(first, end)
         print_result(part, width=max(width(part), console.width), crop=False, no_wrap=True, overflow="ignore")
         first = end
-
-
-def accuracy_text(accuracy: Mapping[str, Any]) -> str:
-    """An accuracy as `0.643 [0.610, 0.680]`, and below it what ungradable responses could change, if there are any."""
-    text = "unknown" if accuracy["mean"] is None else "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**accuracy)
-    if not accuracy.get("ungradable_share"):
-        return text
-    return text + "\n{as_wrong:.3f} to {as_right:.3f} with {ungradable_share:.1%} ungradable".format(**accuracy)

@@ -1,23 +1,30 @@
-"""The kinds of scorers, one line each. Nothing is imported here but names."""
+"""The kinds of scorers. Nothing is imported here but names."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, get_args
+
+ScorerKind = Literal[
+    "auto",
+    "qstep",
+    "qwen_prm",
+    "math_shepherd",
+    "rlhflow",
+    "trl",
+    "skywork",
+    "implicit",
+    "generative",
+    "policy",
+    "ensemble",
+]
+"""The kind of a scorer: `qstep` for our own checkpoints; `auto` recognises the kind.
+
+A published format of this name is in `qstep.scoring.published.<kind>`.
+"""
 
 FORMATS = {
-    "qwen_prm": "qstep.scoring.published.qwen:QwenPRM",
-    "math_shepherd": "qstep.scoring.published.math_shepherd:MathShepherd",
-    "rlhflow": "qstep.scoring.published.rlhflow:RLHFlow",
-    "trl": "qstep.scoring.published.trl:TRLClassifier",
-    "skywork": "qstep.scoring.published.skywork:Skywork",
-    "implicit": "qstep.scoring.policies:Implicit",
-    "generative": "qstep.scoring.published.generative:Generative",
-    "policy": "qstep.scoring.policies:Policy",
+    kind: "qstep.scoring.policies" if kind in ("implicit", "policy") else f"qstep.scoring.published.{kind}"
+    for kind in get_args(ScorerKind)
+    if kind not in ("auto", "qstep", "ensemble")
 }
-"""The class of each format. They are asked in this order whether they recognise a checkpoint."""
-
-if TYPE_CHECKING:
-    ScorerKind = str
-else:
-    ScorerKind = Literal["auto", "qstep", *FORMATS, "ensemble"]
-    """The kind of a scorer: `qstep` for our own checkpoints; `auto` recognises the kind."""
+"""The module of each format. They are asked in this order whether they recognise a checkpoint."""

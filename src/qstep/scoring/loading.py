@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, get_type_hints
 
 import torch
@@ -25,7 +25,8 @@ from qstep.types import Dtype
 
 def format_of(kind: str) -> type[Published]:
     """The class that implements a kind."""
-    found: type[Published] = resolve_name(FORMATS[kind])
+    members = vars(import_module(FORMATS[kind])).values()
+    [found] = [member for member in members if getattr(member, "kind", None) == kind]
     return found
 
 

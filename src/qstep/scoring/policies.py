@@ -67,7 +67,7 @@ class Implicit(LogRatio):
 
     beta: float | None = 0.05
 
-    objective: ClassVar[str] = "implicit"
+    kind: ClassVar[str] = "implicit"
 
     def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
         if reference is None or self.beta is None:
@@ -92,7 +92,11 @@ class Policy(LogRatio):
 
     step_separator: str = "\n"
 
-    objective: ClassVar[str] = "dqo"
+    kind: ClassVar[str] = "policy"
+
+    @property
+    def objective(self) -> str:
+        return "dqo"
 
     def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
         beta = self.beta or _trained_beta(Path(name))

@@ -1,48 +1,9 @@
-"""Best-of-n: a score for a response from its step Qs, the best of n responses, and its expected accuracy."""
+"""Best-of-n: the best of n responses, and its expected accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from qstep.types import Aggregation
-
-
-def aggregate(step_scores: Sequence[float], how: Aggregation) -> float:
-    """The score of a response from its step Q-values [S], on the scale of one Q.
-
-    So sigmoid(score) can weigh its vote, whatever the aggregation. `product` is the product of the steps'
-    sigmoids, given as the Q whose sigmoid it is; it ranks responses as the product does and stays finite
-    where the product rounds to 0 or 1. A response without a step scores -inf: it loses to every other and
-    its vote weighs nothing. Raises ValueError on a Q that is not finite.
-    """
-    scores = np.asarray(step_scores, dtype=np.float64)
-    if scores.ndim != 1:
-        raise ValueError(f"step scores must be one list, got shape {scores.shape}")
-    if not np.isfinite(scores).all():
-        step = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise ValueError(f"the score of step {step} is {scores[step]}: step scores must be finite")
-    if scores.size == 0:
-        return -np.inf
-    match how:
-        case "min":
-            return float(scores.min())
-        case "last":
-            return float(scores[-1])
-        case "mean":
-            return float(scores.mean())
-        case "product":
-            return float(reduce(_and, scores))
-        case _:
-            raise ValueError(f"unknown aggregation {how!r}: use min, last, mean or product")
-
-
-def _and(a: float, b: float) -> float:
-    """logit(sigmoid(a) * sigmoid(b)), from the odds against: (1 + e^-a)(1 + e^-b) - 1."""
-    return -np.logaddexp(np.logaddexp(-a, -b), -a - b)
 
 
 def best_of_n_index(scores: ArrayLike) -> int:

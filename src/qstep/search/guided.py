@@ -8,10 +8,9 @@ end. Then it draws what it keeps to its end, the best first, as far as the budge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from qstep.search.tree import ROOT, Partial, Rated, Search, Tree, cut, distinct
-from qstep.types import SearchMethod
 
 
 def best_of_n(tree: Tree) -> Search[list[Rated]]:
@@ -86,12 +85,3 @@ def dvts(tree: Tree) -> Search[list[Rated]]:
     best_first = sorted(taken, key=lambda t: -value[t])
     left = yield from tree.finish([(taken[t], t * expand) for t in best_first])
     return (yield from tree.rate(distinct([*ended, *left])))
-
-
-METHODS: Mapping[SearchMethod, Callable[[Tree], Search[list[Rated]]]] = {
-    "best_of_n": best_of_n,
-    "beam": beam,
-    "dvts": dvts,
-    "lookahead": beam,
-}
-"""Each method's search; `lookahead` is `beam` with `lookahead_steps`."""

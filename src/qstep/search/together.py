@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from qstep.data import encode_prompt, encode_text
 from qstep.generation import Engine, Request, SamplingSettings
-from qstep.search.guided import METHODS
+from qstep.search.methods import METHODS, SearchMethod
 from qstep.search.tree import Draw, Drawn, Partial, Rated, SearchSettings, Tree
-from qstep.types import FinishReason, Problem, Response, Row, SearchMethod
+from qstep.types import FinishReason, Problem, Response, Row
 
 if TYPE_CHECKING:
     from qstep.scoring import Scorer
@@ -41,7 +41,8 @@ def search_together(
     `best_of_n` draws what `qstep sample` does.
     """
     trees = [Tree(settings, scorer.step_separator, scorer.aggregation) for _ in problems]
-    searches = {i: METHODS[method](tree) for i, tree in enumerate(trees)}
+    start = METHODS[method].load()
+    searches = {i: start(tree) for i, tree in enumerate(trees)}
     prompts = [encode_prompt(engine.tokenizer, problem.prompt) for problem in problems]
     found: dict[int, Found] = {}
     draws: dict[int, list[Draw]] = {}

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from qstep.data import split_steps
 from qstep.generation import SamplingSettings
-from qstep.search.best_of_n import aggregate
+from qstep.scoring.aggregation import aggregate
 from qstep.types import Aggregation, FinishReason
 
 T = TypeVar("T")

@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from enum import Enum
-from importlib import resources
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qstep.objectives import METHODS
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.options import OutputFile
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import say_written
-from qstep.types import Row
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
-
-MARKER = "<!-- Written by qstep, which writes it anew; without this line it is yours, and `qstep card` leaves it. -->"
-_SHOWN = (
-    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "num_train_epochs", "max_steps"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "num_processes", "max_grad_norm", "seed"),
-    *("bf16", "fp16"),
-)
-"""The settings of transformers' Trainer that a card shows, beside all those of the method and the model."""
-_NOT_SHOWN = ("method", "model", "train_file", "eval_file", "trust_remote_code", "resumed_from")
-_PROMPTS = {
-    None: "unknown",
-    "string": "strings",
-    "messages": "conversations, through the chat template",
-    "mixed": "strings and conversations",
-}
-"""What the contract's `prompts` stands for."""
-_NOT_METRICS = ("id", "step", "max_steps", "epoch")
+    from qstep.evals import PolicyEvaluation, StepJudgement
 
 
 @dataclass(kw_only=True)
@@ -66,6 +44,8 @@ def card(config: CardConfig) -> Path:
         ValueError: the folder is none that `qstep train` finished, its README.md is somebody's own, or results are of
             another model or no results.
     """
+    from qstep.report.card import MARKER, write_card
+
     fingerprint = model_fingerprint(str(config.model))  # refuses what training has not finished
     log = config.model / "train_log.meta.json"
     if not log.exists():
@@ -90,197 +70,15 @@ def card(config: CardConfig) -> Path:
     return output
 
 
-def write_card(
-    folder: Path,
-    settings: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    *,
-    output: Path | None = None,
-    results: Iterable[Mapping[str, Any]] = (),
-    datasets: list[str] | None = None,
-    license: str | None = None,
-) -> Path:
-    """Writes the card of a saved model from the settings and the summary of its training, and returns its path.
-
-    Names of files and folders are in it, and not where on this machine they are.
-    """
-    from huggingface_hub import ModelCard, ModelCardData
-
-    import qstep
-    from qstep.data import write_whole
-
-    method, base = settings["method"], summary["base_model"]
-    policy, adapter = METHODS[method].kind == "policy", (folder / "adapter_config.json").exists()
-    evaluations, notes, index = [], list[str](), []
-    for of in results:
-        rows, said, entries = _evaluation(of)
-        evaluations += rows
-        notes += said
-        index += entries
-    name = folder.resolve().name
-    data = ModelCardData(
-        model_name=name if index else None,
-        base_model=base["name"] if base["on_hub"] else None,
-        datasets=datasets or None,
-        license=license,
-        library_name="peft" if adapter else "transformers",
-        pipeline_tag="text-generation" if policy else "token-classification",
-        tags=["qstep", method.replace("_", "-"), "reasoning", *([] if policy else ["process-reward-model"])],
-        eval_results=index or None,
-    )
-    text = ModelCard.from_template(
-        data,
-        template_str=resources.files("qstep.stages").joinpath("card.md").read_text(encoding="utf-8"),
-        marker=MARKER,
-        name=name,
-        version=qstep.__version__,
-        about=_about(method, policy, adapter),
-        from_base=f" from {base['name']}" if base["on_hub"] else f" from a local model called `{base['name']}`",
-        files=list(_files(summary)),
-        contract=None if policy else _contract(folder),
-        settings=dict(_settings(settings)),
-        metrics=list(_last_metrics(folder)),
-        evaluations=evaluations,
-        notes=notes,
-    )
-    card_file = output or folder / "README.md"
-    write_whole(card_file, [str(text).encode()])
-    return card_file
-
-
-def _about(method: str, policy: bool, adapter: bool) -> str:
-    what = "A policy" if policy else "A step scorer, which gives each step of a response a Q-value (a logit)"
-    return f"{what}{', as an adapter' if adapter else ''}. Method: `{method}`."
-
-
-def _files(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for prefix, role in (("", "training"), ("eval_", "evaluation during training")):
-        if f"{prefix}rows" in summary:
-            left_out = summary[f"{prefix}left_out"]
-            yield {
-                "name": _cell(summary[f"{prefix}file"]),
-                "role": role,
-                "rows": summary[f"{prefix}rows"],
-                "left_out": _cell(", ".join(f"{count}: {why}" for why, count in left_out.items()) or "none"),
-            }
-
-
-def _contract(folder: Path) -> dict[str, Any]:
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))["qstep"]
-    return {
-        "separator": _cell(json.dumps(stored["step_separator"], ensure_ascii=False)),
-        "token": _cell(_visible(stored["separator_token"])),
-        "token_id": stored["separator_token_id"],
-        "prompts": _cell(_PROMPTS[stored.get("prompts")]),
-        "instruction": _cell(stored.get("instruction") or ""),
-        **{name: stored[name] for name in ("aggregation", "max_length", "objective")},
-    }
-
-
-def _settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The settings of the method and the model, and some of transformers' Trainer."""
-    from transformers import TrainingArguments
-
-    common = {of.name for of in fields(TrainingArguments)}
-    for name, value in settings.items():
-        idle = value is None or (name.startswith("lora_") and not settings.get("use_peft"))
-        if not idle and (name in _SHOWN or name not in common) and name not in _NOT_SHOWN:
-            yield name, _cell(_visible(value))
-
-
-def _visible(value: Any) -> Any:
-    """A setting as a card shows it: an Enum by its value, a text with white space escaped, a path by its name."""
-    if isinstance(value, Enum):
-        return value.value
-    if not isinstance(value, str):
-        return value
-    if not value.isprintable() or value != value.strip():
-        return json.dumps(value, ensure_ascii=False)
-    return Path(value).name if Path(value).is_absolute() else value
-
-
-def _last_metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    """The last line of the log of training, and of evaluation."""
-    from qstep.data import read_rows
-
-    last: dict[bool, Row] = {}
-    for line in read_rows(folder / "train_log.jsonl"):
-        last["eval_loss" in line] = line
-    for line in last.values():
-        for name, value in line.items():
-            if name not in _NOT_METRICS and isinstance(value, int | float):
-                yield {"name": name, "step": line["step"], "value": f"{value:.4g}"}
-
-
-def _checked_results(path: Path, model: Path, fingerprint: str) -> dict[str, Any]:
+def _checked_results(path: Path, model: Path, fingerprint: str) -> StepJudgement | PolicyEvaluation:
     """Results of this very model. Raises ValueError, naming the file, otherwise."""
-    try:
-        of = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    judged = isinstance(of, dict) and isinstance(of.get("steps"), dict) and "scorer" in of
-    evaluated = isinstance(of, dict) and isinstance(of.get("problems"), dict)
-    if not (judged or evaluated) or "provenance" not in of:
-        raise ValueError(f"{path} is no result of `qstep evaluate processbench` or `qstep evaluate`")
-    if judged:
-        same = of["scorer"] == fingerprint
+    from qstep.evals import PolicyEvaluation, StepJudgement, read_result
+
+    of = read_result(path, StepJudgement, PolicyEvaluation)
+    if isinstance(of, StepJudgement):
+        same = of.scorer == fingerprint
     else:
-        same = Path(of["provenance"]["settings"]["model_name_or_path"]).resolve() == model.resolve()
+        same = Path(of.provenance["settings"]["model_name_or_path"]).resolve() == model.resolve()
     if not same:
         raise ValueError(f"{path} is of another model than {model}: judge this one")
     return of
-
-
-def _evaluation(of: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str], list[EvalResult]]:
-    """Rows of the card's table, what is to be said of them, and the entries of the Hub's index."""
-    from huggingface_hub import EvalResult
-
-    rows, notes, index = list[dict[str, Any]](), list[str](), list[EvalResult]()
-    hub_name = of["provenance"]["settings"].get("dataset_name")
-    hub_name = hub_name if hub_name and hub_name.count("/") == 1 and not Path(hub_name).exists() else None
-
-    def add(data: str, metric: str, kind: str, task: str, estimate: Mapping[str, Any] | None, responses: int) -> None:
-        if estimate is None or estimate["mean"] is None:
-            return
-        value = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**estimate)
-        rows.append({"data": _cell(data), "metric": metric, "value": value, "responses": responses})
-        index.append(
-            EvalResult(
-                task_type=task,
-                dataset_type=hub_name or data,
-                dataset_name=data,
-                dataset_split=data if hub_name else None,
-                metric_type=kind,
-                metric_name=metric,
-                metric_value=round(estimate["mean"], 4),
-            )
-        )
-
-    if "steps" not in of:
-        data = Path(of["provenance"]["settings"]["dataset_name"]).name
-        for mode in of["problems"]:
-            add(data, f"{mode} accuracy", "exact_match", "text-generation", of[mode], of[mode]["samples"])
-        return rows, notes, index
-    for name, subset in of["steps"].items():
-        metrics = {
-            ("F1 of first wrong steps", "f1"): subset["f1"],
-            ("accuracy with an error", "accuracy"): subset["acc_error"],
-            ("accuracy without one", "accuracy"): subset["acc_correct"],
-            ("AUROC of steps", "roc_auc"): subset["auroc"]["step"],
-            ("expected calibration error", "expected_calibration_error"): subset["calibration"]["ece"],
-        }
-        for (metric, kind), estimate in metrics.items():
-            add(name, metric, kind, "token-classification", estimate, subset["responses"])
-        for reason, count in subset["left_out"].items():
-            notes.append(_cell(f"{name}: {count} responses left out: {reason}"))
-        if steps := subset["separators"]["steps_with_a_separator"]:
-            notes.append(_cell(f"{name}: {steps} steps contain the step separator, and are scored as one step each"))
-    threshold, chosen = of["threshold"]["value"], of["threshold"]["chosen_on"]
-    where = f", chosen on `{_cell(Path(chosen['source']).name)}`, which is not judged" if chosen else ""
-    notes.append(f"A step is said to be wrong where sigmoid(Q) is below {threshold:.4g}{where}.")
-    return rows, notes, index
-
-
-def _cell(value: Any) -> str:
-    """A value as one cell of a table."""
-    return " ".join(str(value).replace("|", "\\|").replace("`", "'").split())

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from qstep.runs.options import Bounds
-from qstep.runs.progress import accuracy_text, print_table, say_written
+from qstep.runs.progress import print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.stages.grade import GradeConfig, grade
-from qstep.stages.harness import harness_metrics
 from qstep.stages.sample import SampleConfig, Sampling, sample
 from qstep.tasks.options import GradingOptions
 
@@ -38,35 +37,34 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     `problems` holds each problem's counts [right, wrong, ungradable] for both, from which `qstep report` makes paired
     differences between policies; `results` and `n-samples` are laid out as lm-evaluation-harness does.
     """
-    from qstep.data import read_rows, write_json
-    from qstep.evals import policy_report, verdicts_by_problem
+    from qstep.data import read_rows
+    from qstep.evals import PolicyEvaluation, as_json, policy_report, structure, verdicts_by_problem, write_result
+    from qstep.evals.harness import harness_metrics
+    from qstep.evals.results import PolicyAccuracy
+    from qstep.report.tables import evaluation_table
 
     common, grading = (
         {field.name: getattr(config, field.name) for field in fields(of)} for of in (Sampling, GradingOptions)
     )
-    accuracies: dict[str, dict[str, Any]] = {}
+    accuracies: dict[str, PolicyAccuracy] = {}
     problems: dict[str, dict[str, list[int]]] = {}
     for name, changed in (("greedy", {"num_samples": 1, "temperature": 0.0}), ("sampled", {})):
         rows = sample(SampleConfig(output=config.output_dir / f"{name}.jsonl", **(common | changed)))
         graded = grade(GradeConfig(rows, config.output_dir / f"{name}_graded.jsonl", **grading))
         counts = verdicts_by_problem(read_rows(graded))
-        accuracies[name] = policy_report(counts)
+        accuracies[name] = structure(PolicyAccuracy, policy_report(counts), name)
         problems[name] = {problem: [count.right, count.wrong, count.ungradable] for problem, count in counts.items()}
-    results = {
-        "name": config.output_dir.name,
-        **accuracies,
-        "problems": problems,
-        "results": {config.dataset_name: harness_metrics(accuracies)},
-        "n-samples": {config.dataset_name: {"effective": len(problems["greedy"])}},
-        "provenance": provenance(asdict(config)),
-    }
-    write_json(config.output_dir / "results.json", results)
-    columns = ("accuracy, 95 % interval", "problems", "responses", "right", "wrong", "ungradable")
-    counted = ("n", "samples", "right", "wrong", "ungradable")
-    print_table(
-        f"{results['name']} on {config.dataset_name}",
-        ["", *columns],
-        [[name, accuracy_text(of), *(str(of[count]) for count in counted)] for name, of in accuracies.items()],
+    results = PolicyEvaluation(
+        name=config.output_dir.name,
+        accuracies=accuracies,
+        problems=problems,
+        harness={
+            "results": {config.dataset_name: harness_metrics(accuracies)},
+            "n-samples": {config.dataset_name: {"effective": len(problems["greedy"])}},
+        },
+        provenance=provenance(asdict(config)),
     )
+    write_result(config.output_dir / "results.json", results)
+    print_table(*evaluation_table(results, str(config.dataset_name)))
     say_written(config.output_dir / "results.json")
-    return results
+    return as_json(results)

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.runs.options import Bounds, settings_of
-from qstep.runs.progress import accuracy_text, print_result, print_table, say_written
+from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.runner import Work, write_rows
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
-from qstep.stages.harness import harness_results, harness_samples
 from qstep.stages.score import scoring, too_long
-from qstep.stages.step_benchmarks import StepBenchmark, read_benchmarks, shared_rows
 from qstep.tasks.options import DatasetName, PromptOptions
-from qstep.types import Aggregation, OverLong, Row
+from qstep.types import OverLong, Row
 
 if TYPE_CHECKING:
-    from qstep.evals import Judgements
+    from qstep.evals import StepBenchmark, StepJudgement
+    from qstep.evals.results import Threshold
 
 _THRESHOLD = "threshold"
 _LONG = "longer than max_length"
-_EXAMPLES = 3
-_VERDICTS = {"True": "right", "False": "wrong"}
-_SWEPT = [i / 50 for i in range(1, 50)]
-"""The thresholds of sigmoid(Q) at which the report shows F1."""
 
 
 @dataclass(kw_only=True)
@@ -85,45 +79,53 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
             to be chosen on rows that are judged, or on a subset that is not there.
     """
     from qstep.data import write_json, write_jsonl
-    from qstep.evals import mean_f1
-    from qstep.report import render_report
+    from qstep.evals import Page, StepJudgement, as_json, judgements_of, mean_f1, step_report, structure, write_result
+    from qstep.evals.harness import harness_results, harness_samples
+    from qstep.evals.results import MeanF1, Measured
+    from qstep.report import choose_judged, render_report
 
     judged, chosen_on = _benchmarks(config)
     shared = _refuse_shared(judged, chosen_on)
     scored = {name: _scored(of, config) for name, of in judged.items()}
     q, threshold = _threshold(config, chosen_on, shared)
-    judgements = {name: _judgements(rows) for name, (rows, _) in scored.items()}
-    steps = {name: _report(judgements[name], rows, summary, q, config.seed) for name, (rows, summary) in scored.items()}
+    judgements = {name: judgements_of(rows) for name, (rows, _) in scored.items()}
+    steps = {name: step_report(rows, summary, q, seed=config.seed) for name, (rows, summary) in scored.items()}
+    mean = mean_f1(judgements, q, seed=config.seed)
     now = datetime.now()
     originals = {name: len(of.rows) + of.left_out.total() for name, of in judged.items()}
-    harness = {
-        **harness_results(steps, originals, config.scorer, config.seed, now),
-        "provenance": provenance(asdict(config)),
-    }
-    results = {
-        "name": config.output_dir.name,
-        "scorer": config.scorer_fingerprint(),
-        "threshold": threshold,
-        "steps": steps,
-        "mean": {"f1": mean_f1(judgements, q, seed=config.seed), "subsets": list(steps)},
-        **harness,
-    }
-    write_json(config.output_dir / "results.json", results)
+    results = StepJudgement(
+        name=config.output_dir.name,
+        scorer=config.scorer_fingerprint(),
+        threshold=threshold,
+        steps=steps,
+        mean=MeanF1(f1=structure(Measured | None, mean, "mean"), subsets=list(steps)),
+        harness=harness_results(steps, originals, config.scorer, config.seed, now),
+        provenance=provenance(asdict(config)),
+    )
+    write_result(config.output_dir / "results.json", results)
     stamp = now.isoformat().replace(":", "-")
-    write_json(config.output_dir / f"results_{stamp}.json", harness)
+    layout = {**results.harness, "provenance": results.provenance}
+    write_json(config.output_dir / f"results_{stamp}.json", layout)
     for name, (rows, _) in scored.items():
         write_jsonl(config.output_dir / f"samples_{name}_{stamp}.jsonl", harness_samples(rows, q))
-    page = {"title": f"{results['name']}: first wrong steps", "steps": steps, "provenance": results["provenance"]}
+    page = Page(
+        title=f"{results.name}: first wrong steps",
+        steps=steps,
+        thresholds=dict.fromkeys(steps, threshold),
+        provenance=results.provenance,
+    )
     rows_of_all = [row for rows, _ in scored.values() for row in rows]
-    render_report(page, _examples(rows_of_all, q), config.output_dir / "report.html")
+    render_report(page, [choose_judged(rows_of_all, q)], config.output_dir / "report.html")
     _print(results, judged)
     for name in ("results.json", "report.html"):
         say_written(config.output_dir / name)
-    return results
+    return as_json(results)
 
 
 def _benchmarks(config: EvaluateStepsConfig) -> tuple[dict[str, StepBenchmark], StepBenchmark | None]:
     """The subsets to judge, and the one to choose a threshold on."""
+    from qstep.evals import read_benchmarks
+
     inputs = {config.inputs.stem: config.inputs} if isinstance(config.inputs, Path) else dict(config.inputs or {})
     chooses = {} if config.threshold_file is None else {_THRESHOLD: config.threshold_file}
     judged = read_benchmarks(
@@ -150,6 +152,8 @@ def _benchmarks(config: EvaluateStepsConfig) -> tuple[dict[str, StepBenchmark], 
 
 def _refuse_shared(judged: dict[str, StepBenchmark], chosen_on: StepBenchmark | None) -> int:
     """How many problems are judged that the threshold is chosen on too; ValueError where whole responses are."""
+    from qstep.evals import shared_rows
+
     problems = 0
     for of in judged.values() if chosen_on is not None else ():
         assert chosen_on is not None
@@ -192,176 +196,33 @@ def _scored(of: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list[Row], 
     return list(read_rows(path)), summary | {"left_out": left_out}
 
 
-def _threshold(
-    config: EvaluateStepsConfig, chosen_on: StepBenchmark | None, shared: int
-) -> tuple[float, dict[str, Any]]:
+def _threshold(config: EvaluateStepsConfig, chosen_on: StepBenchmark | None, shared: int) -> tuple[float, Threshold]:
     """The threshold of Q, and what the results say of it: that of sigmoid(Q), and where it comes from."""
     from scipy.special import expit, logit
 
-    from qstep.evals import choose_threshold, first_error_report
+    from qstep.evals import choose_threshold, first_error_report, judgements_of, structure
+    from qstep.evals.results import ChosenOn, Measured, Threshold
 
     if chosen_on is None:
         value = 0.5 if config.threshold is None else config.threshold
-        return float(logit(value)), {"value": value, "chosen_on": None}
+        return float(logit(value)), Threshold(value=value, chosen_on=None)
     rows, _ = _scored(chosen_on, config)
-    judgements = _judgements(rows)
+    judgements = judgements_of(rows)
     q = choose_threshold([judgements])
-    return q, {
-        "value": float(expit(q)),
-        "q_value": q,
-        "chosen_on": {
-            "source": chosen_on.source,
-            "rows": len(rows),
-            "f1": first_error_report(judgements, q, seed=config.seed)["f1"],
-            "problems_that_are_judged_too": shared,
-        },
-    }
-
-
-def _judgements(rows: list[Row]) -> Judgements:
-    from qstep.data import group_key
-    from qstep.evals import Judgements
-
-    return Judgements.of(
-        [row["q_values"] for row in rows], [row["first_error"] for row in rows], [group_key(row) for row in rows]
+    f1 = first_error_report(judgements, q, seed=config.seed)["f1"]
+    on = ChosenOn(
+        source=chosen_on.source,
+        rows=len(rows),
+        f1=structure(Measured, f1, "F1"),
+        problems_that_are_judged_too=shared,
     )
+    return q, Threshold(value=float(expit(q)), q_value=q, chosen_on=on)
 
 
-def _report(
-    judged: Judgements, rows: list[Row], summary: dict[str, Any], threshold: float, seed: int
-) -> dict[str, Any]:
-    """Everything about one subset. A step counts up to the first wrong one: what follows is neither right nor wrong."""
-    import numpy as np
-    from scipy.special import logit
+def _print(results: StepJudgement, judged: dict[str, StepBenchmark]) -> None:
+    from qstep.report.tables import judgement_notes, judgement_tables
 
-    from qstep.data import group_key
-    from qstep.evals import (
-        LabelledSteps,
-        auc_estimate,
-        calibration,
-        first_error_report,
-        length_report,
-        step_auroc,
-        threshold_sweep,
-    )
-    from qstep.search import aggregate
-
-    of_steps = LabelledSteps()
-    for row in rows:
-        labels = [step != row["first_error"] for step in range(len(row["q_values"]))]
-        of_steps.add(group_key(row), row["q_values"], labels)
-    problems = [group_key(row) for row in rows]
-    correct = [row["first_error"] == -1 for row in rows]
-    sweep = threshold_sweep(judged, logit(_SWEPT))
-    return {
-        "responses": len(rows),
-        "problems": len(set(problems)),
-        "steps": sum(len(row["q_values"]) for row in rows),
-        **summary,
-        **first_error_report(judged, threshold, seed=seed),
-        "auroc": step_auroc(of_steps, seed=seed),
-        "calibration": calibration(of_steps.q_values, of_steps.right, of_steps.problems, seed=seed),
-        "aggregations": {
-            how: auc_estimate([aggregate(row["q_values"], how) for row in rows], correct, problems, seed=seed)
-            for how in get_args(Aggregation)
-        },
-        "length": length_report(
-            [row["score"] for row in rows],
-            {
-                "steps": [len(row["completions"]) for row in rows],
-                "characters": [sum(map(len, row["completions"])) for row in rows],
-            },
-            correct,
-            problems,
-            seed=seed,
-        ),
-        "by_threshold": {
-            "threshold": _SWEPT,
-            **{name: [None if math.isnan(x) else float(x) for x in np.asarray(of)] for name, of in sweep.items()},
-        },
-    }
-
-
-def _examples(rows: list[Row], threshold: float) -> list[Row]:
-    """Some responses for the page: errors that are missed, and errors that are found."""
-    from qstep.evals import predicted_first_error
-
-    missed, found = list[Row](), list[Row]()
-    for row in rows:
-        if row["first_error"] != -1:
-            hit = predicted_first_error(row["q_values"], threshold) == row["first_error"]
-            (found if hit else missed).append(row)
-    return [
-        {
-            "problem_id": row["id"],
-            "prompt": row["prompt"],
-            "responses": [
-                {
-                    "steps": row["completions"],
-                    "q_values": row["q_values"],
-                    "score": row["score"],
-                    "verdict": _VERDICTS.get(str(row.get("final_answer_correct"))),
-                    "labels": [
-                        1 if step < row["first_error"] else 0 if step == row["first_error"] else None
-                        for step in range(len(row["completions"]))
-                    ],
-                }
-            ],
-        }
-        for row in (*missed[:_EXAMPLES], *found[:_EXAMPLES])
-    ]
-
-
-def _print(results: dict[str, Any], judged: dict[str, StepBenchmark]) -> None:
-    threshold = results["threshold"]
-    chosen = threshold["chosen_on"]
-    where = f", chosen on {chosen['source']}" if chosen else ""
-    print_table(
-        f"first wrong step, sigmoid(Q) below {threshold['value']:.3g}{where}, 95 % intervals",
-        ["", "F1", "with an error", "without one", "ECE", "responses"],
-        [
-            [
-                name,
-                *(_cell(of[metric]) for metric in ("f1", "acc_error", "acc_correct")),
-                _cell(of["calibration"]["ece"]),
-                str(of["responses"]),
-            ]
-            for name, of in results["steps"].items()
-        ],
-    )
-    _print_auroc(results["steps"])
-    if len(results["steps"]) > 1:
-        print_result(f"mean F1 of the subsets: {_cell(results['mean']['f1'])}")
-    if chosen and chosen["problems_that_are_judged_too"]:
-        print_result(
-            f"{chosen['problems_that_are_judged_too']} problems are judged that the threshold was chosen on too, by "
-            "other responses"
-        )
-    for name, of in results["steps"].items():
-        if of["left_out"]:
-            print_result(f"{judged[name].source}: left out {of['left_out']}")
-        steps, rows = of["separators"]["steps_with_a_separator"], of["separators"]["rows_with_a_separator_in_a_step"]
-        if steps:
-            print_result(
-                f"{judged[name].source}: {steps} steps in {rows} rows contain the text at which this scorer was taught "
-                "that responses are split; each is scored as the one step it is given as"
-            )
-        if other := of["separators"]["rows_split_at_another"]:
-            print_result(f"{judged[name].source}: {other} rows were split at another separator than this scorer's")
-
-
-def _print_auroc(subsets: dict[str, Any]) -> None:
-    """The AUROC of steps with what position alone has, in all and, where problems have several responses, in each."""
-    kinds = ("step", "position", "step_at_equal_position")
-    for where, title in (("", "over all problems"), ("_within_problem", "within a problem")):
-        measured = {name: [of["auroc"][kind + where] for kind in kinds] for name, of in subsets.items()}
-        if any(estimate for of_subset in measured.values() for estimate in of_subset):
-            print_table(
-                f"AUROC of steps, {title}, 95 % intervals",
-                ["", "of the scorer", "of position alone", "of the scorer, at equal positions"],
-                [[name, *map(_cell, of_subset)] for name, of_subset in measured.items()],
-            )
-
-
-def _cell(estimate: dict[str, Any] | None) -> str:
-    return accuracy_text(estimate or {"mean": None})
+    for table in judgement_tables(results):
+        print_table(*table)
+    for note in judgement_notes(results, {name: of.source for name, of in judged.items()}):
+        print_result(note)

@@ -119,7 +119,7 @@ def too_long(rows: Iterable[Row], scorer: Scorer, over_long: OverLong, where: st
 
 def with_scores(scored: Scored, scorer: Scorer) -> Row:
     """A scored row with its `q_values`, its `score` and its `step_rewards`."""
-    from qstep.search import aggregate
+    from qstep.scoring.aggregation import aggregate
 
     row, q_values = scored
     try:

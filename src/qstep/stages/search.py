@@ -18,15 +18,15 @@ from qstep.runs.progress import console
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
+from qstep.search.methods import SearchMethod, readers
 from qstep.tasks.options import ProblemOptions
-from qstep.types import Problem, Row, SearchMethod
+from qstep.types import Problem, Row
 
 if TYPE_CHECKING:
     from qstep.generation import Engine
     from qstep.scoring import Scorer
     from qstep.search import Found, SearchSettings
 
-_BY_STEPS = ("beam", "dvts", "lookahead")
 _SHAPE = ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
 """The options that say how a method searches; those that it reads stand in its rows."""
 
@@ -58,9 +58,9 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
     output: OutputFile
     method: SearchMethod = "beam"
     width: Annotated[int, Bounds(least=1)] = 16
-    expand: Annotated[int, Bounds(least=1), ReadIf(method=_BY_STEPS)] = 4
-    lookahead_steps: Annotated[int, Bounds(least=1), ReadIf(method="lookahead")] = 1
-    max_steps: Annotated[int | None, Bounds(least=1), ReadIf(method=_BY_STEPS)] = None
+    expand: Annotated[int, Bounds(least=1), ReadIf(method=readers("expand"))] = 4
+    lookahead_steps: Annotated[int, Bounds(least=1), ReadIf(method=readers("lookahead_steps"))] = 1
+    max_steps: Annotated[int | None, Bounds(least=1), ReadIf(method=readers("max_steps"))] = None
     token_budget: Annotated[int | None, Bounds(least=1)] = None
     problems_at_once: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 64
 
@@ -77,8 +77,8 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
         return SearchSettings(
             self.sampling(),
             self.width,
-            expand=1 if self.method == "best_of_n" else self.expand,
-            lookahead_steps=self.lookahead_steps if self.method == "lookahead" else 0,
+            expand=self.expand if is_read(self, "expand") else 1,
+            lookahead_steps=self.lookahead_steps if is_read(self, "lookahead_steps") else 0,
             max_steps=self.max_steps,
             token_budget=self.token_budget,
         )

@@ -32,10 +32,9 @@ from qstep.objectives.source import RowsFile
 from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
 from qstep.runs.options import settings_of
-from qstep.runs.progress import console
+from qstep.runs.progress import console, reasons_text
 from qstep.runs.seals import MARKER
 from qstep.runs.stage_file import SettingsChanged, StageFile, finished
-from qstep.stages.card import write_card
 from qstep.trainers import trainer_class
 from qstep.trainers.checkpoints import (
     Checkpoint,
@@ -127,6 +126,8 @@ def _did_you_mean(name: str, names: Iterable[str]) -> str:
 def _train(
     method: str, inputs: TrainInputs, config: GroupConfig, learned: RowsFile, evaluated: RowsFile | None
 ) -> Path:
+    from qstep.report.card import write_card
+
     output = Path(str(config.output_dir))
     if config.hub_token is not None:  # where huggingface_hub looks for it; nothing that is written holds it now
         os.environ["HF_TOKEN"], config.hub_token = config.hub_token, None
@@ -159,7 +160,7 @@ def _train(
                 f"{prefix}left_out": left_out,
             }
             if left_out and run.log:
-                console.print(f"{dataset.source}: left out {left_out}")
+                console.print(f"{dataset.source}: left out {reasons_text(left_out)}")
         if trainer.eval_dataset is not None:
             _check_shared(trainer.train_dataset, trainer.eval_dataset, decides=follows_evaluation(config))
         trainer.write_card = partial(write_card, output, run.settings, summary)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.data import Unanswerable, code_version, file_fingerprint
 from qstep.runs.options import Bounds, Options, Reads
-from qstep.runs.progress import counts_text, say
+from qstep.runs.progress import reasons_text, say
 from qstep.runs.shared_options import path_inputs
 from qstep.tasks.task import is_users
 
@@ -141,5 +141,5 @@ class ProblemOptions(PromptOptions, TaskOptions):
             left_out=left_out,
         )
         if left_out:
-            say(f"{self.dataset_name}: left out {counts_text({'problems': left_out})}")
+            say(f"{self.dataset_name}: left out {reasons_text(left_out)}")
         return problems

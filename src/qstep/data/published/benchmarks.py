@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qstep.data.published.record import LeftOut, Record, until_first_error
+from qstep.data.first_wrong import labels_until
+from qstep.data.published.record import LeftOut, Record
 from qstep.data.rows import shown
 from qstep.types import Row
 
@@ -30,7 +31,7 @@ def read_processbench(record: Record) -> Iterator[Row | LeftOut]:
     yield record.stepwise(
         record.text("problem"),
         steps,
-        until_first_error(len(steps), label),
+        labels_until(label, len(steps)),
         "processbench",
         id=name,
         generator=record.text("generator"),
@@ -116,7 +117,7 @@ def read_bigbench_mistake(record: Record) -> Iterator[Row | LeftOut]:
     yield record.stepwise(
         record.text("input"),
         steps,
-        until_first_error(len(steps), first),
+        labels_until(first, len(steps)),
         "bigbench_mistake",
         gold=record.text("target"),
         model_answer=answer,

@@ -100,10 +100,3 @@ class Record:
         row: Row = {"id": id or self.name, "problem_id": prompt_id({"prompt": prompt}), "prompt": prompt}
         row |= {"completions": list(steps), "labels": list(labels), "label_source": label_source, "source": self.source}
         return row | {name: value for name, value in more.items() if value is not None}
-
-
-def until_first_error(steps: int, first_error: int) -> list[bool | None]:
-    """Labels where only the first wrong step is known (-1: there is none): nobody judged the steps after it."""
-    if first_error == -1:
-        return [True] * steps
-    return [True] * first_error + [False] + [None] * (steps - first_error - 1)

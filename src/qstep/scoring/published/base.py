@@ -1,8 +1,8 @@
 """What the formats of published process reward models share.
 
-A format is a dataclass in a file of its own, named in `qstep.scoring.kinds`. It says how a prompt and steps become
-tokens, at which of them each step is read, and which model reads them. Every Q is the logit of the owner's
-probability, computed from logits and never from a rounded probability.
+A format is a dataclass in a file of its own, which is named after its kind (`qstep.scoring.kinds`). It says how a
+prompt and steps become tokens, at which of them each step is read, and which model reads them. Every Q is the logit of
+the owner's probability, computed from logits and never from a rounded probability.
 """
 
 from __future__ import annotations
@@ -38,10 +38,15 @@ class Published(ABC):
     step_separator: str = "\n\n"
     aggregation: Aggregation = "min"
 
-    objective: ClassVar[str]
-    """The name of the kind, or of what the model was trained for."""
+    kind: ClassVar[str]
+    """The format's name in `qstep.scoring.kinds`."""
     reads_reference: ClassVar[bool] = False
     """Whether `model` compares with a reference model."""
+
+    @property
+    def objective(self) -> str:
+        """What the model was trained for."""
+        return self.kind
 
     def __post_init__(self) -> None:
         check_separator("scorer_options.step_separator", self.step_separator)
@@ -80,7 +85,7 @@ class Published(ABC):
 
         Raises ValueError if no contract does.
         """
-        raise ValueError(f"a scorer of kind {self.objective} has a format that the step contract does not express")
+        raise ValueError(f"a scorer of kind {self.kind} has a format that the step contract does not express")
 
     def contract_with(self, separator: Sequence[int], prompts: PromptKind) -> StepContract:
         """The step contract of this format if each step ends with these tokens and prompts are of this kind.

@@ -31,7 +31,7 @@ class Generative(WordVerdicts):
     good_token: str = "Yes"
     bad_token: str = "No"
 
-    objective: ClassVar[str] = "generative"
+    kind: ClassVar[str] = "generative"
     parts: list[str] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ class MathShepherd(WordVerdicts):
     step_tag: str = "\u043a\u0438"
     number_steps: bool = True
 
-    objective: ClassVar[str] = "math_shepherd"
+    kind: ClassVar[str] = "math_shepherd"
 
     def __post_init__(self) -> None:
         super().__post_init__()

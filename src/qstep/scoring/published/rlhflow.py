@@ -21,7 +21,7 @@ class RLHFlow(WordVerdicts):
     turn. After each the assistant answers `+`; the verdict is read where it is about to.
     """
 
-    objective: ClassVar[str] = "rlhflow"
+    kind: ClassVar[str] = "rlhflow"
 
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
         *before, (_, question) = turns_of(prompt)

@@ -32,7 +32,7 @@ class Skywork(Published):
 
     step_separator: str = "\n"
 
-    objective: ClassVar[str] = "skywork"
+    kind: ClassVar[str] = "skywork"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,7 +24,7 @@ class TRLClassifier(Published):
 
     step_separator: str = "\n"
 
-    objective: ClassVar[str] = "trl"
+    kind: ClassVar[str] = "trl"
 
     def __post_init__(self) -> None:
         super().__post_init__()

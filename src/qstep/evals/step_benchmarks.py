@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qstep.data import (
+    NO_ERROR,
     Audit,
     Reading,
     RowError,
@@ -16,6 +17,7 @@ from qstep.data import (
     canonical_json,
     check_row,
     first_cut,
+    first_wrong,
     group_key,
     read_published,
     recognise,
@@ -147,12 +149,13 @@ def _add_published(
 
 
 def _first_error(path: Path, line: int, row: Row) -> int | None:
-    """The index of the first label that is false, -1 if all are true, else None; checked against `first_error`."""
+    """The first wrong step, -1 if all are right, None where that is open; checked against `first_error`."""
     labels: Sequence[Any] = row["labels"]
     if any(isinstance(label, float) for label in labels):
         raise RowError(path, line, "labels", "are soft; which step is the first wrong one takes true and false")
-    place = labels.index(False) if False in labels else len(labels)
-    found = None if None in labels[:place] else place if place < len(labels) else -1
+    first = first_wrong(labels)
+    before = labels if first == NO_ERROR else labels[:first]
+    found = None if None in before else first
     said = row.get("first_error")  # null says nothing, as where a set's own column is empty for a right response
     if None not in (found, said) and said != found:
         raise RowError(path, line, "first_error", f"is {said!r}, and by its labels it is {found}")

@@ -29,7 +29,7 @@ class QwenPRM(Published):
 
     system_prompt: str = "Please reason step by step, and put your final answer within \\boxed{}."
 
-    objective: ClassVar[str] = "qwen_prm"
+    kind: ClassVar[str] = "qwen_prm"
     tag: ClassVar[str] = "<extra_0>"
 
     def __post_init__(self) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from qstep.data import judged_right
+from qstep.evals.auc import auc_estimate, within_problem_auc
+from qstep.evals.length import length_report
 from qstep.types import Row
 
 Responses = list[list[Row]]
@@ -26,8 +29,6 @@ def score_facts(row: Row) -> Row:
 
 def response_auc(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
     """How well each scorer tells right responses from wrong ones, within a problem and in all."""
-    from qstep.evals import auc_estimate, within_problem_auc
-
     report: dict[str, Any] = {}
     for name, problems in responses.items():
         rows = [(n, row) for n, rows in enumerate(problems) for row in rows if row["verdict"] != "ungradable"]
@@ -42,9 +43,6 @@ def response_auc(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
 
 def score_lengths(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
     """What each scorer's score has to do with length; responses without a step, which have no score, are aside."""
-    from qstep.data import judged_right
-    from qstep.evals import length_report
-
     report: dict[str, Any] = {}
     for name, problems in responses.items():
         rows = [(problem, row) for problem, rows in enumerate(problems) for row in rows if row["score"] is not None]

@@ -6,39 +6,43 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from qstep.evals.first_error import predicted_first_error
+from qstep.evals.intervals import standard_error
+from qstep.evals.results import PolicyAccuracy, StepReport
 from qstep.types import Row
 
 _VERSION = 1
+_AUROC = {
+    "auroc": "step",
+    "auroc_within_problem": "step_within_problem",
+    "auroc_of_position": "position",
+    "auroc_at_equal_position": "step_at_equal_position",
+}
 
 
 def harness_results(
-    steps: Mapping[str, Any], originals: Mapping[str, int], scorer: str, seed: int, now: datetime
+    steps: Mapping[str, StepReport], originals: Mapping[str, int], scorer: str, seed: int, now: datetime
 ) -> dict[str, Any]:
     """The parts of a results file on judgements of steps: metrics with their standard errors by subset.
 
     `steps` are the reports of the subsets, `originals` how many rows each has with those left out.
     """
-    from qstep.evals import standard_error
-
     results: dict[str, dict[str, Any]] = {}
     for name, of in steps.items():
         estimates = {
-            "f1": of["f1"],
-            "acc_error": of["acc_error"],
-            "acc_correct": of["acc_correct"],
-            "auroc": of["auroc"]["step"],
-            "auroc_within_problem": of["auroc"]["step_within_problem"],
-            "auroc_of_position": of["auroc"]["position"],
-            "auroc_at_equal_position": of["auroc"]["step_at_equal_position"],
-            "ece": of["calibration"]["ece"],
+            "f1": of.f1,
+            "acc_error": of.acc_error,
+            "acc_correct": of.acc_correct,
+            **{metric: of.auroc.get(kind) for metric, kind in _AUROC.items()},
+            "ece": of.calibration.ece,
         }
         results[name] = {"alias": name}
         for metric, estimate in estimates.items():
-            results[name][f"{metric},none"] = None if estimate is None else estimate["mean"]
+            results[name][f"{metric},none"] = None if estimate is None else estimate.mean
             results[name][f"{metric}_stderr,none"] = None if estimate is None else standard_error(estimate)
     return {
         "results": results,
-        "n-samples": {name: {"original": originals[name], "effective": of["responses"]} for name, of in steps.items()},
+        "n-samples": {name: {"original": originals[name], "effective": of.responses} for name, of in steps.items()},
         "n-shot": dict.fromkeys(steps, 0),
         "versions": dict.fromkeys(steps, _VERSION),
         "higher_is_better": {
@@ -50,21 +54,17 @@ def harness_results(
     }
 
 
-def harness_metrics(accuracies: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+def harness_metrics(accuracies: Mapping[str, PolicyAccuracy]) -> dict[str, float | None]:
     """`exact_match,<mode>` and its standard error: a policy's accuracies under the harness' keys."""
-    from qstep.evals import standard_error
-
     metrics: dict[str, float | None] = {}
     for mode, of in accuracies.items():
-        metrics[f"exact_match,{mode}"] = of["mean"]
-        metrics[f"exact_match_stderr,{mode}"] = None if of["mean"] is None else standard_error(of)
+        metrics[f"exact_match,{mode}"] = of.mean
+        metrics[f"exact_match_stderr,{mode}"] = None if of.mean is None else standard_error(of)
     return metrics
 
 
 def harness_samples(rows: list[Row], threshold: float) -> list[Row]:
     """One line a response, as lm-evaluation-harness logs them: what was asked, predicted, and whether it is right."""
-    from qstep.evals import predicted_first_error
-
     samples = []
     for number, row in enumerate(rows):
         predicted = predicted_first_error(row["q_values"], threshold)

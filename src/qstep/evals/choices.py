@@ -1,0 +1,155 @@
+"""Files of graded and scored responses, read as problems to choose among, and judged."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qstep.data import canonical_json, group_key, judged_right, read_responses
+from qstep.evals.result_files import structure
+from qstep.evals.results import BestOfN
+from qstep.evals.scores import Responses, q_values_of, response_auc, score_facts, score_lengths
+from qstep.evals.steps import LabelledSteps, step_auroc_within_problem
+from qstep.evals.verifiers import ScoredGroup, aggregation_report, best_of_n_report
+from qstep.tasks import Tasks, answer_classes_of
+from qstep.types import Aggregation, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Problems with their responses as scorers see them, and by name of the scorer its labelled steps and its rows."""
+
+    groups: list[ScoredGroup]
+    steps: dict[str, LabelledSteps]
+    responses: dict[str, Responses]
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many responses each problem has."""
+        return [len(group.correct) for group in self.groups]
+
+
+def judge_choices(
+    choices: Choices,
+    ns: Sequence[int],
+    hows: Sequence[Aggregation] = (),
+    *,
+    draws: int = 2048,
+    seed: int = 0,
+    provenance: dict[str, Any] | None = None,
+) -> BestOfN:
+    """Everything about choosing among n responses; problems with fewer than the largest n are left out, and counted.
+
+    Raises ValueError where no problem has as many, and as `best_of_n_report` does.
+    """
+    most, sizes = max(ns), choices.sizes
+    large = [size >= most for size in sizes]
+    kept = [group for group, is_large in zip(choices.groups, large, strict=True) if is_large]
+    if not kept:
+        raise ValueError(f"no problem has {most} responses; the most any has is {max(sizes)}: choose smaller --ns")
+    verdicts = [correct for group in kept for correct in group.correct]
+    report = {
+        "problems": len(kept),
+        "responses": len(verdicts),
+        "ungradable_share": verdicts.count(None) / len(verdicts),
+        "left_out": {"problems": len(sizes) - len(kept), "with_fewer_responses_than": most},
+        "ns": list(ns),
+        **best_of_n_report(kept, ns, draws=draws, seed=seed),
+        "auc": {
+            name: of | _step_auroc(choices.steps[name]) for name, of in response_auc(choices.responses, seed).items()
+        },
+        "length": score_lengths(choices.responses, seed),
+        "provenance": provenance or {},
+    }
+    if hows:
+        q_values = q_values_of(choices.responses, large)
+        found = aggregation_report(kept, q_values, ns, hows, draws=draws, seed=seed)
+        report["aggregations"] = found["aggregations"]
+        report["outcomes"] |= found["outcomes"]
+    return structure(BestOfN, report, "best-of-n")
+
+
+def _step_auroc(steps: LabelledSteps) -> dict[str, Any]:
+    """How well a scorer tells right steps from first wrong ones within a problem, where labels are exact."""
+    return {name: of for name, of in step_auroc_within_problem(steps).items() if of is not None}
+
+
+def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
+    """The problems of graded files, with the scores of each file that names a scorer.
+
+    A single file without a name is scored by `scorer`, if its rows are scored. A problem is a `problem_id` with its
+    prompt; `task` is that of rows that name none.
+
+    Raises:
+        ValueError: the files do not hold the same responses with the same verdicts, or a row is bad, not graded or
+            not scored.
+    """
+    if isinstance(inputs, Path):
+        first_row = next(read_responses(inputs, task=task), {})
+        inputs = {"scorer" if "score" in first_row else "": inputs}
+    groups: dict[tuple[str, str], list[Row]] = {}
+    scores: dict[str, dict[str, float]] = {}
+    steps: dict[str, LabelledSteps] = {}
+    golds: dict[tuple[str, str], Any] = {}
+    responses: dict[str, dict[str, Row]] = {}
+    contents: dict[str, bytes] = {}  # of the first scorer's rows: ids alone may be those of another model's responses
+    for name, path in inputs.items():
+        of_scorer, of_steps = scores.setdefault(name, {}), steps.setdefault(name, LabelledSteps())
+        for row in read_responses(path, task=task):
+            _require(row, path, scored=bool(name))
+            score = row["score"] if name else 0.0
+            of_scorer[row["id"]] = -math.inf if score is None else score
+            content = [row["prompt"], row["completion"], row["verdict"]]
+            digest = hashlib.sha256(canonical_json(content)).digest()
+            if contents.setdefault(row["id"], digest) != digest:
+                raise ValueError(
+                    f"{path}: row {row['id']!r} is not the one of {inputs[next(iter(scores))]}: its prompt, completion "
+                    "or verdict differs. Score the same graded file with each scorer"
+                )
+            if row.get("label_source") == "exact" and "q_values" in row:
+                of_steps.add(group_key(row), row["q_values"], row["labels"])
+            if name:
+                responses.setdefault(name, {})[row["id"]] = score_facts(row)
+            if len(scores) == 1:
+                problem = group_key(row)
+                if golds.setdefault(problem, row.get("gold")) != row.get("gold"):
+                    raise ValueError(
+                        f"{path}: row {row['id']!r} has another gold answer than earlier rows of its problem and "
+                        "prompt: give them problem_ids of their own"
+                    )
+                slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer")}
+                groups.setdefault(problem, []).append(slim)
+    if not groups:
+        raise ValueError(f"{', '.join(map(str, inputs.values()))}: there is no row")
+    first = next(iter(scores))
+    for name, of_scorer in scores.items():
+        if of_scorer.keys() != scores[first].keys():
+            raise ValueError(f"{inputs[name]} and {inputs[first]} hold different rows: score the same file with both")
+    scored = [
+        ScoredGroup(
+            problem_id,
+            [judged_right(row) for row in rows],
+            answer_classes_of(rows, Tasks(task)),
+            {name: [of_scorer[row["id"]] for row in rows] for name, of_scorer in scores.items() if name},
+        )
+        for (problem_id, _), rows in groups.items()
+    ]
+    in_groups = {
+        name: [[by_id[row["id"]] for row in rows] for rows in groups.values()] for name, by_id in responses.items()
+    }
+    return Choices(scored, {name: of for name, of in steps.items() if name}, in_groups)
+
+
+def _require(row: Row, path: Path, *, scored: bool) -> None:
+    """Raises ValueError, naming the row, where it is not one of a graded file, or not of a scored one."""
+    if "verdict" not in row:
+        raise ValueError(f"{path}: row {row['id']!r} has no verdict: run `qstep grade` on it first")
+    if scored and "score" not in row:
+        raise ValueError(
+            f"{path}: row {row['id']!r} has no score: run `qstep score` on it first, or give the file without a name "
+            f"(--inputs {path}) for what needs no scorer"
+        )

@@ -1,0 +1,68 @@
+"""Everything that is measured of a scorer on one step benchmark."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, get_args
+
+import numpy as np
+from scipy.special import logit
+
+from qstep.data import NO_ERROR, group_key, labels_until
+from qstep.evals.auc import auc_estimate
+from qstep.evals.calibration import calibration
+from qstep.evals.first_error import Judgements, first_error_report, threshold_sweep
+from qstep.evals.length import length_report
+from qstep.evals.result_files import structure
+from qstep.evals.results import StepReport
+from qstep.evals.steps import LabelledSteps, step_auroc
+from qstep.scoring.aggregation import aggregate
+from qstep.types import Aggregation, Row
+
+_SWEPT = [i / 50 for i in range(1, 50)]
+"""The thresholds of sigmoid(Q) at which the report has F1."""
+
+
+def judgements_of(rows: list[Row]) -> Judgements:
+    """From scored rows with `first_error`."""
+    return Judgements.of(
+        [row["q_values"] for row in rows], [row["first_error"] for row in rows], [group_key(row) for row in rows]
+    )
+
+
+def step_report(rows: list[Row], summary: dict[str, Any], threshold: float, *, seed: int = 0) -> StepReport:
+    """Everything about one subset of scored rows, at a threshold of Q; `summary` is what is known of their scoring."""
+    judged, of_steps = judgements_of(rows), LabelledSteps()
+    for row in rows:
+        of_steps.add(group_key(row), row["q_values"], labels_until(row["first_error"], len(row["q_values"])))
+    problems = [group_key(row) for row in rows]
+    correct = [row["first_error"] == NO_ERROR for row in rows]
+    sweep = threshold_sweep(judged, logit(_SWEPT))
+    report = {
+        "responses": len(rows),
+        "problems": len(set(problems)),
+        "steps": sum(len(row["q_values"]) for row in rows),
+        **summary,
+        **first_error_report(judged, threshold, seed=seed),
+        "auroc": step_auroc(of_steps, seed=seed),
+        "calibration": calibration(of_steps.q_values, of_steps.right, of_steps.problems, seed=seed),
+        "aggregations": {
+            how: auc_estimate([aggregate(row["q_values"], how) for row in rows], correct, problems, seed=seed)
+            for how in get_args(Aggregation)
+        },
+        "length": length_report(
+            [row["score"] for row in rows],
+            {
+                "steps": [len(row["completions"]) for row in rows],
+                "characters": [sum(map(len, row["completions"])) for row in rows],
+            },
+            correct,
+            problems,
+            seed=seed,
+        ),
+        "by_threshold": {
+            "threshold": _SWEPT,
+            **{name: [None if math.isnan(x) else float(x) for x in np.asarray(of)] for name, of in sweep.items()},
+        },
+    }
+    return structure(StepReport, report, "a subset of a step benchmark")

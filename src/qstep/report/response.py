@@ -1,0 +1,149 @@
+"""One face of a response: a problem with its responses, their steps with Qs and labels, and who chose which."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qstep.data import NO_ERROR, first_wrong
+from qstep.report.findings import is_number
+from qstep.types import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: its text, its Q where it has one, its exact label where it has one, and its place."""
+
+    text: str
+    q_value: float | None
+    label: bool | None
+    place: str
+    """`first-wrong`, `after` that, or nothing."""
+
+    @property
+    def q(self) -> str:
+        return "n/a" if self.q_value is None else signed(self.q_value)
+
+    @property
+    def sigmoid(self) -> float | None:
+        """What Q is between 0 and 1."""
+        return None if self.q_value is None else (1 + math.tanh(self.q_value / 2)) / 2
+
+    @property
+    def shade(self) -> int | None:
+        """Which of nine shades the sigmoid falls into: 0 wrong, 4 undecided, 8 right."""
+        return None if self.sigmoid is None else min(8, int(9 * self.sigmoid))
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response: `text` is its completion where the steps do not tell all of it."""
+
+    steps: list[Step]
+    text: str
+    verdict: str | None
+    answer: Any
+    score: float | None
+    chosen_by: list[str]
+
+    @property
+    def rank(self) -> float:
+        return -math.inf if self.score is None or math.isnan(self.score) else self.score
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem: some of its responses, those that were chosen first, and counts of all of them."""
+
+    id: Any
+    prompt: str
+    gold: Any
+    responses: list[Response]
+    right: int
+    judged: int
+    total: int
+
+    @property
+    def open(self) -> list[Response]:
+        """The responses to show at once: what was chosen, or else the best-scored one."""
+        return self.responses[: sum(bool(response.chosen_by) for response in self.responses) or 1]
+
+    @property
+    def folded(self) -> list[Response]:
+        return self.responses[len(self.open) :]
+
+
+def view_problem(
+    rows: Sequence[Row], chosen: Mapping[str, int] | None = None, *, shown: int | None = None, where: str = "rows"
+) -> Problem:
+    """The view of one problem's rows: the first `shown` (all by default) and those that are `chosen`, by whom.
+
+    Raises ValueError, naming row and field, on a malformed row.
+    """
+    chosen = chosen or {}
+    places = {*chosen.values(), *range(len(rows) if shown is None else min(shown, len(rows)))}
+    responses = [
+        view_response(rows[i], [who for who, place in chosen.items() if place == i], f"{where}[{i}]")
+        for i in sorted(places)
+    ]
+    responses.sort(key=lambda response: (not response.chosen_by, -response.rank))
+    first = rows[0]
+    prompt = first["prompt"]
+    if not isinstance(prompt, str):
+        prompt = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    verdicts = [row.get("verdict") for row in rows]
+    return Problem(
+        first.get("problem_id", first.get("id")),
+        prompt,
+        first.get("gold"),
+        responses,
+        verdicts.count("right"),
+        sum(verdict is not None for verdict in verdicts),
+        len(rows),
+    )
+
+
+def view_response(row: Row, chosen_by: Sequence[str] = (), where: str = "the row") -> Response:
+    """The view of one row of a scored file. A soft label is an estimate, and not shown as a check."""
+    texts = row.get("completions") or []
+    qs, labels = (row.get(name) or [None] * len(texts) for name in ("q_values", "labels"))
+    if not len(texts) == len(qs) == len(labels):
+        counts = f"{len(texts)} steps, {len(qs)} q_values, {len(labels)} labels"
+        raise ValueError(f"{where} has {counts}: each step needs one")
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f'{where}["completions"] is {texts!r}; each must be text')
+    checked = [label if isinstance(label, bool) else None for label in labels]
+    first = first_wrong(checked)
+    completion, score = row.get("completion", ""), row.get("score")
+    return Response(
+        [
+            Step(text.strip("\n"), _known(q), label, _place(step, first))
+            for step, (text, q, label) in enumerate(zip(texts, qs, checked, strict=True))
+        ],
+        "" if _letters("".join(texts)) == _letters(completion) else completion,
+        row.get("verdict"),
+        row.get("answer"),
+        float(score) if is_number(score) else None,
+        list(chosen_by),
+    )
+
+
+def signed(x: float) -> str:
+    """A number with its sign, two decimals and a minus."""
+    return f"{x:+.2f}".replace("-", "\u2212")
+
+
+def _known(q: Any) -> float | None:
+    return float(q) if is_number(q) and not math.isnan(q) else None
+
+
+def _place(step: int, first: int) -> str:
+    if first == NO_ERROR or step < first:
+        return ""
+    return "first-wrong" if step == first else "after"
+
+
+def _letters(text: str) -> str:
+    return "".join(text.split())

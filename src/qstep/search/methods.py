@@ -1,0 +1,49 @@
+"""The search methods, one line each. Nothing is imported here but names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from qstep.search.tree import Rated, Search, Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A search: `module:function`, and which options of `qstep search` it reads. These stand in its rows."""
+
+    place: str
+    options: tuple[str, ...]
+
+    def load(self) -> Callable[[Tree], Search[list[Rated]]]:
+        """The function, which searches a tree (see `qstep.search.tree`)."""
+        module, _, name = self.place.partition(":")
+        return getattr(import_module(module), name)
+
+
+_BEAM = ("width", "expand", "max_steps", "token_budget")
+
+METHODS = {
+    "best_of_n": Method("qstep.search.guided:best_of_n", ("width", "token_budget")),
+    "beam": Method("qstep.search.guided:beam", _BEAM),
+    "dvts": Method("qstep.search.guided:dvts", _BEAM),
+    "lookahead": Method(
+        "qstep.search.guided:beam", ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
+    ),
+}
+"""By name; `lookahead` is `beam` with `lookahead_steps`."""
+
+
+def readers(option: str) -> tuple[str, ...]:
+    """The methods that read an option."""
+    return tuple(name for name, method in METHODS.items() if option in method.options)
+
+
+if TYPE_CHECKING:
+    SearchMethod = str
+else:
+    SearchMethod = Literal[(*METHODS,)]
+    """How responses are searched for with a step scorer."""
