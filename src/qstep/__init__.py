@@ -5,14 +5,13 @@ The functions named in `__all__` work on rows in memory: lists of dicts, `datase
 `import qstep` is fast. The rooms of the package are listed in the README; each imports only from those below it.
 """
 
-from importlib import import_module as _import_module
-from importlib.util import find_spec as _find_spec
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-from qstep.lazy import lazy as _lazy
+from qstep.lazy import lazy as _lazy  # the name belongs to the module
 
-if _TYPE_CHECKING:
+if TYPE_CHECKING:
     from qstep.api.choosing import BestOfN, best_of_n
     from qstep.api.rows import annotate_outcome, grade, read_rows, score, write_rows
     from qstep.data import split_steps
@@ -66,10 +65,10 @@ _get, __dir__ = _lazy(
 )
 
 
-if not _TYPE_CHECKING:  # else a type checker would take every name to be there
+if not TYPE_CHECKING:  # else a type checker would take every name to be there
 
-    def __getattr__(name: str) -> _Any:
+    def __getattr__(name: str) -> Any:
         """Loads what is asked for: one of `__all__`, or a room of the package, such as `qstep.losses`."""
-        if name in __all__ or name.startswith("_") or _find_spec(f"{__name__}.{name}") is None:
+        if name in __all__ or name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
             return _get(name)
-        return _import_module(f"{__name__}.{name}")
+        return import_module(f"{__name__}.{name}")

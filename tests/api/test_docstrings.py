@@ -70,7 +70,7 @@ def _docstrings(name: str) -> str:
 def test_a_type_checker_knows_the_names() -> None:
     """They are imported where only a type checker looks, and no `__getattr__` hides a misspelled one from it."""
     checked, unchecked = [node for node in ast.parse(Path(qstep.__file__).read_text()).body if isinstance(node, ast.If)]
-    assert (ast.unparse(checked.test), ast.unparse(unchecked.test)) == ("_TYPE_CHECKING", "not _TYPE_CHECKING")
+    assert (ast.unparse(checked.test), ast.unparse(unchecked.test)) == ("TYPE_CHECKING", "not TYPE_CHECKING")
     imported = [alias.name for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names]
     assert sorted(imported) == qstep.__all__
     assert [node.name for node in unchecked.body if isinstance(node, ast.FunctionDef)] == ["__getattr__"]
