@@ -173,8 +173,8 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
         ("--output_dir=out --margin=-1", "--margin is -1.0"),
         ("--output_dir=out --step_separator=\\\\n", "--step_separator .* a backslash"),
         ("--output_dir=out --max_length=0", "--max_length is 0; it must be at least 1"),
-        ("--output_dir=out --max_steps=0", "no step is asked for"),
-        ("--output_dir=out --num_train_epochs=0", "no step is asked for"),
+        ("--output_dir=out --max_steps=0", "the run has no steps"),
+        ("--output_dir=out --num_train_epochs=0", "the run has no steps"),
         (
             "--output_dir=out --per_device_train_batch_size=0",
             "--per_device_train_batch_size is 0; it must be at least 1",

@@ -313,10 +313,10 @@ def test_rewards_that_tell_nothing_are_warned_of(
     method: str, base: Path, rows_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer(method, base, rows_file, tmp_path)
-    assert "tell no response from another" not in caplog.text
+    assert "do not distinguish responses" not in caplog.text
     write_jsonl(tmp_path / "rows.jsonl", [{**row, "label": False, "reward": 0.0} for row in read_rows(rows_file)])
     trainer(method, base, tmp_path / "rows.jsonl", tmp_path)
-    assert "the reward of every row is 0, so the outcomes tell no response from another" in caplog.text
+    assert "every row has the reward 0, so the outcomes do not distinguish responses" in caplog.text
 
 
 @pytest.mark.parametrize("peft", [False, True])

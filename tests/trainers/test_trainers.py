@@ -313,7 +313,7 @@ def test_an_objective_is_trained_with_its_own_options(tmp_path: Path) -> None:
     """Eq. 12 has no margin and PQM has one; BCE takes soft labels as they are, so a threshold would do nothing."""
     options = dict(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     for objective, config in (("bce", RankingConfig(**options)), ("pqm", StepwiseConfig(**options))):
-        with pytest.raises(ValueError, match=f"{objective} is trained with a .*, not a {type(config).__name__}"):
+        with pytest.raises(ValueError, match=f"{objective} needs a .* as args, not a {type(config).__name__}"):
             METHODS[objective].objective(config, miniature.tokenizer())
     q_values, of_steps = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0]])
     with_margin = RankingConfig(**options, margin=2.0)
