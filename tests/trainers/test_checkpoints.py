@@ -278,7 +278,7 @@ def test_a_checkpoint_asked_for_is_checked(inputs: TrainInputs, whole: Path, hal
     folder = half / "checkpoint-2"
     with pytest.raises(ValueError, match=r"checkpoint-2: it is of other settings \(learning_rate\)"):
         run("rs", inputs, tmp_path / "a", resume_from_checkpoint=str(folder), learning_rate=3e-3)
-    with pytest.raises(ValueError, match="a checkpoint is a folder called checkpoint-<step>"):
+    with pytest.raises(ValueError, match="is not a checkpoint: give a folder called checkpoint-<step>"):
         run("rs", inputs, tmp_path / "b", resume_from_checkpoint=str(half))
     flip(folder / "optimizer.pt")
     with pytest.raises(ValueError, match=r"checkpoint-2: optimizer\.pt was changed"):

@@ -131,7 +131,7 @@ def test_errors_name_the_rows_that_were_given(base: Path, rows: list[dict[str, A
         ([*rows[:2], {"prompt": "a", "completion": {1, 2}}], r"^train_dataset\[2\] cannot be written as JSON: set"),
         ([*rows[:5], rows[2]], r"^train_dataset\[5\], field 'id': .* is there twice \(first on train_dataset\[2\]\)"),
         ([], r"^train_dataset has no rows"),
-        (DatasetDict(train=Dataset.from_list(rows)), r"^train_dataset is a DatasetDict of train: give one of them"),
+        (DatasetDict(train=Dataset.from_list(rows)), r"^train_dataset is a DatasetDict of train: give one of these"),
         (7, r"^train_dataset is a int: give a file, a list of dicts, a Dataset or a frame"),
         ([{**rows[0], "label": False}], r"^train_dataset: no row can be used\. Left out: {'not right': 1}"),
     ]
@@ -144,7 +144,7 @@ def test_errors_name_the_rows_that_were_given(base: Path, rows: list[dict[str, A
     evaluates = GroupConfig(output_dir=str(tmp_path), **OPTIONS, eval_strategy="epoch")
     with pytest.raises(ValueError, match=r"^eval_dataset\[1\], field 'prompt': is missing"):
         SFTTrainer(str(base), evaluates, rows, [rows[0], {}])
-    with pytest.raises(ValueError, match=r"^nothing reads eval_dataset"):
+    with pytest.raises(ValueError, match=r"^eval_dataset has no effect"):
         SFTTrainer(str(base), args, rows, rows)
     with pytest.raises(ValueError, match=r"^rows\[1\], field 'prompt'"):
         train_on_rows("sft", [rows[0], {}], model=base, output_dir=tmp_path / "out", **OPTIONS)
