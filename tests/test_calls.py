@@ -173,7 +173,7 @@ def test_options_of_calls_are_read_where_a_server_is_asked(tmp_path: Path) -> No
 
     search(endpoint="http://h")
     search(engine="http", engine_url="http://h")
-    refused = r"--retries is 3, and nothing reads it without "
+    refused = r"--retries is 3, but it has no effect without "
     with pytest.raises(ValueError, match=refused + "--engine http or --endpoint$"):
         search()
     with pytest.raises(ValueError, match=refused + "--endpoint$"):

@@ -320,6 +320,6 @@ def test_an_objective_is_trained_with_its_own_options(tmp_path: Path) -> None:
     for objective, loss in ((pqm, pqm_loss), (pqm_theoretical, pqm_theoretical_loss)):
         ours = objective(with_margin, miniature.tokenizer()).loss(q_values, of_steps)
         assert torch.equal(ours, loss(q_values, of_steps, margin=2.0))
-    with pytest.raises(ValueError, match=r"--threshold is 0\.5, and nothing reads it without --stop_at_first_error"):
+    with pytest.raises(ValueError, match=r"--threshold is 0\.5, but it has no effect without --stop_at_first_error"):
         ClassificationConfig(**options, threshold=0.5, stop_at_first_error=False)
     bce(ClassificationConfig(**options, threshold=0.5), miniature.tokenizer())
