@@ -71,7 +71,7 @@ def grade(
         rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame` with a question (`question`, `problem` or
             `prompt`), its answer (`answer` or `gold`) and a response (`response`, `completion` or `text`, or a list of
             `responses`). It is not changed.
-        task: the task whose rules grade: `math`, `miniature`, `reasoning_gym:<family>`, or your own, `module:object`.
+        task: the task that grades: `math`, `miniature`, `reasoning_gym:<family>`, or your own, `module:object`.
         grader: a reward function with TRL's signature that grades instead, or its name `module:function`. A reward
             of 1 or more is right, less is wrong, and None is ungradable.
         deadline_s: maximum time for one answer in seconds. After that it is ungradable.
@@ -170,7 +170,7 @@ def annotate_outcome(rows: Table, *, step_separator: str = "\n", task: str = "ma
         task: the task that checks the steps of rows that do not name one.
 
     Returns:
-        A table of the same kind. Responses whose verdict is `ungradable` are left out.
+        A table of the same kind. Responses with the verdict `ungradable` are left out.
 
     Raises:
         TypeError: `rows` is not a table.

@@ -1,7 +1,7 @@
 """PQM: ranking losses for the Q-values of reasoning steps.
 
 See "Process Reward Model with Q-value Rankings" (arXiv 2410.11287). Its Theorem 3.5 orders the steps of a
-trajectory whose steps w_1..w_k are wrong from the first error on:
+trajectory with correct steps c_1..c_m, and then, from the first error on, wrong steps w_1..w_k:
 
     Q(w_k) < ... < Q(w_1) << Q(question) < Q(c_1) < ... < Q(c_m),     Q(question) = 0.
 

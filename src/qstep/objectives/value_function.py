@@ -30,7 +30,7 @@ class ValueConfig(GroupConfig):
 
     Args:
         beta: weight of the KL term against the reference, in reward per nat. A wrong response has loss 0 when it is
-            `V / beta` nats less likely; with a small beta, right responses then become less likely too.
+            `V / beta` nats less likely. With a small beta, this also makes right responses less likely.
         reference: the reference policy: the policy at the start of training (`model`), or `uniform`.
         value: the value function: a `separate` network as in the paper, or a linear `head` on the policy's trunk.
         value_learning_rate: learning rate of the value function. The default fits fine-tuning a pretrained network; a

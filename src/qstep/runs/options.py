@@ -120,7 +120,7 @@ class ReadIf:
         self.options = {name: value if isinstance(value, tuple) else (value,) for name, value in options.items()}
 
     def why_not(self, config: Any, *, deep: bool) -> str | None:
-        """The missing or surplus options because of which this one is not read; None if it is read.
+        """Why the option is not read, as the options to add or leave out; None if it is read.
 
         With `deep`, a condition counts only if its own option is read.
         """
@@ -214,7 +214,7 @@ def _about(hint: Any) -> About:
 
 
 def why_unread(config: Any, name: str) -> str | None:
-    """The missing or surplus options because of which an option is not read; None if it is read.
+    """Why an option is not read, as the options to add or leave out; None if it is read.
 
     An option that changes nothing may depend on options that are not read, because a recipe gives it to every stage.
     """
@@ -239,8 +239,8 @@ def changes_nothing(config: Any, name: str) -> bool:
 def check_options(config: Any) -> None:
     """Checks every option of a dataclass by the marks of its field.
 
-    Raises ValueError, which names the option, for a value that is out of bounds, that a check refuses, or that differs
-    from the default but has no effect.
+    Raises ValueError, which names the option, for a value that is out of bounds or that a check refuses. Also raises it
+    for a value that differs from the default but has no effect.
     """
     options = options_of(type(config))
     values = {name: value for name in options if (value := getattr(config, name)) is not None}
