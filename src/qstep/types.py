@@ -46,7 +46,7 @@ Aggregation = Literal["min", "last", "mean", "product"]
 """How a response's score is computed from its steps' Q-values."""
 
 SearchMethod = Literal["best_of_n", "beam", "dvts", "lookahead"]
-"""How a step scorer guides the search for responses."""
+"""How responses are searched for with a step scorer."""
 
 Row = dict[str, Any]
 """One row of a JSONL file."""

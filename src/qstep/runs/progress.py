@@ -129,7 +129,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def accuracy_text(accuracy: Mapping[str, Any]) -> str:
-    """An accuracy as `0.643 [0.610, 0.680]`. A second line shows the effect of ungradable responses, if any."""
+    """An accuracy as `0.643 [0.610, 0.680]`, and below it what ungradable responses could change, if there are any."""
     text = "unknown" if accuracy["mean"] is None else "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**accuracy)
     if not accuracy.get("ungradable_share"):
         return text
