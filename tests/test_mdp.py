@@ -122,7 +122,7 @@ def test_rewards_of_a_random_tree() -> None:
 def test_refuses_tables_of_another_shape() -> None:
     assert [state_count(3, depth) for depth in range(5)] == [0, 1, 4, 13, 40]
     table = torch.zeros(40, 3)
-    with pytest.raises(ValueError, match=r"rewards is \(39, 3\), but a tree of depth 4 has \(40, 3\)"):
+    with pytest.raises(ValueError, match=r"rewards has shape \(39, 3\), but a tree of depth 4 needs \(40, 3\)"):
         TokenTree(4, table, table[1:])
 
 

@@ -125,7 +125,7 @@ def test_answers_are_strings() -> None:
         lambda: equivalent("42", 42),  # type: ignore[arg-type]
         lambda: extract_answer(42),  # type: ignore[arg-type]
     ):
-        with pytest.raises(TypeError, match=r"is (42|None), and has to be a string, such as '42'"):
+        with pytest.raises(TypeError, match=r"is (42|None), but it must be a string, such as '42'"):
             call()
 
 

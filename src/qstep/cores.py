@@ -1,4 +1,4 @@
-"""How many processor cores this process may use."""
+"""The number of processor cores that this process may use."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def cores() -> int:
-    """The cores that this process may use: those of its affinity (taskset, Slurm), at most its container's quota.
+    """The number of cores in this process's affinity (taskset, Slurm), or its container's quota if that is smaller.
 
-    macOS has no affinity; there it is all cores of the machine.
+    macOS has no affinity, so the number there is that of all cores of the machine.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     allowed = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
@@ -20,7 +20,7 @@ def cores() -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The limits, in cores, of the control groups of this process and of the groups around them."""
+    """Yields the limits, in cores, of this process's control groups and of their parents."""
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)
@@ -37,12 +37,12 @@ def _limits(mount: Path, group: str) -> Iterator[float]:
             break
         with suppress(OSError, ValueError):
             quota, period = _quota(folder)
-            if quota > 0 and period > 0:  # -1 is no limit
+            if quota > 0 and period > 0:  # -1 means no limit
                 yield quota / period
 
 
 def _quota(folder: Path) -> tuple[int, int]:
-    """Microseconds of computing in a period, and the period. Raises ValueError where there is no limit ("max")."""
+    """The quota in a period and the period, in microseconds. Raises ValueError if there is no limit ("max")."""
     if (both := folder / "cpu.max").exists():
         quota, period = both.read_text().split()
     else:

@@ -1,4 +1,4 @@
-"""Packages whose names are loaded when they are first asked for, so that importing the package stays quick."""
+"""Lazy packages: a name is loaded when it is first used, so that importing the package stays quick."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def lazy(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any],
 
     Args:
         package: the `__name__` of the package.
-        places: for each name, the module of the package that defines it.
+        places: the module that defines each name, by name.
     """
 
     def get(name: str) -> Any:

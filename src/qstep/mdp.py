@@ -1,10 +1,10 @@
-"""The verification bench: a token tree small enough to enumerate, with its exact soft-optimal solution.
+"""A token tree that is small enough to enumerate, with its exact soft-optimal solution. Tests use it as the truth.
 
-A state is a prefix of tokens, an action the next one; a prefix ends at `depth` tokens or at the
-end-of-sequence token. States are numbered as an A-ary heap, the root 0 and the child of state s by token a
-`A s + a + 1`, so levels are contiguous and every table (policy, Q, rewards) is a tensor [N, A] over the N
-prefixes shorter than `depth`. Those behind an end-of-sequence token stand in the tables too, and are never
-reached. All is float64.
+A state is a prefix of tokens, and an action is the next token. A prefix ends at `depth` tokens or at the
+end-of-sequence token. States are numbered as in an A-ary heap: the root is 0, and the child of state s by token a is
+`A s + a + 1`. So levels are contiguous, and every table (policy, Q, rewards) is a tensor [N, A] over the N prefixes
+shorter than `depth`. The tables also contain prefixes after an end-of-sequence token, which are never reached. All
+values are float64.
 
 The equations are those of DQO (arXiv 2410.09302), without discount:
 
@@ -26,7 +26,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """What backward induction finds: Q [N, A] and V [N], and the policy's log-probabilities [N, A]."""
+    """The result of backward induction: Q [N, A], V [N], and the policy's log-probabilities [N, A]."""
 
     q: Float[Tensor, "N A"]
     v: Float[Tensor, " N"]
@@ -35,7 +35,7 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Trajectories:
-    """Every trajectory of a tree, once: [B, T] with T = depth. States and tokens are 0 outside the mask."""
+    """All trajectories of a tree, each once, in tensors [B, T] with T = depth. They are 0 outside the mask."""
 
     states: Int[Tensor, "B T"]
     tokens: Int[Tensor, "B T"]
@@ -43,7 +43,7 @@ class Trajectories:
     rewards: Float[Tensor, "B T"]
 
     def of_tokens(self, table: Float[Tensor, "N A"]) -> Float[Tensor, "B T"]:
-        """A table's entry for each token taken, 0 outside the mask; of a log-policy, the logps."""
+        """A table's entry for each token, 0 outside the mask. For a log-policy, these are the logps."""
         return table[self.states, self.tokens].masked_fill(~self.mask, 0)
 
     def of_states(self, table: Float[Tensor, " N"]) -> Float[Tensor, "B T"]:
@@ -55,15 +55,15 @@ class Trajectories:
         return self.of_tokens(log_policy).sum(dim=1).exp()
 
     def expectation(self, log_policy: Float[Tensor, "N A"], x: Float[Tensor, " B"]) -> Float[Tensor, ""]:
-        """The exact mean of a quantity of trajectories under a policy."""
+        """The exact mean under a policy of a quantity that each trajectory has."""
         return self.probabilities(log_policy) @ x
 
 
 @dataclass(frozen=True)
 class TokenTree:
-    """A token MDP: `reference_logps[s, a]`, `rewards[s, a]` [N, A], and the token that ends a prefix, if any.
+    """A token MDP with `reference_logps[s, a]`, `rewards[s, a]` [N, A], and optionally a token that ends a prefix.
 
-    The reference need not be normalised: zeros are the counting measure of maximum-entropy learning.
+    The reference need not be normalised. Zeros are the counting measure of maximum-entropy learning.
     """
 
     depth: int
@@ -76,13 +76,13 @@ class TokenTree:
         for name in ("reference_logps", "rewards"):
             shape = tuple(getattr(self, name).shape)
             if shape != expected:
-                raise ValueError(f"{name} is {shape}, but a tree of depth {self.depth} has {expected}")
+                raise ValueError(f"{name} has shape {shape}, but a tree of depth {self.depth} needs {expected}")
 
     @classmethod
     def random(
         cls, vocabulary: int, depth: int, *, seed: int, eos: int | None = None, step_rewards: bool = False
     ) -> TokenTree:
-        """A random reference, and a normal reward on the last token, or on every one with `step_rewards`."""
+        """A random reference, and normal rewards: on last tokens, or on every token with `step_rewards`."""
         generator = torch.Generator().manual_seed(seed)
         shape = (state_count(vocabulary, depth), vocabulary)
         logits, rewards = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
@@ -95,12 +95,12 @@ class TokenTree:
 
     @property
     def states(self) -> int:
-        """How many states the tables have, N."""
+        """The number of states in the tables, N."""
         return self.rewards.shape[0]
 
     @cached_property
     def levels(self) -> list[slice]:
-        """The states of each length, the empty prefix first."""
+        """The states of each length. The empty prefix comes first."""
         starts = [state_count(self.vocabulary, level) for level in range(self.depth + 1)]
         return [slice(start, stop) for start, stop in pairwise(starts)]
 
@@ -115,7 +115,7 @@ class TokenTree:
 
     @cached_property
     def reachable(self) -> Bool[Tensor, " N"]:
-        """Which states are not behind an end-of-sequence token."""
+        """Which states do not come after an end-of-sequence token."""
         reachable = torch.ones(self.states, dtype=torch.bool)
         for level, below in pairwise(self.levels):
             reachable[below] = (reachable[level, None] & ~self.terminal[level]).flatten()
@@ -123,12 +123,12 @@ class TokenTree:
 
     @cached_property
     def trajectories(self) -> Trajectories:
-        """All of them, in the order of their tokens."""
+        """All trajectories, in the order of their tokens."""
         choices = [torch.arange(self.vocabulary)] * self.depth
         tokens = torch.cartesian_prod(*choices).reshape(-1, self.depth)
         ends = (tokens == self.eos) if self.eos is not None else torch.zeros_like(tokens, dtype=torch.bool)
         mask = ends.cumsum(dim=1) - ends.long() == 0
-        # Of the sequences that agree up to their end, keep the one padded with 0.
+        # Several sequences may agree up to their end. Keep the one padded with 0.
         once = (mask | (tokens == 0)).all(dim=1)
         tokens, mask = tokens[once], mask[once]
         states = torch.zeros_like(tokens)
@@ -147,10 +147,10 @@ class TokenTree:
         return Solution(q, v, self.reference_logps + (q - v[:, None]) / beta)
 
     def evaluate(self, log_policy: Float[Tensor, "N A"]) -> Solution:
-        """Q and V of a policy, the expected rewards to come (with no entropy or KL term).
+        """Q and V of a policy: the expected remaining rewards, without an entropy or KL term.
 
-        Where the rewards are 1 for a right answer and 0 otherwise, Q[s, a] is the probability of a right
-        answer from the prefix (s, a): the Q-value of a step in PQM (arXiv 2410.11287).
+        If the reward is 1 for a right answer and 0 otherwise, Q[s, a] is the probability of a right answer from the
+        prefix (s, a). This is the Q-value of a step in PQM (arXiv 2410.11287).
         """
 
         def mean(q: Tensor, level: slice) -> Tensor:
@@ -159,7 +159,7 @@ class TokenTree:
         return Solution(*self._backward(mean), log_policy)
 
     def kl(self, log_p: Float[Tensor, "N A"], log_q: Float[Tensor, "N A"]) -> Float[Tensor, ""]:
-        """KL(p, q) of the distributions over whole trajectories.
+        """KL(p, q) of the distributions over complete trajectories.
 
         By the chain rule it is the sum over states of KL(p(.|s), q(.|s)), weighted by how often p visits s.
         """
@@ -167,13 +167,15 @@ class TokenTree:
         return rows.expectation(log_p, rows.of_tokens(log_p - log_q).sum(dim=1))
 
     def state_kl(self, log_p: Float[Tensor, "N A"], log_q: Float[Tensor, "N A"]) -> Float[Tensor, " N"]:
-        """KL(p(.|s), q(.|s)) of every state, unweighted; 0 for unreachable ones."""
+        """KL(p(.|s), q(.|s)) of every state without weights, and 0 for unreachable states."""
         return (log_p.exp() * (log_p - log_q)).sum(dim=1).masked_fill(~self.reachable, 0)
 
     def _backward(self, backup: Callable[[Tensor, slice], Tensor]) -> tuple[Tensor, Tensor]:
-        """Backward induction, a level at a time: Q from the V below, V by `backup` from Q."""
+        """Backward induction, level by level: Q from V of the next level, then V from Q by `backup`."""
         q = self.rewards.clone()
-        v = self.rewards.new_zeros(state_count(self.vocabulary, self.depth + 1))  # the last level's leaves are 0
+        v = self.rewards.new_zeros(
+            state_count(self.vocabulary, self.depth + 1)
+        )  # the leaves after the last level are 0
         for level in reversed(self.levels):
             below = slice(self.vocabulary * level.start + 1, self.vocabulary * level.stop + 1)
             q[level] += v[below].view(-1, self.vocabulary).masked_fill(self.terminal[level], 0)
@@ -182,5 +184,5 @@ class TokenTree:
 
 
 def state_count(vocabulary: int, depth: int) -> int:
-    """How many prefixes are shorter than `depth`."""
+    """The number of prefixes shorter than `depth`."""
     return sum(vocabulary**length for length in range(depth))

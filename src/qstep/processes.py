@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other: that one has failed, who goes first, and sums over all."""
+"""Communication between the processes of a run: failures, who goes first, and values of all processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class ProcessFailed(RuntimeError):
-    """Another process of this run failed; the message is its error's."""
+    """Another process of this run failed. The message contains its error."""
 
 
 def several() -> bool:
@@ -23,22 +23,22 @@ def several() -> bool:
 
 
 def here() -> tuple[int, int]:
-    """The number of this process, and how many there are."""
+    """The rank of this process, and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if several() else (0, 1)
 
 
 def gathered(value: T) -> list[T]:
-    """Every process's value, in the order of the processes; called by all of them."""
+    """The values of all processes in their order. Called by all processes."""
     return list(gather_object([value])) if several() else [value]
 
 
 def together(action: Callable[[], T]) -> T:
-    """What `action` returns here, once it has succeeded everywhere; called by all processes.
+    """Runs `action` on all processes, and returns its result here when all have succeeded. Called by all processes.
 
-    Where it fails on one process it fails on all, so none waits for another that is gone.
+    If it fails on one process, all raise an error. So no process waits for one that has stopped.
 
     Raises:
-        ProcessFailed: it failed elsewhere. Here, its own error propagates.
+        ProcessFailed: the action failed on another process. An error on this process propagates unchanged.
     """
     result: Any = None
     error: Exception | None = None
@@ -56,9 +56,9 @@ def together(action: Callable[[], T]) -> T:
 
 
 def first_then_all(action: Callable[[], T]) -> T:
-    """What `action` returns, run by the first process of each machine and then by the others.
+    """Runs `action` on the first process of each machine, then on the others, and returns the result.
 
-    For an action that leaves on the disk what makes it quick the second time.
+    It is for actions that leave a cache on the disk, which makes later runs quick.
     """
     if not several():
         return action()
@@ -70,7 +70,7 @@ def first_then_all(action: Callable[[], T]) -> T:
 
 
 def somewhere(flag: torch.Tensor) -> bool:
-    """Whether a flag is set on any process; called by all of them."""
+    """Whether a flag is set on any process. Called by all processes."""
     if several():
         count = flag.to(torch.int32)
         dist.all_reduce(count, op=dist.ReduceOp.MAX)

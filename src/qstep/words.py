@@ -1,4 +1,4 @@
-"""Counts and lists as an English sentence has them."""
+"""Counts and lists for English sentences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """`1 row` or `2 rows`; `many` is the plural where it is not `one` with an s."""
+    """`1 row` or `2 rows`. `many` is the plural if it is not `one` with an s."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 

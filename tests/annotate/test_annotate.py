@@ -228,7 +228,7 @@ def test_flipped_labels_are_said_and_are_the_same_again(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--flip_share is 1\.5; it must be from 0 to 1"):
         AnnotateConfig(source, tmp_path / "c.jsonl", "outcome", flip_share=1.5)
     with pytest.raises(
-        ValueError, match=r"--flip_share is 0\.1, and nothing reads it without --method exact or outcome"
+        ValueError, match=r"--flip_share is 0\.1, but it has no effect without --method exact or outcome"
     ):
         AnnotateConfig(source, tmp_path / "c.jsonl", "monte_carlo", "model", flip_share=0.1)
 
@@ -237,7 +237,7 @@ def test_flipped_labels_are_said_and_are_the_same_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["exact", "outcome"])
 def test_options_of_rollouts_are_refused_where_there_are_none(method: Any, option: Row, tmp_path: Path) -> None:
     paths = write_jsonl_at(tmp_path / "rows.jsonl", GROUP), tmp_path / "out.jsonl"
-    with pytest.raises(ValueError, match=f"--{next(iter(option))} is .*, and nothing reads it without --method monte"):
+    with pytest.raises(ValueError, match=f"--{next(iter(option))} is .*, but it has no effect without --method monte"):
         AnnotateConfig(*paths, method, **option)
     AnnotateConfig(*paths, method, seed=3, device="cpu")  # as a recipe gives them to all of its stages
 

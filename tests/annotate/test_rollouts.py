@@ -355,9 +355,9 @@ def test_labels_by_another_method_say_nothing_of_rollouts(tmp_path: Path) -> Non
         (
             "outcome",
             {"rollout_budget": 5},
-            "--rollout_budget is 5, and nothing reads it without --method monte_carlo, ",
+            "--rollout_budget is 5, but it has no effect without --method monte_carlo, ",
         ),
-        ("exact", {"threshold": 0.5}, "--threshold is 0.5, and nothing reads it without --method binary"),
+        ("exact", {"threshold": 0.5}, "--threshold is 0.5, but it has no effect without --method binary"),
         ("monte_carlo", {"model_name_or_path": "m", "threshold": 0.5}, "without --method binary_search or adaptive"),
         ("monte_carlo", {"model_name_or_path": "m", "level": 0.9}, "without --method binary_search or adaptive"),
         ("adaptive", {"model_name_or_path": "m", "level": 0.9}, "without a --threshold above 0"),

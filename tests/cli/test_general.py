@@ -201,7 +201,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be(
     assert main(arguments) == 0
     before = files(tmp_path)
     assert main(["--dry_run", *arguments]) == 0
-    assert "would be complete with 2 rows: left as it is" in capsys.readouterr().out
+    assert "would be complete with 2 rows: left unchanged" in capsys.readouterr().out
     assert main([*arguments, "--dry_run", "--deadline_s", "5"]) == 1
     assert "deadline_s: 3.0 -> 5.0" in capsys.readouterr().err
     assert files(tmp_path) == before

@@ -343,22 +343,22 @@ def test_rows_of_another_served_model_are_not_mixed_and_the_address_may_change(b
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--engine_url=http://h", "--engine_url is 'http://h', and nothing reads it without --engine http"),
-        ("--engine=vllm --retries=3", "--retries is 3, and nothing reads it without --engine http"),
+        ("--engine_url=http://h", "--engine_url is 'http://h', but it has no effect without --engine http"),
+        ("--engine=vllm --retries=3", "--retries is 3, but it has no effect without --engine http"),
         ("--vllm_options.max_model_len=9", "--vllm_options is .*without --engine vllm"),
-        ("--engine=vllm --max_tokens=9", "--max_tokens is 9, and nothing reads it without --engine hf"),
-        ("--engine=vllm --device=cpu", "--device is 'cpu', and nothing reads it without --engine hf"),
-        ("--engine=http --engine_url=http://h --max_rows=9", "--max_rows is 9, and nothing reads it without"),
-        ("--engine=http --engine_url=http://h --dtype=bfloat16", "--dtype is 'bfloat16', and nothing reads it"),
+        ("--engine=vllm --max_tokens=9", "--max_tokens is 9, but it has no effect without --engine hf"),
+        ("--engine=vllm --device=cpu", "--device is 'cpu', but it has no effect without --engine hf"),
+        ("--engine=http --engine_url=http://h --max_rows=9", "--max_rows is 9, but it has no effect without"),
+        ("--engine=http --engine_url=http://h --dtype=bfloat16", "--dtype is 'bfloat16', but it has no effect"),
         ("--engine=http", "--engine http needs --engine_url"),
         ("--engine=http --engine_url=127.0.0.1:8000", "--engine_url is '127.0.0.1:8000'; give an address such as"),
         ("--engine=http --engine_url=http://h:99999", "--engine_url is .*; give an address such as"),
         ("--engine=http --engine_url=http://me:pw@h", "--engine_url has a user, a query or a fragment in it"),
         ("--engine=http --engine_url=http://h --concurrency=0", "--concurrency is 0; it must be at least 1"),
-        ("--workers=4", "--workers is 4, and nothing reads it without --executor ray"),
+        ("--workers=4", "--workers is 4, but it has no effect without --executor ray"),
         (
             "--engine=http --engine_url=http://h --executor=ray",
-            "--executor is 'ray', and nothing reads it without --engine hf or vllm",
+            "--executor is 'ray', but it has no effect without --engine hf or vllm",
         ),
         (
             "--engine=http --engine_url=http://h --engine_input=text --engine_logprobs=processed",
@@ -393,7 +393,7 @@ def test_what_is_not_installed_is_named_with_its_remedy(
 
 
 def test_a_cluster_labels_by_rollouts_alone() -> None:
-    with pytest.raises(ValueError, match="--executor is 'ray', and nothing reads it without --method monte_carlo"):
+    with pytest.raises(ValueError, match="--executor is 'ray', but it has no effect without --method monte_carlo"):
         AnnotateConfig(input=Path("in.jsonl"), output=Path("out.jsonl"), executor="ray")
 
 

@@ -374,9 +374,9 @@ def test_a_grade_says_what_it_judged() -> None:
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="deadline_s must be positive"):
+    with pytest.raises(ValueError, match="deadline_s is 0; it must be positive"):
         grade("1", "1", deadline_s=0)
-    with pytest.raises(ValueError, match="workers must be at least 1"):
+    with pytest.raises(ValueError, match="workers is 0; it must be at least 1"):
         grade_many([("1", "1")], workers=0)
 
 

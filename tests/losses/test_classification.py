@@ -64,5 +64,5 @@ def test_orm_is_deaf_to_all_but_the_last_step() -> None:
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("label", [1.5, -1.0, 7.0, math.nan])
 def test_labels_are_probabilities(kind: str, label: float) -> None:
-    with pytest.raises(ValueError, match=r"row 1, step 0 has .*: give success rates, not counts"):
+    with pytest.raises(ValueError, match=r"row 1, step 0 is .*: give success rates, not counts"):
         LOSSES[kind](torch.zeros(2, 1), torch.tensor([[1.0], [label]]))

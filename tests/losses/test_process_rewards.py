@@ -65,7 +65,7 @@ def test_additive_is_centred_per_problem() -> None:
 def test_a_step_ends_on_a_response_token(end: int) -> None:
     """Token 5 is past the row, 4 is padding in row 0, -2 is no mark."""
     ends = torch.tensor([[1, end, -1], [0, -1, 2]])
-    with pytest.raises(ValueError, match=f"row 0: step 1 ends at token {end}, which is no response token"):
+    with pytest.raises(ValueError, match=f"row 0: step 1 ends at token {end}, which is not a response token"):
         potential_based_rewards(torch.zeros(2, 3), ends, MASK)
-    with pytest.raises(ValueError, match=f"row 0: step 1 ends at token {end}, which is no response token"):
+    with pytest.raises(ValueError, match=f"row 0: step 1 ends at token {end}, which is not a response token"):
         additive_rewards(torch.zeros(2, 3), ends, MASK, torch.tensor([0, 0]))

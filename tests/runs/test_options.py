@@ -75,9 +75,9 @@ class Toy(Options):
         ({"count": 0}, "--count is 0; it must be at least 1"),
         ({"share": 1.0}, "--share is 1.0; it must be above 0 and below 1"),
         ({"share": math.nan}, "--share is nan; it must be above 0 and below 1"),
-        ({"depth": 4}, "--depth is 4, and nothing reads it without --way b or c"),
-        ({"level": 0.5}, "--level is 0.5, and nothing reads it without --way b or c"),
-        ({"level": 0.5, "way": "b", "depth": 0}, "--level is 0.5, and nothing reads it without --depth"),
+        ({"depth": 4}, "--depth is 4, but it has no effect without --way b or c: remove it"),
+        ({"level": 0.5}, "--level is 0.5, but it has no effect without --way b or c: remove it"),
+        ({"level": 0.5, "way": "b", "depth": 0}, "--level is 0.5, but it has no effect without --depth: remove it"),
     ],
 )
 def test_an_option_is_checked_by_what_its_field_says(options: dict[str, Any], words: str) -> None:
@@ -143,7 +143,7 @@ def test_a_file_to_write_is_no_setting() -> None:
 
 def test_no_command_checks_an_option_by_its_name() -> None:
     """No list of options and their bounds, and no refusal of an option without effect, stands outside the fields."""
-    by_name = re.compile(r"refuse_unread|_NO_EFFECT|raise .*(?:nothing reads it|it must be (?:at|from|above|below))")
+    by_name = re.compile(r"refuse_unread|_NO_EFFECT|raise .*(?:it has no effect|it must be (?:at|from|above|below))")
     for room in ("stages", "objectives", "trainers"):
         for file in (Path(qstep.__file__).parent / room).glob("*.py"):
             found = by_name.findall(file.read_text())

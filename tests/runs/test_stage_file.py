@@ -115,7 +115,7 @@ def test_changed_settings_are_listed_and_refused(tmp_path: Path) -> None:
         open_stage(path, temperature=0.7, model={"name": "big", "layers": 2}, top_p=0.9)
     message = str(refusal.value)
     assert "temperature: 1.0 -> 0.7" in message and 'model.name: "tiny" -> "big"' in message
-    assert "top_p: (absent) -> 0.9" in message and "layers" not in message and "another place to write to" in message
+    assert "top_p: (absent) -> 0.9" in message and "layers" not in message and "another output" in message
     with pytest.raises(SettingsChanged, match="stage"):
         StageFile.open(path, stage="grade", settings=SETTINGS)
     assert path.read_bytes() == before
@@ -355,7 +355,7 @@ def test_rows_changed_to_the_same_size_after_the_end_are_refused(tmp_path: Path)
     with StageFile.open(path, **options) as file:
         assert file.complete
     path.write_text(path.read_text().replace("right", "wrong", 1))
-    with pytest.raises(ValueError, match="does not hold the rows it finished with"):
+    with pytest.raises(ValueError, match="has other rows than those it finished with"):
         StageFile.open(path, **options)
     sidecar = path.with_suffix(".meta.json")
     meta = json.loads(sidecar.read_text())

@@ -132,7 +132,7 @@ def test_qstep_score_asks_a_server(server: Served, folder: Path, tmp_path: Path)
     config = ScoreConfig(tmp_path / "rows.jsonl", tmp_path / "there.jsonl", scorer=str(folder), endpoint=server.url)
     for a, b in zip(read_rows(here), read_rows(score(config)), strict=True):
         assert a["q_values"] == pytest.approx(b["q_values"], abs=1e-5) and a["id"] == b["id"]
-    with pytest.raises(ValueError, match="--dtype is 'bfloat16', and nothing reads it with --endpoint"):
+    with pytest.raises(ValueError, match="--dtype is 'bfloat16', but it has no effect with --endpoint"):
         ScoreConfig(tmp_path / "rows.jsonl", tmp_path / "x", scorer="x", endpoint=server.url, dtype="bfloat16")
     other = miniature_scorer(tmp_path / "other")
     weights = (other / "model.safetensors").read_bytes()

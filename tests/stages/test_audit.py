@@ -170,7 +170,7 @@ def test_training_refuses_labels_that_all_say_the_same(tmp_path: Path) -> None:
     rows = of(tmp_path / "right.jsonl", [True, True], [None, True])
     for objective in ("pqm", "pqm_ablation", "bce", "mse", "orm"):
         config = METHODS[objective].config(output_dir="unused", report_to=[])
-        with pytest.raises(ValueError, match=r"all .* say the same \(1; 1 is right, 0 wrong\)"):
+        with pytest.raises(ValueError, match=r"all .* are the same \(1; 1 is right, 0 wrong\)"):
             trainer_class(METHODS[objective])("no/model", config, rows, processing_class=miniature.tokenizer())
     soft = of(tmp_path / "soft.jsonl", [0.25, 0.5])
     check_labels(RowsFile(soft), scorer_config(), [], soft=True)
@@ -184,14 +184,14 @@ def test_training_refuses_labels_that_all_say_the_same(tmp_path: Path) -> None:
 def test_training_refuses_labels_that_rise_if_told_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = of(tmp_path / "rows.jsonl", [True, False], [False, True])
     check_labels(RowsFile(rows), scorer_config(), [], soft=True)
-    with pytest.raises(ValueError, match="rise after a wrong step in 1 rows, first on line 2"):
+    with pytest.raises(ValueError, match="1 rows have a right step after a wrong one, first on line 2"):
         check_labels(RowsFile(rows), scorer_config(rising="refuse"), [], soft=True)
     with pytest.raises(ValueError, match=r"--rising is 'refuse', .* without --stop_at_first_error false"):
         scorer_config(rising="refuse", stop_at_first_error=True)
     write_jsonl(rows, [ROWS[0], {**ROWS[0], "labels": [True, True]}])
     with caplog.at_level(logging.WARNING):
         check_labels(RowsFile(rows), scorer_config(), [], soft=True)
-    assert "2 rows contradict another of the same response, first on line 1" in caplog.text
+    assert "2 rows contradict another row of the same response, first on line 1" in caplog.text
 
 
 def test_training_keeps_no_best_by_shared_problems(base: Path, rows_file: Path, tmp_path: Path) -> None:

@@ -121,11 +121,11 @@ def test_changed_settings_do_not_mix(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"split": "test"}, "--split is 'test', and nothing reads it without a Hub id"),
-        ({"config_name": "main"}, "--config_name is 'main', and nothing reads it without a Hub id"),
-        ({"neutral": "wrong"}, "of math_shepherd: --neutral is 'wrong', and nothing reads it without --format prm800k"),
+        ({"split": "test"}, "--split is 'test', but it has no effect without a Hub id"),
+        ({"config_name": "main"}, "--config_name is 'main', but it has no effect without a Hub id"),
+        ({"neutral": "wrong"}, "of math_shepherd: --neutral is 'wrong', but it has no effect without --format prm800k"),
         ({"format": "trl_stepwise"}, "line 1, field 'labels': is missing; found input, label, task"),
-        ({"output": Path("x.json")}, "a stage's rows are a .jsonl file"),
+        ({"output": Path("x.json")}, "is not a .jsonl file, but a stage writes rows"),
     ],
 )
 def test_options_that_nothing_reads_are_refused(tmp_path: Path, options: dict[str, Any], words: str) -> None:
@@ -147,7 +147,7 @@ def test_sets_without_a_row_to_use_are_refused(tmp_path: Path) -> None:
         convert(ConvertConfig(str(tmp_path / "gone.jsonl"), output))
     with pytest.raises(FileNotFoundError, match=r"gone\.json"):
         convert(ConvertConfig(str(tmp_path / "gone.json"), output))
-    with pytest.raises(ValueError, match=r"--output .* is the file of --dataset_name too"):
+    with pytest.raises(ValueError, match=r"--output .* is also the file of --dataset_name"):
         convert(ConvertConfig(str(path), path))
     assert not output.exists()
 

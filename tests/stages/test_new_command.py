@@ -41,7 +41,7 @@ def test_it_runs_resumes_and_says_what_it_wrote(capsys: pytest.CaptureFixture[st
     [
         ("--longest=2", "longest: 100 -> 2"),
         ("--longest=0", "--longest is 0; it must be at least 1"),
-        ("--output=rows.jsonl", "--output rows.jsonl is the file of --input too"),
+        ("--output=rows.jsonl", "--output rows.jsonl is also the file of --input"),
     ],
 )
 def test_its_options_are_checked_by_their_fields(option: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:

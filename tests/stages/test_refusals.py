@@ -36,16 +36,16 @@ def test_an_input_is_never_written_over(tmp_path: Path, responses: Path) -> None
     link.symlink_to(responses)
     before = responses.read_bytes()
     for output in (responses, link):
-        with pytest.raises(ValueError, match=r"--output .* is the file of --input too"):
+        with pytest.raises(ValueError, match=r"--output .* is also the file of --input"):
             grade(GradeConfig(responses, output))
     graded = grade(GradeConfig(responses, tmp_path / "graded.jsonl"))
-    with pytest.raises(ValueError, match="is the file of --inputs too"):
+    with pytest.raises(ValueError, match="is also the file of --inputs"):
         best_of_n(BestOfNConfig({"pqm": graded}, graded))
     result = best_of_n(BestOfNConfig(graded, tmp_path / "result.json"))
     for options in ({"output": result}, {"output": tmp_path / "page.html", "summary": result}):
-        with pytest.raises(ValueError, match="is the file of --results too"):
+        with pytest.raises(ValueError, match="is also the file of --results"):
             report(ReportConfig(results=[result], **options))
-    with pytest.raises(ValueError, match="is the file of --summary too"):
+    with pytest.raises(ValueError, match="is also the file of --summary"):
         report(ReportConfig(results=result, output=tmp_path / "a.html", summary=tmp_path / "a.html"))
     assert responses.read_bytes() == before and "curves" in json.loads(result.read_text())
 
@@ -150,12 +150,12 @@ def test_a_device_that_is_not_there_is_named() -> None:
 
 
 def test_what_is_no_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no model: expected config\.json"):
+    with pytest.raises(ValueError, match=r"holds no model: it needs \*\.safetensors and config\.json"):
         model_fingerprint(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "qstep": {"version": 1}}))
     with pytest.raises(ValueError, match="is a step scorer and writes no text"):
         load_for_sampling(str(tmp_path), device="cpu", dtype="float32")
-    with pytest.raises(OSError, match="no/such-model is no folder here"):
+    with pytest.raises(OSError, match="no/such-model is not a folder here"):
         model_fingerprint("no/such-model")
 
 
@@ -173,8 +173,8 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
         ("--output_dir=out --margin=-1", "--margin is -1.0"),
         ("--output_dir=out --step_separator=\\\\n", "--step_separator .* a backslash"),
         ("--output_dir=out --max_length=0", "--max_length is 0; it must be at least 1"),
-        ("--output_dir=out --max_steps=0", "no step is asked for"),
-        ("--output_dir=out --num_train_epochs=0", "no step is asked for"),
+        ("--output_dir=out --max_steps=0", "the run has no steps"),
+        ("--output_dir=out --num_train_epochs=0", "the run has no steps"),
         (
             "--output_dir=out --per_device_train_batch_size=0",
             "--per_device_train_batch_size is 0; it must be at least 1",
@@ -184,8 +184,8 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
             "--gradient_accumulation_steps is 0; it must be at least 1",
         ),
         ("--output_dir=out --threshold=1.5", "--threshold is 1.5; it must be at least 0 and below 1"),
-        ("--output_dir=out --label_smoothing_factor=0.1", "--label_smoothing_factor is 0.1, and nothing reads it"),
-        ("--output_dir=out --neftune_noise_alpha=5", "--neftune_noise_alpha is 5.*, and nothing reads it"),
+        ("--output_dir=out --label_smoothing_factor=0.1", "--label_smoothing_factor is 0.1, but it has no effect"),
+        ("--output_dir=out --neftune_noise_alpha=5", "--neftune_noise_alpha is 5.*, but it has no effect"),
         ("--output_dir=out --responses_per_prompt=0", "--responses_per_prompt is 0; it must be at least 1"),
         ("--learning_rate=1e-5", "--output_dir is required"),
     ],
@@ -216,7 +216,7 @@ def test_options_of_dqo_out_of_range_are_named(option: str) -> None:
 )
 def test_options_that_nothing_would_read_are_refused(command: str, option: str) -> None:
     given = ["--train_file=rows.jsonl", "--model_name_or_path=m", "--output_dir=out", *option.split()]
-    with pytest.raises(ValueError, match=r"--\w+ is \d.*, and nothing reads it without --\w+"):
+    with pytest.raises(ValueError, match=r"--\w+ is \d.*, but it has no effect without --\w+"):
         COMMANDS[command].parse(given)
 
 
@@ -235,11 +235,11 @@ def test_results_replace_only_their_like(tmp_path: Path, responses: Path) -> Non
     graded = grade(GradeConfig(responses, tmp_path / "graded.jsonl"))
     for place in (responses, tmp_path / "rows.jsonl"):
         write_jsonl(tmp_path / "rows.jsonl", [ROW])
-        with pytest.raises(ValueError, match=r"--output .* is there and holds something else|is the file of"):
+        with pytest.raises(ValueError, match=r"--output .* exists with other content|is also the file of"):
             best_of_n(BestOfNConfig(graded, place))
     result = best_of_n(BestOfNConfig(graded, tmp_path / "result.json"))
     best_of_n(BestOfNConfig(graded, result, seed=1))
-    with pytest.raises(ValueError, match=r"--output .* is there and holds something else"):
+    with pytest.raises(ValueError, match=r"--output .* exists with other content"):
         report(ReportConfig({"best_of_n": result}, result.with_name("graded.jsonl")))
     page = report(ReportConfig({"best_of_n": result}, tmp_path / "page.html"))
     assert report(ReportConfig({"best_of_n": result}, page)) == page

@@ -161,8 +161,8 @@ def _stopped_after_a_block(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "best_of_n", "expand": 2}, "--expand is 2, and nothing reads it without --method beam, dvts or"),
-        ({"method": "best_of_n", "max_steps": 2}, "--max_steps is 2, and nothing reads it"),
+        ({"method": "best_of_n", "expand": 2}, "--expand is 2, but it has no effect without --method beam, dvts or"),
+        ({"method": "best_of_n", "max_steps": 2}, "--max_steps is 2, but it has no effect"),
         ({"method": "beam", "lookahead_steps": 2}, "--lookahead_steps is 2, .* without --method lookahead"),
         ({"width": 6}, "width 6 is no multiple of expand 4"),
         ({"width": 0}, "--width is 0; it must be at least 1"),

@@ -72,5 +72,5 @@ def test_the_items_that_a_number_of_steps_reaches() -> None:
     dropping = StepSampler(np.ones(10, int), 4, seed=0, drop_last=True)
     assert len(dropping) == 2 and dropping.reached(2) == sorted(order[:8])
     assert dropping.reached(4) == sorted({*order[:8], *sampler.order(1).tolist()[:8]})
-    with pytest.raises(ValueError, match="3 items are less than a step's 4"):
+    with pytest.raises(ValueError, match="3 items do not fill a step of 4"):
         StepSampler(np.ones(3, int), 4, drop_last=True)

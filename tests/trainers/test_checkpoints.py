@@ -73,9 +73,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no optimizer": (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt is missing"),
     "no scheduler": (lambda folder: (folder / "scheduler.pt").unlink(), "scheduler.pt is missing"),
     "no random state": (lambda folder: (folder / "rng_state.pth").unlink(), "rng_state.pth is missing"),
-    "a flipped byte": (lambda folder: flip(folder / "model.safetensors"), "model.safetensors was changed since"),
+    "a flipped byte": (lambda folder: flip(folder / "model.safetensors"), "model.safetensors has changed since"),
     "a cut file": (lambda folder: (folder / "optimizer.pt").write_bytes(b"cut"), "optimizer.pt has 3 bytes instead"),
-    "no marker": (lambda folder: (folder / MARKER).unlink(), "was not written to its end"),
+    "no marker": (lambda folder: (folder / MARKER).unlink(), "was not written completely"),
     "a torn marker": (lambda folder: (folder / MARKER).write_text('{"version": 1,'), f"its {MARKER} is damaged"),
 }
 
@@ -147,7 +147,7 @@ def test_a_checkpoint_of_other_settings_is_passed_over(
 ) -> None:
     """As after a changed setting and a deleted log: the weights are those of the new settings alone."""
     run("rs", inputs, half, **OPTIONS, learning_rate=3e-3)
-    assert f"{half / 'checkpoint-4'} is passed over: it is of other settings (learning_rate)" in said.getvalue()
+    assert f"{half / 'checkpoint-4'} is passed over: it was made with other settings (learning_rate)" in said.getvalue()
     assert same_weights(half, run("rs", inputs, tmp_path / "fresh", **OPTIONS, learning_rate=3e-3))
 
 
@@ -276,9 +276,9 @@ def test_a_run_whose_learning_rate_ends_with_it_goes_on_elsewhere_when_asked(
 
 def test_a_checkpoint_asked_for_is_checked(inputs: TrainInputs, whole: Path, half: Path, tmp_path: Path) -> None:
     folder = half / "checkpoint-2"
-    with pytest.raises(ValueError, match=r"checkpoint-2: it is of other settings \(learning_rate\)"):
+    with pytest.raises(ValueError, match=r"checkpoint-2: it was made with other settings \(learning_rate\)"):
         run("rs", inputs, tmp_path / "a", resume_from_checkpoint=str(folder), learning_rate=3e-3)
-    with pytest.raises(ValueError, match="a checkpoint is a folder called checkpoint-<step>"):
+    with pytest.raises(ValueError, match="is not a checkpoint: give a folder called checkpoint-<step>"):
         run("rs", inputs, tmp_path / "b", resume_from_checkpoint=str(half))
     flip(folder / "optimizer.pt")
     with pytest.raises(ValueError, match=r"checkpoint-2: optimizer\.pt was changed"):
@@ -295,7 +295,7 @@ def test_a_finished_model_that_was_changed_is_not_taken_for_finished(
     assert run("rs", inputs, folder, **OPTIONS) == folder
     assert f"{folder} is finished, and stays as it is" in said.getvalue()
     flip(folder / "model.safetensors")
-    with pytest.raises(ValueError, match=r"is finished, but model\.safetensors was changed since"):
+    with pytest.raises(ValueError, match=r"is finished, but model\.safetensors has changed since"):
         run("rs", inputs, folder, **OPTIONS)
 
 

@@ -49,7 +49,7 @@ def test_rows_are_left_out_for_one_reason_each(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "completion": "c", "reward": reward} for reward in (1.0, None, 0.0, 2.0, -1.0)]
     found = rows_of(tmp_path / "rows.jsonl", [*rows, {"prompt": "a", "completion": "d"}])
     assert found.rows.tolist() == [0, 3, 5] and found.left_out == {"ungradable": 1, "not right": 2}
-    with pytest.raises(ValueError, match="none of its rows can be used"):
+    with pytest.raises(ValueError, match="no row can be used"):
         rows_of(tmp_path / "rows.jsonl", rows[1:2])
 
 
@@ -112,7 +112,7 @@ def test_rows_split_by_another_separator_are_refused(tmp_path: Path) -> None:
         ],
     )
     config = StepwiseConfig(str(tmp_path), use_cpu=True, report_to="none")
-    with pytest.raises(RowError, match=r"line 2, field 'step_separator': its steps were split by '\\n\\n'"):
+    with pytest.raises(RowError, match=r"line 2, field 'step_separator': is '\\n\\n'"):
         METHODS["bce"].objective(config, miniature.tokenizer()).rows(RowsFile(tmp_path / "rows.jsonl"))
 
 

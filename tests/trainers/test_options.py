@@ -228,7 +228,9 @@ def test_evaluation_needs_a_file_and_lengths_are_not_grouped(
         trainer("rs", base, rows_file, tmp_path, eval_strategy="steps", eval_steps=1)
     with pytest.raises(ValueError, match="give an eval_file"):
         trainer("rs", base, rows_file, tmp_path, eval_on_start=True)
-    with pytest.raises(ValueError, match=r"nothing reads --eval_file .*: give --eval_strategy steps or epoch"):
+    with pytest.raises(
+        ValueError, match=r"--eval_file .* has no effect without evaluations: give --eval_strategy steps or epoch"
+    ):
         trainer("rs", base, rows_file, tmp_path, eval_file=rows_file)
     with pytest.raises(ValueError, match="choose random or sequential"):
         trainer("rs", base, rows_file, tmp_path, train_sampling_strategy="group_by_length")
@@ -246,7 +248,7 @@ def test_several_visible_gpus_do_not_make_replicas(
     run = RSTrainer(str(base), config, rows_file)
     assert not isinstance(run._wrap_model(run.model), nn.DataParallel)
     assert run.sampler(run.train_dataset, training=True).step_items == 4
-    assert "4 GPUs are visible, and one is used: start with torchrun" in caplog.text
+    assert "4 GPUs are visible, but only one is used. Start with torchrun" in caplog.text
 
 
 def test_a_wrong_response_with_a_partial_reward_is_logged_with_the_rejected(
@@ -313,10 +315,10 @@ def test_rewards_that_tell_nothing_are_warned_of(
     method: str, base: Path, rows_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer(method, base, rows_file, tmp_path)
-    assert "tell no response from another" not in caplog.text
+    assert "do not distinguish responses" not in caplog.text
     write_jsonl(tmp_path / "rows.jsonl", [{**row, "label": False, "reward": 0.0} for row in read_rows(rows_file)])
     trainer(method, base, tmp_path / "rows.jsonl", tmp_path)
-    assert "the reward of every row is 0, so the outcomes tell no response from another" in caplog.text
+    assert "every row has the reward 0, so the outcomes do not distinguish responses" in caplog.text
 
 
 @pytest.mark.parametrize("peft", [False, True])
@@ -386,7 +388,9 @@ def test_a_model_of_learned_positions_is_told_of_before_it_is_trained(rows_file:
     """GPT-2 and OPT have a table of 128 positions, OPT's with two places more; Llama computes any."""
     config = METHODS["rs"].config(str(tmp_path), use_cpu=True, report_to="none", max_length=129)
     for family in ("gpt2", "opt"):
-        with pytest.raises(ValueError, match=r"--max_length is 129, and this model has 128 positions: give 128"):
+        with pytest.raises(
+            ValueError, match=r"--max_length is 129, but this model has only 128 positions: set it to 128 or less"
+        ):
             RSTrainer(PolicyModel(tiny(family)), config, rows_file, processing_class=miniature.tokenizer())
     RSTrainer(PolicyModel(tiny("llama")), config, rows_file, processing_class=miniature.tokenizer())
 
@@ -417,7 +421,7 @@ def test_there_is_a_line_before_each_checkpoint_and_at_the_end(base: Path, rows_
 
 
 def test_fp16_weights_are_not_scaled(base: Path, rows_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--fp16 scales the gradients of weights in fp32.*--dtype float32"):
+    with pytest.raises(ValueError, match=r"--fp16 needs weights in fp32.*--dtype float32"):
         trainer("rs", base, rows_file, tmp_path, fp16=True, dtype="float16")
 
 

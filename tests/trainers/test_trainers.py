@@ -313,13 +313,13 @@ def test_an_objective_is_trained_with_its_own_options(tmp_path: Path) -> None:
     """Eq. 12 has no margin and PQM has one; BCE takes soft labels as they are, so a threshold would do nothing."""
     options = dict(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     for objective, config in (("bce", RankingConfig(**options)), ("pqm", StepwiseConfig(**options))):
-        with pytest.raises(ValueError, match=f"{objective} is trained with a .*, not a {type(config).__name__}"):
+        with pytest.raises(ValueError, match=f"{objective} needs a .* as args, not a {type(config).__name__}"):
             METHODS[objective].objective(config, miniature.tokenizer())
     q_values, of_steps = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0]])
     with_margin = RankingConfig(**options, margin=2.0)
     for objective, loss in ((pqm, pqm_loss), (pqm_theoretical, pqm_theoretical_loss)):
         ours = objective(with_margin, miniature.tokenizer()).loss(q_values, of_steps)
         assert torch.equal(ours, loss(q_values, of_steps, margin=2.0))
-    with pytest.raises(ValueError, match=r"--threshold is 0\.5, and nothing reads it without --stop_at_first_error"):
+    with pytest.raises(ValueError, match=r"--threshold is 0\.5, but it has no effect without --stop_at_first_error"):
         ClassificationConfig(**options, threshold=0.5, stop_at_first_error=False)
     bce(ClassificationConfig(**options, threshold=0.5), miniature.tokenizer())

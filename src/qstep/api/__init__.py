@@ -1,6 +1,6 @@
-"""What the commands do with files, done with tables in memory; `qstep` itself offers these functions.
+"""The commands' functions for tables in memory. `qstep` exports them.
 
 responses  the responses in a table
 rows       grades, scores and labels the rows of a table
-choosing   how often the chosen one of n responses is right
+choosing   how often a best-of-n choice is right
 """

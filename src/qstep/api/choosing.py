@@ -1,4 +1,4 @@
-"""How often the chosen one of n responses is right, for every way to choose."""
+"""The accuracy of best-of-n choices, for every way to choose."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class BestOfN:
-    """How often the chosen one of n responses is right.
+    """The accuracy of choosing one of n responses.
 
-    problems, responses: how many were judged. left_out: problems with fewer responses than the largest n.
-    curves: `curves["majority"][4]` is an accuracy with its 95 % interval: `mean`, `low`, `high` and `n`, the number of
-    problems, and `as_wrong` and `as_right`, which count ungradable responses so.
-    differences: `differences["scorer_minus_majority"]` is the same of a paired difference at the largest n.
+    problems, responses: the numbers that were used. left_out: the number of problems with too few responses.
+    curves: `curves["majority"][4]` is the accuracy for n = 4 with its 95 % interval: `mean`, `low`, `high` and `n`, the
+    number of problems. `as_wrong` and `as_right` are the accuracies if ungradable responses count as wrong or right.
+    differences: `differences["scorer_minus_majority"]` has the same values for a paired difference at the largest n.
     """
 
     problems: int
@@ -37,22 +37,22 @@ class BestOfN:
     def table(self) -> list[Row]:
         """The accuracies as rows: `method`, `n`, `mean`, `low`, `high`. `pandas.DataFrame(result.table)` takes them."""
         return [
-            {"method": method, "n": n, **{name: of_n[name] for name in ("mean", "low", "high")}}
+            {"method": method, "n": n, **{name: accuracy[name] for name in ("mean", "low", "high")}}
             for method, curve in self.curves.items()
-            for n, of_n in curve.items()
+            for n, accuracy in curve.items()
         ]
 
     def __repr__(self) -> str:
         ns = list(next(iter(self.curves.values())))
         lines = [["", *(f"n = {n}" for n in ns)]]
-        lines += [[method, *(_text(of_n) for of_n in curve.values())] for method, curve in self.curves.items()]
+        lines += [[method, *map(_text, curve.values())] for method, curve in self.curves.items()]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
         return "\n".join(
             [
                 f"accuracy of choosing among n responses, 95 % intervals, problems: {self.problems}",
                 *table,
-                *([f"left out with fewer responses: {self.left_out}"] if self.left_out else []),
+                *([f"problems left out with fewer responses: {self.left_out}"] if self.left_out else []),
             ]
         )
 
@@ -65,24 +65,24 @@ def best_of_n(
     draws: int = 2048,
     seed: int = 0,
 ) -> BestOfN:
-    """Compares ways to choose one of n responses: at random, by majority, by the scores, and by a perfect judge.
+    """Compares ways to choose one of n responses: at random, by majority, by the scores, and by a perfect choice.
 
-    The accuracy of each is exact, or drawn with `seed` for votes with too many subsets. `mean` is a response at random,
-    `majority` the commonest answer, and `pass` is right if any response is. Scored rows add the best score (`scorer`)
-    and a vote that is weighted by the scores (`scorer_weighted`).
+    `mean` chooses at random, and `majority` chooses the most common answer. `pass` is right if any response is right.
+    Scored rows add the best score (`scorer`) and a vote weighted by scores (`scorer_weighted`). Accuracies are exact,
+    except for votes with too many subsets, which use `draws` random subsets.
 
     Args:
-        rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame` that `grade` returned, and `score` too
-            where scores are to choose. To compare scorers, a dict of such tables by the scorer's name.
-        ns: numbers of responses to choose among. Problems with fewer responses than the largest are left out. By
-            default 1, 2, 4, ... up to what every problem has.
-        task: the task of rows that name none.
-        draws: subsets drawn for a vote that has more of them.
-        seed: of the draws and of the intervals.
+        rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame` that `grade` returned. To choose by scores,
+            it must also have been through `score`. To compare scorers, give a dict of such tables by scorer name.
+        ns: numbers of responses to choose from. Problems with fewer responses than the largest are left out. The
+            default is 1, 2, 4, ... up to the number that every problem has.
+        task: the task of rows that do not name one.
+        draws: number of random subsets for votes that have more subsets than this.
+        seed: seed of the draws and of the intervals.
 
     Raises:
-        TypeError: `rows` is no table.
-        ValueError: a row is bad, not graded or not scored, the tables hold different responses, or no problem has
+        TypeError: `rows` is not a table.
+        ValueError: a row is bad, not graded or not scored, the tables have different responses, or no problem has
             enough responses.
 
     Example:
@@ -100,7 +100,9 @@ def best_of_n(
     chosen = sorted({*ns}) if ns else sorted({*(2**i for i in range(min(sizes).bit_length())), min(sizes)})
     kept = [group for group in groups if len(group.correct) >= max(chosen)]
     if not kept:
-        raise ValueError(f"no problem has {max(chosen)} responses; the most any has is {max(sizes)}: give smaller ns")
+        raise ValueError(
+            f"no problem has {max(chosen)} responses, and none has more than {max(sizes)}: give smaller ns"
+        )
     report = best_of_n_report(kept, chosen, draws=draws, seed=seed)
     return BestOfN(
         problems=len(kept),
@@ -112,7 +114,7 @@ def best_of_n(
 
 
 def _groups(rows: Any, task: str) -> list[ScoredGroup]:
-    """The problems of a table, or of tables of the same responses by scorers, as verifiers see them."""
+    """The problems of a table, or of several tables with the same responses and different scorers."""
     from qstep.data import judged_right, read_groups
     from qstep.evals import ScoredGroup
     from qstep.tasks import Tasks, answer_classes_of
@@ -127,28 +129,28 @@ def _groups(rows: Any, task: str) -> list[ScoredGroup]:
     scores = {name: _scores(name, table) for name, table in tables.items() if name is not None}
     first = next(iter(tables.values()), [])
     if not first:
-        raise ValueError("there is no row")
-    for name, of_name in scores.items():
-        if of_name.keys() != {row["id"] for row in first}:
+        raise ValueError("rows is empty: give at least one row")
+    for name, by_id in scores.items():
+        if by_id.keys() != {row["id"] for row in first}:
             raise ValueError(
-                f"the rows of {name!r} are not those of {next(iter(scores))!r}: score the same table twice"
+                f"{name!r} and {next(iter(scores))!r} have different rows: score the same table with each scorer"
             )
     return [
         ScoredGroup(
             group[0]["problem_id"],
             [judged_right(row) for row in group],
             answer_classes_of(group, Tasks(task)),
-            {name: [of_name[row["id"]] for row in group] for name, of_name in scores.items()},
+            {name: [by_id[row["id"]] for row in group] for name, by_id in scores.items()},
         )
         for group in read_groups(first)
     ]
 
 
 def _scores(name: str, rows: list[Row]) -> dict[str, float]:
-    """Each row's score by its id; a response without steps (None) loses to every other."""
+    """The score of each row by its id. A response without steps (None) has the lowest score."""
     unscored = next((place for place, row in enumerate(rows) if "score" not in row), None)
     if unscored is not None:
-        raise ValueError(f"rows[{unscored}] of {name!r} has no score, and other rows have: score all of them")
+        raise ValueError(f"rows[{unscored}] of {name!r} has no score, but other rows have one: score all of them")
     return {row["id"]: -math.inf if row["score"] is None else row["score"] for row in rows}
 
 

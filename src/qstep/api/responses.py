@@ -1,4 +1,4 @@
-"""The responses in a table that a user gives in memory."""
+"""The responses in a user's table in memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from qstep.types import Row
 def responses_of(
     table: Any, *, task: str, need: Sequence[str] = (), accept: Callable[[Row], object] | None = None
 ) -> tuple[list[Row], list[int]]:
-    """The responses in a table, one row each as `qstep.data.rows` says, and which row of the table each comes from.
+    """The responses in a table as rows (see `qstep.data.rows`), and for each the index of its row in the table.
 
-    The names of columns and the other arguments are as in `qstep.data.read_responses`. The table is not changed.
+    Column names and the other arguments are those of `qstep.data.read_responses`. The table is not changed.
 
     Raises:
-        TypeError: this is no table of rows.
+        TypeError: this is not a table of rows.
         ValueError: a row is bad. The message names the row and the column.
     """
     numbered = numbered_responses(enumerate(plain_rows(table)), Path("rows"), task=task, need=need, accept=accept)

@@ -1,4 +1,4 @@
-"""Rows of a table, graded, scored and labelled: the same functions as the commands', without files."""
+"""Grades, scores and labels the rows of a table. The functions are those of the commands, without files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_rows(path: str | Path) -> list[Row]:
         path: a `.jsonl`, `.json` (a list of objects) or `.parquet` file, or a Hub id such as `openai/gsm8k`.
 
     Raises:
-        ValueError: the file is not what its name says.
+        ValueError: the file's content does not fit its name.
 
     Example:
         >>> qstep.write_rows([{"question": "2 + 3?", "answer": "5"}], "problems.jsonl")
@@ -37,11 +37,11 @@ def read_rows(path: str | Path) -> list[Row]:
 
 
 def write_rows(rows: Iterable[Row], path: str | Path) -> None:
-    """Writes rows to a JSONL file, which the commands read. A file that is there is replaced.
+    """Writes rows to a JSONL file, which the commands read. An existing file is replaced.
 
     Args:
         rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame`.
-        path: the file, whose name ends in `.jsonl`.
+        path: the file. Its name should end in `.jsonl`.
 
     Example:
         >>> qstep.write_rows([{"question": "2 + 3?", "answer": "5", "response": "#### 5"}], "mine.jsonl")
@@ -63,24 +63,24 @@ def grade(
 ) -> Table:
     """Grades each response against its answer: `right`, `wrong`, or `ungradable`.
 
-    Adds `verdict` and its `reason`, the final `answer` found in the response, `label` (True, False or None) and
-    `reward` (1.0, 0.0 or None). The given answer is then called `gold`. The first answer that needs algebra starts a
-    worker process on each core, which takes a few seconds.
+    It adds `verdict` and its `reason`, the final `answer` of the response, `label` (True, False or None) and `reward`
+    (1.0, 0.0 or None). The reference answer is renamed to `gold`. Answers that need algebra start grading processes,
+    at most one for each core. This takes a few seconds the first time.
 
     Args:
         rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame` with a question (`question`, `problem` or
             `prompt`), its answer (`answer` or `gold`) and a response (`response`, `completion` or `text`, or a list of
             `responses`). It is not changed.
-        task: who grades: `math`, `miniature`, `reasoning_gym:<family>`, or `module:object`, a task of your own.
+        task: the task that grades: `math`, `miniature`, `reasoning_gym:<family>`, or your own, `module:object`.
         grader: a reward function with TRL's signature that grades instead, or its name `module:function`. A reward
             of 1 or more is right, less is wrong, and None is ungradable.
-        deadline_s: seconds that one answer may take. After that it is ungradable.
+        deadline_s: maximum time for one answer in seconds. After that it is ungradable.
 
     Returns:
         A table of the same kind, with a row for each response.
 
     Raises:
-        TypeError: `rows` is no table.
+        TypeError: `rows` is not a table.
         ValueError: a row is bad. The message names the row and the column.
 
     Example:
@@ -107,22 +107,22 @@ def grade(
 def score(rows: Table, scorer: str | Path | Scorer, *, task: str = "math", max_tokens: int = 8192) -> Table:
     """Scores every step of every response with a process reward model.
 
-    Adds `completions` (the steps), `step_separator`, `q_values` (one for each step, a logit), `step_rewards` (their
-    sigmoids, which are probabilities) and `score` (the response's, made of its Qs as the scorer says). A response
-    without steps has the score None.
+    It adds `completions` (the steps), `step_separator`, `q_values` (a logit for each step), `step_rewards` (their
+    sigmoids, which are probabilities) and `score`. The score is made from the Qs by the scorer's rule. It is None for
+    a response without steps.
 
     Args:
         rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame` with a question and a response, as `grade`
             takes them. It is not changed.
-        scorer: what `load_scorer` returns, or the folder or Hub id to load.
-        task: the task of rows that name none.
-        max_tokens: tokens computed at once. More need more memory and may be faster.
+        scorer: a scorer from `load_scorer`, or the folder or Hub id of one.
+        task: the task of rows that do not name one.
+        max_tokens: maximum number of tokens in a batch. More tokens need more memory and may be faster.
 
     Returns:
         A table of the same kind, with a row for each response.
 
     Raises:
-        TypeError: `rows` is no table.
+        TypeError: `rows` is not a table.
         ValueError: a row is bad, or longer than the scorer's `max_length`. The message names the row.
 
     Example:
@@ -156,24 +156,24 @@ def score(rows: Table, scorer: str | Path | Scorer, *, task: str = "math", max_t
 
 
 def annotate_outcome(rows: Table, *, step_separator: str = "\n", task: str = "math") -> Table:
-    """Labels the steps of graded responses by what their problem's other responses came to. No model is needed.
+    """Labels the steps of graded responses by the outcomes of the problem's responses. It needs no model.
 
-    A step is right (True) if some right response of the problem begins with the same steps up to it. It is wrong
-    (False) if an equation in it or before it is false, or if it is the last step of a wrong response. Otherwise its
-    label is None, and no loss counts it. Adds `completions`, `step_separator`, `labels`, `label_source`, `successes`
-    and `trials`.
+    A step is right (True) if a right response of the problem begins with the same steps up to it. It is wrong (False)
+    if an equation in it or before it is false, or if it is the last step of a wrong response. Otherwise its label is
+    None, and losses ignore it. It adds `completions`, `step_separator`, `labels`, `label_source`, `successes` and
+    `trials`.
 
     Args:
         rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame` that `grade` returned. It is not changed.
-        step_separator: the text between steps, or `split:line`, `split:blank_line`, `split:numbered`,
+        step_separator: the string between steps, or `split:line`, `split:blank_line`, `split:numbered`,
             `split:sentence` or `split:module:function`.
-        task: who checks the steps of rows that name no task.
+        task: the task that checks the steps of rows that do not name one.
 
     Returns:
-        A table of the same kind. Responses whose verdict is `ungradable` are left out.
+        A table of the same kind. Responses with the verdict `ungradable` are left out.
 
     Raises:
-        TypeError: `rows` is no table.
+        TypeError: `rows` is not a table.
         ValueError: a row is bad or not graded. The message names the row and the column.
 
     Example:
@@ -208,7 +208,7 @@ def _scorer(scorer: str | Path | Scorer) -> Scorer:
 
 
 def _progress(description: str, total: int) -> AbstractContextManager[Callable[[int], Any]]:
-    """A progress bar, in a terminal and in a notebook; elsewhere nothing."""
+    """A progress bar in a terminal or a notebook, and nothing elsewhere."""
     from qstep.runs.progress import bar, console
 
     if console.is_terminal or console.is_jupyter:

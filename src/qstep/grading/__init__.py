@@ -1,8 +1,8 @@
-"""Whether an answer is right, wrong or ungradable.
+"""Grading: whether an answer is right, wrong or ungradable.
 
-math-verify finds and compares answers, in killable processes (`pool`, `worker`). Around it stand a few families
-of rules (`rules`), each there because it changes verdicts for the better: where the answer is stated
-(`extraction`), how numbers are written (`spelling`), and what needs no algebra (`grader`).
+math-verify finds and compares answers in processes that can be killed (`pool`, `worker`). A few families of rules
+(`rules`) are added, because each improves the verdicts. They find the stated answer (`extraction`), unify how numbers
+are written (`spelling`), and decide what needs no algebra (`grader`).
 """
 
 from __future__ import annotations
@@ -22,4 +22,4 @@ __all__ = [
 ]
 
 GRADER_VERSION = f"qstep-grading 2, math-verify {version('math-verify')}"
-"""Names the rules that gave a verdict; belongs in every row that records one."""
+"""The version of the grading rules. Every row with a verdict should record it."""

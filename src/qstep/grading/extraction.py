@@ -1,8 +1,8 @@
 """The part of a response that states its final answer.
 
-The last box, `####` line, `<answer>` tag or sentence "the answer is ..." states it. Without one, or where
-words surround the number, math-verify's own patterns search the end of the response. What stands inside
-`<think>` is no answer. Every scan is linear in the length of the response.
+The last box, `####` line, `<answer>` tag or sentence "the answer is ..." states it. If there is none, or if words
+surround the number, math-verify's own patterns search the end of the response. Text inside `<think>` is not an
+answer. Each scan takes time linear in the length of the response.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from qstep.grading.rules import Rules
 
 
 class Statement(NamedTuple):
-    """`text` is the answer itself, or prose in which math-verify has to find it."""
+    """A stated answer. `text` is the answer, or prose in which math-verify must find it."""
 
     text: str
     is_value: bool
@@ -47,7 +47,7 @@ _PROSE = re.compile(
 _COUNTED = re.compile(rf"[-+$\d,.]+(?:\s*°|\s*{_FUNCTION}[a-zA-Z]{{2,}}|\s+[a-zA-Z](?![\w^+*/=(-]))")
 _NAMED = re.compile(r"(?i)^\\text\{[^{}]*\b(?:answer|is|equals)\b[\s:=]*\}")
 _MINUS_CURRENCY = re.compile(r"-\s?\\?[$€£¥₹]\s?(?=[\d.])")
-# "See page 2", "Step 1", "not 8": numbers that are no answers, but that math-verify would take.
+# Numbers that are not answers, but that math-verify would use: "See page 2", "Step 1", "not 8".
 _PASSING = re.compile(
     r"(?i)\b(?:(?:steps?|pages?|parts?|questions?|problems?|figures?|equations?|sections?|chapters?|examples?|lines?"
     r"|tables?)[ \t]+[#(]?|not[ \t]+\$?)\d+(?:\.\d+)?(?![\w.,]?\d)"
@@ -55,7 +55,7 @@ _PASSING = re.compile(
 
 
 def statement(response: str, rules: Rules) -> Statement | None:
-    """Where the final answer of `response` stands; None where there is nothing to read."""
+    """The part of `response` that states the final answer; None if there is nothing to read."""
     text = _visible(response) if "visible" in rules else response
     if "marks" in rules:
         where, value, in_box = max((-1, _bare(text), False), _boxes(text), _marked(text), _worded(text))
@@ -73,13 +73,16 @@ def statement(response: str, rules: Rules) -> Statement | None:
 
 
 def prose(value: str) -> list[str]:
-    """The words that stand in `value` outside LaTeX; of two letters, only those that are no variables."""
+    """The words in `value` outside LaTeX. Two letters count as a word only if they are not variables."""
     return _PROSE.findall(_LATEX.sub(" ", value))
 
 
 def _visible(text: str) -> str:
-    """`text` without hidden reasoning (closed, never closed, or opened in the prompt), without invisible letters, and
-    with the digits of every script as 0 to 9, and wide signs as ASCII's."""
+    """`text` without hidden reasoning and invisible letters, in ASCII digits and signs.
+
+    Hidden reasoning may be closed, never closed, or opened in the prompt. Digits of every script become 0 to 9, and
+    wide signs become ASCII.
+    """
     for name in _HIDDEN:
         text = text.rpartition(f"</{name}>")[2] if f"</{name}>" in text else text
         text = text.partition(f"<{name}>")[0]
@@ -96,11 +99,11 @@ def _legible(letter: str) -> str:
 
 
 _Mark = tuple[int, str, bool]
-"""Where an answer's statement ends (-1: nowhere), the answer, and whether it stands in a box."""
+"""The position where a statement ends (-1 if there is none), the answer, and whether it is in a box."""
 
 
 def _boxes(text: str) -> _Mark:
-    """The last box with any content, with those it is joined to by "and", "or" or a comma."""
+    """The last box with content, and earlier boxes that "and", "or" or a comma joins to it."""
     contents: list[str] = []
     where, after = -1, len(text)
     for box in reversed([*_BOX.finditer(text)][-_LOOK_BACK:]):
@@ -116,7 +119,7 @@ def _boxes(text: str) -> _Mark:
 
 
 def _closing_brace(text: str, start: int, end: int) -> int:
-    """Index of the `}` that closes the brace opened before `start`, or -1; escaped braces do not count."""
+    """The index of the `}` for the brace that opened before `start`, or -1. Escaped braces do not count."""
     level = 1
     for brace in _BRACE.finditer(text, start, end):
         level += (brace[0] == "{") - (brace[0] == "}")
@@ -131,7 +134,7 @@ def _marked(text: str) -> _Mark:
 
 
 def _worded(text: str) -> _Mark:
-    """The last "the answer is ..." that is followed by a value and nothing else in its sentence."""
+    """The last "the answer is ..." with only a value in the rest of its sentence."""
     for phrase in reversed([*_WORDED.finditer(text)][-_LOOK_BACK:]):
         rest = text[phrase.end() : phrase.end() + _TAIL]
         display = _DISPLAY.match(rest)
@@ -144,14 +147,14 @@ def _worded(text: str) -> _Mark:
 
 
 def _bare(text: str) -> str:
-    """The whole of a response that is an answer and nothing else."""
+    """The response, if it is only an answer; otherwise an empty string."""
     value = _unwrapped(text)
     wordy = len(prose(value)) > (0 if _MATHEMATICAL.search(value) else 3)
     return "" if wordy or len(value) > _TAIL or "\n" in value else value
 
 
 def _unwrapped(value: str) -> str:
-    """`value` without Markdown, the delimiters of mathematics, and the full stop after it."""
+    """`value` without Markdown, delimiters of mathematics, and a final full stop."""
     value = _STOP.sub("", value.strip().strip("*_`").strip()).rstrip("*_`")
     for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
         if len(value) > len(opening) and value.startswith(opening) and value.endswith(closing):

@@ -1,4 +1,4 @@
-"""right, wrong or ungradable: the verdict on an answer, and the classes of equivalent answers."""
+"""The verdict on an answer (right, wrong or ungradable), and whether two answers are equivalent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_ALGEBRA = 2_000
 _MAX_DEPTH = 30
 _CHOICE = re.compile(r"(?:option|choice)?\s*\(?([A-J])(?:\)|[).:]\s.*)?", re.I | re.S)
 _BASE = re.compile(r"\(?([0-9A-F]+)\)?_\{?(?:\\text\{)?(\w+)\}{0,2}")
-# What no machine computes in seconds: a tower of powers, a factorial of one or of millions, a million digits.
+# What takes too long to compute: towers of powers, factorials of factorials or of large numbers, too many digits.
 _HOPELESS = re.compile(
     r"(?:[\d)}]\s*(?:\^|\*\*)\s*[{(]*\s*){3}\d|[!)]\s*!|\d{4}\s*!|\d{1001}|\\(?:sum|prod|binom)[^=]*=?.{0,40}\d{5}"
     r"|(?:\^|\*\*)\s*[{(]*\d+\s*(?:\^|\*\*)\s*[{(]*\d{2}"
@@ -29,9 +29,9 @@ _HOPELESS = re.compile(
 
 @dataclass(frozen=True)
 class Grade:
-    """A verdict, why it was given, and the final answer found in the response (None when there was none).
+    """A verdict, its reason, and the final answer that was found in the response (None if there was none).
 
-    `reward` is the number behind the verdict, where that is not 1 for right and 0 for wrong.
+    `reward` is the reward of the response if it is not simply 1 for right and 0 for wrong.
     """
 
     verdict: Verdict
@@ -43,47 +43,47 @@ class Grade:
 def grade(gold: str, answer: str, *, deadline_s: float = 3.0) -> Grade:
     """Grades one response, or bare answer, against the gold answer.
 
-    Numbers in digits and words are compared in this process; everything else goes to math-verify in a
-    process that is killed at the deadline. May be called from any thread.
+    Numbers in digits and words are compared in this process. Other answers go to math-verify in a process that is
+    killed at the deadline. It can be called from any thread.
 
-    The first answer that goes to math-verify waits until such a process has started, which takes some seconds.
-    `warm_up` starts them beforehand.
+    The first answer for math-verify waits some seconds until such a process has started. `warm_up` starts the
+    processes beforehand.
 
     Args:
-        gold: the reference answer, such as `42` or `\\frac{1}{2}`; a box or `####` around it is taken off.
-        answer: what the model wrote.
-        deadline_s: seconds of algebra after which the answer is ungradable; waiting does not count.
+        gold: the reference answer, such as `42` or `\\frac{1}{2}`. A box or `####` around it is removed.
+        answer: the response of the model, or its final answer.
+        deadline_s: seconds of algebra after which the answer is ungradable. Time in the queue does not count.
 
     Raises:
         ValueError: the deadline is not positive.
-        TypeError: the gold or the answer is no string.
-        RuntimeError: the grading worker cannot start.
+        TypeError: the gold or the answer is not a string.
+        RuntimeError: the grading process cannot start.
     """
     return grade_by(ALL, gold, answer, deadline_s)
 
 
 def grade_many(pairs: Iterable[tuple[str, str]], *, deadline_s: float = 3.0, workers: int | None = None) -> list[Grade]:
-    """`grade` of each (gold, answer), in order, several at a time.
+    """Grades several pairs (gold, answer) in parallel, and returns the grades in their order.
 
     Args:
         pairs: (gold, answer) as for `grade`.
         deadline_s: seconds of algebra for each answer; time in the queue does not count.
-        workers: how many grading processes may work at once. When None, as many as there are cores that this process
-            may use, and at most 32.
+        workers: maximum number of grading processes at once. None means the number of cores that this process may
+            use, but at most 32.
     """
     count = workers if workers is not None else pool().size
     if count < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}")
+        raise ValueError(f"workers is {workers}; it must be at least 1")
     pool().grow(count)
     with ThreadPoolExecutor(count, thread_name_prefix="grade") as threads:
         return list(threads.map(lambda pair: grade(*pair, deadline_s=deadline_s), pairs))
 
 
 def warm_up(workers: int | None = None) -> None:
-    """Starts the grading processes, so that the first `grade` need not wait for one.
+    """Starts the grading processes, so that the first `grade` does not wait for one.
 
     Args:
-        workers: how many; as many as `grade_many` uses when None.
+        workers: the number of processes. None means as many as `grade_many` uses.
 
     Raises:
         RuntimeError: a process cannot start.
@@ -92,13 +92,13 @@ def warm_up(workers: int | None = None) -> None:
 
 
 def equivalent(a: str, b: str, *, deadline_s: float = 3.0) -> bool:
-    """Whether two extracted answers are the same answer; False when that cannot be decided."""
+    """Whether two extracted answers are equivalent; False if that cannot be decided."""
     _check_strings(a=a, b=b)
     return _compared(ALL, a, b, True, deadline_s).verdict == "right"
 
 
 def extract_answer(text: str) -> str | None:
-    """The final answer that `text`, a response or a bare answer, states; None where there is none."""
+    """The final answer in `text`, a response or a bare answer; None if there is none."""
     _check_strings(text=text)
     found = statement(text[-_MAX_RESPONSE:], ALL)
     if found is None or found.is_value:
@@ -107,10 +107,10 @@ def extract_answer(text: str) -> str | None:
 
 
 def grade_by(rules: Rules, gold: str, answer: str, deadline_s: float) -> Grade:
-    """`grade` with some families of rules only, for measuring what each is good for."""
+    """`grade` with only some families of rules, for measuring the effect of each."""
     _check_strings(gold=gold, answer=answer)
     if not deadline_s > 0:
-        raise ValueError(f"deadline_s must be positive, not {deadline_s}")
+        raise ValueError(f"deadline_s is {deadline_s}; it must be positive")
     if len(answer) > _MAX_RESPONSE or len(gold) > _MAX_RESPONSE:
         return Grade("ungradable", f"longer than {_MAX_RESPONSE} characters", None)
     if any(mark in gold for mark in (r"\boxed", r"\fbox", "####")):
@@ -125,14 +125,14 @@ def grade_by(rules: Rules, gold: str, answer: str, deadline_s: float) -> Grade:
 
 
 def _check_strings(**values: Any) -> None:
-    """Raises TypeError, naming the argument, for what is no string: `str(42)` is another answer than `42.0`."""
+    """Raises TypeError, which names the argument, for values that are not strings: 42 and 42.0 would differ."""
     for name, value in values.items():
         if not isinstance(value, str):
-            raise TypeError(f"{name} is {value!r}, and has to be a string, such as '42'")
+            raise TypeError(f"{name} is {value!r}, but it must be a string, such as '42'")
 
 
 def _compared(rules: Rules, gold: str, text: str, is_value: bool, deadline_s: float) -> Grade:
-    """The verdict on a final answer, or on prose with one: what is cheap here, the rest by the workers."""
+    """The verdict on a final answer, or on prose with one. Cheap comparisons happen here, others in the workers."""
     if is_value and gold == text:
         return Grade("right", "identical text", text)
     a, b = gold, text
@@ -157,7 +157,7 @@ def _compared(rules: Rules, gold: str, text: str, is_value: bool, deadline_s: fl
 
 
 def _asked(rules: Rules, gold: str | None, text: str, is_value: bool, deadline_s: float) -> Grade:
-    """What math-verify says."""
+    """The verdict of math-verify."""
     request = {"gold": gold, "text": text, "is_value": is_value, "exact": "exact" in rules}
     reply: dict[str, Any] = pool().judge(request, deadline_s)
     if "failed" in reply:
@@ -172,12 +172,12 @@ def _same_digits(gold: str, answer: str) -> bool | None:
     a, b = plain(gold), plain(answer)
     if a is None or b is None:
         return None
-    # Decimals may be rounded, which is math-verify's to judge.
+    # Decimals may be rounded, so math-verify judges them.
     return a == b if a == b or "." not in a + b else None
 
 
 def _same_words(gold: str, answer: str) -> bool | None:
-    """Words in any case and order; a choice by its letter; a number in words; numerals of a stated base."""
+    """Compares words in any case and order, choices by letter, numbers in words, and numerals with a stated base."""
     if re.fullmatch(r"\(?[A-J]\)?", gold):
         choice = _CHOICE.fullmatch(answer)
         return choice[1].upper() == gold.strip("()") if choice else None
@@ -191,7 +191,7 @@ def _same_words(gold: str, answer: str) -> bool | None:
 
 
 def _converted(gold: str, answer: str) -> tuple[str, str, bool | None]:
-    """Both sides in one unit, where both have one; False where they measure different things."""
+    """Both sides in one unit, if both have a unit. The verdict is False if they measure different things."""
     a, b = measured(gold), measured(answer)
     if a is None or b is None or a[1:] == b[1:]:
         return gold, answer, None
@@ -200,6 +200,6 @@ def _converted(gold: str, answer: str) -> tuple[str, str, bool | None]:
 
 
 def _hopeless(text: str) -> bool:
-    """Whether algebra is certain to exceed every reasonable time and memory."""
+    """Whether algebra would surely take too much time or memory."""
     levels = accumulate((char in "([{") - (char in ")]}") for char in text)
     return max(levels, default=0) > _MAX_DEPTH or _HOPELESS.search(text) is not None

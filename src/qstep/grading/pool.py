@@ -1,10 +1,9 @@
-"""Killable processes for the algebra that no signal can stop.
+"""Grading processes that can be killed, because no signal stops the algebra.
 
-Each worker is a program of its own (`qstep.grading.worker`), not a `multiprocessing` child: nothing of the
-calling program is imported again, so scripts without a main guard, notebooks, threads, event loops and a
-loaded torch are all the same to it. Workers start when first needed, stay for the life of the process, and
-go with it. The deadline runs from when a ready worker takes the request, so neither starting nor waiting
-counts.
+Each worker is a separate program (`qstep.grading.worker`), not a `multiprocessing` child, and imports nothing of the
+calling program. So it works with scripts without a main guard, notebooks, threads, event loops and a loaded torch.
+Workers start when they are first needed, and end with this process. The deadline begins when a ready worker takes the
+request, so starting and waiting do not count.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import Any
 from qstep.cores import cores
 
 _MOST_WORKERS = 32
-"""That start by themselves. Each takes seconds to start and holds 70 MiB."""
+"""Maximum number of workers without a request for more. Each takes seconds to start and needs 70 MiB."""
 _START_SECONDS = 120.0
 _GRACE_SECONDS = 0.1
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from qstep.grading.worker import main; main()"
@@ -47,16 +46,16 @@ class _Worker:
         if self.receive(_START_SECONDS) is None:
             ended = self._status()
             self._end()
-            said = self.stderr.read().decode(errors="replace").strip()[-1000:]
+            output = self.stderr.read().decode(errors="replace").strip()[-1000:]
             self.close()
             why = f"was not ready within {_START_SECONDS:g} s" if ended is None else f"ended with status {ended}"
             raise RuntimeError(
-                f"a grading process {why} when it was started. Check that this works: {sys.executable} -c 'import "
-                f"math_verify'. What it said: {said or 'nothing'}"
+                f"a grading process {why} at its start. Check that this works: {sys.executable} -c 'import "
+                f"math_verify'. Its output: {output or 'nothing'}"
             )
 
     def _status(self) -> int | None:
-        """The status with which the process has ended, or is about to; None while it runs."""
+        """The exit status of the process, even if it is about to end; None while it runs."""
         with suppress(subprocess.TimeoutExpired):
             return self.process.wait(_GRACE_SECONDS)
         return None
@@ -66,7 +65,7 @@ class _Worker:
         return self.receive(deadline_s + _GRACE_SECONDS)
 
     def receive(self, seconds: float) -> dict[str, Any] | None:
-        """The next reply, or None when the worker is late or gone."""
+        """The next reply, or None if the worker is late or has ended."""
         until = time.monotonic() + seconds
         waiting = select.poll()
         waiting.register(self.stdout, select.POLLIN)
@@ -81,13 +80,13 @@ class _Worker:
         return reply
 
     def kill(self) -> None:
-        """Ends the worker and its child, whatever they are doing."""
+        """Kills the worker and its child."""
         self._end()
         self.close()
 
     def _end(self) -> None:
         if self.process.returncode is None:  # not reaped, so the process group is still ours
-            with suppress(PermissionError):  # macOS, where nothing of the group is left but its dead leader
+            with suppress(PermissionError):  # macOS, if only the dead leader of the group is left
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
@@ -97,7 +96,7 @@ class _Worker:
 
 
 class Pool:
-    """At most `size` workers, each answering one request at a time."""
+    """At most `size` workers. Each answers one request at a time."""
 
     def __init__(self) -> None:
         self.size = min(cores(), _MOST_WORKERS)
@@ -107,9 +106,9 @@ class Pool:
         self._changed = threading.Condition()
 
     def judge(self, request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
-        """The worker's reply to a request: `equal` and `answer`, or `failed`.
+        """A worker's reply to a request: `equal` and `answer`, or `failed`.
 
-        A worker found dead before it could be asked is replaced by another.
+        If a worker died before the request, another one replaces it.
         """
         while True:
             worker = self._take()
@@ -118,13 +117,13 @@ class Pool:
                 reply = worker.ask(request | {"deadline_s": deadline_s}, deadline_s)
             except BrokenPipeError:
                 asked = False
-            finally:  # also when interrupted: a worker with an open request must not serve another
+            finally:  # also after an interrupt: a worker with an open request must not get another
                 self._give_back(worker, alive=reply is not None)
             if asked:
                 return reply or {"failed": f"no verdict within {deadline_s:g} s"}
 
     def start(self, count: int) -> None:
-        """Returns when there are `count` workers, not counting those that another thread is about to start."""
+        """Starts workers until there are `count`. It does not wait for those that other threads are starting."""
         with self._changed:
             self.size = max(self.size, count)
             missing = max(0, count - len(self._all) - self._starting)
@@ -146,7 +145,7 @@ class Pool:
             self._idle.clear()
 
     def forget(self) -> None:
-        """Lets go of workers that belong to the process this one was forked from."""
+        """Forgets the workers of the parent after a fork."""
         for worker in self._all:
             worker.process.returncode = 0
             worker.close()
@@ -161,7 +160,7 @@ class Pool:
         return self._started()
 
     def _started(self) -> _Worker:
-        """A new worker, which `_starting` counts already."""
+        """A new worker, which `_starting` already counts."""
         worker = None
         try:
             worker = _Worker()

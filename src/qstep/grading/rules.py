@@ -1,13 +1,20 @@
-"""The families of rules this room adds to math-verify, each of which a benchmark can leave out."""
+"""The families of rules that qstep adds to math-verify. A benchmark can leave out each of them."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
 Rule = Literal["visible", "marks", "passing", "spelling", "words", "units", "exact"]
-"""Hidden reasoning is no answer; the last mark states the answer; a number in passing is none; numbers have
-one spelling; words are compared as words; units are converted; small numbers are not all equal, and what
-cannot be computed is not tried."""
+"""A family of rules.
+
+visible   hidden reasoning is not an answer
+marks     the last mark states the answer
+passing   a number in passing ("page 2") is not an answer
+spelling  numbers have one spelling
+words     words are compared as words
+units     units are converted
+exact     small numbers are not all equal, and answers too large to compute are not tried
+"""
 
 Rules = frozenset[Rule]
 

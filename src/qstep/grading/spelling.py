@@ -1,6 +1,6 @@
-"""One spelling for answers that math-verify reads differently or not at all, and units it would drop."""
+"""One spelling for answers that math-verify misreads or cannot read, and units that it would drop."""
 
-# ruff: noqa: RUF001  (characters that look like others are what this file is about)
+# ruff: noqa: RUF001  (this file is about characters that look alike)
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _MEASURED = re.compile(r"(.*?[\d}])\s*([a-zA-Z]+?)(?:(?<=h)es|(?<=[a-zA-Z]{2})s)
 
 
 def respelled(value: str) -> str:
-    """`value` with Unicode, separators, mixed and repeating numbers written as math-verify reads them."""
+    """`value` in a spelling that math-verify reads: Unicode, separators, mixed and repeating numbers are rewritten."""
     value = _SUPERSCRIPTS.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPT) + "}", value)
     if not value.isascii():
         value = unicodedata.normalize("NFKC", "".join(map(_vulgar_fraction, value)).translate(_SYMBOLS))
@@ -81,30 +81,30 @@ def _repeating(number: re.Match[str]) -> str:
 
 
 def plain(value: str) -> str | None:
-    """The canonical digits of an integer or decimal of any length (`-$1,007.50` is `-1007.5`), else None."""
+    """The canonical digits of an integer or decimal of any length (`-$1,007.50` is `-1007.5`), or None."""
     match = _PLAIN.fullmatch(value)
     if match is None:
         return None
-    whole, part = match[2].replace(",", "").lstrip("0") or "0", (match[3] or "").rstrip("0")
-    digits = f"{whole}.{part}" if part else whole
+    integer, part = match[2].replace(",", "").lstrip("0") or "0", (match[3] or "").rstrip("0")
+    digits = f"{integer}.{part}" if part else integer
     return f"-{digits}" if match[1] == "-" and digits != "0" else digits
 
 
 def uncounted(value: str) -> str:
-    """`value` without the words after its number: `762 M&Ms` is 762, `5 or more` stays what it is."""
+    """`value` without the words after its number: `762 M&Ms` becomes 762, and `5 or more` stays."""
     match = _COUNTED.fullmatch(_TEXT.sub(r" \1 ", value).strip())
     return match[1] if match else value
 
 
 def words(value: str) -> list[str]:
-    """The words of an answer that is words (`\\text{an Ellipse}` is ["ellipse"]), else []; small numbers as digits."""
+    """The words of an answer in words: `\\text{an Ellipse}` is ["ellipse"], `two` is ["2"]. Otherwise []."""
     value = _TEXT.sub(r" \1 ", value).strip()
     found = _NO_WORDS.sub(" ", value.lower()).split() if _WORDS.fullmatch(value) else []
     return [str(_NUMBERS.index(word)) if word in _NUMBERS else word for word in found]
 
 
 def measured(value: str) -> tuple[str, tuple[str, int], Fraction] | None:
-    """A value with a known unit as (what is measured, its dimension, the size of the unit), else None."""
+    """The value, dimension and unit size of an answer with a known unit, or None."""
     value = _TEXT.sub(r" \1 ", value).strip()
     match = re.fullmatch(r"\\?(?=\$)()(\$)()(.*)", value) or _MEASURED.fullmatch(value)
     if match is None or (unit := _UNITS.get(match[2].lower())) is None:

@@ -1,13 +1,12 @@
-"""The process in which math-verify runs: the only importer of math-verify.
+"""The process in which math-verify runs. No other module imports math-verify.
 
-Started by `qstep.grading.pool` as a program of its own, it imports math-verify once, then forks a child
-that does the algebra. It computes nothing itself, so it can always kill the child: at the deadline, or when
-the program that started it goes away. A new child costs a fork, not an import. Requests and replies are
-lines of JSON.
+`qstep.grading.pool` starts it as a separate program. It imports math-verify once, then forks a child that does the
+algebra. It computes nothing itself, so it can kill the child at the deadline, or when the program that started it
+ends. A new child costs a fork and no import. Requests and replies are lines of JSON.
 
-math-verify's LaTeX grammar evaluates nothing. Its reader of plain expressions gives Python what its pattern
-lets through: digits, `+-*/^().` and blanks, which can be slow or large but have no effect. Should either let
-more through, the child may not open a file for writing, start a program or reach the network.
+math-verify's LaTeX grammar evaluates nothing. Its reader of plain expressions passes digits, `+-*/^().` and blanks to
+Python. These can be slow or large, but have no side effects. In case either passes more, the child may not open a
+file for writing, start a program or reach the network.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ _EFFECTS = (
     "os.kill", "os.link", "os.symlink", "os.chmod", "shutil.", "subprocess.", "socket.", "ctypes.", "pty.",
 )  # fmt: skip
 _DIGITS = 40
-# math-verify rounds to six decimals, which makes all small numbers equal.
+# math-verify rounds to six decimals, so it takes all small numbers as equal.
 _ROUNDING = 2e-6
 _NOISE = 1e-30
-# Reading these fills the caches of the LaTeX grammar, which every forked child then has.
+# Reading these fills the caches of the LaTeX grammar for every forked child.
 _WARM_UP = [
     (r"2\sqrt{3}", r"\boxed{\sqrt[3]{12}}"),
     ("x^2+2x+1", r"\boxed{(x+1)^2}"),
@@ -54,7 +53,7 @@ _WARM_UP = [
 
 
 def _judge(gold: str | None, text: str, is_value: bool, exact: bool) -> dict[str, Any]:
-    """{"equal": bool, "answer": what was found}, or {"failed": why there is no verdict}."""
+    """{"equal": bool, "answer": the answer found}, or {"failed": the reason for no verdict}."""
     try:
         found = _boxed(text) if is_value else parse(text, parsing_timeout=None)
         answer = _as_text(found)
@@ -72,9 +71,9 @@ def _judge(gold: str | None, text: str, is_value: bool, exact: bool) -> dict[str
         return {"failed": "out of memory"}
     except RecursionError:
         return {"failed": "nested too deeply"}
-    except Exception as error:  # a computer algebra system raises anything on arbitrary text
+    except Exception as error:  # on arbitrary text, a computer algebra system can raise any error
         return {"failed": f"math-verify failed with {type(error).__name__}"}
-    # math-verify swallows MemoryError, so a False reached near the limit proves nothing.
+    # math-verify catches MemoryError, so False near the limit proves nothing.
     if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT > _MEMORY_LIMIT // 4:
         return {"failed": "out of memory"}
     return {"equal": False, "answer": answer}
@@ -82,7 +81,7 @@ def _judge(gold: str | None, text: str, is_value: bool, exact: bool) -> dict[str
 
 @lru_cache(maxsize=256)
 def _boxed(value: str) -> list[Any]:
-    """What math-verify reads in an answer that stands alone, and the text it read."""
+    """The value that math-verify reads in a bare answer, and the text that it read."""
     return parse(rf"\boxed{{{value}}}", [LatexExtractionConfig(boxed_match_priority=0)], parsing_timeout=None)
 
 
@@ -91,7 +90,7 @@ def _is_read(found: list[Any]) -> bool:
 
 
 def _as_text(found: list[Any]) -> str | None:
-    """The answer found, as text that `_boxed` reads again: math-verify's own text lacks the percent sign."""
+    """The answer found, as text that `_boxed` can read. math-verify's own text lacks the percent sign."""
     if not found:
         return None
     text = str(found[-1]).rstrip("* ")
@@ -101,7 +100,7 @@ def _as_text(found: list[Any]) -> str | None:
 
 
 def _distance(gold: Any, answer: Any) -> float | None:
-    """How far apart two numbers are, as a share of the larger; infinite if one does not exist, None if one is none."""
+    """The distance relative to the larger number: infinite if one is undefined, None if one is not a number."""
     if not isinstance(gold, Expr) or not isinstance(answer, Expr) or gold.free_symbols or answer.free_symbols:
         return None
     a, b = (gold, answer) if gold.is_Integer and answer.is_Integer else (gold.evalf(_DIGITS), answer.evalf(_DIGITS))
@@ -113,7 +112,7 @@ def _distance(gold: Any, answer: Any) -> float | None:
 
 
 class _Child:
-    """The forked process that computes, in bounded memory."""
+    """The forked process that computes in bounded memory."""
 
     def __init__(self) -> None:
         requests, self.requests = os.pipe()
@@ -131,7 +130,7 @@ class _Child:
         os.close(replies)
 
     def ask(self, line: bytes, deadline_s: float, owner: int) -> dict[str, Any] | None:
-        """The reply, or the reason why there is none; None when the owner went away meanwhile."""
+        """The reply, or the reason for none; None if the owner ended meanwhile."""
         self.asked += 1
         os.write(self.requests, line)
         waiting = select.poll()
@@ -153,14 +152,14 @@ class _Child:
 
 
 def refuse_effects(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook of the child: raises PermissionError at what algebra never does."""
+    """An audit hook of the child. Raises PermissionError for actions that algebra never needs."""
     writes = event == "open" and bool(arguments[2] & _WRITING)
     if writes or event.startswith(_EFFECTS):
         raise PermissionError(f"{event} is not allowed while grading")
 
 
 def _compute(requests: int, replies: int) -> None:
-    if sys.platform != "darwin":  # which refuses this limit; memory is looked at after each answer all the same
+    if sys.platform != "darwin":  # macOS refuses this limit; memory is also checked after each answer
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_CPU, (_CHILD_CPU_SECONDS, _CHILD_CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

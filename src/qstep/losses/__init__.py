@@ -1,4 +1,4 @@
-"""Pure tensor functions: one value per trajectory, unreduced, in float32 at least.
+"""Pure loss functions. They return one unreduced value per trajectory, in float32 at least.
 
 ranking          PQM's losses on the Q-values of steps
 classification   the baselines: BCE and MSE per step, outcome reward model

@@ -1,4 +1,4 @@
-"""DRO: the whole response as a single action."""
+"""DRO: the complete response is a single action."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ def dro_loss(
     rewards: Float[Tensor, " B"],
     beta: float,
 ) -> Float[Tensor, " B"]:
-    """`(r - V(x) - beta log(pi / pi_ref)(y | x))^2`, through the policy and the value alike.
+    """`(r - V(x) - beta log(pi / pi_ref)(y | x))^2`, with gradients to the policy and to the value.
 
-    The bandit baseline of DQO (arXiv 2410.09302), from "Offline Regularised Reinforcement Learning for
-    Large Language Models Alignment" (arXiv 2405.19107, without its factor 1/2). `rewards` is the sum over
-    the response.
+    The bandit baseline of DQO (arXiv 2410.09302). It comes from "Offline Regularised Reinforcement Learning for Large
+    Language Models Alignment" (arXiv 2405.19107), without its factor 1/2. `rewards` are sums over responses.
 
     Example:
         >>> log_ratio_sums, values, rewards = torch.tensor([0.5]), torch.tensor([0.5]), torch.tensor([1.0])

@@ -1,7 +1,7 @@
-"""Step-classification losses, the baselines PQM is compared with: a step's Q is the logit of its label.
+"""Step-classification losses, the baselines of PQM. A step's Q is the logit of its label.
 
-Labels are hard (1 correct, 0 wrong) or soft (a success rate in [0, 1]), and -100 where absent. By
-Lemma 3.6 of arXiv 2410.11287 they fit what PQM does, the special case of a policy whose Q equals its label.
+Labels are hard (1 correct, 0 wrong), soft (a success rate in [0, 1]) or absent (-100). By Lemma 3.6 of
+arXiv 2410.11287 these losses are a special case of PQM: that of a policy with Q equal to its label.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from qstep.types import ABSENT
 
 
 def bce_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]) -> Float[Tensor, " B"]:
-    """Binary cross-entropy of sigmoid(Q) with the label, mean over a trajectory's present steps.
+    """Binary cross-entropy of sigmoid(Q) with the label, averaged over a trajectory's present steps.
 
-    0 for a trajectory with none. Raises ValueError on labels outside [0, 1] other than -100.
+    The result is 0 for a trajectory without present steps. Raises ValueError on labels outside [0, 1] other than -100.
 
     Example:
         >>> q_values, labels = torch.tensor([[1.0, 2.0, -3.0]]), torch.tensor([[1.0, 0.5, -100]])
@@ -31,9 +31,9 @@ def bce_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[
 
 
 def mse_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]) -> Float[Tensor, " B"]:
-    """Squared difference of sigmoid(Q) and the label, mean over a trajectory's present steps.
+    """Squared difference of sigmoid(Q) and the label, averaged over a trajectory's present steps.
 
-    0 for a trajectory with none. Raises ValueError on labels outside [0, 1] other than -100.
+    The result is 0 for a trajectory without present steps. Raises ValueError on labels outside [0, 1] other than -100.
 
     Example:
         >>> q_values, labels = torch.tensor([[1.0, 2.0, -3.0]]), torch.tensor([[1.0, 0.5, -100]])
@@ -45,7 +45,7 @@ def mse_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[
 
 
 def orm_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]) -> Float[Tensor, " B"]:
-    """`bce_loss` of the last present step alone: an outcome reward model.
+    """`bce_loss` of the last present step only, for an outcome reward model.
 
     Example:
         >>> q_values, labels = torch.tensor([[1.0, 2.0, -3.0]]), torch.tensor([[1, 1, 0]])
@@ -59,14 +59,16 @@ def orm_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[
 
 def _present(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]) -> Bool[Tensor, "B S"]:
     if q_values.shape != labels.shape:
-        raise ValueError(f"q_values are {tuple(q_values.shape)} but labels are {tuple(labels.shape)}")
+        raise ValueError(
+            f"q_values have shape {tuple(q_values.shape)}, but labels {tuple(labels.shape)}: make them equal"
+        )
     present = labels != ABSENT
-    unknown = present & ~((labels >= 0) & (labels <= 1))  # written so that NaN is unknown
+    unknown = present & ~((labels >= 0) & (labels <= 1))  # in this form NaN counts as unknown
     if unknown.any():
         row, step = unknown.nonzero()[0].tolist()
         raise ValueError(
-            f"labels are in [0, 1], or -100 where absent; row {row}, step {step} has "
-            f"{labels[row, step].item()}: give success rates, not counts"
+            f"the label of row {row}, step {step} is {labels[row, step].item()}, but labels are in [0, 1] or -100 "
+            "(absent): give success rates, not counts"
         )
     return present
 

@@ -1,6 +1,6 @@
-"""Importance weights: how much a response of the behaviour policy mu tells about the policy pi.
+"""Importance weights, which correct for responses of the behaviour policy mu when training the policy pi.
 
-The log-ratios are clipped before they are exponentiated, so no weight overflows.
+Log-ratios are clipped before they are exponentiated, so weights do not overflow.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from qstep.losses.precision import at_least_fp32, masked
 
 ImportanceMode = Literal["trajectory", "prefix", "none"]
-"""What a weight is the ratio of: the whole response, the response up to the token, or nothing (all 1)."""
+"""The part of a response that a weight covers: all of it, its tokens up to each one, or nothing (all weights 1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportanceWeights:
-    """The weights to train with, and the unclipped log-weights of the trajectories to watch. All detached."""
+    """The weights for training, and the unclipped log-weights of trajectories for diagnostics. All are detached."""
 
     weights: Float[Tensor, " B"] | Float[Tensor, "B T"]
     log_weights: Float[Tensor, " B"]
@@ -36,10 +36,9 @@ def importance_weights(
 ) -> ImportanceWeights:
     """`w = min(clip, prod_h (pi / mu)(a_h | s_h))` (arXiv 2410.09302), detached.
 
-    The product runs over the response ("trajectory", weights [B]) or over its tokens up to and including
-    each one ("prefix", weights [B, T], 0 outside the mask); with "none" all weights are 1. `clip =
-    math.inf` leaves the weights unclipped and unbiased. Raises ValueError on another mode, or a clip that
-    is not positive.
+    With "trajectory" the product runs over the response, and weights are [B]. With "prefix" it runs over the tokens up
+    to and including each one, and weights are [B, T], 0 outside the mask. With "none" all weights are 1. `clip =
+    math.inf` keeps the weights unclipped and unbiased. Raises ValueError for another mode, or if clip is not positive.
 
     Example:
         >>> logps, behavior_logps = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.0, -1.0]])
@@ -55,16 +54,16 @@ def importance_weights(
     elif mode == "none":
         weights = torch.ones_like(log_weights)
     else:
-        raise ValueError(f"importance mode is trajectory, prefix or none, not {mode!r}")
+        raise ValueError(f"importance mode {mode!r} is unknown: choose trajectory, prefix or none")
     return ImportanceWeights(weights, log_weights)
 
 
 def importance_diagnostics(log_weights: Float[Tensor, " B"], clip: float = 1.0) -> dict[str, float]:
-    """How far behaviour and policy are apart, from the unclipped log-weights of B trajectories.
+    """The distance between behaviour policy and policy, from the unclipped log-weights of B trajectories.
 
-    `effective_sample_size` is `(sum w)^2 / (B sum w^2)`, 1 where all weights are equal and 1/B where one outweighs the
-    rest, and `mean_weight` their mean, both of the weights trained with, clipped at `clip`. The `log_weight_p*` are
-    quantiles of the unclipped log-weights, in nats; `share_above_100` and `share_below_0.01` count unclipped weights.
+    `effective_sample_size` is `(sum w)^2 / (B sum w^2)`: 1 if all weights are equal, 1/B if one outweighs the rest.
+    `mean_weight` is the mean weight. Both use the weights of training, clipped at `clip`. The other values use
+    unclipped weights: `log_weight_p*` are quantiles in nats, `share_above_100` and `share_below_0.01` are shares.
     """
     log_weights = at_least_fp32(log_weights.detach())
     clipped = log_weights.clamp(max=math.log(clip))

@@ -1,7 +1,7 @@
-"""Rewards for tokens from scores of steps, to be added to the outcome reward at the last token.
+"""Token rewards from step scores, which are added to the outcome reward at the last token.
 
-A step's score goes to the token that ends the step: `step_ends[b, s]` is its index in [0, T), or -1 where
-there is no such step. What lies in the scores of absent steps changes nothing.
+A step's score goes to the token that ends the step. `step_ends[b, s]` is the index of that token in [0, T), or -1 if
+the step is absent. The scores of absent steps are ignored.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def potential_based_rewards(
     mask: Bool[Tensor, "B T"],
     initial: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "B T"]:
-    """`Phi(s_{h+1}) - Phi(s_h)` for every token h, which leaves the optimal policy as it is.
+    """`Phi(s_{h+1}) - Phi(s_h)` for every token h, which keeps the optimal policy.
 
-    A state's potential is that of the last step it has completed, `initial` (the question's, 0 by default)
-    before the first, and 0 after the last token. So it is paid at step ends, and at the last token back:
-    each trajectory sums to `-initial`. Raises ValueError where a step ends outside the mask. See Ng, Harada
-    and Russell, "Policy invariance under reward transformations" (ICML 1999).
+    The potential of a state is that of its last completed step. Before the first step it is `initial` (the question's,
+    0 by default), and after the last token it is 0. So rewards are paid at step ends and taken back at the last
+    token: each trajectory sums to `-initial`. Raises ValueError if a step ends outside the mask. See Ng, Harada and
+    Russell, "Policy invariance under reward transformations" (ICML 1999).
     """
     at_ends = _place(potentials, step_ends, mask)
     if initial is None:
@@ -44,10 +44,10 @@ def additive_rewards(
     mask: Bool[Tensor, "B T"],
     group_index: Int[Tensor, " B"],
 ) -> Float[Tensor, "B T"]:
-    """Step rewards less their mean over the problem's responses, which do change the optimal policy.
+    """Step rewards minus their mean over the problem's responses. They change the optimal policy.
 
-    Rows with equal `group_index` answer the same problem. Without the centring a longer response would earn
-    more by its length alone. Raises ValueError where a step ends outside the mask.
+    Rows with equal `group_index` belong to one problem. Without the centring, a longer response would earn more by its
+    length alone. Raises ValueError if a step ends outside the mask.
     """
     present = step_ends >= 0
     rewards = masked(step_rewards, present)
@@ -68,9 +68,9 @@ def _place(
     if outside.any():
         row, step = outside.nonzero()[0].tolist()
         raise ValueError(
-            f"row {row}: step {step} ends at token {step_ends[row, step].item()}, which is no response token "
-            f"among {length} (-1 marks an absent step)"
+            f"row {row}: step {step} ends at token {step_ends[row, step].item()}, which is not a response token "
+            f"among {length}: give the index of one, or -1 for an absent step"
         )
     scores = masked(scores, present)
-    target = scores.new_zeros(len(scores), length + 1)  # the extra slot takes the absent steps
+    target = scores.new_zeros(len(scores), length + 1)  # the extra slot receives absent steps
     return target.scatter_add(1, step_ends.where(present, length), scores)[:, :length]

@@ -1,12 +1,12 @@
 """DQO: the soft Bellman equations as regressions, with the policy itself as the Q-function.
 
 See "Enhancing Multi-Step Reasoning Abilities of Language Models through Direct Q-Function Optimization"
-(arXiv 2410.09302). Where pi* is optimal for `E[sum_h r_h - beta log(pi / pi_ref)(a_h | s_h)]`,
+(arXiv 2410.09302). If pi* is optimal for `E[sum_h r_h - beta log(pi / pi_ref)(a_h | s_h)]`,
 
     Q*(s, a) = beta log(pi* / pi_ref)(a | s) + V*(s),        Q*(s_h, a_h) = r_h + V*(s_{h+1}),
 
-so a policy and a value network are a Q-function. Every target is detached, hence one backward pass over the
-sum of both losses has the gradients of both.
+so a policy and a value network together are a Q-function. All targets are detached. So one backward pass through the
+sum of both losses computes the gradients of both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qstep.losses.returns import following, lambda_return
 
 @dataclass(frozen=True, slots=True)
 class DQOLosses:
-    """The two losses of a batch, and what they were made of (detached, 0 outside the mask) for the log."""
+    """The two losses of a batch. For the log, also returns and log-ratios, detached and 0 outside the mask."""
 
     value: Float[Tensor, " B"]
     q: Float[Tensor, " B"]
@@ -43,10 +43,10 @@ def dqo_losses(
 ) -> DQOLosses:
     """DQO's value and Q loss on the lambda-return of the soft rewards (arXiv 2410.09302).
 
-    `logps` and `reference_logps` are the log-probabilities of the tokens taken, in nats; `values[:, t]` is
-    the value of the state before token t. Without a reference every token counts alike, Q = beta log pi +
-    V, and the objective is maximum entropy: that is the uniform reference up to a bonus of `beta
-    log(vocabulary)` a token. `weights` are importance weights, one a trajectory or one a token.
+    `logps` and `reference_logps` are the log-probabilities of the response's tokens in nats. `values[:, t]` is the
+    value of the state before token t. Without a reference, Q = beta log pi + V, and the objective is maximum entropy.
+    This equals a uniform reference up to a bonus of `beta log(vocabulary)` a token. `weights` are importance weights,
+    one a trajectory or one a token.
 
     Example:
         >>> logps, reference_logps = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.0]])
@@ -76,7 +76,7 @@ def dqo_value_loss(
     mask: Bool[Tensor, "B T"],
     weights: Float[Tensor, " B"] | Float[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, " B"]:
-    """`sum_h w (V(s_h) - G_h)^2`, the returns detached (arXiv 2410.09302)."""
+    """`sum_h w (V(s_h) - G_h)^2` with detached returns (arXiv 2410.09302)."""
     return _squared_sum(masked(values, mask) - masked(returns, mask).detach(), weights)
 
 
@@ -91,7 +91,7 @@ def dqo_q_loss(
 ) -> Float[Tensor, " B"]:
     """`sum_h w (beta log(pi / pi_ref)(a_h | s_h) + V(s_h) - (r_h + G_{h+1}))^2` (arXiv 2410.09302).
 
-    `log_ratios` alone carries a gradient; `next_returns[:, h]` is G_{h+1}, 0 at the last token.
+    Only `log_ratios` has a gradient. `next_returns[:, h]` is G_{h+1}, and 0 at the last token.
     """
     q_values = beta * masked(log_ratios, mask) + masked(values, mask).detach()
     return _squared_sum(q_values - (masked(rewards, mask) + masked(next_returns, mask)).detach(), weights)

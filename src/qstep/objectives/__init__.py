@@ -1,6 +1,6 @@
-"""Objectives: one file a method, which says what rows, batches, losses and metrics are; and the table of methods.
+"""Objectives: one file a method, with its rows, batches, losses and metrics, and the table of methods.
 
-The table loads nothing, so the command line, the model card and the report read names and labels from it.
+Reading the table imports no method. So the command line, the model card and the report take names and labels from it.
 """
 
 from qstep.objectives.methods import METHODS, Method

@@ -1,4 +1,4 @@
-"""What the options of transformers' TrainingArguments say of themselves, and which settings a training follows from."""
+"""The marks of transformers' TrainingArguments, and the settings that decide the weights of a training."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from qstep.runs.options import CHANGES_NOTHING, Bounds, ChangesNothing, Check, R
 from qstep.runs.shared_options import path_inputs
 
 LENGTH = ("max_steps", "num_train_epochs")
-"""The settings that say how long a run is."""
+"""The settings that decide the length of a run."""
 
 LENGTH_FREE = ("constant", "constant_with_warmup", "inverse_sqrt")
-"""The schedules of the learning rate that do not depend on the length of a run."""
+"""The learning-rate schedules that do not depend on the length of a run."""
 
 _FOLLOWS_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 
 
 def follows_evaluation(config: TrainingArguments) -> bool:
-    """Whether the final weights depend on what is evaluated, and when: the best are kept, or the learning rate asks."""
+    """Whether the final weights depend on evaluations: the best weights are kept, or the learning rate follows them."""
     return config.load_best_model_at_end or SchedulerType(config.lr_scheduler_type).value in _FOLLOWS_EVALUATION
 
 
 def length_free(config: TrainingArguments) -> bool:
-    """Whether a longer run begins with the steps of a shorter one: its learning rate does not depend on its end."""
+    """Whether the learning rate is independent of the run's length, so that a longer run begins with the same steps."""
     return SchedulerType(config.lr_scheduler_type).value in LENGTH_FREE and not 0 < config.warmup_steps < 1
 
 
 def training_settings(config: TrainingArguments) -> dict[str, Any]:
-    """The options of training that the weights follow from, as JSON, and the number of processes."""
+    """The options that decide the weights, as JSON, and the number of processes."""
     idle = "num_train_epochs" if config.max_steps > 0 else "max_steps"
     settings = settings_of(config, idle, num_processes=config.world_size)
     return {
@@ -41,11 +41,11 @@ def training_settings(config: TrainingArguments) -> dict[str, Any]:
 
 def _unused(option: str, value: Any) -> None:
     if value:
-        raise ValueError(f"--{option} is {value!r}, and nothing reads it without a trainer of another kind")
+        raise ValueError(f"--{option} is {value!r}, but qstep's trainers do not use it: remove it")
 
 
 def _config_file(option: str, value: str) -> Iterator[tuple[str, str]]:
-    """A file of settings that is named instead of them."""
+    """The file, if the option names a JSON file of settings."""
     if value.endswith(".json"):
         yield from path_inputs(option, value)
 
@@ -69,7 +69,7 @@ _NOTHING = (
     *("save_on_each_node", "save_only_model", "enable_jit_checkpoint", "restore_callback_states_from_checkpoint"),
     *("skip_memory_metrics", "debug"),
 )
-"""What cannot change the weights that a run ends with. Tokens are among it, and so are never written."""
+"""Options that cannot change the final weights. Access tokens are among them, so they are never written to disk."""
 
 _CADENCE = (
     *("save_strategy", "save_steps", "save_total_limit"),
@@ -77,7 +77,7 @@ _CADENCE = (
     *("eval_use_gather_object", "eval_accumulation_steps", "per_device_eval_batch_size", "prediction_loss_only"),
     *("metric_for_best_model", "greater_is_better"),
 )
-"""What changes the weights only where the evaluation decides on them."""
+"""Options that change the weights only if the evaluation decides on them."""
 
 _COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _UNUSED = ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size")
@@ -94,4 +94,4 @@ _MARKS: tuple[tuple[Any, tuple[str, ...]], ...] = (
 FOREIGN: dict[str, tuple[Any, ...]] = {
     name: tuple(mark for mark, names in _MARKS if name in names) for _, names in _MARKS for name in names
 }
-"""The marks of TrainingArguments' fields, whose classes are not ours."""
+"""The marks of TrainingArguments' fields, which belong to transformers' classes."""

@@ -1,4 +1,4 @@
-"""What is in the batches of each method, by key and shape."""
+"""The keys and shapes of each method's batches."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 
 class ResponseBatch(Batch):
-    """Responses to learn from; the trainer adds both keys to every batch."""
+    """Responses to learn from. The trainer adds both keys to every batch."""
 
     row_index: NotRequired[Int[Tensor, " B"]]
-    """The number of the response's row in its file, from 0."""
+    """The number of the response's row in its file, counted from 0."""
     row_weight: NotRequired[Float[Tensor, " B"]]
-    """1, or 0 for a response that only keeps this process in step with others."""
+    """1, or 0 for a placeholder that only keeps this process in step with others."""
 
 
 class LabelledStepBatch(StepBatch, ResponseBatch):
     """Responses with labels of their steps."""
 
     step_labels: Float[Tensor, "B S"]
-    """1 right, 0 wrong, soft between them, `ABSENT` where there is none."""
+    """1 is right, 0 is wrong, soft labels are between them, and `ABSENT` marks a missing label."""
 
 
 class GradedBatch(ResponseBatch):
@@ -38,7 +38,7 @@ class GradedBatch(ResponseBatch):
 
 
 class RewardedBatch(GradedBatch):
-    """Graded responses, each token an action."""
+    """Graded responses, with each token as an action."""
 
     rewards: Float[Tensor, "B T"]
     behavior_logps: NotRequired[Float[Tensor, "B T"]]

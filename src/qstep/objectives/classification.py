@@ -1,4 +1,4 @@
-"""The baselines of PQM: each step is classified or regressed on its own, or the response as a whole."""
+"""The baselines of PQM: classification or regression of each step, or of the complete response."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ from qstep.runs.options import Bounds, ReadIf
 
 @dataclass
 class ClassificationConfig(StepwiseConfig):
-    """How to train a scorer by classification or regression of steps. Soft labels are targets as they are.
+    """How to train a scorer by classification or regression of steps. Soft labels are targets without a threshold.
 
     Args:
-        threshold: a soft label above it counts as correct (0: any success is correct), for stop_at_first_error.
+        threshold: a soft label above this counts as right in the search for the first wrong step. With 0, any success
+            counts as right.
     """
 
     threshold: Annotated[float, Bounds(least=0, below=1), ReadIf(stop_at_first_error=True)] = 0.0
 
 
 def bce(config: ClassificationConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
-    """Cross-entropy of each step, soft labels as they are."""
+    """Cross-entropy of each step, with soft labels as targets."""
     return _per_step("bce", config, tokenizer, bce_loss)
 
 
 def mse(config: ClassificationConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
-    """Squared error of each step, soft labels as they are."""
+    """Squared error of each step, with soft labels as targets."""
     return _per_step("mse", config, tokenizer, mse_loss)
 
 

@@ -29,20 +29,21 @@ _REPORTERS = {
     "trackio": "trackio",
     "wandb": "wandb",
 }
-"""What `report_to` may name, and the package to install for it."""
+"""The values of `report_to`, and the package that each needs."""
 _MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}
-"""The module of a package, where it is not called as `report_to` names it."""
+"""The module of a package, if it differs from the name in `report_to`."""
 
 
 @dataclass
 class GroupConfig(TrainingArguments):
-    """What every trainer is told. Batches count prompts: each brings `responses_per_prompt` responses.
+    """Options of every trainer. Batch sizes count groups of at most `responses_per_prompt` responses to one prompt.
 
     Args:
-        max_length: longest prompt and response together, in tokens.
-        over_long: rows longer than that are refused with their number, or dropped and counted.
-        responses_per_prompt: responses of one problem that share one pass over its prompt in a batch; null for all.
-        logging_steps: optimizer steps between two lines of the log, of which each is an average.
+        max_length: greatest length of a prompt with its response, in tokens.
+        over_long: `refuse` stops at rows longer than max_length and names them; `drop` leaves them out and counts them.
+        responses_per_prompt: maximum number of responses in a batch that share one pass over their prompt. Null means
+            all responses of the problem.
+        logging_steps: optimizer steps between two lines of the log. Each line shows averages since the line before.
     """
 
     FOREIGN: ClassVar[Mapping[str, tuple[Any, ...]]] = FOREIGN
@@ -53,22 +54,22 @@ class GroupConfig(TrainingArguments):
     logging_steps: Annotated[float, CHANGES_NOTHING] = 10
 
     def __post_init__(self) -> None:
-        if not torch.accelerator.is_available():  # else accelerate takes several processes for one each
+        if not torch.accelerator.is_available():  # else accelerate treats several processes as one each
             self.use_cpu = True
         super().__post_init__()
         check_options(self)
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
-            raise ValueError("no step is asked for: give max_steps or num_train_epochs above 0")
+            raise ValueError("the run has no steps: set max_steps or num_train_epochs above 0")
         for name in self.report_to or ():
             _check_reporter(name)
 
 
 def _check_reporter(name: str) -> None:
-    """Raises ValueError for a place to report to that is unknown, or whose package is not installed."""
-    if name == "kubeflow":  # transformers adds it by itself within Kubeflow
+    """Raises ValueError if the reporter is unknown, or if its package is not installed."""
+    if name == "kubeflow":  # transformers adds it within Kubeflow
         return
     if name not in _REPORTERS:
-        raise ValueError(f"--report_to is {name!r}; it must be none, all, or some of {', '.join(_REPORTERS)}")
+        raise ValueError(f"--report_to {name} is unknown: choose none, all, or some of {', '.join(_REPORTERS)}")
     modules = ("tensorboard", "tensorboardX") if name == "tensorboard" else (_MODULES.get(name, name),)
     if not any(map(find_spec, modules)):
-        raise ValueError(f"--report_to {name} needs a package: pip install {_REPORTERS[name]}")
+        raise ValueError(f"--report_to {name} is not installed: pip install {_REPORTERS[name]}")

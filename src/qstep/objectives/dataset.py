@@ -1,4 +1,4 @@
-"""A trajectory file as a training set: chunks of one problem's rows, read by byte offset when they are reached."""
+"""A file of rows as a training set: chunks of one problem's rows, read from the disk when they are needed."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from qstep.processes import first_then_all
 from qstep.types import Row
 
 Item = dict[str, Any]
-"""What a `GroupDataset` gives: some rows of one problem."""
+"""An item of a `GroupDataset`: some rows of one problem."""
 
 Reasons = Mapping[str, NDArray[np.bool_]]
-"""Why rows are left out: by reason, which rows of an index."""
+"""Reasons for leaving rows out, each with a mask of the index's rows."""
 
 _NAMED = 5
-"""Over-long rows that an error names."""
+"""How many rows beyond max_length an error names."""
 
 
 class GroupDataset(Dataset[Item]):
-    """Chunks of one problem's rows, the unit a batch is made of; a problem is a (problem_id, prompt).
+    """Chunks of one problem's rows. Batches consist of chunks; a problem is a (problem_id, prompt).
 
-    Item i is `{"rows": [Row, ...], "row_index": [int, ...], "where": [str, ...], "weight": 1}`: at most
-    `responses_per_prompt` responses of one problem (all of them if None), `row_index` counting the rows of the file,
-    `where` naming them for errors. Item ~i is the same with weight 0. `lengths[i]` is about the number of its tokens.
+    Item i is `{"rows": [Row, ...], "row_index": [int, ...], "where": [str, ...], "weight": 1}`. It holds at most
+    `responses_per_prompt` responses of one problem (all of them if None). `row_index` has the rows' numbers in the
+    file, and `where` their names for errors. Item ~i is the same with weight 0. `lengths[i]` estimates its tokens.
 
-    left_out: how many rows were left out for which reason. rows: the numbers of those kept, problem by problem.
-    columns: what else items carry for each row, from its number (reference log-probabilities, say).
+    left_out: the number of rows left out for each reason. rows: the numbers of the kept rows, problem by problem.
+    columns: further columns of the items, by the row's number (reference log-probabilities, for example).
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class GroupDataset(Dataset[Item]):
         left_out: Counter[str],
     ) -> None:
         if not len(rows):
-            raise ValueError(f"{source}: none of its rows can be used; left out: {dict(left_out)}")
+            raise ValueError(f"{source}: no row can be used. Left out: {dict(left_out)}")
         self.source, self.index, self.left_out = source, index, left_out
         self.columns: dict[str, Any] = {}
         problems = index.table["problem"][rows]
         _, first, inverse = np.unique(problems, return_index=True, return_inverse=True)
-        order = np.argsort(first[inverse], kind="stable")  # problems as they first appear, rows as in the file
+        order = np.argsort(first[inverse], kind="stable")  # problems in order of first appearance, rows in file order
         self.rows = rows[order]
         problems = problems[order]
         begins = np.flatnonzero(np.r_[True, problems[1:] != problems[:-1]])
@@ -83,7 +83,9 @@ class GroupDataset(Dataset[Item]):
         numbers = self.row_numbers(item)
         rows = [self.row(number) for number in numbers]
         if any(row["prompt"] != rows[0]["prompt"] for row in rows):
-            raise ValueError(f"{self.source}: rows {numbers} have one hash and two prompts; give them problem_ids")
+            raise ValueError(
+                f"{self.source}: the prompts of rows {numbers} have the same hash: add a problem_id to each"
+            )
         where = [self.where(number) for number in numbers]
         more = {name: [column[number] for number in numbers] for name, column in self.columns.items()}
         return {"rows": rows, "row_index": numbers, "where": where, "weight": float(index >= 0), **more}
@@ -93,7 +95,7 @@ class GroupDataset(Dataset[Item]):
         return self.rows[self.starts[item] : self.ends[item]].tolist()
 
     def row(self, number: int) -> Row:
-        """The row of that number of the file, counted from 0."""
+        """The row with this number in the file, counted from 0."""
         return self.index.row(number)
 
     def where(self, number: int) -> str:
@@ -116,15 +118,16 @@ def select_rows(
     """The rows of a file that can be trained on.
 
     Args:
-        leave_out: which rows are left out, and why.
-        encode: how many tokens a row has.
-        fixed_tokens: how many of them at most are not of its texts (separators, say), or are known exactly.
-        step_separator: what rows' steps must be split by; None where steps do not matter.
-        forbidden: texts that no step may contain.
+        leave_out: returns the rows to leave out, by reason.
+        encode: returns the number of tokens of a row.
+        fixed_tokens: an upper limit for each row's tokens outside its texts, such as separators, or for those that are
+            known exactly.
+        step_separator: the separator that the rows must have; None if steps do not matter.
+        forbidden: strings that no step may contain.
 
     Raises:
-        RowError: a row is bad, or its steps are split by another separator.
-        ValueError: rows are longer than `max_length` (unless they are to be dropped), or none is left.
+        RowError: a row is bad, or another separator split its steps.
+        ValueError: rows are longer than `max_length` and `over_long` is `refuse`, or no row is left.
     """
     index = source.index(format, forbidden)
     table = index.table
@@ -157,8 +160,8 @@ def select_rows(
             )
             raise ValueError(
                 f"{source}: {int(long.sum())} rows are longer than max_length {config.max_length} tokens: {named}"
-                f"{', ...' if long.sum() > _NAMED else ''}. Raise max_length, or leave them out with over_long: drop; "
-                "nothing is truncated."
+                f"{', ...' if long.sum() > _NAMED else ''}. qstep truncates nothing. Raise max_length, or leave these "
+                "rows out with over_long: drop."
             )
         if long.any():
             left_out["longer than max_length"] += int(long.sum())
@@ -172,15 +175,15 @@ def _refuse_other_separators(source: RowsFile, index: Index, wanted: str) -> Non
             raise source.error(
                 int(np.flatnonzero(index.table["separator"] == code)[0]),
                 "step_separator",
-                f"its steps were split by {separator!r}, and this run splits by {wanted!r}: set step_separator to that "
-                "of the rows",
+                f"is {separator!r}, but this run's step_separator is {wanted!r}: set step_separator to that of the "
+                "rows",
             )
 
 
 def _most_tokens(index: Index, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
-    """No fewer than the tokens of each row's prompt and (unless it has `completion_ids`) of its texts.
+    """An upper limit for the tokens of each row's prompt and, without `completion_ids`, of its texts.
 
-    Where a tokenizer is of a kind this is not known of, the largest number there is.
+    The limit is the largest integer if it is not known for this kind of tokenizer.
     """
     table = index.table
     growth = bytes_growth(tokenizer)
@@ -189,7 +192,7 @@ def _most_tokens(index: Index, tokenizer: PreTrainedTokenizerBase) -> NDArray[np
     framing = np.array([_framing(tokenizer, roles) for roles in index.roles])[table["roles"]]
 
     def most(part: str, texts: NDArray[np.int64]) -> NDArray[np.int64]:
-        size, extra = (table[f"{part}_{of}"].astype(np.int64) for of in ("bytes", "extra"))
+        size, extra = (table[f"{part}_{measure}"].astype(np.int64) for measure in ("bytes", "extra"))
         return most_text_tokens(size, extra, texts, growth)
 
     response = most("response", 1 + np.maximum(table["steps"], 0).astype(np.int64))
@@ -197,7 +200,7 @@ def _most_tokens(index: Index, tokenizer: PreTrainedTokenizerBase) -> NDArray[np
 
 
 def _framing(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> int:
-    """Tokens of a prompt that are not of its texts: a beginning, or what the chat template puts around messages."""
+    """Tokens of a prompt outside its texts: beginning-of-text, or what the chat template puts around messages."""
     if not roles:
         return 2
     return len(encode_prompt(tokenizer, [{"role": role, "content": "x"} for role in roles])) + 8 * len(roles)

@@ -1,4 +1,4 @@
-"""DQO (arXiv 2410.09302): every token is an action, and the policy is its own Q-function."""
+"""DQO (arXiv 2410.09302): each token is an action, and the policy is its own Q-function."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 class ImportanceCollapse(RuntimeError):
-    """The importance weights have left too few effective samples to learn from."""
+    """The importance weights leave too few effective samples for learning."""
 
 
 _WEIGHTED = ReadIf(importance=("trajectory", "prefix"))
@@ -49,17 +49,18 @@ class DQOConfig(ValueConfig):
     """How to train a policy by DQO (arXiv 2410.09302).
 
     Args:
-        lam: lambda of the lambda-return; 1 (the paper's best) never bootstraps.
-        importance: product of pi/mu over the `trajectory`, over its `prefix`, or `none`.
-        importance_clip: upper limit of the weights.
-        process_rewards: what `step_rewards` of a row add to its outcome reward: `none`, `potential`
-            (differences of potentials, which leave the optimal policy alone) or `additive` (centred per problem).
+        lam: lambda of the lambda-return, from 0 to 1. With 1, the paper's best value, returns never bootstrap from V.
+        importance: importance weights: the product of pi/mu over the `trajectory`, over the `prefix` up to each token,
+            or always 1 (`none`).
+        importance_clip: upper limit of the importance weights.
+        process_rewards: how `step_rewards` of a row add to its outcome reward. `potential` adds differences of
+            potentials, which keep the optimal policy; `additive` adds rewards centred per problem.
         process_reward_weight: factor on the step rewards.
-        min_effective_sample_size: stop when the share of effective samples, or the mean weight, is below this
-            for `collapse_patience` optimizer steps in a row.
-        collapse_patience: how many optimizer steps in a row that may be before training stops.
-        step_separator: the text between steps, or the `split:<name>` of what cut them, for placing step rewards on
-            tokens, whichever tokenizer the scorer had.
+        min_effective_sample_size: training stops when the share of effective samples, or the mean weight, stays below
+            this for `collapse_patience` optimizer steps.
+        collapse_patience: optimizer steps in a row below min_effective_sample_size after which training stops.
+        step_separator: the string between steps, or the `split:<name>` that cut them. It places step rewards on tokens,
+            whichever tokenizer the scorer had.
     """
 
     lam: Annotated[float, Bounds(least=0, most=1)] = 1.0
@@ -75,15 +76,15 @@ class DQOConfig(ValueConfig):
         super().__post_init__()
         if self.process_rewards == "additive" and self.responses_per_prompt is not None:
             raise ValueError(
-                "process_rewards additive are centred per problem, over all its responses: "
-                "set responses_per_prompt to null so that a batch holds whole groups."
+                "process_rewards additive needs complete groups in a batch, because it centres rewards per problem: "
+                "set responses_per_prompt to null"
             )
 
 
 class DQO(Objective[RewardedBatch]):
     """Reads rows with `reward` or `label`, with `logps_behavior` and, for process rewards, with `step_rewards`.
 
-    Rows without `logps_behavior` are taken to come from the reference model, with a warning.
+    Rows without `logps_behavior` count as samples of the reference model, with a warning.
     """
 
     def __init__(self, config: DQOConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -103,8 +104,8 @@ class DQO(Objective[RewardedBatch]):
             raise source.error(
                 int(unscored.min()),
                 "step_rewards",
-                f"is missing ({len(unscored)} such rows), and process_rewards is {self.config.process_rewards}; `qstep "
-                "score` writes it",
+                f"is missing ({len(unscored)} such rows), but process_rewards {self.config.process_rewards} needs it: "
+                "run `qstep score`, which writes it",
             )
         return dataset
 
@@ -113,8 +114,8 @@ class DQO(Objective[RewardedBatch]):
         assumed = _assumed(train)
         if assumed and self.config.importance != "none" and here()[0] == 0:
             _log.warning(
-                "%s: %d of %d rows have no logps_behavior. They are taken to be sampled by the reference model; if "
-                "they were not, their importance weights are wrong: set importance to none",
+                "%s: %d of %d rows have no logps_behavior, so they count as samples of the reference model. If another "
+                "model sampled them, their importance weights are wrong: set importance to none",
                 train.source,
                 assumed,
                 len(train.rows),
@@ -139,7 +140,7 @@ class DQO(Objective[RewardedBatch]):
         return batch
 
     def _process_rewards(self, rows: list[Row], batch: GradedBatch) -> Tensor:
-        """The rewards `[B, T]` that the rows' `step_rewards` add, on the tokens that end the steps."""
+        """The rewards `[B, T]` that `step_rewards` add at the tokens that end the steps."""
         mask = batch["response_mask"].bool()
         if self.config.process_rewards == "none":
             return torch.zeros(mask.shape)
@@ -186,7 +187,7 @@ class DQO(Objective[RewardedBatch]):
         return Losses(losses.value + losses.q, recorded)
 
     def end_step(self, step: int) -> Recorded:
-        """The weights' health over one optimizer step. Raises ImportanceCollapse when they have collapsed."""
+        """Diagnostics of the weights of one optimizer step. Raises ImportanceCollapse if they have collapsed."""
         if self.config.importance == "none":
             return {}
         own = torch.cat(self.log_weights).tolist()
@@ -197,11 +198,11 @@ class DQO(Objective[RewardedBatch]):
         self.steps_below = self.steps_below + 1 if worst < self.config.min_effective_sample_size else 0
         if self.steps_below >= self.config.collapse_patience:
             raise ImportanceCollapse(
-                f"step {step}: for {self.steps_below} steps the importance weights have kept less "
-                f"than {self.config.min_effective_sample_size:.0%} of the batch (effective sample size "
-                f"{diagnostics['effective_sample_size']:.2%}, mean weight {diagnostics['mean_weight']:.2e}): the "
-                "policy has left the data and no longer learns. Lower learning_rate, raise warmup_steps or beta, or "
-                "use importance: prefix or none."
+                f"step {step}: the importance weights kept less than {self.config.min_effective_sample_size:.0%} of "
+                f"the batch for {self.steps_below} steps (effective sample size "
+                f"{diagnostics['effective_sample_size']:.2%}, mean weight {diagnostics['mean_weight']:.2e}). The "
+                "policy is too far from the data and no longer learns. Lower learning_rate, raise warmup_steps or "
+                "beta, or use importance: prefix or none."
             )
         return {f"importance/{name}": torch.tensor(value) for name, value in diagnostics.items()}
 
@@ -213,7 +214,7 @@ class DQO(Objective[RewardedBatch]):
 
 
 def _behavior_logps(rows: list[Row], batch: GradedBatch) -> Tensor:
-    """The rows' `logps_behavior` `[B, T]`, and the reference's where a row has none."""
+    """The rows' `logps_behavior` `[B, T]`. Rows without it have the reference's."""
     mask = batch["response_mask"].bool()
     behavior = batch.get("reference_logps", torch.zeros(mask.shape)).clone()
     for i, row in enumerate(rows):
@@ -223,5 +224,5 @@ def _behavior_logps(rows: list[Row], batch: GradedBatch) -> Tensor:
 
 
 def _assumed(dataset: GroupDataset) -> int:
-    """How many rows do not say with what probability they were sampled."""
+    """How many rows have no sampling probabilities."""
     return int((~dataset.index.table["behavior"][dataset.rows]).sum())

@@ -1,4 +1,4 @@
-"""DRO (arXiv 2405.19107): the whole response is one action, and V is of the prompt alone."""
+"""DRO (arXiv 2405.19107): the complete response is one action, and V depends on the prompt only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qstep.objectives.value_function import ValueConfig, ValueFunction, by_outco
 
 @dataclass
 class DROConfig(ValueConfig):
-    """How to train a policy and a value function by DRO (arXiv 2405.19107): the response is one action."""
+    """How to train a policy and a value function by DRO (arXiv 2405.19107). The response is one action."""
 
 
 class DRO(Objective[GradedBatch]):

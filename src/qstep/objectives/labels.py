@@ -1,4 +1,4 @@
-"""The labels that step scorers learn from: read from a row as the loss takes them, and checked over a whole file."""
+"""The labels that step scorers learn from: reading them from a row, and checking those of a file."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _log = logging.getLogger(__name__)
 
 
 def hard_labels(row: Row, threshold: float = 0.0, stop_at_first_error: bool = False) -> list[float]:
-    """Labels for a ranking loss: 1 or 0 by the threshold, and 0 after the first wrong step; `ABSENT` for null."""
+    """Labels for a ranking loss: 1 or 0 by the threshold, 0 after the first wrong step, and `ABSENT` for null."""
     labels, first_wrong = _read(row, threshold, stop_at_first_error)
     return [label if label == ABSENT else float(t < first_wrong) for t, label in enumerate(labels)]
 
 
 def soft_labels(row: Row, threshold: float = 0.0, stop_at_first_error: bool = False) -> list[float]:
-    """Labels as they are, `ABSENT` for null. The threshold says which step is the first wrong one."""
+    """The row's own labels, with `ABSENT` for null. The threshold decides which step is the first wrong one."""
     return _read(row, threshold, stop_at_first_error)[0]
 
 
 def verdict_label(row: Row) -> list[float]:
-    """The verdict on the response as the label of its last step; without a verdict, the last step's own label."""
+    """The verdict on the response as the label of its last step. Without a verdict, that step keeps its own label."""
     labels, _ = _read(row, 0.0, False)
     verdict = is_right(row)
     return [float(ABSENT)] * (len(labels) - 1) + [labels[-1] if verdict is None else float(verdict)]
 
 
 def _read(row: Row, threshold: float, stop_at_first_error: bool) -> tuple[list[float], int]:
-    """The labels, through the first wrong step if asked for, and the place of that step."""
+    """The labels and the index of the first wrong step. `stop_at_first_error` drops the labels after that step."""
     labels = [float(ABSENT) if label is None else float(label) for label in row["labels"]]
     wrong = (t for t, label in enumerate(labels) if label != ABSENT and label <= threshold)
     first_wrong = next(wrong, len(labels))
@@ -46,11 +46,11 @@ def _read(row: Row, threshold: float, stop_at_first_error: bool) -> tuple[list[f
 
 
 def check_verdicts(source: RowsFile, forbidden: Sequence[str]) -> None:
-    """Refuses a training file whose responses are all right, or all wrong.
+    """Refuses a training file if its responses are all right, or all wrong.
 
     Raises:
         RowError: a row is bad.
-        ValueError: the verdicts all say the same.
+        ValueError: all verdicts are the same.
     """
     index = source.index("stepwise", forbidden)
     table = index.table
@@ -62,20 +62,20 @@ def check_verdicts(source: RowsFile, forbidden: Sequence[str]) -> None:
 
 
 def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[str], *, soft: bool) -> None:
-    """Refuses a training file whose steps are all right, or all wrong.
+    """Refuses a training file if its steps are all right, or all wrong.
 
     Args:
-        soft: the loss takes labels as they are, so that only equal ones say the same.
+        soft: the loss takes soft labels without a threshold, so only equal labels count as the same.
 
     Raises:
         RowError: a row is bad.
-        ValueError: the labels all say the same, or rise after a wrong step where `config.rising` refuses that.
+        ValueError: all labels are the same, or labels rise after a wrong step and `config.rising` is `refuse`.
     """
     index = source.index("stepwise", forbidden)
     table, threshold = index.table, config.threshold
     known = ~np.isnan(table["lowest"]) & (table["steps"] > 0)
     if not known.any():
-        return  # reading the rows says why each is left out
+        return  # reading the rows reports why each is left out
     low, high = float(table["lowest"][known].min()), float(table["highest"][known].max())
     as_they_are = soft and not config.stop_at_first_error
     if low == high if as_they_are else (low > threshold or high <= threshold):
@@ -85,17 +85,17 @@ def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[s
     rising: NDArray[np.int64] = rising_rows(index, threshold) if config.rising == "refuse" else np.empty(0, np.int64)
     if len(rising):
         raise ValueError(
-            f"{source}: labels rise after a wrong step in {len(rising)} rows, first on {source.line(rising[0])}, and "
-            "--rising is refuse: mend or drop these, read every row through its first wrong step only "
-            "(--stop_at_first_error true), or give --rising keep"
+            f"{source}: {len(rising)} rows have a right step after a wrong one, first on {source.line(rising[0])}, "
+            "and --rising is refuse. Correct or drop these rows, give --rising keep, or read each row only through "
+            "its first wrong step (--stop_at_first_error true)"
         )
     _warn_of_contradictions(source, index)
 
 
 def _one_sided(source: RowsFile, what: str, says: str) -> str:
     return (
-        f"{source}: all {what} say the same ({says}; 1 is right, 0 wrong), so a scorer can learn nothing from them. "
-        "Look at the file with `qstep audit`, and add rows that are labelled otherwise"
+        f"{source}: all {what} are the same ({says}; 1 is right, 0 wrong), so a scorer can learn nothing from them. "
+        "Look at the file with `qstep audit`, and add rows with other labels"
     )
 
 
@@ -103,6 +103,6 @@ def _warn_of_contradictions(source: RowsFile, index: Index) -> None:
     contradictions = contradicting_rows(index)
     if len(contradictions):
         _log.warning(
-            "%s: %d rows contradict another of the same response, first on %s; see `qstep audit`",
+            "%s: %d rows contradict another row of the same response, first on %s. `qstep audit` lists them",
             *(source, len(contradictions), source.line(contradictions[0])),
         )

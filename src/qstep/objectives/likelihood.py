@@ -1,4 +1,4 @@
-"""Supervised learning of responses: of all of them (SFT), or of the right ones (rejection sampling)."""
+"""Supervised learning on all responses (SFT), or on the right ones (rejection sampling)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Likelihood(Objective[Batch]):
-    """Next-token cross-entropy of responses, averaged over the tokens of the whole step."""
+    """Next-token cross-entropy of responses, averaged over all tokens of an optimizer step."""
 
     def __init__(
         self, config: GroupConfig, tokenizer: PreTrainedTokenizerBase, leave_out: Callable[[Index], Reasons]
@@ -47,12 +47,12 @@ class Likelihood(Objective[Batch]):
 
 
 def sft(config: GroupConfig, tokenizer: PreTrainedTokenizerBase) -> Likelihood:
-    """Supervised fine-tuning: every response, whatever its reward or label."""
+    """Supervised fine-tuning on every response, whatever its reward or label."""
     return Likelihood(config, tokenizer, lambda index: {})
 
 
 def rs(config: GroupConfig, tokenizer: PreTrainedTokenizerBase) -> Likelihood:
-    """Rejection sampling, the baseline of every offline method: right responses only."""
+    """Rejection sampling: learns from right responses only. It is the baseline of every offline method."""
     return Likelihood(config, tokenizer, not_right)
 
 

@@ -1,4 +1,4 @@
-"""The table of methods: their names, what they are, where their options and their objective are defined."""
+"""The table of methods: their names, and the modules of their options and objectives."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Method:
     """One way to train.
 
     Args:
-        name: as it is typed after `qstep train`.
-        label: what tables and pages call it.
+        name: the word after `qstep train`.
+        label: its name in tables and on pages.
         about: a phrase for overviews.
         kind: whether it trains a step scorer or a policy.
         config_path: `module:class` of its options.
-        objective_path: `module:name` of what makes its objective from options and a tokenizer.
+        objective_path: `module:name` of the callable that makes its objective from options and a tokenizer.
     """
 
     name: str
@@ -40,9 +40,9 @@ class Method:
         return _imported(self.config_path)
 
     def objective(self, config: GroupConfig, tokenizer: PreTrainedTokenizerBase) -> Objective[Any]:
-        """Its objective. Raises ValueError for the options of another method."""
+        """The objective with these options. Raises ValueError for the options of another method."""
         if type(config) is not self.config:
-            raise ValueError(f"{self.name} is trained with a {self.config.__name__}, not a {type(config).__name__}")
+            raise ValueError(f"{self.name} needs a {self.config.__name__} as args, not a {type(config).__name__}")
         objective: Objective[Any] = _imported(self.objective_path)(config, tokenizer)
         return objective
 
@@ -84,4 +84,4 @@ _METHODS = (
 )
 
 METHODS: Mapping[str, Method] = {method.name: method for method in _METHODS}
-"""What `qstep train METHOD` runs, by its name."""
+"""The methods of `qstep train METHOD`, by name."""

@@ -1,4 +1,4 @@
-"""What a method is to the machine that trains it."""
+"""The interface between a method and the trainer."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 Recorded = Mapping[str, Tensor]
-"""Values by the name under which the log shows their average, such as `logps/ratio`."""
+"""Values by their name in the log, such as `logps/ratio`. The log shows their averages."""
 
 
 class Losses(NamedTuple):
-    """The loss of each trajectory, not reduced, and what else is worth a place in the log."""
+    """The unreduced loss of each trajectory, and further values for the log."""
 
     per_trajectory: Float[Tensor, " B"]
     recorded: Recorded = MappingProxyType({})
 
 
 class Objective(Protocol[AnyBatch]):
-    """A method: which rows it learns from, how they become a batch, and the loss of each trajectory in it.
+    """A method of training: its rows, its batches, and the loss of each trajectory.
 
-    A new one derives from this class and writes `new_model`, `rows`, `collate` and `losses`. The other methods have
-    defaults. The trainer divides the sum of the losses by the sum of `count_items` over the whole optimizer step.
+    A new objective derives from this class and defines `new_model`, `rows`, `collate` and `losses`. The other functions
+    have defaults. The trainer divides the sum of losses by the sum of `count_items`, both over an optimizer step.
     """
 
     def new_model(self, options: ModelOptions) -> PretrainedModule:
@@ -41,31 +41,31 @@ class Objective(Protocol[AnyBatch]):
         ...
 
     def rows(self, source: RowsFile) -> GroupDataset:
-        """The rows of a file that are learned from, or evaluated on."""
+        """The rows of a file for training or evaluation."""
         ...
 
     def collate(self, items: list[Item]) -> AnyBatch:
-        """Some items of a data set as a batch of groups."""
+        """Makes a batch of groups from items of a data set."""
         ...
 
     def losses(self, model: Any, batch: AnyBatch) -> Losses:
-        """The losses of a batch that `collate` made; the trainer has added `row_index` and `row_weight`."""
+        """The losses of a batch from `collate`, to which the trainer added `row_index` and `row_weight`."""
         ...
 
     def count_items(self, batch: AnyBatch) -> Float[Tensor, " B"]:
-        """What each trajectory adds to the number that the global loss is divided by; one by default."""
+        """What each trajectory adds to the divisor of the global loss; one by default."""
         return torch.ones_like(batch["response_lengths"], dtype=torch.float32)
 
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
-        """What is logged, given the means of what `losses` recorded."""
+        """The metrics for the log, from the means of what `losses` recorded."""
         return means
 
     def check(self, source: RowsFile) -> None:
-        """Refuses, before a model is loaded, a training file from which nothing can be learned."""
+        """Refuses a training file that teaches nothing, before a model is loaded."""
         return
 
     def begin(self, model: Any, train: GroupDataset) -> None:
-        """Prepares the model for its rows, and warns of what is doubtful in them."""
+        """Prepares the model for the rows, and warns of doubtful rows."""
         return
 
     def needs_reference(self, dataset: GroupDataset) -> bool:
@@ -77,13 +77,13 @@ class Objective(Protocol[AnyBatch]):
         return {}
 
     def end_step(self, step: int) -> Recorded:
-        """Called after the last backward pass of each optimizer step; what it returns is logged."""
+        """Called after the last backward pass of each optimizer step. The result is logged."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this object, as JSON."""
+        """The state of this object for checkpoints, as JSON."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state` gave; an empty mapping at the start of a run."""
+        """Restores what `state` returned. At the start of a run the mapping is empty."""
         return

@@ -21,7 +21,7 @@ class RankingConfig(StepwiseConfig):
     """How to train a scorer by PQM's ranking (arXiv 2410.11287).
 
     Args:
-        margin: zeta of the ranking losses.
+        margin: logits by which right steps should exceed wrong ones, zeta in the paper.
     """
 
     margin: Annotated[float, Bounds(least=0)] = 4.0
@@ -32,8 +32,8 @@ class TheoreticalConfig(RankingConfig):
     """How to train a scorer by PQM's theoretical ranking (arXiv 2410.11287, Eq. 9).
 
     Args:
-        stop_at_first_error: read each response only through its first wrong step. Eq. 9 also ranks wrong steps among
-            each other, so by default all steps are read.
+        stop_at_first_error: read each response only through its first wrong step. The default is false, because Eq. 9
+            also ranks wrong steps among each other.
     """
 
     stop_at_first_error: bool = False
@@ -50,7 +50,7 @@ def pqm_theoretical(config: TheoreticalConfig, tokenizer: PreTrainedTokenizerBas
 
 
 def pqm_ablation(config: StepwiseConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
-    """The ablation, Eq. 12: of the first wrong step only, and without a margin."""
+    """The ablation, Eq. 12: only the first wrong step, and no margin."""
     return _ranking("pqm_ablation", config, tokenizer, pqm_ablation_loss)
 
 

@@ -1,4 +1,4 @@
-"""What all methods that train a policy share: rows with responses, and batches of their tokens."""
+"""The rows and batches that all methods share that train a policy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from qstep.processes import together
 from qstep.types import Row
 
 _CHECKED = 200
-"""Rows whose `completion_ids` are read before training begins; the others are when they are reached."""
+"""How many rows' `completion_ids` are checked before training. The others are checked when training reads them."""
 
 
 def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> tuple[list[int], list[int]]:
-    """Token ids of a row's prompt and completion (those sampled, where the row has them).
+    """Token ids of a row's prompt and completion. The completion's are the sampled ones if the row has them.
 
     Raises ValueError, naming `where`, if another tokenizer sampled them.
     """
@@ -36,9 +36,9 @@ def policy_rows(
     leave_out: Callable[[Index], Reasons],
     step_separator: str | None = None,
 ) -> GroupDataset:
-    """Rows with a `prompt` and a `completion` as a training set; raises as `select_rows` and `encode_row` do.
+    """Rows with a `prompt` and a `completion` as a training set. Raises as `select_rows` and `encode_row` do.
 
-    A blank completion without `completion_ids` is left out: it does not say what was sampled.
+    A blank completion without `completion_ids` is left out, because the sampled tokens are unknown.
     """
 
     def count_tokens(row: Row) -> int:
@@ -65,7 +65,7 @@ def policy_rows(
 
 
 def collate_rows(tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> Batch:
-    """Prompts and responses of some chunks as a batch of groups."""
+    """A batch of groups from the prompts and responses of some chunks."""
     encoded = [
         [encode_row(tokenizer, row, where) for row, where in zip(item["rows"], item["where"], strict=True)]
         for item in items

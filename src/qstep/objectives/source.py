@@ -1,4 +1,4 @@
-"""Where rows come from, and what errors call it."""
+"""The source of rows, and its name in errors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class RowsFile:
     """A JSONL file of rows.
 
     Args:
-        path: where it lies.
-        argument: the argument that the rows came in, where a user gave them in memory. Errors then name it and count
-            from 0, as `train_dataset[12]`.
-        folder: where the file of rows in memory lies, which is deleted with the last reference to this object.
+        path: the path of the file.
+        argument: the argument in which a user gave the rows in memory, if any. Errors then name it and count from 0, as
+            `train_dataset[12]`.
+        folder: the temporary folder of rows in memory. It is deleted with the last reference to this object.
     """
 
     path: Path
@@ -32,30 +32,30 @@ class RowsFile:
 
     @property
     def name(self) -> str:
-        """What model cards call it."""
+        """Its name in model cards."""
         return f"{self.argument} (in memory)" if self.argument else self.path.name
 
     def line(self, number: int) -> str:
-        """How a message that has named the file names a row, counted from 0."""
+        """The name of a row, counted from 0, in a message that already names the file."""
         return f"{self.argument}[{number}]" if self.argument else f"line {number + 1}"
 
     def at(self, number: int) -> str:
-        """How an error names a row, counted from 0."""
+        """The name of a row, counted from 0, in an error."""
         return self.line(number) if self.argument else f"{self.path}, {self.line(number)}"
 
     def error(self, number: int, field: str | None, problem: str) -> ValueError:
-        """The error of a row that cannot be used."""
+        """The error for a row that cannot be used."""
         if self.argument is None:
             return RowError(self.path, number + 1, field, problem)
         counted = re.sub(r"\bline (\d+)", lambda match: self.line(int(match[1]) - 1), problem)
         return ValueError(f"{self.at(number)}{f', field {field!r}' if field else ''}: {counted}")
 
     def index(self, format: Format, forbidden: Sequence[str] = ()) -> Index:
-        """The index of the rows, every one of them checked. Called by all processes.
+        """The index of the rows, after a check of each. Called by all processes.
 
         Raises:
             RowError: a row of a file is bad.
-            ValueError: a row in memory is bad, or there is none.
+            ValueError: a row in memory is bad, or there are no rows.
         """
         try:
             return first_then_all(lambda: index_rows(self.path, format, forbidden=forbidden))

@@ -1,4 +1,4 @@
-"""What all step scorers share: options, rows with labels of steps, batches, and the metrics of Q."""
+"""The options, rows, batches and metrics that all step scorers share."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ class ScorerConfig(GroupConfig):
     """How to train a step scorer.
 
     Args:
-        step_separator: the text that separates steps in a response, or `split:<name>` of what cut it into them: line,
-            blank_line, numbered, sentence or `module:function` (see `qstep annotate`).
-        separator_token: the single token put, by its id, after each step; the step's Q is read there.
-        responses_per_prompt: responses of one problem that share one pass over its prompt in a batch; null for all.
+        step_separator: the string that separates steps in a response, or the `split:<name>` that cut it. The name is
+            line, blank_line, numbered, sentence or `module:function` (see `qstep annotate`).
+        separator_token: the single token that follows each step in the model's input. The step's Q is read there.
+        responses_per_prompt: maximum number of responses in a batch that share one pass over their prompt. Null means
+            all responses of the problem.
     """
 
     step_separator: StepSeparator = "\n"
@@ -41,7 +42,7 @@ class ScorerConfig(GroupConfig):
 
     @property
     def forbidden(self) -> list[str]:
-        """The texts that no step may contain, in one order whatever the hash seed."""
+        """The strings that no step may contain, sorted so that the hash seed does not matter."""
         return sorted({self.step_separator, self.separator_token})
 
 
@@ -50,13 +51,13 @@ class StepwiseConfig(ScorerConfig):
     """How to train a scorer on the labels of steps.
 
     Args:
-        threshold: a soft label above it counts as correct (0: any success is correct), for the ranking losses and for
-            stop_at_first_error; BCE and MSE take soft labels as they are.
-        stop_at_first_error: read each response only through its first wrong step, as PRM800K labels them (arXiv
-            2305.20050). The steps after it repeat its label whatever they say, and teach nothing. With false all steps
-            are read.
-        rising: with stop_at_first_error false, whether rows with a right step after a wrong one are taken as the loss
-            takes them (a ranking loss calls that step wrong), or refused.
+        threshold: a soft label above this counts as right. With 0, any success counts as right. BCE and MSE use it only
+            for stop_at_first_error.
+        stop_at_first_error: read each response only through its first wrong step, as PRM800K is labelled (arXiv
+            2305.20050). Later steps repeat that step's label whatever they say, so they teach nothing. False reads all
+            steps.
+        rising: what happens to rows with a right step after a wrong one, if stop_at_first_error is false. `keep` trains
+            on them (a ranking loss counts that step as wrong); `refuse` stops with an error.
     """
 
     threshold: Annotated[float, Bounds(least=0, below=1)] = 0.0
@@ -68,12 +69,12 @@ class StepScoring(Objective[LabelledStepBatch]):
     """Trains a `ScorerModel` on rows with `completions` and `labels`.
 
     Args:
-        name: of the method, for the contract.
-        loss: of each trajectory, from Q-values `[B, S]` and labels `[B, S]`.
-        labels_of: the labels of a row's steps as the loss takes them; steps beyond them are not read.
-        check: refuses a training file that teaches nothing, given the texts that no step may contain.
-        leave_out: which rows have nothing to learn from.
-        aggregation: how the scorer's users make one score of a response's Q-values.
+        name: the method's name, for the contract.
+        loss: returns the loss of each trajectory, from Q-values `[B, S]` and labels `[B, S]`.
+        labels_of: returns the labels of a row's steps for the loss. Steps beyond them are not read.
+        check: refuses a training file that teaches nothing. It takes the strings that no step may contain.
+        leave_out: returns the rows that teach nothing, by reason.
+        aggregation: the rule that makes one score from a response's Q-values, for the contract.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class StepScoring(Objective[LabelledStepBatch]):
         )
 
     def _count_tokens(self, row: Row) -> int:
-        """Of prompt, steps and separators."""
+        """Counts the tokens of prompt, steps and separators."""
         prompt_ids, response_ids, _ = encode_steps(self.tokenizer, self.contract, row["prompt"], row["completions"])
         return len(prompt_ids) + len(response_ids)
 
@@ -143,8 +144,8 @@ class StepScoring(Objective[LabelledStepBatch]):
             [ends for group in encoded for _, _, ends in group],
         )
         labels = torch.full(steps["step_ends"].shape, float(ABSENT))
-        for i, of_row in enumerate(chain.from_iterable(wanted)):
-            labels[i, : len(of_row)] = torch.tensor(of_row)
+        for i, row_labels in enumerate(chain.from_iterable(wanted)):
+            labels[i, : len(row_labels)] = torch.tensor(row_labels)
         return {**steps, "step_labels": labels}
 
     def losses(self, model: Any, batch: LabelledStepBatch) -> Losses:
@@ -165,5 +166,5 @@ class StepScoring(Objective[LabelledStepBatch]):
 
 
 def without_labels(index: Index) -> Reasons:
-    """Leaves out rows without a label of any step."""
+    """Leaves out rows in which no step has a label."""
     return {"no steps": index.table["steps"] <= 0, "no step has a label": index.table["labelled"] == 0}

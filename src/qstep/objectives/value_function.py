@@ -1,4 +1,4 @@
-"""What objectives with a value function share: options, graded rows, the reference, the value's own learning rate."""
+"""What objectives with a value function share: options, graded rows, the reference, and V's learning rate."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class ValueConfig(GroupConfig):
     """How to train a policy and a value function on graded responses.
 
     Args:
-        beta: weight of the KL term against the reference, in units of reward per nat. A wrong response (reward 0)
-            has to become `V / beta` nats less likely before its loss is 0; where that is far, right ones go with it.
-        reference: `model` (the policy as it was when training began) or `uniform`.
-        value: a `separate` value network (the paper), or a linear `head` on the policy's trunk.
-        value_learning_rate: of the value function. The default is that of fine-tuning a pretrained network; a small one
-            that is trained from scratch takes a hundred times as much.
+        beta: weight of the KL term against the reference, in reward per nat. A wrong response has loss 0 when it is
+            `V / beta` nats less likely. With a small beta, this also makes right responses less likely.
+        reference: the reference policy: the policy at the start of training (`model`), or `uniform`.
+        value: the value function: a `separate` network as in the paper, or a linear `head` on the policy's trunk.
+        value_learning_rate: learning rate of the value function. The default fits fine-tuning a pretrained network; a
+            small network trained from scratch needs about a hundred times as much.
     """
 
     beta: Annotated[float, Bounds(above=0)] = 0.2
@@ -44,13 +44,13 @@ class ValueConfig(GroupConfig):
 
 
 class ValueFunction:
-    """A policy with its value function, and the graded responses that both learn from."""
+    """A policy with its value function, and the graded responses for both."""
 
     def __init__(self, config: ValueConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self.config, self.tokenizer = config, tokenizer
 
     def new_model(self, options: ModelOptions) -> PolicyWithValue:
-        """The policy with a value function that starts constant."""
+        """The policy with a value function that is constant at the start."""
         return PolicyWithValue.new_with_value(options, self.config.value)
 
     def rows(self, source: RowsFile, step_separator: str | None = None) -> GroupDataset:
@@ -58,13 +58,13 @@ class ValueFunction:
         return policy_rows(source, self.config, self.tokenizer, "unpaired", ungraded, step_separator)
 
     def begin(self, model: PolicyWithValue, train: GroupDataset) -> None:
-        """Sets V to the mean reward, and warns where every reward is the same."""
+        """Sets V to the mean reward, and warns if all rewards are the same."""
         outcomes = train.index.table["outcome"][train.rows]
         model.start_value(float(outcomes.mean()))
         if outcomes.min() == outcomes.max() and here()[0] == 0:
             _log.warning(
-                "%s: the reward of every row is %g, so the outcomes tell no response from another: were the rows "
-                "graded as you meant?",
+                "%s: every row has the reward %g, so the outcomes do not distinguish responses. Check how the rows "
+                "were graded",
                 train.source,
                 outcomes[0],
             )
@@ -74,11 +74,11 @@ class ValueFunction:
         return self.config.reference == "model"
 
     def learning_rates(self, model: PolicyWithValue) -> dict[nn.Parameter, float]:
-        """The value function's own."""
+        """The learning rate of the value function."""
         return dict.fromkeys(model.value_parameters(), self.config.value_learning_rate)
 
     def collate(self, items: list[Item]) -> GradedBatch:
-        """Responses with their outcomes and, where items have them, the reference's log-probabilities."""
+        """Responses with their outcomes and, if items have them, the reference's log-probabilities."""
         rows = [row for item in items for row in item["rows"]]
         batch: GradedBatch = {
             **collate_rows(self.tokenizer, items),
@@ -94,11 +94,11 @@ class ValueFunction:
 
 
 def ungraded(index: Index) -> Reasons:
-    """Leaves out rows whose reward is null: nobody knows whether they are right."""
+    """Leaves out rows with a null reward, because nobody knows whether they are right."""
     return {"ungradable": np.isnan(index.table["outcome"])}
 
 
 def by_outcome(logps: Tensor, batch: GradedBatch) -> dict[str, Tensor]:
-    """The responses' log-probabilities, right ones and others apart."""
+    """The log-probabilities of right responses, and of all others."""
     sums, right = logps.sum(1), batch["right"]
     return {"logps/chosen": sums[right], "logps/rejected": sums[~right]}

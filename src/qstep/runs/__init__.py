@@ -1,1 +1,1 @@
-"""What makes a run repeatable: resumable files, settings and fingerprints, provenance, progress, shared options."""
+"""Parts of a repeatable run: resumable files, settings, fingerprints, provenance, progress and shared options."""

@@ -1,4 +1,4 @@
-"""Blocks of work over the processes of a cluster, by Ray Data, and the options that say which."""
+"""Blocks of work on the processes of a cluster, through Ray Data, and the options for it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from qstep.runs.options import CHANGES_NOTHING, GIVEN, Bounds, Options, ReadIf
 from qstep.types import Row
 
 Work = Callable[[list[Row]], list[Row]]
-"""What a worker does with a block."""
+"""The function that a worker applies to a block."""
 
 
 @dataclass(kw_only=True)
 class ClusterOptions(Options):
-    """Where engines are at work.
+    """Where engines run.
 
     Args:
-        executor: local, or ray: several processes with an engine each, through Ray Data, on the cluster that the
-            environment variable RAY_ADDRESS names, else on this machine.
-        workers: how many processes (ray).
-        worker_gpus: GPUs of each process (ray).
+        executor: where engines run: in this process (`local`), or in several processes through Ray Data (`ray`). Ray
+            uses the cluster in the environment variable RAY_ADDRESS, or else this machine.
+        workers: number of processes with --executor ray.
+        worker_gpus: GPUs of each process with --executor ray.
     """
 
     GROUP = "cluster options"
@@ -37,22 +37,21 @@ class ClusterOptions(Options):
     worker_gpus: Annotated[float, Bounds(least=0), CHANGES_NOTHING] = 0.0
 
     def spread(self, make: Callable[[], Work], blocks: Iterable[list[Row]]) -> Iterator[list[Row]]:
-        """What workers of the cluster make of blocks; see `map_blocks`."""
+        """Yields the blocks that the cluster's workers computed; see `map_blocks`."""
         return map_blocks(make, blocks, workers=self.workers, gpus=self.worker_gpus)
 
 
 def map_blocks(
     make: Callable[[], Work], blocks: Iterable[list[Row]], *, workers: int, gpus: float
 ) -> Iterator[list[Row]]:
-    """Yields what `make()(block)` gives of each block, once, as they finish.
+    """Yields `make()(block)` for each block once, in the order in which blocks finish.
 
-    `make` is called in each worker, which holds on to what it makes. Ray starts a worker that dies anew and gives it
-    its block again; nothing of a block comes here before the whole of it. All blocks lie in Ray's object store, which
-    spills to disk.
+    Each worker calls `make` once and keeps the result. If a worker dies, Ray starts another and gives it the block
+    again. Only complete blocks are yielded. All blocks are held in Ray's object store, which spills to disk.
 
     Raises:
-        ValueError: ray is not installed, the cluster has too few CPUs or GPUs, or the work raised one.
-        RuntimeError: Ray ended without some block.
+        ValueError: ray is not installed, the cluster has too few CPUs or GPUs, or the work raised a ValueError.
+        RuntimeError: Ray ended before some blocks were finished.
     """
     try:
         import ray
@@ -81,24 +80,26 @@ def map_blocks(
             waiting.remove(done["number"])
             yield answer
     if waiting:
-        raise RuntimeError(f"Ray ended without {len(waiting)} of {len(items)} blocks")
+        raise RuntimeError(
+            f"Ray ended before {len(waiting)} of {len(items)} blocks were finished: run the same command again"
+        )
 
 
 def _connect(ray: Any, workers: int, gpus: float) -> None:
-    """To the cluster of RAY_ADDRESS, or to one made here."""
+    """Connects to the cluster of RAY_ADDRESS, or starts one on this machine."""
     if not ray.is_initialized():
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send them
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # ray would send usage statistics
         ray.init(log_to_driver=False, logging_level="warning", include_dashboard=False)
     there = ray.cluster_resources()
     for kind, option, needed in ("CPU", "workers", float(workers)), ("GPU", "worker_gpus", workers * gpus):
         if needed > there.get(kind, 0.0):
             raise ValueError(
-                f"the cluster has {there.get(kind, 0.0):g} {kind}s, and {needed:g} are needed: lower --{option}"
+                f"the cluster has {there.get(kind, 0.0):g} {kind}s, but {needed:g} are needed: lower --{option}"
             )
 
 
 class _Worker:
-    """Of Ray Data's pool of actors. A ValueError's words come back as the answer."""
+    """An actor in Ray Data's pool. The message of a ValueError is returned as the answer."""
 
     def __init__(self, make: Callable[[], Work]) -> None:
         self.work = make()

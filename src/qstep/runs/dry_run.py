@@ -1,4 +1,4 @@
-"""A dry run: a command runs until it would write its output, and says what would become of it."""
+"""A dry run: a command runs until it would write its output, and then reports what it would do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _dry = ContextVar("dry", default=False)
 
 
 class WouldWrite(Exception):
-    """A dry run reached the place where the command writes `path`; `outcome` says what it would do there."""
+    """A dry run reached the point at which the command writes `path`. `outcome` says what it would do there."""
 
     def __init__(self, path: Path, outcome: str) -> None:
         super().__init__(f"{path}: {outcome}")
@@ -21,7 +21,7 @@ class WouldWrite(Exception):
 
 @contextmanager
 def dry_run() -> Iterator[None]:
-    """Commands in here raise WouldWrite instead of writing their output."""
+    """Inside this context, commands raise WouldWrite instead of writing their output."""
     token = _dry.set(True)
     try:
         yield
@@ -30,5 +30,5 @@ def dry_run() -> Iterator[None]:
 
 
 def is_dry_run() -> bool:
-    """Whether outputs may not be written now."""
+    """Whether this is a dry run, which must not write outputs."""
     return _dry.get()

@@ -1,4 +1,4 @@
-"""What a stage reads, named in its settings so that changed input is not mixed with old output."""
+"""Fingerprints of a stage's inputs. Settings hold them, so that old output never mixes with changed input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qstep.data import canonical_json, check_model_name, file_fingerprint
 from qstep.runs.stage_file import is_finished
 from qstep.types import Problem
 
-# What a model's words follow from: its weights, its adapter, its settings, and how text becomes tokens.
+# The files that decide a model's output: its weights, its adapter, its settings and its tokenizer.
 _MODEL_FILES = (
     *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "spiece*"),
@@ -24,33 +24,37 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files of a model's folder that decide what it computes and how its text becomes tokens."""
+    """The files of a model's folder that decide its output: weights, settings and tokenizer."""
     return sorted({file for pattern in _MODEL_FILES for file in folder.glob(pattern) if file.is_file()})
 
 
 def model_fingerprint(model_name_or_path: str, revision: str | None = None) -> str:
-    """Names a model by all that its words follow from: a folder by the hash of its files (1.5 GB a second) and, where
-    it is an adapter, of its base; a Hub id by the commit its revision stands for.
+    """A string that changes with everything that decides a model's output.
+
+    For a folder it is the hash of its files, at 1.5 GB a second. An adapter's includes the hash of its base. For a Hub
+    id it contains the commit of the revision.
 
     Raises:
         ValueError: the folder has its weights in pickles only, or `qstep train` has not finished it.
-        OSError: the Hub id is neither in the cache nor to be reached.
+        OSError: the Hub id is not in the cache, and the Hub cannot be reached or does not have it.
     """
     folder = Path(model_name_or_path)
     if not folder.is_dir():
         return f"{model_name_or_path}@{_commit(model_name_or_path, revision)}"
     if not any((folder / name).is_file() for name in _CONFIGS):
-        raise ValueError(f"{folder} holds no model: expected {' or '.join(_CONFIGS)} in it, beside *.safetensors")
+        raise ValueError(f"{folder} holds no model: it needs *.safetensors and {' or '.join(_CONFIGS)}")
     log = folder / "train_log.jsonl"
     if log.exists() and not is_finished(log):
-        raise ValueError(f"{folder}: its training has not finished; run the same `qstep train` again to its end first")
+        raise ValueError(
+            f"the training of {folder} has not finished: run the same `qstep train` again to its end first"
+        )
     files = model_files(folder)
     if not any(file.suffix == ".safetensors" for file in files):
         found = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
         if found:
             raise ValueError(
-                f"{folder} has its weights in {', '.join(found)}, which are pickles and run code when loaded: "
-                "load them where you trust them, and save_pretrained() them again as safetensors"
+                f"{folder} has its weights in {', '.join(found)}. These are pickles, which can run code when they are "
+                "loaded. If you trust them, load the model and save it as safetensors with save_pretrained()"
             )
     digest = hashlib.sha256()
     for file in files:
@@ -64,7 +68,7 @@ def model_fingerprint(model_name_or_path: str, revision: str | None = None) -> s
 
 
 def remembered_fingerprint(file: Path) -> str:
-    """The hash of a file, computed once by a process as long as the file's size, time and inode stay as they are."""
+    """The hash of a file. A process computes it again only if the file's size, time or inode changed."""
     status = file.stat()
     return _digest_of(file, status.st_size, status.st_mtime_ns, status.st_ino)
 
@@ -75,7 +79,7 @@ def _digest_of(file: Path, size: int, modified_ns: int, inode: int) -> str:
 
 
 def _commit(model_id: str, revision: str | None) -> str:
-    """The commit a revision of a Hub id stands for, of the cache or of the Hub: the folder its files are cached in."""
+    """The commit of a Hub id's revision, from the cache or the Hub. It is the name of the cache's folder."""
     check_model_name(model_id)
     from transformers.utils import cached_file
 
@@ -83,16 +87,16 @@ def _commit(model_id: str, revision: str | None) -> str:
         try:
             file = cached_file(model_id, name, revision=revision, _raise_exceptions_for_missing_entries=False)
         except OSError as error:
-            raise OSError(f"{model_id} is no folder here, and as a Hub id it was not found: {error}") from error
+            raise OSError(f"{model_id} is not a folder here, and the Hub id was not found: {error}") from error
         if file is not None:
             return Path(file).parent.name
     raise OSError(
-        f"{model_id} is no folder here, and as a Hub id it was not reached, or has no {' or '.join(_CONFIGS)}"
+        f"{model_id} is not a folder here. As a Hub id it was not reached, or it has no {' or '.join(_CONFIGS)}"
     )
 
 
 def problems_fingerprint(problems: Iterable[Problem]) -> str:
-    """SHA-256 of the problems themselves, wherever they come from."""
+    """SHA-256 of the problems, whatever their source."""
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(canonical_json(asdict(problem)) + b"\n")

@@ -1,4 +1,4 @@
-"""A model's folder that a stage writes: whole or not at all."""
+"""Writing a model's folder completely, or not at all."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from qstep.runs.seals import seal, why_unusable
 
 
 def written_whole(output: Path, settings: Mapping[str, Any], name: str, write: Callable[[Path], None]) -> Path:
-    """Has `write` fill a folder that becomes `output` when it is whole; one of the same settings is left as it is.
+    """Calls `write` on a temporary folder, which becomes `output` when it is complete.
+
+    An existing output with the same settings is left unchanged.
 
     Args:
-        name: what the folder is, for the message.
+        name: what the folder contains, for the message.
 
     Raises:
-        ValueError: the output is something else, or was changed.
-        WouldWrite: this is a dry run; nothing was written.
+        ValueError: the output exists with other content, or was changed.
+        WouldWrite: this is a dry run, and nothing was written.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         reason = why_unusable(output, settings)
         if reason is not None:
-            raise ValueError(f"{output} is no {name}: {reason}. Choose another --output_dir, or delete it")
+            raise ValueError(f"{output} is not a {name}: {reason}. Choose another --output_dir, or delete it")
         if is_dry_run():
-            raise WouldWrite(output, "complete: left as it is")
+            raise WouldWrite(output, "complete: left unchanged")
         say_complete(output)
         return output
     if is_dry_run():

@@ -1,4 +1,4 @@
-"""What a misspelt name was probably meant to be."""
+"""A suggestion for a misspelt name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: str, known: Iterable[str], form: str = "{}") -> str:
-    """` (did you mean X?)` with the known name nearest to this one, written in a form; empty where none is near."""
+    """` (did you mean X?)` with the nearest known name in the given form, or an empty string if none is near."""
     near = difflib.get_close_matches(name, list(known), 1)
     return f" (did you mean {form.format(near[0])}?)" if near else ""

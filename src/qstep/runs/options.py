@@ -1,7 +1,7 @@
-"""What an option says of itself, as `Annotated` metadata at its field, and the one check that reads it.
+"""The marks of an option, as `Annotated` metadata at its field, and the one check of them.
 
-`rows_at_once: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 128` has a least value and is no part of the settings.
-A recipe's key, the settings of a stage file, the help and the refusal of options without effect all read the fields.
+`rows_at_once: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 128` has a least value and is not in the settings.
+A recipe's key, a stage file's settings, the help, and the refusal of options without effect all use these marks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ M = TypeVar("M")
 
 @dataclass(frozen=True)
 class Bounds:
-    """The values that a number may have; None and what is no number are not compared."""
+    """The limits of a number. None and values that are not numbers are not compared."""
 
     least: float | None = None
     most: float | None = None
@@ -28,7 +28,7 @@ class Bounds:
     below: float | None = None
 
     def admit(self, value: float) -> bool:
-        """Whether the value is within the bounds. NaN is within none."""
+        """Whether the value is within the bounds. NaN never is."""
         return (
             (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
@@ -45,16 +45,16 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Check:
-    """A check of a value that is not None: called with the option's name and the value, raises ValueError."""
+    """A check of a value that is not None. It is called with the option's name and the value, and raises ValueError."""
 
     check: Callable[[str, Any], None]
 
 
 @dataclass(frozen=True)
 class ChangesNothing:
-    """The option cannot change what is written: it is no part of the settings, nor of a recipe's key.
+    """The option cannot change what is written, so it is not part of the settings or of a recipe's key.
 
-    `unless` says for which configs it can.
+    `unless` returns whether it can for a config.
     """
 
     unless: Callable[[Any], bool] | None = None
@@ -65,7 +65,7 @@ CHANGES_NOTHING = ChangesNothing()
 
 @dataclass(frozen=True)
 class Output:
-    """The option is a file to write: it cannot change what is written, and may not be a file to read."""
+    """The option is a file to write. It cannot change the content, and it must not be one of the inputs."""
 
 
 OutputFile = Annotated[Path, Output()]
@@ -74,21 +74,21 @@ OutputFile = Annotated[Path, Output()]
 
 @dataclass(frozen=True)
 class InSettings:
-    """How a value that is not None stands in the settings."""
+    """How the settings represent a value that is not None."""
 
     write: Callable[[Any], Any]
 
 
 ONLY_WHETHER_GIVEN = InSettings(lambda value: True)
-"""An address: what is there counts, and not where."""
+"""For addresses: the settings record only that there is one."""
 
 
 @dataclass(frozen=True)
 class Reads:
     """The option may name a file, a folder or code.
 
-    `inputs` is called with the option's name and a value, and yields what of it lies on this machine, each with its
-    fingerprint. It raises ValueError for a path where nothing is. An option of type Path needs no such mark.
+    `inputs` is called with the option's name and a value. It yields those inputs that are on this machine, each with
+    its fingerprint. It raises ValueError for a path that does not exist. An option of type Path needs no such mark.
     """
 
     inputs: Callable[[str, str], Iterator[tuple[str, str]]]
@@ -96,14 +96,14 @@ class Reads:
 
 @dataclass(frozen=True)
 class Such:
-    """The values that a test holds of, among those of a `ReadIf`; `words` say what has to be given."""
+    """A condition on a value in a `ReadIf`, instead of the value itself. `words` describe it for messages."""
 
     test: Callable[[Any], bool]
     words: str = "--{name}"
 
 
 GIVEN = Such(bool)
-"""Any value but None, 0, False and what is empty."""
+"""Any value except None, 0, False and empty ones."""
 
 
 _WITHOUT = "without "
@@ -112,17 +112,17 @@ _WITHOUT = "without "
 class ReadIf:
     """The option is read only if one of these other options has one of its values: `ReadIf(engine=("hf", "vllm"))`.
 
-    A command that has none of the other options always reads it. Of several `ReadIf` at a field all have to hold.
-    At a class, as `READ_IF`, it holds for each field of the class that has none of its own.
+    A command that has none of the other options always reads it. If a field has several `ReadIf`, all must hold.
+    `READ_IF` of a class holds for each field of the class that has none of its own.
     """
 
     def __init__(self, **options: Any) -> None:
-        self.options = {name: of if isinstance(of, tuple) else (of,) for name, of in options.items()}
+        self.options = {name: value if isinstance(value, tuple) else (value,) for name, value in options.items()}
 
     def why_not(self, config: Any, *, deep: bool) -> str | None:
-        """What would have to be given, or left out; None if the option is read.
+        """Why the option is not read, as the options to add or leave out; None if it is read.
 
-        With `deep`, an option that is not read itself makes nothing be read, whatever its value.
+        With `deep`, a condition counts only if its own option is read.
         """
         reasons: dict[str, None] = {}
         for name, values in self.options.items():
@@ -137,8 +137,8 @@ class ReadIf:
         return " and ".join([*([_WITHOUT + without] if without else []), *others]) or None
 
 
-def _matches(given: Any, values: tuple[Any, ...]) -> bool:
-    return any(value.test(given) if isinstance(value, Such) else value == given for value in values)
+def _matches(actual: Any, values: tuple[Any, ...]) -> bool:
+    return any(value.test(actual) if isinstance(value, Such) else value == actual for value in values)
 
 
 def _needed(name: str, values: tuple[Any, ...]) -> str:
@@ -152,24 +152,24 @@ def _needed(name: str, values: tuple[Any, ...]) -> str:
 
 @dataclass(frozen=True)
 class About:
-    """What a field says of itself."""
+    """The type and the marks of a field."""
 
     hint: Any
     marks: tuple[Any, ...]
 
     def of(self, kind: type[M]) -> list[M]:
-        """Its marks of one kind."""
+        """The marks of one kind."""
         return [mark for mark in self.marks if isinstance(mark, kind)]
 
     def in_settings(self, value: Any) -> Any:
-        """The value as it stands in the settings."""
+        """The value as the settings represent it."""
         for mark in self.of(InSettings) if value is not None else ():
             value = mark.write(value)
         return value
 
     @property
     def is_path(self) -> bool:
-        """Whether its values are paths, or hold some."""
+        """Whether the values are paths, or contain paths."""
         return self.hint is Path or any(About(part, ()).is_path for part in get_args(self.hint))
 
 
@@ -177,8 +177,9 @@ _found: dict[type, dict[str, About]] = {}
 
 
 def options_of(config: type) -> Mapping[str, About]:
-    """What each option of a dataclass says of itself: at its field, at the field's class, or in `FOREIGN` for the
-    fields of a class that is not ours.
+    """The type and the marks of each option of a dataclass.
+
+    Marks stand at the field, at its class, or in `FOREIGN` if the class is another library's.
     """
     if config not in _found:
         _found[config] = _options_of(config)
@@ -205,17 +206,17 @@ def _about(hint: Any) -> About:
         inner, *marks = get_args(hint)
         about = _about(inner)
         return About(about.hint, (*about.marks, *marks))
-    if get_origin(hint) in (Union, UnionType):  # `StepSeparator | None`: the marks are those of its parts
+    if get_origin(hint) in (Union, UnionType):  # `StepSeparator | None` has the marks of its parts
         parts = [_about(part) for part in get_args(hint)]
-        whole = reduce(or_, (part.hint for part in parts))
-        return About(whole, tuple(mark for part in parts for mark in part.marks))
+        union = reduce(or_, (part.hint for part in parts))
+        return About(union, tuple(mark for part in parts for mark in part.marks))
     return About(hint, ())
 
 
 def why_unread(config: Any, name: str) -> str | None:
-    """What would have to be given, or left out, for an option to be read; None if it is read.
+    """Why an option is not read, as the options to add or leave out; None if it is read.
 
-    An option that changes nothing may be given with others that are not read, as a recipe gives it to every stage.
+    An option that changes nothing may depend on options that are not read, because a recipe gives it to every stage.
     """
     about = options_of(type(config))[name]
     deep = not about.of(ChangesNothing)
@@ -224,40 +225,40 @@ def why_unread(config: Any, name: str) -> str | None:
 
 
 def is_read(config: Any, name: str) -> bool:
-    """Whether an option has an effect, as the other options are."""
+    """Whether an option has an effect with the current values of the others."""
     return why_unread(config, name) is None
 
 
 def changes_nothing(config: Any, name: str) -> bool:
-    """Whether an option cannot change what is written, as the other options are."""
+    """Whether an option cannot change what is written with the current values of the others."""
     about = options_of(type(config))[name]
     marks = about.of(ChangesNothing)
     return bool(about.of(Output)) or any(mark.unless is None or not mark.unless(config) for mark in marks)
 
 
 def check_options(config: Any) -> None:
-    """Checks every option of a dataclass by what its field says.
+    """Checks every option of a dataclass by the marks of its field.
 
-    Raises ValueError, naming the option, for a value out of bounds, one that a check refuses, or one that is not the
-    default though nothing reads it.
+    Raises ValueError, which names the option, for a value that is out of bounds or that a check refuses. Also raises it
+    for a value that differs from the default but has no effect.
     """
     options = options_of(type(config))
-    given = {name: value for name in options if (value := getattr(config, name)) is not None}
-    for name, value in given.items():
+    values = {name: value for name in options if (value := getattr(config, name)) is not None}
+    for name, value in values.items():
         for bounds in options[name].of(Bounds):
             if not bounds.admit(value):
                 raise ValueError(f"--{name} is {value}; it must be {bounds}")
-    for name, value in given.items():
+    for name, value in values.items():
         for check in options[name].of(Check):
             check.check(name, value)
     for field in (field for field in fields(config) if options[field.name].of(ReadIf)):
         value = getattr(config, field.name)
         if value != _default(field) and (reason := why_unread(config, field.name)):
-            raise ValueError(f"--{field.name} is {value!r}, and nothing reads it {reason}")
+            raise ValueError(f"--{field.name} is {value!r}, but it has no effect {reason}: remove it")
 
 
 def check_found(config: Any, where: str, **found: Any) -> None:
-    """Checks the options as if what was found in a file had been given; `where` begins the message.
+    """Checks the options together with values that were found in a file. `where` begins the message.
 
     Raises ValueError as `check_options` does.
     """
@@ -273,9 +274,9 @@ def _default(field: Field[Any]) -> Any:
 
 @dataclass(kw_only=True)
 class Options:
-    """Options that are checked by what their fields say as soon as they are given.
+    """Base of options that are checked by their marks when they are created.
 
-    GROUP names the options of a class that several commands share, for the help. READ_IF: see `ReadIf`.
+    GROUP is the name of options that several commands share, for the help. READ_IF: see `ReadIf`.
     """
 
     GROUP: ClassVar[str] = ""
@@ -286,9 +287,9 @@ class Options:
 
 
 def settings_of(config: Any, *ignored: str, **inputs: Any) -> dict[str, Any]:
-    """The settings that determine a command's rows: its options but those that change nothing, and its inputs.
+    """The settings that determine a command's rows: its inputs, and its options except those that change nothing.
 
-    `ignored` are the options that `inputs` say more of.
+    `ignored` are the options that `inputs` replace.
     """
     about = options_of(type(config))
     kept = {name: value for name, value in asdict(config).items() if name not in ignored}

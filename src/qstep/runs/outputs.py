@@ -1,4 +1,4 @@
-"""What a command may write to: never one of its inputs, nor a file that holds something else."""
+"""Checks of output files: a command never overwrites its inputs or a file with other content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qstep.runs.options import Output, options_of
 
 
 def refuse_overwriting(config: Any) -> None:
-    """Raises ValueError, naming both options, where a file to write is one to read, or is to be written twice."""
+    """Raises ValueError, which names both options, if an output is also an input or another output."""
     options = vars(config)
     about = options_of(type(config))
     outputs = {name: path for name, path in options.items() if path is not None and about[name].of(Output)}
@@ -21,25 +21,25 @@ def refuse_overwriting(config: Any) -> None:
             for other in _paths(value) if name != output else ():
                 twice = name in outputs and os.path.abspath(path) == os.path.abspath(other)
                 if twice or (os.path.isfile(path) and os.path.isfile(other) and os.path.samefile(path, other)):
-                    raise ValueError(f"--{output} {path} is the file of --{name} too: choose another file to write")
+                    raise ValueError(f"--{output} {path} is also the file of --{name}: choose another file to write")
 
 
 def refuse_foreign(option: str, path: Path, is_ours: Callable[[Path], bool]) -> None:
-    """Raises ValueError where a file to write is there already and is not what this command writes."""
+    """Raises ValueError if an output exists and is not a file that this command writes."""
     if path.is_dir():
         raise ValueError(f"--{option} {path} is a folder: give a file to write")
     if path.exists() and path.stat().st_size and not is_ours(path):
-        raise ValueError(f"--{option} {path} is there and holds something else: choose another file, or delete it")
+        raise ValueError(f"--{option} {path} exists with other content: choose another file, or delete it")
 
 
 def begins_with(path: Path, start: bytes) -> bool:
-    """Whether a file begins with these bytes, letters of either case."""
+    """Whether a file begins with these bytes, in upper or lower case. `start` is in lower case."""
     with path.open("rb") as file:
         return file.read(len(start)).lower() == start
 
 
 def is_json_with(*names: str) -> Callable[[Path], bool]:
-    """Whether a file is a JSON object with these entries, laid out as `write_json` does; rows begin otherwise."""
+    """A test whether a file is a JSON object with these entries, laid out as by `write_json`. Rows begin otherwise."""
 
     def holds(path: Path) -> bool:
         if not begins_with(path, b"{\n"):

@@ -1,4 +1,4 @@
-"""What a stage shows on the terminal: progress, for everything that takes more than a moment, and its results.
+"""The terminal output of a stage: its progress and its results.
 
 Everything goes to standard error. A quiet console (`console.quiet`) shows results only.
 """
@@ -28,7 +28,7 @@ console = Console(stderr=True)
 
 
 class _Remaining(TimeRemainingColumn):
-    """The time that is left: a task's own estimate, its field `remaining`, or one from its speed."""
+    """The remaining time: the task's field `remaining`, or an estimate from its speed."""
 
     def render(self, task: Task) -> Text:
         remaining = task.fields.get("remaining")
@@ -40,9 +40,9 @@ class _Remaining(TimeRemainingColumn):
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """Progress bars; where none can be drawn, a line when each is done.
+    """Progress bars. If bars cannot be drawn, a line is printed when each is done.
 
-    None can be drawn without a terminal, and in a notebook without ipywidgets.
+    Bars need a terminal, or a notebook with ipywidgets.
     """
     columns = (
         TextColumn("{task.description:32}"),
@@ -60,24 +60,24 @@ def bars() -> Iterator[Progress]:
 
 @contextmanager
 def bar(description: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """One progress bar; yields the function that advances it."""
+    """One progress bar. Yields the function that advances it."""
     with bars() as progress:
         task = progress.add_task(description, total=total, completed=done)
         yield lambda n: progress.advance(task, n)
 
 
 def say(text: str) -> None:
-    """Prints a sentence on standard error as it is: not wrapped, no markup."""
+    """Prints a sentence on standard error, without wrapping and without markup."""
     console.print(text, soft_wrap=True, markup=False)
 
 
 def say_written(path: Path, counts: Mapping[str, Any] | None = None) -> None:
-    """Says which file or folder a command wrote, and what is in it."""
+    """Reports the file or folder that a command wrote, with counts of its content."""
     say(f"wrote {path}" + (f" ({counts_text(counts)})" if counts else ""))
 
 
 def say_complete(path: Path) -> None:
-    """Says that a command found its output finished."""
+    """Reports that the output of a command is already complete."""
     say(f"{path} is complete; nothing to do")
 
 
@@ -91,14 +91,14 @@ def counts_text(counts: Mapping[str, Any]) -> str:
     parts = []
     for name, value in counts.items():
         if isinstance(value, Mapping):
-            inner = (f"{'unknown' if count is None else count} {of.replace('_', ' ')}" for of, count in value.items())
+            inner = (f"{'unknown' if n is None else n} {what.replace('_', ' ')}" for what, n in value.items())
             value = ", ".join(inner) or "none"
         parts.append(f"{name.replace('_', ' ')}: {value}")
     return "; ".join(parts)
 
 
 def print_result(*texts: Any, **style: Any) -> None:
-    """Prints a result, also on a quiet console."""
+    """Prints a result, even on a quiet console."""
     quiet, console.quiet = console.quiet, False
     try:
         console.print(*texts, **style)
@@ -107,9 +107,9 @@ def print_result(*texts: Any, **style: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table whose first column names the rows. No cell is cut: too wide a table becomes several.
+    """Prints a table with the rows' names in its first column. A table that is too wide becomes several.
 
-    Each of these repeats the names. A single column wider than the terminal runs over its edge.
+    Each part repeats the names. No cell is cut, so a column wider than the terminal runs over its edge.
     """
 
     def table(first: int, end: int) -> Table:

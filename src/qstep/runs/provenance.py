@@ -1,4 +1,4 @@
-"""Where numbers come from: what a result has to say about itself to be run again."""
+"""Provenance: what a result records so that it can be computed again."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ _PACKAGES = ("qstep", "torch", "transformers", "math-verify", "numpy")
 
 
 def provenance(settings: dict[str, Any]) -> dict[str, Any]:
-    """Versions, seed, git commit, command, hardware, date, and the settings of this process's run."""
+    """Versions, seeds, git commit, command, hardware, date and settings of this process's run."""
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         "seeds": {name: settings[name] for name in ("seed", "data_seed") if name in settings},
@@ -27,7 +27,7 @@ def provenance(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The same settings in what JSON knows: paths as text."""
+    """The settings as JSON values. Paths become strings."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -36,7 +36,7 @@ def _plain(value: Any) -> Any:
 
 
 def git_commit() -> str | None:
-    """The commit of the source that runs; None without git, or where the source is not in a repository."""
+    """The commit of the running source; None without git or outside a repository."""
     try:
         git = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
@@ -53,6 +53,6 @@ def cpu_name() -> str:
 
 
 def _gpus() -> list[str]:
-    """The GPUs that this process can use, where it has torch: what runs without torch uses none."""
+    """The GPUs that this process can use. A process that has not imported torch uses none."""
     cuda = sys.modules["torch"].cuda if "torch" in sys.modules else None
     return [cuda.get_device_name(i) for i in range(cuda.device_count())] if cuda is not None else []

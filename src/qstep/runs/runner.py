@@ -1,4 +1,4 @@
-"""The one loop of every command that writes rows: open the file, skip what is there, append blocks, finish, say so."""
+"""The loop of every command that writes rows: open the file, skip finished rows, append blocks, report."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Work:
     """What a command writes.
 
     Args:
-        total: what the progress bar counts to.
-        blocks: the rows, some at a time. Those that are in the file already are dropped.
-        summary: what the file's sidecar says at the end, from all rows of the file.
-        done: where the bar begins; by default at the number of rows in the file.
-        advance: how far the bar moves for the new rows of a block.
+        total: the end of the progress bar.
+        blocks: the rows, in blocks. Rows that are already in the file are dropped.
+        summary: makes the summary in the file's sidecar from all rows of the file.
+        done: the start of the progress bar. The default is the number of rows in the file.
+        advance: returns how far the new rows of a block move the bar.
     """
 
     total: int
@@ -40,8 +40,8 @@ def write_rows(
 ) -> dict[str, Any]:
     """Writes a command's rows to `output`, resumes them after a kill, and returns the summary of the finished file.
 
-    `work` is called with the ids of the rows in the file, unless the file is complete. Blocks that do not depend on
-    those ids are the same in a resumed run. So rows that are computed together are computed together again.
+    `work` is called with the ids of the rows in the file, unless the file is complete. If the blocks do not depend on
+    those ids, a resumed run has the same blocks. So the same rows are computed together again.
 
     Raises what `StageFile.open` raises, and what the work raises.
     """
@@ -61,7 +61,7 @@ def write_rows(
 
 
 def in_blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yields lists of `size` items, the last of as many as are left."""
+    """Yields lists of `size` items. The last one may be shorter."""
     rest = iter(items)
     while block := list(islice(rest, size)):
         yield block

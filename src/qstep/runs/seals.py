@@ -1,7 +1,7 @@
-"""Folders that say whether they are whole, and of which settings they are.
+"""Markers in folders, which show whether a folder is complete and with which settings it was made.
 
-A marker, written last, names a folder's files, their sizes and hashes, and the settings of the run. A folder without
-one, or with a file that differs from it, was half-written or damaged since, and no run goes on from it.
+A marker is written last. It lists a folder's files with their sizes and hashes, and the settings of the run. A folder
+without a marker was not written completely. A file that differs from the marker was damaged. No run uses such folders.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from qstep.data import canonical_json, file_fingerprint, sync, write_json
 
 MARKER = "qstep_checkpoint.json"
-"""What is written last into a folder, its settings among it."""
+"""The marker: the last file that is written into a folder."""
 
 _VERSION = 1
 
@@ -26,7 +26,7 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 
 
 def seal(folder: Path, settings: Mapping[str, Any], files: list[Path] | None = None) -> None:
-    """Puts the files of a folder (all that are in it by default) on the disk, and then its marker."""
+    """Flushes the files of a folder (by default all of them) to the disk, and then writes its marker."""
     chosen = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MARKER)
     contents = {}
     for file in chosen if files is None else files:
@@ -40,22 +40,22 @@ def seal(folder: Path, settings: Mapping[str, Any], files: list[Path] | None = N
 
 
 def why_unusable(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """Why a run of these settings cannot use a folder's weights: what it lacks, or what differs. None if it can."""
+    """Why a run with these settings cannot use a folder's weights; None if it can."""
     try:
         marker = json.loads((folder / MARKER).read_text())
         version, made_with, files = marker["version"], marker["settings"], marker["files"]
         expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
     except FileNotFoundError:
-        return f"it has no {MARKER}, so it was not written to its end"
+        return f"it has no {MARKER}, so it was not written completely"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"its {MARKER} is damaged"
     if version != _VERSION:
-        return f"its {MARKER} is of version {version}, and this is {_VERSION}"
+        return f"its {MARKER} has version {version}, but this qstep reads version {_VERSION}"
     if fingerprint(made_with) != marker.get("fingerprint"):
         return f"its {MARKER} is damaged"
     if marker["fingerprint"] != fingerprint(settings):
         changed = sorted(name for name in {*made_with, *settings} if made_with.get(name) != settings.get(name))
-        return f"it is of other settings ({', '.join(changed)})"
+        return f"it was made with other settings ({', '.join(changed)})"
     for name, (size, digest) in expected.items():
         file = folder / name
         if not file.is_file():
@@ -63,12 +63,12 @@ def why_unusable(folder: Path, settings: Mapping[str, Any]) -> str | None:
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes instead of {size}"
         if file_fingerprint(file) != digest:
-            return f"{name} was changed since it was written"
+            return f"{name} has changed since it was written"
     return None
 
 
 def settings_of_marker(folder: Path) -> dict[str, Any] | None:
-    """The settings a checkpoint was made with; None where its marker cannot be read."""
+    """The settings in a checkpoint's marker; None if it cannot be read."""
     try:
         settings = json.loads((folder / MARKER).read_text())["settings"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):

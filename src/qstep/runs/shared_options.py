@@ -1,4 +1,4 @@
-"""Options that several commands share, each written once; a command's config inherits those that it takes."""
+"""Options that several commands share. A command's config inherits those that it takes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _PATHS = ("/", "./", "../", "~")
 
 
 def path_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
-    """A file or a model's folder with its fingerprint; ValueError where what looks like a path is not there."""
+    """Yields a file or a model's folder with its fingerprint. Raises ValueError for a path that does not exist."""
     path = Path(value).expanduser()
     if path.is_file():
         yield value, remembered_fingerprint(path)
     elif path.is_dir():
         yield value, model_fingerprint(str(path))
     elif value.startswith(_PATHS):
-        raise ValueError(f"{value} is missing")
+        raise ValueError(f"{value} is missing: check the path")
 
 
 def _splitter_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
@@ -39,16 +39,16 @@ ModelName = Annotated[str, Reads(path_inputs)]
 """A model's folder or Hub id."""
 
 StepSeparator = Annotated[str, Check(check_separator), InSettings(splitter_version), Reads(_splitter_inputs)]
-"""The text between steps, or the name of what cuts a response into them."""
+"""The string between steps, or the name of a splitter that cuts responses into steps."""
 
 
 @dataclass(kw_only=True)
 class DeviceOptions(Options):
-    """Where a model is computed.
+    """Where a model runs.
 
     Args:
-        device: cpu, cuda, or auto: the GPU where there is one.
-        dtype: the precision of the weights.
+        device: cpu, cuda or auto. With auto, the model runs on the GPU if there is one.
+        dtype: the type of the weights. `auto` keeps the type in the checkpoint.
     """
 
     GROUP = "device options"
@@ -59,11 +59,11 @@ class DeviceOptions(Options):
 
 @dataclass(kw_only=True)
 class CallOptions(Options):
-    """How a server is asked.
+    """How to call a server.
 
     Args:
-        request_timeout_s: seconds that one call to a server may take, with its wait in the server's queue.
-        retries: failed calls in a row, after the first, before the command stops. What is done stays on disk.
+        request_timeout_s: maximum duration of one call to a server in seconds, including the wait in its queue.
+        retries: how often a failed call is repeated before the command stops. Finished rows stay on disk.
     """
 
     GROUP = "server options"
@@ -73,7 +73,7 @@ class CallOptions(Options):
     retries: Annotated[int, Bounds(least=0), CHANGES_NOTHING] = 8
 
     def _server(self, url: str, key: str) -> Server:
-        """A server whose key, where it wants one, is in this environment variable."""
+        """The server at a URL. The environment variable `key` holds its access key, if it needs one."""
         from qstep.calls import Server
 
         return Server(url, os.environ.get(key) or None, self.request_timeout_s, self.retries)

@@ -1,8 +1,8 @@
-"""A stage's output on disk: `<name>.jsonl`, one row a line, and its sidecar `<name>.meta.json`.
+"""A stage's output on disk: `<name>.jsonl`, with one row a line, and its sidecar `<name>.meta.json`.
 
-Rows are only appended, complete lines at a time, and are on the disk before the writer continues. A killed stage
-resumes with the same settings, skips the rows it has, and ends with the rows of an uninterrupted run. The sidecar
-holds the stage, its settings and their fingerprint. So rows that were made with different settings never mix.
+Rows are appended as complete lines, and are on the disk before the writer continues. A killed stage resumes with the
+same settings, skips the rows it has, and ends with the rows of an uninterrupted run. The sidecar holds the stage, its
+settings and their fingerprint. So rows with different settings never mix.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from qstep.words import counted
 
 
 class SettingsChanged(ValueError):
-    """The rows on disk were made with other settings than the ones now asked for: `names` are those that differ."""
+    """The rows on disk were made with other settings than the current ones. `names` are the settings that differ."""
 
     def __init__(self, message: str, names: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -38,10 +38,10 @@ class StageBusy(RuntimeError):
 
 
 class StageFile:
-    """The rows of one stage, open for appending by one process. Use as a context manager.
+    """The rows of one stage, open for appending by one process. Use it as a context manager.
 
-    done: the keys of the rows on disk. complete: whether `finish` was called, now or in an earlier run.
-    Memory grows with the keys only, never with the rows.
+    done: the keys of the rows on disk. complete: whether `finish` was called, in this run or an earlier one.
+    It holds the keys in memory, but not the rows.
     """
 
     def __init__(
@@ -65,18 +65,18 @@ class StageFile:
         key: str = "id",
         may_grow: Collection[str] = (),
     ) -> StageFile:
-        """Opens the rows at `path` (`*.jsonl`) to write or to resume them.
+        """Opens the rows at `path` (`*.jsonl`) to write or resume them.
 
-        An incomplete last line, left by a killed writer, is removed, and its row counts as not done. If the only
+        A killed writer may leave an incomplete last line. It is removed, and its row is computed again. If the only
         changes are larger numbers for settings named in `may_grow`, the stage resumes with the new settings, even if
         it was complete.
 
         Raises:
-            SettingsChanged: the rows there were made by another stage or with other settings.
+            SettingsChanged: another stage or other settings made the existing rows.
             StageBusy: another writer has the file open.
             RowError: a line before the last is broken, lacks the key, or repeats one.
             ValueError: the sidecar is missing or unreadable, or the rows of a complete stage were changed.
-            WouldWrite: this is a dry run; nothing was opened.
+            WouldWrite: this is a dry run, and nothing was opened.
         """
         path = Path(path)
         meta_path = _sidecar(path)
@@ -87,7 +87,7 @@ class StageFile:
         try:
             asked = _new_meta(stage, settings)
             if os.fstat(fd).st_size == 0 and not (meta_path.exists() and _read_meta(path)["complete"]):
-                meta = asked  # nothing was made yet, under whatever settings
+                meta = asked  # there are no rows yet, so old settings do not matter
             else:
                 meta = _read_meta(path)
                 if meta["fingerprint"] != asked["fingerprint"]:
@@ -99,13 +99,13 @@ class StageFile:
             if meta["complete"]:
                 if len(done) != meta["rows"] or size != os.fstat(fd).st_size:
                     raise ValueError(
-                        f"{path} holds {counted(len(done), 'complete row')}, but finished with {meta['rows']}, as "
-                        f"{meta_path.name} says: it was changed since. Restore it, or delete both files"
+                        f"{path} has {counted(len(done), 'complete row')}, but {meta_path.name} says that it finished "
+                        f"with {meta['rows']}, so it was changed. Restore it, or delete both files"
                     )
                 if digest.hexdigest() != meta.get("sha256", digest.hexdigest()):
                     raise ValueError(
-                        f"{path} does not hold the rows it finished with, as {meta_path.name} says: it was changed "
-                        "since. Restore it, or delete both files"
+                        f"{path} has other rows than those it finished with, by their hash in {meta_path.name}. "
+                        "Restore it, or delete both files"
                     )
             elif size != os.fstat(fd).st_size:
                 os.ftruncate(fd, size)
@@ -123,20 +123,19 @@ class StageFile:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The summary given to `finish`; empty before."""
+        """The summary from `finish`, or an empty one before that."""
         return dict(self._meta.get("summary", {}))
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Writes rows, all or none, and returns when they are on the disk.
+        """Writes all rows or none, and returns when they are on the disk.
 
-        A write that fails (disk full, file-size limit) is undone before its error propagates.
+        A failed write (disk full, file-size limit) is undone before its error propagates.
 
         Raises:
-            ValueError: the stage is complete, or a row lacks its key, repeats one, or is not JSON. Nothing is
-                written.
+            ValueError: the stage is complete, or a row lacks its key, repeats one, or is not JSON. Nothing is written.
         """
         if self.complete:
-            raise ValueError(f"{self.path} is complete; no row can be added")
+            raise ValueError(f"{self.path} is complete, so no row can be added: choose another file")
         keys: set[str] = set()
         lines = []
         for index, row in enumerate(rows):
@@ -144,7 +143,7 @@ class StageFile:
             if not isinstance(name, str):
                 raise ValueError(f"{self.path}: row {index} to append needs a string as {self.key!r}, not {name!r}")
             if name in self.done or name in keys:
-                raise ValueError(f"{self.path} has a row with {self.key} {name!r} already")
+                raise ValueError(f"{self.path} already has a row with {self.key} {name!r}")
             keys.add(name)
             lines.append(self._encode(name, row))
         added = b"".join(lines)
@@ -163,7 +162,7 @@ class StageFile:
         self.done |= keys
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
-        """Marks the stage complete: its sidecar gets the number of rows, their SHA-256 and `summary`."""
+        """Marks the stage complete, and adds the number of rows, their SHA-256 and `summary` to the sidecar."""
         rows = {"rows": len(self.done), "sha256": self._digest.hexdigest()}
         finished = {**self._meta, "complete": True, **rows, "summary": dict(summary or {})}
         write_json(_sidecar(self.path), finished)
@@ -197,23 +196,22 @@ class StageFile:
             ) from error
 
 
-# A forked child (a grading worker, say) shares its parent's lock and, if the parent were killed, would keep
-# it.
+# A forked child, such as a grading worker, shares its parent's lock. It would keep the lock if the parent were killed.
 _open_stages: weakref.WeakSet[StageFile] = weakref.WeakSet()
 
 
 def _lock(path: Path) -> int:
-    """A descriptor of the file at `path`, which is created if needed, locked for this process alone."""
+    """Opens the file at `path`, creates it if needed, and locks it for this process. Returns its descriptor."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
-            raise StageBusy(f"{path} is being written by another process; wait for it, or stop it") from None
+            raise StageBusy(f"another process is writing {path}: wait for it, or stop it") from None
         if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
             return fd
-        os.close(fd)  # its last writer failed and deleted it after we opened it and before we locked it
+        os.close(fd)  # its last writer deleted it between our opening and locking it
 
 
 def _close_in_child() -> None:
@@ -225,9 +223,9 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 def is_finished(path: Path) -> bool:
-    """Whether the rows at `path` are all there: False for a stage that was stopped before its end.
+    """Whether the stage that writes `path` has finished.
 
-    A file without a sidecar, or one that is not `.jsonl`, is not a stage's, and counts as finished.
+    A file without a sidecar, or one that is not `.jsonl`, belongs to no stage and counts as finished.
     """
     path = Path(path)
     return path.suffix != ".jsonl" or not _sidecar(path).exists() or bool(_read_meta(path)["complete"])
@@ -237,16 +235,16 @@ def finished(path: Path) -> str:
     """The fingerprint of a stage's input.
 
     Raises:
-        ValueError: the stage that writes it has not finished, so that part of its rows would be left out silently.
+        ValueError: the stage that writes the input has not finished, so some rows would silently be missing.
     """
     if not is_finished(path):
-        raise ValueError(f"{path} is unfinished: run the command that writes it to its end first")
+        raise ValueError(f"{path} is unfinished: first run the command that writes it to its end")
     return file_fingerprint(path)
 
 
 def _sidecar(path: Path) -> Path:
     if path.suffix != ".jsonl":
-        raise ValueError(f"{path}: a stage's rows are a .jsonl file")
+        raise ValueError(f"{path} is not a .jsonl file, but a stage writes rows: give a name that ends in .jsonl")
     return path.with_suffix(".meta.json")
 
 
@@ -261,12 +259,12 @@ def _new_meta(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    """The sidecar of the rows at `path`; ValueError where it is absent or broken."""
+    """The sidecar of the rows at `path`. Raises ValueError if it is missing or broken."""
     meta_path = _sidecar(path)
     if not meta_path.exists():
         raise ValueError(
-            f"{path} has rows but no {meta_path.name}, so the settings that made them are unknown: "
-            "restore that file, or choose another place to write to"
+            f"{path} has rows but no {meta_path.name}, so their settings are unknown: restore that file, or choose "
+            "another output"
         )
     try:
         meta = parse_row(meta_path.read_bytes())
@@ -278,15 +276,15 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _outcome(path: Path, asked: Mapping[str, Any], may_grow: Collection[str]) -> str:
-    """What opening a stage would do to the rows at `path`. Raises as opening it would for other settings."""
+    """What opening a stage would do to the rows at `path`. Raises SettingsChanged as opening it would."""
     rows = count_rows(path) if path.exists() else 0
     if not rows and not (_sidecar(path).exists() and _read_meta(path)["complete"]):
         return "new"
     meta = _read_meta(path)
     if meta["fingerprint"] != asked["fingerprint"]:
         _refuse_changes(path, meta, asked, may_grow)
-        return f"made longer, after {rows} rows"
-    return f"complete with {rows} rows: left as it is" if meta["complete"] else f"resumed after {rows} rows"
+        return f"extended after {rows} rows"
+    return f"complete with {rows} rows: left unchanged" if meta["complete"] else f"resumed after {rows} rows"
 
 
 def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], may_grow: Collection[str]) -> None:
@@ -299,13 +297,13 @@ def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
     changes = [f"  {name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}" for name in names]
     raise SettingsChanged(
         f"{path} was made with other settings:\n" + "\n".join(changes) + "\n"
-        f"Choose another place to write to, or delete {path.name} and {_sidecar(path).name}",
+        f"Choose another output, or delete {path.name} and {_sidecar(path).name}",
         names,
     )
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as `outer.inner` -> JSON text."""
+    """Nested settings as `outer.inner` -> JSON."""
     flat: dict[str, str] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
@@ -316,7 +314,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _scan(path: Path, key: str) -> tuple[set[str], int, hashlib._Hash]:
-    """The keys on disk, and the length and the SHA-256 of the file up to its torn tail."""
+    """The keys on disk, and the length and SHA-256 of the file without an incomplete last line."""
     done: set[str] = set()
     size, digest = 0, hashlib.sha256()
     for number, line, row in lines_of(path, allow_torn=True):
@@ -324,9 +322,9 @@ def _scan(path: Path, key: str) -> tuple[set[str], int, hashlib._Hash]:
             break
         name = row.get(key)
         if not isinstance(name, str):
-            raise RowError(path, number, key, "is missing or no string. Was the file written by this stage?")
+            raise RowError(path, number, key, "is missing or not a string. Did this stage write the file?")
         if name in done:
-            raise RowError(path, number, key, f"{name!r} occurs twice; delete one of the rows")
+            raise RowError(path, number, key, f"{name!r} occurs twice: delete one of the rows")
         done.add(name)
         size += len(line)
         digest.update(line)

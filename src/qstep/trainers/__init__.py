@@ -1,6 +1,6 @@
-"""Trainers: the machine that trains any objective, and a class for each method in the table.
+"""Trainers: `GroupTrainer`, which trains any objective, and a class for each method in the table.
 
-`PQMTrainer`, `DQOTrainer` and their kin are made from the table: one for each method, none of them written by hand.
+`PQMTrainer`, `DQOTrainer` and the others are made from the table, one for each method.
 """
 
 from __future__ import annotations

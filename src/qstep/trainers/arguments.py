@@ -1,4 +1,4 @@
-"""Which of the options of transformers' Trainer cannot be meant here."""
+"""Checks of the options that transformers' Trainer takes and qstep's trainers cannot follow."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ _log = logging.getLogger(__name__)
 
 
 def check_arguments(args: GroupConfig, model: PretrainedModule) -> None:
-    """Sets what the trainer relies on. Raises ValueError for a length beyond the model's positions."""
+    """Sets options that the trainer relies on. Raises ValueError if max_length exceeds the model's positions."""
     args.remove_unused_columns = False
     args.logging_nan_inf_filter = False
     limit = model.learned_positions
     if limit is not None and args.max_length > limit:
-        raise ValueError(f"--max_length is {args.max_length}, and this model has {limit} positions: give {limit}")
+        raise ValueError(
+            f"--max_length is {args.max_length}, but this model has only {limit} positions: set it to {limit} or less"
+        )
     if args.n_gpu > 1:
         # Trainer would replicate the model within this process (nn.DataParallel).
-        _log.warning("%d GPUs are visible, and one is used: start with torchrun to use more", args.n_gpu)
+        _log.warning("%d GPUs are visible, but only one is used. Start with torchrun to use more", args.n_gpu)
         args._n_gpu = 1
 
 
 def check_evaluation(args: GroupConfig, eval_rows: RowsFile | None) -> None:
-    """Raises ValueError, before anything is read, for an order of batches or evaluations that cannot be had."""
+    """Raises ValueError for a batch order or an evaluation that is impossible, before rows are read."""
     if args.train_sampling_strategy not in ("random", "sequential"):
         raise ValueError(
-            f"train_sampling_strategy is {args.train_sampling_strategy!r}: choose random or sequential. Batches "
-            "hold no padding, and each process gets about as many tokens: lengths have nothing to gain"
+            f"train_sampling_strategy {args.train_sampling_strategy} is not supported: choose random or sequential. "
+            "Grouping by length would gain nothing, because batches have no padding and about equal sizes"
         )
     evaluates = args.eval_strategy != "no" or args.eval_on_start
     if evaluates and eval_rows is None:
-        raise ValueError("eval_strategy asks for evaluations: give an eval_file (in Python, an eval_dataset)")
+        raise ValueError("eval_strategy needs rows to evaluate on: give an eval_file (in Python, an eval_dataset)")
     if eval_rows is not None and not evaluates:
         named = eval_rows.argument or f"--eval_file {eval_rows}"
-        raise ValueError(f"nothing reads {named}: give --eval_strategy steps or epoch")
+        raise ValueError(f"{named} has no effect without evaluations: give --eval_strategy steps or epoch")

@@ -1,4 +1,4 @@
-"""The averages that a line of the log shows, and when there is a line."""
+"""The averages in a line of the log, and the steps at which a line is written."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from qstep.processes import gathered
 
 
 class Averages:
-    """Sums of what was recorded, by name, each with how many values it is of."""
+    """Sums of recorded values by name, each with its number of values."""
 
     def __init__(self, sums: dict[str, tuple[Tensor, int]] | None = None) -> None:
         self._sums = sums or {}
 
     def copy(self) -> Averages:
-        """The same, which what is added later does not change."""
+        """A copy that later additions do not change."""
         return Averages(dict(self._sums))
 
     def add(self, name: str, values: Tensor, count: int | None = None) -> None:
-        """Adds values, which count as many as they are, or as `count` says."""
+        """Adds values. Their number is that of the elements, unless `count` gives it."""
         total, before = self._sums.get(name, (torch.zeros((), device=values.device), 0))
         self._sums[name] = (total + values.sum(), before + (values.numel() if count is None else count))
 
     def means(self) -> dict[str, float]:
-        """The averages over all processes, called by all of them; without names of which there is no value."""
+        """The averages over all processes, which all call it. Names without values are left out."""
         everywhere = gathered({name: (total.item(), count) for name, (total, count) in self._sums.items()})
         means: dict[str, float] = {}
         for name in sorted({name for sums in everywhere for name in sums}):
             parts = [sums[name] for sums in everywhere if name in sums]
-            count = sum(of_part for _, of_part in parts)
+            count = sum(number for _, number in parts)
             if count:
                 means[name] = sum(total for total, _ in parts) / count
         return means
 
 
 class LogWhereItMatters(TrainerCallback):
-    """A line of the log at the last step, and before each checkpoint.
+    """Writes a line of the log at the last step, and before each checkpoint.
 
-    What the next line averages begins after it, so a resumed run logs what an undisturbed one does; and a folder with a
-    checkpoint has a log, whose settings are compared.
+    The next line's averages begin after it, so a resumed run logs the same as an uninterrupted one. Each folder with
+    a checkpoint also has a log, and a resumed run compares its settings with that log's.
     """
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which items a step learns from, whatever the number of processes, and each process's share of them."""
+"""The items of each step, whatever the number of processes, and each process's share of them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from qstep.objectives.dataset import GroupDataset, Item
 class StepSampler(Sampler[list[int]]):
     """The micro-batches of one process: lists of item numbers, `accumulation` lists a step.
 
-    A step's items are consecutive ones of a shuffled order that depends on seed and epoch alone. They are dealt out
-    to `accumulation * processes` lists of about the same number of tokens. Where there are fewer items than lists, an
-    empty one stands in with `~i` (negative) of the step's shortest item i: to be computed, so that no process waits
-    for another, and counted as nothing.
+    A step takes consecutive items of a shuffled order that depends only on seed and epoch. They are divided into
+    `accumulation * processes` lists with about the same number of tokens. If there are fewer items than lists, an
+    empty list gets `~i` (negative), where i is the step's shortest item. It is computed, so that no process waits for
+    another, but it counts as nothing.
 
     Args:
-        lengths: the size of each item; memory and time of a micro-batch go with their sum.
-        step_items: items a step, over all processes and accumulation.
-        accumulation: micro-batches a step and process.
+        lengths: the size of each item. Memory and time of a micro-batch grow with the sum of its sizes.
+        step_items: items per step, over all processes and accumulation.
+        accumulation: micro-batches per step and process.
         shuffle: False keeps the order of the file.
         drop_last: leaves out the items of an incomplete last step.
     """
@@ -47,17 +47,18 @@ class StepSampler(Sampler[list[int]]):
         self.lengths, self.step_items, self.accumulation = lengths, step_items, accumulation
         self.process, self.processes = process, processes
         self.seed, self.shuffle = seed, shuffle
-        whole, rest = divmod(len(lengths), step_items)
-        self.steps = whole if drop_last else whole + (rest > 0)
+        complete, rest = divmod(len(lengths), step_items)
+        self.steps = complete if drop_last else complete + (rest > 0)
         self.epoch = 0
         if self.steps == 0:
             raise ValueError(
-                f"{len(lengths)} items are less than a step's {step_items}, and dataloader_drop_last is set"
+                f"{len(lengths)} items do not fill a step of {step_items}, and dataloader_drop_last leaves out "
+                "incomplete steps: set it to false, or make the batch smaller"
             )
 
     @property
     def batch_sampler(self) -> StepSampler:
-        """Itself: Trainer looks for `set_epoch` one wrapper deep, which is where it is after skipped batches."""
+        """Itself. After skipped batches, Trainer looks for `set_epoch` one wrapper deep."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -67,7 +68,7 @@ class StepSampler(Sampler[list[int]]):
         return self.steps * self.accumulation
 
     def order(self, epoch: int) -> Tensor:
-        """The item numbers of an epoch in the order they are learned from."""
+        """The item numbers of an epoch in the order of training."""
         if not self.shuffle:
             return torch.arange(len(self.lengths))
         return torch.randperm(len(self.lengths), generator=torch.Generator().manual_seed(self.seed + epoch))
@@ -77,7 +78,7 @@ class StepSampler(Sampler[list[int]]):
         return order[step * self.step_items : (step + 1) * self.step_items].tolist()
 
     def reached(self, steps: int) -> list[int]:
-        """The items that the first `steps` steps learn from, in ascending order."""
+        """The items of the first `steps` steps, in ascending order."""
         seen = torch.zeros(len(self.lengths), dtype=torch.bool)
         for epoch in range(math.ceil(steps / self.steps)):
             left = min(steps - epoch * self.steps, self.steps)
@@ -97,9 +98,9 @@ class StepSampler(Sampler[list[int]]):
 
 
 def deal(items: Sequence[int], lengths: Sequence[int], shares: int) -> list[list[int]]:
-    """Items in `shares` lists of about equal total length: the longest first, each to the shortest list so far.
+    """Divides items into `shares` lists of about equal length. Each item, longest first, goes to the shortest list.
 
-    Within a list the items keep their order. Lists are empty only where there are fewer items than lists.
+    Within a list the items keep their order. Lists are empty only if there are fewer items than lists.
     """
     totals = [0] * shares
     counts = [0] * shares
@@ -113,7 +114,7 @@ def deal(items: Sequence[int], lengths: Sequence[int], shares: int) -> list[list
 
 
 def group_loader(dataset: GroupDataset, sampler: StepSampler, args: TrainingArguments, collate: Any) -> DataLoader:
-    """A loader of the batches that the sampler names, with the options for loaders."""
+    """A data loader of the sampler's batches, with the data loader options of `args`."""
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -126,7 +127,7 @@ def group_loader(dataset: GroupDataset, sampler: StepSampler, args: TrainingArgu
 
 
 def with_weights(batch: ResponseBatch, items: list[Item]) -> ResponseBatch:
-    """Adds which row of the file each response is, and what it counts."""
+    """Adds the row number and the weight of each response."""
     batch["row_index"] = torch.tensor([number for item in items for number in item["row_index"]])
     batch["row_weight"] = torch.tensor([item["weight"] for item in items for _ in item["row_index"]])
     return batch

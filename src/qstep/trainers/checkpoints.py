@@ -1,4 +1,4 @@
-"""The checkpoints of a training: which is the newest that a run can resume from, and which are deleted."""
+"""The checkpoints of a training: finding the newest to resume from, and deleting old ones."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Checkpoint:
         """Raises ValueError if the folder is not called `checkpoint-<step>`."""
         match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
         if match is None:
-            raise ValueError(f"{path}: a checkpoint is a folder called {PREFIX_CHECKPOINT_DIR}-<step>")
+            raise ValueError(f"{path} is not a checkpoint: give a folder called {PREFIX_CHECKPOINT_DIR}-<step>")
         return cls(path, int(match[1]))
 
 
 def why_not_resumable(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """Why a run cannot go on from a checkpoint; None if it can. One of weights alone can only be loaded."""
+    """Why a run cannot resume from a checkpoint; None if it can. A checkpoint of weights only is not enough."""
     reason = why_unusable(folder, settings)
     lacking = [part for part in ("optimizer", "scheduler", "rng_state") if not any(folder.glob(f"{part}*"))]
     if reason is None and lacking:
@@ -45,31 +45,31 @@ def why_not_resumable(folder: Path, settings: Mapping[str, Any]) -> str | None:
 
 
 def checkpoints(output_dir: Path) -> list[Checkpoint]:
-    """The checkpoints of a folder, whole or not, the oldest first."""
+    """The checkpoints of a folder, complete or not, with the oldest first."""
     folders = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
     named = [path for path in folders if path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-").isdecimal()]
     return sorted(map(Checkpoint.at, named), key=lambda checkpoint: checkpoint.step)
 
 
 def newest_usable(output_dir: Path, settings: Mapping[str, Any]) -> tuple[Checkpoint | None, dict[Path, str]]:
-    """The newest checkpoint that a run of these settings can go on from, and why each newer one is passed over."""
-    passed_over: dict[Path, str] = {}
+    """The newest checkpoint that a run with these settings can resume from, and why newer ones are skipped."""
+    skipped: dict[Path, str] = {}
     for checkpoint in reversed(checkpoints(output_dir)):
         reason = why_not_resumable(checkpoint.path, settings)
         if reason is None:
-            return checkpoint, passed_over
-        passed_over[checkpoint.path] = reason
-    return None, passed_over
+            return checkpoint, skipped
+        skipped[checkpoint.path] = reason
+    return None, skipped
 
 
 def remove(folder: Path) -> None:
-    """Deletes a checkpoint, its marker first, so that what a kill leaves of it is not taken for whole."""
+    """Deletes a checkpoint. Its marker goes first, so that a kill meanwhile leaves nothing that looks complete."""
     (folder / MARKER).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def rotate(newest: Checkpoint, settings: Mapping[str, Any], limit: int | None, best: str | None) -> None:
-    """Deletes the oldest checkpoints before `newest` beyond `limit`, but the best one and those of other settings."""
+    """Deletes the oldest checkpoints beyond `limit`, except the best one, newer ones and those with other settings."""
     if limit is None or limit <= 0:
         return
     older = [
@@ -83,14 +83,14 @@ def rotate(newest: Checkpoint, settings: Mapping[str, Any], limit: int | None, b
 
 
 class NotWritten(RuntimeError):
-    """A model or its checkpoint could not be written; the disk is full, say."""
+    """A model or its checkpoint could not be written, for example because the disk is full."""
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Around what writes a model: its libraries' errors name neither the folder nor what to do.
+    """Turns errors of the code inside, which writes a model, into NotWritten.
 
-    Raises NotWritten.
+    The libraries' own errors name neither the folder nor a remedy.
     """
     try:
         yield
@@ -105,18 +105,18 @@ def writing(folder: Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(folder.parent).free
         raise NotWritten(
-            f"{folder} could not be written: {str(error).partition(chr(10))[0]}. {free / 1e9:.1f} GB are free on this "
-            "disk. Make room, and run the same command again: it resumes from the newest complete checkpoint"
+            f"{folder} could not be written: {str(error).partition(chr(10))[0]}. This disk has {free / 1e9:.1f} GB "
+            "free. Make room, and run the same command again: it resumes from the newest complete checkpoint"
         ) from error
 
 
 @contextmanager
 def sealed(trainer: Trainer, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Around what writes the trainer's checkpoint on every process: a marker at its end, and only then the rotation."""
+    """Runs the code inside, which writes a checkpoint, then adds the marker and deletes old checkpoints."""
     args, step = trainer.args, trainer.state.global_step
     checkpoint = Checkpoint(Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{step}", step)
     if args.should_save:
-        remove(checkpoint.path)  # what a killed run, or one of other settings, left there
+        remove(checkpoint.path)  # a killed run, or one with other settings, may have left it
     trainer.accelerator.wait_for_everyone()
     limit, args.save_total_limit = args.save_total_limit, None
     try:

@@ -1,4 +1,4 @@
-"""Evaluation while training: the loss and the metrics of training, over all of another data set."""
+"""Evaluation during training: the training loss and metrics on another data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_all(trainer: GroupTrainer, dataloader: DataLoader, prefix: str) -> EvalLoopOutput:
-    """The mean loss over all of a data set, and the means of what the losses record."""
+    """The mean loss over a complete data set, and the means of recorded values."""
     model: Any = trainer.model
     if not trainer.accelerator._models:
         model = trainer.accelerator.prepare_model(model, evaluation_mode=True)

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: an error that names the row, or in fp16 an overflow to be skipped."""
+"""Losses and gradients that are not finite: an error that names the row, or a skipped step in fp16."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from qstep.objectives.dataset import GroupDataset
 from qstep.processes import somewhere
 
 _OVERFLOWS = 25
-"""fp16 steps that may overflow one after another: the loss scale starts at 2^16 and halves at each."""
+"""Maximum number of fp16 steps in a row that may overflow. The loss scale starts at 2^16 and halves at each."""
 
 
 class NonFiniteLoss(RuntimeError):
-    """A row's loss, or the gradient, is NaN or infinite; the message names the row or the step."""
+    """A row's loss, or the gradient, is NaN or infinite. The message names the row or the step."""
 
 
 class FiniteWatch:
     """Watches the losses and gradients of a run, and counts the steps that fp16's loss scale skips.
 
     Args:
-        scaled: whether there is a loss scale, so that a step which is not finite is skipped.
+        scaled: whether there is a loss scale, which skips steps that are not finite.
 
-    steps, skipped: since the last line of the log. learned: whether any step was not skipped; None before the first.
+    steps, skipped: their numbers since the last line of the log. learned: whether any step was not skipped; None before
+    the first step.
     """
 
     def __init__(self, scaled: bool) -> None:
@@ -32,7 +33,7 @@ class FiniteWatch:
         self.learned: bool | None = None
 
     def see_losses(self, losses: Tensor, counted: Tensor, batch: Batch, step: int, dataset: GroupDataset) -> None:
-        """Called by all processes. Raises NonFiniteLoss on all of them where a counted loss is not finite on any."""
+        """Raises NonFiniteLoss on all processes if a counted loss is not finite on any. Called by all processes."""
         bad = ~losses.isfinite() & counted
         if not somewhere(bad.any()) or self._is_overflow(step):
             return
@@ -43,12 +44,12 @@ class FiniteWatch:
         row = dataset.row(number)
         raise NonFiniteLoss(
             f"step {step}: the loss of row {row.get('id', row)!r} ({dataset.where(number)}) is "
-            f"{losses[places[0]].item()} ({len(places)} such rows in this batch). Lower the learning rate, or look at "
-            "the row."
+            f"{losses[places[0]].item()} ({len(places)} such rows in this batch). Check the row, or lower the "
+            "learning rate"
         )
 
     def end_step(self, step: int, *, finite: bool, norm: float | None) -> bool:
-        """Counts a step whose gradient is known, and says whether it is skipped. Raises NonFiniteLoss."""
+        """Counts a step after its gradient, and returns whether it is skipped. Raises NonFiniteLoss."""
         if not finite and not self._is_overflow(step):
             raise NonFiniteLoss(
                 f"step {step}: the gradient is not finite ({norm}), although every row's loss is. "
@@ -61,19 +62,19 @@ class FiniteWatch:
         return skipped
 
     def begin_line(self) -> None:
-        """What is counted from here on belongs to the next line of the log."""
+        """Restarts the counts for the next line of the log."""
         self.steps, self.skipped = 0, 0
 
     def end(self) -> None:
-        """Raises NonFiniteLoss where a run has only skipped steps."""
+        """Raises NonFiniteLoss if all steps of a run were skipped."""
         if self.learned is False:
             raise NonFiniteLoss(
-                "every step overflowed fp16 and was skipped, so nothing was learned: train in bf16 or fp32, which "
-                "names the row if its loss is not finite there"
+                "every step overflowed fp16 and was skipped, so nothing was learned. Train in bf16 or fp32: if a "
+                "row's loss is not finite there, an error names the row"
             )
 
     def _is_overflow(self, step: int) -> bool:
-        """Counts a step that is not finite; whether it is one that fp16's loss scale will skip."""
+        """Counts a step that is not finite, and returns whether fp16's loss scale will skip it."""
         if step != self.overflowed_at:  # else an earlier micro-batch of this step has overflowed
             self.overflows = self.overflows + 1 if step == self.overflowed_at + 1 else 1
             self.overflowed_at = step

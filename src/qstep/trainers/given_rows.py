@@ -1,4 +1,4 @@
-"""Rows as Python users have them: a file, a list of dicts, a `datasets.Dataset`, a pandas frame."""
+"""Rows from Python users: a file, a list of dicts, a `datasets.Dataset` or a pandas frame."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     Rows: TypeAlias = str | Path | Iterable[Mapping[str, Any]] | Dataset | DataFrame
 
 _NULLABLE = ("label", "reward")
-"""Columns in which null says that nobody knows. In any other column of a table it stands for a value not given."""
+"""Columns in which null means unknown. In any other column of a table, null means that the value is absent."""
 
 
 def rows_file(rows: Rows | RowsFile, argument: str) -> RowsFile:
-    """The rows as a file: the one given, or a temporary one that they are written to.
+    """The rows as a file. Rows in memory are written to a temporary file.
 
     Args:
-        argument: what the caller calls the rows, for errors.
+        argument: the caller's name for the rows, for errors.
 
     Raises:
-        ValueError: they are of another kind, or there is none.
+        ValueError: `rows` has another type, or has no rows.
     """
     if isinstance(rows, RowsFile):
         return rows
@@ -57,9 +57,9 @@ _EXAMPLE = '{"prompt": "...", "completion": "..."}'
 
 
 def _records(rows: Any, argument: str) -> Iterable[Any]:
-    """The rows one by one; those of a table without the columns that have no value."""
+    """The rows one by one. Rows of a table lose the columns in which they have no value."""
     if isinstance(rows, Mapping):  # a DatasetDict among them
-        raise ValueError(f"{argument} is a {type(rows).__name__} of {', '.join(map(str, rows))}: give one of them")
+        raise ValueError(f"{argument} is a {type(rows).__name__} of {', '.join(map(str, rows))}: give one of these")
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
         return map(_with_values, rows.to_dict("records"))
     if hasattr(rows, "column_names"):
@@ -80,7 +80,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A numpy array or number as Python has it."""
+    """A numpy array or number as a Python value."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} is not a JSON value")

@@ -1,4 +1,4 @@
-"""The machine that trains every objective: losses per trajectory, divided by the items of the whole step.
+"""The trainer of every objective. It divides the losses of trajectories by the items of the optimizer step.
 
 `transformers.Trainer` supplies checkpoints, resume, accumulation, distribution and logging.
 """
@@ -36,18 +36,18 @@ from qstep.trainers.reference import add_reference
 class GroupTrainer(Trainer):
     """Trains an objective on groups of responses.
 
-    The optimised loss is the sum of the objective's losses over the global batch (all accumulation steps, all
-    processes) divided by its `count_items` of that batch. So neither the accumulation split nor the number of devices
-    changes the result. What is recorded, and the evaluation's loss and metrics, are averaged in the same way.
+    The loss is the sum of the objective's losses over the global batch, divided by its `count_items` there. The global
+    batch covers all accumulation steps and processes. So neither the accumulation split nor the number of devices
+    changes the result. Recorded values, and the loss and metrics of evaluation, are averaged in the same way.
 
-    A loss or gradient that is not finite stops the run, on all processes. In fp16 it is an overflow instead: GradScaler
-    skips the step, which the log counts and leaves out of its averages. Only many in a row stop the run, or a run of
-    skipped steps alone.
+    A loss or gradient that is not finite stops the run on all processes. In fp16 it counts as an overflow, and
+    GradScaler skips the step. The log counts skipped steps and leaves them out of its averages. A run stops if many
+    steps in a row are skipped, and fails at its end if all were.
 
-    Raises ValueError for options that cannot be meant.
+    Raises ValueError for options that the trainer cannot follow.
 
-    settings: what the weights follow from, by name; each checkpoint's marker holds them.
-    write_card: writes the model card beside the saved model; transformers' draft is written where there is none.
+    settings: the options that decide the weights, by name. Each checkpoint's marker holds them.
+    write_card: writes the model card in the folder of the saved model. If None, transformers writes its draft.
     """
 
     objective: Objective[Any]
@@ -99,7 +99,7 @@ class GroupTrainer(Trainer):
         return with_weights(self.objective.collate(items), items)
 
     def sampler(self, dataset: GroupDataset, *, training: bool) -> StepSampler:
-        """The order in which a data set is learned from, or evaluated on."""
+        """The order of a data set in training or evaluation."""
         args = self.args
         accumulation = args.gradient_accumulation_steps if training else 1
         size = self._train_batch_size if training else args.eval_batch_size
@@ -124,7 +124,7 @@ class GroupTrainer(Trainer):
         return group_loader(dataset, self.sampler(dataset, training=False), self.args, self.data_collator)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        """The micro-batches of a step; where one process cannot read its own, none goes on."""
+        """The micro-batches of a step. If one process cannot read its own, all stop."""
         batches = together(lambda: [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)])
         return batches, self._get_num_items_in_batch(batches, device)
 
@@ -137,11 +137,11 @@ class GroupTrainer(Trainer):
         return self.accelerator.gather(torch.as_tensor(items).to(device)).sum()
 
     def count_items(self, inputs: ResponseBatch) -> Tensor:
-        """What a micro-batch adds to the number that the loss is divided by."""
+        """What a micro-batch adds to the divisor of the loss."""
         return (self.objective.count_items(inputs) * inputs["row_weight"]).sum()
 
     def losses(self, model: Any, inputs: ResponseBatch) -> Tensor:
-        """The loss of each trajectory `[B]`, what goes with it being recorded."""
+        """The loss of each trajectory `[B]`. Records the objective's other values."""
         losses = self.objective.losses(model, inputs)
         if inputs["row_weight"].any():
             self.record(losses.recorded)
@@ -169,14 +169,14 @@ class GroupTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float | None:
         norm: float | None = super()._get_grad_norm(model, grad_norm)
         finite = norm is None or math.isfinite(norm)
-        if self.watch.end_step(self.state.global_step, finite=finite, norm=norm):  # it has no part in what is logged
+        if self.watch.end_step(self.state.global_step, finite=finite, norm=norm):  # a skipped step is not logged
             self._tr_loss.copy_(self._loss_before)
             self.averages = self._averages_before
         self._loss_before, self._averages_before = self._tr_loss.clone(), self.averages.copy()
         return norm
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer; parameters with a learning rate of their own are in groups of their own."""
+        """The optimizer. Parameters with their own learning rate are in separate groups."""
         rates = self.objective.learning_rates(self.bare_model)
         if self.optimizer is None and rates:
             trained: Any = self.model if model is None else model
@@ -200,7 +200,7 @@ class GroupTrainer(Trainer):
             self.averages.add(name, value.detach().float())
 
     def take_means(self) -> dict[str, float]:
-        """The averages over all processes of what was recorded; forgets it. Called by all of them."""
+        """The averages of recorded values over all processes, which then restart. Called by all processes."""
         averages, self.averages = self.averages, Averages()
         return self.objective.metrics(averages.means())
 
@@ -216,7 +216,7 @@ class GroupTrainer(Trainer):
         super().log({name: None if _is_odd(value) else value for name, value in logs.items()}, start_time)  # type: ignore[misc]
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
-        with torch.random.fork_rng():  # so that the weights do not depend on how often they are evaluated
+        with torch.random.fork_rng():  # so that evaluations do not change the weights
             return super().evaluate(*args, **options)
 
     def evaluation_loop(
@@ -227,7 +227,7 @@ class GroupTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The mean loss over all of a data set, and the means of what `losses` records."""
+        """The mean loss over a complete data set, and the means of recorded values."""
         return evaluate_all(self, dataloader, metric_key_prefix)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -240,27 +240,27 @@ class GroupTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if state := self.objective.state():
-            states: Any = self.state.stateful_callbacks  # a checkpoint's trainer_state.json holds them
+            states: Any = self.state.stateful_callbacks  # trainer_state.json in a checkpoint holds these
             states["objective"] = {"attributes": state}
         with sealed(self, self.settings):
             super()._save_checkpoint(model, trial)
 
     def _init_training_state(self, max_steps: int, *rest: Any) -> tuple[int, int]:
         begun = super()._init_training_state(max_steps, *rest)
-        self.state.compute_steps(self.args, max_steps)  # how often to log and save is not a checkpoint's to say
+        self.state.compute_steps(self.args, max_steps)  # the options decide how often to log and save
         states: Any = self.state.stateful_callbacks
         self.objective.restore(states["objective"]["attributes"] if "objective" in states else {})
         return begun
 
     def _run_epoch(self, *args: Any, **options: Any) -> None:
-        """Takes no step where the checkpoint that was resumed has taken the last one."""
+        """Takes no step if the resumed checkpoint has taken the last one already."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **options)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Writes model and tokenizer; not the pickled arguments, in which a token would travel."""
+        """Writes model and tokenizer. The pickled arguments are not written, because they may hold an access token."""
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         assert isinstance(self.processing_class, PreTrainedTokenizerBase)
@@ -282,7 +282,7 @@ class GroupTrainer(Trainer):
 
         def check() -> None:
             if self.args.should_save and (reason := why_unusable(best, self.settings)) is not None:
-                raise ValueError(f"{best}, the best checkpoint, cannot be loaded: {reason}")
+                raise ValueError(f"the best checkpoint, {best}, cannot be loaded: {reason}")
 
         together(check)
         self.bare_model.restore(best)

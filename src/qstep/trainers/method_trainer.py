@@ -1,4 +1,4 @@
-"""The trainer of each method in the table: rows and a model in, as the command and Python users give them."""
+"""The trainer of each method in the table. It takes rows and a model from the command or from Python users."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
 
 class MethodTrainer(GroupTrainer):
-    """Trains by a method: reads the rows, then makes the model, so that bad rows are refused before a model loads.
+    """Trains a model by one method. It reads the rows first, so bad rows are refused before a model loads.
 
     Args:
-        model: the model to start from: a folder or a Hub id, options that name one, or a model of transformers, which
-            is trained in place. A scorer made of a causal language model in memory is `trainer.bare_model.pretrained`.
+        model: the model to start from: a folder or Hub id, `ModelOptions`, or a transformers model, which is trained
+            in place. A scorer made from a causal language model in memory is `trainer.bare_model.pretrained`.
         args: the options of the method.
         train_dataset: the rows to learn from: a JSONL file, a list of dicts, a `datasets.Dataset` or a pandas frame.
-            An error names a row in memory as `train_dataset[12]`. A table has null in `label` or `reward` where nobody
-            knows; in its other columns null stands for a value that is not given.
-        eval_dataset: the rows to evaluate on, likewise; `args.eval_strategy` says when.
-        processing_class: the tokenizer; that of the model by default.
-        callbacks: as transformers' Trainer takes them.
+            Errors name a row in memory as `train_dataset[12]`. In a table, null in `label` or `reward` means unknown,
+            and null in another column means that the value is absent.
+        eval_dataset: the rows to evaluate on, in the same forms. `args.eval_strategy` decides when.
+        processing_class: the tokenizer. The default is the model's, if the model is a folder or a Hub id.
+        callbacks: callbacks of transformers' Trainer.
 
     Raises:
         RowError: a row of a file is bad.
-        ValueError: a row in memory is bad, options contradict each other, nothing can be learned from the rows, or the
-            model cannot be used.
+        ValueError: a row in memory is bad, options contradict each other, the rows teach nothing, or the model cannot
+            be used.
 
-    After `train()`, `save_model()` writes a plain folder of transformers to `args.output_dir`. `qstep train` adds a
-    log, a model card, and a resume after a kill.
+    After `train()`, `save_model()` writes a transformers folder to `args.output_dir`. `qstep train` also writes a log
+    and a model card, and resumes after a kill.
     """
 
     method: Method
@@ -79,18 +79,18 @@ def _options(model: ModelOptions | PretrainedModule | PreTrainedModel | str | Pa
 
 def _tokenizer(model: ModelOptions | PretrainedModule) -> PreTrainedTokenizerBase:
     if isinstance(model, PretrainedModule | LoadedModel):
-        raise ValueError("processing_class is missing: give the tokenizer of the model")
+        raise ValueError("processing_class is missing: give the tokenizer of the model in memory")
     return load_tokenizer(model.model_name_or_path, **model.load_arguments())
 
 
 @cache
 def trainer_class(method: Method) -> type[MethodTrainer]:
-    """The trainer of a method, called after it: `PQMTrainer` for `pqm`."""
+    """The trainer class of a method, such as `PQMTrainer` for `pqm`."""
     members = {"method": method, "__doc__": f"{method.label}: {method.about}.\n\n{MethodTrainer.__doc__}"}
     return type(trainer_name(method), (MethodTrainer,), members)
 
 
 def trainer_name(method: Method) -> str:
-    """`PQMTheoreticalTrainer` for `pqm_theoretical`."""
+    """The name of a method's trainer, such as `PQMTheoreticalTrainer` for `pqm_theoretical`."""
     first, *rest = method.name.split("_")
     return f"{first.upper()}{''.join(word.capitalize() for word in rest)}Trainer"

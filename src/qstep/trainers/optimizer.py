@@ -1,4 +1,4 @@
-"""Parameters in groups, each with its learning rate and weight decay."""
+"""Groups of parameters, each with its learning rate and weight decay."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import nn
 def parameter_groups(
     model: nn.Module, rates: Mapping[nn.Parameter, float], decayed: Collection[str], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """The trained parameters: those at the common learning rate first, then those in `rates`.
+    """The trained parameters in groups. Those at the common learning rate come first, then those in `rates`.
 
     Args:
-        rates: the parameters that have a learning rate of their own.
-        decayed: the names of the parameters with weight decay; norms and biases have none.
+        rates: learning rates of the parameters that do not use the common one.
+        decayed: the names of the parameters with weight decay. Norms and biases have none.
     """
     groups: dict[tuple[float | None, bool], dict[str, Any]] = {}
     for rate in (None, *dict.fromkeys(rates.values())):

@@ -1,8 +1,8 @@
-"""Log-probabilities of training rows under the reference model: computed once, by all processes, kept on the disk.
+"""Log-probabilities of training rows under the reference model. They are computed once and kept on disk.
 
-They lie beside the rows in `<name>.reference-<key>/`, where the key names the rows, the reference's weights and the
-tokenizer. Each process appends files of its own, whole ones only, so a run that was killed, one that goes further, and
-one on another number of processes compute what is missing and no more.
+They are stored next to the rows in `<name>.reference-<key>/`. The key stands for the rows, the reference's weights and
+the tokenizer. Each process adds files of its own, and only complete ones. So a resumed run, a longer run, and a run on
+another number of processes compute only what is missing.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from qstep.trainers.group_trainer import GroupTrainer
 
 _TOKENS_AT_ONCE = 16384
-"""Packed tokens of a forward pass; a longer item is computed alone."""
+"""Maximum number of packed tokens in a forward pass. A longer item is computed alone."""
 _TOKENS_A_FILE = 1 << 20
 
 _PLACES = np.dtype([("row", "<i8"), ("start", "<i8"), ("length", "<i8")])
 
 _NAMES_ONLY = ("_name_or_path", "architectures", "dtype", "transformers_version")
-"""What of a model's config says nothing of what it computes; its weights say their dtype."""
+"""Entries of a model's config that do not change what it computes. The dtype is that of the weights."""
 
 
 class ReferenceStore:
-    """fp32 log-probabilities by row number, in files of a folder that are mapped into memory."""
+    """Log-probabilities in fp32 by row number, in memory-mapped files of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,7 +58,7 @@ class ReferenceStore:
         return values[start : start + length]
 
     def read(self) -> None:
-        """Takes in the files that were written since."""
+        """Reads the files that were written since the last call."""
         for file in sorted(self.folder.glob("*.logps")):
             with file.open("rb") as stream:
                 header = stream.readline()
@@ -69,7 +69,7 @@ class ReferenceStore:
                 self.places.setdefault(row, (values, start, length))
 
     def write(self, logps: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
-        """Adds a file of rows' values."""
+        """Adds a file with the values of some rows."""
         lengths = np.array([len(values) for _, values in logps], np.int64)
         places = np.empty(len(logps), _PLACES)
         places["row"] = [row for row, _ in logps]
@@ -80,7 +80,7 @@ class ReferenceStore:
 
 
 def add_reference(trainer: GroupTrainer) -> None:
-    """Has items carry the reference's log-probabilities, of the rows that are reached, where the losses read any."""
+    """Adds the reference's log-probabilities to the items that training reaches, if the losses need them."""
     args, model, tokenizer = trainer.args, trainer.bare_model, trainer.processing_class
     order = trainer.sampler(trainer.train_dataset, training=True)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * order.steps)
@@ -114,13 +114,13 @@ def reference_store(
     collate: Callable[[list[Item]], Batch],
     logps: Callable[[Batch], torch.Tensor],
 ) -> ReferenceStore:
-    """The store of a reference model, holding all rows of `items`. Called by all processes.
+    """The store of a reference model with all rows of `items`. Called by all processes.
 
-    Equal responses to a prompt are computed once where they are in one item.
+    Equal responses in one item are computed once.
 
     Args:
-        key: names the reference's weights and the tokenizer.
-        logps: the reference's log-probabilities `[B, T]` of a batch that `collate` made.
+        key: identifies the reference's weights and the tokenizer.
+        logps: returns the reference's log-probabilities `[B, T]` of a batch from `collate`.
     """
     name = hashlib.sha256(f"{dataset.index.fingerprint} {key}".encode()).hexdigest()[:16]
     first = gathered(_writable(dataset.index.path, f"{dataset.index.path.name}.reference-{name}"))[0]
@@ -129,7 +129,7 @@ def reference_store(
     def lacks(batch: list[int]) -> bool:
         return any(row not in store for item in batch for row in dataset.row_numbers(item))
 
-    # What stands beside a row in its batch shows in its last bits, so a run that goes on has the batches it began with.
+    # The other rows of a batch change a row's last bits, so a resumed run must use the same batches.
     batches = [batch for batch in _bounded(items, dataset.lengths) if lacks(batch)]
     position, processes = here()
 
@@ -151,7 +151,7 @@ def reference_store(
 
 
 def weights_fingerprint(model: nn.Module, kept: Callable[[str], bool]) -> str:
-    """SHA-256 of the weights whose names are kept, bit by bit."""
+    """SHA-256 of the bits of the weights that `kept` selects by name."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         if kept(name):
@@ -191,7 +191,7 @@ def _logps_of(
 
 
 def _bounded(items: Sequence[int], lengths: NDArray[np.int64]) -> Iterator[list[int]]:
-    """Items in lists of at most `_TOKENS_AT_ONCE` tokens, or of one item."""
+    """Divides items into lists of at most `_TOKENS_AT_ONCE` tokens, or of one item."""
     batch: list[int] = []
     size = 0
     for item in items:
