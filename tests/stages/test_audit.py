@@ -118,11 +118,11 @@ def test_rows_that_are_too_long_and_the_labels_lost(base: Path, file: Path, tmp_
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_length": 9}, "nothing reads it without --model_name_or_path"),
-        ({"max_shared_problems": 1}, "nothing reads it without --test_files"),
+        ({"max_length": 9}, "it has no effect without --model_name_or_path"),
+        ({"max_shared_problems": 1}, "it has no effect without --test_files"),
         ({"max_duplicate_share": 2.0}, "it must be from 0 to 1"),
         ({"max_contradictions": -1}, "at least 0"),
-        ({"format": "prompt-completion", "rising": "refuse"}, "nothing reads it without stepwise rows"),
+        ({"format": "prompt-completion", "rising": "refuse"}, "it has no effect without stepwise rows"),
     ],
 )
 def test_options_that_cannot_be_meant(file: Path, options: dict[str, Any], words: str) -> None:

@@ -91,7 +91,7 @@ def test_a_search_method_is_one_file_and_one_line(
     assert all(row["search"].keys() >= {"method", "width", "token_budget"} for row in rows)
     assert all("expand" not in row["search"] and row["search"]["tokens_generated"] <= 120 for row in rows)
     with pytest.raises(
-        ValueError, match="--expand is 2, and nothing reads it without --method beam, dvts or lookahead"
+        ValueError, match="--expand is 2, and it has no effect without --method beam, dvts or lookahead"
     ):
         SearchConfig(**common, expand=2)
     toy = (Path(__file__).parents[1] / "support" / "toy_search.py").read_text()
