@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from jsonargparse import ArgumentError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from pages import commands
 from qstep.cli import RECIPES, main
 from qstep.data import read_rows, write_jsonl
 from qstep.runs.stage_file import StageBusy
@@ -313,54 +311,6 @@ def test_a_changed_setting_is_refused(tiny_policy: Path, tmp_path: Path, capsys:
     assert "temperature" in error and "1.0" in error and "0.5" in error
     assert main(arguments) == 0
     assert (tmp_path / "rows.jsonl").read_bytes() == before
-
-
-def test_the_commands_of_the_readme_run_on_a_small_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's chains, from a person's own responses on, with fewer problems, a tiny model and two updates."""
-    tokenizer = byte_tokenizer()
-    Qwen3ForCausalLM(tiny_qwen3(len(tokenizer))).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    problems = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(12)]
-    responses = [{**p, "responses": [f"I add 1.\n#### {p['answer']}", "I guess.\n#### 99"]} for p in problems]
-    write_jsonl(tmp_path / "responses.jsonl", responses)
-    write_jsonl(tmp_path / "problems.jsonl", problems[:3])
-    smaller = {
-        "Qwen/Qwen2.5-0.5B-Instruct": "model",
-        "openai/gsm8k": "problems.jsonl",
-        "--num_samples 16": "--num_samples 2 --max_new_tokens 8",
-        "--num_problems 500": "--num_problems 6",
-        "--offset 500 --num_problems 80": "--offset 6 --num_problems 3",
-        "--offset 580": "--offset 9",
-        "peiyi9979/Math-Shepherd": "shepherd.jsonl",
-        "Qwen/Qwen2.5-Math-PRM-7B": "runs/my/pqm",
-        "--dataset_name Qwen/ProcessBench": "--inputs.gsm8k processbench.json",
-    }
-    tagged = "What is 1 + 1? Step 1: 1 + 1 = 2. \u043a\u0438\nStep 2: The answer is: 3 \u043a\u0438"
-    marked = tagged.replace("\u043a\u0438", "+", 1).replace("\u043a\u0438", "-")
-    write_jsonl(tmp_path / "shepherd.jsonl", [{"input": tagged, "label": marked, "task": "GSM8K"}])
-    judged = {"problem": "What is 1 + 1?", "steps": ["1 + 1 = 2", "So 3."], "generator": "nobody"}
-    judged = [{**judged, "id": f"gsm8k-{n}", "final_answer_correct": n == -1, "label": n} for n in (-1, 1)]
-    (tmp_path / "processbench.json").write_text(json.dumps(judged))
-    monkeypatch.chdir(tmp_path)
-    ran = []
-    for line in commands("README.md"):
-        for old, new in smaller.items():
-            line = line.replace(old, new)
-        name, *rest = shlex.split(line, comments=True)[1:]
-        if name in RECIPES:
-            continue  # the shipped recipes have tests of their own
-        if name == "train":
-            rest += ["--max_steps", "2", "--use_cpu", "true", "--report_to", "none"]
-        if name == "evaluate" and rest[0] != "processbench":
-            rest += ["--max_new_tokens", "8"]
-        assert main([name, *rest]) == 0, line
-        ran.append(name)
-    chain = {"grade", "annotate", "train", "score", "best-of-n", "report", "sample", "evaluate", "convert"} | {"audit"}
-    assert set(ran) == chain
-    majority = json.loads((tmp_path / "runs/my/majority.json").read_text())
-    assert majority["problems"] == 12 and majority["curves"]["pass"]["2"]["mean"] == 1.0
-    best = json.loads((tmp_path / "runs/my/best_of_n.json").read_text())
-    assert best["problems"] == 3, "judged on the problems that nothing was trained on"
 
 
 def tiny_qwen3(vocabulary: int | None = None) -> Qwen3Config:

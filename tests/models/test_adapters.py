@@ -41,7 +41,7 @@ def trained(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(0.3 * torch.randn_like(parameter))
+                parameter.add_(0.1 * torch.randn_like(parameter))  # so little that rounding stays below 1e-5
     return model.eval()
 
 

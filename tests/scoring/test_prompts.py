@@ -84,10 +84,10 @@ def test_training_stores_it_and_the_checkpoint_carries_it(base: Path, tmp_path: 
     write_jsonl(tmp_path / "rows.jsonl", rows)
     options = {"max_steps": 1, "max_length": 64, "per_device_train_batch_size": 2}
     made = trainer("pqm", base, tmp_path / "rows.jsonl", tmp_path / "out", **options)
-    assert (made.contract.prompts, made.contract.instruction) == ("string", "#")
+    assert (made.objective.contract.prompts, made.objective.contract.instruction) == ("string", "#")
     made.save_model(str(tmp_path / "saved"))
     contract = StepContract.of(AutoConfig.from_pretrained(tmp_path / "saved"), miniature.tokenizer())
-    assert contract == made.contract
+    assert contract == made.objective.contract
 
 
 def test_how_a_prompt_differs(folder: Path) -> None:

@@ -222,7 +222,7 @@ def test_options_that_cannot_be_meant(scorer: Path, tmp_path: Path) -> None:
         ({"label": True}, "row 2.*'label'.*is True"),
         ({"steps": []}, "row 2.*'steps'"),
         ({"problem": " "}, "row 2.*'problem'"),
-        ({"id": "mini-0"}, "row 2.*'id'.*there twice"),
+        ({"id": "mini-0"}, "row 2.*'id'.*occurs twice"),
     ],
 )
 def test_bad_rows_are_named(change: dict[str, Any], says: str, scorer: Path, tmp_path: Path) -> None:

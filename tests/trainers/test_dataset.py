@@ -11,12 +11,12 @@ from tokenizers import normalizers
 from byte_tokenizer import byte_tokenizer
 from qstep.data import RowError, encode_prompt, encode_text, index_rows, write_jsonl
 from qstep.objectives import METHODS, dataset
+from qstep.objectives.classification import ClassificationConfig
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.likelihood import not_right
 from qstep.objectives.responses import policy_rows
 from qstep.objectives.source import RowsFile
-from qstep.objectives.steps import StepwiseConfig
 from qstep.tasks import miniature
 from qstep.types import Row
 
@@ -111,7 +111,7 @@ def test_rows_split_by_another_separator_are_refused(tmp_path: Path) -> None:
             for separator in ("\n", "\n\n")
         ],
     )
-    config = StepwiseConfig(str(tmp_path), use_cpu=True, report_to="none")
+    config = ClassificationConfig(str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(RowError, match=r"line 2, field 'step_separator': is '\\n\\n'"):
         METHODS["bce"].objective(config, miniature.tokenizer()).rows(RowsFile(tmp_path / "rows.jsonl"))
 

@@ -123,10 +123,19 @@ def _type(module: str, annotation: ast.expr) -> str:
     origin, name = _imported(module).get(text, (module, text))
     if origin.partition(".")[0] == "qstep" or origin == module:
         origin, name = _defined_in(origin, name)
-        for statement in _tree(origin).body:
-            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
-                return _type(origin, statement.value)
+        if (value := _assigned(origin, name)) is not None:
+            return _type(origin, value)
+    if (names := re.fullmatch(r"Literal\[\(?\*(\w+),?\)?\]", text)) and isinstance(
+        table := _assigned(module, names[1]), ast.Dict
+    ):
+        return f"Literal[{', '.join(ast.unparse(key) for key in table.keys if key)}]"
     return text
+
+
+def _assigned(module: str, name: str) -> ast.expr | None:
+    """The value that a module gives a name; of several, what it is when the program runs."""
+    assigned = [node for node in ast.walk(_tree(module)) if isinstance(node, ast.Assign)]
+    return next((node.value for node in reversed(assigned) if ast.unparse(node.targets[0]) == name), None)
 
 
 def _defined_in(module: str, name: str) -> tuple[str, str]:

@@ -180,6 +180,7 @@ def warn_of_prompts(prompts: Iterable[Prompt], scorer: Scorer, where: str, instr
             f"Warning: {where}: {count} of {total} prompts are unlike those that the scorer was trained on, so its Qs "
             f"may mean little. Such a prompt {difference}",
             markup=False,
+            soft_wrap=True,
         )
 
 
