@@ -134,8 +134,8 @@ def score(rows: Table, scorer: str | Path | Scorer, *, task: str = "math", max_t
         3
     """
     from qstep.data import steps_of
+    from qstep.scoring.aggregation import with_scores
     from qstep.scoring.options import warn_of_prompts
-    from qstep.stages.score import with_scores
 
     loaded = _scorer(scorer)
     responses, places = responses_of(rows, task=task)
