@@ -75,11 +75,11 @@ def test_rows_are_those_of_the_commands(scorer: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kind_of_table_comes_back(kind: str, scorer: Path) -> None:
     given = KINDS[kind](QUESTIONS)
-    before = plain_rows(given)
+    before = list(plain_rows(given))
     graded = qstep.grade(given)
     labelled = qstep.annotate_outcome(graded)
     assert type(graded) is type(labelled) is type(given)
-    assert plain_rows(given) == before  # it is not changed
+    assert list(plain_rows(given)) == before  # it is not changed
     assert [row["verdict"] for row in plain_rows(graded)] == ["right", "wrong", "right", "wrong"]
     assert [row["labels"] for row in plain_rows(labelled)] == [[True] * 3, [True, False, False], [True], [False]]
     result = qstep.best_of_n(graded, ns=[1, 2])
