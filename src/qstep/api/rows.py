@@ -204,7 +204,7 @@ def _scorer(scorer: str | Path | Scorer) -> Scorer:
         return scorer
     from qstep.scoring import load_scorer
 
-    return load_scorer(str(scorer))
+    return load_scorer(scorer)
 
 
 def _progress(description: str, total: int) -> AbstractContextManager[Callable[[int], Any]]:
