@@ -171,7 +171,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        scorer = StepScorer.load(fresh_scorer(args.model, folder / "scorer"))
+        scorer = StepScorer.load(fresh_scorer(args.model, folder / "scorer"), device="cpu")
         requests = requests_of(args.data, scorer, WARM_UP + args.requests * args.rounds * len(CLIENTS))
         pooling, longest = step_pooling(scorer.format.contract), ("--max-model-len", str(scorer.max_length))
         with (

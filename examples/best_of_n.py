@@ -1,6 +1,6 @@
 """Chooses the best of several responses to each question, and says how often that is right.
 
-    python examples/best_of_n.py --rows responses.jsonl --scorer Qwen/Qwen2.5-Math-PRM-7B --device cuda
+    python examples/best_of_n.py --rows responses.jsonl --scorer Qwen/Qwen2.5-Math-PRM-7B
 
 A row is a question with its responses, and its answer where it is known:
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", required=True, help="a .jsonl, .json or .parquet file")
     parser.add_argument("--scorer", required=True, help="a process reward model: a folder or a Hub id")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     args = parser.parse_args()
 
     rows = qstep.read_rows(args.rows)

@@ -13,6 +13,7 @@ from qstep.cli import main
 from qstep.data import read_rows
 from qstep.generation import HFEngine, Request, SamplingSettings
 from qstep.models import PolicyModel, collate_groups
+from qstep.scoring import StepScorer, load_scorer
 from qstep.tasks import miniature
 from scorers import miniature_scorer
 
@@ -89,3 +90,4 @@ def test_scores_there_are_the_cpus(rows_file: Path, tmp_path: Path) -> None:
         assert main(list(map(str, [*command, "--device", device]))) == 0
         values[device] = [q for row in read_rows(tmp_path / f"{device}.jsonl") for q in row["q_values"]]
     assert values["cuda"] == pytest.approx(values["cpu"], abs=1e-4)
+    assert load_scorer(scorer).model.device.type == StepScorer.load(scorer).model.device.type == "cuda"

@@ -44,7 +44,7 @@ ROW: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> StepScorer:
-    return StepScorer.load(miniature_scorer(tmp_path_factory.mktemp("models") / "scorer"))
+    return StepScorer.load(miniature_scorer(tmp_path_factory.mktemp("models") / "scorer"), device="cpu")
 
 
 @pytest.mark.parametrize("name", ROOMS)

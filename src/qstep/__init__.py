@@ -14,6 +14,7 @@ from qstep.lazy import lazy as _lazy  # the name belongs to the module
 if TYPE_CHECKING:
     from qstep.api.choosing import BestOfN, best_of_n
     from qstep.api.rows import annotate_outcome, grade, read_rows, score, write_rows
+    from qstep.api.training import train
     from qstep.data import split_steps
     from qstep.losses import (
         bce_loss,
@@ -49,6 +50,7 @@ __all__ = [
     "read_rows",
     "score",
     "split_steps",
+    "train",
     "write_rows",
 ]
 
@@ -58,6 +60,7 @@ _get, __dir__ = _lazy(
         **dict.fromkeys(("annotate_outcome", "grade", "read_rows", "score", "write_rows"), "api.rows"),
         **dict.fromkeys(("BestOfN", "best_of_n"), "api.choosing"),
         **dict.fromkeys(("StepScorer", "load_scorer"), "scoring"),
+        "train": "api.training",
         "split_steps": "data",
         "importance_weights": "losses",
         **dict.fromkeys((name for name in __all__ if name.endswith(("_loss", "_losses"))), "losses"),

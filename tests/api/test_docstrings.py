@@ -52,11 +52,11 @@ def test_grading_loads_no_torch() -> None:
 @pytest.mark.parametrize("name", sorted({*qstep.__all__} - {"BestOfN"}))
 def test_the_example_of_a_docstring_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    if "runs/pqm" in _docstrings(name):
-        miniature_scorer(tmp_path / "runs" / "pqm")
+    if "runs/" in _docstrings(name):
+        miniature_scorer(tmp_path / "runs" / "pqm")  # from runs/base, which it also makes
     found = doctest.DocTestFinder(recurse=True).find(getattr(qstep, name), name, globs={"qstep": qstep, "torch": torch})
     assert sum(len(test.examples) for test in found) > 0
-    runner = doctest.DocTestRunner()
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for test in found:
         runner.run(test, out=sys.stderr.write)
     assert runner.summarize(verbose=False).failed == 0

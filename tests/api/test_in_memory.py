@@ -75,11 +75,11 @@ def test_rows_are_those_of_the_commands(scorer: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kind_of_table_comes_back(kind: str, scorer: Path) -> None:
     given = KINDS[kind](QUESTIONS)
-    before = plain_rows(given)
+    before = list(plain_rows(given))
     graded = qstep.grade(given)
     labelled = qstep.annotate_outcome(graded)
     assert type(graded) is type(labelled) is type(given)
-    assert plain_rows(given) == before  # it is not changed
+    assert list(plain_rows(given)) == before  # it is not changed
     assert [row["verdict"] for row in plain_rows(graded)] == ["right", "wrong", "right", "wrong"]
     assert [row["labels"] for row in plain_rows(labelled)] == [[True] * 3, [True, False, False], [True], [False]]
     result = qstep.best_of_n(graded, ns=[1, 2])
@@ -198,3 +198,13 @@ def test_a_loaded_scorer_is_taken(scorer: Path) -> None:
     assert qstep.score(rows, loaded) == qstep.score(rows, scorer)
     with pytest.raises(ValueError, match=r"max_length"):
         qstep.score([{"prompt": "1+2=\n", "completion": "\n".join(["1+2=3"] * 60)}], loaded)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests/test_gpu.py loads a scorer there")
+def test_a_scorer_is_loaded_to_the_gpu_if_there_is_one(scorer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by the commands. Here there is none, so a machine that says it has one cannot use it."""
+    for load in (qstep.load_scorer, qstep.StepScorer.load):
+        assert "cpu" in repr(load(scorer))
+        with monkeypatch.context() as patched, pytest.raises(ValueError, match="cuda cannot be used here"):
+            patched.setattr(torch.cuda, "is_available", lambda: True)
+            load(scorer)

@@ -102,7 +102,7 @@ def test_unequal_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     made = report(tmp_path, rows, ns=[1, 3])
     assert made["problems"] == 1 and made["left_out"] == {"problems": 1, "with_fewer_responses_than": 3}
     assert "1 problems with fewer than 3 responses are left out" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="the most any has is 3"):
+    with pytest.raises(ValueError, match="no problem has 4 responses, and none has more than 3"):
         report(tmp_path, rows, ns="4")
 
 

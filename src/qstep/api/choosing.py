@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from qstep.api.responses import responses_of
@@ -93,22 +94,17 @@ def best_of_n(
         >>> [(row["method"], row["mean"]) for row in result.table if row["n"] == 1]
         [('mean', 0.5), ('majority', 0.5), ('pass', 0.5)]
     """
-    from qstep.evals import best_of_n_report
+    from qstep.evals import best_of_n_report, numbers_to_compare
 
     groups = _groups(rows, task)
-    sizes = [len(group.correct) for group in groups]
-    chosen = sorted({*ns}) if ns else sorted({*(2**i for i in range(min(sizes).bit_length())), min(sizes)})
-    kept = [group for group in groups if len(group.correct) >= max(chosen)]
-    if not kept:
-        raise ValueError(
-            f"no problem has {max(chosen)} responses, and none has more than {max(sizes)}: give smaller ns"
-        )
-    report = best_of_n_report(kept, chosen, draws=draws, seed=seed)
+    numbers, large = numbers_to_compare(groups, ns)
+    kept = [*compress(groups, large)]
+    report = best_of_n_report(kept, numbers, draws=draws, seed=seed)
     return BestOfN(
         problems=len(kept),
         responses=sum(len(group.correct) for group in kept),
         left_out=len(groups) - len(kept),
-        curves={method: {n: curve[str(n)] for n in chosen} for method, curve in report["curves"].items()},
+        curves={method: {n: curve[str(n)] for n in numbers} for method, curve in report["curves"].items()},
         differences=report["differences"],
     )
 

@@ -134,8 +134,8 @@ def score(rows: Table, scorer: str | Path | Scorer, *, task: str = "math", max_t
         3
     """
     from qstep.data import steps_of
+    from qstep.scoring.aggregation import with_scores
     from qstep.scoring.options import warn_of_prompts
-    from qstep.stages.score import with_scores
 
     loaded = _scorer(scorer)
     responses, places = responses_of(rows, task=task)
@@ -204,7 +204,7 @@ def _scorer(scorer: str | Path | Scorer) -> Scorer:
         return scorer
     from qstep.scoring import load_scorer
 
-    return load_scorer(str(scorer))
+    return load_scorer(scorer)
 
 
 def _progress(description: str, total: int) -> AbstractContextManager[Callable[[int], Any]]:

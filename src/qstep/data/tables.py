@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,8 +18,8 @@ Table = TypeVar("Table", list[Row], "Dataset", "DataFrame")
 """A table of rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame`."""
 
 
-def plain_rows(table: Any, argument: str = "rows") -> list[Row]:
-    """Copies of a table's rows, made of what JSON knows. `argument` is what the caller calls the table.
+def plain_rows(table: Any, argument: str = "rows") -> Iterator[Row]:
+    """Yields copies of a table's rows, made of what JSON knows. `argument` is what the caller calls the table.
 
     NumPy's and torch's numbers and arrays become Python's. NaN, and what pandas has for a missing value, becomes None.
     A column is left out of a row where it is None and cannot be null.
@@ -43,7 +43,7 @@ def plain_rows(table: Any, argument: str = "rows") -> list[Row]:
             f"{argument} is of type {type(table).__name__}: give a list of dicts, a datasets.Dataset or a pandas "
             "DataFrame"
         )
-    return [_plain_row(row, f"{argument}[{place}]") for place, row in enumerate(table)]
+    return (_plain_row(row, f"{argument}[{place}]") for place, row in enumerate(table))
 
 
 def table_like(table: Any, rows: list[Row], places: Sequence[int]) -> Any:

@@ -46,7 +46,14 @@ from qstep.evals.searches import Searched, compare_searches, search_report
 from qstep.evals.step_benchmarks import StepBenchmark, read_benchmarks, shared_rows
 from qstep.evals.step_reports import judgements_of, step_report
 from qstep.evals.steps import LabelledSteps, step_auroc, step_auroc_within_problem
-from qstep.evals.verifiers import METHODS, ScoredGroup, aggregation_report, best_of_n_curves, best_of_n_report
+from qstep.evals.verifiers import (
+    METHODS,
+    ScoredGroup,
+    aggregation_report,
+    best_of_n_curves,
+    best_of_n_report,
+    numbers_to_compare,
+)
 
 __all__ = [
     "ANSWERS",
@@ -87,6 +94,7 @@ __all__ = [
     "length_report",
     "mean_estimate",
     "mean_f1",
+    "numbers_to_compare",
     "policy_difference",
     "policy_report",
     "pooled",

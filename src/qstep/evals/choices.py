@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from qstep.evals.result_files import structure
 from qstep.evals.results import BestOfN
 from qstep.evals.scores import Responses, q_values_of, response_auc, score_facts, score_lengths
 from qstep.evals.steps import LabelledSteps, step_auroc_within_problem
-from qstep.evals.verifiers import ScoredGroup, aggregation_report, best_of_n_report
+from qstep.evals.verifiers import ScoredGroup, aggregation_report, best_of_n_report, numbers_to_compare
 from qstep.tasks import Tasks, answer_classes_of
 from qstep.types import Aggregation, Row
 
@@ -35,29 +36,27 @@ class Choices:
 
 def judge_choices(
     choices: Choices,
-    ns: Sequence[int],
+    ns: Sequence[int] | None = None,
     hows: Sequence[Aggregation] = (),
     *,
     draws: int = 2048,
     seed: int = 0,
     provenance: dict[str, Any] | None = None,
 ) -> BestOfN:
-    """Everything about choosing among n responses; problems with fewer than the largest n are left out, and counted.
+    """Everything about choosing among n responses, for the `ns` of `numbers_to_compare`.
 
-    Raises ValueError where no problem has as many, and as `best_of_n_report` does.
+    Problems with fewer responses than the largest n are left out and counted. Raises ValueError if no problem has
+    enough, and as `best_of_n_report` does.
     """
-    most, sizes = max(ns), choices.sizes
-    large = [size >= most for size in sizes]
-    kept = [group for group, is_large in zip(choices.groups, large, strict=True) if is_large]
-    if not kept:
-        raise ValueError(f"no problem has {most} responses; the most any has is {max(sizes)}: choose smaller --ns")
+    ns, large = numbers_to_compare(choices.groups, ns)
+    kept = [*compress(choices.groups, large)]
     verdicts = [correct for group in kept for correct in group.correct]
     report = {
         "problems": len(kept),
         "responses": len(verdicts),
         "ungradable_share": verdicts.count(None) / len(verdicts),
-        "left_out": {"problems": len(sizes) - len(kept), "with_fewer_responses_than": most},
-        "ns": list(ns),
+        "left_out": {"problems": len(large) - len(kept), "with_fewer_responses_than": max(ns)},
+        "ns": ns,
         **best_of_n_report(kept, ns, draws=draws, seed=seed),
         "auc": {
             name: of | _step_auroc(choices.steps[name]) for name, of in response_auc(choices.responses, seed).items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, product
@@ -47,6 +47,22 @@ class ScoredGroup:
                 raise ValueError(f"{problem}: {n} responses but {len(scores)} scores by {name!r}")
             if np.isnan(scores).any():
                 raise ValueError(f"{problem}: score {int(np.isnan(scores).argmax())} by {name!r} is NaN")
+
+
+def numbers_to_compare(
+    groups: Sequence[ScoredGroup], ns: Collection[int] | None = None
+) -> tuple[list[int], list[bool]]:
+    """The numbers n of responses to choose from, and for each problem whether it has enough for the largest.
+
+    The default is 1, 2, 4, ... up to the number that every problem has. Raises ValueError if no problem has enough.
+    """
+    sizes = [len(group.correct) for group in groups]
+    numbers = sorted({*ns}) if ns else sorted({*(2**i for i in range(min(sizes).bit_length())), min(sizes)})
+    if max(sizes) < max(numbers):
+        raise ValueError(
+            f"no problem has {max(numbers)} responses, and none has more than {max(sizes)}: give a smaller ns"
+        )
+    return numbers, [size >= max(numbers) for size in sizes]
 
 
 def best_of_n_curves(

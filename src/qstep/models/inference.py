@@ -55,8 +55,8 @@ def load_text_tokenizer(model_name_or_path: str, revision: str | None = None) ->
     return loading.load_tokenizer(model_name_or_path, revision=revision)
 
 
-def choose_device(device: str) -> torch.device:
-    """`auto` is the GPU where there is one, else the CPU. Raises ValueError for a device that is not there."""
+def choose_device(device: str | torch.device) -> torch.device:
+    """`auto` is the GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
     import torch
 
     if device == "auto":

@@ -1,13 +1,15 @@
-"""One score of a response from the Qs of its steps, by the way that the scorer's contract names."""
+"""One score of a response from the Qs of its steps. The scorer's contract names the rule."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
 
-from qstep.types import Aggregation
+from qstep.scoring.scorer import Scored, Scorer
+from qstep.types import Aggregation, Row
 
 
 def aggregate(step_scores: Sequence[float], how: Aggregation) -> float:
@@ -37,6 +39,20 @@ def aggregate(step_scores: Sequence[float], how: Aggregation) -> float:
             return float(reduce(_and, scores))
         case _:
             raise ValueError(f"unknown aggregation {how!r}: use min, last, mean or product")
+
+
+def with_scores(scored: Scored, scorer: Scorer) -> Row:
+    """A scored row with its `q_values`, its `score` and its `step_rewards`."""
+    row, q_values = scored
+    try:
+        total = aggregate(q_values, scorer.aggregation)
+    except ValueError as error:
+        raise ValueError(f"row {row.get('id')!r}: {error}") from None
+    return row | {
+        "q_values": q_values,
+        "score": total if math.isfinite(total) else None,
+        "step_rewards": [1 / (1 + math.exp(-q)) if q > -700 else 0.0 for q in q_values],
+    }
 
 
 def _and(a: float, b: float) -> float:

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from qstep.data import check_model_name
+from qstep.models.inference import choose_device
 from qstep.models.loading import ADAPTER_CONFIG, bare, load_tokenizer
 from qstep.models.policy import VALUE_FILE
 from qstep.scoring.checkpoint import Checkpoint
@@ -31,12 +32,12 @@ def format_of(kind: str) -> type[Published]:
 
 
 def load_scorer(
-    name: str,
+    name: str | Path,
     kind: ScorerKind = "auto",
     *,
     reference: str | None = None,
     options: Mapping[str, Any] | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     dtype: Dtype = "float32",
 ) -> Scorer:
     """The scorer of a folder or Hub id, or of a YAML file that names an ensemble (`read_ensemble`).
@@ -45,9 +46,11 @@ def load_scorer(
         kind: the kind of scorer; `auto` recognises it (`recognise`).
         reference: the model that `implicit` and `policy` compare with.
         options: the fields of the kind's dataclass (`qstep.scoring.kinds`).
+        device: where the model runs. `auto` is the GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: the kind is not recognised, an option has no effect with it, or it does not fit the checkpoint.
+        ValueError: the kind is not recognised, an option has no effect with it, it does not fit the checkpoint, or
+            there is no such device.
 
     Example:
         >>> scorer = qstep.load_scorer("runs/pqm")
@@ -56,6 +59,7 @@ def load_scorer(
         >>> len(scorer.score("1+2*3=", ["1+2=3", "3*3=9", "#9"]))
         3
     """
+    name, device = str(name), choose_device(device)
     found = recognise(name) if kind == "auto" else kind
     made_by = format_of(found) if found in FORMATS else None
     if reference is not None and not (made_by and made_by.reads_reference):

@@ -71,7 +71,7 @@ class LocalScorerOptions(DeviceOptions):
 
     def load_scorer(self) -> Scorer:
         """The scorer, ready to use."""
-        from qstep.models.inference import choose_device, hide_loading_bars
+        from qstep.models.inference import hide_loading_bars
         from qstep.scoring import load_scorer
 
         hide_loading_bars()
@@ -80,7 +80,7 @@ class LocalScorerOptions(DeviceOptions):
             self.scorer_kind,
             reference=self.scorer_reference,
             options=self.scorer_options,
-            device=choose_device(self.device),
+            device=self.device,
             dtype=self.dtype,
         )
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from qstep.data import checked_prompt, checked_steps
 from qstep.models import ScorerModel, StepContract, check_length, collate_steps, moved
+from qstep.models.inference import choose_device
 from qstep.models.loading import load_tokenizer
 from qstep.scoring.formats import ContractFormat, Format
 from qstep.scoring.scorer import Scored
@@ -97,8 +98,10 @@ class StepScorer(GroupScorer):
         )
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "cpu", dtype: Dtype = "float32") -> StepScorer:
+    def load(cls, path: str | Path, *, device: str | torch.device = "auto", dtype: Dtype = "float32") -> StepScorer:
         """Loads a checkpoint or an adapter written by `qstep train pqm|bce|mse|orm`, or by `qstep export`.
+
+        `device` is as in `load_scorer`.
 
         Raises ValueError if the checkpoint has no step contract, or one that does not fit its tokenizer.
 
@@ -107,7 +110,8 @@ class StepScorer(GroupScorer):
             >>> len(scorer.score("1+2*3=", ["1+2=3", "3*3=9", "#9"]))
             3
         """
-        model, tokenizer = ScorerModel.load(path, dtype).to(device), load_tokenizer(path)
+        place = choose_device(device)
+        model, tokenizer = ScorerModel.load(path, dtype).to(place), load_tokenizer(path)
         return cls(model, ContractFormat(tokenizer, StepContract.of(model.config, tokenizer)))
 
     def _score_batches(self, batches: Iterator[Pending]) -> Iterator[list[Scored]]:

@@ -53,7 +53,7 @@ def best_of_n(config: BestOfNConfig) -> Path:
     refuse_foreign("output", config.output, holds(BestOfN))
     hows = _aggregations(config.aggregations)
     choices = read_choices(config.inputs, config.task)
-    ns = sorted({*_numbers(config.ns)}) if config.ns else _up_to(min(choices.sizes))
+    ns = _numbers(config.ns) if config.ns else None
     made = provenance(asdict(config))
     found = judge_choices(choices, ns, hows, draws=config.draws, seed=config.seed, provenance=made)
     write_result(config.output, found)
@@ -61,9 +61,9 @@ def best_of_n(config: BestOfNConfig) -> Path:
         print_table(*table)
     for note in best_of_n_notes(found):
         print_result(note)
-    if not config.ns and max(choices.sizes) > max(ns):
+    if not config.ns and max(choices.sizes) > max(found.ns):
         print_result(
-            f"n goes up to {max(ns)}, as a problem has no more; --ns goes further and leaves such problems out"
+            f"n goes up to {max(found.ns)}, as a problem has no more; --ns goes further and leaves such problems out"
         )
     say_written(config.output)
     return config.output
@@ -86,8 +86,3 @@ def _numbers(ns: list[int] | str) -> list[int]:
     if not numbers or min(numbers) < 1:
         raise ValueError(f"--ns is {ns!r}: give whole numbers from 1, such as 1,4,12")
     return numbers
-
-
-def _up_to(most: int) -> list[int]:
-    """1, 2, 4, ... and `most` itself."""
-    return sorted({*(2**i for i in range(most.bit_length())), most})

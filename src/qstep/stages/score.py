@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from qstep.tasks.options import TaskOptions
 from qstep.types import OverLong, Row
 
 if TYPE_CHECKING:
-    from qstep.scoring import Scored, Scorer
+    from qstep.scoring import Scorer
 
 _NAMED = 5
 
@@ -80,6 +79,8 @@ def scoring(
     rows: Iterable[Row], responses: int, scorer: Scorer, max_tokens: int, over_long: int, **summary: Any
 ) -> Work:
     """The scored rows as work for `write_rows`; `responses` counts them with those that are scored already."""
+    from qstep.scoring.aggregation import with_scores
+
     scored = scorer.score_rows(rows, max_tokens=max_tokens)
     about = {"objective": scorer.objective, "aggregation": scorer.aggregation, "over_long": over_long, **summary}
     return Work(responses, ([with_scores(row, scorer) for row in block] for block in scored), lambda _: about)
@@ -115,19 +116,3 @@ def too_long(rows: Iterable[Row], scorer: Scorer, over_long: OverLong, where: st
             f"{scorer.max_length} tokens: {named}. Leave them out with --over_long drop; nothing is truncated"
         )
     return set(long)
-
-
-def with_scores(scored: Scored, scorer: Scorer) -> Row:
-    """A scored row with its `q_values`, its `score` and its `step_rewards`."""
-    from qstep.scoring.aggregation import aggregate
-
-    row, q_values = scored
-    try:
-        total = aggregate(q_values, scorer.aggregation)
-    except ValueError as error:
-        raise ValueError(f"row {row.get('id')!r}: {error}") from None
-    return row | {
-        "q_values": q_values,
-        "score": total if math.isfinite(total) else None,
-        "step_rewards": [1 / (1 + math.exp(-q)) if q > -700 else 0.0 for q in q_values],
-    }

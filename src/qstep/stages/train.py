@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from transformers import (
@@ -44,10 +42,6 @@ from qstep.trainers.checkpoints import (
     why_not_resumable,
     why_unusable,
 )
-from qstep.trainers.given_rows import rows_file
-
-if TYPE_CHECKING:
-    from qstep.trainers.given_rows import Rows
 
 
 @dataclass(kw_only=True)
@@ -80,52 +74,13 @@ def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
         ValueError: the checkpoint to go on from is not whole, or of other settings; or a finished model was changed.
     """
     evaluated = None if inputs.eval_file is None else RowsFile(inputs.eval_file)
-    return _train(method, inputs, config, RowsFile(inputs.train_file), evaluated)
+    return train_on(method, inputs, config, RowsFile(inputs.train_file), evaluated)
 
 
-def train_on_rows(
-    method: str, rows: Rows, *, model: str | Path, output_dir: str | Path, eval_rows: Rows | None = None, **options: Any
-) -> Path:
-    """What `qstep train METHOD` does, on rows in memory: the weights are the same, bit for bit.
-
-    Args:
-        method: `pqm`, `dqo` or another name of the table of methods.
-        rows: the rows to learn from: a JSONL file, a list of dicts, a `datasets.Dataset` or a pandas frame. An error
-            names a row in memory as `rows[12]`.
-        model: the model to start from, a folder or a Hub id.
-        output_dir: the folder to write to. The same call resumes there, or leaves it as it is if it is finished.
-        eval_rows: rows to evaluate on, as `eval_strategy` says.
-        options: the options of the command, by name.
-
-    Raises:
-        ValueError: a method or option is unknown, or as `train` raises it.
-    """
-    if method not in METHODS:
-        raise ValueError(f"{method!r} is no method{_did_you_mean(method, METHODS)}: choose among {', '.join(METHODS)}")
-    names = [{field.name for field in fields(of) if field.init} for of in (TrainInputs, METHODS[method].config)]
-    for name in options.keys() - names[0] - names[1]:
-        raise ValueError(f"{method} has no option {name}{_did_you_mean(name, names[0] | names[1])}")
-    of_inputs, of_config = ({name: value for name, value in options.items() if name in own} for own in names)
-    learned = rows_file(rows, "rows")
-    evaluated = None if eval_rows is None else rows_file(eval_rows, "eval_rows")
-    inputs = TrainInputs(
-        model_name_or_path=str(model),
-        train_file=learned.path,
-        eval_file=None if evaluated is None else evaluated.path,
-        **of_inputs,
-    )
-    config = METHODS[method].config(output_dir=str(output_dir), **of_config)
-    return _train(method, inputs, config, learned, evaluated)
-
-
-def _did_you_mean(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, [*names], 1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def _train(
+def train_on(
     method: str, inputs: TrainInputs, config: GroupConfig, learned: RowsFile, evaluated: RowsFile | None
 ) -> Path:
+    """What `train` does, on files that may hold rows in memory. `inputs` has their paths."""
     from qstep.report.card import write_card
 
     output = Path(str(config.output_dir))

@@ -30,14 +30,15 @@ class MethodTrainer(GroupTrainer):
             in place. A scorer made from a causal language model in memory is `trainer.bare_model.pretrained`.
         args: the options of the method.
         train_dataset: the rows to learn from: a JSONL file, a list of dicts, a `datasets.Dataset` or a pandas frame.
-            Errors name a row in memory as `train_dataset[12]`. In a table, null in `label` or `reward` means unknown,
-            and null in another column means that the value is absent.
+            Errors name a row in memory as `train_dataset[12]`. None, in a column that cannot be null, means that the
+            row does not have the column.
         eval_dataset: the rows to evaluate on, in the same forms. `args.eval_strategy` decides when.
         processing_class: the tokenizer. The default is the model's, if the model is a folder or a Hub id.
         callbacks: callbacks of transformers' Trainer.
 
     Raises:
         RowError: a row of a file is bad.
+        TypeError: the rows in memory are no table.
         ValueError: a row in memory is bad, options contradict each other, the rows teach nothing, or the model cannot
             be used.
 

@@ -1,0 +1,65 @@
+"""Trains on rows in memory, as the command does on files."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qstep.trainers.given_rows import Rows
+
+
+def train(
+    method: str, rows: Rows, *, model: str | Path, output_dir: str | Path, eval_rows: Rows | None = None, **options: Any
+) -> Path:
+    """Trains a process reward model or a policy, as `qstep train METHOD` does. The weights are the same, bit for bit.
+
+    Args:
+        method: `pqm`, `bce`, `dqo` or another method that `qstep train --help` lists.
+        rows: the rows to learn from: a list of dicts, a `datasets.Dataset`, a pandas `DataFrame` or a JSONL file.
+        model: the model to start from, a folder or a Hub id.
+        output_dir: the folder to write to. The same call resumes an unfinished run there, and leaves a finished one as
+            it is.
+        eval_rows: rows to evaluate on during training. The option `eval_strategy` says when.
+        options: other options of the command, by name.
+
+    Returns:
+        `output_dir`, with the model, its tokenizer, its model card and the log of training.
+
+    Raises:
+        TypeError: `rows` is not a table.
+        ValueError: the method or an option is unknown, a row is bad, or `output_dir` has another run. The message
+            names a row as `rows[12]`.
+
+    Example:
+        >>> rows = [{"prompt": "1+2*3=", "completions": ["1+2=3", "3*3=6", "#6"], "labels": [True, False, False]}]
+        >>> folder = qstep.train("pqm", rows, model="runs/base", output_dir="runs/new", max_steps=2)
+        {'loss': ...}
+        {'train_runtime': ...}
+        >>> qstep.load_scorer(folder).objective
+        'pqm'
+    """
+    from qstep.objectives import METHODS
+    from qstep.runs.near import did_you_mean
+    from qstep.stages.train import TrainInputs, train_on
+    from qstep.trainers.given_rows import rows_file
+
+    if method not in METHODS:
+        raise ValueError(f"{method!r} is no method{did_you_mean(method, METHODS)}. Choose from {', '.join(METHODS)}")
+    config_type = METHODS[method].config
+    of_inputs, of_config = ({field.name for field in fields(kind) if field.init} for kind in (TrainInputs, config_type))
+    for name in options.keys() - of_inputs - of_config:
+        raise ValueError(f"{method} has no option {name}{did_you_mean(name, of_inputs | of_config)}")
+    learned = rows_file(rows, "rows")
+    evaluated = None if eval_rows is None else rows_file(eval_rows, "eval_rows")
+    inputs = TrainInputs(
+        model_name_or_path=str(model),
+        train_file=learned.path,
+        eval_file=None if evaluated is None else evaluated.path,
+        **{name: value for name, value in options.items() if name in of_inputs},
+    )
+    config = config_type(
+        output_dir=str(output_dir), **{name: value for name, value in options.items() if name in of_config}
+    )
+    return train_on(method, inputs, config, learned, evaluated)
