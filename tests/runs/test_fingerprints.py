@@ -69,7 +69,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     folder = saved("llama", tmp_path / "model")
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin, pickles.* as safetensors"):
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin\. These are pickles.* as safetensors"):
         model_fingerprint(str(folder))
 
 
