@@ -143,7 +143,7 @@ def test_what_a_card_cannot_say_is_refused(
         (tmp_path / f"{name}.json").write_text(json.dumps(of))
     written = (folder / "README.md").read_text()
     for arguments, says in (
-        (("--model", folder, "--results", results), "is of another model"),
+        (("--model", folder, "--results", results), "has results of another model"),
         *((("--model", folder, "--results", tmp_path / f"{name}.json"), "is no result of") for name in no_results),
         (("--model", base), "has no train_log.meta.json"),
     ):
