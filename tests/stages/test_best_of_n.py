@@ -245,4 +245,8 @@ def test_what_scores_go_with(tmp_path: Path) -> None:
     made_file = tmp_path / "out.json"
     assert main(["report", "--results", str(made_file), "--output", str(page)]) == 0
     text = page.read_text()
-    assert "Over-optimisation" in text and "What the score goes with" in text and "rank correlation with steps" in text
+    assert (
+        "Over-optimisation" in text
+        and "What the score correlates with" in text
+        and "rank correlation with steps" in text
+    )

@@ -146,7 +146,7 @@ def test_a_given_step_is_one_step_whatever_is_in_it(
         "steps_with_a_separator": 2,
     }
     said = " ".join(capsys.readouterr().err.split())
-    assert "2 steps in 2 rows contain the text at which this scorer was taught" in said
+    assert "2 steps in 2 rows contain this scorer's step separator" in said
     assert "2 steps contain the scorer&#39;s separator" in (tmp_path / "out" / "report.html").read_text()
     stepwise = {"prompt": rows[2]["problem"], "completions": rows[2]["steps"], "labels": [True] * len(rows[2]["steps"])}
     write_jsonl(tmp_path / "other.jsonl", [stepwise | {"step_separator": "\n\n"}])
