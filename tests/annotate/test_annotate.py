@@ -261,7 +261,7 @@ def test_responses_made_elsewhere_are_annotated_by_outcome(tmp_path: Path) -> No
 def test_steps_that_nothing_separates_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_jsonl_at(tmp_path / "graded.jsonl", GROUP)
     annotate(AnnotateConfig(source, tmp_path / "labels.jsonl", "outcome", step_separator=" / "))
-    assert "no response has more than one step: is --step_separator ' / ' right?" in " ".join(
+    assert "no response has more than one step. Check --step_separator, which is ' / '" in " ".join(
         capsys.readouterr().err.split()
     )
 

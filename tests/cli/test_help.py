@@ -73,9 +73,11 @@ def test_shared_options_are_named_by_group(capsys: pytest.CaptureFixture[str]) -
 def test_long_texts_are_for_help_all(capsys: pytest.CaptureFixture[str]) -> None:
     """The first paragraph of the command and the first sentence of an option are in `--help`."""
     short, whole = shown(capsys, "annotate", "--help"), shown(capsys, "annotate", "--help-all")
-    assert "Three methods continue responses" not in short and "Three methods continue responses" in whole
+    assert "Three methods let a model continue" not in short and "Three methods let a model continue" in whole
     short, whole = shown(capsys, "train", "dqo", "--help"), shown(capsys, "train", "dqo", "--help-all")
-    assert "makes right responses less likely" not in short and "makes right responses less likely" in " ".join(whole.split())
+    assert "makes right responses less likely" not in short and "makes right responses less likely" in " ".join(
+        whole.split()
+    )
     assert "--adam_beta2" not in short and "--adam_beta2" in whole
 
 

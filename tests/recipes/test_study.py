@@ -159,13 +159,13 @@ def test_a_scorer_is_compared_by_its_aggregations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("study", "message"),
     [
-        ({"comparison": {}}, "`study` is a mapping with claim, comparisons, paper, results, settings"),
-        ({"results": ["choice"]}, "results is an unknown stage"),
+        ({"comparison": {}}, "`study` must be a mapping with claim, comparisons, paper, results, settings"),
+        ({"results": ["choice"]}, "results names an unknown stage"),
         ({"comparisons": {"x": {"a": [], "b": "b", "n": 2}}}, "comparison 'x': a and b are each a way to choose"),
         ({"comparisons": {"x": {"a": [["a"]], "b": "b", "n": 2}}}, "comparison 'x': a and b are each a way to choose"),
-        ({"results": "choise"}, r"results is an unknown stage 'choise' \(did you mean 'choice'"),
-        ({"comparisons": {"x": {"a": "a", "b": "b"}}}, "comparison 'x' is a mapping with a, b, n"),
-        ({"comparisons": {"x": {"a": "a", "b": "b", "n": "2"}}}, "comparison 'x' is a mapping with a, b, n"),
+        ({"results": "choise"}, r"results names an unknown stage 'choise' \(did you mean 'choice'"),
+        ({"comparisons": {"x": {"a": "a", "b": "b"}}}, "comparison 'x' must be a mapping with a, b"),
+        ({"comparisons": {"x": {"a": "a", "b": "b", "n": "2"}}}, "comparison 'x' must be a mapping with a, b"),
     ],
 )
 def test_a_malformed_study_is_refused_before_anything_runs(tmp_path: Path, study: dict[str, Any], message: str) -> None:
@@ -183,14 +183,14 @@ def test_a_world_of_several_variants_is_no_study(tmp_path: Path) -> None:
     file = recipe(tmp_path).file
     written = yaml.safe_load(file.read_text())
     file.write_text(yaml.safe_dump({**written, "variants": {"x": {"choice": {"seed": 1}}, "y": {}}}))
-    with pytest.raises(RecipeError, match="a study has one run a world: make stages of its variants"):
+    with pytest.raises(RecipeError, match="a study needs one run for each seed, and this recipe has variants"):
         run(RunConfig(recipe=file))
 
 
 def test_a_studys_results_are_those_of_best_of_n(tmp_path: Path) -> None:
     stages = {"choice": {"command": "grade", "input": "rows.jsonl"}}
     of_grade = dataclasses.replace(recipe(tmp_path), stages=stages)
-    with pytest.raises(RecipeError, match="results is a stage of `qstep grade`: name one of `qstep best-of-n`"):
+    with pytest.raises(RecipeError, match="results names a stage of `qstep grade`: name one of `qstep best-of-n`"):
         Study.of(of_grade)
 
 
@@ -204,5 +204,5 @@ def test_the_command_of_a_page_is_the_one_that_was_given(tmp_path: Path, monkeyp
 
 def test_a_stage_like_another_is_what_that_is(tmp_path: Path) -> None:
     stages = {"graded": {"command": "grade", "input": "rows.jsonl"}, "choice": {"like": "graded"}}
-    with pytest.raises(RecipeError, match="results is a stage of `qstep grade`"):
+    with pytest.raises(RecipeError, match="results names a stage of `qstep grade`"):
         Study.of(dataclasses.replace(recipe(tmp_path), stages=stages))

@@ -129,7 +129,7 @@ def test_steps_show_q_check_and_the_first_error(page: str) -> None:
     """Shade floor(9 sigmoid(Q)): sigmoid(2) = 0.881, 7; sigmoid(-2.5) = 0.076, 0; sigmoid(0) = 0.5, 4."""
     picked, folded = page.split("<details><summary>1 more response")
     assert "Full text" not in page  # the steps tell all of it
-    assert "★ picked by PQM" in picked and "★ picked by majority vote" in picked
+    assert "★ chosen by PQM" in picked and "★ chosen by majority vote" in picked
     assert "← first wrong step" not in picked and folded.count("← first wrong step") == 1
     row = folded.split('<tr class="first-wrong">')[1].split("</tr>")[0]
     assert "5*3=6" in row and "✗" in row and 'class="q q0"' in row and "0.08" in row and "\u22122.50" in row
@@ -171,7 +171,7 @@ def test_empty_parts_and_unknown_numbers_are_shown_as_such(tmp_path: Path) -> No
     ("broken", "says"),
     [
         ({"q_values": [1.0]}, r"rows\[0\] has 3 steps, 1 q_values, 3 labels"),
-        ({"completions": ["7+8=5", 6, "#6"]}, r"rows\[0\].*completions.*each must be text"),
+        ({"completions": ["7+8=5", 6, "#6"]}, r"rows\[0\].*completions.*each must be a string"),
     ],
 )
 def test_a_malformed_response_is_refused_by_name(broken: dict[str, Any], says: str) -> None:

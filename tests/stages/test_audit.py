@@ -44,9 +44,9 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("passes", "fails", "words"),
     [
-        ({"rising": "keep"}, {"rising": "refuse"}, r"rise after a wrong step in 1 row \(line 2\)"),
-        ({"min_right_share": 0.37}, {"min_right_share": 0.38}, r"right are 0\.3750 of the labels, below"),
-        ({"max_right_share": 0.38}, {"max_right_share": 0.37}, r"right are 0\.3750 of the labels, above"),
+        ({"rising": "keep"}, {"rising": "refuse"}, r"a right step follows a wrong one in 1 row \(line 2\)"),
+        ({"min_right_share": 0.37}, {"min_right_share": 0.38}, r"right labels is 0\.3750, below"),
+        ({"max_right_share": 0.38}, {"max_right_share": 0.37}, r"right labels is 0\.3750, above"),
         ({"max_unlabelled_share": 0.2}, {"max_unlabelled_share": 0.19}, "1 of 5 rows have no label"),
         ({"max_duplicate_share": 0.2}, {"max_duplicate_share": 0.0}, "1 of 5 rows repeat an earlier response"),
     ],
@@ -64,7 +64,7 @@ def test_labels_that_all_say_the_same_fail(tmp_path: Path, label: bool, missing:
         "unpaired": [{"prompt": "p", "completion": "a", "label": label}],
     }.items():
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
-        with pytest.raises(ValueError, match=f"is labelled {missing}: nothing can be learned"):
+        with pytest.raises(ValueError, match=f"is labelled {missing}, so nothing can be learned"):
             audit(AuditConfig(train_file=tmp_path / f"{name}.jsonl"))
 
 
@@ -74,8 +74,8 @@ def test_contradictions_and_shared_problems(file: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {"train_file": file, "test_files": {"t": tmp_path / "test.jsonl"}}
     with pytest.raises(ValueError) as raised:
         audit(AuditConfig(**given, output=tmp_path / "audit.json"))
-    assert "contradict one another in 2 rows (line 1, 6)" in str(raised.value)
-    assert "1 problems are those of t too, in 3 rows (line 3, 4, 5)" in str(raised.value)
+    assert "have contradicting labels: 2 rows (line 1, 6)" in str(raised.value)
+    assert "1 problems are also in t: 3 rows (line 3, 4, 5)" in str(raised.value)
     written = json.loads((tmp_path / "audit.json").read_text())
     assert len(written["failures"]) == 2 and written["shared"]["t"]["problems"] == 1
     assert written["provenance"]["files"].keys() == {"train_file", "test_files.t"}
@@ -94,7 +94,7 @@ def test_a_benchmarks_own_file_and_a_set_that_is_not_converted(file: Path, tmp_p
     with pytest.raises(ValueError, match=r"problems.jsonl, line 2, field 'problem': is None; give the question"):
         audit(AuditConfig(train_file=file, test_files=tests))
     write_jsonl(tmp_path / "shepherd.jsonl", [{"input": "1+1? Step 1: 2 \u043a\u0438", "label": "1+1? Step 1: 2 +"}])
-    with pytest.raises(ValueError, match=r"by its columns it is math_shepherd: `qstep convert` makes rows of it"):
+    with pytest.raises(ValueError, match=r"its columns are those of math_shepherd: run `qstep convert` on it first"):
         audit(AuditConfig(train_file=tmp_path / "shepherd.jsonl"))
 
 

@@ -98,7 +98,7 @@ def test_a_problem_has_one_gold_answer(tmp_path: Path) -> None:
 def test_unequal_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = problem("a", "rrw") + problem("b", "rw")
     assert report(tmp_path, rows)["ns"] == [1, 2]
-    assert "n goes up to 2" in capsys.readouterr().err
+    assert "The largest n is 2" in capsys.readouterr().err
     made = report(tmp_path, rows, ns=[1, 3])
     assert made["problems"] == 1 and made["left_out"] == {"problems": 1, "with_fewer_responses_than": 3}
     assert "1 problems with fewer than 3 responses are left out" in capsys.readouterr().err
@@ -222,7 +222,7 @@ def test_aggregations_are_compared_from_the_qs(tmp_path: Path, capsys: pytest.Ca
     assert "one score from many steps" in capsys.readouterr().err
     assert "aggregations" not in report(tmp_path, {"v": rows})
     for aggregations in ("median", "min,min", ["min", "max"]):
-        with pytest.raises(ValueError, match="give each of min, last, mean, product at most once"):
+        with pytest.raises(ValueError, match="give some of min, last, mean, product, each once"):
             report(tmp_path, {"v": rows}, aggregations=aggregations)
     del rows[3]["q_values"]
     with pytest.raises(ValueError, match="row 'p1#1' of v has no q_values"):
@@ -245,4 +245,8 @@ def test_what_scores_go_with(tmp_path: Path) -> None:
     made_file = tmp_path / "out.json"
     assert main(["report", "--results", str(made_file), "--output", str(page)]) == 0
     text = page.read_text()
-    assert "Over-optimisation" in text and "What the score goes with" in text and "rank correlation with steps" in text
+    assert (
+        "Over-optimisation" in text
+        and "What the score correlates with" in text
+        and "rank correlation with steps" in text
+    )

@@ -60,7 +60,7 @@ def test_training_leaves_a_card(trained: Path, rows_file: Path) -> None:
     assert f"| `{rows_file.name}` (evaluation during training) | 64 | none |" in text
     contract = json.loads((trained / "config.json").read_text())["qstep"]
     assert f"(id {contract['separator_token_id']}, inserted by its id)" in text
-    assert '| a response is split into steps at | `"\\n"` |' in text and "| min of its steps' Qs |" in text
+    assert '| step separator | `"\\n"` |' in text and "| min of the Qs of its steps |" in text
     assert "| `margin` | 2.0 |" in text and "| `max_steps` | 2 |" in text and "| `learning_rate` | 5e-05 |" in text
     assert "| `lr_scheduler_type` | linear |" in text and "| `optim` | adamw_torch" in text
     assert '| `step_separator` | "\\n" |' in text
@@ -143,7 +143,7 @@ def test_what_a_card_cannot_say_is_refused(
         (tmp_path / f"{name}.json").write_text(json.dumps(of))
     written = (folder / "README.md").read_text()
     for arguments, says in (
-        (("--model", folder, "--results", results), "is of another model"),
+        (("--model", folder, "--results", results), "has results of another model"),
         *((("--model", folder, "--results", tmp_path / f"{name}.json"), "is no result of") for name in no_results),
         (("--model", base), "has no train_log.meta.json"),
     ):

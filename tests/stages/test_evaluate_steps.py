@@ -146,7 +146,7 @@ def test_a_given_step_is_one_step_whatever_is_in_it(
         "steps_with_a_separator": 2,
     }
     said = " ".join(capsys.readouterr().err.split())
-    assert "2 steps in 2 rows contain the text at which this scorer was taught" in said
+    assert "2 steps in 2 rows contain this scorer's step separator" in said
     assert "2 steps contain the scorer&#39;s separator" in (tmp_path / "out" / "report.html").read_text()
     stepwise = {"prompt": rows[2]["problem"], "completions": rows[2]["steps"], "labels": [True] * len(rows[2]["steps"])}
     write_jsonl(tmp_path / "other.jsonl", [stepwise | {"step_separator": "\n\n"}])
@@ -177,7 +177,11 @@ def test_a_threshold_is_never_chosen_on_what_is_judged(scorer: Path, tmp_path: P
     copied = [{**judged[4], "id": "another"}, *benchmark(4, skip=40)]
     renamed = [{**row, "steps": [*row["steps"], "#0"]} for row in judged[:4]]
     for number, (rows, says) in enumerate(
-        ((judged, "share 10 rows, 'mini-0'"), (copied, "share 1 rows, 'mini-4'"), (renamed, "share 4 rows"))
+        (
+            (judged, r"share 10 rows \(the first is 'mini-0'"),
+            (copied, r"share 1 rows \(the first is 'mini-4'"),
+            (renamed, "share 4 rows"),
+        )
     ):
         (tmp_path / "dev.json").write_text(json.dumps(rows))
         with pytest.raises(ValueError, match=says):
@@ -194,10 +198,13 @@ def test_options_that_cannot_be_meant(scorer: Path, tmp_path: Path) -> None:
         return EvaluateStepsConfig(scorer=str(scorer), output_dir=tmp_path / "out", **options)
 
     for options, says in (
-        ({}, "give --inputs or --dataset_name"),
-        ({"inputs": tmp_path, "dataset_name": "a/b"}, "not both"),
+        ({}, "give either --inputs or --dataset_name"),
+        ({"inputs": tmp_path, "dataset_name": "a/b"}, "give either --inputs or"),
         ({"inputs": tmp_path, "threshold": 1.5}, "--threshold is 1.5"),
-        ({"inputs": tmp_path, "threshold": 0.5, "threshold_split": "a"}, "--threshold and --threshold_split are given"),
+        (
+            {"inputs": tmp_path, "threshold": 0.5, "threshold_split": "a"},
+            "--threshold and --threshold_split exclude each",
+        ),
     ):
         with pytest.raises(ValueError, match=says):
             config(**options)
@@ -205,8 +212,8 @@ def test_options_that_cannot_be_meant(scorer: Path, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(rows))
     write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "1+1=\n", "completions": ["#2"], "labels": [True]}])
     for options, says in (
-        ({"inputs": tmp_path / "a.json", "threshold_split": "b"}, "name one of several subsets, which are a"),
-        ({"inputs": tmp_path / "a.json", "threshold_split": "a"}, "the others are judged"),
+        ({"inputs": tmp_path / "a.json", "threshold_split": "b"}, "the subsets are a: name one of at least two"),
+        ({"inputs": tmp_path / "a.json", "threshold_split": "a"}, "so that another is left"),
         ({"inputs": {"threshold": tmp_path / "a.json"}}, "called 'threshold'"),
         ({"inputs": {"a/b": tmp_path / "a.json"}}, "called 'a/b'"),
         ({"inputs": tmp_path / "rows.jsonl", "conversational": True}, "nothing reads --conversational"),
@@ -246,12 +253,12 @@ def test_labels_that_name_no_first_error_are_told(scorer: Path, tmp_path: Path) 
 def test_over_long_rows_are_refused_or_counted(scorer: Path, tmp_path: Path) -> None:
     rows = benchmark(6)
     rows[2]["steps"] = rows[2]["steps"] * 30
-    with pytest.raises(ValueError, match=r"1 rows are longer .* max_length of 128 tokens: 'mini-2'"):
+    with pytest.raises(ValueError, match=r"1 rows are longer .* max_length of 128 tokens \('mini-2'\)"):
         judge(scorer, tmp_path, {"mini": rows})
     made = judge(scorer, tmp_path, {"mini": rows}, over_long="drop")
     assert made["steps"]["mini"]["left_out"] == {"longer than max_length": 1}
     assert made["n-samples"]["mini"] == {"original": 6, "effective": 5}
-    with pytest.raises(ValueError, match="give --over_long drop again"):
+    with pytest.raises(ValueError, match="--over_long drop, without 1 rows"):
         judge(scorer, tmp_path, {"mini": rows})
 
 

@@ -84,7 +84,7 @@ def test_nothing_to_do_is_no_success(tmp_path: Path, responses: Path) -> None:
     output = tmp_path / "out.jsonl"
     with pytest.raises(ValueError, match=r"empty\.jsonl has no rows"):
         grade(GradeConfig(empty, output))
-    with pytest.raises(ValueError, match=r"responses\.jsonl has 1 problems; offset is 5"):
+    with pytest.raises(ValueError, match=r"responses\.jsonl has 1 problems: give an --offset below that, not 5"):
         grade(GradeConfig(responses, output, offset=5))
     with pytest.raises(ValueError, match=r"empty\.jsonl has no rows"):
         annotate(AnnotateConfig(empty, output, method="outcome"))
@@ -187,7 +187,7 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
         ("--output_dir=out --label_smoothing_factor=0.1", "--label_smoothing_factor is 0.1, but it has no effect"),
         ("--output_dir=out --neftune_noise_alpha=5", "--neftune_noise_alpha is 5.*, but it has no effect"),
         ("--output_dir=out --responses_per_prompt=0", "--responses_per_prompt is 0; it must be at least 1"),
-        ("--learning_rate=1e-5", "--output_dir is required"),
+        ("--learning_rate=1e-5", "--output_dir is missing"),
     ],
 )
 def test_training_options_that_cannot_be_meant_are_named(option: str, words: str) -> None:
@@ -275,6 +275,6 @@ def test_an_option_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) ->
 def test_a_model_is_not_trained_into_its_own_folder(tmp_path: Path) -> None:
     inputs = TrainInputs(model_name_or_path=f"{tmp_path}/.", train_file=tmp_path / "rows.jsonl")
     config = METHODS["rs"].config(output_dir=str(tmp_path), use_cpu=True, report_to="none")
-    with pytest.raises(ValueError, match=r"--output_dir .* is the model to start from: choose another folder"):
+    with pytest.raises(ValueError, match=r"--output_dir .* is the model to start from: give another folder"):
         train("rs", inputs, config)
     assert not list(tmp_path.iterdir())

@@ -116,7 +116,7 @@ def test_any_best_of_n_result(tmp_path: Path) -> None:
         **{"good@2 - majority": 0.5, "good@2 - mean": 0.5, "good@2 - bad": 1}
     }
     assert numbers["labels"]["n_untried_steps"] == 0 and numbers["labels"]["hard"]["agreement"]["mean"] == 0.75
-    for said in ("A title", "Good@2 answers 100.0 %", "★ picked by good", "step within problem", "base", "loss"):
+    for said in ("A title", "Good@2 answers 100.0 %", "★ chosen by good", "step within problem", "base", "loss"):
         assert said in text
     again = report(ReportConfig(tmp_path / "results.json", tmp_path / "again.html"))
     assert "Good@2 answers 100.0 %" in shown(again)

@@ -66,7 +66,7 @@ def test_steps_of_another_separator_are_refused(scorer: Path, tmp_path: Path) ->
     for changes, says in (
         (
             {"completions": ["7+8=5"], "step_separator": "\n\n"},
-            r"rows.jsonl: row 'other' was split into steps at '\\n\\n', not at '\\n': .* Make the rows anew",
+            r"rows.jsonl: row 'other' was split into steps at '\\n\\n', not at '\\n': .* Write the rows again",
         ),
         ({"completions": ["7+8=5\n5*3=5", "#5"]}, r"row 'other' has a step that contains the separator"),
     ):
@@ -104,13 +104,15 @@ def test_over_long_rows_are_refused_with_a_count_before_any_is_scored(
     rows = responses(1, 3)
     long = [{**rows[0], "id": f"long {i}", "completion": "\n".join(["7+8=5"] * 40)} for i in range(2)]
     mixed = [rows[0], long[0], *rows[1:], long[1]]
-    with pytest.raises(ValueError, match=r"2 rows are longer .* max_length of 128 tokens: 'long 0', 'long 1'\. Leave"):
+    with pytest.raises(
+        ValueError, match=r"2 rows are longer .* max_length of 128 tokens \('long 0', 'long 1'\)\. Leave"
+    ):
         scored(tmp_path, mixed, scorer)
     assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl"}, "nothing was begun"
     kept = scored(tmp_path, mixed, scorer, over_long="drop")
     assert [row["id"] for row in kept] == [row["id"] for row in rows]
     assert "over long: 2" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="was made without 2 over-long rows: give --over_long drop again"):
+    with pytest.raises(ValueError, match="was written with --over_long drop, without 2 rows"):
         scored(tmp_path, mixed, scorer)
 
 

@@ -167,7 +167,7 @@ def _stopped_after_a_block(folder: Path) -> None:
         ({"width": 6}, "width 6 is no multiple of expand 4"),
         ({"width": 0}, "--width is 0; it must be at least 1"),
         ({"token_budget": 0}, "--token_budget is 0; it must be at least 1"),
-        ({"temperature": 0.0}, "all draws from one place would be the same"),
+        ({"temperature": 0.0}, "--temperature is 0, so all .* would be equal"),
         ({"problems_at_once": 0}, "--problems_at_once is 0"),
     ],
 )

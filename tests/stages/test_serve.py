@@ -53,7 +53,7 @@ def test_an_address_that_is_taken(folder: Path) -> None:
 
 
 def test_a_queue_that_the_longest_response_does_not_fit_in(folder: Path) -> None:
-    with pytest.raises(ValueError, match="--queue_tokens is 100, which a response of the scorer's max_length of 128"):
+    with pytest.raises(ValueError, match="--queue_tokens is 100, and a response may have 128 tokens"):
         serve(ServeConfig(scorer=str(folder), port=0, queue_tokens=100))
 
 

@@ -1,4 +1,4 @@
-"""What a run goes on from: the newest whole checkpoint of the same settings, and nothing else."""
+"""What a run resumes from: the newest whole checkpoint of the same settings, and nothing else."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     harm, words = DAMAGES[damage]
     harm(half / "checkpoint-4")
     run("rs", inputs, half, **OPTIONS)
-    assert f"{half / 'checkpoint-4'} is passed over: " in said.getvalue() and words in said.getvalue()
-    assert f"goes on from {half / 'checkpoint-2'}" in said.getvalue()
+    assert f"{half / 'checkpoint-4'} is skipped: " in said.getvalue() and words in said.getvalue()
+    assert f"resumes from {half / 'checkpoint-2'}" in said.getvalue()
     assert same_weights(half, whole)
     assert all(why_unusable(found.path, marker_settings(found.path)) is None for found in checkpoints(half))
 
@@ -106,7 +106,7 @@ def test_a_checkpoint_of_weights_alone_is_not_gone_on_from(
     )
     child.join()
     run("rs", inputs, tmp_path / "run", save_only_model=True)
-    assert "passed over: it was saved without optimizer, scheduler, rng_state (save_only_model)" in said.getvalue()
+    assert "skipped: it was saved without optimizer, scheduler, rng_state (save_only_model)" in said.getvalue()
     assert same_weights(tmp_path / "run", whole)
     folder = tmp_path / "run" / "checkpoint-6"
     assert why_unusable(folder, marker_settings(folder)) is None
@@ -138,7 +138,7 @@ def test_without_a_whole_checkpoint_the_run_begins_anew(
     for folder in ("checkpoint-2", "checkpoint-4"):
         flip(half / folder / "optimizer.pt")
     run("rs", inputs, half, **OPTIONS)
-    assert "goes on from" not in said.getvalue()
+    assert "resumes from" not in said.getvalue()
     assert same_weights(half, whole)
 
 
@@ -147,7 +147,7 @@ def test_a_checkpoint_of_other_settings_is_passed_over(
 ) -> None:
     """As after a changed setting and a deleted log: the weights are those of the new settings alone."""
     run("rs", inputs, half, **OPTIONS, learning_rate=3e-3)
-    assert f"{half / 'checkpoint-4'} is passed over: it was made with other settings (learning_rate)" in said.getvalue()
+    assert f"{half / 'checkpoint-4'} is skipped: it was made with other settings (learning_rate)" in said.getvalue()
     assert same_weights(half, run("rs", inputs, tmp_path / "fresh", **OPTIONS, learning_rate=3e-3))
 
 
@@ -270,7 +270,7 @@ def test_a_run_whose_learning_rate_ends_with_it_goes_on_elsewhere_when_asked(
     child = start("rs", inputs, tmp_path / "killed", tmp_path / "log", at="qstep.stages.train:seal:1", **asked)
     child.join()
     run("rs", inputs, tmp_path / "killed", **asked)
-    assert f"goes on from {tmp_path / 'killed' / 'checkpoint-8'}" in said.getvalue()
+    assert f"resumes from {tmp_path / 'killed' / 'checkpoint-8'}" in said.getvalue()
     assert same_weights(tmp_path / "killed", tmp_path / "on")
 
 
@@ -293,7 +293,7 @@ def test_a_finished_model_that_was_changed_is_not_taken_for_finished(
 ) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
     assert run("rs", inputs, folder, **OPTIONS) == folder
-    assert f"{folder} is finished, and stays as it is" in said.getvalue()
+    assert f"{folder} is already finished" in said.getvalue()
     flip(folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"is finished, but model\.safetensors has changed since"):
         run("rs", inputs, folder, **OPTIONS)

@@ -154,7 +154,7 @@ def test_errors_name_the_rows_that_were_given(base: Path, rows: list[dict[str, A
         SFTTrainer(str(base), args, rows, rows)
     with pytest.raises(ValueError, match=r"^rows\[1\], field 'prompt'"):
         qstep.train("sft", [rows[0], {}], model=base, output_dir=tmp_path / "out", **OPTIONS)
-    with pytest.raises(ValueError, match=r"'pqn' is no method \(did you mean pqm\?\)"):
+    with pytest.raises(ValueError, match=r"no method 'pqn' \(did you mean pqm\?\)"):
         qstep.train("pqn", rows, model=base, output_dir=tmp_path / "out")
     with pytest.raises(ValueError, match=r"sft has no option learning_rat \(did you mean learning_rate\?\)"):
         qstep.train("sft", rows, model=base, output_dir=tmp_path / "out", learning_rat=1)

@@ -123,8 +123,8 @@ def test_two_processes(inputs: TrainInputs, tmp_path: Path) -> None:
     second.kill()  # as torchrun does
     second.join()
     assert ends("killed") == [0, 0], (tmp_path / "killed.1").read_text()
-    assert "goes on from" in (tmp_path / "killed.0").read_text()
-    assert "goes on from" not in (tmp_path / "killed.1").read_text()
+    assert "resumes from" in (tmp_path / "killed.0").read_text()
+    assert "resumes from" not in (tmp_path / "killed.1").read_text()
     assert same_weights(tmp_path / "killed", tmp_path / "whole")
     assert [row["step"] for row in read_rows(tmp_path / "killed" / "train_log.jsonl")] == list(range(1, 7))
     assert ends("killed") == [0, 0]

@@ -30,8 +30,8 @@ def short_help(command: Command) -> str:
         lines += _entry(option, _first_sentence(option.about))
     names = {title: [option.name for option in options] for title, options in found.shared.items()}
     lines += ["", *(["shared with other commands (--help-all explains them):"] if names or found.foreign else [])]
-    for title, of in names.items():
-        lines += _wrapped(f"{title} ({len(of)}): {', '.join(f'--{name}' for name in of)}")
+    for title, grouped in names.items():
+        lines += _wrapped(f"{title} ({len(grouped)}): {', '.join(f'--{name}' for name in grouped)}")
     if found.foreign:
         lines += _wrapped(f"those of transformers' {_join(found.foreign)}: {_join(f'--{n}' for n in _COMMON)}, ...")
     return "\n".join(lines).rstrip()

@@ -58,12 +58,12 @@ _OUTPUT_DIR = Option("output_dir", "Path", None, "the folder of the model, its c
 
 def options_of(command: Command) -> CommandOptions:
     """The options of a command, those of its own dataclass before those of its bases."""
-    classes = [of for config in command.configs for of in _ancestry(*config.split(":"))]
-    foreign = dict.fromkeys(name for of in classes for name in of.foreign)
+    classes = [declared for config in command.configs for declared in _ancestry(*config.split(":"))]
+    foreign = dict.fromkeys(name for declared in classes for name in declared.foreign)
     found: dict[str, tuple[str, Option]] = {}
-    for of in reversed(classes):  # the nearest first; what it declares anew counts
-        for option in of.options:
-            found.setdefault(option.name, (of.title, option))
+    for declared in reversed(classes):  # the nearest first; what it declares anew counts
+        for option in declared.options:
+            found.setdefault(option.name, (declared.title, option))
     own = [option for title, option in found.values() if not title or option.default is None]
     shared: dict[str, list[Option]] = {}
     for title, option in found.values():
@@ -162,9 +162,9 @@ def _tree(module: str) -> ast.Module:
 def _default(value: ast.expr | None) -> str | None:
     """The text of a default; for `field(default=...)` and `field(default_factory=...)` of what is in it."""
     if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
-        given = {keyword.arg: ast.unparse(keyword.value) for keyword in value.keywords}
-        factory = given.get("default_factory")
-        return given.get("default", factory and {"list": "[]", "dict": "{}"}.get(factory, factory))
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in value.keywords}
+        factory = keywords.get("default_factory")
+        return keywords.get("default", factory and {"list": "[]", "dict": "{}"}.get(factory, factory))
     return None if value is None else ast.unparse(value)
 
 

@@ -101,10 +101,10 @@ def equal_position_auc(
     score, right = _items(scores, correct)
     problem = _numbered(problems, score)
     ordered, pairs = _ordered_pairs(score, right == 1, numbered(positions))
-    in_order, all_pairs = (float(of[right == 1].sum()) for of in (ordered, pairs))
+    in_order, all_pairs = (float(values[right == 1].sum()) for values in (ordered, pairs))
     if not all_pairs:
         return None
-    table = np.stack([np.bincount(problem, weights=of) for of in (ordered, pairs)], axis=-1)
+    table = np.stack([np.bincount(problem, weights=values) for values in (ordered, pairs)], axis=-1)
 
     def resampled(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         # Each pair is counted from both its sides, so the sums over all items are twice those over pairs.
@@ -125,7 +125,8 @@ def equal_position_within_problem_auc(
     problem = _numbered(problems, score)
     place = numbered(list(zip(problem.tolist(), positions, strict=True)))
     ordered, pairs = (
-        np.bincount(problem[right == 1], weights=of[right == 1]) for of in _ordered_pairs(score, right == 1, place)
+        np.bincount(problem[right == 1], weights=values[right == 1])
+        for values in _ordered_pairs(score, right == 1, place)
     )
     known = pairs > 0
     return asdict(mean_estimate(ordered[known] / pairs[known])) if known.any() else None

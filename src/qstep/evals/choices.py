@@ -59,7 +59,8 @@ def judge_choices(
         "ns": ns,
         **best_of_n_report(kept, ns, draws=draws, seed=seed),
         "auc": {
-            name: of | _step_auroc(choices.steps[name]) for name, of in response_auc(choices.responses, seed).items()
+            name: measured | _step_auroc(choices.steps[name])
+            for name, measured in response_auc(choices.responses, seed).items()
         },
         "length": score_lengths(choices.responses, seed),
         "provenance": provenance or {},
@@ -74,7 +75,7 @@ def judge_choices(
 
 def _step_auroc(steps: LabelledSteps) -> dict[str, Any]:
     """How well a scorer tells right steps from first wrong ones within a problem, where labels are exact."""
-    return {name: of for name, of in step_auroc_within_problem(steps).items() if of is not None}
+    return {name: value for name, value in step_auroc_within_problem(steps).items() if value is not None}
 
 
 def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
@@ -140,7 +141,7 @@ def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
     in_groups = {
         name: [[by_id[row["id"]] for row in rows] for rows in groups.values()] for name, by_id in responses.items()
     }
-    return Choices(scored, {name: of for name, of in steps.items() if name}, in_groups)
+    return Choices(scored, {name: labelled for name, labelled in steps.items() if name}, in_groups)
 
 
 def _require(row: Row, path: Path, *, scored: bool) -> None:

@@ -142,7 +142,9 @@ def _table(judged: Judgements, threshold: float) -> NDArray[np.float64]:
     right = judged.right(threshold)
     return np.stack(
         [
-            np.stack([np.bincount(judged.problem, weights=of, minlength=judged.problem.max() + 1) for of in pair], -1)
+            np.stack(
+                [np.bincount(judged.problem, weights=hits, minlength=judged.problem.max() + 1) for hits in pair], -1
+            )
             for pair in ((right & kind, kind) for kind in (judged.erroneous, ~judged.erroneous))
         ],
         axis=1,

@@ -28,13 +28,13 @@ def harness_results(
     `steps` are the reports of the subsets, `originals` how many rows each has with those left out.
     """
     results: dict[str, dict[str, Any]] = {}
-    for name, of in steps.items():
+    for name, subset in steps.items():
         estimates = {
-            "f1": of.f1,
-            "acc_error": of.acc_error,
-            "acc_correct": of.acc_correct,
-            **{metric: of.auroc.get(kind) for metric, kind in _AUROC.items()},
-            "ece": of.calibration.ece,
+            "f1": subset.f1,
+            "acc_error": subset.acc_error,
+            "acc_correct": subset.acc_correct,
+            **{metric: subset.auroc.get(kind) for metric, kind in _AUROC.items()},
+            "ece": subset.calibration.ece,
         }
         results[name] = {"alias": name}
         for metric, estimate in estimates.items():
@@ -42,7 +42,9 @@ def harness_results(
             results[name][f"{metric}_stderr,none"] = None if estimate is None else standard_error(estimate)
     return {
         "results": results,
-        "n-samples": {name: {"original": originals[name], "effective": of.responses} for name, of in steps.items()},
+        "n-samples": {
+            name: {"original": originals[name], "effective": subset.responses} for name, subset in steps.items()
+        },
         "n-shot": dict.fromkeys(steps, 0),
         "versions": dict.fromkeys(steps, _VERSION),
         "higher_is_better": {
@@ -57,9 +59,9 @@ def harness_results(
 def harness_metrics(accuracies: Mapping[str, PolicyAccuracy]) -> dict[str, float | None]:
     """`exact_match,<mode>` and its standard error: a policy's accuracies under the harness' keys."""
     metrics: dict[str, float | None] = {}
-    for mode, of in accuracies.items():
-        metrics[f"exact_match,{mode}"] = of.mean
-        metrics[f"exact_match_stderr,{mode}"] = None if of.mean is None else standard_error(of)
+    for mode, accuracy in accuracies.items():
+        metrics[f"exact_match,{mode}"] = accuracy.mean
+        metrics[f"exact_match_stderr,{mode}"] = None if accuracy.mean is None else standard_error(accuracy)
     return metrics
 
 

@@ -35,7 +35,7 @@ def length_report(
     responses of one step. Estimates with 95 % intervals over problems; None where nothing varies. Raises ValueError on
     different lengths, or no response.
     """
-    if not scores or any(len(of) != len(scores) for of in (right, problems, *lengths.values())):
+    if not scores or any(len(mask) != len(scores) for mask in (right, problems, *lengths.values())):
         raise ValueError("give a score, each length, whether it is right, and a problem for every response")
     score = np.asarray(scores, dtype=np.float64)
     problem = numbered(problems)
@@ -48,11 +48,13 @@ def length_report(
     for name, values in lengths.items():
         length = np.asarray(values, dtype=np.float64)
         report["correlation"][name] = {
-            kind: rank_correlation(score[of], length[of], problem[of], seed=seed) for kind, of in kinds.items()
+            kind: rank_correlation(score[mask], length[mask], problem[mask], seed=seed) for kind, mask in kinds.items()
         } | {"within_problem": within_problem_correlation(score, length, problem, seed=seed)}
     if "steps" in lengths:
         steps = np.asarray(lengths["steps"])
-        report["fewer_steps"] = {kind: pick_has_fewer(score[of], steps[of], problem[of]) for kind, of in kinds.items()}
+        report["fewer_steps"] = {
+            kind: pick_has_fewer(score[mask], steps[mask], problem[mask]) for kind, mask in kinds.items()
+        }
         report["single_step"] = float((steps == 1).mean())
     return report
 
@@ -67,7 +69,7 @@ def rank_correlation(a: ArrayLike, b: ArrayLike, problems: ArrayLike, *, seed: i
         return None
     _, problem = np.unique(np.asarray(problems), return_inverse=True)
     x, y = ((rank - rank.mean()) / rank.std() for rank in ranks)
-    moments = [np.bincount(problem, weights=of) for of in (np.ones_like(x), x, y, x * x, y * y, x * y)]
+    moments = [np.bincount(problem, weights=summand) for summand in (np.ones_like(x), x, y, x * x, y * y, x * y)]
     table = np.stack(moments, axis=-1)
 
     def rho(drawn: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -49,7 +49,7 @@ def read_result(path: Path, *wanted: type[Result]) -> Any:
         raise ValueError(f"{path} holds no result, but a {type(value).__name__}")
     found = _type_of(value)
     if found not in wanted:
-        *some, last = (f"`{_COMMANDS[of]}`" for of in wanted)
+        *some, last = (f"`{_COMMANDS[kind]}`" for kind in wanted)
         raise ValueError(f"{path} is no result of {', '.join(some)}{' or ' if some else ''}{last}")
     return structure(found, value, str(path))
 
@@ -103,12 +103,12 @@ def as_json(value: Any) -> Any:
     if not is_dataclass(value):
         return value
     found: dict[str, Any] = {}
-    for of in fields(value):
-        item = getattr(value, of.name)
-        if "inline" in of.metadata:
+    for field in fields(value):
+        item = getattr(value, field.name)
+        if "inline" in field.metadata:
             found |= as_json(item)
-        elif item is not None or of.default is not None:
-            found[of.name] = as_json(item)
+        elif item is not None or field.default is not None:
+            found[field.name] = as_json(item)
     return found
 
 
@@ -119,7 +119,7 @@ def structure(wanted: Any, value: Any, where: str) -> Any:
     """
     kind, inner = get_origin(wanted), get_args(wanted)
     if kind in (Union, UnionType):
-        (some,) = (of for of in inner if of is not NoneType)
+        (some,) = (option for option in inner if option is not NoneType)
         return None if value is None else structure(some, value, where)
     if is_dataclass(wanted):
         return _structured(wanted, value, where)
@@ -135,21 +135,23 @@ def structure(wanted: Any, value: Any, where: str) -> Any:
 
 def _structured(wanted: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where} is {value!r}, not a mapping with {', '.join(of.name for of in fields(wanted))}")
+        raise ValueError(
+            f"{where} is {value!r}, not a mapping with {', '.join(field.name for field in fields(wanted))}"
+        )
     hints, found = _hints(wanted), dict[str, Any]()
-    inline = {name for of in fields(wanted) for name in of.metadata.get("inline", ())}
-    known = {of.name for of in fields(wanted) if "inline" not in of.metadata} | inline | {"kind"}
-    for of in fields(wanted):
-        if "inline" in of.metadata:
-            names = of.metadata["inline"] or value.keys() - known
+    inline = {name for field in fields(wanted) for name in field.metadata.get("inline", ())}
+    known = {field.name for field in fields(wanted) if "inline" not in field.metadata} | inline | {"kind"}
+    for field in fields(wanted):
+        if "inline" in field.metadata:
+            names = field.metadata["inline"] or value.keys() - known
             item: Any = {name: value[name] for name in value if name in names}
-            found[of.name] = structure(hints[of.name], item, where)
-        elif of.name in value:
-            found[of.name] = structure(hints[of.name], value[of.name], f"{where}[{of.name!r}]")
+            found[field.name] = structure(hints[field.name], item, where)
+        elif field.name in value:
+            found[field.name] = structure(hints[field.name], value[field.name], f"{where}[{field.name!r}]")
     try:
         return wanted(**found)
     except TypeError:
-        missing = [of.name for of in fields(wanted) if of.name not in found and of.default is not None]
+        missing = [field.name for field in fields(wanted) if field.name not in found and field.default is not None]
         raise ValueError(f"{where} has no {' and no '.join(missing)}") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None

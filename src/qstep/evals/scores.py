@@ -33,10 +33,10 @@ def response_auc(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
     for name, problems in responses.items():
         rows = [(n, row) for n, rows in enumerate(problems) for row in rows if row["verdict"] != "ungradable"]
         scores = [-math.inf if row["score"] is None else row["score"] for _, row in rows]
-        right, of = [row["verdict"] == "right" for _, row in rows], [problem for problem, _ in rows]
+        right, problem_of = [row["verdict"] == "right" for _, row in rows], [problem for problem, _ in rows]
         report[name] = {
-            "response": auc_estimate(scores, right, of, seed=seed),
-            "response_within_problem": within_problem_auc(scores, right, of),
+            "response": auc_estimate(scores, right, problem_of, seed=seed),
+            "response_within_problem": within_problem_auc(scores, right, problem_of),
         }
     return report
 
@@ -51,8 +51,8 @@ def score_lengths(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
             del lengths["steps"]  # rows that were scored elsewhere, and do not say
         if rows:
             verdicts = [judged_right(row) for _, row in rows]
-            scores, of = [row["score"] for _, row in rows], [problem for problem, _ in rows]
-            report[name] = length_report(scores, lengths, verdicts, of, seed=seed)
+            scores, problem_of = [row["score"] for _, row in rows], [problem for problem, _ in rows]
+            report[name] = length_report(scores, lengths, verdicts, problem_of, seed=seed)
     return report
 
 

@@ -70,10 +70,10 @@ def search_report(
     return {
         "searches": {
             name: {
-                **{how: accuracy(of) for how, of in outcomes[name].items()},
-                "tokens_generated": _tokens([of.tokens_generated for of in found]),
-                "tokens_scored": _tokens([of.tokens_scored for of in found]),
-                "cut_off": float(np.mean([of.cut_off for of in found])),
+                **{how: accuracy(search) for how, search in outcomes[name].items()},
+                "tokens_generated": _tokens([search.tokens_generated for search in found]),
+                "tokens_scored": _tokens([search.tokens_scored for search in found]),
+                "cut_off": float(np.mean([search.cut_off for search in found])),
             }
             for name, found in searches.items()
         },
@@ -86,7 +86,7 @@ def search_report(
 
 
 def _outcomes(found: Sequence[Searched], how: str) -> Outcomes:
-    right = [of.answered(how) for of in found]
+    right = [search.answered(how) for search in found]
     return Outcomes(np.array([r == 1 for r in right], float), np.array([r is not None for r in right], float))
 
 
@@ -117,7 +117,7 @@ def compare_searches(
     )
     report = {
         "problems": len(problems),
-        "searches": {name: read[name][0] | of for name, of in measured["searches"].items()},
+        "searches": {name: read[name][0] | measured_search for name, measured_search in measured["searches"].items()},
         "differences": measured["differences"],
         "provenance": provenance or {},
     }

@@ -114,17 +114,17 @@ def read_benchmarks(
         sources[name] = Source.of(str(path))
     some_published, found = False, {}
     for name, source in sources.items():
-        of = found[name] = StepBenchmark(name, str(source.path) if source.is_file else f"{source.path}:{name}")
+        benchmark = found[name] = StepBenchmark(name, str(source.path) if source.is_file else f"{source.path}:{name}")
         format = recognise(source)
         if format == "trl_stepwise":
             for line, row in source.rows():
-                of.add_stepwise(line, row)
+                benchmark.add_stepwise(line, row)
         else:
             some_published = True
-            _add_published(of, source, Reading(format, separator_inside="keep"), instruction, conversational)
-        if not of.rows:
-            left_out = f"; left out: {dict(of.left_out)}" if of.left_out else ""
-            raise ValueError(f"{of.source} has no row of which the first wrong step is known{left_out}")
+            _add_published(benchmark, source, Reading(format, separator_inside="keep"), instruction, conversational)
+        if not benchmark.rows:
+            left_out = f"; left out: {dict(benchmark.left_out)}" if benchmark.left_out else ""
+            raise ValueError(f"{benchmark.source} has no row of which the first wrong step is known{left_out}")
     if not some_published and (instruction is not None or conversational):
         option = "conversational" if conversational else "instruction"
         raise ValueError(f"nothing reads --{option}: all rows have prompts, which are taken as they are")
@@ -132,7 +132,7 @@ def read_benchmarks(
 
 
 def _add_published(
-    of: StepBenchmark, source: Source, reading: Reading, instruction: str | None, conversational: bool
+    benchmark: StepBenchmark, source: Source, reading: Reading, instruction: str | None, conversational: bool
 ) -> None:
     """Takes the rows of a published set, worded."""
     from qstep.tasks import worded
@@ -141,11 +141,13 @@ def _add_published(
     for row in read_published(source, reading, audit):
         first = _first_error(source.path, 0, row)
         if first is None:
-            of.left_out[UNKNOWN_ERROR] += 1
+            benchmark.left_out[UNKNOWN_ERROR] += 1
             continue
-        of.named.add(row["id"])
-        of.rows.append({**row, "prompt": worded(row["prompt"], instruction, conversational), "first_error": first})
-    of.left_out.update(audit.rows_not_used)
+        benchmark.named.add(row["id"])
+        benchmark.rows.append(
+            {**row, "prompt": worded(row["prompt"], instruction, conversational), "first_error": first}
+        )
+    benchmark.left_out.update(audit.rows_not_used)
 
 
 def _first_error(path: Path, line: int, row: Row) -> int | None:

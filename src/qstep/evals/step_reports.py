@@ -62,7 +62,10 @@ def step_report(rows: list[Row], summary: dict[str, Any], threshold: float, *, s
         ),
         "by_threshold": {
             "threshold": _SWEPT,
-            **{name: [None if math.isnan(x) else float(x) for x in np.asarray(of)] for name, of in sweep.items()},
+            **{
+                name: [None if math.isnan(x) else float(x) for x in np.asarray(values)]
+                for name, values in sweep.items()
+            },
         },
     }
     return structure(StepReport, report, "a subset of a step benchmark")

@@ -144,7 +144,9 @@ def best_of_n_report(
 
 def _shares(curve: Mapping[int, Outcomes]) -> dict[str, dict[str, list[float]]]:
     """What of each problem is right, and gradable, by n."""
-    return {str(n): {"right": of.right.tolist(), "gradable": of.gradable.tolist()} for n, of in curve.items()}
+    return {
+        str(n): {"right": outcome.right.tolist(), "gradable": outcome.gradable.tolist()} for n, outcome in curve.items()
+    }
 
 
 def over_optimisation(curve: Mapping[int, Outcomes], *, seed: int = 0) -> dict[str, Any]:

@@ -1,22 +1,23 @@
-"""A study: a recipe that answers a claim, on worlds that nothing was chosen on.
+"""A study: a recipe that tests a claim, on seeds that were not used for tuning.
 
     study:
-      claim: what is said, and where
+      claim: the claim, and where it is made
       paper: what the paper measured
       settings: how they were chosen, and when
-      results: best_of_n                  the stage, a `best-of-n`, whose choices are compared
+      results: best_of_n                  the `best-of-n` stage whose choices are compared
       comparisons:
         PQM above BCE: {a: pqm, b: bce, n: 64}
         the margins of the paper above none: {a: [margin_2, margin_8], b: margin_0, n: 64}
         at eight: {a: pqm, b: bce, n: 8, decides: false}
         the least Q above the last: {a: pqm/min, b: pqm/last, n: 64}
 
-Each comparison is the accuracy of choosing by `a` less that by `b` (ways to choose, as `best-of-n` names them, or a
-scorer by one of its aggregations; of a list the mean), among n responses. Every seed is a world: of its own base model,
-problems and samples. So the difference of a world is a number, and over the worlds there is Student's interval of their
-mean, which speaks of worlds like these; the interval over problems (bootstrap, paired, in each world) speaks of these
-worlds alone. A claim holds where every comparison that decides has its interval over worlds above 0, does not where one
-has it below, and otherwise it cannot be told at this scale.
+Each comparison is the accuracy of choosing by `a` minus that of choosing by `b`, among n responses. `a` and `b` are
+ways to choose, named as in `best-of-n`, or a scorer with one of its aggregations. A list stands for their mean.
+
+Each seed is a world with its own base model, problems and samples, so a comparison has one difference for each world.
+Student's interval of their mean generalises to similar worlds. The interval over problems (a paired bootstrap in each
+world) is about these worlds only. A claim holds if all deciding comparisons have an interval over worlds above 0. It
+does not hold if one has an interval below 0. Otherwise the study cannot tell at this scale.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ from qstep.types import Estimate
 Verdict = Literal["holds", "does not hold", "cannot tell at this scale"]
 
 _LEAST_WORLDS = 3
-"""Fewer worlds say nothing of others."""
+"""Fewer worlds are no evidence about others."""
 
 _BESIDE = ("majority", "mean", "pass")
-"""Ways to choose that every page shows: the vote, any response, and whether any is right."""
+"""Ways to choose that every page shows: the vote, one response, and whether any response is right."""
 
 _AUCS = {
     "response_within_problem": "right responses",
@@ -59,7 +60,7 @@ _COMPARISON = {"a", "b", "n", "decides"}
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ways to choose among `n` responses, `a` against `b`; `decides`, or is told beside."""
+    """Ways to choose among `n` responses, `a` against `b`. If `decides` is false, the verdict ignores it."""
 
     name: str
     a: tuple[str, ...]
@@ -70,7 +71,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Study:
-    """What a recipe's `study` says."""
+    """The content of a recipe's `study`."""
 
     claim: str
     paper: str
@@ -80,35 +81,43 @@ class Study:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Study:
-        """Raises RecipeError where an entry is missing, unknown, or not what it should be, or a world has variants."""
+        """Raises RecipeError if an entry is missing, unknown or malformed, or if the recipe has variants."""
         written = recipe.study
         if recipe.variants:
-            raise recipe.error("a study has one run a world: make stages of its variants, or say `study: null`")
+            raise recipe.error(
+                "a study needs one run for each seed, and this recipe has variants: make them stages, or give "
+                "`study: null`"
+            )
         if not isinstance(written, dict) or set(written) != _ENTRIES or not isinstance(written["comparisons"], dict):
-            raise recipe.error(f"`study` is a mapping with {', '.join(sorted(_ENTRIES))}")
+            raise recipe.error(f"`study` must be a mapping with {', '.join(sorted(_ENTRIES))}")
         results = str(written["results"])
         if results not in recipe.stages:
-            raise recipe.error(f"study: results is an unknown stage {results!r}", results, recipe.stages)
+            raise recipe.error(f"study: results names an unknown stage {results!r}", results, recipe.stages)
         command = recipe.resolved(None, recipe.seeds[0])[results].command.name
         if command != "best-of-n":
-            raise recipe.error(f"study: results is a stage of `qstep {command}`: name one of `qstep best-of-n`")
+            raise recipe.error(f"study: results names a stage of `qstep {command}`: name one of `qstep best-of-n`")
         comparisons = []
-        for name, of in written["comparisons"].items():
-            if not isinstance(of, dict) or not {"a", "b", "n"} <= set(of) <= _COMPARISON or type(of["n"]) is not int:
-                raise recipe.error(f"study: comparison {name!r} is a mapping with a, b, n and, if need be, decides")
-            a, b = (tuple(side) if isinstance(side, list) else (side,) for side in (of["a"], of["b"]))
+        for name, entry in written["comparisons"].items():
+            known = isinstance(entry, dict) and {"a", "b", "n"} <= set(entry) <= _COMPARISON
+            if not known or type(entry["n"]) is not int:
+                raise recipe.error(
+                    f"study: comparison {name!r} must be a mapping with a, b, a whole n, and at most decides"
+                )
+            a, b = (tuple(side) if isinstance(side, list) else (side,) for side in (entry["a"], entry["b"]))
             if not a or not b or not all(isinstance(way, str) for way in (*a, *b)):
-                raise recipe.error(f"study: comparison {name!r}: a and b are each a way to choose, or a list of ways")
-            comparisons.append(Comparison(str(name), a, b, of["n"], of.get("decides", True) is not False))
+                raise recipe.error(
+                    f"study: comparison {name!r}: a and b must each be a way to choose, or a list of them"
+                )
+            comparisons.append(Comparison(str(name), a, b, entry["n"], entry.get("decides", True) is not False))
         texts = {name: str(written[name]).strip() for name in ("claim", "paper", "settings", "results")}
         return cls(**texts, comparisons=tuple(comparisons))
 
 
 def over_worlds(differences: Sequence[float]) -> Estimate:
-    """The mean of one difference a world and Student's 95 % interval. Of fewer than 3 worlds it is all of [-1, 1].
+    """The mean of one difference for each world, with Student's 95 % interval. Below 3 worlds it is [-1, 1].
 
-    Two worlds say next to nothing of others: Student's limits are 13 standard errors away, and where both happen to
-    agree there is no width at all. Where three or more agree exactly, the rule of `unseen_estimate` holds.
+    Two worlds are hardly evidence about others. Student's limits are then 13 standard errors away, and if both agree,
+    the interval has no width. If three or more agree exactly, the rule of `unseen_estimate` applies.
     """
     values = np.asarray(differences, dtype=np.float64)
     mean, n = float(values.mean()) if len(values) else math.nan, len(values)
@@ -121,16 +130,17 @@ def over_worlds(differences: Sequence[float]) -> Estimate:
 
 
 def answer(recipe: Recipe, runs: Sequence[Run]) -> StudyAnswer:
-    """The study's comparisons over the worlds that were run, and the verdict on its claim.
+    """The study's comparisons over the worlds of `runs`, and the verdict on its claim.
 
     Raises:
         RecipeError: a comparison names a way to choose, or an n, that the results do not have.
     """
     study = Study.of(recipe)
     worlds: dict[int, BestOfN] = {run.seed: read_result(run.stages[study.results].output, BestOfN) for run in runs}
-    compared = {of.name: _compared(recipe, of, worlds) for of in study.comparisons}
-    deciding = [compared[of.name].over_worlds for of in study.comparisons if of.decides]
-    chosen = [*dict.fromkeys(method for of in study.comparisons for method in (*of.a, *of.b)), *_BESIDE]
+    compared = {comparison.name: _compared(recipe, comparison, worlds) for comparison in study.comparisons}
+    deciding = [comparison.over_worlds for comparison in compared.values() if comparison.decides]
+    named = (method for comparison in study.comparisons for method in (*comparison.a, *comparison.b))
+    chosen = [*dict.fromkeys(named), *_BESIDE]
     return StudyAnswer(
         claim=study.claim,
         paper=study.paper,
@@ -139,35 +149,35 @@ def answer(recipe: Recipe, runs: Sequence[Run]) -> StudyAnswer:
         comparisons=compared,
         worlds={str(seed): _means(report, chosen) for seed, report in worlds.items()},
         auc={str(seed): _aucs(report, chosen) for seed, report in worlds.items()},
-        # A stage that several studies share was run by another's command.
+        # Another study's command may have run a shared stage.
         provenance=next(iter(worlds.values())).provenance | {"command": provenance({})["command"]},
     )
 
 
 def verdict(deciding: Sequence[Interval]) -> Verdict:
-    """Of a claim, by the intervals of the comparisons that decide."""
-    if deciding and all((of.low or 0) > 0 for of in deciding):
+    """The verdict on a claim, from the intervals of the deciding comparisons."""
+    if deciding and all((difference.low or 0) > 0 for difference in deciding):
         return "holds"
-    if any((of.high or 0) < 0 for of in deciding):
+    if any((difference.high or 0) < 0 for difference in deciding):
         return "does not hold"
     return "cannot tell at this scale"
 
 
-def _compared(recipe: Recipe, of: Comparison, worlds: Mapping[int, BestOfN]) -> StudyComparison:
+def _compared(recipe: Recipe, comparison: Comparison, worlds: Mapping[int, BestOfN]) -> StudyComparison:
     by_world: dict[str, Estimate] = {}
     left_out = []
     for seed, report in worlds.items():
-        a, b = (_outcomes(recipe, of, report, side) for side in (of.a, of.b))
+        a, b = (_outcomes(recipe, comparison, report, side) for side in (comparison.a, comparison.b))
         if a[1].any() and b[1].any():
             by_world[str(seed)] = ratio_difference(a, b)
         else:
             left_out.append(str(seed))
     known = list(by_world.values())
     return StudyComparison(
-        a=list(of.a),
-        b=list(of.b),
-        n=of.n,
-        decides=of.decides,
+        a=list(comparison.a),
+        b=list(comparison.b),
+        n=comparison.n,
+        decides=comparison.decides,
         over_worlds=_measured(over_worlds([estimate.mean for estimate in known])),
         over_problems=_measured(pooled(known) if known else Estimate(math.nan, -1.0, 1.0, 0)),
         by_world={world: _measured(estimate) for world, estimate in by_world.items()},
@@ -180,17 +190,17 @@ def _measured(estimate: Estimate) -> Measured:
 
 
 def _outcomes(
-    recipe: Recipe, of: Comparison, report: BestOfN, methods: Sequence[str]
+    recipe: Recipe, comparison: Comparison, report: BestOfN, methods: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The right and the gradable share of each problem by some ways to choose, their mean."""
+    """The right and the gradable share of each problem, averaged over some ways to choose."""
     found = []
     outcomes = report.outcomes or {}
     for method in methods:
-        shares = outcomes.get(method, {}).get(str(of.n))
+        shares = outcomes.get(method, {}).get(str(comparison.n))
         if shares is None:
             raise recipe.error(
-                f"study: comparison {of.name!r}: the results have no {method!r} at n = {of.n}; they have "
-                f"{', '.join(outcomes)} at n = {', '.join(map(str, report.ns))}"
+                f"study: comparison {comparison.name!r}: the results have no {method!r} at n = {comparison.n}; they "
+                f"have {', '.join(outcomes)} at n = {', '.join(map(str, report.ns))}"
             )
         found.append((shares.right, shares.gradable))
     right, gradable = np.asarray(found, dtype=np.float64).mean(axis=0)
@@ -198,19 +208,19 @@ def _outcomes(
 
 
 def _means(report: BestOfN, methods: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """The accuracy at each n of each way to choose; of a scorer by an aggregation, `scorer/aggregation`."""
+    """The accuracy of each way to choose at each n. A scorer with an aggregation is named `scorer/aggregation`."""
     curves = dict(report.curves)
-    for scorer, of in (report.aggregations or {}).items():
-        curves |= {f"{scorer}/{how}": curve for how, curve in of.curves.items()}
-    return {method: {n: of.mean for n, of in curves[method].items()} for method in methods}
+    for scorer, value in (report.aggregations or {}).items():
+        curves |= {f"{scorer}/{how}": curve for how, curve in value.curves.items()}
+    return {method: {n: value.mean for n, value in curves[method].items()} for method in methods}
 
 
 def _aucs(report: BestOfN, methods: Sequence[str]) -> dict[str, dict[str, float]]:
-    """How well scorers tell right responses, and right steps, from wrong ones within a problem, where that is known."""
+    """The known AUCs of scorers within a problem, of responses and of steps."""
     found: dict[str, dict[str, float]] = {}
     for method in (name for name in report.auc if name in methods):
         measured = ((kind, report.auc[method].get(kind)) for kind in _AUCS)
-        found[method] = {kind: of.mean for kind, of in measured if of is not None and of.mean is not None}
+        found[method] = {kind: auc.mean for kind, auc in measured if auc is not None and auc.mean is not None}
     return found
 
 
@@ -218,7 +228,7 @@ def page(recipe: Recipe, found: StudyAnswer) -> str:
     """The study's answer as a page of Markdown."""
     worlds = found.worlds
     methods = dict.fromkeys(method for curves in worlds.values() for method in curves)
-    ns = sorted({of.n for of in found.comparisons.values()})
+    ns = sorted({comparison.n for comparison in found.comparisons.values()})
     lines = [
         f"# {recipe.title}",
         "",
@@ -230,11 +240,11 @@ def page(recipe: Recipe, found: StudyAnswer) -> str:
     lines += [f"The paper: {found.paper}", "", f"Settings: {found.settings}", ""]
     lines += ["| difference of accuracy, in points | n | over worlds, 95 % | over problems, 95 % | worlds above 0 |"]
     lines += ["|---|---|---|---|---|"]
-    for name, of in found.comparisons.items():
-        above = sum(estimate.estimate.mean > 0 for estimate in of.by_world.values())
-        told = "" if of.decides else " (told beside)"
-        cells = [_points(of.over_worlds), _points(of.over_problems), f"{above} of {len(of.by_world)}"]
-        lines.append(f"| {name}{told} | {of.n} | {' | '.join(cells)} |")
+    for name, comparison in found.comparisons.items():
+        above = sum(estimate.estimate.mean > 0 for estimate in comparison.by_world.values())
+        note = "" if comparison.decides else " (told beside)"
+        cells = [_points(comparison.over_worlds), _points(comparison.over_problems)]
+        lines.append(f"| {name}{note} | {comparison.n} | {' | '.join(cells)} | {above} of {len(comparison.by_world)} |")
     lines += _left_out(found.comparisons)
     lines += [
         "",
@@ -253,15 +263,16 @@ def page(recipe: Recipe, found: StudyAnswer) -> str:
 
 def _left_out(comparisons: Mapping[str, StudyComparison]) -> list[str]:
     said = [
-        f"Left out of {name}: worlds {', '.join(of.left_out)}, where nothing that one of the two chose could be graded."
-        for name, of in comparisons.items()
-        if of.left_out
+        f"Left out of {name}: worlds {', '.join(comparison.left_out)}, "
+        "where nothing that one of the two chose could be graded."
+        for name, comparison in comparisons.items()
+        if comparison.left_out
     ]
     return ["", *said] if said else []
 
 
 def _mean_over(worlds: Sequence[float | None]) -> str:
-    """The mean of what is known, and of how many worlds where that is not all."""
+    """The mean of the known values, and their number if some are unknown."""
     known = [mean for mean in worlds if mean is not None]
     if not known:
         return "nothing gradable"
@@ -269,7 +280,7 @@ def _mean_over(worlds: Sequence[float | None]) -> str:
 
 
 def _auc_table(worlds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
-    kinds = [kind for kind in _AUCS if all(kind in of for world in worlds for of in world.values())]
+    kinds = [kind for kind in _AUCS if all(kind in measured for world in worlds for measured in world.values())]
     if not kinds or not worlds[0]:
         return []
     head = f"| AUC within a problem, mean over worlds | {' | '.join(_AUCS[kind] for kind in kinds)} |"
@@ -283,5 +294,5 @@ def _auc_table(worlds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]
 def _points(measured: Measured) -> str:
     if measured.mean is None:
         return "nothing gradable"
-    of = measured.estimate
-    return f"{100 * of.mean:+.1f} [{100 * of.low:+.1f}, {100 * of.high:+.1f}]"
+    estimate = measured.estimate
+    return f"{100 * estimate.mean:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"

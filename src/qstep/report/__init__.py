@@ -1,6 +1,6 @@
-"""The report: one self-contained HTML page from measured results, without a script or a remote address.
+"""The report: one self-contained HTML page of results, without scripts or remote addresses.
 
-Also the same results as the terminal's tables, and a model's card.
+The same results are also available as tables for the terminal and as a model card.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model card: a trained model and what it was judged by, as the README.md that the Hub shows of it."""
+"""The model card: the README.md of a trained model with its results, as the Hub shows it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHOWN = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "num_processes", "max_grad_norm", "seed"),
     *("bf16", "fp16"),
 )
-"""The settings of transformers' Trainer that a card shows, beside all those of the method and the model."""
+"""The settings of transformers' Trainer that a card shows, in addition to all of the method and the model."""
 _NOT_SHOWN = ("method", "model", "train_file", "eval_file", "trust_remote_code", "resumed_from")
 _PROMPTS = {
     None: "unknown",
@@ -32,7 +32,7 @@ _PROMPTS = {
     "messages": "conversations, through the chat template",
     "mixed": "strings and conversations",
 }
-"""What the contract's `prompts` stands for."""
+"""The meaning of the contract's `prompts`."""
 _NOT_METRICS = ("id", "step", "max_steps", "epoch")
 
 
@@ -48,7 +48,7 @@ def write_card(
 ) -> Path:
     """Writes the card of a saved model from the settings and the summary of its training, and returns its path.
 
-    Names of files and folders are in it, and not where on this machine they are.
+    The card names files and folders without their paths on this machine.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -58,8 +58,8 @@ def write_card(
     method, base = settings["method"], summary["base_model"]
     policy, adapter = METHODS[method].kind == "policy", (folder / "adapter_config.json").exists()
     evaluations, notes, index = [], list[str](), []
-    for of in results:
-        rows, said, entries = _evaluation(of)
+    for result in results:
+        rows, said, entries = _evaluation(result)
         evaluations += rows
         notes += said
         index += entries
@@ -127,7 +127,7 @@ def _settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The settings of the method and the model, and some of transformers' Trainer."""
     from transformers import TrainingArguments
 
-    common = {of.name for of in fields(TrainingArguments)}
+    common = {field.name for field in fields(TrainingArguments)}
     for name, value in settings.items():
         idle = value is None or (name.startswith("lora_") and not settings.get("use_peft"))
         if not idle and (name in _SHOWN or name not in common) and name not in _NOT_SHOWN:
@@ -135,7 +135,7 @@ def _settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _visible(value: Any) -> Any:
-    """A setting as a card shows it: an Enum by its value, a text with white space escaped, a path by its name."""
+    """A setting as a card shows it: an Enum by its value, a string with white space escaped, a path by its name."""
     if isinstance(value, Enum):
         return value.value
     if not isinstance(value, str):
@@ -146,7 +146,7 @@ def _visible(value: Any) -> Any:
 
 
 def _last_metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    """The last line of the log of training, and of evaluation."""
+    """The metrics in the last lines of the training log: one line of training, and one of evaluation."""
     from qstep.data import read_rows
 
     last: dict[bool, Row] = {}
@@ -159,13 +159,13 @@ def _last_metrics(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _evaluation(
-    of: StepJudgement | PolicyEvaluation,
+    result: StepJudgement | PolicyEvaluation,
 ) -> tuple[list[dict[str, Any]], list[str], list[EvalResult]]:
-    """Rows of the card's table, what is to be said of them, and the entries of the Hub's index."""
+    """Rows of the card's table, notes on them, and entries of the Hub's index."""
     from huggingface_hub import EvalResult
 
     rows, notes, index = list[dict[str, Any]](), list[str](), list[EvalResult]()
-    hub_name = of.provenance["settings"].get("dataset_name")
+    hub_name = result.provenance["settings"].get("dataset_name")
     hub_name = hub_name if hub_name and hub_name.count("/") == 1 and not Path(hub_name).exists() else None
 
     def add(data: str, metric: str, kind: str, task: str, estimate: Measured | None, responses: int | None) -> None:
@@ -185,12 +185,12 @@ def _evaluation(
             )
         )
 
-    if isinstance(of, PolicyEvaluation):
-        data = Path(of.provenance["settings"]["dataset_name"]).name
-        for mode, accuracy in of.accuracies.items():
+    if isinstance(result, PolicyEvaluation):
+        data = Path(result.provenance["settings"]["dataset_name"]).name
+        for mode, accuracy in result.accuracies.items():
             add(data, f"{mode} accuracy", "exact_match", "text-generation", accuracy, accuracy.samples)
         return rows, notes, index
-    for name, subset in of.steps.items():
+    for name, subset in result.steps.items():
         metrics = {
             ("F1 of first wrong steps", "f1"): subset.f1,
             ("accuracy with an error", "accuracy"): subset.acc_error,
@@ -205,9 +205,9 @@ def _evaluation(
             notes.append(_cell(f"{name}: {count} responses left out: {reason}"))
         if steps := subset.separators["steps_with_a_separator"]:
             notes.append(_cell(f"{name}: {steps} steps contain the step separator, and are scored as one step each"))
-    threshold, chosen = of.threshold.value, of.threshold.chosen_on
-    where = f", chosen on `{_cell(Path(chosen.source).name)}`, which is not judged" if chosen else ""
-    notes.append(f"A step is said to be wrong where sigmoid(Q) is below {threshold:.4g}{where}.")
+    threshold, chosen = result.threshold.value, result.threshold.chosen_on
+    where = f", chosen on `{_cell(Path(chosen.source).name)}`, which is not evaluated" if chosen else ""
+    notes.append(f"The scorer calls a step wrong if sigmoid(Q) is below {threshold:.4g}{where}.")
     return rows, notes, index
 
 

@@ -1,4 +1,4 @@
-"""Charts as static SVG: Altair describes them, vl-convert draws them offline, nothing in them can run."""
+"""Charts as static SVG, without scripts: Altair describes them, and vl-convert draws them offline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from markupsafe import Markup
 from qstep.report.findings import Finding, label, percent_interval, points_interval
 from qstep.types import Estimate
 
-# Told apart by the colour-blind, and at least 3:1 against both the light and the dark page.
+# Distinguishable with colour blindness, with a contrast of at least 3:1 on both the light and the dark page.
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#2f7fc1", "#d06a1a", "#15916b", "#a35fb0", "#7b8490"
 _COLOURS = {"pqm": _BLUE, "bce": _ORANGE, "majority": _GREEN, "pqm_weighted": _PURPLE, "pass": _GREY}
 _COLOURS |= {"beam": _BLUE, "best_of_n": _ORANGE, "dvts": _GREEN, "lookahead": _PURPLE}
@@ -28,7 +28,7 @@ _DRAWN = {"svg", "g", "path", "line", "rect", "text", "tspan"}
 
 
 def best_of_n(curves: Mapping[str, Mapping[int, Estimate]]) -> Markup:
-    """Accuracy against n (log2): for each way to pick a line with a band, its 95 % interval."""
+    """Accuracy against n (log2). Each way to choose has a line, with its 95 % interval as a band."""
     rows = [
         _row(label(name), e, f"{label(name)}, n = {n}: {percent_interval(e)}", n=n)
         for name, curve in curves.items()
@@ -36,7 +36,7 @@ def best_of_n(curves: Mapping[str, Mapping[int, Estimate]]) -> Markup:
     ]
     names, sizes = [label(name) for name in curves], sorted({row["n"] for row in rows})
     legend = alt.Legend(title=None, orient="top", columns=3, columnPadding=24, symbolOpacity=1, symbolSize=70)
-    x = alt.X("n:Q", title="n, responses to pick from").scale(type="log", base=2).axis(values=sizes)
+    x = alt.X("n:Q", title="n, responses to choose from").scale(type="log", base=2).axis(values=sizes)
     y = alt.Y("low:Q", title=None).scale(zero=False).axis(format=".0%", tickCount=6)
     colour = alt.Color("who:N", legend=legend).scale(domain=names, range=_colours(curves))
     shape = alt.Shape("who:N", legend=legend).scale(domain=names, range=_SHAPES)
@@ -44,12 +44,12 @@ def best_of_n(curves: Mapping[str, Mapping[int, Estimate]]) -> Markup:
     band = base.mark_area(opacity=0.13).encode(y=y, y2="high:Q")
     line = base.mark_line(strokeWidth=2).encode(y="mean:Q")
     dots = _dots(base).encode(y="mean:Q", shape=shape)
-    about = f"Accuracy by number of responses, for {', '.join(names)}; the values are in the table."
+    about = f"Accuracy by number of responses, for {', '.join(names)}. The table has the values."
     return _svg((band + line + dots).properties(width=440, height=270), rows, about)
 
 
 def searches(curves: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Markup:
-    """Accuracy against tokens drawn for a problem (log2): for each method a line through its searches."""
+    """Accuracy against tokens drawn per problem (log2). Each method has a line through its searches."""
     rows = [
         _row(label(name), e, f"{label(name)}, {tokens:.0f} tokens: {percent_interval(e)}", tokens=tokens)
         for name, curve in curves.items()
@@ -57,7 +57,7 @@ def searches(curves: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Markup:
     ]
     names = [label(name) for name in curves]
     legend = alt.Legend(title=None, orient="top", columns=2, columnPadding=24, symbolOpacity=1, symbolSize=70)
-    x = alt.X("tokens:Q", title="tokens drawn for a problem").scale(type="log", base=2, nice=False, padding=12)
+    x = alt.X("tokens:Q", title="tokens drawn per problem").scale(type="log", base=2, nice=False, padding=12)
     y = alt.Y("low:Q", title=None).scale(zero=False).axis(format=".0%", tickCount=6)
     colour = alt.Color("who:N", legend=legend).scale(domain=names, range=_colours(curves))
     shape = alt.Shape("who:N", legend=legend).scale(domain=names, range=_SHAPES)
@@ -65,12 +65,12 @@ def searches(curves: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Markup:
     limits = base.mark_rule(strokeWidth=1.6, opacity=0.55).encode(y=y, y2="high:Q", description="about:N")
     line = base.mark_line(strokeWidth=2).encode(y="mean:Q")
     dots = _dots(base).encode(y="mean:Q", shape=shape)
-    about = f"Accuracy by tokens drawn, for {', '.join(names)}; the values are in the table."
+    about = f"Accuracy by tokens drawn, for {', '.join(names)}. The table has the values."
     return _svg((limits + line + dots).properties(width=440, height=270), rows, about)
 
 
 def policy_bars(policies: Mapping[str, Estimate]) -> Markup:
-    """One horizontal bar a policy, its 95 % interval as a line."""
+    """A horizontal bar for each policy, with its 95 % interval as a line."""
     rows = [_row(label(p), e, f"{label(p)}: {percent_interval(e)}") for p, e in policies.items()]
     names = [label(name) for name in policies]
     x = alt.X("mean:Q", title=None).scale(domain=[0, 1]).axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
@@ -83,7 +83,7 @@ def policy_bars(policies: Mapping[str, Estimate]) -> Markup:
 
 
 def differences(findings: Sequence[Finding]) -> Markup:
-    """Paired differences in percentage points with their 95 % intervals, around the line of no difference."""
+    """Paired differences in percentage points with their 95 % intervals, and a line at 0."""
     rows = [
         _row(
             f.label,
@@ -107,13 +107,13 @@ def differences(findings: Sequence[Finding]) -> Markup:
 
 
 def reliability(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """For each name the share of right steps against the probability predicted; on the dashed line they are equal."""
+    """The share of right steps against the predicted probability, for each name. On the dashed line they are equal."""
     about = f"Share of right steps by predicted probability, for {', '.join(map(label, curves))}."
     return _unit_square(curves, "sigmoid(Q), mean of a bin", "right steps", about, diagonal=True)
 
 
 def by_threshold(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """For each name F1 against the threshold of sigmoid(Q)."""
+    """F1 against the threshold of sigmoid(Q), for each name."""
     about = f"F1 by the threshold of sigmoid(Q), for {', '.join(map(label, curves))}."
     return _unit_square(curves, "threshold of sigmoid(Q)", "F1", about, diagonal=False)
 
@@ -121,7 +121,7 @@ def by_threshold(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
 def _unit_square(
     curves: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_title: str, about: str, *, diagonal: bool
 ) -> Markup:
-    """A line a name, both axes from 0 to 1."""
+    """A line for each name, with both axes from 0 to 1."""
     rows = [
         {"who": label(name), "x": x, "y": y, "about": f"{label(name)}: {y:.3f} at {x:.3f}"}
         for name, curve in curves.items()
@@ -143,7 +143,7 @@ def _unit_square(
 
 
 def metric(name: str, series: Sequence[tuple[float, float]]) -> Markup:
-    """One training metric against the step, small, so that many are seen at once."""
+    """One training metric against the step. The chart is small, so that many fit on a page."""
     (first, start), (last, end) = series[0], series[-1]
     low, high = min(y for _, y in series), max(y for _, y in series)
     margin = 0 if high > low else abs(low) / 10 or 1.0
@@ -156,7 +156,7 @@ def metric(name: str, series: Sequence[tuple[float, float]]) -> Markup:
 
 
 def _row(who: str, e: Estimate, about: str, scale: float = 1, **columns: Any) -> dict[str, Any]:
-    """A row of chart data; an interval that is not known is null, which Vega leaves out."""
+    """A row of chart data. An unknown interval is null, which Vega leaves out."""
     mean, low, high = (scale * x if math.isfinite(x) else None for x in (e.mean, e.low, e.high))
     return {"who": who, "about": about, "mean": mean, "low": low, "high": high, **columns}
 
@@ -166,7 +166,7 @@ def _dots(chart: alt.Chart) -> alt.Chart:
 
 
 def _names(names: Sequence[str]) -> alt.Y:
-    """An axis of names with room for the widest, whatever font the reader's machine has."""
+    """An axis of names with room for the widest one in any font."""
     room = min(240, 12 + 6.8 * max(map(len, names)))
     axis = alt.Axis(labelLimit=240, minExtent=room, ticks=False, domain=False, labelPadding=8)
     return alt.Y("who:N", sort=names, title=None, axis=axis)
@@ -177,10 +177,10 @@ def _colours(names: Iterable[str]) -> list[str]:
 
 
 def _svg(chart: alt.LayerChart | alt.Chart, rows: list[dict[str, Any]], about: str) -> Markup:
-    """Draws `rows` as `chart` says: drawing elements only, with a `<title>`, a tooltip, in marks described by a row.
+    """Draws `rows` as `chart` says, with drawing elements only. Marks described by a row get a `<title>` as tooltip.
 
-    What Vega says of the others names columns, and of a line only its first point, so the whole chart says `about`
-    there. The page's style sheet colours text and lines.
+    Vega's own descriptions of the other elements name columns, and only the first point of a line. They are replaced by
+    `about` for the complete chart. The page's style sheet colours text and lines.
     """
     described_by = {row["about"] for row in rows if "about" in row}
     styled = (

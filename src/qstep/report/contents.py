@@ -1,4 +1,4 @@
-"""What a page shows, gathered from results of several kinds."""
+"""Gathers results of several kinds into the contents of one page."""
 
 from __future__ import annotations
 
@@ -17,39 +17,46 @@ from qstep.evals.results import (
 )
 
 Reported = BestOfN | SearchComparison | PolicyEvaluation | StepJudgement | Page
-"""What a page can show."""
+"""The kinds of results that a page can show."""
 
 
 def gathered(results: Mapping[str, Reported]) -> Page:
-    """What `render_report` shows of evaluations, of best-of-n, of searches, of step benchmarks, and of other pages.
+    """The page for `render_report` from evaluations, best-of-n, searches, step benchmarks, and other pages.
 
-    Raises ValueError where two evaluations were not of the same problems.
+    Raises ValueError if two evaluations have different problems.
     """
     page: dict[str, Any] = {name: {} for name in ("policies", "comparisons", "verifiers", "verifier_auc", "provenance")}
     page |= {name: {} for name in ("aggregations", "over_optimisation", "length", "steps")}
-    kinds = [[name for name, of in results.items() if isinstance(of, kind)] for kind in (BestOfN, StepJudgement)]
-    kinds.append([name for name, of in results.items() if isinstance(of, SearchComparison)])
-    for name, of in results.items():
-        if isinstance(of, Page):
-            _add(page, {field.name: getattr(of, field.name) for field in fields(of)})
-        elif of.provenance:
-            made = {key: of.provenance[key] for key in ("command", "git_commit", "hardware", "date")}
+    kinds = [
+        [name for name, result in results.items() if isinstance(result, kind)] for kind in (BestOfN, StepJudgement)
+    ]
+    kinds.append([name for name, result in results.items() if isinstance(result, SearchComparison)])
+    for name, result in results.items():
+        if isinstance(result, Page):
+            _add(page, {field.name: getattr(result, field.name) for field in fields(result)})
+        elif result.provenance:
+            made = {key: result.provenance[key] for key in ("command", "git_commit", "hardware", "date")}
             page["provenance"][name] = made
-    evaluations = {name: of for name, of in results.items() if isinstance(of, PolicyEvaluation)}
-    _add(page, {"policies": {name: of.accuracies for name, of in evaluations.items()}})
+    evaluations = {name: result for name, result in results.items() if isinstance(result, PolicyEvaluation)}
+    _add(page, {"policies": {name: result.accuracies for name, result in evaluations.items()}})
     _add(page, {"comparisons": _between_policies(evaluations)})
-    for name, of in results.items():
+    for name, result in results.items():
         before = f"{name}: " if any(name in names and len(names) > 1 for names in kinds) else ""
-        if isinstance(of, BestOfN):
-            _add(page, _named(before, verifiers=of.curves, verifier_auc=of.auc, comparisons=dict(_between_choices(of))))
-            of_scorers = {"aggregations": of.aggregations, "over_optimisation": of.over_optimisation}
-            _add(page, _named(before, **of_scorers, length=of.length))
-        elif isinstance(of, StepJudgement):
-            _add(page, _named(before, steps=of.steps, thresholds=dict.fromkeys(of.steps, of.threshold)))
-        elif isinstance(of, SearchComparison):
-            # A comparison's two names are those of the searches that it is of.
-            named = {" - ".join(before + n for n in title.split(" - ")): d for title, d in of.differences.items()}
-            _add(page, {**_named(before, searches=of.searches), "comparisons": named})
+        if isinstance(result, BestOfN):
+            _add(
+                page,
+                _named(
+                    before, verifiers=result.curves, verifier_auc=result.auc, comparisons=dict(_between_choices(result))
+                ),
+            )
+            of_scorers = {"aggregations": result.aggregations, "over_optimisation": result.over_optimisation}
+            _add(page, _named(before, **of_scorers, length=result.length))
+        elif isinstance(result, StepJudgement):
+            _add(page, _named(before, steps=result.steps, thresholds=dict.fromkeys(result.steps, result.threshold)))
+        elif isinstance(result, SearchComparison):
+            # The title of a difference consists of the names of two searches.
+            named = {" - ".join(before + n for n in title.split(" - ")): d for title, d in result.differences.items()}
+            _add(page, {**_named(before, searches=result.searches), "comparisons": named})
     return Page(**page)
 
 
@@ -60,11 +67,15 @@ def _add(page: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def _named(before: str, **parts: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {part: {before + name: value for name, value in of.items()} for part, of in parts.items() if of is not None}
+    return {
+        part: {before + name: value for name, value in values.items()}
+        for part, values in parts.items()
+        if values is not None
+    }
 
 
 def _between_policies(evaluations: Mapping[str, PolicyEvaluation]) -> dict[str, Accuracy]:
-    """The first policy against each other one, sampled where both were, else in the first way both were."""
+    """The first policy against each other one: sampled if both have that mode, else in the first common mode."""
     found: dict[str, Accuracy] = {}
     first, *others = evaluations or [""]
     for other in others:
@@ -72,7 +83,9 @@ def _between_policies(evaluations: Mapping[str, PolicyEvaluation]) -> dict[str, 
         mode = next((mode for mode in sorted(ours, key=lambda mode: mode != "sampled") if mode in theirs), None)
         if mode is None:
             continue
-        counts = [{problem: VerdictCounts(*of) for problem, of in side[mode].items()} for side in (ours, theirs)]
+        counts = [
+            {problem: VerdictCounts(*verdicts) for problem, verdicts in side[mode].items()} for side in (ours, theirs)
+        ]
         try:
             difference = policy_difference(*counts)
         except ValueError as error:
@@ -81,23 +94,23 @@ def _between_policies(evaluations: Mapping[str, PolicyEvaluation]) -> dict[str, 
     return found
 
 
-def _between_choices(of: BestOfN) -> Iterator[tuple[str, Accuracy]]:
+def _between_choices(found: BestOfN) -> Iterator[tuple[str, Accuracy]]:
     """The first scorer against the majority, one response, and each other scorer, at the largest n.
 
-    Also the best of all ways to choose against the majority, where that is another one.
+    If another way to choose is the most accurate one, it is compared with the majority too.
     """
-    scorers = [name for name in of.curves if name not in METHODS and f"{name}_weighted" in of.curves]
+    scorers = [name for name in found.curves if name not in METHODS and f"{name}_weighted" in found.curves]
     if not scorers:
         return
-    most = max(of.ns)
+    most = max(found.ns)
     for other in ("majority", "mean", *scorers[1:]):
-        yield f"{scorers[0]}@{most} - {other}", of.differences[f"{scorers[0]}_minus_{other}"]
-    means = {name: curve[str(most)].mean for name, curve in of.curves.items() if name != "pass"}
+        yield f"{scorers[0]}@{most} - {other}", found.differences[f"{scorers[0]}_minus_{other}"]
+    means = {name: curve[str(most)].mean for name, curve in found.curves.items() if name != "pass"}
     best = max(means, key=lambda name: means[name] or 0.0)
     if best not in ("majority", "mean", scorers[0]):
-        yield f"{best}@{most} - majority", of.differences[f"{best}_minus_majority"]
+        yield f"{best}@{most} - majority", found.differences[f"{best}_minus_majority"]
 
 
 def titled(page: Page, title: str | None, **parts: Any) -> Page:
-    """The page with its title, or its own, and with more parts."""
+    """The page with the title, its own title or the default one, and with more parts."""
     return replace(page, title=title or page.title or "qstep report", **parts)

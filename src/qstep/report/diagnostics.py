@@ -1,4 +1,4 @@
-"""What the page shows of how a scorer judges steps, and of what its scores go with: tables and charts as plain data."""
+"""A scorer's diagnostics as tables and charts: how it judges steps, and what its scores correlate with."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ _KINDS = ("all", "right", "wrong", "within_problem")
 
 
 def step_view(steps: Mapping[str, StepReport], thresholds: Mapping[str, Threshold]) -> dict[str, Any] | None:
-    """The section on first wrong steps: tables of the subsets, a reliability and a threshold chart, notes."""
+    """The section on first wrong steps: tables of the subsets, a reliability chart, a threshold chart, and notes."""
     if not steps:
         return None
     reliability = {
-        name: [(bin.predicted, bin.right) for bin in of.calibration.reliability] for name, of in steps.items()
+        name: [(bin.predicted, bin.right) for bin in subset.calibration.reliability] for name, subset in steps.items()
     }
     swept = {
         name: [
-            (x, y) for x, y in zip(of.by_threshold.threshold, of.by_threshold.f1, strict=True) if findings.is_number(y)
+            (x, y)
+            for x, y in zip(subset.by_threshold.threshold, subset.by_threshold.f1, strict=True)
+            if findings.is_number(y)
         ]
-        for name, of in steps.items()
+        for name, subset in steps.items()
     }
     return {
-        "subsets": {name: _subset(of) for name, of in steps.items()},
+        "subsets": {name: _subset(subset) for name, subset in steps.items()},
         "columns": ["F1", "With an error", "Without one", "ECE"],
-        "thresholds": [_threshold(of) for of in dict.fromkeys(thresholds.values())],
+        "thresholds": [_threshold(subset) for subset in dict.fromkeys(thresholds.values())],
         "auroc": _auroc(steps),
         "reliability": charts.reliability(reliability) if any(reliability.values()) else None,
         "by_threshold": charts.by_threshold(swept) if any(swept.values()) else None,
@@ -42,73 +44,76 @@ def step_view(steps: Mapping[str, StepReport], thresholds: Mapping[str, Threshol
 
 
 def length_view(lengths: Mapping[str, Lengths]) -> list[tuple[str, str, list[str]]]:
-    """Rows of a table: name, measure, and its value over all responses, right ones, wrong ones, within a problem."""
+    """Rows of a table: name, measure, and its values for all, right and wrong responses, and within a problem."""
     rows = []
-    for name, of in lengths.items():
-        for length, rhos in of.correlation.items():
+    for name, lengths_of in lengths.items():
+        for length, rhos in lengths_of.correlation.items():
             cells = [_cell(rhos.get(kind), findings.plain_interval) for kind in _KINDS]
             rows.append((findings.label(name), f"rank correlation with {length}", cells))
-        if of.fewer_steps:
-            cells = [_cell(of.fewer_steps.get(kind), findings.percent_interval) for kind in _KINDS[:3]]
-            rows.append((findings.label(name), "the pick has fewer steps", [*cells, "\u2013"]))
+        if lengths_of.fewer_steps:
+            cells = [_cell(lengths_of.fewer_steps.get(kind), findings.percent_interval) for kind in _KINDS[:3]]
+            rows.append((findings.label(name), "the choice has fewer steps", [*cells, "\u2013"]))
     return rows
 
 
 def aggregation_view(aggregations: Mapping[str, Aggregated]) -> list[dict[str, Any]]:
-    """A table for each scorer: a row an aggregation, a column an n."""
+    """A table for each scorer, with a row for each aggregation and a column for each n."""
     tables = []
-    for name, of in aggregations.items():
-        ns = sorted({n for curve in of.curves.values() for n in curve}, key=_number)
-        rows = {how: [_cell(curve.get(n), findings.percent_interval) for n in ns] for how, curve in of.curves.items()}
+    for name, scored in aggregations.items():
+        ns = sorted({n for curve in scored.curves.values() for n in curve}, key=_number)
+        rows = {
+            how: [_cell(curve.get(n), findings.percent_interval) for n in ns] for how, curve in scored.curves.items()
+        }
         tables.append({"name": findings.label(name), "ns": ns, "rows": rows})
     return tables
 
 
 def over_optimisation_view(found: Mapping[str, OverOptimisation]) -> list[tuple[str, str, str]]:
-    """Rows of a table: a way to choose, the n at which it is best, and how much worse it is at the largest."""
+    """Rows of a table: a way to choose, the n at which it is best, and its drop from there to the largest n."""
     return [
-        (findings.label(name), str(of.peak_n or "n/a"), _cell(of.drop, findings.points_interval))
-        for name, of in found.items()
+        (findings.label(name), str(falls.peak_n or "n/a"), _cell(falls.drop, findings.points_interval))
+        for name, falls in found.items()
     ]
 
 
-def _threshold(of: Threshold) -> str:
-    where = ", the Q of the question" if of.value == 0.5 else ""
-    if of.chosen_on is not None:
-        where = f", chosen on {of.chosen_on.rows} rows of {of.chosen_on.source}, which are not judged"
-    return f"\u03c3(Q) below {of.value:.3g}{where}"
+def _threshold(threshold: Threshold) -> str:
+    where = ", the Q of the question" if threshold.value == 0.5 else ""
+    if threshold.chosen_on is not None:
+        where = f", chosen on {threshold.chosen_on.rows} rows of {threshold.chosen_on.source}, which are not evaluated"
+    return f"\u03c3(Q) below {threshold.value:.3g}{where}"
 
 
-def _subset(of: StepReport) -> dict[str, Any]:
-    cells = [_cell(value, findings.percent_interval) for value in (of.f1, of.acc_error, of.acc_correct)]
-    notes = [f"{count} responses left out: {reason}" for reason, count in of.left_out.items()]
-    if steps := of.separators.get("steps_with_a_separator"):
-        notes.append(f"{steps} steps contain the scorer's separator and are scored as the one step they are given as")
-    if rows := of.separators.get("rows_split_at_another"):
+def _subset(subset: StepReport) -> dict[str, Any]:
+    cells = [_cell(value, findings.percent_interval) for value in (subset.f1, subset.acc_error, subset.acc_correct)]
+    notes = [f"{count} responses left out: {reason}" for reason, count in subset.left_out.items()]
+    if steps := subset.separators.get("steps_with_a_separator"):
+        notes.append(f"{steps} steps contain the scorer's separator, and each is still scored as one step")
+    if rows := subset.separators.get("rows_split_at_another"):
         notes.append(f"{rows} responses were split at another separator than the scorer's")
     return {
-        "responses": f"{of.n_error} + {of.n_correct}",
-        "cells": [*cells, _cell(of.calibration.ece, findings.plain_interval)],
+        "responses": f"{subset.n_error} + {subset.n_correct}",
+        "cells": [*cells, _cell(subset.calibration.ece, findings.plain_interval)],
         "notes": notes,
     }
 
 
 def _auroc(of_subsets: Mapping[str, StepReport]) -> dict[str, Any]:
-    """A row a subset, and one more for what was measured within its problems, if it was."""
+    """A row for each subset, and another for the measures within its problems, if there are any."""
     rows = []
-    for name, of in of_subsets.items():
+    for name, subset in of_subsets.items():
         said = findings.label(name)
         for where, row in (("", said), ("_within_problem", f"{said}, within a problem")):
-            values = [of.auroc.get(kind + where) for kind in _AUROC]
+            values = [subset.auroc.get(kind + where) for kind in _AUROC]
             if any(value is not None for value in values):
                 rows.append((row, [_cell(value, findings.plain_interval) for value in values]))
     return {"columns": list(_AUROC.values()), "rows": rows}
 
 
 def _by_aggregation(of_subsets: Mapping[str, StepReport]) -> dict[str, list[str]]:
-    hows = dict.fromkeys(how for of in of_subsets.values() for how in of.aggregations)
+    hows = dict.fromkeys(how for subset in of_subsets.values() for how in subset.aggregations)
     return {
-        how: [_cell(of.aggregations.get(how), findings.plain_interval) for of in of_subsets.values()] for how in hows
+        how: [_cell(subset.aggregations.get(how), findings.plain_interval) for subset in of_subsets.values()]
+        for how in hows
     }
 
 

@@ -1,4 +1,4 @@
-"""The problems that a report shows: chosen by a rule that the page states, with counts of what they are chosen from."""
+"""The example problems of a report, chosen by a rule that the page states."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qstep.tasks import BUILT_IN, Tasks, answer_classes_of
 from qstep.types import Row
 
 Cell = tuple[bool, bool]
-"""Whether the verifier's choice is right, and whether the majority's is."""
+"""Whether the verifier's choice is right, and whether the choice of the majority is right."""
 
 _WIN, _LOSS = (True, False), (False, True)
 _VERDICTS = {"True": "right", "False": "wrong"}
@@ -23,9 +23,9 @@ _VERDICTS = {"True": "right", "False": "wrong"}
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Problems to show, the rule they were chosen by, and how many problems there are of each `Cell`.
+    """Problems to show, the rule by which they were chosen, and the number of problems in each `Cell`.
 
-    `cells` is None where nothing was chosen, `ungradable` counts the problems that are in no cell.
+    `cells` is None if there is no verifier to compare. `ungradable` counts the problems outside all cells.
     """
 
     rule: str
@@ -44,11 +44,11 @@ class Examples:
 def choose_examples(
     scored: Iterable[Row], verifier: str = "verifier", *, problems: int = 6, responses: int = 8, tasks: Tasks = BUILT_IN
 ) -> Examples:
-    """Some problems of a scored file, with the first `responses` of each and those that it and the majority chose.
+    """Some problems of a scored file, with the first `responses` of each and the choices of verifier and majority.
 
-    As many problems where the verifier alone is right as problems where the majority alone is: at most a third each.
-    The others are the first of the file on which they agree, or where one is ungradable. What is then still missing is
-    filled with what there is.
+    Up to a third are problems where only the verifier is right, and equally many where only the majority is. The others
+    are the first problems on which both agree, or where a choice is ungradable. If these are too few, more of the first
+    two kinds follow.
     """
     wins, losses, others = list[Problem](), list[Problem](), list[Problem]()
     counts: Counter[Cell | None] = Counter()
@@ -69,15 +69,15 @@ def choose_examples(
     shown = [sum(problem in pool for problem in chosen) for pool in (wins, losses)]
     name = label(verifier)
     rule = (
-        f"Shown are {len(chosen)} of {counts.total()} problems, by a rule: {shown[0]} where {name} is right and the "
-        f"majority wrong, {shown[1]} where it is the other way round, and the first of all others."
+        f"This page shows {len(chosen)} of {counts.total()} problems. A rule chose them: {shown[0]} where {name} is "
+        f"right and the majority wrong, {shown[1]} where it is the other way round, and the first of the others."
     )
     cells = {(ours, theirs): counts[ours, theirs] for ours in (True, False) for theirs in (True, False)}
     return Examples(rule, chosen, verifier, cells, counts[None])
 
 
 def choose_judged(rows: Iterable[Row], threshold: float, *, problems: int = 6) -> Examples:
-    """Some scored rows of step benchmarks: as many errors that are missed as errors that are found, if there are."""
+    """Some scored rows of step benchmarks: equally many missed and found errors, if there are enough."""
     missed, found = list[Row](), list[Row]()
     for row in rows:
         if row["first_error"] != NO_ERROR:
@@ -86,8 +86,8 @@ def choose_judged(rows: Iterable[Row], threshold: float, *, problems: int = 6) -
     half = problems // 2
     chosen = [*missed[:half], *found[:half]]
     rule = (
-        f"Shown are {len(chosen)} of {len(missed) + len(found)} responses with an error: the first {half} whose error "
-        f"is missed (of {len(missed)}) and the first {half} whose error is found (of {len(found)})."
+        f"This page shows {len(chosen)} of {len(missed) + len(found)} responses with an error: the first {half} whose "
+        f"error is missed (of {len(missed)}), and the first {half} whose error is found (of {len(found)})."
     )
     return Examples(rule, [view_problem([_judged(row)]) for row in chosen])
 

@@ -1,4 +1,4 @@
-"""Numbers to words: estimates read and checked, differences judged, sentences written from them."""
+"""Turns numbers into words: checks estimates, judges differences, and writes sentences about them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _NAMES = {method.name: method.label for method in METHODS.values()} | {
     "lookahead": "lookahead search",
 }
 ANSWERS_SAID = {"chosen": "its choice", "majority": "majority", "weighted": "weighted vote", "pass": "any right"}
-"""How the candidates of a search answer, in words."""
+"""The titles of the ways in which a search's candidates give an answer."""
 
 _COMPARISON = re.compile(r"(?P<left>.+?) - (?P<right>.+?)(?P<mode> \([^()]+\))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One paired difference of accuracies, its verdict, and the facts behind it in a sentence."""
+    """A paired difference of accuracies, its verdict, and a sentence with both accuracies."""
 
     label: str
     sentence: str
@@ -42,9 +42,9 @@ class Finding:
 
 
 def label(name: str) -> str:
-    """The name a reader sees: `pqm` -> `PQM`, `majority@64` -> `majority vote@64`; unknown names stay.
+    """The displayed name: `pqm` -> `PQM`, `majority@64` -> `majority vote@64`. Unknown names are unchanged.
 
-    `pqm_weighted` is the `PQM-weighted vote`, and a name before a colon (`base: pqm`) stays before it.
+    `pqm_weighted` becomes `PQM-weighted vote`. A prefix with a colon (`base: pqm`) is kept.
     """
     before, colon, name = name.rpartition(": ")
     method, at, n = name.partition("@")
@@ -64,38 +64,38 @@ def known(e: Estimate) -> bool:
 
 
 def judge(difference: Estimate) -> Verdict:
-    """`better` or `worse` only where the interval of the difference leaves out 0, else `cannot tell`."""
+    """`better` or `worse` if the interval of the difference excludes 0, else `cannot tell`."""
     if not known(difference) or difference.low <= 0 <= difference.high:
         return "cannot tell"
     return "better" if difference.low > 0 else "worse"
 
 
 def points(x: float) -> str:
-    """A signed difference of fractions in percentage points; a small one never shows as zero."""
+    """A signed difference of fractions, in percentage points. A small difference is never shown as zero."""
     y = 100 * x
     return (f"{y:+.1f}" if abs(y) >= 0.05 else f"{y:+.1g}" if y else "0.0").replace("-", "\u2212")
 
 
 def percent_interval(e: Estimate) -> str:
-    """`70.1 % [66.2, 73.8]`, or the mean alone where the interval is unknown."""
+    """`70.1 % [66.2, 73.8]`, or the mean alone if the interval is unknown."""
     return _interval(e, lambda x: f"{100 * x:.1f}", "\u00a0%")
 
 
 def points_interval(e: Estimate) -> str:
-    """`+29.1 [+25.0, +33.1]` in percentage points, or the mean alone where the interval is unknown."""
+    """`+29.1 [+25.0, +33.1]` in percentage points, or the mean alone if the interval is unknown."""
     return _interval(e, points)
 
 
 def plain_interval(e: Estimate) -> str:
-    """`0.912 [0.905, 0.920]`, or the mean alone where the interval is unknown."""
+    """`0.912 [0.905, 0.920]`, or the mean alone if the interval is unknown."""
     return _interval(e, lambda x: f"{x:.3f}")
 
 
 def find(name: str, difference: Estimate, accuracies: Mapping[str, Estimate]) -> Finding:
     """Judges the comparison `name`, such as `dqo - base (sampled)` or `pqm@64 - majority@64`.
 
-    `accuracies` maps `dqo (sampled)` and `pqm@64` to what each side scored; without both, the sentence is the
-    name alone. A right side without its n, as in `pqm@64 - majority`, is read at the n of the left.
+    `accuracies` maps names such as `dqo (sampled)` and `pqm@64` to accuracies. If one is missing, the sentence is only
+    the name. A right side without an n, as in `pqm@64 - majority`, has the n of the left side.
     """
     match = _COMPARISON.fullmatch(name)
     if match is None:
@@ -115,7 +115,7 @@ def find(name: str, difference: Estimate, accuracies: Mapping[str, Estimate]) ->
 
 
 def lead(finding: Finding) -> str:
-    """The headline: the facts of one finding and its verdict, with the difference and its interval."""
+    """The headline: a finding's sentence and verdict, with the difference and its interval."""
     verdict = "cannot tell them apart" if finding.verdict == "cannot tell" else finding.verdict
     return f"{finding.sentence}: {verdict} (difference {points_interval(finding.difference)} points)."
 

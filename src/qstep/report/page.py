@@ -1,4 +1,4 @@
-"""The page: results and examples checked, put into words and charts, filled into one template, written."""
+"""The page: checks results and examples, turns them into words and charts, and fills one template."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _NOT_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render_report(results: Page, examples: Sequence[Examples], out: Path) -> Path:
-    """Writes the HTML file `out`, whole or not at all, and returns its path.
+    """Writes the HTML file `out` and returns its path. The file appears only once it is complete.
 
-    What is not in `results` is not shown. `examples` are problems with their responses, steps and Qs. Text in them is
-    data: it is escaped, and the page has no script and no address. Raises ValueError, naming the field, on a malformed
-    value.
+    The page omits sections that `results` has no data for. `examples` are problems with their responses, steps and Qs.
+    Their text is escaped, and the page has no scripts and no addresses. Raises ValueError, naming the field, for a
+    malformed value.
     """
     results = structure(Page, _text_only(as_json(results)), "results")
     policies, verifiers = results.policies or {}, _estimates(results.verifiers or {})
@@ -57,7 +57,7 @@ def render_report(results: Page, examples: Sequence[Examples], out: Path) -> Pat
         name: getattr(findings, name)
         for name in ("label", "lead", "percent_interval", "plain_interval", "points_interval")
     }
-    step_lengths = {name: of.length for name, of in (results.steps or {}).items()}
+    step_lengths = {name: part.length for name, part in (results.steps or {}).items()}
     page = environment.from_string(_resource("page.html")).render(
         title=results.title or "qstep report",
         style=Markup(_resource("page.css")),
@@ -75,7 +75,7 @@ def render_report(results: Page, examples: Sequence[Examples], out: Path) -> Pat
         policies=_policies(_estimates(policies)),
         labels=_labels(results.labels),
         training={run: _training(rows, run) for run, rows in (results.training or {}).items()},
-        examples=[of for of in examples if of.problems],
+        examples=[part for part in examples if part.problems],
         signed=signed,
         provenance=_flat(results.provenance),
     )
@@ -88,7 +88,7 @@ def _resource(name: str) -> str:
 
 
 def _text_only(value: Any) -> Any:
-    """The same data with what no page can hold (NUL, control codes, lone surrogates) shown as U+FFFD."""
+    """The same data, with characters that a page cannot contain (NUL, control codes, lone surrogates) as U+FFFD."""
     if isinstance(value, str):
         return _NOT_TEXT.sub("\ufffd", value)
     if isinstance(value, Mapping):
@@ -97,11 +97,11 @@ def _text_only(value: Any) -> Any:
 
 
 def _estimates(measured: Mapping[str, Mapping[str, Measured]]) -> dict[str, dict[str, Estimate]]:
-    return {name: {x: of.estimate for x, of in of_name.items()} for name, of_name in measured.items()}
+    return {name: {x: value.estimate for x, value in of_name.items()} for name, of_name in measured.items()}
 
 
 def _auc(measured: Mapping[str, Mapping[str, Measured | None]]) -> dict[str, dict[str, Estimate]]:
-    known = {name: {kind: of for kind, of in of_name.items() if of} for name, of_name in measured.items()}
+    known = {name: {kind: value for kind, value in of_name.items() if value} for name, of_name in measured.items()}
     return _estimates(known)
 
 
@@ -127,20 +127,22 @@ def _best_of_n(verifiers: Estimates) -> View | None:
         return None
     scorer, most = next((name for name in names if f"{name}_weighted" in curves), ""), sizes[-1]
     example = (
-        f"{findings.label(f'{scorer}@{most}')} is the pick of {findings.label(scorer)} among {most}." if scorer else ""
+        f"{findings.label(f'{scorer}@{most}')} is the choice of {findings.label(scorer)} among {most}."
+        if scorer
+        else ""
     )
     return {"chart": charts.best_of_n(curves), "tables": tables, "sizes": sizes, "example": example}
 
 
 def _searches(searches: Mapping[str, Search]) -> View | None:
-    """A row a search, and a curve a method: its searches by the tokens that they drew."""
+    """A row for each search, and a curve for each method: its searches by the tokens that they drew."""
     rows: list[View] = []
-    for name, of in searches.items():
-        if "chosen" not in of.answers:
-            raise ValueError(f"results['searches'][{name!r}] has no chosen: how often its answer is right")
-        answers = {how: measured.estimate for how, measured in of.answers.items()}
-        tokens = [of.tokens_generated.mean, of.tokens_scored.mean]
-        rows.append({"name": name, "method": of.method, "tokens": tokens, "answers": answers})
+    for name, search in searches.items():
+        if "chosen" not in search.answers:
+            raise ValueError(f"results['searches'][{name!r}] has no accuracy of the chosen answer (chosen)")
+        answers = {how: measured.estimate for how, measured in search.answers.items()}
+        tokens = [search.tokens_generated.mean, search.tokens_scored.mean]
+        rows.append({"name": name, "method": search.method, "tokens": tokens, "answers": answers})
     curves: dict[str, list[tuple[float, Estimate]]] = {}
     for row in sorted(rows, key=lambda row: row["tokens"][0]):
         curves.setdefault(row["method"], []).append((max(row["tokens"][0], 1), row["answers"]["chosen"]))
@@ -148,30 +150,30 @@ def _searches(searches: Mapping[str, Search]) -> View | None:
 
 
 def _unknown(results: Page) -> dict[str, list[tuple[str, str, str, str]]]:
-    """Of each accuracy of which a share cannot be graded: name, n or mode, the share, and the bounds."""
+    """The accuracies with ungradable answers: name, n or mode, the ungradable share, and the bounds."""
     parts: dict[str, Mapping[str, Mapping[str, Accuracy]]] = {
         "verifiers": results.verifiers or {},
         "policies": results.policies or {},
-        "searches": {name: of.answers for name, of in (results.searches or {}).items()},
+        "searches": {name: accuracy.answers for name, accuracy in (results.searches or {}).items()},
     }
     return {
         part: [
             (
                 findings.label(name),
                 x,
-                _percent(of.ungradable_share),
-                f"{_percent(of.as_wrong)} to {_percent(of.as_right)}",
+                _percent(accuracy.ungradable_share),
+                f"{_percent(accuracy.as_wrong)} to {_percent(accuracy.as_right)}",
             )
             for name, of_name in measured.items()
-            for x, of in of_name.items()
-            if of.ungradable_share
+            for x, accuracy in of_name.items()
+            if accuracy.ungradable_share
         ]
         for part, measured in parts.items()
     }
 
 
-def _bounds(of: Accuracy) -> tuple[str, str]:
-    return _percent(of.ungradable_share), f"{_percent(of.as_wrong)} to {_percent(of.as_right)}"
+def _bounds(accuracy: Accuracy) -> tuple[str, str]:
+    return _percent(accuracy.ungradable_share), f"{_percent(accuracy.as_wrong)} to {_percent(accuracy.as_right)}"
 
 
 def _percent(share: float | None) -> str:
@@ -180,21 +182,21 @@ def _percent(share: float | None) -> str:
 
 def _policies(policies: Estimates) -> View | None:
     found = {mode for modes in policies.values() for mode in modes}
-    modes = sorted(found, key=lambda mode: (mode != "sampled", mode))  # sampled swings less with the seed
+    modes = sorted(found, key=lambda mode: (mode != "sampled", mode))  # sampled accuracy varies less between seeds
     columns = {mode: {p: e[mode] for p, e in policies.items() if mode in e} for mode in modes}
     drawn = {mode: charts.policy_bars(column) for mode, column in columns.items()}
     return {"charts": drawn, "columns": columns, "names": list(policies)} if modes else None
 
 
 def _labels(labels: LabelAgreement | None) -> View | None:
-    """A table: a row a measure, a column a reading of the labels."""
+    """A table with a row for each measure and a column for each reading of the labels."""
     if labels is None:
         return None
     readings = {"any rollout right": labels.hard, "half of them right": labels.half}
     if labels.agreement is not None:
         early = Agreement(agreement=labels.agreement, kappa=labels.kappa, confusion=labels.confusion or {})
         readings = {"all steps": early}
-    columns = {name: _reading(of) for name, of in readings.items() if of is not None}
+    columns = {name: _reading(reading) for name, reading in readings.items() if reading is not None}
     measures = dict.fromkeys(measure for column in columns.values() for measure in column)
     counted = {
         "problems": labels.n_problems,
@@ -206,14 +208,14 @@ def _labels(labels: LabelAgreement | None) -> View | None:
     return {"columns": columns, "measures": list(measures), "counts": {n: c for n, c in counted.items() if c}}
 
 
-def _reading(of: Agreement) -> dict[str, str]:
-    column = {"agreement": findings.percent_interval(of.agreement.estimate)}
-    column["kappa"] = "n/a" if of.kappa is None else f"{of.kappa:.3f}"
-    return column | _flat(of.confusion)
+def _reading(reading: Agreement) -> dict[str, str]:
+    column = {"agreement": findings.percent_interval(reading.agreement.estimate)}
+    column["kappa"] = "n/a" if reading.kappa is None else f"{reading.kappa:.3f}"
+    return column | _flat(reading.confusion)
 
 
 def _training(rows: Sequence[Mapping[str, Any]], run: str) -> View:
-    """Charts of the metrics of one run; what cannot be drawn (one value, not finite) is told in words."""
+    """Charts of the metrics of one run. Metrics with one value and values that are not finite are listed instead."""
     series: dict[str, list[tuple[float, float]]] = {}
     broken: dict[str, int] = {}
     for i, row in enumerate(rows):

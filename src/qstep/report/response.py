@@ -1,4 +1,4 @@
-"""One face of a response: a problem with its responses, their steps with Qs and labels, and who chose which."""
+"""The view of a problem and its responses: steps with Qs and labels, and who chose which response."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from qstep.types import Row
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: its text, its Q where it has one, its exact label where it has one, and its place."""
+    """One step: its text, its Q and exact label if it has them, and its place."""
 
     text: str
     q_value: float | None
     label: bool | None
     place: str
-    """`first-wrong`, `after` that, or nothing."""
+    """`first-wrong`, `after` for later steps, or an empty string."""
 
     @property
     def q(self) -> str:
@@ -28,18 +28,18 @@ class Step:
 
     @property
     def sigmoid(self) -> float | None:
-        """What Q is between 0 and 1."""
+        """sigmoid(Q), between 0 and 1."""
         return None if self.q_value is None else (1 + math.tanh(self.q_value / 2)) / 2
 
     @property
     def shade(self) -> int | None:
-        """Which of nine shades the sigmoid falls into: 0 wrong, 4 undecided, 8 right."""
+        """The shade of the sigmoid, one of nine: 0 is wrong, 4 is undecided, 8 is right."""
         return None if self.sigmoid is None else min(8, int(9 * self.sigmoid))
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One response: `text` is its completion where the steps do not tell all of it."""
+    """One response. `text` is its completion if the steps do not contain all of it."""
 
     steps: list[Step]
     text: str
@@ -55,7 +55,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem: some of its responses, those that were chosen first, and counts of all of them."""
+    """One problem with some of its responses, the chosen ones first, and counts of all responses."""
 
     id: Any
     prompt: str
@@ -67,7 +67,7 @@ class Problem:
 
     @property
     def open(self) -> list[Response]:
-        """The responses to show at once: what was chosen, or else the best-scored one."""
+        """The responses to show directly: the chosen ones, or else the one with the best score."""
         return self.responses[: sum(bool(response.chosen_by) for response in self.responses) or 1]
 
     @property
@@ -78,9 +78,9 @@ class Problem:
 def view_problem(
     rows: Sequence[Row], chosen: Mapping[str, int] | None = None, *, shown: int | None = None, where: str = "rows"
 ) -> Problem:
-    """The view of one problem's rows: the first `shown` (all by default) and those that are `chosen`, by whom.
+    """The view of one problem's rows: the first `shown` (all by default), and those in `chosen` (index by chooser).
 
-    Raises ValueError, naming row and field, on a malformed row.
+    Raises ValueError, naming row and field, for a malformed row.
     """
     chosen = chosen or {}
     places = {*chosen.values(), *range(len(rows) if shown is None else min(shown, len(rows)))}
@@ -106,14 +106,14 @@ def view_problem(
 
 
 def view_response(row: Row, chosen_by: Sequence[str] = (), where: str = "the row") -> Response:
-    """The view of one row of a scored file. A soft label is an estimate, and not shown as a check."""
+    """The view of one row of a scored file. A soft label is an estimate, so it is not shown as a check."""
     texts = row.get("completions") or []
     qs, labels = (row.get(name) or [None] * len(texts) for name in ("q_values", "labels"))
     if not len(texts) == len(qs) == len(labels):
         counts = f"{len(texts)} steps, {len(qs)} q_values, {len(labels)} labels"
-        raise ValueError(f"{where} has {counts}: each step needs one")
+        raise ValueError(f"{where} has {counts}: give one of each for every step")
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f'{where}["completions"] is {texts!r}; each must be text')
+        raise ValueError(f'{where}["completions"] is {texts!r}; each must be a string')
     checked = [label if isinstance(label, bool) else None for label in labels]
     first = first_wrong(checked)
     completion, score = row.get("completion", ""), row.get("score")

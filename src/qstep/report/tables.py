@@ -1,4 +1,4 @@
-"""Results as the tables and sentences of the terminal, in the words of the page."""
+"""Results as tables and sentences for the terminal, in the same words as the page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from qstep.report.findings import ANSWERS_SAID, label
 from qstep.runs.progress import reasons_text
 
 Table = tuple[str, list[str], list[list[str]]]
-"""Title, columns and rows; the first column names the rows."""
+"""Title, columns and rows. The first column names the rows."""
 
 _AUROC = ("step", "position", "step_at_equal_position")
 
 
 def accuracy_text(measured: Measured | None) -> str:
-    """An accuracy as `0.643 [0.610, 0.680]`, and below it what ungradable responses could change, if there are any."""
+    """An accuracy as `0.643 [0.610, 0.680]`. With ungradable responses, a second line has the bounds."""
     if measured is None or measured.mean is None:
         text = "unknown"
     else:
@@ -27,39 +27,39 @@ def accuracy_text(measured: Measured | None) -> str:
 
 
 def best_of_n_tables(found: BestOfN) -> Iterator[Table]:
-    """Accuracies by n of each way to choose, and of each aggregation."""
+    """Accuracies by n, for each way to choose and for each aggregation."""
     columns = ["", *(f"n = {n}" for n in found.ns)]
     rows = [[label(how), *(accuracy_text(curve[str(n)]) for n in found.ns)] for how, curve in found.curves.items()]
     yield "accuracy of choosing among n responses, 95 % intervals", columns, rows
-    for name, of in (found.aggregations or {}).items():
-        rows = [[how, *(accuracy_text(curve[str(n)]) for n in found.ns)] for how, curve in of.curves.items()]
+    for name, scorer in (found.aggregations or {}).items():
+        rows = [[how, *(accuracy_text(curve[str(n)]) for n in found.ns)] for how, curve in scorer.curves.items()]
         yield f"{label(name)}: one score from many steps, 95 % intervals", columns, rows
     kinds = [f"{kind}_within_problem" for kind in _AUROC]
-    rows = [[label(name), *(accuracy_text(of.get(kind)) for kind in kinds)] for name, of in found.auc.items()]
-    if any(of.get(kind) for of in found.auc.values() for kind in kinds):
+    rows = [[label(name), *(accuracy_text(scorer.get(kind)) for kind in kinds)] for name, scorer in found.auc.items()]
+    if any(scorer.get(kind) for scorer in found.auc.values() for kind in kinds):
         yield _auroc_table("within a problem", rows)
 
 
 def best_of_n_notes(found: BestOfN) -> Iterator[str]:
-    """Where a choice gets worse with more to choose from, and what was counted."""
-    for name, of in (found.over_optimisation or {}).items():
-        if of.drop is not None and of.drop.low is not None and of.drop.low > 0:
+    """Notes on choices that get worse with larger n, and on counts."""
+    for name, falls in (found.over_optimisation or {}).items():
+        if falls.drop is not None and falls.drop.low is not None and falls.drop.low > 0:
             numbers = "{:.1f} [{:.1f}, {:.1f}]".format(
-                *(100 * (x or 0) for x in (of.drop.mean, of.drop.low, of.drop.high))
+                *(100 * (x or 0) for x in (falls.drop.mean, falls.drop.low, falls.drop.high))
             )
-            yield f"{label(name)} is best at n = {of.peak_n} and then loses {numbers} points"
+            yield f"{label(name)} is best at n = {falls.peak_n} and then loses {numbers} points"
     yield f"{found.problems} problems, {found.responses} responses, {found.ungradable_share:.1%} ungradable"
     if left_out := found.left_out["problems"]:
         yield f"{left_out} problems with fewer than {max(found.ns)} responses are left out"
 
 
 def search_table(found: SearchComparison) -> Table:
-    """Accuracies of searches, and the tokens they took."""
+    """Accuracies of searches, and the tokens they used."""
     columns = ["", "drawn", "scored", *(ANSWERS_SAID[how] for how in ANSWERS)]
     rows = [
-        [name, f"{of.tokens_generated.mean:.0f}", f"{of.tokens_scored.mean:.0f}"]
-        + [accuracy_text(of.answers.get(how)) for how in ANSWERS]
-        for name, of in found.searches.items()
+        [name, f"{search.tokens_generated.mean:.0f}", f"{search.tokens_scored.mean:.0f}"]
+        + [accuracy_text(search.answers.get(how)) for how in ANSWERS]
+        for name, search in found.searches.items()
     ]
     return "accuracy of searches, 95 % intervals, and tokens a problem", columns, rows
 
@@ -68,49 +68,56 @@ def evaluation_table(found: PolicyEvaluation, data: str) -> Table:
     """A policy's accuracies with the counts of verdicts."""
     columns = ["", "accuracy, 95 % interval", "problems", "responses", "right", "wrong", "ungradable"]
     rows = [
-        [mode, accuracy_text(of), *map(str, (of.n, of.samples, of.right, of.wrong, of.ungradable))]
-        for mode, of in found.accuracies.items()
+        [
+            mode,
+            accuracy_text(accuracy),
+            *map(str, (accuracy.n, accuracy.samples, accuracy.right, accuracy.wrong, accuracy.ungradable)),
+        ]
+        for mode, accuracy in found.accuracies.items()
     ]
     return f"{found.name} on {data}", columns, rows
 
 
 def judgement_tables(found: StepJudgement) -> Iterator[Table]:
-    """First wrong steps found by subset, and the AUROC of steps with what position alone has."""
+    """First wrong steps by subset, and the AUROC of steps, compared with position alone."""
     chosen = found.threshold.chosen_on
     where = f", chosen on {chosen.source}" if chosen else ""
     rows = [
-        [name, *map(accuracy_text, (of.f1, of.acc_error, of.acc_correct, of.calibration.ece)), str(of.responses)]
-        for name, of in found.steps.items()
+        [
+            name,
+            *map(accuracy_text, (subset.f1, subset.acc_error, subset.acc_correct, subset.calibration.ece)),
+            str(subset.responses),
+        ]
+        for name, subset in found.steps.items()
     ]
     title = f"first wrong step, sigmoid(Q) below {found.threshold.value:.3g}{where}, 95 % intervals"
     yield title, ["", "F1", "with an error", "without one", "ECE", "responses"], rows
     for suffix, said in (("", "over all problems"), ("_within_problem", "within a problem")):
-        measured = {name: [of.auroc.get(kind + suffix) for kind in _AUROC] for name, of in found.steps.items()}
+        measured = {name: [subset.auroc.get(kind + suffix) for kind in _AUROC] for name, subset in found.steps.items()}
         if any(estimate for of_subset in measured.values() for estimate in of_subset):
-            yield _auroc_table(said, [[name, *map(accuracy_text, of)] for name, of in measured.items()])
+            yield _auroc_table(said, [[name, *map(accuracy_text, subset)] for name, subset in measured.items()])
 
 
 def judgement_notes(found: StepJudgement, sources: Mapping[str, str]) -> Iterator[str]:
-    """The mean of the subsets, and what was left out or is unlike what the scorer was taught."""
+    """The mean of the subsets, and notes on rows that were left out or that differ from the training rows."""
     if len(found.steps) > 1:
         yield f"mean F1 of the subsets: {accuracy_text(found.mean.f1)}"
     chosen = found.threshold.chosen_on
     if chosen and chosen.problems_that_are_judged_too:
         yield (
-            f"{chosen.problems_that_are_judged_too} problems are judged that the threshold was chosen on too, by "
-            "other responses"
+            f"{chosen.problems_that_are_judged_too} evaluated problems also occur, with other responses, among the "
+            "rows that the threshold was chosen on"
         )
-    for name, of in found.steps.items():
+    for name, subset in found.steps.items():
         source = sources[name]
-        if of.left_out:
-            yield f"{source}: left out {reasons_text(of.left_out)}"
-        if steps := of.separators["steps_with_a_separator"]:
+        if subset.left_out:
+            yield f"{source}: left out {reasons_text(subset.left_out)}"
+        if steps := subset.separators["steps_with_a_separator"]:
             yield (
-                f"{source}: {steps} steps in {of.separators['rows_with_a_separator_in_a_step']} rows contain the text "
-                "at which this scorer was taught that responses are split; each is scored as the one step it is given "
-                "as"
+                f"{source}: {steps} steps in {subset.separators['rows_with_a_separator_in_a_step']} rows contain this "
+                "scorer's step separator. Each is still scored as one step"
             )
-        if other := of.separators["rows_split_at_another"]:
+        if other := subset.separators["rows_split_at_another"]:
             yield f"{source}: {other} rows were split at another separator than this scorer's"
 
 

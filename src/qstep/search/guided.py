@@ -57,7 +57,7 @@ def _values(tree: Tree, partials: Sequence[Partial]) -> Search[list[float]]:
         for i, partial in zip(going, grown, strict=True):
             ahead[i] = partial or ahead[i]
     rated = yield from tree.rate(ahead)
-    return [of.score for of in rated]
+    return [response.score for response in rated]
 
 
 def dvts(tree: Tree) -> Search[list[Rated]]:
@@ -79,7 +79,7 @@ def dvts(tree: Tree) -> Search[list[Rated]]:
         for t, partials in of_tree.items():
             ended += [partial for partial in partials if partial.finish_reason is not None]
             if partials:
-                best = max([next(rated) for _ in partials], key=lambda of: of.score)
+                best = max([next(rated) for _ in partials], key=lambda response: response.score)
                 taken[t], value[t] = best.partial, best.score
         going = [t for t in going if of_tree[t] and taken[t].finish_reason is None]
     best_first = sorted(taken, key=lambda t: -value[t])

@@ -191,16 +191,16 @@ class Tree:
     def rate(self, partials: Sequence[Partial]) -> Search[list[Rated]]:
         """Scores responses begun; the same steps are scored once."""
         steps = [tuple(partial.steps(self.separator)) for partial in partials]
-        unknown = {of: partial for of, partial in zip(steps, partials, strict=True) if of not in self._q_values}
+        unknown = {key: partial for key, partial in zip(steps, partials, strict=True) if key not in self._q_values}
         self._q_values[()] = []
         unknown.pop((), None)
         if unknown:
-            scored = yield [list(of) for of in unknown]
-            for (of, partial), q_values in zip(unknown.items(), scored, strict=True):
-                self._q_values[of] = q_values
+            scored = yield [list(key) for key in unknown]
+            for (key, partial), q_values in zip(unknown.items(), scored, strict=True):
+                self._q_values[key] = q_values
                 self.tokens_scored += 0 if q_values is None else len(partial.ids)
                 self.too_long += q_values is None
-        return [self._rated(partial, self._q_values[of]) for partial, of in zip(partials, steps, strict=True)]
+        return [self._rated(partial, self._q_values[key]) for partial, key in zip(partials, steps, strict=True)]
 
     def _rated(self, partial: Partial, q_values: list[float] | None) -> Rated:
         score = -math.inf if q_values is None else aggregate(q_values, self.aggregation)

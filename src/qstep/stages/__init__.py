@@ -1,1 +1,1 @@
-"""One file a command: rows or problems in, rows or a checkpoint out. Imports are lazy, so that help is quick."""
+"""One file for each command. A command reads rows or problems, and writes rows or a model. Heavy imports are lazy."""

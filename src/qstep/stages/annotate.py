@@ -28,43 +28,48 @@ _BY_ROLLOUTS = ("monte_carlo", "binary_search", "adaptive")
 """The methods that continue responses with a model."""
 
 _ByProblem = dict[tuple[str, str], set[str]]
-"""The ids of each problem's rows, by `qstep.data.group_key`."""
+"""The ids of the rows of each problem, by `qstep.data.group_key`."""
 
 _Budgets = dict[tuple[str, str], int] | None
-"""How many rollouts each problem may have; None for no limit."""
+"""The maximum number of rollouts for each problem. None means no limit."""
 
 
 @dataclass
 class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOptions):
-    """Labels each step: exactly, where the task can check one, by rollouts of a model, or from outcomes.
+    """Labels the steps of graded responses: exactly, by rollouts of a model, or from the outcomes of responses.
 
-    Three methods continue responses from the ends of their steps with a model, and look how often that ends right:
-    `monte_carlo` for every step alike, `adaptive` for every step until its rollouts decide it, `binary_search` only
-    where it takes to find the first wrong step of a wrong response. `outcome` needs no model: a step is right if some
-    right response of the problem begins with the same steps up to it, wrong if an equation in it or before it is false
-    or if it ends a wrong response, and unlabelled (null) otherwise. Rows whose verdict is `ungradable` are left out,
-    and counted in the output's `.meta.json`, as are the steps by label and the rollouts.
+    `exact` needs a task that can check a step. Three methods let a model continue each response after a step, and count
+    how often the answer is right. `monte_carlo` draws the same number of rollouts for every step. `adaptive` stops at
+    each step as soon as its label is decided. `binary_search` draws only the rollouts that it needs to find the first
+    wrong step of a wrong response.
+
+    `outcome` needs no model. A step is right if a right response to the problem begins with the same steps. It is wrong
+    if it or an earlier step contains a false equation, or if it ends a wrong response. Otherwise its label is null.
+
+    Rows whose verdict is `ungradable` are skipped. The output's `.meta.json` counts them, the steps by label, and the
+    rollouts.
 
     Args:
         input: rows written by `qstep grade`.
         output: the JSONL file to write.
-        method: exact (tasks that can check a step), outcome (needs no model), monte_carlo, binary_search or adaptive.
-        model_name_or_path: the model to continue from each step.
-        rollouts: k, the most continuations of a step.
-        rollout_budget: the most continuations in all: each problem has a share by its steps, and what is left of that
-            at its end is not spent elsewhere.
-        threshold: a step is right if more of its rollouts than this share succeed (0: any), for binary_search and
-            adaptive, which stop when that is decided.
-        level: confidence at which a threshold above 0 counts as passed, or as not reached.
-        step_separator: the text between steps, or what cuts a response into them: `split:line`, `split:blank_line`,
-            `split:numbered` (headings `Step 1:`), `split:sentence`, or `split:module:function`, a function of your own
-            that returns the parts of a text.
-        flip_share: probability with which each label is turned over, to study how noise hurts; the turned steps are in
-            `flipped`. For exact and outcome.
-        max_per_problem: label only the first responses of each problem (by their `sample`).
-        max_problems: label only as many problems (by the hash of their ids).
-        rows_at_once: responses whose rollouts are drawn together, a problem's never apart; as much is redone after a
-            kill.
+        method: how to label. `exact` needs a task that can check steps; `outcome` needs only the rows; the others need
+            a model.
+        model_name_or_path: the model that draws rollouts: a folder or a Hub id.
+        rollouts: k, the maximum number of rollouts of a step.
+        rollout_budget: maximum number of rollouts in total. It is divided among problems in proportion to their steps.
+            What a problem does not use is not given to others.
+        threshold: a step is right if more than this share of its rollouts succeed (binary_search, adaptive). With 0,
+            one success is enough.
+        level: confidence at which rollouts stop, if the threshold is above 0.
+        step_separator: the string between steps, or a splitter such as `split:line`. The splitters are `split:line`,
+            `split:blank_line`, `split:numbered` (headings `Step 1:`), `split:sentence`, and `split:module:function`
+            for your own function, which returns the parts of a string.
+        flip_share: probability of flipping each label, to study the effect of noise (exact, outcome). The column
+            `flipped` names the flipped steps.
+        max_per_problem: label only this many responses of each problem, in order of `sample`.
+        max_problems: label only this many problems, in order of the hash of their ids.
+        rows_at_once: responses whose rollouts are drawn together. Responses to one problem stay together. A resumed
+            job repeats at most one such batch.
     """
 
     input: Path
@@ -85,16 +90,14 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
         super().__post_init__()
         if self.method in _BY_ROLLOUTS:
             if self.model_name_or_path is None:
-                raise ValueError(
-                    f"method {self.method} needs --model_name_or_path, the model to continue from each step"
-                )
+                raise ValueError(f"--method {self.method} needs a model that draws rollouts: give --model_name_or_path")
             self.rollout_settings()
 
     def rollout_settings(self) -> "RolloutSettings":
-        """How responses are continued. Raises ValueError for a threshold or a level out of range."""
+        """How rollouts are drawn. Raises ValueError if the threshold or the level is out of range."""
         from qstep.annotate import Decision, RolloutSettings
 
-        assert self.method != "exact" and self.method != "outcome", "they continue nothing"
+        assert self.method != "exact" and self.method != "outcome", "these draw no rollouts"
         decision = Decision(self.threshold, self.level)
         return RolloutSettings(self.rollouts, self.sampling(), self.step_separator, self.method, decision)
 
@@ -103,7 +106,7 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     """Runs the stage and returns its output. `engine` replaces the model's own.
 
     Raises:
-        ValueError: exact labels are asked for of a task that cannot check a step.
+        ValueError: the method is `exact` and the task cannot check a step.
     """
     refuse_overwriting(config)
     tasks = config.tasks()
@@ -120,9 +123,9 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
         chosen, ungradable = _choose(config)
         rows = sum(map(len, chosen.values()))
         if not rows:
-            reason = f"no row to label; {ungradable} rows are ungradable" if ungradable else "no rows"
+            reason = f"no rows to label: {ungradable} rows are ungradable" if ungradable else "no rows"
             raise ValueError(f"{config.input} has {reason}")
-        # What a row's label depends on, its problem's rows, is never in two blocks.
+        # A row's label depends on the rows of its problem, so a problem is never in two blocks.
         blocks = _blocks(_problems(config, chosen), config.rows_at_once)
         todo = (block for block in blocks if any(row["id"] not in done for row in block))
         labelled = (
@@ -155,7 +158,7 @@ def _labeller(config: AnnotateConfig, chosen: _ByProblem, engine: "Engine | None
 
 
 class _ByRollouts:
-    """Labels blocks by rollouts, in this process or a worker of a cluster, with an engine of its own or one given."""
+    """Labels blocks by rollouts, in this process or a cluster's worker. Loads an engine unless it gets one."""
 
     def __init__(self, config: AnnotateConfig, budgets: _Budgets, engine: "Engine | None" = None) -> None:
         self.engine = engine or config.load_engine(config.model_name_or_path or "")
@@ -168,7 +171,7 @@ class _ByRollouts:
 
 
 def _budgets(config: AnnotateConfig, chosen: _ByProblem) -> _Budgets:
-    """Each problem's share of the budget, by its steps; together they are the budget."""
+    """The budget divided among problems in proportion to their steps. The shares add up to the budget."""
     from qstep.data import group_key, steps_of
 
     if config.rollout_budget is None:
@@ -188,7 +191,7 @@ def _budgets(config: AnnotateConfig, chosen: _ByProblem) -> _Budgets:
 
 
 def _problems(config: AnnotateConfig, chosen: _ByProblem) -> Iterator[list[Row]]:
-    """The chosen rows of each problem, as soon as the last of them is read."""
+    """The chosen rows of each problem, yielded once the last of them is read."""
     from qstep.data import group_key
 
     waiting: dict[tuple[str, str], list[Row]] = {}
@@ -202,7 +205,7 @@ def _problems(config: AnnotateConfig, chosen: _ByProblem) -> Iterator[list[Row]]
 
 
 def _blocks(problems: Iterable[list[Row]], size: int) -> Iterator[list[Row]]:
-    """Problems together until they have `size` rows."""
+    """Joins problems into blocks of at least `size` rows."""
     block: list[Row] = []
     for rows in problems:
         block += rows
@@ -214,7 +217,7 @@ def _blocks(problems: Iterable[list[Row]], size: int) -> Iterator[list[Row]]:
 
 
 def _summary(config: AnnotateConfig, ungradable: int, rows: Iterator[Row]) -> dict[str, Any]:
-    """The steps by label and the rollouts. Says so where no response has two steps: the separator may be another."""
+    """Counts steps by label, and rollouts. Warns if no response has two steps, since the separator may be wrong."""
     from qstep.data import label_kind
 
     labels: Counter[str] = Counter()
@@ -227,7 +230,9 @@ def _summary(config: AnnotateConfig, ungradable: int, rows: Iterator[Row]) -> di
             before = rollouts.get(name, 0)
             rollouts[name] = None if count is None or before is None else before + count
     if longest < 2:
-        console.print(f"no response has more than one step: is --step_separator {config.step_separator!r} right?")
+        console.print(
+            f"Warning: no response has more than one step. Check --step_separator, which is {config.step_separator!r}"
+        )
     summary = {"left_out_ungradable": ungradable, "steps": dict(sorted(labels.items()))}
     return {**summary, **({"rollouts": rollouts} if rollouts else {})}
 
@@ -239,16 +244,16 @@ def _read(config: AnnotateConfig) -> Iterator[Row]:
 
 
 def _choose(config: AnnotateConfig) -> tuple[_ByProblem, int]:
-    """The rows to label, whatever the order of the file, and how many others cannot be graded."""
+    """The rows to label, independent of the file's order, and the number of ungradable ones."""
     from qstep.data import group_key
 
     found: dict[tuple[str, str], list[tuple[int, str, bool]]] = {}
     for row in _read(config):
         found.setdefault(group_key(row), []).append((row["sample"], row["id"], row["verdict"] != "ungradable"))
     kept = set(sorted(found, key=_shuffled)[: config.max_problems])
-    first = {problem: sorted(of)[: config.max_per_problem] for problem, of in found.items() if problem in kept}
-    chosen = {problem: {id for _, id, gradable in of if gradable} for problem, of in first.items()}
-    return chosen, sum(not gradable for of in first.values() for _, _, gradable in of)
+    first = {problem: sorted(rows)[: config.max_per_problem] for problem, rows in found.items() if problem in kept}
+    chosen = {problem: {id for _, id, gradable in rows if gradable} for problem, rows in first.items()}
+    return chosen, sum(not gradable for rows in first.values() for _, _, gradable in rows)
 
 
 def _shuffled(problem: tuple[str, str]) -> tuple[bytes, str]:

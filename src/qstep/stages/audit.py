@@ -1,4 +1,4 @@
-"""`qstep audit`: a file of rows in, what is in it and what is wrong with it out, before anything is trained on it."""
+"""`qstep audit`: checks a file of rows before training on it, and reports statistics and problems."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qstep.data import Index
 
 _SHARE = Bounds(least=0, most=1)
-_COUNTED = ReadIf(model_name_or_path=GIVEN)  # whose tokenizer counts tokens
+_COUNTED = ReadIf(model_name_or_path=GIVEN)  # its tokenizer counts tokens
 _STEPWISE = ReadIf(
     format=Such(lambda format: format in ("auto", "stepwise"), "stepwise rows (prompt, completions, labels)")
 )
@@ -29,32 +29,33 @@ _LABELLED = ReadIf(format=Such(lambda format: format != "prompt-completion", "la
 
 @dataclass(kw_only=True)
 class AuditConfig(Options):
-    """Says what is in a file of rows, and fails (exit status 1) where it passes a limit, once the figures are out.
+    """Checks a file of training rows: prints statistics, and fails with exit status 1 if a limit is exceeded.
 
-    A file without a right or without a wrong label fails whatever the limits: nothing can be learned from it. Files are
-    read as `qstep train` reads them, and their index is kept beside them. A soft label above 0 counts as right.
+    A file without right labels or without wrong labels always fails, because nothing can be learned from it. Files are
+    read as `qstep train` reads them. Their index is stored next to them. A soft label above 0 counts as right.
 
     Args:
-        train_file: the JSONL rows to look at.
-        test_files: files to be tested on, by a name of your own: `--test_files.math500 math500.jsonl`. Of these
-            only prompts and responses are read, and compared exactly with those of train_file; of a benchmark's own
-            file (`problem` or `question`) the problems, as prompts without an instruction.
+        train_file: the JSONL rows to check.
+        test_files: test sets that must not share problems with train_file, each under a name that you choose:
+            `--test_files.math500 math500.jsonl`. Prompts and responses are compared exactly. A benchmark's own file has
+            a column `problem` or `question`, which is compared as a prompt without an instruction.
         output: the JSON file to write.
-        format: of train_file; auto tells by the first row's columns: stepwise, else unpaired (graded), else the other.
-        model_name_or_path: whose tokenizer counts tokens: a folder or Hub id.
-        model_revision: of a Hub id: branch, tag or commit.
-        max_length: longest prompt and response together, in tokens; as in training.
-        step_separator: what steps must be split by and may not contain; as in training (stepwise rows).
-        separator_token: the single token put after each step; as in training (stepwise rows).
-        rising: whether rows with a right step after a wrong one are counted (keep) or refused, as training with
-            `--rising refuse` does.
-        min_right_share: least share of right among the labels (of responses, in the format unpaired).
-        max_right_share: largest one.
-        max_unlabelled_share: largest share of rows no step of which has a label; training leaves these out.
-        max_duplicate_share: largest share of rows whose response an earlier row has.
-        max_contradictions: how many rows may contradict another of the same response.
-        max_over_long_share: largest share of rows longer than max_length; training refuses any, or drops them.
-        max_shared_problems: how many problems train_file may share with each of test_files.
+        format: the format of train_file. `auto` looks at the first row's columns: `completions` with `labels` means
+            stepwise, `label` or `reward` means unpaired, and anything else means prompt-completion.
+        model_name_or_path: the model whose tokenizer counts tokens: a folder or a Hub id.
+        model_revision: branch, tag or commit of a Hub id.
+        max_length: maximum length of a prompt with its response, in tokens, as in training.
+        step_separator: the string that separates steps, as in training. Steps may not contain it (stepwise rows).
+        separator_token: the single token that follows each step, as in training (stepwise rows).
+        rising: whether rows with a right step after a wrong one are only counted (`keep`) or fail (`refuse`), as in
+            training.
+        min_right_share: minimum share of right among all labels. In unpaired rows, the labels are those of responses.
+        max_right_share: maximum share of right among all labels.
+        max_unlabelled_share: maximum share of rows without any labelled step. Training skips such rows.
+        max_duplicate_share: maximum share of rows that repeat the response of an earlier row.
+        max_contradictions: maximum number of rows that contradict another row with the same response.
+        max_over_long_share: maximum share of rows longer than max_length. Training refuses or drops such rows.
+        max_shared_problems: maximum number of problems that train_file may share with each of the test_files.
     """
 
     train_file: Path
@@ -80,8 +81,8 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     """Runs the stage and returns what it writes to `output`.
 
     Raises:
-        ValueError: a row is bad, or a limit is passed. By then the table is printed and the output, whose `failures`
-            say the same, is written.
+        ValueError: a row is invalid, or a limit is exceeded. A limit is reported after the tables are printed and the
+            output is written. The output's `failures` contain the same messages.
     """
     from qstep.data import RowError, audit_rows, index_rows, write_json
 
@@ -122,18 +123,18 @@ def audit(config: AuditConfig) -> dict[str, Any]:
 
 
 def _hint(path: Path) -> str:
-    """What to do with a published set that is not converted yet."""
+    """Advice for a published data set that is not converted yet."""
     from qstep.data import Source, recognise
 
     try:
         format = recognise(Source.of(str(path)))
     except ValueError:
         return ""
-    return "" if format == "trl_stepwise" else f" (by its columns it is {format}: `qstep convert` makes rows of it)"
+    return "" if format == "trl_stepwise" else f" (its columns are those of {format}: run `qstep convert` on it first)"
 
 
 def _shared(index: Index, path: Path) -> dict[str, Any]:
-    """What a file of rows, or of a benchmark's problems, shares with the rows of `index`."""
+    """What the rows of `index` share with a file, which holds rows or a benchmark's problems."""
     from qstep.data import RowError, Source, index_rows, shared_problems_of, shared_rows_of
 
     source = Source.of(str(path))
@@ -145,14 +146,14 @@ def _shared(index: Index, path: Path) -> dict[str, Any]:
     def questions() -> Iterator[str]:
         for line, row in source.rows():
             if not isinstance(row.get(question), str):
-                raise RowError(source.path, line, question, f"is {row.get(question)!r}; give the question as a text")
+                raise RowError(source.path, line, question, f"is {row.get(question)!r}; give the question as a string")
             yield row[question]
 
     return shared_problems_of(index, questions())
 
 
 def _format(path: Path) -> Format:
-    """The format of a file by its first row's columns, the one with most to say."""
+    """The format of a file by its first row's columns: the most informative that fits."""
     from qstep.data import numbered_rows
 
     row = next((row for _, row in numbered_rows(path)), {})
@@ -162,7 +163,7 @@ def _format(path: Path) -> Format:
 
 
 def _lengths(index: Index, config: AuditConfig) -> dict[str, Any]:
-    """Tokens of prompt and response together, and what is lost with rows that have too many."""
+    """Tokens of each prompt with its response, and the rows and labels lost to `max_length`."""
     import numpy as np
 
     from qstep.data import encode_completion, encode_prompt, named_rows, quantiles
@@ -209,23 +210,24 @@ def _lengths(index: Index, config: AuditConfig) -> dict[str, Any]:
 
 
 def _failures(found: dict[str, Any], config: AuditConfig) -> Iterator[str]:
-    """What passes a limit: the figure, the limit, and what to do."""
+    """A message for each limit that is exceeded: the value, the limit, and what to do."""
     rows = found["rows"]
     if found["format"] != "prompt-completion":
-        labels, of = (found["labels"], "step") if "labels" in found else (found["responses"], "response")
+        labels, what = (found["labels"], "step") if "labels" in found else (found["responses"], "response")
         for name in ("right", "wrong"):
             if not labels[name]:
-                yield f"no {of} is labelled {name}: nothing can be learned from it. Add rows, or label them"
+                yield f"no {what} is labelled {name}, so nothing can be learned. Add rows, or label them"
         share = labels["right_share"]
         if share is not None:
             if config.min_right_share is not None and share < config.min_right_share:
-                yield f"right are {share:.4f} of the labels, below --min_right_share {config.min_right_share}"
+                yield f"the share of right labels is {share:.4f}, below --min_right_share {config.min_right_share}"
             if config.max_right_share is not None and share > config.max_right_share:
-                yield f"right are {share:.4f} of the labels, above --max_right_share {config.max_right_share}"
+                yield f"the share of right labels is {share:.4f}, above --max_right_share {config.max_right_share}"
     if config.rising == "refuse" and found["rising"]["rows"]:
         yield (
-            f"labels rise after a wrong step in {_where(found['rising'])}: mend or drop these, or take --rising keep: "
-            "training reads each response through its first wrong step only, unless --stop_at_first_error is false"
+            f"a right step follows a wrong one in {_where(found['rising'])}. Correct or drop these rows, or give "
+            "--rising keep. Training reads each response only through its first wrong step, unless "
+            "--stop_at_first_error is false"
         )
     shares: tuple[tuple[str, int, str], ...] = (
         ("max_unlabelled_share", found.get("without_labels", 0), "rows have no label: label them, or drop them"),
@@ -243,44 +245,44 @@ def _failures(found: dict[str, Any], config: AuditConfig) -> Iterator[str]:
             yield f"{count} of {rows} {words} (--{name} {limit})"
     if found["contradictions"]["rows"] > config.max_contradictions:
         yield (
-            f"the labels of one response contradict one another in {_where(found['contradictions'])}: keep one of "
-            f"each, or raise --max_contradictions {config.max_contradictions}"
+            f"rows with the same response have contradicting labels: {_where(found['contradictions'])}. Keep one of "
+            f"each, or raise --max_contradictions, which is {config.max_contradictions}"
         )
     for name, shared in found["shared"].items():
         if shared["problems"] > config.max_shared_problems:
             yield (
-                f"{shared['problems']} problems are those of {name} too, in {_where(shared)}: drop these rows here, or "
-                f"raise --max_shared_problems {config.max_shared_problems}"
+                f"{shared['problems']} problems are also in {name}: {_where(shared)}. Drop these rows here, or raise "
+                f"--max_shared_problems, which is {config.max_shared_problems}"
             )
 
 
 def _print(title: str, found: dict[str, Any]) -> None:
-    """Two tables: how long and how many, and what else is there."""
+    """Prints two tables: lengths and counts, and everything else."""
     spread = {
         "responses per problem": found["responses_per_problem"],
         "steps per response": found.get("steps_per_response"),
-        **{f"characters of a {part}": of for part, of in found["characters"].items()},
+        **{f"characters of a {part}": spread for part, spread in found["characters"].items()},
         "tokens": found.get("tokens"),
     }
     figures = ("mean", "least", "median", "p90", "p99", "most")
-    rows = [[name, *(f"{of[figure]:.4g}" for figure in figures)] for name, of in spread.items() if of is not None]
+    rows = [[name, *(f"{row[figure]:.4g}" for figure in figures)] for name, row in spread.items() if row is not None]
     print_table(title, ["", *figures], rows)
-    print_table(title, ["", "found"], [*_told(found)])
+    print_table(title, ["", "found"], [*_findings(found)])
 
 
-def _told(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _findings(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "rows", f"{found['rows']} ({found['format']}), of {found['problems']} problems"
     for name in ("labels", "responses"):
         counts = {n: value for n, value in found.get(name, {}).items() if n != "right_share"}
         if found.get(name, {}).get("right_share") is not None:
-            told = ", ".join(f"{n} {count}" for n, count in counts.items())
-            yield name, f"{told}; right {found[name]['right_share']:.1%}"
+            listed = ", ".join(f"{n} {count}" for n, count in counts.items())
+            yield name, f"{listed}; right {found[name]['right_share']:.1%}"
     for name in ("without_steps", "without_labels"):
         if name in found:
             yield f"rows {name.replace('_', ' ')}", str(found[name])
     named = {name: found[name] for name in ("rising", "duplicates", "contradictions") if name in found}
-    for name, of in named.items():
-        yield name, _where(of)
+    for name, lines in named.items():
+        yield name, _where(lines)
     if "tokens" in found:
         long = found["tokens"]["over_long"]
         yield "over-long", f"{_where(long)}, {long['labelled_steps']} labels ({long['wrong_labels']} wrong)"
@@ -288,9 +290,9 @@ def _told(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"also in {name}", f"{shared['problems']} problems, {shared['responses']} responses; {_where(shared)}"
 
 
-def _where(of: dict[str, Any]) -> str:
-    if not of["rows"]:
+def _where(found: dict[str, Any]) -> str:
+    if not found["rows"]:
         return "none"
-    lines = ", ".join(map(str, of["lines"]))
-    rows = "row" if of["rows"] == 1 else "rows"
-    return f"{of['rows']} {rows} (line {lines}{', ...' if of['rows'] > len(of['lines']) else ''})"
+    lines = ", ".join(map(str, found["lines"]))
+    rows = "row" if found["rows"] == 1 else "rows"
+    return f"{found['rows']} {rows} (line {lines}{', ...' if found['rows'] > len(found['lines']) else ''})"

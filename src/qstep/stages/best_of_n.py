@@ -1,4 +1,4 @@
-"""`qstep best-of-n`: graded responses in, the accuracy of choosing among n of them out."""
+"""`qstep best-of-n`: reads graded responses, and measures the accuracy of choosing among n of them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ from qstep.types import Aggregation
 
 @dataclass
 class BestOfNConfig(TaskOptions):
-    """Compares best-of-n by scorers, majority and weighted votes, and pass@n, exactly or seeded.
+    """Compares ways to choose among n responses: scorers, majority and weighted votes, and pass@n as the upper limit.
 
-    An answer that cannot be graded is not counted as wrong: accuracies are over what can be graded, with the share
-    that cannot and both bounds beside them. Of each scorer also: how well it tells right responses (AUC) and, where
-    labels are exact, right steps from wrong ones; how far its accuracy falls as n grows (over-optimisation); and what
-    its score has to do with the length of a response and the number of its steps.
+    Ungradable answers do not count as wrong. Accuracies cover the gradable answers. The ungradable share and both
+    bounds are reported too.
+
+    For each scorer, the result also says how well it separates right responses from wrong ones (AUC). If labels are
+    exact, it says the same of steps. It also reports how far the accuracy falls as n grows (over-optimisation), and how
+    the score correlates with the length of a response and its number of steps.
 
     Args:
-        inputs: a file of graded responses (majority and pass@n need no scorer), or graded and scored files of the
-            same rows by name of the scorer: `--inputs.pqm pqm.jsonl --inputs.bce bce.jsonl`. Name the proposed scorer
-            first.
+        inputs: scored and graded files of the same rows, each under the name of its scorer: `--inputs.pqm pqm.jsonl
+            --inputs.bce bce.jsonl`. Name the proposed scorer first. One graded file without scores gives majority and
+            pass@n.
         output: the JSON file to write.
-        ns: the numbers of responses to choose among, as `1,4,12` or a list. Problems with fewer responses than the
-            largest are left out, and counted. By default 1, 2, 4, ... up to what every problem has.
-        aggregations: ways to make one score of a response's Qs to compare with each other, such as
-            `min,last,mean,product`; their rows need `q_values`.
-        draws: subsets drawn where a vote over all of them would be too many.
-        seed: of the drawing and of the bootstrap.
+        ns: numbers of responses to choose among, such as `1,4,12`; 1, 2, 4, ... up to what every problem has by
+            default. Problems with fewer responses than the largest are left out and counted.
+        aggregations: ways to combine the Qs of a response into one score, to compare: `min,last,mean,product`. Rows
+            then need `q_values`.
+        draws: subsets drawn at random if a vote has too many subsets to enumerate.
+        seed: seed of these draws and of the bootstrap.
     """
 
     inputs: dict[str, Path] | Path
@@ -63,18 +65,20 @@ def best_of_n(config: BestOfNConfig) -> Path:
         print_result(note)
     if not config.ns and max(choices.sizes) > max(found.ns):
         print_result(
-            f"n goes up to {max(found.ns)}, as a problem has no more; --ns goes further and leaves such problems out"
+            f"The largest n is {max(found.ns)}: some problem has no more responses. A larger --ns leaves it out"
         )
     say_written(config.output)
     return config.output
 
 
-def _aggregations(given: list[str] | str | None) -> list[Aggregation]:
-    """Raises ValueError for one that is unknown, or given twice."""
-    hows = [how.strip() for how in given.split(",")] if isinstance(given, str) else list(given or [])
+def _aggregations(names: list[str] | str | None) -> list[Aggregation]:
+    """The aggregations in a fixed order. Raises ValueError if one is unknown or repeated."""
+    hows = [how.strip() for how in names.split(",")] if isinstance(names, str) else list(names or [])
     known = get_args(Aggregation)
     if len({*hows} & {*known}) < len(hows):
-        raise ValueError(f"--aggregations is {given!r}: give each of {', '.join(known)} at most once, with commas")
+        raise ValueError(
+            f"--aggregations is {names!r}; give some of {', '.join(known)}, each once, separated by commas"
+        )
     return [how for how in known if how in hows]
 
 
@@ -84,5 +88,5 @@ def _numbers(ns: list[int] | str) -> list[int]:
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 1:
-        raise ValueError(f"--ns is {ns!r}: give whole numbers from 1, such as 1,4,12")
+        raise ValueError(f"--ns is {ns!r}; give whole numbers from 1, such as 1,4,12")
     return numbers

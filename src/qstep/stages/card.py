@@ -1,4 +1,4 @@
-"""`qstep card`: a trained model and what it was judged by in, the README.md that the Hub shows of it out."""
+"""`qstep card`: writes the model card of a trained model, with its results, for the Hub."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class CardConfig:
-    """Writes the model card of a trained model anew, with the results it was judged by as the Hub reads them.
+    """Rewrites the model card of a trained model, and adds evaluation results in the Hub's format.
 
-    `qstep train` leaves a card without results. Results that say they are of another model are refused.
+    The card that `qstep train` writes has no results. Results of another model are refused.
 
     Args:
         model: the folder written by `qstep train`.
-        results: `results.json` of `qstep evaluate processbench` or `qstep evaluate`, one or a list.
-        datasets: ids of data sets on the Hub that the training rows come from, for its links.
-        license: of the weights, as the Hub names it (`apache-2.0`).
-        output: the file to write; the folder's README.md by default, which is what the Hub shows.
+        results: `results.json` of `qstep evaluate processbench` or `qstep evaluate`, one file or a list.
+        datasets: Hub ids of the data sets that the training rows come from. The Hub links them.
+        license: license of the weights, as the Hub names it (`apache-2.0`).
+        output: the file to write; README.md in the model's folder by default, which the Hub shows.
     """
 
     model: Path
@@ -41,18 +41,20 @@ def card(config: CardConfig) -> Path:
     """Runs the stage and returns the card.
 
     Raises:
-        ValueError: the folder is none that `qstep train` finished, its README.md is somebody's own, or results are of
-            another model or no results.
+        ValueError: `qstep train` has not finished this folder, its README.md was not written by qstep, or a result file
+            is of another model or not a result file.
     """
     from qstep.report.card import MARKER, write_card
 
-    fingerprint = model_fingerprint(str(config.model))  # refuses what training has not finished
+    fingerprint = model_fingerprint(str(config.model))  # refuses a folder that training has not finished
     log = config.model / "train_log.meta.json"
     if not log.exists():
         raise ValueError(f"{config.model} has no {log.name}: give the output_dir of `qstep train`")
     meta = json.loads(log.read_text(encoding="utf-8"))
     if "base_model" not in meta.get("summary", {}):
-        raise ValueError(f"{config.model} was trained by a qstep that did not note what a card says of its data")
+        raise ValueError(
+            f"{config.model} was trained by an older qstep, which did not record its data. Train it again for a card"
+        )
     output = config.output or config.model / "README.md"
     refuse_foreign("output", output, lambda path: MARKER in path.read_text(encoding="utf-8"))
     paths = [config.results] if isinstance(config.results, Path) else config.results or []
@@ -71,14 +73,14 @@ def card(config: CardConfig) -> Path:
 
 
 def _checked_results(path: Path, model: Path, fingerprint: str) -> StepJudgement | PolicyEvaluation:
-    """Results of this very model. Raises ValueError, naming the file, otherwise."""
+    """The results in the file. Raises ValueError, naming the file, if they are of another model."""
     from qstep.evals import PolicyEvaluation, StepJudgement, read_result
 
-    of = read_result(path, StepJudgement, PolicyEvaluation)
-    if isinstance(of, StepJudgement):
-        same = of.scorer == fingerprint
+    result = read_result(path, StepJudgement, PolicyEvaluation)
+    if isinstance(result, StepJudgement):
+        same = result.scorer == fingerprint
     else:
-        same = Path(of.provenance["settings"]["model_name_or_path"]).resolve() == model.resolve()
+        same = Path(result.provenance["settings"]["model_name_or_path"]).resolve() == model.resolve()
     if not same:
-        raise ValueError(f"{path} is of another model than {model}: judge this one")
-    return of
+        raise ValueError(f"{path} has results of another model than {model}. Evaluate this model and give its results")
+    return result

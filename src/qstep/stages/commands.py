@@ -1,6 +1,6 @@
-"""The commands: which function runs each, which dataclasses hold its options, and the parser over them.
+"""The table of commands: the function that runs each, the dataclasses of its options, and their parser.
 
-The table loads nothing: `qstep --help` prints it, a recipe looks its stages up in it.
+The table imports no command. `qstep --help` prints it, and recipes find their stages in it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Command:
     """One command.
 
     Args:
-        name: as it is typed: `sample`, `train pqm`.
-        module: the module of the function that runs it, which has the command's first word as its name.
-        configs: `module:class` of each dataclass of options; the function takes an instance of each.
+        name: the command as it is typed: `sample`, `train pqm`.
+        module: the module of the function that runs the command. The function is named after the command's first word.
+        configs: `module:class` of each dataclass of options. The function takes an instance of each.
         about: a phrase for the overview.
-        outputs: the options that say where output goes, and the file or folder that a recipe gives them.
-        first: what the function takes before them.
-        positional: an option that may be given without its name, as the first argument.
+        outputs: the options that name outputs, and the file or folder that a recipe gives them.
+        first: arguments of the function before the dataclasses.
+        positional: an option that can be the first argument without its name.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Command:
         return [getattr(import_module(module), name) for module, name in (c.split(":") for c in self.configs)]
 
     def parser(self) -> jsonargparse.ArgumentParser:
-        """The parser of the command's options, `--config` among them; a wrong option raises ArgumentError."""
+        """The parser of the command's options and `--config`. It raises ArgumentError for a wrong option."""
         import jsonargparse
 
         from qstep.runs.options import options_of
@@ -58,9 +58,9 @@ class Command:
         parser = jsonargparse.ArgumentParser(
             prog=f"qstep {self.name}", description=classes[-1].__doc__, exit_on_error=False, allow_abbrev=False
         )
-        parser.add_argument("--config", action="config", help="a YAML file of options; flags override it")
+        parser.add_argument("--config", action="config", help="read options from a YAML file; flags override it")
         for config in classes:
-            # The parser looks for the names of types in the module of a class, and not in those of its bases.
+            # The parser resolves types in the module of a class, but not in the modules of its bases.
             types = {name: about.hint for name, about in options_of(config).items()}
             config.__init__.__annotations__.update(types)  # type: ignore[misc]
             parser.add_class_arguments(config)
@@ -69,7 +69,7 @@ class Command:
     def instances(self, options: Mapping[str, Any]) -> list[Any]:
         """The dataclasses filled with parsed options."""
         if "output_dir" in self.outputs and options.get("output_dir") is None:
-            raise ValueError("--output_dir is required: the folder to write to")
+            raise ValueError("--output_dir is missing: give the folder to write to")
         filled = []
         for config in self.classes():
             names = {f.name for f in fields(config) if f.init}
@@ -78,7 +78,7 @@ class Command:
         return filled
 
     def parse(self, arguments: Sequence[str]) -> list[Any]:
-        """The dataclasses from `--config file.yaml` and flags, which override it."""
+        """The dataclasses, filled from `--config file.yaml` and from flags, which override it."""
         import jsonargparse
 
         named = list(arguments)
@@ -97,8 +97,8 @@ class Command:
             raise jsonargparse.ArgumentError(None, message) from None
 
     def check(self, options: Mapping[str, Any]) -> list[Any]:
-        """The dataclasses from a mapping of options, as a recipe holds them."""
-        # The parser writes into what it is given.
+        """The dataclasses, filled from a recipe's mapping of options."""
+        # The parser changes its argument.
         return self.instances(self.parser().parse_object(deepcopy(dict(options))).as_dict())
 
     def run(self, configs: Sequence[Any]) -> Any:
@@ -108,10 +108,10 @@ class Command:
     def execute(
         self, arguments: Sequence[str], *, debug: bool = False, run: Callable[[Sequence[Any]], Any] | None = None
     ) -> int:
-        """Parses and runs the command; errors are printed to stderr. With `run`, that is called instead of the command.
+        """Parses and runs the command, or calls `run` with the parsed options instead. Prints errors to stderr.
 
-        Returns the exit status: 0 done, 1 failed as the message says, 2 wrong usage, 130 Ctrl-C. An error whose message
-        does not explain it is raised; with `debug`, every error is.
+        Returns the exit status: 0 for success, 1 for an error that the message explains, 2 for wrong usage, 130 for
+        Ctrl-C. Other errors are raised. With `debug`, every error is raised.
         """
         try:
             import jsonargparse
@@ -126,10 +126,10 @@ class Command:
             (run or self.run)(configs)
             return 0
         except KeyboardInterrupt:
-            where = " from the newest checkpoint that save_steps left" if self.name.startswith("train ") else ""
+            where = " from the newest checkpoint (see --save_steps)" if self.name.startswith("train ") else ""
             print(f"\nqstep {self.name}: interrupted. The same command resumes{where}.", file=sys.stderr)
             return 130
-        except BrokenPipeError:  # of standard output, which the caller looks after
+        except BrokenPipeError:  # the caller handles a closed standard output
             raise
         except (ValueError, OSError, RuntimeError) as error:
             if debug or not _explains_itself(error):
@@ -138,7 +138,7 @@ class Command:
             return 1
 
     def _plainly(self, message: str) -> str:
-        """The parser's message in plain words, with the names that were probably meant."""
+        """The parser's message in plain words, with a suggestion for a misspelt name."""
         known = {f.name for config in self.classes() for f in fields(config)} | {"config"}
         unknown = re.match(r"unrecognized arguments: (.*)", message, re.IGNORECASE)
         if unknown:
@@ -152,7 +152,7 @@ class Command:
         return _wrong_value(message)
 
     def _unknown(self, arguments: Sequence[str], known: Iterable[str]) -> str:
-        """What is wrong with arguments that the parser does not know: misspelt options, or words without one."""
+        """The message about arguments that the parser does not know: misspelt options, or words without an option."""
         options = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
         if not options:
             word = arguments[0]
@@ -176,25 +176,25 @@ _STAGES = (
     _stage("sample", "SampleConfig", "sample groups of responses to problems"),
     _stage("grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
     _stage("annotate", "AnnotateConfig", "label steps: exactly, by Monte-Carlo rollouts, or from outcomes"),
-    _stage("audit", "AuditConfig", "say what is in a file to train on, and refuse what is wrong with it", _RESULT),
+    _stage("audit", "AuditConfig", "check a file of training rows, and print its statistics", _RESULT),
     _stage("score", "ScoreConfig", "score the steps of responses with a verifier"),
     _stage("serve", "ServeConfig", "serve a verifier over HTTP, with the schema of vLLM's /pooling", {}),
-    _stage("search", "SearchConfig", "answer problems by decoding that a step scorer guides"),
-    _stage("best-of-n", "BestOfNConfig", "accuracy of choosing among n responses", _RESULT),
-    _stage("compare-search", "CompareSearchConfig", "accuracy of searches against the tokens they took", _RESULT),
-    _stage("evaluate", "EvaluateConfig", "greedy and sampled accuracy of a policy", _FOLDER),
+    _stage("search", "SearchConfig", "answer problems with a search that a step scorer guides"),
+    _stage("best-of-n", "BestOfNConfig", "measure the accuracy of choosing among n responses", _RESULT),
+    _stage("compare-search", "CompareSearchConfig", "compare the accuracy and the tokens of searches", _RESULT),
+    _stage("evaluate", "EvaluateConfig", "measure the greedy and sampled accuracy of a policy", _FOLDER),
     Command(
         "evaluate processbench",
         "qstep.stages.evaluate_steps",
         ("qstep.stages.evaluate_steps:EvaluateStepsConfig",),
-        "how well a scorer finds first wrong steps",
+        "measure how well a scorer finds the first wrong step",
         _FOLDER,
     ),
     _stage("report", "ReportConfig", "render results as one HTML page", _PAGE),
-    _stage("merge", "MergeConfig", "merge an adapter into the weights it stands on", _FOLDER),
-    _stage("export", "ExportConfig", "make a scorer a plain token classifier, which vLLM serves", _FOLDER),
+    _stage("merge", "MergeConfig", "merge an adapter into its base model", _FOLDER),
+    _stage("export", "ExportConfig", "export a scorer as a plain token classifier for vLLM", _FOLDER),
     _stage("card", "CardConfig", "write the model card of a trained model", {"output": "{stage}.md"}),
-    _stage("miniature", "MiniatureConfig", "write the embedded task's textbook and untrained model", _FOLDER),
+    _stage("miniature", "MiniatureConfig", "write the textbook and the untrained model of the built-in task", _FOLDER),
 )
 
 COMMANDS: Mapping[str, Command] = {
@@ -215,35 +215,35 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def command_name(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The command's name, of one word or two, and what follows it."""
+    """The command's name, which has one or two words, and the arguments after it."""
     two = " ".join(arguments[:2])
     return (two, [*arguments[2:]]) if two in COMMANDS else (arguments[0], [*arguments[1:]])
 
 
 def _words(error: Exception) -> str:
-    """An error's message; for an error of the system, the file and what is wrong with it."""
+    """An error's message. For a system error, the file and the reason."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename2 or error.filename}: {error.strerror.lower()}"
     return str(error)
 
 
 def _explains_itself(error: Exception) -> bool:
-    """Whether an error's message is enough for the user, who caused it. Any other keeps its traceback."""
+    """Whether the user can act on an error's message alone. Other errors keep their traceback."""
     return isinstance(error, ValueError | OSError) or type(error).__module__.partition(".")[0] == "qstep"
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what a forward or backward pass frees for the next one instead of returning it to the system.
+    """Makes glibc keep freed memory for the next forward or backward pass, instead of returning it to the system.
 
-    Faulting the same pages in again takes a fifth of the time of scoring, and a twentieth of training, on a CPU.
+    On a CPU, page faults on returned memory take a fifth of the time of scoring, and a twentieth of training.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:  # glibc alone has it
+    if set_option is not None:  # only glibc has it
         trim_threshold, top_pad, mmap_threshold = -1, -2, -3
         set_option(trim_threshold, 2**31 - 1)
         set_option(top_pad, 2**26)
         if not set_option(mmap_threshold, 2**28):
-            set_option(mmap_threshold, 2**25)  # the most that an older glibc takes
+            set_option(mmap_threshold, 2**25)  # the maximum of older versions of glibc
 
 
 _EXPECTED = {
@@ -256,7 +256,7 @@ _EXPECTED = {
 
 
 def _wrong_value(message: str) -> str:
-    """The parser's message about a value that an option cannot have, in plain words."""
+    """The parser's message about an invalid value, in plain words."""
     found = re.match(r'Parser key "([\w.]+)":\s', message)
     value = re.search(r"G(?:iven|ot) value: (.*)", message)
     if not found or not value:
@@ -275,17 +275,17 @@ def _wrong_value(message: str) -> str:
 
 
 def _refuse_repeated(arguments: list[str]) -> None:
-    """Raises ArgumentError for an option given twice; the parser would silently keep the last."""
+    """Raises ArgumentError for a repeated option, since the parser would silently keep the last value."""
     import jsonargparse
 
-    given = Counter(argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
-    for name, times in given.items():
+    counts = Counter(argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
+    for name, times in counts.items():
         if times > 1 and not name.endswith("+"):  # with a plus, the parser appends to a list
             raise jsonargparse.ArgumentError(None, f"{name} is given {times} times: give it once")
 
 
 def _split_config(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """`--config FILE` and the other arguments. It goes first, so that flags override it wherever it stands."""
+    """`--config FILE`, and the other arguments. The file comes first, so that flags always override it."""
     for i, argument in enumerate(arguments):
         if argument == "--config" and i + 1 < len(arguments):
             return [argument, arguments[i + 1]], [*arguments[:i], *arguments[i + 2 :]]

@@ -1,4 +1,4 @@
-"""`qstep compare-search`: graded searches in, their accuracy against the tokens they took out."""
+"""`qstep compare-search`: reads graded searches, and compares their accuracy and the tokens they used."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from qstep.tasks.options import TaskOptions
 
 @dataclass
 class CompareSearchConfig(TaskOptions):
-    """Compares searches of the same problems: accuracy against tokens drawn.
+    """Compares searches on the same problems by their accuracy and the tokens they drew.
 
-    Of each: how often its chosen answer is right, a majority of its candidates, a vote weighted by sigmoid(score), and
-    any of them; the tokens drawn and scored for a problem. Searches of one `token_budget`, or without one of one
-    `width`, are compared in pairs, problem by problem.
+    Each search gets four accuracies: of its chosen answer, of a majority of its candidates, of a vote weighted by
+    sigmoid(score), and of any candidate. The result also has the tokens drawn and scored per problem. Searches with the
+    same `token_budget` are compared in pairs, problem by problem. Searches without a budget are paired by `width`.
 
     Args:
-        inputs: files of `qstep search`, graded by `qstep grade`, by name:
-            `--inputs.beam_400 beam.jsonl --inputs.best_of_n_400 best.jsonl`. Name the proposed search first.
-        output: the JSON file to write, which `qstep report` draws.
-        seed: of the bootstrap.
+        inputs: files of `qstep search` that `qstep grade` has graded, each under a name: `--inputs.beam_400 beam.jsonl
+            --inputs.best_of_n_400 best.jsonl`. Name the proposed search first.
+        output: the JSON file to write, which `qstep report` reads.
+        seed: seed of the bootstrap.
     """
 
     inputs: dict[str, Path]
@@ -36,7 +36,7 @@ def compare_search(config: CompareSearchConfig) -> Path:
     """Computes the report, writes it, prints a table, and returns the output.
 
     Raises:
-        ValueError: a file is no graded search, or holds other problems than the first.
+        ValueError: a file is not a graded search, or its problems differ from those of the first file.
     """
     from qstep.evals import SearchComparison, compare_searches, holds, write_result
     from qstep.report.tables import search_table
@@ -44,7 +44,7 @@ def compare_search(config: CompareSearchConfig) -> Path:
     refuse_overwriting(config)
     refuse_foreign("output", config.output, holds(SearchComparison))
     if not config.inputs:
-        raise ValueError("--inputs names no search: give --inputs.NAME FILE")
+        raise ValueError("--inputs is empty: name a file of each search with --inputs.NAME FILE")
     made = provenance(asdict(config))
     found = compare_searches(config.inputs, config.task, seed=config.seed, provenance=made)
     write_result(config.output, found)

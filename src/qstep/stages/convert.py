@@ -1,4 +1,4 @@
-"""`qstep convert`: a published step-labelled data set in, rows to train and score on out."""
+"""`qstep convert`: reads a published step-labelled data set, and writes rows for training and scoring."""
 
 from __future__ import annotations
 
@@ -29,20 +29,23 @@ HUB_ID = Such(lambda name: not Source.of(name).is_file, "a Hub id as --{name}")
 class ConvertConfig(PromptOptions, TaskOptions):
     """Converts published step-labelled data to rows that `qstep train` and `qstep score` read.
 
-    What is not used is counted under a reason, on the terminal and in the output's `.meta.json`, as are the steps by
-    label. Nothing is cast; a row that is not of the format is refused, by file, line and field. Questions are put as
-    `qstep sample` put them for the responses that a scorer is to judge: the same instruction, conversational or not.
+    Rows that cannot be used are counted by reason, on the terminal and in the output's `.meta.json`. So are the steps
+    by label. A row that does not have the format's fields and types is an error, which names file, line and field. Give
+    the same `instruction` and `conversational` as in `qstep sample`, so that a scorer reads the prompts it was trained
+    on.
 
     Args:
-        dataset_name: a .jsonl/.json/.parquet file, or a Hub id.
+        dataset_name: a .jsonl, .json or .parquet file, or a Hub id.
         output: the JSONL file to write.
-        format: how the set is laid out; auto tells by its columns.
-        split: the split of a Hub id, by default train. (ProcessBench's are gsm8k, math, olympiadbench and omnimath.)
-        config_name: the configuration of a Hub id, where it has several.
-        step_separator: the text between steps that the rows name, which training and scoring have to agree with; by
-            default the format's own, a line break (processbench: a blank line).
-        separator_inside: what becomes of a separator within a step: a blank, which is counted, or refuse.
-        neutral: what PRM800K's neutral rating is: right, as its authors score it, wrong, or null, no label (prm800k).
+        format: the format of the data set; `auto` recognises it by the columns.
+        split: the split of a Hub id, train by default. ProcessBench has gsm8k, math, olympiadbench and omnimath.
+        config_name: the configuration of a Hub id that has several.
+        step_separator: the string between steps, which training and scoring must share. The default is a blank line for
+            processbench, and a line break for the other formats.
+        separator_inside: what to do with a separator inside a step: replace it by a space and count it (`blank`), or
+            fail (`refuse`).
+        neutral: how to label PRM800K's neutral rating: `right` as its authors score it, `wrong`, or `null` for no label
+            (prm800k).
     """
 
     dataset_name: DatasetName
@@ -61,7 +64,7 @@ def convert(config: ConvertConfig) -> Path:
     """Runs the stage and returns its output.
 
     Raises:
-        RowError: a row is not of the format.
+        RowError: a row does not have the format.
         ValueError: the format is not recognised, or no row can be used.
     """
     from qstep.data import Audit, Reading, read_published, recognise
@@ -69,7 +72,7 @@ def convert(config: ConvertConfig) -> Path:
     refuse_overwriting(config)
     source = Source.of(config.dataset_name, split=config.split or "train", config=config.config_name)
     format = recognise(source) if config.format == "auto" else config.format
-    check_found(config, f"{config.dataset_name} is of {format}", format=format)
+    check_found(config, f"{config.dataset_name} has the format {format}", format=format)
     settings = settings_of(
         config,
         *("dataset_name", "split", "config_name"),
@@ -79,7 +82,7 @@ def convert(config: ConvertConfig) -> Path:
     )
     reading = Reading(format, config.task, config.step_separator, config.separator_inside, config.neutral)
     audit = Audit()
-    shown = 0  # of the rows read, by the progress bar
+    shown = 0  # rows that the progress bar has shown as read
 
     def advance(_: list[Row]) -> int:
         nonlocal shown
@@ -93,7 +96,9 @@ def convert(config: ConvertConfig) -> Path:
 
     def work(done: Collection[str]) -> Work:
         blocks = in_blocks(read_published(source, reading, audit), _ROWS_AT_ONCE)
-        rows = ([_put(row, config) for row in block] for block in chain(blocks, [[]]))  # the last completes the bar
+        rows = (
+            [_put(row, config) for row in block] for block in chain(blocks, [[]])
+        )  # the empty block completes the bar
         return Work(source.count(), rows, summary, done=0, advance=advance)
 
     write_rows(config.output, "convert", settings, work)
@@ -101,7 +106,7 @@ def convert(config: ConvertConfig) -> Path:
 
 
 def _put(row: Row, config: ConvertConfig) -> Row:
-    """The row with its question as the options say."""
+    """The row with the instruction and the form of prompt that the options ask for."""
     from qstep.tasks import worded
 
     return {**row, "prompt": worded(row["prompt"], config.instruction, config.conversational)}

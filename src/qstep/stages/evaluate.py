@@ -1,4 +1,4 @@
-"""`qstep evaluate`: a policy and problems in, its greedy and sampled accuracy out."""
+"""`qstep evaluate`: reads a policy and problems, and measures the greedy and sampled accuracy."""
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,15 +14,15 @@ from qstep.tasks.options import GradingOptions
 
 @dataclass(kw_only=True)
 class EvaluateConfig(GradingOptions, Sampling):
-    """Samples and grades a policy's responses, greedy and at a temperature, and reports accuracy with 95 % intervals.
+    """Measures a policy's accuracy with 95 % intervals, from greedy and from sampled responses.
 
-    An answer that cannot be graded is not counted as wrong: accuracies are over what can be graded, with the share
-    that cannot and both bounds beside them.
+    Ungradable answers do not count as wrong. Accuracies cover the gradable answers. The ungradable share and both
+    bounds are reported too.
 
     Args:
-        output_dir: where the rows and `results.json` go.
+        output_dir: the folder for the rows and `results.json`.
         split: the split of the data set.
-        num_samples: responses per problem of the sampled accuracy; the greedy one takes one.
+        num_samples: responses per problem for the sampled accuracy. The greedy accuracy uses one.
     """
 
     output_dir: Path
@@ -33,9 +33,9 @@ class EvaluateConfig(GradingOptions, Sampling):
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Runs the stage and returns what it writes to `results.json`.
 
-    `name` is that of `output_dir`; `greedy` and `sampled` are what `qstep.evals.policy_report` makes of the rows;
-    `problems` holds each problem's counts [right, wrong, ungradable] for both, from which `qstep report` makes paired
-    differences between policies; `results` and `n-samples` are laid out as lm-evaluation-harness does.
+    `name` is the name of `output_dir`. `greedy` and `sampled` are the results of `qstep.evals.policy_report`.
+    `problems` holds the counts [right, wrong, ungradable] of each problem, from which `qstep report` computes paired
+    differences between policies. `results` and `n-samples` have the layout of lm-evaluation-harness.
     """
     from qstep.data import read_rows
     from qstep.evals import PolicyEvaluation, as_json, policy_report, structure, verdicts_by_problem, write_result
@@ -44,7 +44,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from qstep.report.tables import evaluation_table
 
     common, grading = (
-        {field.name: getattr(config, field.name) for field in fields(of)} for of in (Sampling, GradingOptions)
+        {field.name: getattr(config, field.name) for field in fields(kind)} for kind in (Sampling, GradingOptions)
     )
     accuracies: dict[str, PolicyAccuracy] = {}
     problems: dict[str, dict[str, list[int]]] = {}

@@ -1,4 +1,4 @@
-"""`qstep evaluate processbench`: a scorer and responses with a known first error in, how well it finds it out."""
+"""`qstep evaluate processbench`: measures how well a scorer finds the first wrong step of responses."""
 
 from __future__ import annotations
 
@@ -29,24 +29,27 @@ _LONG = "longer than max_length"
 
 @dataclass(kw_only=True)
 class EvaluateStepsConfig(PromptOptions, ScorerOptions):
-    """Judges a step scorer by how well it finds the first wrong step, as ProcessBench does (arXiv 2412.06559).
+    """Evaluates how well a step scorer finds the first wrong step, as ProcessBench does (arXiv 2412.06559).
 
-    A step is said to be wrong where sigmoid(Q) is below the threshold. F1 is the harmonic mean of the accuracy on
-    responses with an error (exactly its place is found) and on those without one (none is found), for each subset, and
-    their mean. Beside it: AUROC of steps, calibration, what the score has to do with length, and aggregations.
+    The scorer calls a step wrong if sigmoid(Q) is below the threshold. F1 is the harmonic mean of two accuracies. On
+    responses with an error, exactly the first wrong step must be found. On responses without an error, no step may be
+    called wrong. Results are reported for each subset, with the mean F1. They include the AUROC of steps, calibration,
+    the correlation of the score with length, and aggregations.
 
     Args:
-        inputs: files by name of the subset, `--inputs.gsm8k gsm8k.json --inputs.math math.json`, or one file:
-            ProcessBench's (.json, .jsonl), or rows with `completions` and `labels` (.jsonl). A given step is scored as
-            one step, whatever is in it.
-        dataset_name: instead of files, a Hub id or a folder of such files, each split a subset: `Qwen/ProcessBench`.
-        output_dir: where scored rows, results and the page go.
-        threshold: of sigmoid(Q), in [0, 1]; .5 by default, which is Q = 0.
-        threshold_file: choose the threshold with the best F1 on this file, which may share no row with what is judged.
-        threshold_split: choose it on this subset of the inputs, which then is not judged.
-        over_long: what to do with rows longer than the scorer's `max_length`: refuse, before any of their subset is
-            scored, or drop and count them. Nothing is truncated.
-        seed: of the bootstrap.
+        inputs: files of ProcessBench (.json, .jsonl) or rows with `completions` and `labels` (.jsonl), each under the
+            name of its subset: `--inputs.gsm8k gsm8k.json --inputs.math math.json`. One file needs no name. Each step
+            in a file is scored as one step, even if it contains the step separator.
+        dataset_name: a Hub id or a folder of such files, instead of `inputs`: `Qwen/ProcessBench`. Each split is a
+            subset.
+        output_dir: the folder for scored rows, results and the page.
+        threshold: threshold of sigmoid(Q), in [0, 1]; .5 by default, which is Q = 0.
+        threshold_file: a file on which to choose the threshold with the best F1. It must not share rows with the
+            evaluated ones.
+        threshold_split: a subset on which to choose the threshold. It is then not evaluated.
+        over_long: `refuse` stops at rows longer than the scorer's `max_length` before their subset is scored; `drop`
+            leaves them out and counts them. Nothing is truncated.
+        seed: seed of the bootstrap.
     """
 
     inputs: dict[str, Path] | Path | None = None
@@ -61,22 +64,22 @@ class EvaluateStepsConfig(PromptOptions, ScorerOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.inputs is None) == (self.dataset_name is None):
-            raise ValueError("give --inputs or --dataset_name, and not both")
+            raise ValueError("give either --inputs or --dataset_name")
         ways = ("threshold", "threshold_file", "threshold_split")
-        given = [f"--{name}" for name in ways if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are given: a threshold is given or chosen in one way")
+        used = [f"--{name}" for name in ways if getattr(self, name) is not None]
+        if len(used) > 1:
+            raise ValueError(f"{' and '.join(used)} exclude each other: give one of them")
 
 
 def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
-    """Runs the stage and returns what it writes to `results.json`; `steps` holds each subset's report.
+    """Runs the stage and returns what it writes to `results.json`. `steps` holds the report of each subset.
 
-    Also writes `scored_<subset>.jsonl` (resumable), `results_<time>.json` and `samples_<subset>_<time>.jsonl` in
-    lm-evaluation-harness' layout, and `report.html`.
+    It also writes `scored_<subset>.jsonl` (resumable) and `report.html`. `results_<time>.json` and
+    `samples_<subset>_<time>.jsonl` have the layout of lm-evaluation-harness.
 
     Raises:
-        ValueError: rows are longer than the scorer's `max_length` (unless they are to be dropped), or the threshold was
-            to be chosen on rows that are judged, or on a subset that is not there.
+        ValueError: rows are longer than the scorer's `max_length` and `over_long` is `refuse`, or the threshold would
+            be chosen on evaluated rows or on a missing subset.
     """
     from qstep.data import write_json, write_jsonl
     from qstep.evals import Page, StepJudgement, as_json, judgements_of, mean_f1, step_report, structure, write_result
@@ -86,13 +89,13 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
 
     judged, chosen_on = _benchmarks(config)
     shared = _refuse_shared(judged, chosen_on)
-    scored = {name: _scored(of, config) for name, of in judged.items()}
+    scored = {name: _scored(benchmark, config) for name, benchmark in judged.items()}
     q, threshold = _threshold(config, chosen_on, shared)
     judgements = {name: judgements_of(rows) for name, (rows, _) in scored.items()}
     steps = {name: step_report(rows, summary, q, seed=config.seed) for name, (rows, summary) in scored.items()}
     mean = mean_f1(judgements, q, seed=config.seed)
     now = datetime.now()
-    originals = {name: len(of.rows) + of.left_out.total() for name, of in judged.items()}
+    originals = {name: len(benchmark.rows) + benchmark.left_out.total() for name, benchmark in judged.items()}
     results = StepJudgement(
         name=config.output_dir.name,
         scorer=config.scorer_fingerprint(),
@@ -123,7 +126,7 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
 
 
 def _benchmarks(config: EvaluateStepsConfig) -> tuple[dict[str, StepBenchmark], StepBenchmark | None]:
-    """The subsets to judge, and the one to choose a threshold on."""
+    """The subsets to evaluate, and the one to choose a threshold on."""
     from qstep.evals import read_benchmarks
 
     inputs = {config.inputs.stem: config.inputs} if isinstance(config.inputs, Path) else dict(config.inputs or {})
@@ -135,69 +138,77 @@ def _benchmarks(config: EvaluateStepsConfig) -> tuple[dict[str, StepBenchmark], 
         conversational=config.conversational,
     )
     if _THRESHOLD in {*inputs, *judged} - {*chooses}:
-        raise ValueError(f"a subset is called {_THRESHOLD!r}, as the rows to choose a threshold on are: rename it")
+        raise ValueError(f"a subset is called {_THRESHOLD!r}, which is reserved for --threshold_file: rename it")
     for name in judged:
         if not re.fullmatch(r"[\w.-]+", name):
-            raise ValueError(f"a subset is called {name!r}: a name has letters, digits, '_', '-' and '.'")
+            raise ValueError(f"a subset is called {name!r}: rename it with letters, digits, '_', '-' and '.' only")
     chosen_on = judged.pop(_THRESHOLD, None)
     if config.threshold_split is not None:
         if config.threshold_split not in judged or len(judged) == 1:
             raise ValueError(
-                f"--threshold_split is {config.threshold_split!r}: name one of several subsets, which are "
-                f"{', '.join(judged)}; the others are judged"
+                f"--threshold_split is {config.threshold_split!r}, and the subsets are {', '.join(judged)}: name one "
+                "of at least two, so that another is left to evaluate"
             )
         chosen_on = judged.pop(config.threshold_split)
     return judged, chosen_on
 
 
 def _refuse_shared(judged: dict[str, StepBenchmark], chosen_on: StepBenchmark | None) -> int:
-    """How many problems are judged that the threshold is chosen on too; ValueError where whole responses are."""
+    """The number of problems in both the evaluated subsets and the one for the threshold.
+
+    Raises ValueError if they share responses.
+    """
     from qstep.evals import shared_rows
 
     problems = 0
-    for of in judged.values() if chosen_on is not None else ():
+    for benchmark in judged.values() if chosen_on is not None else ():
         assert chosen_on is not None
-        rows, shared = shared_rows(of, chosen_on)
+        rows, shared = shared_rows(benchmark, chosen_on)
         if rows:
             raise ValueError(
-                f"{chosen_on.source} and {of.source} share {len(rows)} rows, {rows[0]!r} the first: a threshold is "
-                "never chosen on what is judged. Choose it on other rows, or give --threshold"
+                f"{chosen_on.source} and {benchmark.source} share {len(rows)} rows (the first is {rows[0]!r}), and a "
+                "threshold must not be chosen on evaluated rows. Choose it on other rows, or give --threshold"
             )
         problems += shared
     return problems
 
 
-def _scored(of: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list[Row], dict[str, Any]]:
-    """The rows of a subset with `q_values` and `score`, and what is known of their scoring."""
+def _scored(benchmark: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of a subset with `q_values` and `score`, and the summary of their scoring."""
     from qstep.data import canonical_json, read_rows
 
-    digest = hashlib.sha256(b"".join(canonical_json(row) + b"\n" for row in of.rows)).hexdigest()
+    digest = hashlib.sha256(b"".join(canonical_json(row) + b"\n" for row in benchmark.rows)).hexdigest()
     own = {field.name for field in fields(config)} - {field.name for field in fields(ScorerOptions)}
     settings = settings_of(config, *own, scorer=config.scorer_fingerprint(), rows=digest)
-    path = config.output_dir / f"scored_{of.name}.jsonl"
+    path = config.output_dir / f"scored_{benchmark.name}.jsonl"
 
     def work(done: Collection[str]) -> Work:
         scorer = config.load_scorer()
-        dropped = too_long(of.rows, scorer, config.over_long, of.source)
-        warn_of_prompts((row["prompt"] for row in of.rows), scorer, of.source, config.instruction)
-        if len(dropped) == len(of.rows):
-            raise ValueError(f"{of.source} has no rows short enough for this scorer")
+        dropped = too_long(benchmark.rows, scorer, config.over_long, benchmark.source)
+        warn_of_prompts((row["prompt"] for row in benchmark.rows), scorer, benchmark.source, config.instruction)
+        if len(dropped) == len(benchmark.rows):
+            raise ValueError(
+                f"{benchmark.source}: every row is longer than this scorer's max_length of {scorer.max_length} tokens"
+            )
         skipped = {*done, *dropped}
-        rows = [row for row in of.rows if row["id"] not in skipped]
-        responses = len(of.rows) - len(dropped)
-        separators = of.separators(scorer)
+        rows = [row for row in benchmark.rows if row["id"] not in skipped]
+        responses = len(benchmark.rows) - len(dropped)
+        separators = benchmark.separators(scorer)
         return scoring(rows, responses, scorer, config.score_tokens, len(dropped), separators=separators)
 
     summary = write_rows(path, "evaluate processbench", settings, work)
     long = summary.pop("over_long")
     if long and config.over_long == "refuse":
-        raise ValueError(f"{path} was made without {long} over-long rows: give --over_long drop again")
-    left_out = dict(of.left_out) | ({_LONG: long} if long else {})
+        raise ValueError(
+            f"{path} was written with --over_long drop, without {long} rows longer than max_length: give this option "
+            "again"
+        )
+    left_out = dict(benchmark.left_out) | ({_LONG: long} if long else {})
     return list(read_rows(path)), summary | {"left_out": left_out}
 
 
 def _threshold(config: EvaluateStepsConfig, chosen_on: StepBenchmark | None, shared: int) -> tuple[float, Threshold]:
-    """The threshold of Q, and what the results say of it: that of sigmoid(Q), and where it comes from."""
+    """The threshold of Q, and its entry in the results: the threshold of sigmoid(Q) and its origin."""
     from scipy.special import expit, logit
 
     from qstep.evals import choose_threshold, first_error_report, judgements_of, structure
@@ -224,5 +235,5 @@ def _print(results: StepJudgement, judged: dict[str, StepBenchmark]) -> None:
 
     for table in judgement_tables(results):
         print_table(*table)
-    for note in judgement_notes(results, {name: of.source for name, of in judged.items()}):
+    for note in judgement_notes(results, {name: benchmark.source for name, benchmark in judged.items()}):
         print_result(note)

@@ -1,4 +1,4 @@
-"""`qstep export`: a scorer with a linear head in, the plain token classifier that computes the same out."""
+"""`qstep export`: turns a scorer with a linear head into a plain token classifier that computes the same."""
 
 from __future__ import annotations
 
@@ -11,30 +11,29 @@ from qstep.scoring.options import LocalScorerOptions
 
 @dataclass(kw_only=True)
 class ExportConfig(LocalScorerOptions):
-    """Makes a checkpoint that vLLM serves without a line of its own code: an `AutoModelForTokenClassification` with one
-    output and qstep's step contract.
+    """Exports a scorer as an `AutoModelForTokenClassification` with one output, which vLLM serves without extra code.
 
-    It is read again and compared: where a Q differs by more than 1e-4 of its size (in half precision, 0.05), nothing is
-    written.
+    The checkpoint includes qstep's step contract. The export is loaded again and compared with the scorer. If a Q
+    differs by more than 1e-4 of its size (0.05 in half precision), nothing is written.
 
     Args:
-        output_dir: the folder to write; it is there whole or not at all.
+        output_dir: the folder to write. It appears only once it is complete.
     """
 
     output_dir: Path
 
 
 def export(config: ExportConfig) -> Path:
-    """Runs the stage and returns its output; an output of the same scorer is left as it is.
+    """Runs the stage and returns its output. An existing export of the same scorer is left as it is.
 
     Raises:
-        ValueError: the scorer's Q is no linear function of a state that the step contract can name, or the export does
-            not give the same Qs; or the output is something else, or was changed.
+        ValueError: the scorer's Q is not a linear function of a state that the step contract can name, or the export
+            computes other Qs, or the output folder has other content or was changed.
     """
     from qstep.scoring.export import export_scorer
 
     if config.output_dir.resolve() == Path(config.scorer).resolve():
-        raise ValueError(f"--output_dir {config.output_dir} is the scorer's own folder: give another")
+        raise ValueError(f"--output_dir {config.output_dir} is the scorer's own folder: give another folder")
     settings = {
         "export": config.scorer_fingerprint(),
         "kind": config.scorer_kind,

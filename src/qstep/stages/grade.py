@@ -1,4 +1,4 @@
-"""`qstep grade`: responses in, verdicts and rewards out."""
+"""`qstep grade`: reads responses, and adds verdicts and rewards."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _ROWS_AT_ONCE = 256
 
 @dataclass
 class GradeConfig(GradingOptions):
-    """Grades every response: `right`, `wrong`, or `ungradable` (never counted as wrong).
+    """Grades every response as `right`, `wrong` or `ungradable`. An ungradable response never counts as wrong.
 
     Args:
-        input: rows written by `qstep sample`, or responses made elsewhere: a question (`question`, `problem` or
-            `prompt`), its answer (`answer` or `gold`) and the text (`text`, `response` or `completion`) a line, or a
-            list of `responses`.
+        input: rows written by `qstep sample`, or your own JSONL file of responses. A line of your own has a question
+            (`question`, `problem` or `prompt`), its right answer (`answer` or `gold`), and a response (`text`,
+            `response` or `completion`) or a list of `responses`.
         output: the JSONL file to write.
-        offset: how many problems of the input to skip, in order of appearance.
-        num_problems: how many problems, all by default.
+        offset: number of problems to skip, in order of appearance.
+        num_problems: maximum number of problems to grade; all by default.
     """
 
     input: Path
@@ -79,13 +79,13 @@ def _read(config: GradeConfig, tasks: Tasks) -> Iterator[Row]:
 
 
 def _number(config: GradeConfig, tasks: Tasks) -> int:
-    """How many rows there are to grade. Raises ValueError where there are none."""
+    """The number of rows to grade. Raises ValueError if there are none."""
     from qstep.data import count_responses, group_key, read_responses
 
     some = config.offset or config.num_problems is not None
     rows = sum(1 for _ in _read(config, tasks)) if some else count_responses(config.input)
     if not rows:
         problems = len({group_key(row) for row in read_responses(config.input, task=config.task)})
-        number = f"{problems} problems; offset is {config.offset}" if problems else "no rows"
-        raise ValueError(f"{config.input} has {number}")
+        reason = f"{problems} problems: give an --offset below that, not {config.offset}" if problems else "no rows"
+        raise ValueError(f"{config.input} has {reason}")
     return rows

@@ -1,4 +1,4 @@
-"""`qstep merge`: an adapter in, the plain checkpoint that computes the same out."""
+"""`qstep merge`: turns an adapter into a plain checkpoint that computes the same."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from qstep.runs.folders import written_whole
 
 @dataclass(kw_only=True)
 class MergeConfig:
-    """Merges an adapter that `qstep train --use_peft true` wrote into the weights it stands on.
+    """Merges an adapter that `qstep train --use_peft true` wrote into its base model.
 
     Args:
         model_name_or_path: the folder of the adapter.
-        output_dir: the folder to write; it is there whole or not at all.
+        output_dir: the folder to write. It appears only once it is complete.
     """
 
     model_name_or_path: Path
@@ -23,17 +23,17 @@ class MergeConfig:
 
 
 def merge(config: MergeConfig) -> Path:
-    """Runs the stage and returns its output; an output of the same adapter is left as it is.
+    """Runs the stage and returns its output. An existing merge of the same adapter is left as it is.
 
     Raises:
-        ValueError: the folder holds no finished adapter, or the output is something else, or was changed.
+        ValueError: the folder does not hold a finished adapter, or the output folder has other content or was changed.
     """
     from qstep.models import merge_adapter
     from qstep.models.inference import hide_loading_bars
 
     adapter, output = config.model_name_or_path, config.output_dir
     if not adapter.is_dir():
-        raise ValueError(f"{adapter} is not a folder; give the output_dir of a training with --use_peft true")
+        raise ValueError(f"{adapter} is not a folder: give the --output_dir of a training with --use_peft true")
     settings = {"merge": model_fingerprint(str(adapter))}
     hide_loading_bars()
     return written_whole(output, settings, f"merge of {adapter}", lambda folder: merge_adapter(adapter, folder))

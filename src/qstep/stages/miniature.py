@@ -1,4 +1,4 @@
-"""`qstep miniature`: what the embedded task starts from, its unreliable textbook and a model that knows nothing."""
+"""`qstep miniature`: writes the built-in task's unreliable textbook and its untrained model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from qstep.runs.progress import say_written
 
 @dataclass
 class MiniatureConfig(Options):
-    """Writes `textbook.jsonl`, to be learned with `qstep train rs`, and `model`, untrained, with its tokenizer.
+    """Writes `textbook.jsonl` for `qstep train rs`, and the folder `model` with an untrained model and its tokenizer.
 
     Args:
-        output_dir: the folder to write; what is there is written anew.
-        textbook_rows: how many worked problems the textbook has.
-        seed: of the world (which facts are hard), of the textbook, and of the model's weights.
+        output_dir: the folder to write. Existing files are overwritten.
+        textbook_rows: number of worked problems in the textbook.
+        seed: seed of the task variant (which facts are hard), of the textbook, and of the model's weights.
     """
 
     output_dir: Path

@@ -1,4 +1,4 @@
-"""`qstep report`: results in, one self-contained HTML page out."""
+"""`qstep report`: reads results, and writes one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -23,25 +23,24 @@ _NOT_METRICS = ("id", "max_steps")
 
 @dataclass
 class ReportConfig(TaskOptions):
-    """Renders a page that needs nothing else and runs no script.
+    """Renders results as one HTML page, without scripts or other files.
 
-    The first-named evaluation is compared with each other one, problem by problem, and the first-named scorer of a
-    best-of-n result with the majority, one response, and each other scorer. The best way to choose is compared with
-    the majority, whatever it is.
+    The first evaluation is compared with each other one, problem by problem. The first scorer of a best-of-n result is
+    compared with the majority vote, with one response, and with each other scorer. The most accurate way to choose is
+    also compared with the majority vote.
 
     Args:
-        results: results of `qstep evaluate`, `qstep evaluate processbench`, `qstep best-of-n` and `qstep
-            compare-search`, one, a list
-            (`--results '[a.json, b.json]'`), or by name:
-            `--results.dqo dqo/results.json --results.base base/results.json`; or the `summary` of another report.
+        results: results of `qstep evaluate`, `qstep evaluate processbench`, `qstep best-of-n` or `qstep
+            compare-search`. Give one file, a list (`--results '[a.json, b.json]'`), or names (`--results.dqo
+            dqo/results.json --results.base base/results.json`). The `summary` of another report works too.
         output: the HTML file to write.
-        title: the page's title.
-        training: folders written by `qstep train`, by name of the run.
-        labels: two files of the same rows, `exact` and `monte_carlo`, whose step labels to compare.
-        examples: a scored file to show problems of, by name of its scorer: `--examples.pqm scored.jsonl`.
-        example_problems: how many problems to show of each such file.
-        example_responses: how many responses to show of a problem, in addition to those that were chosen.
-        summary: a JSON file to write the numbers of the page to.
+        title: the title of the page.
+        training: folders written by `qstep train`, each under the name of its run.
+        labels: two files of the same rows, named `exact` and `monte_carlo`. The page compares their step labels.
+        examples: scored files to show problems from, each under the name of its scorer: `--examples.pqm scored.jsonl`.
+        example_problems: number of problems to show from each file.
+        example_responses: number of responses to show of each problem, in addition to the chosen ones.
+        summary: a JSON file for the numbers of the page.
     """
 
     results: dict[str, Path] | list[Path] | Path
@@ -59,7 +58,7 @@ def report(config: ReportConfig) -> Path:
     """Runs the stage and returns its output.
 
     Raises:
-        ValueError: a file is not what it should be; the message names it.
+        ValueError: a file has other content than its option needs. The message names the file.
     """
     from qstep.evals import Page, holds, read_label_agreement, write_result
     from qstep.report import gathered, render_report
@@ -86,7 +85,7 @@ def report(config: ReportConfig) -> Path:
 
 
 def _named(results: dict[str, Path] | list[Path] | Path) -> dict[str, Reported]:
-    """The results by name; a result without one is called as it calls itself, or as its file."""
+    """The results by name. A result without a name takes the one stored in it, or else the name of its file."""
     from qstep.evals import BestOfN, Page, PolicyEvaluation, SearchComparison, StepJudgement, read_result
 
     if isinstance(results, Path):
@@ -94,12 +93,14 @@ def _named(results: dict[str, Path] | list[Path] | Path) -> dict[str, Reported]:
     pairs = list(results.items() if isinstance(results, dict) else ((None, path) for path in results))
     named: dict[str, Reported] = {}
     paths: dict[str, Path] = {}
-    for given, path in pairs:
-        of = read_result(path, PolicyEvaluation, StepJudgement, BestOfN, SearchComparison, Page)
-        name = given or getattr(of, "name", None) or path.stem
+    for own_name, path in pairs:
+        result = read_result(path, PolicyEvaluation, StepJudgement, BestOfN, SearchComparison, Page)
+        name = own_name or getattr(result, "name", None) or path.stem
         if name in named:
-            raise ValueError(f"{path} and {paths[name]} are both called {name!r}: name them, --results.NAME FILE")
-        named[name], paths[name] = of, path
+            raise ValueError(
+                f"{path} and {paths[name]} are both called {name!r}: give each a name with --results.NAME FILE"
+            )
+        named[name], paths[name] = result, path
     return named
 
 
@@ -126,13 +127,13 @@ def _examples(config: ReportConfig) -> Iterator[Examples]:
 
 
 def _scored(path: Path) -> Iterator[Row]:
-    """The rows of a graded and scored file; ValueError, naming the row, where one is not."""
+    """The rows of a graded and scored file. Raises ValueError, naming the row, if one is not."""
     from qstep.data import read_rows
 
     for row in read_rows(path):
         for column, command in (("verdict", "grade"), ("score", "score")):
             if column not in row:
                 raise ValueError(
-                    f"--examples {path}: row {row.get('id')!r} has no {column}: run `qstep {command}` on it first"
+                    f"--examples {path}: row {row.get('id')!r} has no {column}. Run `qstep {command}` on the file first"
                 )
         yield row

@@ -1,4 +1,4 @@
-"""`qstep sample`: problems in, a group of responses for each out."""
+"""`qstep sample`: reads problems, and samples a group of responses to each."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Sampling(ProblemOptions, SamplingOptions, EngineOptions, ClusterOptions):
-    """Which problems to answer, with which model, and how responses are drawn.
+    """The problems, the model, and how responses are drawn.
 
     Args:
-        model_name_or_path: a causal language model: a folder or a Hub id.
+        model_name_or_path: the causal language model to sample from: a folder or a Hub id.
         num_samples: responses per problem.
     """
 
@@ -39,7 +39,7 @@ class SampleConfig(Sampling):
     """Samples `num_samples` responses to each problem.
 
     Args:
-        output: the JSONL file to write; a job that was killed goes on where it stopped.
+        output: the JSONL file to write. The same command resumes an interrupted job.
     """
 
     output: OutputFile
@@ -77,7 +77,7 @@ _Wanted = Sequence[tuple[Problem, list[int]]]
 
 
 def _drawn(config: SampleConfig, missing: _Wanted, engine: "Engine | None") -> Iterator[list[Row]]:
-    """The missing rows, some at a time, as they finish; drawn here or over the cluster."""
+    """The missing rows in groups, as they finish. They are drawn in this process or on the cluster."""
     if config.executor == "ray" and engine is None:
         wanted = [{"problem": asdict(problem), "samples": samples} for problem, samples in missing]
         blocks = in_blocks(wanted, max(1, config.max_rows // config.num_samples))
@@ -90,7 +90,7 @@ def _finish_reasons(rows: Iterator[Row]) -> dict[str, dict[str, int]]:
 
 
 class _Sampler:
-    """Draws the responses of blocks of problems in a worker of a cluster."""
+    """Draws the responses to blocks of problems, in a worker of a cluster."""
 
     def __init__(self, config: SampleConfig) -> None:
         self.engine, self.settings = config.load_engine(config.model_name_or_path), config.sampling()
@@ -101,7 +101,7 @@ class _Sampler:
 
 
 def _draw(engine: "Engine", wanted: _Wanted, settings: "SamplingSettings") -> Iterator[list[Row]]:
-    """The rows of these samples of problems, a problem at a time, as they finish."""
+    """The rows of the wanted responses, one problem at a time, as they finish."""
     from qstep.data import encode_prompt
     from qstep.generation import Request
 

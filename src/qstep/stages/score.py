@@ -1,4 +1,4 @@
-"""`qstep score`: rows and a trained scorer in, a Q-value for each step out."""
+"""`qstep score`: reads rows and a trained scorer, and adds a Q-value for each step."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _NAMED = 5
 class ScoreConfig(TaskOptions, ScorerOptions):
     """Scores every step of every response.
 
-    Adds `completions` (the steps, where the row has none yet) and `step_separator` (what they were split at),
-    `q_values`, `score` (their aggregation by the scorer's own contract; null for a response without a step, which
-    loses to every other) and `step_rewards` (the probabilities sigmoid(Q), for `qstep train dqo --process_rewards`).
+    Each row gets `q_values`, `score` and `step_rewards`. `score` aggregates the Qs as the scorer's step contract says.
+    It is null for a response without steps, which loses to all others. `step_rewards` are the probabilities sigmoid(Q),
+    for `qstep train dqo --process_rewards`. Rows without steps also get `completions` and `step_separator`.
 
     Args:
-        input: rows written by `qstep sample`, `grade` or `annotate`, or responses made elsewhere, as `qstep grade`
-            takes them.
+        input: rows written by `qstep sample`, `grade` or `annotate`, or your own responses, in the columns that `qstep
+            grade` reads.
         output: the JSONL file to write.
-        over_long: what to do with rows longer than the scorer's `max_length`: refuse, before any is scored, or drop
-            and count them. Nothing is truncated.
+        over_long: `refuse` stops at rows longer than the scorer's `max_length` before any is scored; `drop` leaves them
+            out and counts them. Nothing is truncated.
     """
 
     input: Path
@@ -46,8 +46,8 @@ def score(config: ScoreConfig) -> Path:
     """Runs the stage and returns its output.
 
     Raises:
-        ValueError: a row's steps were split at another separator than the scorer's, or contain it, or rows are longer
-            than its `max_length` (unless they are to be dropped).
+        ValueError: a row's steps were split at another separator than the scorer's, or contain that separator. Also if
+            rows are longer than `max_length` and `over_long` is `refuse`.
     """
     from qstep.data import count_responses
 
@@ -64,21 +64,25 @@ def score(config: ScoreConfig) -> Path:
         dropped = too_long(_split_rows(config, scorer), scorer, config.over_long, str(config.input))
         warn_of_prompts((row["prompt"] for row in _split_rows(config, scorer)), scorer, str(config.input))
         if not (responses := count_responses(config.input) - len(dropped)):
-            raise ValueError(f"{config.input} has no rows" + (" short enough for this scorer" if dropped else ""))
+            long = f": all are longer than this scorer's max_length of {scorer.max_length} tokens" if dropped else ""
+            raise ValueError(f"{config.input} has no rows to score{long}")
         skipped = {*done, *dropped}
         rows = (row for row in _split_rows(config, scorer) if row["id"] not in skipped)
         return scoring(rows, responses, scorer, config.score_tokens, len(dropped))
 
     summary = write_rows(config.output, "score", settings, work)
     if config.over_long == "refuse" and (left_out := summary["over_long"]):
-        raise ValueError(f"{config.output} was made without {left_out} over-long rows: give --over_long drop again")
+        raise ValueError(
+            f"{config.output} was written with --over_long drop, without {left_out} rows longer than max_length: give "
+            "this option again"
+        )
     return config.output
 
 
 def scoring(
     rows: Iterable[Row], responses: int, scorer: Scorer, max_tokens: int, over_long: int, **summary: Any
 ) -> Work:
-    """The scored rows as work for `write_rows`; `responses` counts them with those that are scored already."""
+    """The scored rows as work for `write_rows`. `responses` includes those that are already scored."""
     from qstep.scoring.aggregation import with_scores
 
     scored = scorer.score_rows(rows, max_tokens=max_tokens)
@@ -87,7 +91,7 @@ def scoring(
 
 
 def _split_rows(config: ScoreConfig, scorer: Scorer) -> Iterator[Row]:
-    """The rows with their steps in `completions`, split at the scorer's separator where a row has none."""
+    """The rows with their steps in `completions`. A row without steps is split at the scorer's separator."""
     from qstep.data import read_responses, steps_of
 
     wanted = scorer.step_separator
@@ -96,23 +100,23 @@ def _split_rows(config: ScoreConfig, scorer: Scorer) -> Iterator[Row]:
             steps = steps_of(row, wanted)
         except ValueError as error:
             raise ValueError(
-                f"{config.input}: {error}. Make the rows anew by the scorer's separator (--step_separator of `qstep "
-                "convert` or `annotate`), or judge by `qstep evaluate processbench`, which takes steps as they are"
+                f"{config.input}: {error}. Write the rows again with the scorer's separator (--step_separator of "
+                "`qstep convert` or `annotate`), or use `qstep evaluate processbench`, which scores steps as they are"
             ) from None
         yield row if "completions" in row else {**row, "completions": steps, "step_separator": wanted}
 
 
 def too_long(rows: Iterable[Row], scorer: Scorer, over_long: OverLong, where: str) -> set[str]:
-    """The ids of the rows that the scorer cannot hold.
+    """The ids of the rows that are longer than the scorer's `max_length`.
 
     Raises:
-        ValueError: there are some, and they are to be refused.
+        ValueError: there are such rows, and `over_long` is `refuse`.
     """
     long = [row["id"] for row in rows if not scorer.fits(row)]
     if long and over_long == "refuse":
         named = ", ".join(map(repr, long[:_NAMED])) + (", ..." if len(long) > _NAMED else "")
         raise ValueError(
-            f"{where}: {len(long)} rows are longer than this scorer's max_length of "
-            f"{scorer.max_length} tokens: {named}. Leave them out with --over_long drop; nothing is truncated"
+            f"{where}: {len(long)} rows are longer than this scorer's max_length of {scorer.max_length} tokens "
+            f"({named}). Leave them out with --over_long drop; nothing is truncated"
         )
     return set(long)

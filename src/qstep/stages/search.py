@@ -1,4 +1,4 @@
-"""`qstep search`: problems, a policy and a step scorer in, the candidates of a guided search for each problem out."""
+"""`qstep search`: reads problems, a policy and a step scorer, and writes the candidates of guided searches."""
 
 from __future__ import annotations
 
@@ -28,30 +28,32 @@ if TYPE_CHECKING:
     from qstep.search import Found, SearchSettings
 
 _SHAPE = ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
-"""The options that say how a method searches; those that it reads stand in its rows."""
+"""The options that shape a search. Rows record those that their method reads."""
 
 
 @dataclass(kw_only=True)
 class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions):
-    """Answers problems by decoding that a step scorer guides, and says what tokens that took.
+    """Answers problems with a search that a step scorer guides, and counts the tokens it uses.
 
-    best_of_n draws `width` whole responses. beam draws `width` first steps, keeps the best `width / expand` responses
-    begun, draws `expand` next steps from each, and so on; lookahead values each by its score `lookahead_steps` greedy
-    steps later. dvts does so in `width / expand` trees that know nothing of each other. A step ends at the scorer's
-    separator. Writes a row for each candidate: those that ended, and those cut off where tokens or steps ran out. The
-    answer is the row with `chosen`: the best score among those that ended, of all where none did.
+    `best_of_n` draws `width` complete responses. `beam` draws `width` first steps and keeps the best `width / expand`
+    partial responses. It then draws `expand` next steps from each, and repeats this until the responses end.
+    `lookahead` is a beam search that values each step by its score `lookahead_steps` greedy steps later. `dvts` is a
+    beam search in `width / expand` independent trees. A step ends at the scorer's separator.
+
+    The output has a row for each candidate. Candidates are complete, or cut off at the limit of tokens or steps. The
+    answer is the row with `chosen`. It has the best score among complete candidates, or among all if none is complete.
 
     Args:
-        model_name_or_path: a causal language model: a folder or a Hub id.
-        output: the JSONL file to write; a job that was killed goes on where it stopped.
-        method: best_of_n, beam, dvts or lookahead.
-        width: responses drawn, or begun at once; a multiple of `expand`.
-        expand: next steps drawn from each response begun that is kept (beam, dvts, lookahead).
+        model_name_or_path: the causal language model to sample from: a folder or a Hub id.
+        output: the JSONL file to write. The same command resumes an interrupted job.
+        method: the search method. `best_of_n` chooses among complete responses; the others choose after each step.
+        width: number of responses drawn in parallel, a multiple of `expand`.
+        expand: next steps drawn from each partial response that is kept (beam, dvts, lookahead).
         lookahead_steps: greedy steps drawn to value a step (lookahead).
-        max_steps: steps after which a response is cut off (beam, dvts, lookahead); only by its length by default.
-        token_budget: the most tokens drawn for one problem, by whatever the search draws; never exceeded. Without it
-            as many as the method takes.
-        problems_at_once: problems searched side by side; as many are redone after a kill.
+        max_steps: maximum number of steps of a response (beam, dvts, lookahead). By default only `max_new_tokens`
+            limits a response.
+        token_budget: maximum number of tokens drawn for one problem, including discarded steps; no limit by default.
+        problems_at_once: problems searched at the same time. A resumed job repeats at most this many.
     """
 
     model_name_or_path: ModelName
@@ -67,11 +69,13 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.temperature == 0 and self.width > 1:
-            raise ValueError("--temperature is 0, and all draws from one place would be the same: sample, or --width 1")
+            raise ValueError(
+                f"--temperature is 0, so all {self.width} responses would be equal: raise it, or give --width 1"
+            )
         self.settings()
 
     def settings(self) -> SearchSettings:
-        """The same for a search; raises ValueError where the numbers do not go together."""
+        """These options as the settings of a search. Raises ValueError if they are inconsistent."""
         from qstep.search import SearchSettings
 
         return SearchSettings(
@@ -85,7 +89,7 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
 
 
 def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | None = None) -> Path:
-    """Runs the stage and returns its output. `engine` and `scorer` replace those that the options name."""
+    """Runs the stage and returns its output. `engine` and `scorer` replace the ones named by the options."""
     from qstep.data.tokens import PROMPT_DATE
 
     refuse_overwriting(config)
@@ -114,8 +118,8 @@ def _search(config: SearchConfig, problems: dict[str, Problem], engine: Engine |
     warn_of_prompts((problem.prompt for problem in problems.values()), judging, config.dataset_name, config.instruction)
     if is_named(judging.step_separator):
         raise ValueError(
-            f"{config.scorer} reads steps that {judging.step_separator} cuts, and a search has to know where a step "
-            "ends while it is written: use a scorer whose steps end at a text"
+            f"{config.scorer} has the step separator {judging.step_separator}, and a search must recognise the end of "
+            "a step while it is drawn. Use a scorer whose step separator is a string, such as a line break"
         )
     searched = {
         row["problem_id"]
@@ -127,8 +131,8 @@ def _search(config: SearchConfig, problems: dict[str, Problem], engine: Engine |
         found = search_together(
             block, config.method, config.settings(), searching, judging, score_tokens=config.score_tokens
         )
-        of_block = zip(block, found, strict=True)
-        return [row for problem, of in of_block for row in _rows(problem, of, config, judging.step_separator)]
+        pairs = zip(block, found, strict=True)
+        return [row for problem, result in pairs for row in _rows(problem, result, config, judging.step_separator)]
 
     blocks = in_blocks(problems.values(), config.problems_at_once)
     return Work(
@@ -170,7 +174,7 @@ def _rows(problem: Problem, found: Found, config: SearchConfig, separator: str) 
 
 
 def _summary(max_length: int, rows: Iterator[Row]) -> dict[str, Any]:
-    """What the searches spent in all, and how the answers ended."""
+    """The tokens of all searches, and how the answers ended."""
     spent: Counter[str] = Counter(problems=0, candidates=0, tokens_generated=0, tokens_scored=0, too_long=0)
     ended: Counter[str] = Counter()
     for row in rows:
@@ -182,6 +186,6 @@ def _summary(max_length: int, rows: Iterator[Row]) -> dict[str, Any]:
     if spent["too_long"]:
         console.print(
             f"{spent['too_long']} partial responses were longer than the scorer's max_length of {max_length} tokens. "
-            "They have no score, and lose to all that have one"
+            "They have no score, and rank below all that have one"
         )
     return {**spent, "finish_reasons": dict(sorted(ended.items()))}

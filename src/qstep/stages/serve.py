@@ -1,4 +1,4 @@
-"""`qstep serve`: a trained scorer as an HTTP server."""
+"""`qstep serve`: serves a trained scorer over HTTP."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from qstep.serving.options import ServerOptions
 class ServeConfig(ServerOptions, LocalScorerOptions, ScoringOptions):
     """Serves a trained scorer over HTTP, with the schema of vLLM's `/pooling`, until SIGTERM.
 
-    `qstep score --endpoint http://127.0.0.1:8100` is one client. There are no passwords: it listens to this machine
-    alone unless told otherwise. Needs the extra `serve`: `pip install -e '.[serve]'` in a clone of the repository.
+    `qstep score --endpoint http://127.0.0.1:8100` is one client. The server has no passwords. By default it accepts
+    connections only from this machine. It needs the extra `serve`: run `pip install -e '.[serve]'` in a clone of the
+    repository.
     """
 
 
 def serve(config: ServeConfig) -> None:
-    """Runs the server until it is told to stop.
+    """Runs the server until SIGTERM.
 
     Raises:
-        ValueError: the server's packages are missing, or the scorer is none that `qstep train` made.
-        OSError: the address is taken, or requests were cut off at the end.
+        ValueError: the server's packages are missing, or the scorer has no step contract.
+        OSError: the address is in use, or requests were cut off at the end.
     """
     try:
         from qstep.serving.app import Service
@@ -41,12 +42,13 @@ def serve(config: ServeConfig) -> None:
         fingerprint, scorer = config.scorer_fingerprint(), config.check_steps(config.load_scorer(), config.scorer)
         if not isinstance(scorer, StepScorer) or not isinstance(scorer.format, ContractFormat):
             raise ValueError(
-                f"--scorer {config.scorer} has no step contract, as what `qstep train` made has: `qstep export` it"
+                f"--scorer {config.scorer} has no step contract, unlike scorers of `qstep train`. Run `qstep export` "
+                "on it, and serve the result"
             )
         if scorer.max_length > config.queue_tokens:
             raise ValueError(
-                f"--queue_tokens is {config.queue_tokens}, which a response of the scorer's max_length of "
-                f"{scorer.max_length} tokens does not fit in"
+                f"--queue_tokens is {config.queue_tokens}, and a response may have {scorer.max_length} tokens, the "
+                f"scorer's max_length. Give --queue_tokens {scorer.max_length} or more"
             )
         name = config.served_model_name or config.scorer
         service = Service(scorer, config, name=name, batch_tokens=config.score_tokens, fingerprint=fingerprint)
@@ -56,6 +58,6 @@ def serve(config: ServeConfig) -> None:
         def ready() -> None:
             console.print(f"serving {name} at {url}", soft_wrap=True, markup=False)
             if not ipaddress.ip_address(host).is_loopback:
-                console.print("It is open to everybody who reaches this address: there are no passwords.")
+                console.print("Warning: everybody who can reach this address can use it. There are no passwords.")
 
         run(service, listening, ready)

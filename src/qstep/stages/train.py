@@ -1,4 +1,4 @@
-"""`qstep train METHOD`: labelled rows in, a checkpoint out."""
+"""`qstep train METHOD`: reads labelled rows, and trains a model."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ from qstep.trainers.checkpoints import (
 
 @dataclass(kw_only=True)
 class TrainInputs(ModelOptions):
-    """What a training run starts from.
+    """The model and the rows that a training run starts from.
 
     Args:
         train_file: the JSONL rows to learn from.
-        eval_file: rows to evaluate on during training, as eval_strategy says; load_best_model_at_end and
-            metric_for_best_model keep the best checkpoint.
+        eval_file: JSONL rows to evaluate on during training, at the times that eval_strategy sets. Give
+            load_best_model_at_end and metric_for_best_model to keep the best checkpoint.
     """
 
     train_file: Path
@@ -61,17 +61,16 @@ class TrainInputs(ModelOptions):
 def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
     """Trains, saves model, tokenizer and model card to `config.output_dir`, and returns that folder.
 
-    The folder's `train_log.jsonl` holds every line of the log. A finished folder with unchanged settings is left as
-    it is. An unfinished one goes on from its newest whole checkpoint of the same settings, where `save_strategy`
-    left any, and ends with the weights of an undisturbed run. A run whose learning rate does not depend on its
-    length may be made longer in place. `resume_from_checkpoint` names the checkpoint to go on from instead, whose
-    run may have been of another length.
+    The folder's `train_log.jsonl` holds the log. A finished folder with unchanged settings is left as it is. An
+    unfinished one resumes from its newest complete checkpoint with the same settings, if `save_strategy` saved any. It
+    ends with the weights of an uninterrupted run. A run whose learning rate does not depend on its length can be made
+    longer in place. `resume_from_checkpoint` names another checkpoint to resume from, also of a run of another length.
 
-    Of several processes the first alone opens and writes files; the others follow its decision.
+    With several processes, only the first opens and writes files, and the others follow its decision.
 
     Raises:
         SettingsChanged: the folder was made with other settings.
-        ValueError: the checkpoint to go on from is not whole, or of other settings; or a finished model was changed.
+        ValueError: the checkpoint to resume from is incomplete or has other settings, or a finished model was changed.
     """
     evaluated = None if inputs.eval_file is None else RowsFile(inputs.eval_file)
     return train_on(method, inputs, config, RowsFile(inputs.train_file), evaluated)
@@ -84,7 +83,7 @@ def train_on(
     from qstep.report.card import write_card
 
     output = Path(str(config.output_dir))
-    if config.hub_token is not None:  # where huggingface_hub looks for it; nothing that is written holds it now
+    if config.hub_token is not None:  # huggingface_hub reads it there, and no output contains it
         os.environ["HF_TOKEN"], config.hub_token = config.hub_token, None
     with ExitStack() as stack:
         run = _Run(method, inputs, config, stack)
@@ -100,7 +99,7 @@ def train_on(
             evaluated,
             callbacks=[_Log(run.log)] if run.log else [],
         )
-        if console.quiet:  # its lines are in train_log.jsonl
+        if console.quiet:  # train_log.jsonl has these lines
             trainer.remove_callback(ProgressCallback)
             trainer.remove_callback(PrinterCallback)
         trainer.settings = run.settings
@@ -121,7 +120,10 @@ def train_on(
         trainer.write_card = partial(write_card, output, run.settings, summary)
         trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.state.global_step > trainer.state.max_steps:
-            raise ValueError(f"{checkpoint} is beyond this run's last step, {trainer.state.max_steps}")
+            raise ValueError(
+                f"{checkpoint} is after the last step of this run, {trainer.state.max_steps}. Resume from an earlier "
+                "checkpoint, or make the run longer"
+            )
         trainer.save_model()
         if run.log:
             trainer.create_model_card()
@@ -131,23 +133,23 @@ def train_on(
 
 
 def _check_shared(train: GroupDataset, evaluated: GroupDataset, *, decides: bool) -> None:
-    """Tells of problems both trained and evaluated on; refuses them where the evaluation decides on the weights."""
+    """Warns of problems in both files. Raises ValueError if the evaluation decides on the weights."""
     trained = train.index.table["prompt"][train.rows]
     shared = np.intersect1d(trained, evaluated.index.table["prompt"][evaluated.rows])
     if not len(shared):
         return
     place = train.source.line(int(train.rows[np.isin(trained, shared)].min()))
-    told = f"{train.source} and {evaluated.source} share {len(shared)} problems (one is on {place} of the first)"
+    overlap = f"{train.source} and {evaluated.source} share {len(shared)} problems (one is on {place} of the first)"
     if decides:
         raise ValueError(
-            f"{told}, and the evaluation decides on the weights (load_best_model_at_end, lr_scheduler_type): it would "
-            "keep what remembers best. Drop these rows from either; `qstep audit` counts them"
+            f"{overlap}, and the evaluation decides on the weights (load_best_model_at_end, lr_scheduler_type). It "
+            "would prefer weights that memorise. Drop these rows from one of the files; `qstep audit` counts them"
         )
-    console.print(f"{told}: the evaluation is no measure of what was learned")
+    console.print(f"Warning: {overlap}. The evaluation does not measure generalisation")
 
 
 def _base_model(inputs: TrainInputs) -> dict[str, Any]:
-    """What the card says the model started from: a Hub id, or the name of a folder here."""
+    """The base model as the card names it: a Hub id, or the name of a local folder."""
     folder = Path(inputs.model_name_or_path)
     if folder.is_dir():
         return {"name": folder.resolve().name, "on_hub": False}
@@ -155,7 +157,7 @@ def _base_model(inputs: TrainInputs) -> dict[str, Any]:
 
 
 class _Run:
-    """What the first process knows of a run: its settings, its log, and where it goes on."""
+    """The first process's view of a run: its settings, its log, and the checkpoint to resume from."""
 
     def __init__(self, method: str, inputs: TrainInputs, config: GroupConfig, stack: ExitStack) -> None:
         self.method, self.inputs, self.config, self.stack = method, inputs, config, stack
@@ -163,12 +165,12 @@ class _Run:
         self.log: StageFile | None = None
 
     def open(self) -> tuple[bool, str | None]:
-        """Whether the run is complete, and the checkpoint to go on from."""
+        """Whether the run is complete, and the checkpoint to resume from."""
         output = Path(str(self.config.output_dir))
         check_model_name(self.inputs.model_name_or_path)
         if os.path.realpath(output) == os.path.realpath(self.inputs.model_name_or_path):
-            raise ValueError(f"--output_dir {output} is the model to start from: choose another folder to write to")
-        whole = {
+            raise ValueError(f"--output_dir {output} is the model to start from: give another folder")
+        settings = {
             "method": self.method,
             **training_settings(self.config),
             **settings_of(self.inputs, "model_name_or_path", "model_revision", "eval_file"),
@@ -177,9 +179,9 @@ class _Run:
         }
         evaluated = None if self.inputs.eval_file is None else finished(self.inputs.eval_file)
         if follows_evaluation(self.config):
-            whole["eval_file"] = evaluated
-        length = {name: whole[name] for name in LENGTH if name in whole}
-        self.settings = _without_length(whole) if length_free(self.config) else whole
+            settings["eval_file"] = evaluated
+        length = {name: settings[name] for name in LENGTH if name in settings}
+        self.settings = _without_length(settings) if length_free(self.config) else settings
         asked = self.config.resume_from_checkpoint
         start = self._start(Checkpoint.at(Path(asked))) if asked is not None else None
         try:
@@ -199,19 +201,19 @@ class _Run:
                     f"{output} is finished, but {reason}. Restore it, or delete train_log.jsonl and "
                     "train_log.meta.json to train it again"
                 )
-            console.print(f"{output} is finished, and stays as it is")
+            console.print(f"{output} is already finished")
             return True, None
-        newest, passed_over = newest_usable(output, self.settings)
-        for folder, why in passed_over.items():
-            console.print(f"{folder} is passed over: {why}")
+        newest, skipped = newest_usable(output, self.settings)
+        for folder, why in skipped.items():
+            console.print(f"{folder} is skipped: {why}")
         if start is None or (newest is not None and newest.step >= start.step):
             start = newest
         if start is not None:
-            console.print(f"{output} goes on from {start.path}")
+            console.print(f"{output} resumes from {start.path}")
         return False, None if start is None else str(start.path)
 
     def _start(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The checkpoint asked for, checked; one of a run of another length is named in the settings."""
+        """Checks the named checkpoint. If its run had another length, the settings record it."""
         reason = why_not_resumable(checkpoint.path, self.settings)
         if reason is None:
             return checkpoint
@@ -221,8 +223,8 @@ class _Run:
         if (damage := why_not_resumable(checkpoint.path, made_with)) is not None:
             raise ValueError(f"resume_from_checkpoint {checkpoint.path}: {damage}")
         console.print(
-            f"{checkpoint.path} is of a run of another length: from step {checkpoint.step} on the learning rate "
-            "follows this run's schedule, so the weights will be those of neither run from its beginning"
+            f"Warning: {checkpoint.path} is from a run of another length. After step {checkpoint.step} the learning "
+            "rate follows this run's schedule, so the weights will differ from both complete runs"
         )
         self.settings["resumed_from"] = {"step": checkpoint.step, "marker": file_fingerprint(checkpoint.path / MARKER)}
         return checkpoint
@@ -236,14 +238,14 @@ def _how_to_lengthen(output: Path, error: SettingsChanged) -> str:
     if not error.names & set(LENGTH):
         return ""
     return (
-        "\nA run can be made longer in place where its learning rate does not depend on its length (lr_scheduler_type "
-        f"{', '.join(LENGTH_FREE)}); else go on in another --output_dir with --resume_from_checkpoint "
-        f"{output}/checkpoint-<step>"
+        "\nA run can be made longer in place only if its learning rate does not depend on its length "
+        f"(lr_scheduler_type {', '.join(LENGTH_FREE)}). Otherwise give another --output_dir with "
+        f"--resume_from_checkpoint {output}/checkpoint-<step>"
     )
 
 
 class _Log(TrainerCallback):
-    """Appends what the trainer logs to a stage file; a resumed run does not repeat a step's line."""
+    """Appends the trainer's log to a stage file. A resumed run does not repeat the line of a step."""
 
     def __init__(self, file: StageFile) -> None:
         self.file = file

@@ -25,8 +25,8 @@ def read_math_shepherd(record: Record) -> Iterator[Row | LeftOut]:
 
     Steps keep their text, "Step 1:" and calculator marks included. `task` becomes `subset`. There is no gold answer.
     """
-    given, marked = record.text("input"), record.text("label")
-    *texts, rest = given.split(_TAG)
+    unmarked, marked = record.text("input"), record.text("label")
+    *texts, rest = unmarked.split(_TAG)
     labels = _labels(texts, rest, marked)
     if not texts:
         yield LeftOut("no step ends with the tag")

@@ -37,31 +37,31 @@ class Record:
         """What to raise for a field, `label.steps[2].completions` say."""
         return RowError(self.path, self.line, field, problem)
 
-    def field(self, field: str, of: Row | None = None) -> Any:
+    def field(self, field: str, row: Row | None = None) -> Any:
         """The value of a field of the row, or of an object in it. Raises RowError where it is missing."""
-        held = self.row if of is None else of
+        held = self.row if row is None else row
         name = field.rpartition(".")[2]
         if name not in held:
             raise self.error(field, f"is missing; found {', '.join(held) or 'nothing'}")
         return held[name]
 
-    def text(self, field: str, of: Row | None = None) -> str:
+    def text(self, field: str, row: Row | None = None) -> str:
         """A text that is not blank, as it is."""
-        value = self.field(field, of)
+        value = self.field(field, row)
         if not isinstance(value, str) or not value.strip():
             raise self.error(field, f"is {shown(value)}; it has to be a text that is not blank")
         return value
 
-    def mapping(self, field: str, of: Row | None = None) -> Row:
+    def mapping(self, field: str, row: Row | None = None) -> Row:
         """An object."""
-        value = self.field(field, of)
+        value = self.field(field, row)
         if not isinstance(value, dict):
             raise self.error(field, f"is {shown(value)}; it has to be an object")
         return value
 
-    def items(self, field: str, of: Row | None = None) -> list[Any]:
+    def items(self, field: str, row: Row | None = None) -> list[Any]:
         """A list."""
-        value = self.field(field, of)
+        value = self.field(field, row)
         if not isinstance(value, list):
             raise self.error(field, f"is {shown(value)}; it has to be a list")
         return value
@@ -79,9 +79,9 @@ class Record:
             raise self.error(field, "is empty; it has to hold the steps")
         return None if any(not step.strip() for step in steps) else [step.strip() for step in steps]
 
-    def number(self, field: str, least: int, most: int, of: Row | None = None) -> int:
+    def number(self, field: str, least: int, most: int, row: Row | None = None) -> int:
         """A whole number within limits; neither `1.0` nor `true` is one."""
-        value = self.field(field, of)
+        value = self.field(field, row)
         if type(value) is not int or not least <= value <= most:
             raise self.error(field, f"is {shown(value)}; it has to be a whole number from {least} to {most}")
         return value
