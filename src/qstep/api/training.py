@@ -46,7 +46,7 @@ def train(
     from qstep.trainers.given_rows import rows_file
 
     if method not in METHODS:
-        raise ValueError(f"{method!r} is no method{did_you_mean(method, METHODS)}. Choose from {', '.join(METHODS)}")
+        raise ValueError(f"no method {method!r}{did_you_mean(method, METHODS)}: choose one of {', '.join(METHODS)}")
     config_type = METHODS[method].config
     of_inputs, of_config = ({field.name for field in fields(kind) if field.init} for kind in (TrainInputs, config_type))
     for name in options.keys() - of_inputs - of_config:
