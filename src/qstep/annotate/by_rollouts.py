@@ -10,8 +10,8 @@ Three ways to spend them on the prefixes of responses:
                    all are wrong. So the steps of a right response are right, as are those that a response of the same
                    problem shares with it, without a rollout.
 
-Successes and trials are kept, not only a bit: of the rollouts, and of a right response where it stands for one. What
-was not tried is no trial.
+Rows keep the numbers of successes and trials. A right response may count as one trial. A step without rollouts has
+zero trials.
 """
 
 from __future__ import annotations
@@ -135,8 +135,10 @@ def _search(plans: Sequence[_Plan], pool: RolloutPool, decision: Decision) -> li
 
 
 def _narrowed(plan: _Plan, right: set[str], pool: RolloutPool, decision: Decision) -> tuple[int, int, str | None]:
-    """What the evidence says of a wrong response: its steps before `low` are right and those from `high` on are wrong,
-    `high` being the number of its prefixes that can be tried while no wrong one is known; and the prefix to try next.
+    """What the evidence says about a wrong response: `low`, `high` and the prefix to try next.
+
+    The steps before `low` are right, and those from `high` on are wrong. While no wrong step is known, `high` is the
+    number of prefixes that can be tried.
     """
     keys = [prefix.key for prefix in plan.prefixes if _can_be_tried(pool.counts[prefix.key])]
     low = 1 + max((step for step, key in enumerate(keys) if key in right), default=-1)

@@ -165,7 +165,6 @@ def _fish(table: Mapping[str, _Words], known: Mapping[str, Command]) -> str:
     abouts |= {name: command.about for name, command in known.items()}
     for first in dict.fromkeys(name.partition(" ")[0] for name in table):
         lines.append(f"complete -c qstep -n __fish_use_subcommand -a {first} -d {_quoted(abouts[first])}")
-    flags = ("bool",)
     for name, of in table.items():
         seen = " ".join(f"; and __fish_seen_subcommand_from {word}" for word in name.split()).removeprefix("; and ")
         for word in of.words:
@@ -175,7 +174,7 @@ def _fish(table: Mapping[str, _Words], known: Mapping[str, Command]) -> str:
             else:
                 lines.append(f"complete -c qstep -n {_quoted(seen)} -F")
         for option, values in of.options.items():
-            flag = option in (*(flag.removeprefix("--") for flag in FLAGS), "print_config", "help", "json", *flags)
+            flag = option in (*(flag.removeprefix("--") for flag in FLAGS), "print_config", "help", "json")
             takes = "" if flag else " -r -F" if _FILE in values else f" -x -a {_quoted(' '.join(values))}"
             lines.append(f"complete -c qstep -n {_quoted(seen)} -l {option}{takes}")
     return "\n".join(lines) + "\n"

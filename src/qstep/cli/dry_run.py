@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from qstep.stages.commands import Command
+from qstep.words import counted
 
 _CHECKED = frozenset(
     {"convert", "sample", "grade", "annotate", "score", "search", "evaluate", "evaluate processbench", "merge"}
@@ -99,19 +100,15 @@ def _size(path: Path) -> str:
     """A file's size and number of rows, or a folder's size."""
     if path.is_dir():
         files = [file for file in path.rglob("*") if file.is_file()]
-        return f"{_counted(len(files), 'file')}, {_bytes(sum(file.stat().st_size for file in files))}"
+        return f"{counted(len(files), 'file')}, {_bytes(sum(file.stat().st_size for file in files))}"
     if not path.exists():
         return "missing"
     size = path.stat().st_size
     if path.suffix == ".jsonl" and size <= _COUNTED_BYTES:
         from qstep.data.jsonl import count_rows
 
-        return f"{_counted(count_rows(path), 'row')}, {_bytes(size)}"
+        return f"{counted(count_rows(path), 'row')}, {_bytes(size)}"
     return _bytes(size)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _bytes(size: float) -> str:

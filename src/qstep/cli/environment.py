@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import qstep
+from qstep.cores import cores
 from qstep.runs.provenance import cpu_name, git_commit
 
 _PACKAGES = (
@@ -58,7 +59,7 @@ def environment() -> dict[str, Any]:
             "platform": platform.platform(),
             "processor": cpu_name(),
             "cores": os.cpu_count(),
-            "cores this process may use": _usable_cores(),
+            "cores this process may use": cores(),
             "memory": f"{memory:.1f} GiB",
             "CUDA of torch": _cuda_of_torch(),
             "GPUs": _gpus(),
@@ -89,12 +90,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _usable_cores() -> int | None:
-    """How many cores this process may run on; None where the system does not say."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return None if affinity is None else len(affinity(0))
 
 
 def _cuda_of_torch() -> str | None:

@@ -1,7 +1,7 @@
-"""How often responses are right, said honestly where some cannot be graded.
+"""Accuracy when some responses cannot be graded.
 
-An ungradable response is neither right nor wrong. The `mean` of an accuracy is over what can be graded, and beside it
-stand the share that cannot, and what the accuracy would be with all of that counted as wrong, and as right.
+An ungradable response is neither right nor wrong. `mean` covers the gradable responses. The result also has the
+ungradable share, and the accuracies if all ungradable responses counted as wrong or as right.
 """
 
 from __future__ import annotations

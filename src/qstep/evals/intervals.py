@@ -1,4 +1,4 @@
-"""95 % confidence intervals over problems: the problem is the unit drawn, its responses share its luck."""
+"""95 % confidence intervals. The unit is the problem, because responses to one problem are not independent."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def length_report(
     *,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Rank correlations of the scores [N] with lengths [N] by name, and how the pick of a problem goes with its steps.
+    """Rank correlations of scores [N] with lengths [N], and whether the best-scored responses have fewer steps.
 
     For each of `lengths`: Spearman's rho over `all` responses, over those that are `right`, over those that are `wrong`
     (None in `right` is neither), and `within_problem`, the mean over the problems in which it is defined. For the one

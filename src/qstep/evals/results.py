@@ -68,7 +68,7 @@ Curve = dict[str, Accuracy]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """Of each problem what share is right, and what share can be graded."""
+    """The right share and the gradable share of each problem."""
 
     right: list[float]
     gradable: list[float]

@@ -63,8 +63,8 @@ def search_report(
 
     `report["searches"][name]` has an `accuracy` for each of `ANSWERS`, the mean and the largest `tokens_generated` and
     `tokens_scored` of a problem, and the share of its choices that are `cut_off`. `report["differences"]["a - b"]` is
-    paired, of what the searches chose, for those of one budget, the earlier named first. Where nobody answers, a
-    vote's answer is the search's own. Raises ValueError on no problem, and on different numbers of them.
+    paired, of what the searches chose, for those of one budget, the earlier named first. If no candidate has
+    an answer, a vote counts the search's own choice. Raises ValueError on no problem, and on different numbers of them.
     """
     outcomes = {name: {how: _outcomes(found, how) for how in ANSWERS} for name, found in searches.items()}
     return {

@@ -56,9 +56,9 @@ class SamplingSettings:
     """How a response is drawn.
 
     A `temperature` of 0 is greedy decoding. `top_p` is the nucleus: the smallest set of likeliest tokens
-    whose probability, after temperature, reaches it. `stop` is a text to stop at: a response ends, with the finish
-    reason `step`, at the first token by which the text of its new tokens holds `stop`, wherever in that token it lies,
-    unless it ended before. Only what it drew by then counts (vLLM and OpenAI's servers: `stop`, with
+    whose probability, after temperature, reaches it. `stop` is a string that ends a response, with the
+    finish reason `step`. The response ends with the first token that completes `stop` in its new text, wherever in the
+    token that is. Only the tokens drawn by then count (vLLM and OpenAI's servers: `stop`, with
     `include_stop_str_in_output`).
 
     Raises:

@@ -236,7 +236,7 @@ class HFEngine:
     def _may_complete(self, stop: str, token: int) -> bool:
         """Whether the last character of `stop` may come with a token: it has it, or a part of some character.
 
-        It is read behind itself, as a decoder may strip a blank from the beginning of a text.
+        The token is decoded twice in a row, because a decoder may strip a leading blank.
         """
         if (stop, token) not in self._completes:
             text = self.decode([token, token])

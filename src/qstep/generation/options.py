@@ -28,7 +28,7 @@ class SamplingOptions(Options):
 
     max_new_tokens: Annotated[int, Bounds(least=1)] = 512
     temperature: Annotated[float, Bounds(least=0)] = 1.0
-    top_p: float = 1.0
+    top_p: Annotated[float, Bounds(above=0, most=1)] = 1.0
     seed: Annotated[int, ReadIf()] = 0
 
     def sampling(self) -> SamplingSettings:
@@ -159,9 +159,9 @@ class EngineOptions(HFOptions, VLLMOptions, HTTPOptions):
     """What draws responses.
 
     Args:
-        engine: hf computes the model in this process, vllm does so by vLLM, http asks an OpenAI-compatible server (its
-            key, where it wants one, is read from the environment variable OPENAI_API_KEY).
-        model_revision: of a Hub id: branch, tag or commit.
+        engine: `hf` and `vllm` compute the model in this process; `http` asks an OpenAI-compatible server. A server's
+            key is read from the environment variable OPENAI_API_KEY.
+        model_revision: branch, tag or commit of a Hub id.
     """
 
     GROUP = "engine options"

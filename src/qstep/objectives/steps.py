@@ -51,8 +51,7 @@ class StepwiseConfig(ScorerConfig):
     """How to train a scorer on the labels of steps.
 
     Args:
-        threshold: a soft label above this counts as right. With 0, any success counts as right. BCE and MSE use it only
-            for stop_at_first_error.
+        threshold: a soft label above this counts as right. With 0, any success counts as right.
         stop_at_first_error: read each response only through its first wrong step, as PRM800K is labelled (arXiv
             2305.20050). Later steps repeat that step's label whatever they say, so they teach nothing. False reads all
             steps.

@@ -242,7 +242,7 @@ def page(recipe: Recipe, found: StudyAnswer) -> str:
     lines += ["|---|---|---|---|---|"]
     for name, comparison in found.comparisons.items():
         above = sum(estimate.estimate.mean > 0 for estimate in comparison.by_world.values())
-        note = "" if comparison.decides else " (told beside)"
+        note = "" if comparison.decides else " (does not decide)"
         cells = [_points(comparison.over_worlds), _points(comparison.over_problems)]
         lines.append(f"| {name}{note} | {comparison.n} | {' | '.join(cells)} | {above} of {len(comparison.by_world)} |")
     lines += _left_out(found.comparisons)

@@ -172,10 +172,6 @@ def _unknown(results: Page) -> dict[str, list[tuple[str, str, str, str]]]:
     }
 
 
-def _bounds(accuracy: Accuracy) -> tuple[str, str]:
-    return _percent(accuracy.ungradable_share), f"{_percent(accuracy.as_wrong)} to {_percent(accuracy.as_right)}"
-
-
 def _percent(share: float | None) -> str:
     return "n/a" if share is None else f"{100 * share:.1f}\u00a0%"
 

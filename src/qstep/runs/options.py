@@ -1,7 +1,7 @@
 """The marks of an option, as `Annotated` metadata at its field, and the one check of them.
 
 `rows_at_once: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 128` has a least value and is not in the settings.
-A recipe's key, a stage file's settings, the help, and the refusal of options without effect all use these marks.
+A recipe's key, a stage file's settings, and the refusal of options without effect all use these marks.
 """
 
 from __future__ import annotations

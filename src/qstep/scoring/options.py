@@ -46,9 +46,9 @@ class LocalScorerOptions(DeviceOptions):
     Args:
         scorer: a folder or Hub id written by `qstep train pqm|bce|mse|orm`, a published process reward model, a policy,
             or a YAML file that names an ensemble's members.
-        scorer_kind: whose computation gives the Qs; `auto` recognises it by the checkpoint.
+        scorer_kind: the kind of scorer. `auto` recognises it by the checkpoint.
         scorer_reference: the model that the kinds `implicit` and `policy` compare with.
-        scorer_options: what else a kind reads, such as `--scorer_options.max_length 4096`.
+        scorer_options: further options of the kind, such as `--scorer_options.max_length 4096`.
     """
 
     GROUP = "scorer options"
@@ -100,9 +100,9 @@ class EndpointOptions(CallOptions):
     """A scorer at a server.
 
     Args:
-        endpoint: address of a server that holds the scorer's weights, `qstep serve` or vLLM. Of `--scorer`, which
-            `qstep train` or `qstep export` wrote, only config.json and the tokenizer are then read. The server's key,
-            where it wants one, is read from the environment variable QSTEP_SCORER_API_KEY.
+        endpoint: address of a server that holds the weights (`qstep serve` or vLLM). `--scorer` then names the same
+            checkpoint, and only its config.json and tokenizer are read. The server's key is read from the environment
+            variable QSTEP_SCORER_API_KEY.
     """
 
     GROUP = "options of a scorer at a server"
@@ -134,9 +134,9 @@ class ScoringOptions(Options):
     """How rows are scored.
 
     Args:
-        score_tokens: tokens scored at once; a prompt counts once for the rows that share it.
-        step_separator: what cuts responses into steps, where that is a function of your own (`split:module:function`):
-            it runs only if you name it. Else the scorer knows it.
+        score_tokens: maximum number of tokens scored at once. A prompt counts once for the rows that share it.
+        step_separator: your own splitter, `split:module:function`. It runs only if you name it here. Other separators
+            are in the scorer's step contract.
     """
 
     GROUP = "scoring options"

@@ -135,10 +135,11 @@ class Tree:
     def draw(
         self, wanted: Sequence[Start], *, whole: bool = False, greedy: bool = False, reserve: int = 0
     ) -> Search[list[Partial | None]]:
-        """Continues each start to the end of a step, or to its own; None for those the budget had nothing left for.
+        """Continues each start to the end of a step, or of the response. None if the budget has nothing left for it.
 
-        `reserve` tokens of the budget are left, which is never exceeded: together are drawn as many as it has the
-        longest response left for each, and then as many as for what these left over; only the last is interrupted.
+        The last `reserve` tokens of the budget are not spent. Draws are made in batches, as large as the remaining
+        budget could pay for if each draw used its full limit. What they leave unused pays for the next batch. Only the
+        last draw may be cut short.
         """
         todo = list(dict.fromkeys(wanted))
         drawn: dict[Start, Partial] = {}

@@ -50,8 +50,8 @@ class TaskOptions(Options):
     """Who knows the answers.
 
     Args:
-        task: the task of problems and rows that name none: `math`, `miniature`, `reasoning_gym:<family>`, or
-            `module:object`, one of your own (`qstep.tasks.Task`), which rows may name only if you do.
+        task: the task of problems and rows that do not name one: `math`, `miniature`, `reasoning_gym:<family>`, or
+            `module:object`, a task of your own (`qstep.tasks.Task`). Rows may name it only if this option does.
     """
 
     GROUP = "task options"
@@ -86,7 +86,7 @@ class PromptOptions(Options):
     """How questions are put.
 
     Args:
-        instruction: text put after each question, behind a blank line.
+        instruction: text put after each question and a blank line.
         conversational: put the question through the model's chat template.
     """
 

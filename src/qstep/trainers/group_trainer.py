@@ -213,7 +213,7 @@ class GroupTrainer(Trainer):
             self._averages_before = Averages()
             self._loss_before = torch.zeros_like(self._tr_loss)
         # null: JSON has no NaN
-        super().log({name: None if _is_odd(value) else value for name, value in logs.items()}, start_time)  # type: ignore[misc]
+        super().log({name: None if _is_not_finite(value) else value for name, value in logs.items()}, start_time)  # type: ignore[misc]
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         with torch.random.fork_rng():  # so that evaluations do not change the weights
@@ -288,5 +288,5 @@ class GroupTrainer(Trainer):
         self.bare_model.restore(best)
 
 
-def _is_odd(value: Any) -> bool:
+def _is_not_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)

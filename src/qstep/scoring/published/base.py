@@ -58,7 +58,7 @@ class Published(ABC):
 
     @classmethod
     def recognises(cls, checkpoint: Checkpoint) -> bool:
-        """Whether a checkpoint is certainly of this format. Most formats are told apart by nothing in the files."""
+        """Whether a checkpoint is certainly of this format. The files of most formats do not show it."""
         return False
 
     @abstractmethod
