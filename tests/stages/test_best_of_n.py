@@ -91,7 +91,7 @@ def test_a_problem_has_one_gold_answer(tmp_path: Path) -> None:
     rows = problem("a", "rw", gold="5")
     assert report(tmp_path, rows)["problems"] == 1
     rows[1]["gold"] = "6"
-    with pytest.raises(ValueError, match=r"row 'a#1' has another gold answer than earlier rows of its problem"):
+    with pytest.raises(ValueError, match=r"row 'a#1' has another gold answer than earlier rows with its problem_id"):
         report(tmp_path, rows)
 
 
@@ -102,7 +102,7 @@ def test_unequal_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     made = report(tmp_path, rows, ns=[1, 3])
     assert made["problems"] == 1 and made["left_out"] == {"problems": 1, "with_fewer_responses_than": 3}
     assert "1 problems with fewer than 3 responses are left out" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="the most any has is 3"):
+    with pytest.raises(ValueError, match="the maximum is 3"):
         report(tmp_path, rows, ns="4")
 
 
@@ -118,12 +118,12 @@ def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
             [{k: v for k, v in row.items() if k != "verdict"} for row in graded],
             "'a#0' has no verdict: run `qstep grade`",
         ),
-        ({"pqm": graded}, "'a#0' has no score: run `qstep score` on it first"),
-        ({"pqm": scored, "bce": scored[:1]}, "hold different rows"),
-        ({"pqm": scored, "bce": [scored[0], {**scored[1], "completion": "another"}]}, r"bce.jsonl: row 'a#1' is not"),
+        ({"pqm": graded}, "'a#0' has no score: run `qstep score` on the file first"),
+        ({"pqm": scored, "bce": scored[:1]}, "have different rows"),
+        ({"pqm": scored, "bce": [scored[0], {**scored[1], "completion": "another"}]}, r"bce.jsonl: row 'a#1' differs"),
         ({"pqm": scored, "bce": [scored[0], {**scored[1], "verdict": "right"}]}, "Score the same graded file"),
         (graded + graded, "'a#0' occurs twice"),
-        ([], "there is no row"),
+        ([], "there are no rows"),
         ({"pqm": [{**row, "score": True} for row in scored]}, "'score': is True; give a finite number"),
     ):
         with pytest.raises(ValueError, match=says):

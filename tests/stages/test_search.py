@@ -239,17 +239,17 @@ def test_votes_of_candidates(tmp_path: Path) -> None:
 
     for change, message in (
         (lambda rows: [row | {"chosen": False} for row in rows], "has 3 rows, 0 of them chosen"),
-        (lambda rows: rows[:2], "has 2 rows, 0 of them chosen; its search wrote 3"),
+        (lambda rows: rows[:2], "has 2 rows, 0 of them chosen, but its search wrote 3"),
         (lambda rows: [{k: v for k, v in row.items() if k != "search"} for row in rows], "'p#0' has no search: run"),
         (lambda rows: [{k: v for k, v in row.items() if k != "verdict"} for row in rows], "run `qstep grade` first"),
         (lambda rows: [*rows, *({**r, "problem_id": "q", "id": f"q{r['id']}", "search": spent | {"width": 8}}
-                               for r in rows)], "problem 'q' was searched by .*'width': 8"),
+                               for r in rows)], "problem 'q' was searched with .*'width': 8"),
     ):  # fmt: skip
         write_jsonl(tmp_path / "bad.jsonl", change(list(read_rows(graded))))
         with pytest.raises(ValueError, match=message):
             compare_search(CompareSearchConfig({"beam": tmp_path / "bad.jsonl"}, tmp_path / "bad.json"))
     write_jsonl(tmp_path / "other.jsonl", [row | {"problem_id": "q"} for row in read_rows(graded)])
-    with pytest.raises(ValueError, match="searches of other problems"):
+    with pytest.raises(ValueError, match="have different problems"):
         compare_search(CompareSearchConfig({"a": graded, "b": tmp_path / "other.jsonl"}, tmp_path / "bad.json"))
 
 
