@@ -164,7 +164,7 @@ def _stopped_after_a_block(folder: Path) -> None:
         ({"method": "best_of_n", "expand": 2}, "--expand is 2, but it has no effect without --method beam, dvts or"),
         ({"method": "best_of_n", "max_steps": 2}, "--max_steps is 2, but it has no effect"),
         ({"method": "beam", "lookahead_steps": 2}, "--lookahead_steps is 2, .* without --method lookahead"),
-        ({"width": 6}, "width 6 is no multiple of expand 4"),
+        ({"width": 6}, "width 6 is not a multiple of expand 4"),
         ({"width": 0}, "--width is 0; it must be at least 1"),
         ({"token_budget": 0}, "--token_budget is 0; it must be at least 1"),
         ({"temperature": 0.0}, "--temperature is 0, so all .* would be equal"),
