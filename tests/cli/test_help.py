@@ -75,7 +75,7 @@ def test_long_texts_are_for_help_all(capsys: pytest.CaptureFixture[str]) -> None
     short, whole = shown(capsys, "annotate", "--help"), shown(capsys, "annotate", "--help-all")
     assert "Three methods let a model continue" not in short and "Three methods let a model continue" in whole
     short, whole = shown(capsys, "train", "dqo", "--help"), shown(capsys, "train", "dqo", "--help-all")
-    assert "has to become `V / beta` nats" not in short and "has to become `V / beta` nats" in whole
+    assert "`V / beta` nats" not in short and "`V / beta` nats" in whole
     assert "--adam_beta2" not in short and "--adam_beta2" in whole
 
 
@@ -84,5 +84,7 @@ def test_choices_defaults_and_types_are_shown(capsys: pytest.CaptureFixture[str]
     assert "--importance {trajectory,prefix,none}" in text and "(default: 1.0)" in text
     assert re.search(r"--train_file PATH .*\(required\)", text)
     text = shown(capsys, "grade", "--help")
-    assert re.search(r"--num_problems INT +how many problems, all by default\.\n", text), "no default to show"
+    assert re.search(r"--num_problems INT +maximum number of problems to grade; all by default\.\n", text), (
+        "no default to show"
+    )
     assert re.search(r"--output PATH ", text), "a name for a type is replaced by the type"

@@ -41,7 +41,7 @@ BAD: list[tuple[str, Any, str | None, str]] = [
     ("prm800k", completion(flagged="no"), "label.steps[0].completions[0].flagged", "true, false or null"),
     ("prm800k", prm800k(label={"steps": None, "finish_reason": "solution"}), "label.steps", "must be a list"),
     ("prm800k", prm800k("5"), "label.steps[0]", "must be an object"),
-    ("prm800k", step(completions="5"), "label.steps[0].completions", "a list, or null"),
+    ("prm800k", step(completions="5"), "label.steps[0].completions", "a list or null"),
     ("prm800k", step(completions=["5"]), "label.steps[0].completions[0]", "must be an object"),
     ("prm800k", step(chosen_completion=1), "label.steps[0].chosen_completion", "from 0 to 0"),
     ("prm800k", step(chosen_completion=True), "label.steps[0].chosen_completion", "is True"),

@@ -272,7 +272,7 @@ def test_steps_without_their_text_are_put_together(tmp_path: Path) -> None:
         write_jsonl(path, [{**row, "step_separator": separator}])
         assert next(read_responses(path))["completion"] == text
     write_jsonl(path, [{**row, "step_separator": "split:my_module:f"}])
-    with pytest.raises(RowError, match=r"field 'completion.*': is missing, and what 'split:my_module:f', code of your"):
+    with pytest.raises(RowError, match=r"field 'completion.*': is missing, and steps of 'split:my_module:f', your own"):
         next(read_responses(path))
 
 

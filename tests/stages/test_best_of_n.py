@@ -128,7 +128,7 @@ def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ):
         with pytest.raises(ValueError, match=says):
             report(tmp_path, rows)
-    with pytest.raises(ValueError, match="--ns is '0': give whole numbers from 1"):
+    with pytest.raises(ValueError, match="--ns is '0'; give whole numbers from 1"):
         report(tmp_path, graded, ns="0")
     assert main(["best-of-n", "--inputs", str(tmp_path / "none.jsonl"), "--output", str(tmp_path / "o.json")]) == 1
     assert "none.jsonl" in capsys.readouterr().err

@@ -216,7 +216,7 @@ def test_options_that_cannot_be_meant(scorer: Path, tmp_path: Path) -> None:
         ({"inputs": tmp_path / "a.json", "threshold_split": "a"}, "so that another is left"),
         ({"inputs": {"threshold": tmp_path / "a.json"}}, "called 'threshold'"),
         ({"inputs": {"a/b": tmp_path / "a.json"}}, "called 'a/b'"),
-        ({"inputs": tmp_path / "rows.jsonl", "conversational": True}, "nothing reads --conversational"),
+        ({"inputs": tmp_path / "rows.jsonl", "conversational": True}, "--conversational has no effect"),
     ):
         with pytest.raises(ValueError, match=says):
             evaluate(config(**options))
@@ -229,7 +229,7 @@ def test_options_that_cannot_be_meant(scorer: Path, tmp_path: Path) -> None:
         ({"label": True}, "row 2.*'label'.*is True"),
         ({"steps": []}, "row 2.*'steps'"),
         ({"problem": " "}, "row 2.*'problem'"),
-        ({"id": "mini-0"}, "row 2.*'id'.*there twice"),
+        ({"id": "mini-0"}, "row 2.*'id'.*occurs twice"),
     ],
 )
 def test_bad_rows_are_named(change: dict[str, Any], says: str, scorer: Path, tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         (ReportConfig(tmp_path / "list.json", page), "list.json is not a result: it contains a list"),
         (ReportConfig(rows, page), "rows.jsonl is not JSON"),
         (ReportConfig([result, result], page), "are both called 'c'"),
-        (ReportConfig(result, page, labels={"exact": rows}), "give two files, exact and monte_carlo"),
+        (ReportConfig(result, page, labels={"exact": rows}), "give two files, --labels.exact and --labels.monte_carlo"),
         (ReportConfig(result, page, labels={"exact": other, "monte_carlo": rows}), "no row 'a#0' with the steps of"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -91,7 +91,7 @@ def test_a_search_method_is_one_file_and_one_line(
     assert all(row["search"].keys() >= {"method", "width", "token_budget"} for row in rows)
     assert all("expand" not in row["search"] and row["search"]["tokens_generated"] <= 120 for row in rows)
     with pytest.raises(
-        ValueError, match="--expand is 2, and it has no effect without --method beam, dvts or lookahead"
+        ValueError, match="--expand is 2, but it has no effect without --method beam, dvts or lookahead"
     ):
         SearchConfig(**common, expand=2)
     toy = (Path(__file__).parents[1] / "support" / "toy_search.py").read_text()
@@ -241,7 +241,7 @@ def test_votes_of_candidates(tmp_path: Path) -> None:
         (lambda rows: [row | {"chosen": False} for row in rows], "has 3 rows, 0 of them chosen"),
         (lambda rows: rows[:2], "has 2 rows, 0 of them chosen, but its search wrote 3"),
         (lambda rows: [{k: v for k, v in row.items() if k != "search"} for row in rows], "'p#0' has no search: run"),
-        (lambda rows: [{k: v for k, v in row.items() if k != "verdict"} for row in rows], "run `qstep grade` first"),
+        (lambda rows: [{k: v for k, v in row.items() if k != "verdict"} for row in rows], "run `qstep grade` on the"),
         (lambda rows: [*rows, *({**r, "problem_id": "q", "id": f"q{r['id']}", "search": spent | {"width": 8}}
                                for r in rows)], "problem 'q' was searched with .*'width': 8"),
     ):  # fmt: skip

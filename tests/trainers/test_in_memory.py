@@ -129,7 +129,7 @@ def test_errors_name_the_rows_that_were_given(base: Path, rows: list[dict[str, A
         ([*rows[:12], {"prompt": "a"}], r"^train_dataset\[12\], field 'completion': is missing"),
         ([*rows[:3], "a text"], r"^train_dataset\[3\] is a str: give a dict"),
         ([*rows[:2], {"prompt": "a", "completion": {1, 2}}], r"^train_dataset\[2\] cannot be written as JSON: set"),
-        ([*rows[:5], rows[2]], r"^train_dataset\[5\], field 'id': .* is there twice \(first on train_dataset\[2\]\)"),
+        ([*rows[:5], rows[2]], r"^train_dataset\[5\], field 'id': .* occurs twice \(first on train_dataset\[2\]\)"),
         ([], r"^train_dataset has no rows"),
         (DatasetDict(train=Dataset.from_list(rows)), r"^train_dataset is a DatasetDict of train: give one of these"),
         (7, r"^train_dataset is a int: give a file, a list of dicts, a Dataset or a frame"),
@@ -168,9 +168,11 @@ def test_what_is_wrong_is_said_before_a_model_loads(tmp_path: Path, rows: list[d
             GroupConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": name})
     with pytest.raises(ValueError, match=r"--report_to wandbb is unknown: choose none, all, or some of"):
         GroupConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": ["wandbb"]})
-    with pytest.raises(ValueError, match=r"'Qwen2.5-0.5B' is no folder here, and a model on the Hub is called owner/"):
+    with pytest.raises(
+        ValueError, match=r"Qwen2\.5-0\.5B is no folder here\. Give a folder, or a Hub id such as owner/"
+    ):
         PQMTrainer("Qwen2.5-0.5B", args, rows)
-    with pytest.raises(ValueError, match=r"'Qwen2.5-0.5B' is no folder here"):
+    with pytest.raises(ValueError, match=r"Qwen2\.5-0\.5B is no folder here"):
         train_on_rows("pqm", rows, model="Qwen2.5-0.5B", output_dir=tmp_path / "out", **OPTIONS)
 
 
