@@ -86,5 +86,7 @@ def test_choices_defaults_and_types_are_shown(capsys: pytest.CaptureFixture[str]
     assert "--importance {trajectory,prefix,none}" in text and "(default: 1.0)" in text
     assert re.search(r"--train_file PATH .*\(required\)", text)
     text = shown(capsys, "grade", "--help")
-    assert re.search(r"--num_problems INT +how many problems, all by default\.\n", text), "no default to show"
+    assert re.search(r"--num_problems INT +maximum number of problems to grade; all by default\.\n", text), (
+        "no default to show"
+    )
     assert re.search(r"--output PATH ", text), "a name for a type is replaced by the type"

@@ -213,7 +213,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         (half, "half.json, row 2: holds something that is not JSON: .*surrogates not allowed"),
         (tmp_path / "rows.csv", r"rows.csv is a file of a kind that is not read: give .jsonl, .json, .parquet"),
         (listed, "list.jsonl, line 1: a list, not a JSON object. Correct or delete this line"),
-        (separator, "line 1, field 'step_separator': is 5; it must be the text between steps"),
+        (separator, "line 1, field 'step_separator': is 5; it must be the string between steps"),
     ):
         with pytest.raises(ValueError, match=says):
             read(path)
@@ -308,11 +308,11 @@ def test_a_format_is_told_by_its_columns(tmp_path: Path) -> None:
     for name, row in FORMATS.items():
         assert recognise(Source.of(str(write(tmp_path / "x.jsonl", row)))) == name
     both = write(tmp_path / "both.jsonl", {**MISTAKE, "label": "x"})
-    with pytest.raises(ValueError, match="may be of math_shepherd or bigbench_mistake: name it"):
+    with pytest.raises(ValueError, match="fit math_shepherd and bigbench_mistake: name one"):
         recognise(Source.of(str(both)))
     other = write(tmp_path / "other.jsonl", {"question": "Q", "steps": []})
     with pytest.raises(
-        ValueError, match=r"columns \(question, steps\) are those of none of math_shepherd, .*of your own have"
+        ValueError, match=r"columns \(question, steps\) fit no format of math_shepherd, .*Give your own rows"
     ):
         recognise(Source.of(str(other)))
     with pytest.raises(ValueError, match="has no rows"):

@@ -182,12 +182,14 @@ def test_a_step_owns_the_line_breaks_behind_it_and_no_indentation() -> None:
 
 def test_unknown_splitters_are_refused() -> None:
     for refused in ("split:lines", "split:", "split:a:b:c"):
-        with pytest.raises(ValueError, match=r"unknown; there are line, blank_line, numbered, sentence and your own"):
+        with pytest.raises(
+            ValueError, match=r"unknown; choose one of line, blank_line, numbered, sentence, or your own"
+        ):
             split_steps("a", refused)
     for name, says in (
         ("no_such_module:f", "cannot be loaded"),
         ("my_splitter:nothing", "cannot be loaded"),
-        ("my_splitter:not_a_function", "is no function, but 7"),
+        ("my_splitter:not_a_function", "is 7; it must be a function"),
     ):
         with pytest.raises(ValueError, match=says):
             use_splitter(f"split:{name}")
@@ -195,7 +197,9 @@ def test_unknown_splitters_are_refused() -> None:
 
 def test_a_users_function_runs_only_where_it_was_named() -> None:
     row = {"id": "1", "completion": "a; b;c", "step_separator": "split:my_splitter:at_semicolons"}
-    with pytest.raises(ValueError, match=r"is code of your own: name it with --step_separator split:my_splitter:at_"):
+    with pytest.raises(
+        ValueError, match=r"is your own function, and it is not loaded. Give --step_separator split:my_splitter:at_"
+    ):
         steps_of(row, row["step_separator"])
     assert "my_splitter" not in sys.modules or not sys.modules["qstep.data.splitters"]._users
     use_splitter("split:my_splitter:at_semicolons")
@@ -206,11 +210,11 @@ def test_a_users_function_runs_only_where_it_was_named() -> None:
 
 def test_a_users_parts_have_to_be_the_text() -> None:
     use_splitter("split:my_splitter:without_blanks")
-    says = r"from character 1 on they read 'b', and the text ' b'\. Nothing may be left out"
+    says = r"from character 1 they read 'b' instead of ' b'\. Return every character"
     with pytest.raises(ValueError, match=says):
         split_steps("a b", "split:my_splitter:without_blanks")
     use_splitter("split:my_splitter:one_text")
-    with pytest.raises(ValueError, match="must return a list of texts"):
+    with pytest.raises(ValueError, match="must return a list of strings"):
         split_steps("a b", "split:my_splitter:one_text")
 
 
@@ -268,7 +272,7 @@ def test_steps_without_their_text_are_put_together(tmp_path: Path) -> None:
         write_jsonl(path, [{**row, "step_separator": separator}])
         assert next(read_responses(path))["completion"] == text
     write_jsonl(path, [{**row, "step_separator": "split:my_module:f"}])
-    with pytest.raises(RowError, match=r"field 'completion.*': is missing, and what 'split:my_module:f', code of your"):
+    with pytest.raises(RowError, match=r"field 'completion.*': is missing, and steps of 'split:my_module:f', your own"):
         next(read_responses(path))
 
 
@@ -280,7 +284,7 @@ def test_mapping_by_hand() -> None:
     assert mapped.ends == [2, 2, 4, 4]
     assert mapped.step_of == [-1, 0, 0, 2, 2, -1]
     assert spread_scores([0.5, 0.25, 1.0, -1.0], mapped.ends, len(offsets)) == [0, 0, 0.75, 0, 0, 0]
-    with pytest.raises(ValueError, match="keeps nothing of step 1"):
+    with pytest.raises(ValueError, match="drops all characters of step 1"):
         map_steps([(0, 0), (3, 4)], [(0, 3)])
     for scores, ends in (([1.0], [0, 1]), ([1.0], [6]), ([1.0], [-1])):
         with pytest.raises(ValueError, match=r"score for|there are 6"):

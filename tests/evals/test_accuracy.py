@@ -111,7 +111,7 @@ def test_difference_by_hand() -> None:
 def test_policies_are_paired_by_problem() -> None:
     ours, theirs = verdicts_by_problem(rows(a="rr", b="rw")), verdicts_by_problem(rows(b="ww", a="rw"))
     assert policy_difference(ours, theirs)["mean"] == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="only one of them answered problem 'c'"):
+    with pytest.raises(ValueError, match="only one of the two answered problem 'c'"):
         policy_difference(ours, verdicts_by_problem(rows(a="r", b="r", c="r")))
 
 
@@ -122,9 +122,9 @@ def test_bad_rows_are_named() -> None:
         verdicts_by_problem([{"verdict": "right"}])
     with pytest.raises(ValueError, match="row 0: verdict True"):
         verdicts_by_problem([{"problem_id": "a", "prompt": "a", "verdict": True}])
-    with pytest.raises(ValueError, match="no trajectory"):
+    with pytest.raises(ValueError, match="there are no responses"):
         policy_report({})
     with pytest.raises(ValueError, match="no more right than gradable"):
         Outcomes([0.5], [0.25])
-    with pytest.raises(ValueError, match="one of each a problem"):
+    with pytest.raises(ValueError, match="give one of each per problem"):
         Outcomes([0.5], [1, 1])

@@ -155,7 +155,7 @@ def test_the_mean_is_over_subsets_however_large() -> None:
     [
         ([[]], [-1], "response 0"),
         ([[0.0], [math.nan]], [-1, -1], "response 1: .*finite"),
-        ([[0.0, 1.0]], [2], "first error 2 is none of its 2 steps"),
+        ([[0.0, 1.0]], [2], "first error 2 must be -1 or one of its 2 steps"),
         ([[0.0]], [-2], "first error -2"),
         ([], [], "at least one"),
     ],

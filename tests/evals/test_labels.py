@@ -74,7 +74,7 @@ def test_what_was_not_tried_or_not_labelled_is_left_out_and_counted() -> None:
     assert (report["n_steps"], report["n_rows"], report["n_problems"]) == (2, 1, 1)
     assert (report["n_unlabelled_steps"], report["n_untried_steps"]) == (1, 3)
     assert report["hard"] == label_agreement([[1, 0]], [[2, 0]], [[2, 2]], ["x"])["hard"]
-    with pytest.raises(ValueError, match="none has an exact label and a trial"):
+    with pytest.raises(ValueError, match="none has both an exact label and a rollout"):
         label_agreement([[1], [None]], [[0], [1]], [[0], [1]], ["x", "y"])
 
 

@@ -70,10 +70,10 @@ def test_a_missing_field_and_another_kind_are_named(tmp_path: Path) -> None:
     write_json(tmp_path / "r.json", without)
     with pytest.raises(ValueError, match="has no problems and no ns"):
         read_result(tmp_path / "r.json", BestOfN)
-    with pytest.raises(ValueError, match=r"r\.json is no result of `qstep run` or `qstep report --summary`"):
+    with pytest.raises(ValueError, match=r"r\.json is not a result of `qstep run` or `qstep report --summary`"):
         read_result(tmp_path / "r.json", StudyAnswer, Page)
     (tmp_path / "r.json").write_text("[]")
-    with pytest.raises(ValueError, match="holds no result, but a list"):
+    with pytest.raises(ValueError, match="is not a result: it contains a list"):
         read_result(tmp_path / "r.json", Page)
     assert not holds(Page)(tmp_path / "r.json")
 

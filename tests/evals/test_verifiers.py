@@ -134,8 +134,8 @@ def test_bad_groups_are_named() -> None:
         return ScoredGroup(**{"problem_id": "x", "correct": [1, 0], "answers": [1, 2], "scores": {}} | changes)
 
     for changes, message in (
-        ({"correct": []}, "'x': correct must hold"),
-        ({"correct": [1, 0.5]}, "'x': correct must hold"),
+        ({"correct": []}, "'x': correct is"),
+        ({"correct": [1, 0.5]}, "'x': correct is"),
         ({"answers": [1]}, "'x': 2 responses but 1 answers"),
         ({"scores": {"v": [1.0]}}, "'x': 2 responses but 1 scores by 'v'"),
         ({"scores": {"v": [1.0, np.nan]}}, "'x': score 1 by 'v' is NaN"),
@@ -150,5 +150,5 @@ def test_bad_groups_are_named() -> None:
             best_of_n_curves([group(scores={name: [1.0, 2.0]})], [1])
     with pytest.raises(ValueError, match="two ways to choose are called 'v_weighted'"):
         best_of_n_curves([group(scores={"v": [1.0, 2.0], "v_weighted": [1.0, 2.0]})], [1])
-    with pytest.raises(ValueError, match="at least one group"):
+    with pytest.raises(ValueError, match="at least one problem"):
         best_of_n_curves([], [1])

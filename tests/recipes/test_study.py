@@ -161,8 +161,11 @@ def test_a_scorer_is_compared_by_its_aggregations(tmp_path: Path) -> None:
     [
         ({"comparison": {}}, "`study` must be a mapping with claim, comparisons, paper, results, settings"),
         ({"results": ["choice"]}, "results names an unknown stage"),
-        ({"comparisons": {"x": {"a": [], "b": "b", "n": 2}}}, "comparison 'x': a and b are each a way to choose"),
-        ({"comparisons": {"x": {"a": [["a"]], "b": "b", "n": 2}}}, "comparison 'x': a and b are each a way to choose"),
+        ({"comparisons": {"x": {"a": [], "b": "b", "n": 2}}}, "comparison 'x': a and b must each be a way to choose"),
+        (
+            {"comparisons": {"x": {"a": [["a"]], "b": "b", "n": 2}}},
+            "comparison 'x': a and b must each be a way to choose",
+        ),
         ({"results": "choise"}, r"results names an unknown stage 'choise' \(did you mean 'choice'"),
         ({"comparisons": {"x": {"a": "a", "b": "b"}}}, "comparison 'x' must be a mapping with a, b"),
         ({"comparisons": {"x": {"a": "a", "b": "b", "n": "2"}}}, "comparison 'x' must be a mapping with a, b"),

@@ -316,7 +316,7 @@ def test_with_a_perfect_scorer_beam_beats_best_of_n_at_the_same_budget() -> None
     ("options", "message"),
     [
         ({"width": 0}, "width is 0; it must be at least 1"),
-        ({"width": 6, "expand": 4}, "width 6 is no multiple of expand 4"),
+        ({"width": 6, "expand": 4}, "width 6 is not a multiple of expand 4"),
         ({"width": 4, "token_budget": 0}, "token_budget is 0"),
         ({"width": 4, "max_steps": 0}, "max_steps is 0"),
         ({"width": 4, "lookahead_steps": -1}, "lookahead_steps is -1"),

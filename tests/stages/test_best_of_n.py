@@ -91,7 +91,7 @@ def test_a_problem_has_one_gold_answer(tmp_path: Path) -> None:
     rows = problem("a", "rw", gold="5")
     assert report(tmp_path, rows)["problems"] == 1
     rows[1]["gold"] = "6"
-    with pytest.raises(ValueError, match=r"row 'a#1' has another gold answer than earlier rows of its problem"):
+    with pytest.raises(ValueError, match=r"row 'a#1' has another gold answer than earlier rows with its problem_id"):
         report(tmp_path, rows)
 
 
@@ -118,17 +118,17 @@ def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
             [{k: v for k, v in row.items() if k != "verdict"} for row in graded],
             "'a#0' has no verdict: run `qstep grade`",
         ),
-        ({"pqm": graded}, "'a#0' has no score: run `qstep score` on it first"),
-        ({"pqm": scored, "bce": scored[:1]}, "hold different rows"),
-        ({"pqm": scored, "bce": [scored[0], {**scored[1], "completion": "another"}]}, r"bce.jsonl: row 'a#1' is not"),
+        ({"pqm": graded}, "'a#0' has no score: run `qstep score` on the file first"),
+        ({"pqm": scored, "bce": scored[:1]}, "have different rows"),
+        ({"pqm": scored, "bce": [scored[0], {**scored[1], "completion": "another"}]}, r"bce.jsonl: row 'a#1' differs"),
         ({"pqm": scored, "bce": [scored[0], {**scored[1], "verdict": "right"}]}, "Score the same graded file"),
         (graded + graded, "'a#0' occurs twice"),
-        ([], "there is no row"),
+        ([], "there are no rows"),
         ({"pqm": [{**row, "score": True} for row in scored]}, "'score': is True; give a finite number"),
     ):
         with pytest.raises(ValueError, match=says):
             report(tmp_path, rows)
-    with pytest.raises(ValueError, match="--ns is '0': give whole numbers from 1"):
+    with pytest.raises(ValueError, match="--ns is '0'; give whole numbers from 1"):
         report(tmp_path, graded, ns="0")
     assert main(["best-of-n", "--inputs", str(tmp_path / "none.jsonl"), "--output", str(tmp_path / "o.json")]) == 1
     assert "none.jsonl" in capsys.readouterr().err

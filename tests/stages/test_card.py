@@ -144,7 +144,7 @@ def test_what_a_card_cannot_say_is_refused(
     written = (folder / "README.md").read_text()
     for arguments, says in (
         (("--model", folder, "--results", results), "has results of another model"),
-        *((("--model", folder, "--results", tmp_path / f"{name}.json"), "is no result of") for name in no_results),
+        *((("--model", folder, "--results", tmp_path / f"{name}.json"), "is not a result of") for name in no_results),
         (("--model", base), "has no train_log.meta.json"),
     ):
         assert run("card", *arguments) == 1

@@ -123,7 +123,10 @@ def test_changed_settings_do_not_mix(tmp_path: Path) -> None:
     [
         ({"split": "test"}, "--split is 'test', but it has no effect without a Hub id"),
         ({"config_name": "main"}, "--config_name is 'main', but it has no effect without a Hub id"),
-        ({"neutral": "wrong"}, "of math_shepherd: --neutral is 'wrong', but it has no effect without --format prm800k"),
+        (
+            {"neutral": "wrong"},
+            "the format math_shepherd: --neutral is 'wrong', but it has no effect without --format prm800k",
+        ),
         ({"format": "trl_stepwise"}, "line 1, field 'labels': is missing; found input, label, task"),
         ({"output": Path("x.json")}, "is not a .jsonl file, but a stage writes rows"),
     ],

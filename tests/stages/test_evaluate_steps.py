@@ -216,7 +216,7 @@ def test_options_that_cannot_be_meant(scorer: Path, tmp_path: Path) -> None:
         ({"inputs": tmp_path / "a.json", "threshold_split": "a"}, "so that another is left"),
         ({"inputs": {"threshold": tmp_path / "a.json"}}, "called 'threshold'"),
         ({"inputs": {"a/b": tmp_path / "a.json"}}, "called 'a/b'"),
-        ({"inputs": tmp_path / "rows.jsonl", "conversational": True}, "nothing reads --conversational"),
+        ({"inputs": tmp_path / "rows.jsonl", "conversational": True}, "--conversational has no effect"),
     ):
         with pytest.raises(ValueError, match=says):
             evaluate(config(**options))
@@ -241,12 +241,12 @@ def test_bad_rows_are_named(change: dict[str, Any], says: str, scorer: Path, tmp
 
 def test_labels_that_name_no_first_error_are_told(scorer: Path, tmp_path: Path) -> None:
     row = {"prompt": "1+1=\n", "completions": ["1+1=2", "#2"]}
-    for labels, says in (([0.5, 1.0], "are soft"), ([None, False], "no row of which the first wrong step is known")):
+    for labels, says in (([0.5, 1.0], "are soft"), ([None, False], "no row with a known first wrong step")):
         write_jsonl(tmp_path / "rows.jsonl", [row | {"labels": labels}])
         with pytest.raises(ValueError, match=says):
             evaluate(EvaluateStepsConfig(scorer=str(scorer), inputs=tmp_path / "rows.jsonl", output_dir=tmp_path / "o"))
     write_jsonl(tmp_path / "rows.jsonl", [row | {"labels": [True, False], "first_error": 0}])
-    with pytest.raises(ValueError, match=r"first_error.*is 0, and by its labels it is 1"):
+    with pytest.raises(ValueError, match=r"first_error.*is 0, but the labels say 1"):
         evaluate(EvaluateStepsConfig(scorer=str(scorer), inputs=tmp_path / "rows.jsonl", output_dir=tmp_path / "o"))
 
 

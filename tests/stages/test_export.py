@@ -57,7 +57,7 @@ def test_a_linear_head_becomes_a_scalar_token_classifier(kind: str, tmp_path: Pa
     assert plain(folder, ids, places) == pytest.approx(wanted, abs=1e-4)
     assert (ours.max_length, ours.aggregation, ours.objective, ours.step_separator) == (1000, "mean", kind, "\n")
     assert exported(source, folder, scorer_options={"max_length": 1000, "aggregation": "mean"}) == folder
-    with pytest.raises(ValueError, match="is no export of"):
+    with pytest.raises(ValueError, match="is not the export of"):
         exported(source, folder)
 
 

@@ -47,7 +47,7 @@ def test_a_scorer_gives_the_same_scores(inputs: TrainInputs, tmp_path: Path) -> 
     assert apart > 0.01
     assert merge(MergeConfig(model_name_or_path=adapter, output_dir=merged)) == merged
     (merged / "config.json").write_text(json.dumps({}))
-    with pytest.raises(ValueError, match=r"is no merge of .*: config\.json has .* Choose another --output_dir"):
+    with pytest.raises(ValueError, match=r"is not the merge of .*: config\.json has .* Choose another --output_dir"):
         merge(MergeConfig(model_name_or_path=adapter, output_dir=merged))
 
 

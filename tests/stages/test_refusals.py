@@ -133,7 +133,7 @@ def test_large_finite_numbers_stay(tmp_path: Path) -> None:
 def test_examples_of_unscored_rows_say_what_to_run(tmp_path: Path, responses: Path) -> None:
     graded = grade(GradeConfig(responses, tmp_path / "graded.jsonl"))
     result = best_of_n(BestOfNConfig(graded, tmp_path / "result.json"))
-    with pytest.raises(ValueError, match=r"graded\.jsonl: row .* has no score: run `qstep score`"):
+    with pytest.raises(ValueError, match=r"graded\.jsonl: row .* has no score\. Run `qstep score`"):
         report(ReportConfig(results=result, output=tmp_path / "page.html", examples=graded))
 
 
@@ -184,8 +184,11 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
             "--gradient_accumulation_steps is 0; it must be at least 1",
         ),
         ("--output_dir=out --threshold=1.5", "--threshold is 1.5; it must be at least 0 and below 1"),
-        ("--output_dir=out --label_smoothing_factor=0.1", "--label_smoothing_factor is 0.1, but it has no effect"),
-        ("--output_dir=out --neftune_noise_alpha=5", "--neftune_noise_alpha is 5.*, but it has no effect"),
+        (
+            "--output_dir=out --label_smoothing_factor=0.1",
+            "--label_smoothing_factor is 0.1, but qstep's trainers do not",
+        ),
+        ("--output_dir=out --neftune_noise_alpha=5", "--neftune_noise_alpha is 5.*, but qstep's trainers do not"),
         ("--output_dir=out --responses_per_prompt=0", "--responses_per_prompt is 0; it must be at least 1"),
         ("--learning_rate=1e-5", "--output_dir is missing"),
     ],

@@ -92,7 +92,7 @@ def test_policies_are_compared_problem_by_problem(tmp_path: Path) -> None:
     assert set(numbers["policies"]) == {"dqo", "base"} and set(numbers["policies"]["dqo"]) == {"greedy", "sampled"}
     assert "DQO answers 66.7 %" in text and "of 3 problems when sampled, base 41.7 %" in text
     other = evaluation(tmp_path / "c.json", z=(1, 1, 0))
-    with pytest.raises(ValueError, match="dqo and other: only one of them answered problem"):
+    with pytest.raises(ValueError, match="dqo and other: only one of the two answered problem"):
         report(ReportConfig({"dqo": dqo, "other": other}, tmp_path / "page.html"))
 
 
@@ -175,11 +175,11 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     other = scored(tmp_path / "steps.jsonl", {"a": [2.0, -1.0]}, completions=["7+8=5\n#5"], labels=[True])
     page = tmp_path / "page.html"
     for config, says in (
-        (ReportConfig(tmp_path / "other.json", page), "other.json is no result of"),
-        (ReportConfig(tmp_path / "list.json", page), "list.json holds no result, but a list"),
+        (ReportConfig(tmp_path / "other.json", page), "other.json is not a result of"),
+        (ReportConfig(tmp_path / "list.json", page), "list.json is not a result: it contains a list"),
         (ReportConfig(rows, page), "rows.jsonl is not JSON"),
         (ReportConfig([result, result], page), "are both called 'c'"),
-        (ReportConfig(result, page, labels={"exact": rows}), "give two files, exact and monte_carlo"),
+        (ReportConfig(result, page, labels={"exact": rows}), "give two files, --labels.exact and --labels.monte_carlo"),
         (ReportConfig(result, page, labels={"exact": other, "monte_carlo": rows}), "no row 'a#0' with the steps of"),
     ):
         with pytest.raises(ValueError, match=says):

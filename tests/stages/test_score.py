@@ -83,7 +83,9 @@ def test_a_scorer_of_steps_that_a_users_function_cuts_runs_it_only_where_it_is_n
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "support"))
     folder = miniature_scorer(tmp_path / "scorer", step_separator="split:my_splitter:before_answers")
     rows = responses(1, 2)
-    with pytest.raises(ValueError, match="code of your own: name it with --step_separator split:my_splitter:before_an"):
+    with pytest.raises(
+        ValueError, match=r"your own function, and it is not loaded\. Give --step_separator split:my_splitter:before_an"
+    ):
         scored(tmp_path / "refused", rows, folder)
     with pytest.raises(ValueError, match=r"--step_separator is 'split:line', and .* were cut by 'split:my_splitter"):
         scored(tmp_path / "refused", rows, folder, step_separator="split:line")

@@ -91,7 +91,7 @@ def test_a_search_method_is_one_file_and_one_line(
     assert all(row["search"].keys() >= {"method", "width", "token_budget"} for row in rows)
     assert all("expand" not in row["search"] and row["search"]["tokens_generated"] <= 120 for row in rows)
     with pytest.raises(
-        ValueError, match="--expand is 2, and it has no effect without --method beam, dvts or lookahead"
+        ValueError, match="--expand is 2, but it has no effect without --method beam, dvts or lookahead"
     ):
         SearchConfig(**common, expand=2)
     toy = (Path(__file__).parents[1] / "support" / "toy_search.py").read_text()
@@ -164,7 +164,7 @@ def _stopped_after_a_block(folder: Path) -> None:
         ({"method": "best_of_n", "expand": 2}, "--expand is 2, but it has no effect without --method beam, dvts or"),
         ({"method": "best_of_n", "max_steps": 2}, "--max_steps is 2, but it has no effect"),
         ({"method": "beam", "lookahead_steps": 2}, "--lookahead_steps is 2, .* without --method lookahead"),
-        ({"width": 6}, "width 6 is no multiple of expand 4"),
+        ({"width": 6}, "width 6 is not a multiple of expand 4"),
         ({"width": 0}, "--width is 0; it must be at least 1"),
         ({"token_budget": 0}, "--token_budget is 0; it must be at least 1"),
         ({"temperature": 0.0}, "--temperature is 0, so all .* would be equal"),
@@ -239,17 +239,17 @@ def test_votes_of_candidates(tmp_path: Path) -> None:
 
     for change, message in (
         (lambda rows: [row | {"chosen": False} for row in rows], "has 3 rows, 0 of them chosen"),
-        (lambda rows: rows[:2], "has 2 rows, 0 of them chosen; its search wrote 3"),
+        (lambda rows: rows[:2], "has 2 rows, 0 of them chosen, but its search wrote 3"),
         (lambda rows: [{k: v for k, v in row.items() if k != "search"} for row in rows], "'p#0' has no search: run"),
-        (lambda rows: [{k: v for k, v in row.items() if k != "verdict"} for row in rows], "run `qstep grade` first"),
+        (lambda rows: [{k: v for k, v in row.items() if k != "verdict"} for row in rows], "run `qstep grade` on the"),
         (lambda rows: [*rows, *({**r, "problem_id": "q", "id": f"q{r['id']}", "search": spent | {"width": 8}}
-                               for r in rows)], "problem 'q' was searched by .*'width': 8"),
+                               for r in rows)], "problem 'q' was searched with .*'width': 8"),
     ):  # fmt: skip
         write_jsonl(tmp_path / "bad.jsonl", change(list(read_rows(graded))))
         with pytest.raises(ValueError, match=message):
             compare_search(CompareSearchConfig({"beam": tmp_path / "bad.jsonl"}, tmp_path / "bad.json"))
     write_jsonl(tmp_path / "other.jsonl", [row | {"problem_id": "q"} for row in read_rows(graded)])
-    with pytest.raises(ValueError, match="searches of other problems"):
+    with pytest.raises(ValueError, match="have different problems"):
         compare_search(CompareSearchConfig({"a": graded, "b": tmp_path / "other.jsonl"}, tmp_path / "bad.json"))
 
 

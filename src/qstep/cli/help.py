@@ -1,4 +1,4 @@
-"""`--help` of a command: its own options, and the names of those that it shares; `--help-all`: every option."""
+"""The help of a command. `--help` explains its own options and lists shared ones; `--help-all` explains all."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _WIDTH = 116
 _INDENT = 33
 
 _COMMON = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "save_steps")
-"""The options of transformers that are used most."""
+"""The most used options of transformers."""
 
 _TAKEN = ("help", "config", "print_config", "debug", "log_level")
-"""Options of the parser that every command takes, or that the command line reads before it."""
+"""Options that every command takes, or that the command line reads before the parser."""
 
 _CONFIG = "  --config FILE.yaml             read options from a YAML file; flags override it"
 
 
 def short_help(command: Command) -> str:
-    """The command's own options, the required ones first; of the shared ones, the names by group."""
+    """The help with the command's own options, required ones first, and the names of shared options by group."""
     found = options_of(command)
     lines = [_usage(command), "", *_paragraphs(_paragraph(found.about)), "", _CONFIG]
     for option in _ordered(found.own):
@@ -38,7 +38,7 @@ def short_help(command: Command) -> str:
 
 
 def full_help(command: Command) -> str:
-    """Every option of the command, by group."""
+    """The help with every option of the command, by group."""
     found = options_of(command)
     lines = [_usage(command), "", *_paragraphs(found.about), "", _CONFIG, ""]
     groups = {"options": _ordered(found.own), **found.shared}
@@ -56,12 +56,12 @@ def _usage(command: Command) -> str:
 
 
 def _ordered(options: Iterable[Option]) -> list[Option]:
-    """The options that must be given, and then the others."""
+    """The required options, and then the others."""
     return sorted(options, key=lambda option: option.default is not None)
 
 
 def _foreign(command: Command, known: set[str]) -> list[Option]:
-    """The options that the parser takes and that no class of qstep declares."""
+    """The options of the parser that no class of qstep declares."""
     parser = command.parser()
     return [
         Option(action.dest, "VALUE", repr(action.default), action.help or "")
@@ -71,7 +71,7 @@ def _foreign(command: Command, known: set[str]) -> list[Option]:
 
 
 def _entry(option: Option, about: str) -> list[str]:
-    """An option with what it takes on the left, and what it does on the right."""
+    """An option with its type on the left and its description on the right."""
     left = f"--{option.name} {_metavar(option.type)}"
     note = "" if option.default == "None" else f" ({_default(option.default)})"
     wrapped = textwrap.wrap(about + note, _WIDTH - _INDENT) or [""]
@@ -99,7 +99,7 @@ def _first_sentence(text: str) -> str:
 
 
 def _paragraph(text: str) -> str:
-    """The first one."""
+    """The first paragraph."""
     return text.split("\n\n")[0]
 
 

@@ -1,4 +1,4 @@
-"""The options of a command, read from the source of its dataclasses: nothing is imported, so it is quick."""
+"""The options of a command, read from the source of its dataclasses. Nothing is imported, so this is fast."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qstep.stages.commands import Command
 
 @dataclass(frozen=True)
 class Option:
-    """A field of an option dataclass; `default` is its source text, None where it must be given."""
+    """A field of an option dataclass. `default` is its source text, or None if the option is required."""
 
     name: str
     type: str
@@ -27,13 +27,13 @@ class Option:
 
 @dataclass(frozen=True)
 class CommandOptions:
-    """What the help of a command shows.
+    """The contents of a command's help.
 
     Args:
         about: the docstring of its dataclass, without `Args:`.
-        own: its own options, and those that it shares and that must be given.
-        shared: the other options that it shares with other commands, by the title of their group.
-        foreign: the classes outside qstep whose options it has too.
+        own: its own options, and required options that it shares with other commands.
+        shared: other options that it shares with other commands, by the title of their group.
+        foreign: classes outside qstep whose options it also has.
     """
 
     about: str
@@ -44,7 +44,7 @@ class CommandOptions:
 
 @dataclass(frozen=True)
 class _Class:
-    """One dataclass of options: its docstring, the title of its group, its fields, its bases outside qstep."""
+    """One dataclass of options: its docstring, the title of its group, its fields, and its bases outside qstep."""
 
     about: str
     title: str
@@ -53,15 +53,15 @@ class _Class:
 
 
 _OUTPUT_DIR = Option("output_dir", "Path", None, "the folder of the model, its checkpoints and its log.")
-"""Of transformers' TrainingArguments, the one that must be given."""
+"""The required option of transformers' TrainingArguments."""
 
 
 def options_of(command: Command) -> CommandOptions:
-    """The options of a command, those of its own dataclass before those of its bases."""
+    """The options of a command, with those of its own dataclass before those of its bases."""
     classes = [declared for config in command.configs for declared in _ancestry(*config.split(":"))]
     foreign = dict.fromkeys(name for declared in classes for name in declared.foreign)
     found: dict[str, tuple[str, Option]] = {}
-    for declared in reversed(classes):  # the nearest first; what it declares anew counts
+    for declared in reversed(classes):  # the nearest first, because it overrides its bases
         for option in declared.options:
             found.setdefault(option.name, (declared.title, option))
     own = [option for title, option in found.values() if not title or option.default is None]
@@ -73,7 +73,7 @@ def options_of(command: Command) -> CommandOptions:
 
 
 def _ancestry(module: str, name: str) -> Iterator[_Class]:
-    """A class and its bases within qstep, the farthest first."""
+    """A class and its bases in qstep, the most distant first."""
     tree = _tree(module)
     node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
     imported = _imported(module)
@@ -103,7 +103,7 @@ def _ancestry(module: str, name: str) -> Iterator[_Class]:
 
 @cache
 def _imported(module: str) -> dict[str, tuple[str, str]]:
-    """The names that a module imports, with the module and the name that each comes from."""
+    """The names that a module imports, with the module and the name of their origin."""
     return {
         alias.asname or alias.name: (statement.module or "", alias.name)
         for statement in _tree(module).body
@@ -113,7 +113,7 @@ def _imported(module: str) -> dict[str, tuple[str, str]]:
 
 
 def _type(module: str, annotation: ast.expr) -> str:
-    """The text of a type: of `Annotated` the first part, of a name for a type that type."""
+    """The source text of a type. `Annotated` is replaced by its first part, and a type alias by its type."""
     if isinstance(annotation, ast.BinOp):
         return f"{_type(module, annotation.left)} | {_type(module, annotation.right)}"
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
@@ -139,7 +139,7 @@ def _assigned(module: str, name: str) -> ast.expr | None:
 
 
 def _defined_in(module: str, name: str) -> tuple[str, str]:
-    """Where a class that a package re-exports is defined."""
+    """The module that defines a class which a package re-exports."""
     for statement in _tree(module).body:
         if isinstance(statement, ast.ImportFrom) and any(alias.name == name for alias in statement.names):
             return _defined_in(statement.module or "", name)
@@ -148,7 +148,7 @@ def _defined_in(module: str, name: str) -> tuple[str, str]:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    """The parsed source of a module, of qstep found without importing the packages that hold it."""
+    """The parsed source of a module. Modules of qstep are found without importing their packages."""
     first, *rest = module.split(".")
     if first != "qstep":
         spec = importlib.util.find_spec(module)
@@ -160,7 +160,7 @@ def _tree(module: str) -> ast.Module:
 
 
 def _default(value: ast.expr | None) -> str | None:
-    """The text of a default; for `field(default=...)` and `field(default_factory=...)` of what is in it."""
+    """The source text of a default, also inside `field(default=...)` and `field(default_factory=...)`."""
     if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in value.keywords}
         factory = keywords.get("default_factory")
@@ -169,7 +169,7 @@ def _default(value: ast.expr | None) -> str | None:
 
 
 def _documentation(docstring: str) -> tuple[str, dict[str, str]]:
-    """What stands before `Args:`, and the description of each argument."""
+    """The text before `Args:`, and the description of each argument."""
     about, _, arguments = inspect.cleandoc(docstring).partition("\nArgs:\n")
     entries = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", arguments, re.MULTILINE)
     return about, {name: " ".join(text.split()) for name, text in entries}

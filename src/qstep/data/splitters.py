@@ -1,14 +1,14 @@
-r"""Named splitters: other ways to cut a text into steps than at a literal separator.
+r"""Named splitters: ways to split a response into steps other than at a literal separator.
 
-A `step_separator` is the text between steps, or `split:` and the name of a splitter:
+A `step_separator` is the string between steps, or `split:` and the name of a splitter:
 
-    line         behind every line break (\n, \r\n or \r)
-    blank_line   behind every run of lines that are empty or blank
+    line         after every line break (\n, \r\n or \r)
+    blank_line   after every run of empty or blank lines
     numbered     before every heading `Step 1:` at the start of a line, also `Step 1.`, `**Step 1**` and `### Step 1`
-    sentence     behind every sentence, and behind line breaks outside of displayed mathematics and code
-    m:f          where the user's function `f(text) -> list[str]` of module `m` does
+    sentence     after every sentence, and after line breaks outside displayed mathematics and code
+    m:f          as the user's function `f(text) -> list[str]` in module `m` does
 
-What a splitter of this package has left whole it leaves whole when that stands alone, too.
+A splitter of this package does not split one of its own steps again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _WHOLE = re.compile(
     r"\\\[.*?\\\]|\\\([^\r\n]*?\\\)|\$\$.*?\$\$|\\begin\{(\w+\*?)\}.*?\\end\{\1\}|```.*?```|\[asy\].*?\[/asy\]",
     re.DOTALL,
 )
-"""Mathematics, code and drawings within which no sentence ends."""
+"""Mathematics, code and drawings. No sentence ends inside them."""
 _FULL_DISPLAY = re.compile(r"[.!?]\s*(?:\\\]|\$\$|\\end\{\w+\*?\})\Z")
 _DISPLAY = re.compile(rf"{_BLANK}*(?:\\\[|\$\$|\\begin\{{)")
 
@@ -56,7 +56,7 @@ _MARK = re.compile(
     )""",
     re.VERBOSE,
 )
-"""What may end a sentence; the full-width marks need no blank behind them."""
+"""Marks that may end a sentence. Full-width marks need no space after them."""
 
 _TITLE = re.compile(r"(?:Mr|Mrs|Ms|Mx|Dr|Prof|St|Mt|Gen|Capt|Lt|Sgt|Col|Rev|Hon|Sen|Gov|Rep)\.")
 _ABBREVIATION = re.compile(r"(?:e\.g|i\.e|eg|ie|cf|vs|viz|approx|resp|w\.r\.t|s\.t|a\.k\.a|incl)\.", re.IGNORECASE)
@@ -70,7 +70,7 @@ _ITEM = re.compile(
     (?:\d{{1,3}}|[a-zA-Z]|[ivxIVX]{{1,4}}|(?i:step|case|part|problem|question|example){_BLANK}+\w{{1,8}})\.""",
     re.VERBOSE,
 )
-"""How a numbered line begins."""
+"""The beginning of a numbered line."""
 _LONGEST_ITEM = 40
 
 _VISIBLE = re.compile(r"[\S\r\n]")
@@ -79,20 +79,20 @@ _OPERATOR = re.compile(rf"{_BLANK}*[-,;:)\]}}%=+*/^<>|&\u00d7\u00f7\u00b7\u2248]
 
 
 def is_named(separator: str) -> bool:
-    """Whether a `step_separator` names a splitter, and is not the text between steps."""
+    """Whether a `step_separator` names a splitter instead of the string between steps."""
     return separator.startswith(_PREFIX)
 
 
 def is_users_splitter(separator: str) -> bool:
-    """Whether a `step_separator` names a function of the user's own."""
+    """Whether a `step_separator` names a user's function."""
     return is_named(separator) and USER_CODE.fullmatch(separator[len(_PREFIX) :]) is not None
 
 
 def use_splitter(separator: str) -> None:
-    """Checks the name of a splitter, and loads the function of the user's own that it names.
+    """Checks the name of a splitter, and loads the user's function if it names one.
 
-    A user's function cuts texts only in a process where this was called with its name: it is called with what the user
-    gives as a `step_separator`, not with what a file of rows or a checkpoint holds.
+    A user's function runs only in a process where this was called with its name. It is called with the user's
+    `step_separator`, and never with one from a file of rows or a checkpoint.
 
     Raises ValueError for an unknown name, or a function that cannot be loaded.
     """
@@ -100,41 +100,43 @@ def use_splitter(separator: str) -> None:
     if is_users_splitter(separator):
         function = load_code(name, "splitter")
         if not callable(function):
-            raise ValueError(f"splitter {name!r} is no function, but {function!r}")
+            raise ValueError(f"splitter {name!r} is {function!r}; it must be a function")
         _users[separator] = function
     elif name not in _SPLITTERS:
         raise ValueError(
-            f"splitter {name!r} of step_separator {separator!r} is unknown; there are {', '.join(_SPLITTERS)} and your "
-            "own, module:function"
+            f"splitter {name!r} of step_separator {separator!r} is unknown; choose one of {', '.join(_SPLITTERS)}, or "
+            "your own function as module:function"
         )
 
 
 def splitter_version(separator: str) -> str:
-    """A `step_separator`, with a digest of the file of a user's function: what steps follow from."""
+    """A `step_separator`, with a digest of the file of a user's function, which together determine the steps."""
     if not is_users_splitter(separator):
         return separator
     return _PREFIX + code_version(separator[len(_PREFIX) :], "splitter")
 
 
 def joint_of(separator: str) -> str:
-    """The string to put between steps so that they are cut at the same places again.
+    """The string to put between steps so that they are split at the same places again.
 
-    Raises ValueError for a user's function, where it is unknown.
+    Raises ValueError for a user's function, for which it is unknown.
     """
     if not is_named(separator):
         return separator
     if is_users_splitter(separator):
-        raise ValueError(f"what {separator!r}, code of your own, has cut cannot be put together again")
+        raise ValueError(
+            f"steps of {separator!r}, your own function, cannot be joined again, because their separator is unknown"
+        )
     use_splitter(separator)
     return _SPLITTERS[separator[len(_PREFIX) :]][1]
 
 
 def cuts(text: str, separator: str) -> list[int]:
-    """Where the parts of `text` end that a named splitter cuts, the last at its end; in order, some parts may be blank.
+    """The ends of the parts into which a named splitter splits `text`, in order. Some parts may be blank.
 
     Raises:
-        ValueError: the splitter is unknown, or a user's function that was not named (`use_splitter`) or whose parts do
-            not put together the text.
+        ValueError: the splitter is unknown, or is a user's function that was not loaded with `use_splitter`, or its
+            parts do not join to the text.
     """
     if is_users_splitter(separator):
         found = _users_cuts(text, separator)
@@ -150,19 +152,21 @@ _users: dict[str, Callable[[str], Any]] = {}
 def _users_cuts(text: str, separator: str) -> list[int]:
     if separator not in _users:
         raise ValueError(
-            f"{separator!r} is code of your own: name it with --step_separator {separator} to have it loaded (in "
-            "Python, qstep.data.use_splitter)"
+            f"{separator!r} is your own function, and it is not loaded. Give --step_separator {separator} (in Python, "
+            "call qstep.data.use_splitter)"
         )
     parts = _users[separator](text)
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        raise ValueError(f"{separator!r} returned {parts!r}; it must return a list of texts, the parts of its argument")
-    if (whole := "".join(parts)) != text:
-        pairs = enumerate(zip(whole, text, strict=False))
-        at = next((i for i, (ours, theirs) in pairs if ours != theirs), min(len(whole), len(text)))
         raise ValueError(
-            f"the parts that {separator!r} returned do not put together its argument: from character {at} on they read "
-            f"{whole[at : at + 40]!r}, and the text {text[at : at + 40]!r}. Nothing may be left out or changed, blanks "
-            "included"
+            f"{separator!r} returned {parts!r}; it must return a list of strings, the parts of its argument"
+        )
+    if (joined := "".join(parts)) != text:
+        pairs = enumerate(zip(joined, text, strict=False))
+        at = next((i for i, (ours, theirs) in pairs if ours != theirs), min(len(joined), len(text)))
+        raise ValueError(
+            f"the parts that {separator!r} returned do not join to its argument: from character {at} they read "
+            f"{joined[at : at + 40]!r} instead of {text[at : at + 40]!r}. Return every character unchanged, including "
+            "white space"
         )
     ends: list[int] = []
     for part in parts[:-1]:
@@ -202,8 +206,10 @@ def _behind_sentences(text: str) -> Iterator[int]:
 
 
 def _ends_sentence(text: str, line: int, start: int, behind: int, end: int) -> bool:
-    """Whether the mark `text[start:behind]`, which with what closes with it reaches to `end`, ends a sentence of the
-    line that begins at `line`."""
+    """Whether the mark `text[start:behind]` ends a sentence. With closing brackets and quotes, it reaches to `end`.
+
+    `line` is the beginning of its line.
+    """
     found = _VISIBLE.search(text, end)
     if found is None or found[0] in "\r\n":
         return False
@@ -230,7 +236,7 @@ def _ends_sentence(text: str, line: int, start: int, behind: int, end: int) -> b
 
 
 def _introduces_display(text: str, line: int, start: int, end: int) -> bool:
-    """Whether a line that ends in no mark goes on with displayed mathematics."""
+    """Whether a line without a mark at its end continues with displayed mathematics."""
     before = text[line:start].rstrip()
     return bool(before) and before[-1] not in ".!?\u3002\uff01\uff1f" and _DISPLAY.match(text, end) is not None
 
@@ -241,4 +247,4 @@ _SPLITTERS: dict[str, tuple[Callable[[str], Iterator[int]], str]] = {
     "numbered": (_before_headings, "\n"),
     "sentence": (_behind_sentences, " "),
 }
-"""For each splitter, how it cuts, and the string to put between its steps."""
+"""For each splitter, its function and the string to put between its steps."""

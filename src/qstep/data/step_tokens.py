@@ -1,4 +1,4 @@
-"""Which token ends each step, for sampled tokens and for the tokens that a tokenizer makes of a text."""
+"""The token that ends each step, for sampled tokens and for the tokens of a tokenized text."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StepTokens:
-    """Steps on the tokens of a text: for each step the index of its last token, and for each token its step, or -1."""
+    """Steps as tokens: the index of the last token of each step, and the step of each token, or -1."""
 
     ends: list[int]
     step_of: list[int]
 
 
 def map_steps(offsets: Sequence[Span], spans: Sequence[Span]) -> StepTokens:
-    """Steps that lie at `spans` of a text, on the tokens that lie at `offsets` of it (a tokenizer's offset mapping).
+    """Maps steps at `spans` of a text to the tokens at `offsets` of it (a tokenizer's offset mapping).
 
-    A step ends at the last token that covers its last character, or the last before it that is covered. A token is of
-    the first step of which it covers a character: one that reaches over the end of a step ends it and is of it, and
-    with it the bytes of a character that several tokens share. A token without characters (a special one, a
-    beginning that the tokenizer puts before a text) is of no step. A step of which the tokenizer keeps nothing ends
-    where the step before does.
+    A step ends at the last token that covers its last character, or else the last covered character before it. A token
+    belongs to the first step of which it covers a character. So a token across the end of a step belongs to that step.
+    The same holds for tokens that share the bytes of one character. A token without characters, such as a special token
+    or a prefix of the tokenizer, belongs to no step. If the tokenizer drops a step completely, it ends at the same
+    token as the step before.
 
-    Raises ValueError where nothing is kept of the first step, either.
+    Raises ValueError if the tokenizer drops the first step.
     """
     covered = [(start, end, token) for token, (start, end) in enumerate(offsets) if start < end]
     step_of = [-1] * len(offsets)
@@ -46,18 +46,18 @@ def map_steps(offsets: Sequence[Span], spans: Sequence[Span]) -> StepTokens:
                 step_of[covered[place][2]] = number
             place += 1
         if place == 0:
-            raise ValueError(f"the tokenizer keeps nothing of step {number + 1}, so no token ends it")
+            raise ValueError(f"the tokenizer drops all characters of step {number + 1}, so no token ends it")
         ends.append(covered[place - 1][2])
     return StepTokens(ends, step_of)
 
 
 def spread_scores(scores: Sequence[float], ends: Sequence[int], tokens: int) -> list[float]:
-    """A reward for each of `tokens` tokens: at the end of each step its score (the sum, where two end there), else 0.
+    """A reward for each of `tokens` tokens: the step's score at its end, and 0 elsewhere. Scores at one token add up.
 
-    Raises ValueError for scores of other steps, or an end that is no token.
+    Raises ValueError if the numbers of scores and ends differ, or if an end is out of range.
     """
     if len(scores) != len(ends):
-        raise ValueError(f"{counted(len(scores), 'score')} for {counted(len(ends), 'step')}; give one for each step")
+        raise ValueError(f"{counted(len(scores), 'score')} for {counted(len(ends), 'step')}: give one for each step")
     rewards = [0.0] * tokens
     for score, end in zip(scores, ends, strict=True):
         if not 0 <= end < tokens:
@@ -69,13 +69,13 @@ def spread_scores(scores: Sequence[float], ends: Sequence[int], tokens: int) -> 
 def row_step_ends(
     tokenizer: PreTrainedTokenizerBase, row: Row, steps: Sequence[str], separator: str = "\n"
 ) -> list[int]:
-    """For each step of a row, the index of its last token in what `encode_completion` makes of the row.
+    """The index of each step's last token, in the tokens that `encode_completion` returns for the row.
 
-    Sampled tokens, and those of a tokenizer that reads back the text it was given, by `step_token_ends`; those of one
-    that does not (it lowers letters, composes characters, drops blanks) by the characters that its tokens cover, with
-    the same regions: `step_regions`.
+    Sampled tokens use `step_token_ends`, as do tokens of a tokenizer that decodes to the original text. Other
+    tokenizers lower letters, compose characters or drop spaces. For these, the ends follow from the characters that the
+    tokens cover, with the same `step_regions`.
 
-    Raises ValueError where `steps` are not those of the tokens.
+    Raises ValueError if `steps` are not those of the tokens.
     """
     ids = encode_completion(tokenizer, row)
     if row.get("completion_ids") is not None:
@@ -91,13 +91,13 @@ def row_step_ends(
 def step_token_ends(
     tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], steps: Sequence[str], separator: str = "\n"
 ) -> list[int]:
-    """For each step, the index in `token_ids` (a whole response) of its last token.
+    """The index of each step's last token in `token_ids`, a complete response.
 
-    A step owns what follows it as `step_regions` says, so its last token is the one that completes the last of its
-    separators; the last step owns everything to the end, the end-of-sequence token included. So `token_ids[: end + 1]`
-    is the prefix to continue from. A last token that is in no step (an end-of-sequence token that is not a special
-    one) is the last step's. A token that holds the end of one step and the beginning of the next ends the
-    former; where a whole step lies inside one token with its neighbour, both have the same last token.
+    A step includes its separators, as in `step_regions`, so its last token completes the last of them. The last step
+    includes everything to the end, also the end-of-sequence token. So `token_ids[: end + 1]` is the prefix to continue
+    from. A last token outside all steps (an end-of-sequence token that is not special) belongs to the last step. A
+    token across two steps ends the first of them. If a step lies completely inside one token with its neighbour, both
+    have the same last token.
 
     Raises:
         ValueError: `steps` are not those of the decoded tokens.
@@ -119,14 +119,14 @@ def step_token_ends(
         )
 
     def find(start: int, position: int, target: int) -> tuple[int, int] | None:
-        """How many tokens complete `text[:target]`, and how far they reach, if the first `start` reach to
-        `position`. Decodes only tokens from `start` on; None if those do not continue the text (a decoder
-        may strip a blank at the beginning, or `start` may lie within a character)."""
+        """The number of tokens that complete `text[:target]`, and how far they reach. The first `start` tokens must
+        reach to `position`. Decodes only tokens from `start`. None if these do not continue the text, because a decoder
+        may strip a space at the beginning, or `start` may lie inside a character."""
 
         def reached(count: int) -> int:
             furthest = 0
-            # A character torn at the end spoils itself, and with byte fallback the bytes before it too: then
-            # one of the (at most 3) tokens before ends well.
+            # An incomplete character at the end is not decoded, and with byte fallback neither are the bytes before it.
+            # Then one of the (at most 3) earlier tokens ends a character.
             for fewer in range(count, max(count - 4, start), -1):
                 part = decode(ids[start:fewer])
                 if text.startswith(part, position):

@@ -1,4 +1,4 @@
-"""Rows and scores in, rates with 95 % intervals over problems out."""
+"""Evaluation: rates with 95 % intervals over problems, from rows and scores."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from qstep.types import Row, Verdict
 
 @dataclass(frozen=True, slots=True)
 class VerdictCounts:
-    """The verdicts on one problem's responses, counted."""
+    """Counts of the verdicts on one problem's responses."""
 
     right: int
     wrong: int
@@ -34,25 +34,27 @@ class VerdictCounts:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Of each problem's responses, or of a choice among them: the share that is `right`, and that is right or wrong.
+    """For each problem, the shares of its responses that are `right` and `gradable`, or the chances of a choice.
 
-    Both [G], with 0 <= `right` <= `gradable` <= 1. Raises ValueError otherwise, and on no problem.
+    Both have shape [G], with 0 <= `right` <= `gradable` <= 1. Raises ValueError otherwise, or without problems.
     """
 
     right: NDArray[np.float64]
     gradable: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        for name in ("right", "gradable"):  # an expectation summed to 1 - 1e-16 is a 1
+        for name in ("right", "gradable"):  # a rounding error such as 1 - 1e-16 becomes 1
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64).round(12))
         if self.right.ndim != 1 or self.right.shape != self.gradable.shape or not self.right.size:
-            raise ValueError(f"right {self.right.shape} and gradable {self.gradable.shape}: one of each a problem")
+            raise ValueError(
+                f"right has shape {self.right.shape} and gradable {self.gradable.shape}: give one of each per problem"
+            )
         if not ((self.right >= 0) & (self.right <= self.gradable) & (self.gradable <= 1)).all():
             raise ValueError("outcomes must be shares in [0, 1], with no more right than gradable")
 
     @classmethod
     def of(cls, problems: Iterable[VerdictCounts]) -> Outcomes:
-        """From verdicts, which `verdicts_by_problem` counts."""
+        """The outcomes of the counts that `verdicts_by_problem` returns."""
         counts = list(problems)
         return cls(
             np.array([count.right / count.samples for count in counts]),
@@ -61,12 +63,12 @@ class Outcomes:
 
 
 def accuracy(outcomes: Outcomes) -> dict[str, Any]:
-    """`mean`, `low`, `high` (95 % over problems) and `n` of what can be graded, and what the rest could change.
+    """`mean`, `low`, `high` (95 % over problems) and `n` of the gradable responses, and the effect of the others.
 
-    The mean is `sum right / sum gradable`, so that each of the `n` problems with something gradable weighs by its
-    gradable share, however many responses it has; it is null where nothing can be graded. `ungradable_share`, and the
-    bounds `as_wrong` and `as_right`, which count every ungradable response as wrong and as right, are means over all
-    problems. Without ungradable responses all three means are the same.
+    The mean is `sum right / sum gradable`. So each of the `n` problems with gradable responses has its gradable share
+    as weight, independent of its number of responses. The mean is null if nothing is gradable. `ungradable_share`,
+    `as_wrong` and `as_right` are means over all problems. The last two count every ungradable response as wrong and as
+    right. Without ungradable responses, both equal the mean.
     """
     right, gradable = outcomes.right, outcomes.gradable
     graded = gradable > 0
@@ -83,8 +85,8 @@ def accuracy(outcomes: Outcomes) -> dict[str, Any]:
 def accuracy_difference(a: Outcomes, b: Outcomes, *, seed: int = 0) -> dict[str, Any]:
     """The difference of two `accuracy` means on the same problems, with its paired 95 % interval.
 
-    `as_wrong` and `as_right` are the differences of these bounds. Null where either side has nothing gradable. Raises
-    ValueError on different numbers of problems.
+    `as_wrong` and `as_right` are the differences of these bounds. The mean is null if a side has nothing gradable.
+    Raises ValueError for different numbers of problems.
     """
     if len(a.right) != len(b.right):
         raise ValueError(f"a has {len(a.right)} problems and b has {len(b.right)}: pair them by problem first")
@@ -101,8 +103,8 @@ def accuracy_difference(a: Outcomes, b: Outcomes, *, seed: int = 0) -> dict[str,
 def verdicts_by_problem(rows: Iterable[Row]) -> dict[str, VerdictCounts]:
     """Counts the verdicts of trajectory rows (`problem_id`, `prompt`, `verdict`) by problem, in order of appearance.
 
-    A problem is named by its `problem_id`; where several prompts share one, each is a problem, and the second is named
-    `problem_id (prompt 2)`. Raises ValueError, naming the row, on a missing field or an unknown verdict.
+    A problem is named by its `problem_id`. If several prompts share one, each is a problem, and the second is named
+    `problem_id (prompt 2)`. Raises ValueError, naming the row, for a missing field or an unknown verdict.
     """
     counts: dict[tuple[str, str], Counter[Verdict]] = {}
     for number, row in enumerate(rows):
@@ -110,7 +112,9 @@ def verdicts_by_problem(rows: Iterable[Row]) -> dict[str, VerdictCounts]:
             if name not in row:
                 raise ValueError(f"row {number} has no field {name!r}: grade the trajectories first")
         if row["verdict"] not in get_args(Verdict):
-            raise ValueError(f"row {number}: verdict {row['verdict']!r} is none of {', '.join(get_args(Verdict))}")
+            raise ValueError(
+                f"row {number}: verdict {row['verdict']!r} is unknown; it must be one of {', '.join(get_args(Verdict))}"
+            )
         key = (row["problem_id"], prompt_id(row))
         counts.setdefault(key, Counter())[row["verdict"]] += 1
     prompts: Counter[str] = Counter()
@@ -123,12 +127,13 @@ def verdicts_by_problem(rows: Iterable[Row]) -> dict[str, VerdictCounts]:
 
 
 def policy_report(problems: Mapping[str, VerdictCounts]) -> dict[str, Any]:
-    """The `accuracy` of a policy, every problem weighing the same however many responses it has.
+    """The `accuracy` of a policy. Every problem has the same weight, independent of its number of responses.
 
-    Also `samples`, `right`, `wrong` and `ungradable` responses in all. Raises ValueError on no problem.
+    The report also has the total numbers of `samples`, `right`, `wrong` and `ungradable` responses. Raises ValueError
+    without problems.
     """
     if not problems:
-        raise ValueError("there is no trajectory to report on")
+        raise ValueError("there are no responses to report on")
     counts = list(problems.values())
     return accuracy(Outcomes.of(counts)) | {
         name: sum(getattr(count, name) for count in counts) for name in ("samples", "right", "wrong", "ungradable")
@@ -141,5 +146,5 @@ def policy_difference(
     """The `accuracy_difference` of two policies. Raises ValueError unless they answered the same problems."""
     if a.keys() != b.keys():
         name = next(iter(a.keys() ^ b.keys()))
-        raise ValueError(f"only one of them answered problem {name!r}: evaluate both on the same problems")
+        raise ValueError(f"only one of the two answered problem {name!r}: evaluate both on the same problems")
     return accuracy_difference(Outcomes.of(a.values()), Outcomes.of(b[name] for name in a), seed=seed)

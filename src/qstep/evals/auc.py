@@ -1,8 +1,8 @@
-"""The area under the ROC curve: how often what is right outscores what is wrong.
+"""The area under the ROC curve (AUC): how often right items score above wrong ones.
 
-Of steps it has to be read with care. Steps after the first wrong one are left out, so a response's wrong step is its
-last one, and within one response any score that falls from step to step is perfect without reading a word. Hence the
-areas at equal positions, in which only steps with the same index are compared.
+The AUC of steps needs care. Steps after the first wrong one are left out, so the wrong step of a response is its last
+one. Within one response, any score that falls from step to step is then perfect without reading a word. The AUCs at
+equal positions avoid this: they only compare steps with the same index.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from qstep.evals.intervals import bootstrap_estimate, mean_estimate, members, nu
 
 
 def auc(scores: ArrayLike, correct: ArrayLike) -> float | None:
-    """The chance that a correct item outscores a wrong one, ties one half: the area under the ROC curve.
+    """The chance that a correct item scores above a wrong one, with ties as one half: the area under the ROC curve.
 
-    Items are responses, or steps. None where one class is missing: then it is undefined. Raises ValueError on
-    different lengths, a NaN score, or a `correct` other than 0 and 1 (drop absent step labels first).
+    Items are responses or steps. Returns None if one class is missing. Raises ValueError for different lengths, a NaN
+    score, or a `correct` other than 0 and 1. Drop steps without a label first.
     """
     return _area(*_items(scores, correct))
 
@@ -50,9 +50,9 @@ def _area(score: NDArray[np.float64], right: NDArray[Any]) -> float | None:
 def within_problem_auc(scores: ArrayLike, correct: ArrayLike, problems: Sequence[Hashable]) -> dict[str, Any] | None:
     """The mean of `auc` over the problems that have both classes, with its 95 % interval; None if none has.
 
-    Its `n` counts those problems. This is what choosing among one problem's responses needs. The `auc` of
-    all items together also rewards telling easy problems from hard ones, and can look good where this one is
-    at chance. Raises as `auc_estimate` does.
+    `n` counts these problems. This AUC matters for choosing among the responses to one problem. The `auc` of all items
+    together also rewards separating easy problems from hard ones, and can look good if this AUC is at chance. Raises
+    as `auc_estimate` does.
     """
     score, right = _items(scores, correct)
     areas = [_area(score[places], right[places]) for places in members(_numbered(problems, score))]
@@ -63,11 +63,11 @@ def within_problem_auc(scores: ArrayLike, correct: ArrayLike, problems: Sequence
 def auc_estimate(
     scores: ArrayLike, correct: ArrayLike, problems: Sequence[Hashable], *, seed: int = 0
 ) -> dict[str, Any] | None:
-    """The `auc` of all items together, with its 95 % interval over problems; None where a class is missing.
+    """The `auc` of all items together, with its 95 % interval over problems; None if a class is missing.
 
-    In a resample each item keeps the share of the other class that it is in order with among all items (its placement,
-    as in DeLong et al. 1988): the first-order bootstrap, which takes no sorting. Raises as `auc` does, and unless there
-    is a problem for each item.
+    The interval is a first-order bootstrap, which needs no sorting. In a resample, each item keeps its placement: the
+    share of the other class, among all items, that it is correctly ordered with (DeLong et al. 1988). Raises as `auc`
+    does, and if the numbers of items and problems differ.
     """
     score, right = _items(scores, correct)
     problem, area = _numbered(problems, score), _area(score, right)
@@ -92,11 +92,11 @@ def auc_estimate(
 def equal_position_auc(
     scores: ArrayLike, correct: ArrayLike, positions: Sequence[int], problems: Sequence[Hashable], *, seed: int = 0
 ) -> dict[str, Any] | None:
-    """The `auc` of steps, over pairs with the same index in two responses, whatever the problem of each.
+    """The `auc` of steps over pairs with the same index in two responses, which may belong to different problems.
 
-    With the 95 % interval over problems, to first order as in `auc_estimate`. A score that knows only the index of a
-    step has .5; one that knows which problems are hard may have more. None where no index has both classes. Raises as
-    `auc_estimate` does.
+    Its 95 % interval over problems is first-order, as in `auc_estimate`. A score that depends only on the index of a
+    step has .5. A score that knows which problems are hard can have more. Returns None if no index has both classes.
+    Raises as `auc_estimate` does.
     """
     score, right = _items(scores, correct)
     problem = _numbered(problems, score)
@@ -107,7 +107,7 @@ def equal_position_auc(
     table = np.stack([np.bincount(problem, weights=values) for values in (ordered, pairs)], axis=-1)
 
     def resampled(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        # Each pair is counted from both its sides, so the sums over all items are twice those over pairs.
+        # Each pair is counted from both sides, so the sums over all items are twice those over pairs.
         above, below = np.moveaxis(times_drawn(drawn) @ table - (in_order, all_pairs), -1, 0)
         return np.clip(np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0), 0, 1)
 
@@ -119,7 +119,7 @@ def equal_position_within_problem_auc(
 ) -> dict[str, Any] | None:
     """The same over pairs of two responses to one problem: the mean over the problems that have such a pair.
 
-    A score that knows only the problem and the index of a step has .5. None where no problem has a pair.
+    A score that depends only on the problem and the index of a step has .5. Returns None if no problem has a pair.
     """
     score, right = _items(scores, correct)
     problem = _numbered(problems, score)
@@ -135,7 +135,8 @@ def equal_position_within_problem_auc(
 def _ordered_pairs(
     score: NDArray[np.float64], right: NDArray[np.bool_], group: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each item: how many items of the other class in its group it is in order with, ties half; and how many."""
+    """For each item, the number of correctly ordered pairs with the other class in its group (ties half), and of all
+    such pairs."""
     ordered, pairs = np.zeros_like(score), np.zeros_like(score)
     for places in members(group):
         of_right = right[places]
@@ -150,5 +151,5 @@ def _ordered_pairs(
 
 def _numbered(problems: Sequence[Hashable], items: NDArray[np.float64]) -> NDArray[np.int64]:
     if len(problems) != len(items):
-        raise ValueError(f"{len(items)} items and {len(problems)} problems: give each item its own")
+        raise ValueError(f"{len(items)} items and {len(problems)} problems: give a problem for each item")
     return numbered(problems)

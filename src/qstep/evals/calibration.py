@@ -16,18 +16,20 @@ from qstep.evals.intervals import bootstrap_estimate, numbered, times_drawn
 def calibration(
     q_values: ArrayLike, labels: ArrayLike, problems: Sequence[Hashable], *, bins: int = 10, seed: int = 0
 ) -> dict[str, Any]:
-    """The expected calibration error of sigmoid(Q) [N] against labels [N] of 1 and 0, and the curve it comes from.
+    """The expected calibration error of sigmoid(Q) [N] against labels [N] of 1 and 0, and its reliability curve.
 
-    The steps are sorted into `bins` of equal number, equal probabilities into one, so there may be fewer. `ece` is
-    `sum_b N_b / N |mean p_b - share right_b|` (Naeini et al. 2015; equal numbers as in Nixon et al., arXiv 1904.01685)
-    with its 95 % interval over problems, the bins being those of all steps. It is above 0 by chance alone, the more so
-    the fewer steps there are. `reliability` has for each bin its `low`est and `high`est probability, the mean
-    `predicted`, the share `right`, and `steps`. Raises ValueError on different lengths, no step, fewer than 1 bin, a Q
-    that is NaN, or another label.
+    The steps are divided into `bins` of equal size. Equal probabilities share a bin, so there may be fewer bins. `ece`
+    is `sum_b N_b / N |mean p_b - share right_b|` (Naeini et al. 2015; equal sizes as in Nixon et al., arXiv 1904.01685)
+    with its 95 % interval over problems. Resamples use the bins of all steps. The ECE is above 0 by chance alone, and
+    more so with fewer steps. `reliability` has for each bin the lowest (`low`) and highest (`high`) probability, the
+    mean `predicted` one, the share `right`, and the number of `steps`. Raises ValueError for different lengths, no
+    steps, fewer than 1 bin, a NaN, or a label other than 0 and 1.
     """
     q, right = np.asarray(q_values, dtype=np.float64), np.asarray(labels)
     if not q.shape == right.shape == (len(problems),) or not q.size:
-        raise ValueError(f"{q.shape} Qs, {right.shape} labels and {len(problems)} problems: one of each a step")
+        raise ValueError(
+            f"{q.shape} Qs, {right.shape} labels and {len(problems)} problems: give one of each for every step"
+        )
     if np.isnan(q).any() or not np.isin(right, (0, 1)).all():
         raise ValueError("a Q is NaN, or a label is neither 0 nor 1: drop steps without a label first")
     if bins < 1:
@@ -37,9 +39,7 @@ def calibration(
     bin_of = np.searchsorted(edges, p)
     problem = numbered(problems)
     n_bins = int(bin_of.max()) + 1
-    table = np.zeros(
-        (int(problem.max()) + 1, n_bins, 3)
-    )  # of each problem and bin: steps, sum of p, steps that are right
+    table = np.zeros((int(problem.max()) + 1, n_bins, 3))  # for each problem and bin: steps, sum of p, right steps
     for column, amount in enumerate((np.ones_like(p), p, right)):
         np.add.at(table[..., column], (problem, bin_of), amount)
 

@@ -1,4 +1,4 @@
-"""Files of graded and scored responses, read as problems to choose among, and judged."""
+"""Reads files of graded and scored responses as problems, and evaluates ways to choose among the responses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qstep.types import Aggregation, Row
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Problems with their responses as scorers see them, and by name of the scorer its labelled steps and its rows."""
+    """Problems with their scored responses. `steps` and `responses` map each scorer to its labelled steps and rows."""
 
     groups: list[ScoredGroup]
     steps: dict[str, LabelledSteps]
@@ -30,7 +30,7 @@ class Choices:
 
     @property
     def sizes(self) -> list[int]:
-        """How many responses each problem has."""
+        """The number of responses to each problem."""
         return [len(group.correct) for group in self.groups]
 
 
@@ -74,19 +74,18 @@ def judge_choices(
 
 
 def _step_auroc(steps: LabelledSteps) -> dict[str, Any]:
-    """How well a scorer tells right steps from first wrong ones within a problem, where labels are exact."""
+    """How well a scorer separates right steps from first wrong ones within a problem, if labels are exact."""
     return {name: value for name, value in step_auroc_within_problem(steps).items() if value is not None}
 
 
 def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
     """The problems of graded files, with the scores of each file that names a scorer.
 
-    A single file without a name is scored by `scorer`, if its rows are scored. A problem is a `problem_id` with its
-    prompt; `task` is that of rows that name none.
+    The scorer of a single file without a name is called `scorer`, if its rows are scored. A problem is a `problem_id`
+    with its prompt. `task` is the task of rows that name none.
 
     Raises:
-        ValueError: the files do not hold the same responses with the same verdicts, or a row is bad, not graded or
-            not scored.
+        ValueError: the files have different responses or verdicts, or a row is malformed, not graded or not scored.
     """
     if isinstance(inputs, Path):
         first_row = next(read_responses(inputs, task=task), {})
@@ -96,7 +95,9 @@ def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
     steps: dict[str, LabelledSteps] = {}
     golds: dict[tuple[str, str], Any] = {}
     responses: dict[str, dict[str, Row]] = {}
-    contents: dict[str, bytes] = {}  # of the first scorer's rows: ids alone may be those of another model's responses
+    contents: dict[
+        str, bytes
+    ] = {}  # of the first scorer's rows, because another model's responses may have the same ids
     for name, path in inputs.items():
         of_scorer, of_steps = scores.setdefault(name, {}), steps.setdefault(name, LabelledSteps())
         for row in read_responses(path, task=task):
@@ -107,8 +108,8 @@ def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
             digest = hashlib.sha256(canonical_json(content)).digest()
             if contents.setdefault(row["id"], digest) != digest:
                 raise ValueError(
-                    f"{path}: row {row['id']!r} is not the one of {inputs[next(iter(scores))]}: its prompt, completion "
-                    "or verdict differs. Score the same graded file with each scorer"
+                    f"{path}: row {row['id']!r} differs from the one in {inputs[next(iter(scores))]} in its prompt, "
+                    "completion or verdict. Score the same graded file with each scorer"
                 )
             if row.get("label_source") == "exact" and "q_values" in row:
                 of_steps.add(group_key(row), row["q_values"], row["labels"])
@@ -118,17 +119,17 @@ def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
                 problem = group_key(row)
                 if golds.setdefault(problem, row.get("gold")) != row.get("gold"):
                     raise ValueError(
-                        f"{path}: row {row['id']!r} has another gold answer than earlier rows of its problem and "
-                        "prompt: give them problem_ids of their own"
+                        f"{path}: row {row['id']!r} has another gold answer than earlier rows with its problem_id and "
+                        "prompt: give each problem its own problem_id"
                     )
                 slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer")}
                 groups.setdefault(problem, []).append(slim)
     if not groups:
-        raise ValueError(f"{', '.join(map(str, inputs.values()))}: there is no row")
+        raise ValueError(f"{', '.join(map(str, inputs.values()))}: there are no rows")
     first = next(iter(scores))
     for name, of_scorer in scores.items():
         if of_scorer.keys() != scores[first].keys():
-            raise ValueError(f"{inputs[name]} and {inputs[first]} hold different rows: score the same file with both")
+            raise ValueError(f"{inputs[name]} and {inputs[first]} have different rows: score the same file with both")
     scored = [
         ScoredGroup(
             problem_id,
@@ -145,11 +146,11 @@ def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
 
 
 def _require(row: Row, path: Path, *, scored: bool) -> None:
-    """Raises ValueError, naming the row, where it is not one of a graded file, or not of a scored one."""
+    """Raises ValueError, naming the row, if it is not graded, or not scored although it must be."""
     if "verdict" not in row:
-        raise ValueError(f"{path}: row {row['id']!r} has no verdict: run `qstep grade` on it first")
+        raise ValueError(f"{path}: row {row['id']!r} has no verdict: run `qstep grade` on the file first")
     if scored and "score" not in row:
         raise ValueError(
-            f"{path}: row {row['id']!r} has no score: run `qstep score` on it first, or give the file without a name "
-            f"(--inputs {path}) for what needs no scorer"
+            f"{path}: row {row['id']!r} has no score: run `qstep score` on the file first, or give it without a name "
+            f"(--inputs {path}) for results that need no scorer"
         )

@@ -1,7 +1,7 @@
 """Finding the first wrong step of a response, as ProcessBench scores it (arXiv 2412.06559).
 
-A scorer says that a step is wrong where its Q is below a threshold; the first such step is its prediction, and -1 where
-there is none. Sigmoid(Q) of .5 is Q = 0, which is the Q that PQM gives the question.
+A scorer calls a step wrong if its Q is below a threshold. It predicts the first such step, or -1 if there is none.
+sigmoid(Q) = .5 corresponds to Q = 0, which is the Q that PQM gives to the question.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qstep.evals.intervals import bootstrap_estimate, numbered, percentile_estim
 
 
 def predicted_first_error(q_values: Sequence[float], threshold: float) -> int:
-    """The index of the first step whose Q is below the threshold, a Q too; -1 where none is."""
+    """The index of the first step whose Q is below the threshold (also a Q), or -1 if there is none."""
     return next((step for step, q_value in enumerate(q_values) if q_value < threshold), NO_ERROR)
 
 
@@ -26,9 +26,9 @@ def predicted_first_error(q_values: Sequence[float], threshold: float) -> int:
 class Judgements:
     """N responses with a known first error, and the thresholds at which a scorer finds it.
 
-    Response i is judged right exactly where `low[i] < threshold <= high[i]`: its first wrong step is below the
-    threshold, and none before it is. So all thresholds are looked at without looking at a step again. `problem` numbers
-    the problems from 0, `erroneous` says which responses have an error. All [N].
+    Response i is judged right if `low[i] < threshold <= high[i]`: its first wrong step is below the threshold, and no
+    step before it is. So any threshold can be evaluated without its steps. `problem` numbers the problems from 0, and
+    `erroneous` is true for responses with an error. All have shape [N].
     """
 
     problem: NDArray[np.int64]
@@ -40,15 +40,15 @@ class Judgements:
     def of(
         cls, q_values: Sequence[Sequence[float]], first_errors: Sequence[int], problems: Sequence[Hashable]
     ) -> Judgements:
-        """From the Q of each response's steps, the index of its first wrong step (-1 for none), and its problem.
+        """From the Qs of each response's steps, the index of its first wrong step (-1 for none), and its problem.
 
-        Raises ValueError, naming the response, on no step, a Q that is not finite, or a first error that is no step;
-        and on no response.
+        Raises ValueError, naming the response, if it has no steps, a Q is not finite, or its first error is not a step.
+        Also raises it without responses.
         """
         if not len(q_values) == len(first_errors) == len(problems) > 0:
             raise ValueError(
-                f"{len(q_values)} responses, {len(first_errors)} first errors and {len(problems)} problems: one of "
-                "each for every response, of at least one"
+                f"{len(q_values)} responses, {len(first_errors)} first errors and {len(problems)} problems: give one "
+                "of each for every response, and at least one response"
             )
         bounds = np.empty((2, len(q_values)))
         for number, (of_steps, error) in enumerate(zip(q_values, first_errors, strict=True)):
@@ -56,13 +56,13 @@ class Judgements:
             if q.ndim != 1 or not q.size or not np.isfinite(q).all():
                 raise ValueError(f"response {number}: the Qs of its steps are {list(of_steps)}; each must be finite")
             if not NO_ERROR <= error < len(q):
-                raise ValueError(f"response {number}: first error {error} is none of its {len(q)} steps, nor -1")
+                raise ValueError(f"response {number}: first error {error} must be -1 or one of its {len(q)} steps")
             before = q if error == NO_ERROR else q[:error]
             bounds[:, number] = -np.inf if error == NO_ERROR else q[error], before.min(initial=np.inf)
         return cls(numbered(problems), np.asarray(first_errors) != NO_ERROR, *bounds)
 
     def right(self, threshold: float) -> NDArray[np.bool_]:
-        """Which responses are judged right at a threshold, [N]."""
+        """Whether each response is judged right at a threshold, [N]."""
         at = _finite(threshold)
         return (self.low < at) & (at <= self.high)
 
@@ -70,9 +70,10 @@ class Judgements:
 def first_error_report(judged: Judgements, threshold: float, *, seed: int = 0) -> dict[str, Any]:
     """ProcessBench's three numbers at a threshold (a Q), each with its 95 % interval over problems.
 
-    `acc_error` is the share of responses with an error of which exactly the first wrong step is found, `acc_correct`
-    the share of those without one in which nothing is found, and `f1` their harmonic mean, 0 where both are. None where
-    there is no response of a kind; then `f1` is None too. `n_error` and `n_correct` count the responses.
+    `acc_error` is the share of responses with an error in which exactly the first wrong step is found. `acc_correct` is
+    the share of responses without an error in which no step is called wrong. `f1` is their harmonic mean, and 0 if both
+    are 0. A value is None if there are no such responses, and then `f1` is None too. `n_error` and `n_correct` count
+    the responses.
     """
     table = _table(judged, threshold)
     counts = int(judged.erroneous.sum()), int((~judged.erroneous).sum())
@@ -87,9 +88,9 @@ def first_error_report(judged: Judgements, threshold: float, *, seed: int = 0) -
 
 
 def mean_f1(subsets: Mapping[str, Judgements], threshold: float, *, seed: int = 0) -> dict[str, Any] | None:
-    """The mean of the subsets' `f1`, each weighing the same, with its 95 % interval over the problems of each.
+    """The mean `f1` of the subsets with equal weights, and its 95 % interval over the problems of each.
 
-    None where a subset has none.
+    Returns None if a subset has no `f1`.
     """
     tables = [_table(judged, threshold) for judged in subsets.values()]
     means = [float(_f1(table)) for table in tables]
@@ -102,7 +103,7 @@ def mean_f1(subsets: Mapping[str, Judgements], threshold: float, *, seed: int = 
 
 
 def threshold_sweep(judged: Judgements, thresholds: ArrayLike) -> dict[str, NDArray[np.float64]]:
-    """`f1`, `acc_error` and `acc_correct` at each threshold (a Q), [T]; NaN where there is no response of a kind."""
+    """`f1`, `acc_error` and `acc_correct` at each threshold (a Q), [T]. NaN if there are no such responses."""
     at = _finite(thresholds)
     found: dict[str, NDArray[np.float64]] = {}
     for name, kind in (("acc_error", judged.erroneous), ("acc_correct", ~judged.erroneous)):
@@ -113,14 +114,14 @@ def threshold_sweep(judged: Judgements, thresholds: ArrayLike) -> dict[str, NDAr
 
 
 def choose_threshold(subsets: Sequence[Judgements]) -> float:
-    """The threshold, a Q, at which the mean of the subsets' F1 is largest; of several the nearest to Q = 0.
+    """The threshold, a Q, with the largest mean F1 of the subsets. If several have it, the one closest to Q = 0.
 
-    It lies in the middle between the Qs next to it. Raises ValueError where a subset lacks responses with an error, or
-    without one.
+    It lies in the middle between two neighbouring Qs. Raises ValueError if a subset lacks responses with an error, or
+    responses without one.
     """
     if not subsets or not all(judged.erroneous.any() and not judged.erroneous.all() for judged in subsets):
         raise ValueError(
-            "a threshold is chosen on responses with an error and responses without one: give some of each"
+            "choosing a threshold needs responses with an error and responses without one: give some of each"
         )
     bounds = np.unique(np.concatenate([np.r_[judged.low, judged.high] for judged in subsets]))
     bounds = bounds[np.isfinite(bounds)]
@@ -133,12 +134,12 @@ def choose_threshold(subsets: Sequence[Judgements]) -> float:
 
 
 def _finite(thresholds: ArrayLike) -> NDArray[np.float64]:
-    """Thresholds, of which minus infinity is above the `low` of a response without an error."""
+    """The thresholds, with minus infinity replaced so that it exceeds the `low` of responses without an error."""
     return np.maximum(np.asarray(thresholds, dtype=np.float64), np.finfo(np.float64).min)
 
 
 def _table(judged: Judgements, threshold: float) -> NDArray[np.float64]:
-    """Of each problem [P, 2, 2]: of its responses with an error, and without one, how many are right, and all."""
+    """For each problem, the right and all responses, with an error and without one: [P, 2, 2]."""
     right = judged.right(threshold)
     return np.stack(
         [
@@ -152,7 +153,7 @@ def _table(judged: Judgements, threshold: float) -> NDArray[np.float64]:
 
 
 def _share(of_problems: NDArray[np.float64]) -> dict[str, Any] | None:
-    """The share of responses of a kind that are right, given right and all of each problem [P, 2]; None without any."""
+    """The share of right responses, from the right and all responses of each problem [P, 2]; None without any."""
     right, count = of_problems[of_problems[:, 1] > 0].T
     return asdict(ratio_estimate(right, count)) | {"n": int(count.sum())} if len(count) else None
 
@@ -173,6 +174,6 @@ def _resampled_f1(table: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
 
 
 def _harmonic(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """2ab / (a + b), 0 where both are 0."""
+    """2ab / (a + b), or 0 if both are 0."""
     total = np.asarray(a + b)
     return np.divide(2 * a * b, total, out=np.zeros_like(total), where=total != 0)

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness' layout of results and samples."""
+"""Results and samples in the layout of lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _AUROC = {
 def harness_results(
     steps: Mapping[str, StepReport], originals: Mapping[str, int], scorer: str, seed: int, now: datetime
 ) -> dict[str, Any]:
-    """The parts of a results file on judgements of steps: metrics with their standard errors by subset.
+    """The parts of a results file of a step benchmark: metrics with their standard errors by subset.
 
-    `steps` are the reports of the subsets, `originals` how many rows each has with those left out.
+    `steps` are the reports of the subsets. `originals` counts the rows of each, including those left out.
     """
     results: dict[str, dict[str, Any]] = {}
     for name, subset in steps.items():
@@ -57,7 +57,7 @@ def harness_results(
 
 
 def harness_metrics(accuracies: Mapping[str, PolicyAccuracy]) -> dict[str, float | None]:
-    """`exact_match,<mode>` and its standard error: a policy's accuracies under the harness' keys."""
+    """`exact_match,<mode>` and its standard error: a policy's accuracies under the keys of the harness."""
     metrics: dict[str, float | None] = {}
     for mode, accuracy in accuracies.items():
         metrics[f"exact_match,{mode}"] = accuracy.mean
@@ -66,7 +66,7 @@ def harness_metrics(accuracies: Mapping[str, PolicyAccuracy]) -> dict[str, float
 
 
 def harness_samples(rows: list[Row], threshold: float) -> list[Row]:
-    """One line a response, as lm-evaluation-harness logs them: what was asked, predicted, and whether it is right."""
+    """One line for each response, as in lm-evaluation-harness: the row, the prediction, and whether it is right."""
     samples = []
     for number, row in enumerate(rows):
         predicted = predicted_first_error(row["q_values"], threshold)

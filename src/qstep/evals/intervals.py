@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from qstep.types import Estimate
 
 Ratio = tuple[ArrayLike, ArrayLike]
-"""Numerators and denominators of n problems, [n] each."""
+"""Numerators and denominators of n problems, each of shape [n]."""
 
 
 class Interval(Protocol):
-    """A mean with its limits; None where they are unknown."""
+    """A mean with its limits, or None if they are unknown."""
 
     @property
     def mean(self) -> float | None: ...
@@ -28,10 +28,10 @@ class Interval(Protocol):
 
 _Z = 1.959963984540054
 _INFORMATION = 0.15
-"""How much is believed before anything is seen of a share's design effect, which then is 1.
+"""The weight of the prior that a share's design effect is 1.
 
-In units of `n p (1 - p)`: with ten problems at p = .5 it has a weight of 6 in 100. Chosen by
-simulation: the least at which 10 to 200 problems with shares of 1 to 50 % are covered 93 times in 100 or more.
+It is in units of `n p (1 - p)`: with ten problems at p = .5 it weighs 6 in 100. It was chosen by simulation, as the
+smallest value with a coverage of at least 93 % for 10 to 200 problems with shares of 1 to 50 %.
 """
 _RESAMPLES = 2000
 _DRAWN_AT_ONCE = 1 << 20
@@ -40,7 +40,7 @@ _DRAWN_AT_ONCE = 1 << 20
 def mean_estimate(values: ArrayLike) -> Estimate:
     """The mean of one rate in [0, 1] per problem, [n], with its 95 % interval: `ratio_estimate` with denominators 1.
 
-    Wilson's interval where every value is 0 or 1. Raises ValueError on no value or one outside [0, 1].
+    It is Wilson's interval if every value is 0 or 1. Raises ValueError without values, or for one outside [0, 1].
     """
     rates = _checked_rates(values, "values")
     return ratio_estimate(rates, np.ones_like(rates))
@@ -49,11 +49,11 @@ def mean_estimate(values: ArrayLike) -> Estimate:
 def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
     """`sum numerators / sum denominators` over n problems, with its 95 % interval, Wilson's at an effective n.
 
-    For rates of things that come in clusters (steps agreed on / steps, of each problem). The effective n is n over the
-    design effect: the variance of a problem's share over `p (1 - p)`, which it would be if each share were 0 or 1.
-    Where little was seen, p near 0 or 1 or n small, the design effect is drawn to 1 (see `_INFORMATION`). So the
-    interval grows into that of no success in n as the last success vanishes, and never has no width. Raises ValueError
-    on different lengths, no problem, a denominator that is not positive, or a ratio outside [0, 1].
+    It is meant for rates of clustered items, such as equal labels / steps of each problem. The effective n is n divided
+    by the design effect. The design effect is the variance of a problem's share divided by `p (1 - p)`, the variance if
+    each share were 0 or 1. With little data (p near 0 or 1, or n small) it is shrunk to 1 (see `_INFORMATION`). So the
+    interval always has a width, and changes continuously into that of no success in n. Raises ValueError for different
+    lengths, no problems, a denominator that is not positive, or a ratio outside [0, 1].
     """
     below = np.asarray(denominators, dtype=np.float64)
     if below.shape != np.shape(numerators) or not (np.isfinite(below) & (below > 0)).all():
@@ -67,7 +67,7 @@ def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
 
 
 def _wilson(share: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of n, which need not be whole."""
+    """Wilson's 95 % interval of a share of n, which may be fractional."""
     square = _Z**2 / n
     centre, half = share + square / 2, math.sqrt(square * share * (1 - share) + square**2 / 4)
     return max(0.0, (centre - half) / (1 + square)), min(1.0, (centre + half) / (1 + square))
@@ -76,9 +76,9 @@ def _wilson(share: float, n: float) -> tuple[float, float]:
 def ratio_difference(a: Ratio, b: Ratio, *, seed: int = 0) -> Estimate:
     """`sum a_above / sum a_below - sum b_above / sum b_below` over the same n problems, with its paired 95 % interval.
 
-    Percentile bootstrap over problems, see `percentile_estimate`; differences lie in [-1, 1]. A problem may have a
-    denominator of 0, with a numerator of 0, on either side; its `n` counts the problems where neither has. A resample
-    in which a side has no other problem is left out.
+    It is a percentile bootstrap over problems, see `percentile_estimate`. Differences lie in [-1, 1]. A problem may
+    have a numerator and a denominator of 0 on either side; `n` counts the problems without that. A resample is left out
+    if a side has only such problems.
     """
     (a_above, a_below), (b_above, b_below) = (tuple(np.asarray(x, dtype=np.float64) for x in side) for side in (a, b))
 
@@ -99,10 +99,10 @@ def bootstrap_estimate(
     lowest: float = 0.0,
     seed: int = 0,
 ) -> Estimate:
-    """A statistic in [lowest, 1] of the problems with the given indices [..., problems], resampled by problem.
+    """A statistic in [lowest, 1] with its percentile bootstrap interval over problems, see `percentile_estimate`.
 
-    Percentile bootstrap, see `percentile_estimate`. A resample of which the statistic is NaN (it is not defined there)
-    is left out. `n` is what the estimate says it is over.
+    The statistic takes indices of problems [..., problems]. A resample is left out if its statistic is NaN, which means
+    undefined. `n` is stored in the estimate.
     """
     return percentile_estimate(
         float(statistic(np.arange(problems))), replicates(statistic, problems, seed=seed), n, lowest=lowest
@@ -112,15 +112,15 @@ def bootstrap_estimate(
 def replicates(
     statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], problems: int, *, seed: int = 0
 ) -> NDArray[np.float64]:
-    """The statistic of each resample by problem, [resamples]."""
+    """The statistic of each resample over problems, [resamples]."""
     return np.concatenate([statistic(drawn) for drawn in _resampled(problems, seed)])
 
 
 def percentile_estimate(mean: float, values: NDArray[np.float64], n: int, *, lowest: float = 0.0) -> Estimate:
-    """The interval of `bootstrap_estimate`, given what it is of and the values of its resamples.
+    """The estimate of `bootstrap_estimate`, from the mean and the values of the resamples.
 
-    The interval holds the estimate: where resampling moves a statistic (it makes a calibration error larger), it
-    reaches from there. Where all resamples are equal the rule of `unseen_estimate` holds.
+    The interval is extended to contain the mean, because resampling can bias a statistic, such as a calibration error.
+    If all resamples are equal, the rule of `unseen_estimate` applies.
     """
     values = values[~np.isnan(values)]
     if not values.size or np.ptp(values) < 1e-12:
@@ -130,25 +130,25 @@ def percentile_estimate(mean: float, values: NDArray[np.float64], n: int, *, low
 
 
 def unseen_estimate(mean: float, n: int, *, lowest: float = 0.0) -> Estimate:
-    """The interval of a mean of n values in [lowest, 1] that are all equal, and so show no spread.
+    """The interval of a mean of n equal values in [lowest, 1], which show no spread.
 
-    Values unlike these are taken to have a share of at most Wilson's upper limit for 0 in n, `z^2 / (n + z^2)`, and to
-    lie anywhere in [lowest, 1].
+    Other values are assumed to have a share of at most Wilson's upper limit for 0 in n, `z^2 / (n + z^2)`. They may lie
+    anywhere in [lowest, 1].
     """
     unseen = _Z**2 / (max(n, 1) + _Z**2)
     return Estimate(mean, mean + unseen * (lowest - mean), mean + unseen * (1 - mean), n)
 
 
 def standard_error(estimate: Interval) -> float:
-    """Of an estimate of which the limits are known, read off its 95 % interval."""
+    """The standard error of an estimate with known limits, from its 95 % interval."""
     assert estimate.low is not None and estimate.high is not None
     return (estimate.high - estimate.low) / (2 * 1.96)
 
 
 def pooled(estimates: Sequence[Interval]) -> Estimate:
-    """The mean of n independent estimates, one at least and all known, with its 95 % interval.
+    """The mean of n >= 1 known, independent estimates, with its 95 % interval.
 
-    The interval is over the problems of each, not over all that might have been estimated.
+    The interval is over the problems of each estimate. It does not generalise to other estimates.
     """
     n = len(estimates)
     mean = sum(estimate.mean or 0.0 for estimate in estimates) / n
@@ -163,14 +163,14 @@ def numbered(problems: Sequence[Hashable]) -> NDArray[np.int64]:
 
 
 def members(numbers: ArrayLike) -> list[NDArray[np.int64]]:
-    """The places of each problem's items, given the number of each item's problem, [N]."""
+    """The indices of each problem's items, from the number of each item's problem, [N]."""
     problem = np.asarray(numbers)
     order = np.argsort(problem, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(problem[order])) + 1) if len(order) else []
 
 
 def times_drawn(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How often each of the problems is among the indices drawn of them: [..., problems], of the same shape."""
+    """How often each problem occurs among the drawn indices: [..., problems], the shape of the argument."""
     rows = drawn.reshape(-1, drawn.shape[-1])
     width = rows.shape[1]
     places = rows + width * np.arange(len(rows))[:, None]
@@ -178,7 +178,7 @@ def times_drawn(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _resampled(problems: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Draws of as many problems with replacement, [.., problems] at a time."""
+    """Resamples of the problems with replacement, in arrays of shape [.., problems]."""
     generator = np.random.default_rng(seed)
     at_once = max(1, _DRAWN_AT_ONCE // problems)
     for done in range(0, _RESAMPLES, at_once):
@@ -188,10 +188,10 @@ def _resampled(problems: int, seed: int) -> Iterator[NDArray[np.int64]]:
 def _checked_rates(values: ArrayLike, name: str) -> NDArray[np.float64]:
     rates = np.asarray(values, dtype=np.float64)
     if rates.ndim != 1 or rates.size == 0:
-        raise ValueError(f"{name} must be one non-empty list, one per problem, got shape {rates.shape}")
-    rates = rates.round(12)  # an expectation summed to 1 - 1e-16 is a 1
+        raise ValueError(f"{name} has shape {rates.shape}; it must be one non-empty list, with a value per problem")
+    rates = rates.round(12)  # a rounding error such as 1 - 1e-16 becomes 1
     bad = ~((rates >= 0) & (rates <= 1))  # NaN is bad too
     if bad.any():
         index = int(np.flatnonzero(bad)[0])
-        raise ValueError(f"{name}[{index}] is {rates[index]}: a rate lies in [0, 1]")
+        raise ValueError(f"{name}[{index}] is {rates[index]}; it must lie in [0, 1]")
     return rates

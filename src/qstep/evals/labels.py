@@ -1,4 +1,4 @@
-"""How far Monte-Carlo step labels agree with exact ones."""
+"""The agreement of Monte-Carlo step labels with exact ones."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ def label_agreement(
     trials: Sequence[Sequence[int] | None],
     problem_ids: Sequence[Hashable],
 ) -> dict[str, Any]:
-    """Compares exact step labels with Monte-Carlo rollouts, given as a list of S steps for each row.
+    """Compares exact step labels with Monte-Carlo rollouts. Each argument has a list of S steps for each row.
 
-    A step without an exact label (None), or that was not tried (0 trials, or None for the row), is no evidence: it is
-    left out and counted. Two readings of the rollouts: `hard`, correct if any succeeded (Math-Shepherd, arXiv
-    2312.08935, Eq. 3), and `half`, correct if at least half did. For each: `agreement`, the share of steps labelled
-    alike with its 95 % interval clustered by problem; Cohen's `kappa`, (agreement - chance) / (1 - chance), None where
-    both labelled every step the same; and `confusion`, steps by exact and Monte-Carlo label. Also
-    `n_problems`, `n_rows` and `n_steps` that were compared, `n_unlabelled_steps` and `n_untried_steps`. Raises
-    ValueError, naming row and step, on lists of different lengths, an exact label other than 0, 1 and None,
-    successes outside 0..trials, and where no step is left.
+    Steps without an exact label (None) or without trials (0, or None for the row) are left out and counted. The
+    rollouts have two readings. `hard` is correct if any rollout succeeded (Math-Shepherd, arXiv 2312.08935, Eq. 3), and
+    `half` is correct if at least half did. Each reading has three measures. `agreement` is the share of equal labels,
+    with its 95 % interval clustered by problem. `kappa` is Cohen's, (agreement - chance) / (1 - chance), or None if
+    chance agreement is 1. `confusion` counts steps by exact and Monte-Carlo label.
+
+    `n_problems`, `n_rows` and `n_steps` count what was compared; `n_unlabelled_steps` and `n_untried_steps` count the
+    steps left out. Raises ValueError, naming row and step, for lists of different lengths, an exact label other than 0,
+    1 and None, successes outside 0..trials, or if no step is left.
     """
     if not len(exact) == len(successes) == len(trials) == len(problem_ids):
         raise ValueError(
             f"{len(exact)} rows of exact labels, {len(successes)} of successes, {len(trials)} of trials and "
-            f"{len(problem_ids)} problem ids: they must be the same rows"
+            f"{len(problem_ids)} problem ids: give all of them for the same rows"
         )
     problem: list[Hashable] = []
     truth_of, rate_of = list[bool](), list[float]()
@@ -63,7 +64,7 @@ def label_agreement(
                 rate_of.append(hit / rollout)
         rows += len(problem) > before
     if not problem:
-        raise ValueError("there is no step to compare: none has an exact label and a trial")
+        raise ValueError("there are no steps to compare: none has both an exact label and a rollout")
     numbers = numbered(problem)
     truth, rate = np.array(truth_of), np.array(rate_of)
 
@@ -94,13 +95,13 @@ def label_agreement(
 
 
 def read_label_agreement(files: Mapping[str, Path]) -> LabelAgreement:
-    """The `label_agreement` of two files of the same rows, `exact` and `monte_carlo`, of the rows that have both.
+    """The `label_agreement` of two files, `exact` and `monte_carlo`, over the rows of the latter.
 
     Raises:
-        ValueError: another file, a row that the exact file lacks, or one cut into other steps.
+        ValueError: the files have other names, or a row is missing in the exact file or has other steps there.
     """
     if set(files) != {"exact", "monte_carlo"}:
-        raise ValueError(f"labels are of {sorted(files)}: give two files, exact and monte_carlo")
+        raise ValueError(f"--labels names {sorted(files)}: give two files, --labels.exact and --labels.monte_carlo")
     rows = list(read_rows(files["monte_carlo"]))
     wanted = {row["id"] for row in rows}
     exact = {row["id"]: row for row in read_rows(files["exact"]) if row["id"] in wanted}

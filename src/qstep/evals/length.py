@@ -1,9 +1,9 @@
-"""What a score has to do with how long a response is, and into how many steps it is cut.
+"""The relation of a score to the length of a response and its number of steps.
 
-A scorer that is used to choose, or as a reward, teaches a policy whatever it prefers. One that takes the lowest of a
-response's Qs prefers few steps, all else being equal: a policy may learn to leave out separators ("separator
-avoidance"). A preference for what is short is no fault by itself, since right responses may be shorter; so it is given
-among right and among wrong responses too.
+A scorer that chooses responses, or that serves as a reward, teaches a policy its preferences. If a score is the minimum
+of the Qs, it prefers few steps, other things being equal. A policy may then learn to leave out separators ("separator
+avoidance"). A preference for short responses is not a fault by itself, since right responses may be shorter. So it is
+also measured among right responses and among wrong ones.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def length_report(
 ) -> dict[str, Any]:
     """Rank correlations of scores [N] with lengths [N], and whether the best-scored responses have fewer steps.
 
-    For each of `lengths`: Spearman's rho over `all` responses, over those that are `right`, over those that are `wrong`
-    (None in `right` is neither), and `within_problem`, the mean over the problems in which it is defined. For the one
-    called `steps` also `fewer_steps` (see `pick_has_fewer`) for all, right and wrong, and `single_step`, the share of
-    responses of one step. Estimates with 95 % intervals over problems; None where nothing varies. Raises ValueError on
-    different lengths, or no response.
+    Each entry of `lengths` gets Spearman's rho over `all` responses, over `right` ones and over `wrong` ones (None in
+    `right` is neither). `within_problem` is the mean over the problems in which rho is defined. The entry `steps` also
+    gets `fewer_steps` (see `pick_has_fewer`) for all, right and wrong responses, and `single_step`, the share of
+    responses with one step. Estimates have 95 % intervals over problems, and are None if nothing varies. Raises
+    ValueError for different lengths, or without responses.
     """
     if not scores or any(len(mask) != len(scores) for mask in (right, problems, *lengths.values())):
-        raise ValueError("give a score, each length, whether it is right, and a problem for every response")
+        raise ValueError("lists differ in length: give a score, all lengths, `right` and a problem for every response")
     score = np.asarray(scores, dtype=np.float64)
     problem = numbered(problems)
     kinds = {
@@ -62,7 +62,7 @@ def length_report(
 def rank_correlation(a: ArrayLike, b: ArrayLike, problems: ArrayLike, *, seed: int = 0) -> dict[str, Any] | None:
     """Spearman's rho of two lists [N] with its 95 % interval over problems [N]; None if a list is constant.
 
-    A resample has the ranks that its items have among all.
+    A resample uses the ranks among all items.
     """
     ranks = [rankdata(values) for values in (a, b)]
     if not len(ranks[0]) or any(np.ptp(rank) == 0 for rank in ranks):
@@ -99,10 +99,11 @@ def within_problem_correlation(
 
 
 def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike) -> dict[str, Any] | None:
-    """How often the best-scored response of a problem has fewer steps than another one of it, ties half.
+    """How often the best-scored response of a problem has fewer steps than another response to it, with ties as half.
 
-    The mean over problems with two responses or more; .5 where the choice has nothing to do with the number of steps, 1
-    where it always falls on the fewest. Tied bests share. None where no problem has two.
+    This is the mean over problems with at least two responses. It is .5 if the choice is independent of the number of
+    steps, and 1 if it always has the fewest. Responses that tie for the best score are averaged. Returns None if no
+    problem has two responses.
     """
     score, count = np.asarray(scores), np.asarray(steps)
     shares = []

@@ -1,6 +1,6 @@
-"""Results as files: read, checked and written here and nowhere else.
+"""Reads, checks and writes all files of results.
 
-A file says its `kind`. Files written before there were kinds are recognised by what they hold.
+A file names its `kind`. Older files without one are recognised by their content.
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ _COMMANDS = {
 
 
 def read_result(path: Path, *wanted: type[Result]) -> Any:
-    """The result in a file, of one of the wanted types.
+    """The result in a file, which must be of one of the wanted types.
 
-    Raises ValueError, naming the file, where it holds no result, one of another type, or one that is malformed.
+    Raises ValueError, naming the file, if it has no result, a result of another type, or a malformed one.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no result, but a {type(value).__name__}")
+        raise ValueError(f"{path} is not a result: it contains a {type(value).__name__}, not an object")
     found = _type_of(value)
     if found not in wanted:
         *some, last = (f"`{_COMMANDS[kind]}`" for kind in wanted)
-        raise ValueError(f"{path} is no result of {', '.join(some)}{' or ' if some else ''}{last}")
+        raise ValueError(f"{path} is not a result of {', '.join(some)}{' or ' if some else ''}{last}")
     return structure(found, value, str(path))
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Replaces `path` by the result as JSON, its `kind` first."""
+    """Replaces `path` by the result as JSON, with its `kind` first."""
     write_json(path, {"kind": result.kind, **as_json(result)})
 
 
 def holds(*wanted: type[Result]) -> Callable[[Path], bool]:
-    """Whether a file holds a result of one of these types, so that a command may write over it."""
+    """A check whether a file holds a result of one of these types, so that a command may overwrite it."""
 
     def is_one(path: Path) -> bool:
         with path.open("rb") as file:
-            if file.read(2) != b"{\n":  # rows begin otherwise, and may be many
+            if file.read(2) != b"{\n":  # files of rows, which may be large, begin differently
                 return False
         try:
             return _type_of(json.loads(path.read_bytes())) in wanted
@@ -75,7 +75,7 @@ def holds(*wanted: type[Result]) -> Callable[[Path], bool]:
 
 
 def _type_of(value: Mapping[str, Any]) -> Any:
-    """By its kind, or, written before there were kinds, by what it holds."""
+    """The type of a result, by its kind, or by its content in older files without a kind."""
     for result in get_args(Result):
         if value.get("kind") == result.kind:
             return result
@@ -95,7 +95,7 @@ def _type_of(value: Mapping[str, Any]) -> Any:
 
 
 def as_json(value: Any) -> Any:
-    """A result, or a part of one, as what JSON knows."""
+    """A result, or a part of one, as JSON values."""
     if isinstance(value, Mapping):
         return {name: as_json(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -113,9 +113,9 @@ def as_json(value: Any) -> Any:
 
 
 def structure(wanted: Any, value: Any, where: str) -> Any:
-    """JSON as an object of the type that is wanted, a dataclass or what it is made of.
+    """Converts JSON to the wanted type: a dataclass, or the type of one of its fields.
 
-    Entries that a type does not know are passed over. Raises ValueError, naming `where`, for what does not fit.
+    Unknown entries are ignored. Raises ValueError, naming `where`, for values of other types.
     """
     kind, inner = get_origin(wanted), get_args(wanted)
     if kind in (Union, UnionType):
@@ -163,5 +163,5 @@ def _hints(wanted: Any) -> dict[str, Any]:
 
 
 def _words(wanted: Any) -> str:
-    names = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+    names = {float: "a number", int: "a whole number", str: "a string", bool: "true or false"}
     return names.get(wanted, "a list" if get_origin(wanted) is list else "a mapping")

@@ -1,7 +1,7 @@
-"""What the commands find out: one type for each kind of result, as `qstep.evals.result_files` writes and reads it.
+"""The results of commands: one type for each kind, as `qstep.evals.result_files` writes and reads it.
 
-A field that may be missing in a file is None by default, and is left out where it is None. What is null in the file
-itself has no default. The fields stand in the order of the file.
+A field that may be missing in a file has the default None, and is not written if it is None. A field that can be null
+in the file has no default. The fields have the order of the file.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any, ClassVar
 from qstep.types import Estimate
 
 ANSWERS = ("chosen", "majority", "weighted", "pass")
-"""How the candidates of a search answer: by its own choice, votes of them, or as a perfect verifier would choose."""
+"""The ways in which a search's candidates give an answer: its own choice, two votes, or a perfect verifier."""
 
 MODES = ("greedy", "sampled")
 """How a policy's responses are drawn."""
 
 _REST = {"inline": ()}
-"""A mapping of this field has its entries in the file beside the other fields: all that these do not know."""
+"""Marks a mapping whose entries are stored next to the other fields: all entries that the other fields do not know."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A mean over `n` problems with its 95 % interval; None where nothing is known."""
+    """A mean over `n` problems with its 95 % interval. Unknown values are None."""
 
     mean: float | None
     low: float | None
@@ -38,14 +38,14 @@ class Measured:
 
     @property
     def estimate(self) -> Estimate:
-        """The same with NaN for what is unknown."""
+        """The same with NaN for unknown values."""
         mean, low, high = (math.nan if x is None else float(x) for x in (self.mean, self.low, self.high))
         return Estimate(mean, low, high, self.n)
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy(Measured):
-    """The rate of right ones among what can be graded, or a difference of two; and what the rest could change."""
+    """The share of right ones among gradable answers, or a difference of two, with bounds for the ungradable ones."""
 
     ungradable_share: float | None = None
     as_wrong: float | None = None
@@ -54,7 +54,7 @@ class Accuracy(Measured):
 
 @dataclass(frozen=True, slots=True)
 class PolicyAccuracy(Accuracy):
-    """Also how many responses there are, and of which verdict."""
+    """An accuracy with the numbers of responses by verdict."""
 
     samples: int | None = None
     right: int | None = None
@@ -76,7 +76,7 @@ class Shares:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverOptimisation:
-    """The n at which a choice is right most often, and how much worse it is at the largest n."""
+    """The n at which a choice is right most often, and its drop from there to the largest n."""
 
     peak_n: int | None
     drop: Accuracy | None
@@ -84,7 +84,7 @@ class OverOptimisation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """What scores have to do with lengths: see `qstep.evals.length_report`."""
+    """The relation of scores to lengths: see `qstep.evals.length_report`."""
 
     correlation: dict[str, dict[str, Measured | None]]
     fewer_steps: dict[str, Measured | None] | None = None
@@ -93,7 +93,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aggregated:
-    """Best-of-n by each way to make one score of a response's Qs, and their paired differences at the largest n."""
+    """Best-of-n by each aggregation of a response's Qs, and their paired differences at the largest n."""
 
     curves: dict[str, Curve]
     differences: dict[str, Accuracy]
@@ -101,7 +101,7 @@ class Aggregated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestOfN:
-    """What `qstep best-of-n` finds: see `qstep.evals.best_of_n_report`."""
+    """The result of `qstep best-of-n`: see `qstep.evals.best_of_n_report`."""
 
     kind: ClassVar[str] = "best-of-n"
     problems: int
@@ -121,7 +121,7 @@ class BestOfN:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """Tokens of a problem."""
+    """Tokens per problem."""
 
     mean: float
     max: int
@@ -129,7 +129,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """How a search searched, what its answers were worth, and what it took."""
+    """A search: its method and settings, the accuracies of its answers, and the tokens it used."""
 
     method: str
     settings: dict[str, Any] = field(default_factory=dict, metadata=_REST)
@@ -141,7 +141,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchComparison:
-    """What `qstep compare-search` finds."""
+    """The result of `qstep compare-search`."""
 
     kind: ClassVar[str] = "compare-search"
     problems: int
@@ -152,7 +152,7 @@ class SearchComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyEvaluation:
-    """What `qstep evaluate` finds; `problems` counts right, wrong and ungradable responses by mode and problem."""
+    """The result of `qstep evaluate`. `problems` has counts of right, wrong and ungradable by mode and problem."""
 
     kind: ClassVar[str] = "evaluate"
     name: str
@@ -164,7 +164,7 @@ class PolicyEvaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bin:
-    """Steps of like probability: the lowest and highest, their mean, and the share that is right."""
+    """Steps of similar probability: the lowest and highest one, their mean, and the share of right steps."""
 
     low: float
     high: float
@@ -175,7 +175,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """The expected calibration error and the curve it comes from."""
+    """The expected calibration error and its reliability curve."""
 
     ece: Measured
     reliability: list[Bin]
@@ -193,13 +193,13 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """One subset of a step benchmark: first wrong steps found, and what else is measured of the Qs of steps."""
+    """One subset of a step benchmark: first wrong steps found, and other measures of the Qs of steps."""
 
     responses: int
     problems: int
     steps: int
     scored: dict[str, Any] = field(default_factory=dict, metadata=_REST)
-    """What the scorer says of its scores: `objective` and `aggregation`."""
+    """The scorer's `objective` and `aggregation`."""
     separators: dict[str, int]
     left_out: dict[str, int]
     f1: Measured | None
@@ -226,7 +226,7 @@ class ChosenOn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
-    """Of sigmoid(Q); `q_value` is the same of Q where it was chosen."""
+    """A threshold of sigmoid(Q). `q_value` is the same threshold of Q, if it was chosen on rows."""
 
     value: float
     q_value: float | None = None
@@ -243,7 +243,7 @@ class MeanF1:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepJudgement:
-    """What `qstep evaluate processbench` finds."""
+    """The result of `qstep evaluate processbench`."""
 
     kind: ClassVar[str] = "evaluate processbench"
     name: str
@@ -257,7 +257,7 @@ class StepJudgement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How far one reading of Monte-Carlo labels agrees with exact ones."""
+    """The agreement of one reading of Monte-Carlo labels with exact ones."""
 
     agreement: Measured
     kappa: float | None
@@ -266,7 +266,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelAgreement:
-    """What `qstep report --labels` finds: see `qstep.evals.label_agreement`. Early files have one reading of labels."""
+    """The result of `qstep report --labels`: see `qstep.evals.label_agreement`. Early files have one reading."""
 
     n_problems: int | None = None
     n_rows: int | None = None
@@ -282,7 +282,7 @@ class LabelAgreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """The numbers of a report's page, from several results; what `qstep report --summary` writes."""
+    """The numbers of a report's page, from several results, as `qstep report --summary` writes them."""
 
     kind: ClassVar[str] = "report"
     policies: dict[str, dict[str, PolicyAccuracy]] | None = None
@@ -303,7 +303,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyComparison:
-    """The difference of choosing by `a` and by `b` in each world, over worlds and over problems."""
+    """The difference between choosing by `a` and by `b` in each world, over worlds and over problems."""
 
     a: list[str]
     b: list[str]
@@ -317,7 +317,7 @@ class StudyComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyAnswer:
-    """What a recipe's study answers; `worlds` has accuracies by world, way to choose and n."""
+    """The answer of a recipe's study. `worlds` has accuracies by world, way to choose and n."""
 
     kind: ClassVar[str] = "study"
     claim: str
@@ -332,7 +332,7 @@ class StudyAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A comparison pooled over seeds, and each seed's own."""
+    """A comparison pooled over seeds, and that of each seed."""
 
     mean: float | None
     low: float | None
@@ -344,7 +344,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfSeeds:
-    """What the runs of one variant say: claims over its seeds, and the page of each."""
+    """The results of one variant's runs: claims over its seeds, and the page of each seed."""
 
     claims: dict[str, Claim]
     seeds: dict[str, Page]
@@ -352,7 +352,7 @@ class OfSeeds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeResult:
-    """What came of a recipe's runs: `claims` and `seeds`, or these by variant."""
+    """The results of a recipe's runs: `claims` and `seeds`, or both by variant."""
 
     kind: ClassVar[str] = "recipe"
     recipe: str

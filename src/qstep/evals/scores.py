@@ -1,4 +1,4 @@
-"""What is said of scores beside the accuracy of choosing by them: how well they rank, and what else they go with."""
+"""Measures of scores in addition to the accuracy of choosing by them: how they rank, and what they correlate with."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from qstep.evals.length import length_report
 from qstep.types import Row
 
 Responses = list[list[Row]]
-"""Of each problem the `score_facts` of one scorer, in the order of the problems and of their responses."""
+"""The `score_facts` of one scorer for each problem and response, in their order."""
 
 
 def score_facts(row: Row) -> Row:
-    """What diagnostics read of a scored row."""
+    """The columns of a scored row that the diagnostics need."""
     steps = row.get("completions")
     return {
         "id": row["id"],
@@ -28,7 +28,7 @@ def score_facts(row: Row) -> Row:
 
 
 def response_auc(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
-    """How well each scorer tells right responses from wrong ones, within a problem and in all."""
+    """How well each scorer separates right responses from wrong ones, within a problem and overall."""
     report: dict[str, Any] = {}
     for name, problems in responses.items():
         rows = [(n, row) for n, rows in enumerate(problems) for row in rows if row["verdict"] != "ungradable"]
@@ -42,13 +42,13 @@ def response_auc(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
 
 
 def score_lengths(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
-    """What each scorer's score has to do with length; responses without a step, which have no score, are aside."""
+    """The relation of each scorer's score to length. Responses without steps have no score, and are left out."""
     report: dict[str, Any] = {}
     for name, problems in responses.items():
         rows = [(problem, row) for problem, rows in enumerate(problems) for row in rows if row["score"] is not None]
         lengths = {length: [row[length] for _, row in rows] for length in ("steps", "characters")}
         if None in lengths["steps"]:
-            del lengths["steps"]  # rows that were scored elsewhere, and do not say
+            del lengths["steps"]  # rows that were scored elsewhere, without their steps
         if rows:
             verdicts = [judged_right(row) for _, row in rows]
             scores, problem_of = [row["score"] for _, row in rows], [problem for problem, _ in rows]
@@ -57,17 +57,19 @@ def score_lengths(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
 
 
 def q_values_of(responses: dict[str, Responses], large: list[bool]) -> dict[str, list[list[list[float]]]]:
-    """Each scorer's Qs of the steps of each response of the problems that are `large` enough.
+    """The Qs of each scorer, by problem, response and step, for the problems that are `large` enough.
 
     Raises:
-        ValueError: a row has none, or there is no scorer.
+        ValueError: a row has no Qs, or there is no scorer.
     """
     if not responses:
-        raise ValueError("--aggregations needs rows with q_values: score them with `qstep score` first")
+        raise ValueError("--aggregations needs rows with q_values: run `qstep score` on them first")
     for name, problems in responses.items():
         lacking = next((row for rows in problems for row in rows if row["q_values"] is None), None)
         if lacking is not None:
-            raise ValueError(f"row {lacking['id']!r} of {name} has no q_values, which --aggregations needs")
+            raise ValueError(
+                f"row {lacking['id']!r} of {name} has no q_values, which --aggregations needs: run `qstep score` on it"
+            )
     return {
         name: [[row["q_values"] for row in rows] for rows, is_large in zip(problems, large, strict=True) if is_large]
         for name, problems in responses.items()

@@ -1,4 +1,4 @@
-"""What searches answer right, against the tokens they took."""
+"""The accuracies of searches, and the tokens they used."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from qstep.tasks import Tasks, answer_classes_of
 from qstep.types import Row
 
 _OF_PROBLEM = ("tokens_generated", "tokens_scored", "too_long", "candidates")
-"""What a row says of its problem's search; the rest is how it searched."""
+"""The results of a problem's search in its rows. The other entries are settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """The candidates of one problem's search, N of them, and what it spent.
+    """The N candidates of one problem's search, and the tokens it used.
 
-    `correct` [N] is 1, 0 or None for what cannot be graded; equal `answers` [N] are equivalent, None is no answer;
-    `scores` [N] are on the scale of a Q; `chosen` is the index of the search's own answer, `cut_off` whether that
-    did not end by itself.
+    `correct` [N] is 1, 0, or None for an ungradable candidate. Equal `answers` [N] are equivalent, and None is no
+    answer. `scores` [N] are on the scale of a Q. `chosen` is the index of the search's own answer. `cut_off` is true if
+    that answer did not end by itself.
     """
 
     correct: Sequence[int | None]
@@ -43,7 +43,7 @@ class Searched:
     tokens_scored: int
 
     def answered(self, how: str) -> int | None:
-        """Whether it is right by one of `ANSWERS`; None where that cannot be told."""
+        """Whether the answer by one of `ANSWERS` is right, or None if it is ungradable."""
         match how:
             case "chosen":
                 return self.correct[self.chosen]
@@ -59,7 +59,7 @@ class Searched:
 def search_report(
     searches: Mapping[str, Sequence[Searched]], budgets: Mapping[str, Hashable], *, seed: int = 0
 ) -> dict[str, Any]:
-    """Accuracies of searches, by name, of the same problems in the same order.
+    """Accuracies of searches by name. All must have the same problems in the same order.
 
     `report["searches"][name]` has an `accuracy` for each of `ANSWERS`, the mean and the largest `tokens_generated` and
     `tokens_scored` of a problem, and the share of its choices that are `cut_off`. `report["differences"]["a - b"]` is
@@ -97,9 +97,9 @@ def _tokens(of_problems: Sequence[int]) -> dict[str, float]:
 def compare_searches(
     files: Mapping[str, Path], task: str = "math", *, seed: int = 0, provenance: dict[str, Any] | None = None
 ) -> SearchComparison:
-    """The `search_report` of graded searches in files, by name; those of one budget are compared.
+    """The `search_report` of graded searches in files, by name. Searches with the same budget are compared.
 
-    Raises ValueError where a file is no graded search, or holds other problems than the first.
+    Raises ValueError if a file is not a graded search, or if its problems differ from those of the first file.
     """
     read = {name: _read(path, task) for name, path in files.items()}
     first = next(iter(read))
@@ -107,8 +107,8 @@ def compare_searches(
     for name, (_, found) in read.items():
         if differ := found.keys() ^ read[first][1].keys():
             raise ValueError(
-                f"{files[name]} and {files[first]} are searches of other problems (only one has "
-                f"{min(differ)[0]!r}): search the same with both"
+                f"{files[name]} and {files[first]} have different problems (only one has {min(differ)[0]!r}): search "
+                "the same problems with both"
             )
     measured = search_report(
         {name: [found[problem] for problem in problems] for name, (_, found) in read.items()},
@@ -130,7 +130,7 @@ def _budget(how: Row) -> tuple[str, int]:
 
 
 def _read(path: Path, task: str) -> tuple[Row, dict[tuple[str, str], Searched]]:
-    """How a file's rows were searched, and what was found for each problem."""
+    """The settings of a file's search, and the result for each problem."""
     finished(path)
     how: dict[str, Any] = {}
     found: dict[tuple[str, str], Searched] = {}
@@ -141,11 +141,13 @@ def _read(path: Path, task: str) -> tuple[Row, dict[tuple[str, str], Searched]]:
         problem = f"{path}: problem {rows[0]['problem_id']!r}"
         if len(rows) != spent["candidates"] or len(chosen) != 1:
             raise ValueError(
-                f"{problem} has {len(rows)} rows, {len(chosen)} of them chosen; its search wrote "
-                f"{spent['candidates']} and chose one: give the rows as `qstep search` wrote them, graded"
+                f"{problem} has {len(rows)} rows, {len(chosen)} of them chosen, but its search wrote "
+                f"{spent['candidates']} and chose one: give all rows of `qstep search`, graded"
             )
         if (how := how or of_rows) != of_rows:
-            raise ValueError(f"{problem} was searched by {of_rows}, others by {how}: give each a file of its own")
+            raise ValueError(
+                f"{problem} was searched with {of_rows}, and others with {how}: give each search its own file"
+            )
         found[group_key(rows[0])] = Searched(
             [judged_right(row) for row in rows],
             answer_classes_of(rows, Tasks(task)),
@@ -161,9 +163,9 @@ def _read(path: Path, task: str) -> tuple[Row, dict[tuple[str, str], Searched]]:
 
 
 def _checked(path: Path, task: str) -> Iterator[Row]:
-    """The rows of a graded search; ValueError, naming the row, where one is not."""
+    """The rows of a graded search. Raises ValueError, naming the row, if one is not."""
     for row in read_responses(path, task=task):
         for column, command in (("search", "search"), ("chosen", "search"), ("verdict", "grade")):
             if column not in row:
-                raise ValueError(f"{path}: row {row['id']!r} has no {column}: run `qstep {command}` first")
+                raise ValueError(f"{path}: row {row['id']!r} has no {column}: run `qstep {command}` on the file first")
         yield row

@@ -1,4 +1,4 @@
-"""Responses whose first wrong step is known, read to judge a scorer by: published benchmarks, and stepwise rows."""
+"""Reads responses with a known first wrong step, to evaluate scorers: published benchmarks and stepwise rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNKNOWN_ERROR = "its labels leave open which step is the first wrong one"
 class StepBenchmark:
     """The rows of one subset, each with `id`, `prompt`, `completions` and `first_error` (-1 for none), in order.
 
-    `named` holds the ids that the file itself gives, `left_out` counts the other rows by reason.
+    `named` holds the ids that the file itself gives. `left_out` counts other rows by reason.
     """
 
     name: str
@@ -45,9 +45,9 @@ class StepBenchmark:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def add_stepwise(self, line: int, row: Row) -> None:
-        """Takes a row with `prompt`, `completions` and `labels` as it lies in a file.
+        """Adds a row of a file, with `prompt`, `completions` and `labels`.
 
-        Raises RowError, naming field and line, for a bad row or an id that is there already.
+        Raises RowError, naming field and line, for a malformed row or a repeated id.
         """
         path = Path(self.source)
         row = check_row(path, line, row, "stepwise")
@@ -57,7 +57,7 @@ class StepBenchmark:
         row["first_error"] = _first_error(path, line, row)
         if "id" in row:
             if row["id"] in self.named:
-                raise RowError(path, line, "id", f"{row['id']!r} is there twice; give each row an id of its own")
+                raise RowError(path, line, "id", f"{row['id']!r} occurs twice; give each row its own id")
             self.named.add(row["id"])
         row.setdefault("id", f"{self.name}, line {line}")
         if row["first_error"] is None:
@@ -66,10 +66,11 @@ class StepBenchmark:
             self.rows.append(row)
 
     def separators(self, scorer: Scorer) -> dict[str, int]:
-        """How the given steps differ from what the scorer was taught: each is scored as one step all the same.
+        """Counts of steps that differ from the scorer's training. Each is still scored as one step.
 
-        Rows that were `split_at_another` separator than the scorer's, rows that do not say at which, and steps (and
-        rows with such) that contain its text, where a response split by it would have had several steps.
+        The counts are of rows that were split at another separator than the scorer's, of rows that name no separator,
+        and of steps that contain the scorer's separator, with their rows. The scorer's separator would split such a
+        step.
         """
         wanted = scorer.step_separator
         split_at = [row.get("step_separator") for row in self.rows]
@@ -94,12 +95,12 @@ def read_benchmarks(
 ) -> dict[str, StepBenchmark]:
     """The subsets by name: `.json`, `.jsonl` and `.parquet` files of the formats that `qstep convert` reads.
 
-    Before them the splits of a Hub id, or of a folder of such files. `instruction` and `conversational` word the
-    problems of published formats; stepwise rows have their prompts. Steps are taken as they are given.
+    The splits of a Hub id, or of a folder of such files, come first. `instruction` and `conversational` shape the
+    prompts of published formats; stepwise rows have their own prompts. Steps are not split again.
 
     Raises:
-        RowError: a row is bad.
-        ValueError: a file is unfinished or has no row of which the first error is known, or the wording has no effect.
+        RowError: a row is malformed.
+        ValueError: a file is unfinished or has no row with a known first error, or one of the two has no effect.
     """
     sources: dict[str, Source] = {}
     if dataset_name is not None:
@@ -124,17 +125,17 @@ def read_benchmarks(
             _add_published(benchmark, source, Reading(format, separator_inside="keep"), instruction, conversational)
         if not benchmark.rows:
             left_out = f"; left out: {dict(benchmark.left_out)}" if benchmark.left_out else ""
-            raise ValueError(f"{benchmark.source} has no row of which the first wrong step is known{left_out}")
+            raise ValueError(f"{benchmark.source} has no row with a known first wrong step{left_out}")
     if not some_published and (instruction is not None or conversational):
         option = "conversational" if conversational else "instruction"
-        raise ValueError(f"nothing reads --{option}: all rows have prompts, which are taken as they are")
+        raise ValueError(f"--{option} has no effect: all rows have their own prompts. Remove the option")
     return found
 
 
 def _add_published(
     benchmark: StepBenchmark, source: Source, reading: Reading, instruction: str | None, conversational: bool
 ) -> None:
-    """Takes the rows of a published set, worded."""
+    """Adds the rows of a published set, with the instruction and the form of prompt asked for."""
     from qstep.tasks import worded
 
     audit = Audit()
@@ -151,21 +152,21 @@ def _add_published(
 
 
 def _first_error(path: Path, line: int, row: Row) -> int | None:
-    """The first wrong step, -1 if all are right, None where that is open; checked against `first_error`."""
+    """The first wrong step, -1 if all are right, or None if unknown. It is checked against `first_error`."""
     labels: Sequence[Any] = row["labels"]
     if any(isinstance(label, float) for label in labels):
-        raise RowError(path, line, "labels", "are soft; which step is the first wrong one takes true and false")
+        raise RowError(path, line, "labels", "are soft; finding the first wrong step needs true and false")
     first = first_wrong(labels)
     before = labels if first == NO_ERROR else labels[:first]
     found = None if None in before else first
-    said = row.get("first_error")  # null says nothing, as where a set's own column is empty for a right response
+    said = row.get("first_error")  # null is ignored: some sets leave it empty for a right response
     if None not in (found, said) and said != found:
-        raise RowError(path, line, "first_error", f"is {said!r}, and by its labels it is {found}")
+        raise RowError(path, line, "first_error", f"is {said!r}, but the labels say {found}; correct one of them")
     return found
 
 
 def shared_rows(judged: StepBenchmark, other: StepBenchmark) -> tuple[list[str], int]:
-    """The ids of rows that two benchmarks share, by id or by prompt and steps, and the number of problems they do."""
+    """The ids of rows that two benchmarks share (by id, or by prompt and steps), and the number of shared problems."""
 
     def content(row: Row) -> bytes:
         return canonical_json([row["prompt"], row["completions"]])

@@ -1,4 +1,4 @@
-"""Everything that is measured of a scorer on one step benchmark."""
+"""All measures of a scorer on one step benchmark."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from qstep.scoring.aggregation import aggregate
 from qstep.types import Aggregation, Row
 
 _SWEPT = [i / 50 for i in range(1, 50)]
-"""The thresholds of sigmoid(Q) at which the report has F1."""
+"""The thresholds of sigmoid(Q) at which F1 is reported."""
 
 
 def judgements_of(rows: list[Row]) -> Judgements:
-    """From scored rows with `first_error`."""
+    """The judgements on scored rows with `first_error`."""
     return Judgements.of(
         [row["q_values"] for row in rows], [row["first_error"] for row in rows], [group_key(row) for row in rows]
     )
 
 
 def step_report(rows: list[Row], summary: dict[str, Any], threshold: float, *, seed: int = 0) -> StepReport:
-    """Everything about one subset of scored rows, at a threshold of Q; `summary` is what is known of their scoring."""
+    """All measures of one subset of scored rows, at a threshold of Q. `summary` is the summary of their scoring."""
     judged, of_steps = judgements_of(rows), LabelledSteps()
     for row in rows:
         of_steps.add(group_key(row), row["q_values"], labels_until(row["first_error"], len(row["q_values"])))

@@ -1,4 +1,4 @@
-"""How well a scorer tells right steps from first wrong ones, and what a scorer that reads nothing would have."""
+"""How well a scorer separates right steps from first wrong ones, compared with a baseline that reads no text."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from qstep.evals.auc import auc_estimate, equal_position_auc, equal_position_wit
 
 @dataclass(slots=True)
 class LabelledSteps:
-    """The labelled steps of responses, each up to its first wrong step: what follows that is wrong whatever it says."""
+    """The labelled steps of responses, each up to its first wrong step. Later steps count as wrong anyway."""
 
     q_values: list[float] = field(default_factory=list)
     right: list[bool] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     problems: list[Hashable] = field(default_factory=list)
     responses: Counter[Hashable] = field(default_factory=Counter)
-    """How many responses there are of each problem."""
+    """The number of responses to each problem."""
 
     def add(self, problem: Hashable, q_values: Sequence[float], labels: Sequence[bool | None]) -> None:
-        """Takes the steps of one response. A step without a label (None) is left out, and keeps its position."""
+        """Adds the steps of one response. A step without a label (None) is left out, but still counts as a position."""
         self.responses[problem] += 1
         first = first_wrong(labels)
         for position, (q_value, label) in enumerate(zip(q_values, labels, strict=True)):
@@ -35,17 +35,17 @@ class LabelledSteps:
 
     @property
     def several_responses(self) -> bool:
-        """Whether most problems have more than one response, so that a problem says more than a response does."""
+        """Whether at least half of the problems have several responses."""
         several = sum(count > 1 for count in self.responses.values())
         return 2 * several >= len(self.responses) > 0
 
 
 def step_auroc(steps: LabelledSteps, *, seed: int = 0) -> dict[str, Any]:
-    """The chance that a right step outscores a first wrong one, in all and at equal positions; of position alone too.
+    """The chance that a right step scores above a first wrong one, for the scorer and for position alone.
 
-    `step` is over all pairs, `position` the same for a scorer that reads nothing and falls by 1 a step, and
-    `step_at_equal_position` is over pairs of steps with the same index. Each has its `_within_problem` (see
-    `step_auroc_within_problem`). None where there is no pair.
+    `step` is over all pairs. `position` is the same for a baseline that reads no text and falls by 1 with each step.
+    `step_at_equal_position` is over pairs of steps with the same index. Each also has a `_within_problem` version (see
+    `step_auroc_within_problem`). A value is None if there are no pairs.
     """
     of_steps = steps.right, steps.problems
     return {
@@ -61,8 +61,8 @@ def step_auroc(steps: LabelledSteps, *, seed: int = 0) -> dict[str, Any]:
 def step_auroc_within_problem(steps: LabelledSteps) -> dict[str, Any]:
     """`step`, `position` and `step_at_equal_position`, each `_within_problem`: the mean over problems.
 
-    All are None where most problems have one response. There the wrong step is the last of those compared, so that
-    position alone is perfect, and the number would say nothing of what a scorer reads.
+    All are None if most problems have one response. The wrong step is then the last one compared, so position alone is
+    perfect, and the number would say nothing about the scorer.
     """
     if not steps.several_responses:
         names = ("step_within_problem", "position_within_problem", "step_at_equal_position_within_problem")
@@ -77,5 +77,5 @@ def step_auroc_within_problem(steps: LabelledSteps) -> dict[str, Any]:
 
 
 def _falling(steps: LabelledSteps) -> list[float]:
-    """The Qs of a scorer that reads nothing: less for each later step."""
+    """The Qs of a baseline that reads no text: lower for each later step."""
     return [-float(position) for position in steps.positions]

@@ -23,12 +23,11 @@ METHODS = ("mean", "majority", "pass")
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """One problem's N responses as verifiers see them.
+    """The N responses to one problem, with the scores of verifiers.
 
-    `correct` [N] is 1 or 0, or None for one that cannot be graded; equal `answers` [N] are equivalent answers, None is
-    no answer; `scores` holds one score per response [N] by name of verifier, on the scale of a Q, -inf for a response
-    that must lose. Raises ValueError, naming the problem, on different lengths, no response, another `correct`, or a
-    NaN score.
+    `correct` [N] is 1, 0, or None for an ungradable response. Equal `answers` [N] are equivalent, and None is no
+    answer. `scores` maps each verifier to a score per response [N], on the scale of a Q. A response that must lose has
+    -inf. Raises ValueError, naming the problem, for different lengths, no responses, another `correct`, or a NaN score.
     """
 
     problem_id: str
@@ -39,7 +38,7 @@ class ScoredGroup:
     def __post_init__(self) -> None:
         problem, n = f"problem {self.problem_id!r}", len(self.correct)
         if n == 0 or not all(correct in (0, 1, None) for correct in self.correct):
-            raise ValueError(f"{problem}: correct must hold 0, 1 or None for each response, got {list(self.correct)}")
+            raise ValueError(f"{problem}: correct is {list(self.correct)}; give 0, 1 or None for each response")
         if len(self.answers) != n:
             raise ValueError(f"{problem}: {n} responses but {len(self.answers)} answers")
         for name, scores in self.scores.items():
@@ -68,17 +67,19 @@ def numbers_to_compare(
 def best_of_n_curves(
     groups: Sequence[ScoredGroup], ns: Sequence[int], *, draws: int = 2048, seed: int = 0
 ) -> dict[str, dict[int, Outcomes]]:
-    """What becomes of each problem by each way to choose among n responses: `curves[method][n]` over G problems.
+    """The outcomes of each way to choose among n responses: `curves[method][n]` over G problems.
 
-    `mean` is one response, `majority` the vote and `pass` a perfect verifier; for a verifier V, `V` is best-of-n and
-    `V_weighted` the vote weighted by sigmoid(score). Chances are over which n of its N responses a group shows: exact,
-    except votes with more than `draws` subsets (see `vote_accuracy`), which then are the same for all methods and
-    groups. What is chosen may be ungradable; `pass` is where no response shown is right and one cannot be graded.
-    Raises ValueError where a group has fewer than n responses or other verifiers than the first (naming it), or where
-    a verifier has the name of another method.
+    `mean` is one response, `majority` the vote, and `pass` a perfect verifier. For a verifier V, `V` is best-of-n and
+    `V_weighted` is the vote weighted by sigmoid(score). Chances are over subsets of n of the N responses of a group.
+    They are exact, except for votes with more than `draws` subsets (see `vote_accuracy`). Those use the same random
+    subsets for all methods and groups. A chosen response may be ungradable. `pass` is ungradable if no response of the
+    subset is right and one is ungradable.
+
+    Raises ValueError, naming the group, if it has fewer than n responses or other verifiers than the first. Also raises
+    it if a verifier has the name of another method.
     """
     if not groups or not ns:
-        raise ValueError("best-of-n needs at least one group and one n")
+        raise ValueError("best-of-n needs at least one problem and one n")
     verifiers = list(groups[0].scores)
     methods = [*METHODS, *verifiers, *(f"{name}_weighted" for name in verifiers)]
     if len(set(methods)) < len(methods):
@@ -115,15 +116,18 @@ def best_of_n_report(
     draws: int = 2048,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """`best_of_n_curves` as accuracies: `report["curves"]["pqm"]["8"]` is what `accuracy` makes of it, and
-    `report["outcomes"]["pqm"]["8"]` its `right` and `gradable` shares of each problem, for comparisons elsewhere.
+    """`best_of_n_curves` as accuracies: `report["curves"]["pqm"]["8"]` is an `accuracy`.
 
-    `report["differences"]["pqm_minus_majority"]` is paired, at the largest n: each verifier V and `V_weighted` against
-    `majority` and `mean`, and V against each verifier named after it (name the proposed one first), and `V_weighted`
-    against V. `report["over_optimisation"]["pqm"]`, of each V and `V_weighted`, is where its curve is highest
-    (`peak_n`), and how much lower it ends (`drop`, paired; None where it is highest at the end): a choice that gets
-    worse with more to choose from has found what the scorer overrates. The peak is the highest of these problems, so a
-    small drop may be chance even where its interval leaves out 0. Raises as `best_of_n_curves` does.
+    `report["outcomes"]["pqm"]["8"]` has the `right` and `gradable` shares of each problem, for comparisons elsewhere.
+
+    `report["differences"]["pqm_minus_majority"]` is paired, at the largest n. Each verifier V and its `V_weighted` are
+    compared with `majority` and `mean`, V with each later verifier (name the proposed one first), and `V_weighted` with
+    V.
+
+    `report["over_optimisation"]["pqm"]` is about each V and `V_weighted`. `peak_n` is the n of its highest accuracy.
+    `drop` is the paired difference from there to the largest n, or None if the curve is highest there. A choice that
+    gets worse with larger n has met responses that the scorer overrates. The peak is the maximum on these problems, so
+    a small drop may be chance even if its interval excludes 0. Raises as `best_of_n_curves` does.
     """
     curves = best_of_n_curves(groups, ns, draws=draws, seed=seed)
     verifiers = list(groups[0].scores)
@@ -143,7 +147,7 @@ def best_of_n_report(
 
 
 def _shares(curve: Mapping[int, Outcomes]) -> dict[str, dict[str, list[float]]]:
-    """What of each problem is right, and gradable, by n."""
+    """The right and gradable shares of each problem, by n."""
     return {
         str(n): {"right": outcome.right.tolist(), "gradable": outcome.gradable.tolist()} for n, outcome in curve.items()
     }
@@ -152,8 +156,8 @@ def _shares(curve: Mapping[int, Outcomes]) -> dict[str, dict[str, list[float]]]:
 def over_optimisation(curve: Mapping[int, Outcomes], *, seed: int = 0) -> dict[str, Any]:
     """`peak_n`, the smallest n of the highest accuracy of a curve, and the `drop` from there to its largest n.
 
-    The drop is an `accuracy_difference` with a paired interval, None where the curve is highest at its end. Both are
-    None where at some n nothing can be graded.
+    The drop is an `accuracy_difference` with a paired interval, or None if the curve is highest at its end. Both are
+    None if nothing is gradable at some n.
     """
     means = {n: accuracy(curve[n])["mean"] for n in sorted(curve)}
     if None in means.values():
@@ -173,16 +177,16 @@ def aggregation_report(
     draws: int = 2048,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Best-of-n and the weighted vote of each verifier, for several ways to make one score of a response's Qs.
+    """Best-of-n and the weighted vote of each verifier, for several aggregations of a response's Qs.
 
-    `q_values` holds, by name of verifier, the Qs of each step of each response of each group.
-    `report["aggregations"]["pqm"]["curves"]["min"]["8"]` is an accuracy, `min_weighted` the vote; `differences` are
-    paired, of each pair of aggregations at the largest n. `report["outcomes"]["pqm/min"]` is as in `best_of_n_report`.
-    Raises ValueError for an unknown aggregation, and as `best_of_n_curves` does.
+    `q_values` maps each verifier to Qs by group, response and step. In the report,
+    `report["aggregations"]["pqm"]["curves"]["min"]["8"]` is an accuracy of best-of-n, and `min_weighted` is the vote.
+    `differences` are paired, for each pair of aggregations at the largest n. `report["outcomes"]["pqm/min"]` is as in
+    `best_of_n_report`. Raises ValueError for an unknown aggregation, and as `best_of_n_curves` does.
     """
     unknown = [how for how in hows if how not in get_args(Aggregation)]
     if unknown:
-        raise ValueError(f"unknown aggregation {unknown[0]!r}: choose among {', '.join(get_args(Aggregation))}")
+        raise ValueError(f"unknown aggregation {unknown[0]!r}: choose one of {', '.join(get_args(Aggregation))}")
     report: dict[str, Any] = {}
     outcomes: dict[str, Any] = {}
     for name, of_groups in q_values.items():

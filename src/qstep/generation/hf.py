@@ -56,17 +56,17 @@ class _Row:
 class HFEngine:
     """Samples from a model of transformers in this process, on the CPU or a GPU.
 
-    Each row draws from random numbers of its own, seeded by (seed, key, sample). So its tokens do not depend
-    on which rows share the batch, up to floating-point rounding: kernels may round differently for other
-    batch shapes, and a draw within that rounding of the boundary between two tokens can go either way.
+    Each row has its own random numbers, seeded by (seed, key, sample). So its tokens are independent of the other rows
+    in the batch, up to floating-point rounding. Kernels may round differently for other batch shapes. A draw that is
+    this close to the boundary between two tokens can go either way.
 
     Args:
-        model: a decoder with a language-modelling head. Its mode (train or eval) is left as it was found.
-        tokenizer: decodes the responses. Its end-of-sequence token and those of the model's generation
-            config all end a response.
-        max_rows: most responses decoded at once; bounds the logits, `[max_rows, V]`.
-        max_tokens: most positions held in the key-value cache, prompt and `max_new_tokens` of every row
-            counted in full; bounds its memory. A row that is longer on its own is decoded alone.
+        model: a decoder with a language-modelling head. Its mode (train or eval) is restored afterwards.
+        tokenizer: decodes the responses. Its end-of-sequence token ends a response, as do those of the model's
+            generation config.
+        max_rows: maximum number of responses decoded at once. It bounds the logits, `[max_rows, V]`.
+        max_tokens: maximum number of positions in the key-value cache, which bounds its memory. Each row counts with
+            its prompt and its full `max_new_tokens`. A row that is longer than this is decoded alone.
 
     Raises:
         ValueError: neither model nor tokenizer has an end-of-sequence token, or a limit is below 1.
@@ -98,12 +98,12 @@ class HFEngine:
     def sample(
         self, requests: Iterable[Request], settings: SamplingSettings
     ) -> Iterator[tuple[Request, list[Response]]]:
-        """Yields every request once with its responses, batch by batch; see `Engine.sample`.
+        """Yields every request once with its responses, batch by batch. See `Engine.sample`.
 
         Raises:
-            ValueError: a request does not fit the model: prompt plus `max_new_tokens` is longer than its
-                positions (never truncated), or a token is outside its vocabulary.
-            FloatingPointError: the model's logits are not numbers.
+            ValueError: the prompt plus `max_new_tokens` exceeds the model's positions (nothing is truncated), or a
+                token is outside its vocabulary.
+            FloatingPointError: the model's logits are not finite.
         """
         source = iter(requests)
         waiting: list[_Row] = []
@@ -136,12 +136,12 @@ class HFEngine:
         lowest, highest = min(request.prompt_ids), max(request.prompt_ids)
         if lowest < 0 or highest >= vocabulary:
             raise ValueError(
-                f"request {request.key!r}: prompt_ids reach from {lowest} to {highest}, outside the model's "
-                f"vocabulary of {vocabulary}; use the tokenizer that belongs to the model"
+                f"request {request.key!r}: prompt_ids range from {lowest} to {highest}, outside the model's "
+                f"vocabulary of {vocabulary}. Use the model's own tokenizer"
             )
 
     def _batches(self, rows: list[_Row], settings: SamplingSettings) -> list[list[_Row]]:
-        """Cuts rows into batches within both limits, longest prompts first so that little is padded."""
+        """Divides rows into batches within both limits, longest prompts first to reduce padding."""
         batches: list[list[_Row]] = []
         limit = 0
         for row in sorted(rows, key=lambda row: -row.prompt_length):
@@ -184,9 +184,9 @@ class HFEngine:
     def _decode_tokens(
         self, rows: list[_Row], limits_R: Tensor, settings: SamplingSettings
     ) -> tuple[Tensor, Tensor, list[bool]]:
-        """Tokens and log-probs, `[R, T]` each, and whether a row came to `settings.stop`: its limit is lowered to that.
+        """Tokens and log-probs, `[R, T]` each, and whether a row reached `settings.stop`, which lowers its limit.
 
-        What follows a row's end or its limit is arbitrary.
+        Values after a row's end or limit are arbitrary.
         """
         device = self.model.device
         eos = self._eos_tensor()
@@ -214,7 +214,7 @@ class HFEngine:
             if source_S is not None:
                 cache.reorder_cache(source_S)
                 pads_S, mask_SL = pads_S[source_S], mask_SL[source_S]
-            # Without padding the model needs neither: it then skips the mask, and counts positions itself.
+            # Without padding the model needs neither, because it skips the mask and counts positions itself.
             where: dict[str, Any] = {}
             if padded:
                 where["attention_mask"] = mask_SL[:, : width + step + 1]
@@ -224,9 +224,9 @@ class HFEngine:
         return tokens_RT, logps_RT, stepped_R
 
     def _at_stop(self, stop: str, live_R: Tensor, token_R: Tensor, tokens_RT: Tensor) -> list[int]:
-        """The rows whose new text holds `stop`, by the token that each has just drawn.
+        """The rows whose new text contains `stop`.
 
-        Only a token that may have completed it has its row's text looked at.
+        A row's text is decoded only if its latest token may have completed `stop`.
         """
         tokens = token_R.tolist()
         may = {token: self._may_complete(stop, token) for token in {*tokens}}
@@ -234,7 +234,7 @@ class HFEngine:
         return [row for row, ids in zip(rows, tokens_RT[rows].tolist(), strict=True) if stop in self.decode(ids)]
 
     def _may_complete(self, stop: str, token: int) -> bool:
-        """Whether the last character of `stop` may come with a token: it has it, or a part of some character.
+        """Whether a token may add the last character of `stop`: it contains that, or part of a multi-byte character.
 
         The token is decoded twice in a row, because a decoder may strip a leading blank.
         """
@@ -246,8 +246,8 @@ class HFEngine:
     def _prefill(self, rows: list[_Row]) -> tuple[Any, Tensor, Tensor, Tensor, int]:
         """Computes each distinct prompt once, left-padded to one width.
 
-        Returns the `Cache` of these first states, their next-token logits `[S, V]`, their padding `[S]`, the
-        state of each row `[R]`, and the width.
+        Returns the `Cache` of these first states, their next-token logits `[S, V]`, their padding `[S]`, the state of
+        each row `[R]`, and the width.
         """
         device = self.model.device
         states: dict[tuple[int, ...], int] = {}
@@ -258,12 +258,12 @@ class HFEngine:
         width = max(map(len, prompts))
         pads_S = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
         hosts = _hosts(prompts)
-        whole = sorted({*hosts})
-        if len(whole) < len(prompts) and self._keeps_all:
-            cache, _ = self._forward([prompts[i][:-1] for i in whole])
+        longest = sorted({*hosts})
+        if len(longest) < len(prompts) and self._keeps_all:
+            cache, _ = self._forward([prompts[i][:-1] for i in longest])
             self._keeps_all = all(type(layer) is DynamicLayer for layer in cache.layers)
             if self._keeps_all:
-                place = {host: row for row, host in enumerate(whole)}
+                place = {host: row for row, host in enumerate(longest)}
                 row_S = torch.tensor([place[host] for host in hosts], device=device)
                 _take_beginnings(cache, row_S, pads_S, pads_S[hosts])
                 where = {
@@ -297,14 +297,14 @@ class HFEngine:
 
 
 class _GrowingLayer(DynamicLayer):
-    """Keys and values in a buffer with room to grow: a step writes its own position.
+    """Keys and values in a buffer with room to grow. A step writes only its own position.
 
-    `DynamicLayer` concatenates, and so copies all it holds at every step.
+    `DynamicLayer` concatenates, which copies all keys and values at every step.
     """
 
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
-        assert layer.keys is not None and layer.values is not None, "made of a layer that holds a prompt"
+        assert layer.keys is not None and layer.values is not None, "the layer holds a prompt"
         self.lazy_initialization(layer.keys, layer.values)
         self._keys, self._values, self._length = layer.keys, layer.values, layer.keys.shape[-2]
         self._expose()
@@ -331,9 +331,9 @@ class _GrowingLayer(DynamicLayer):
 
 
 def _hosts(prompts: Sequence[tuple[int, ...]]) -> list[int]:
-    """For each prompt the number of the longest that begins with it, its own where none is longer.
+    """For each prompt, the index of the longest prompt that begins with it, or its own index.
 
-    In order of their tokens, the prompts that begin with one follow it at once.
+    In the order of tokens, the prompts that begin with a prompt follow it directly.
     """
     order = sorted(range(len(prompts)), key=prompts.__getitem__, reverse=True)
     hosts = list(range(len(prompts)))
@@ -344,10 +344,10 @@ def _hosts(prompts: Sequence[tuple[int, ...]]) -> list[int]:
 
 
 def _take_beginnings(cache: Any, row_S: Tensor, pads_S: Tensor, host_pads_S: Tensor) -> None:
-    """Makes of the prompts in a cache the states that are beginnings of them, left-padded as they were.
+    """Turns the prompts in a cache into states that are beginnings of them, left-padded as before.
 
-    The keys of a beginning are those of the whole, as no token sees what follows it. `row_S` is where each state's
-    prompt lies, `host_pads_S` how far that is padded.
+    A beginning has the same keys as the complete prompt, because tokens do not see later ones. `row_S` is the row of
+    each state's prompt, and `host_pads_S` is its padding.
     """
     length = cache.layers[0].keys.shape[-2]
     slots_SL = (torch.arange(length, device=row_S.device) + (host_pads_S - pads_S)[:, None]).clamp(min=0)
@@ -368,10 +368,10 @@ def _moved(states: Tensor, capacity: int) -> Tensor:
 
 
 def _next_states(state_R: Tensor, token_R: Tensor, states: int) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Where rows in `state_R` (of `states` states) get to by `token_R`.
+    """The states that the rows in `state_R` (of `states` states) reach with `token_R`.
 
-    Returns the state that each next one continues (absent while the cache can stay as it is: nothing splits,
-    and few states have no row left), the token of each next state, and the next state of each row.
+    Returns the predecessor of each next state, the token of each next state, and the next state of each row. The
+    predecessors are None if the cache can stay unchanged: no state splits, and few states have lost all their rows.
     """
     order = token_R.max() + 1
     pair_S, next_R = torch.unique(state_R * order + token_R, return_inverse=True)
@@ -387,10 +387,10 @@ def _next_states(state_R: Tensor, token_R: Tensor, states: int) -> tuple[Tensor 
 def _choose(
     logits_SV: Tensor, state_R: Tensor, uniforms_R: Tensor, settings: SamplingSettings
 ) -> tuple[Tensor, Tensor]:
-    """The next token of every row and its log-probability under the distribution it was drawn from.
+    """The next token of every row, and its log-probability under the sampling distribution.
 
-    The token is the inverse of its state's cumulative distribution at the row's uniform number. Greedy tokens
-    get their log-probability at temperature 1.
+    The token is the inverse of its state's cumulative distribution at the row's uniform number. Greedy tokens get their
+    log-probability at temperature 1.
     """
     if settings.temperature == 0:
         logps_SV = logits_SV.float().log_softmax(dim=-1)
@@ -401,10 +401,10 @@ def _choose(
     if settings.top_p < 1:
         probs_SV = _nucleus(probs_SV, settings.top_p)
     reachable_SV = probs_SV > 0
-    # A token without probability gets a bound that no uniform number is below; a parallel sum may not be
-    # monotone in its last bit, so they are ruled out by name.
+    # A token without probability gets a bound that no uniform number is below. It is set explicitly, because a parallel
+    # sum may not be monotone in its last bit.
     cumulative_SV = probs_SV.cumsum(dim=-1).where(reachable_SV, 0)
-    # Scaled to the mass that is reached, a uniform below 1 always falls on a token.
+    # A uniform number below 1, scaled to the total mass, always selects a token.
     mass_S = cumulative_SV.amax(dim=-1)
     above_RV = cumulative_SV[state_R] > (uniforms_R * mass_S[state_R])[:, None]
     token_R = above_RV.to(torch.uint8).argmax(dim=-1)
@@ -415,7 +415,7 @@ def _choose(
 
 
 def _nucleus(probs_SV: Tensor, top_p: float) -> Tensor:
-    """Zeroes all but the smallest set of likeliest tokens whose mass reaches `top_p`; no renormalising."""
+    """Zeroes all but the smallest set of most likely tokens whose mass reaches `top_p`, without renormalising."""
     sorted_SV, order_SV = probs_SV.sort(dim=-1, descending=True, stable=True)
     mass_before_SV = sorted_SV.cumsum(dim=-1) - sorted_SV
     kept_SV = sorted_SV.masked_fill(mass_before_SV >= top_p, 0)
@@ -423,7 +423,7 @@ def _nucleus(probs_SV: Tensor, top_p: float) -> Tensor:
 
 
 def _uniforms(rows: list[_Row], settings: SamplingSettings) -> Tensor:
-    """Numbers in [0, 1), `[R, T]`: each row's from a counter-based generator keyed by (seed, key, sample)."""
+    """Numbers in [0, 1), `[R, T]`. Each row has a counter-based generator, keyed by (seed, key, sample)."""
     uniforms = np.empty((len(rows), settings.max_new_tokens))
     for row, out in zip(rows, uniforms, strict=True):
         name = repr((settings.seed, row.job.request.key, row.sample)).encode()
@@ -443,7 +443,7 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 
 @contextmanager
 def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Puts every module into eval mode, and afterwards those back into train mode that were in it."""
+    """Puts every module into eval mode, and restores train mode afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -28,7 +28,7 @@ def written_whole(output: Path, settings: Mapping[str, Any], name: str, write: C
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         reason = why_unusable(output, settings)
         if reason is not None:
-            raise ValueError(f"{output} is not a {name}: {reason}. Choose another --output_dir, or delete it")
+            raise ValueError(f"{output} is not the {name}: {reason}. Choose another --output_dir, or delete it")
         if is_dry_run():
             raise WouldWrite(output, "complete: left unchanged")
         say_complete(output)

@@ -1,4 +1,4 @@
-"""Q at inference: pick the best of n, vote, count passes, each with its exact or seeded expectation; and search."""
+"""Q at inference: best-of-n, votes and pass@k with their exact or seeded expectations, and guided searches."""
 
 from __future__ import annotations
 

@@ -7,18 +7,18 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def best_of_n_index(scores: ArrayLike) -> int:
-    """The index of the best of `scores` [N], the first of the tied. Raises ValueError on NaN or no score."""
+    """The index of the best of `scores` [N], the first one if several tie. Raises ValueError for NaN, or no scores."""
     checked = _checked_scores(scores)
     if checked.ndim != 1 or checked.size == 0:
-        raise ValueError(f"scores must be one non-empty list, got shape {checked.shape}")
+        raise ValueError(f"scores has shape {checked.shape}; it must be one non-empty list")
     return int(checked.argmax())
 
 
 def best_of_n_accuracy(scores: ArrayLike, correct: ArrayLike, n: int) -> float:
     """The expected correctness of the best-scored of n of the N samples, exact over all subsets of size n.
 
-    `sum_i correct_(i) C(N-i, n-1) / C(N, n)`, i counted from the best score; tied samples share, which is the
-    average over their orders. Best-of-1 is the mean of `correct` [N]. Raises as `pick_probabilities` does.
+    It is `sum_i correct_(i) C(N-i, n-1) / C(N, n)`, with i counted from the best score. Tied samples are averaged over
+    their orders. Best-of-1 is the mean of `correct` [N]. Raises as `pick_probabilities` does.
     """
     picked, correctness = pick_probabilities(scores, n), np.asarray(correct, dtype=np.float64)
     if picked.ndim != 1 or picked.shape != correctness.shape:
@@ -27,16 +27,16 @@ def best_of_n_accuracy(scores: ArrayLike, correct: ArrayLike, n: int) -> float:
 
 
 def pick_probabilities(scores: ArrayLike, n: int) -> NDArray[np.float64]:
-    """The probability that each sample is the best-scored one of a random n of the N: [..., N] from [..., N].
+    """The probability that each sample is the best-scored one among n random samples of N: [..., N] from [..., N].
 
-    `C(N-i, n-1) / C(N, n)` for the i-th best, averaged over tied samples. The probabilities of a group sum
-    to 1. Raises ValueError on NaN (naming its index), and unless 1 <= n <= N. Scores may be infinite.
+    It is `C(N-i, n-1) / C(N, n)` for the i-th best, averaged over tied samples. The probabilities of a group sum to 1.
+    Scores may be infinite. Raises ValueError for NaN (naming its index), and unless 1 <= n <= N.
     """
     checked = _checked_scores(scores)
     n_samples = checked.shape[-1] if checked.ndim else 0
     if not 1 <= n <= n_samples:
         raise ValueError(f"best-of-{n} needs 1 <= n <= N, and there are N = {n_samples} samples")
-    # w_1 = n/N and w_{i+1} = w_i (N-i-n+1)/(N-i): ratios below 1, where the binomials would overflow.
+    # w_1 = n/N and w_{i+1} = w_i (N-i-n+1)/(N-i): these ratios are below 1, whereas the binomials would overflow.
     i = np.arange(1, n_samples)
     by_rank = (n / n_samples) * np.cumprod(np.r_[1.0, (n_samples - i - n + 1).clip(min=0) / (n_samples - i)])
 

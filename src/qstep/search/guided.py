@@ -1,9 +1,9 @@
-"""Decoding guided by a step scorer: what each method draws next, given the Qs of what it has.
+"""Searches guided by a step scorer: each method decides what to draw next from the Qs of its partial responses.
 
-Each is a search (see `qstep.search.tree`) that returns its candidates, whole responses and what was cut off, from
-which `pick` takes the answer. With a budget, a method expands only while that leaves the longest response enough to
-end. Then it draws what it keeps to its end, the best first, as far as the budget reaches: of a budget of
-`max_new_tokens` or more, it does not cut off one response at least.
+Each method is a search (see `qstep.search.tree`). It returns its candidates, which are complete or cut off, and `pick`
+chooses the answer among them. With a budget, a method expands only while the budget left over lets the longest response
+end. Then it completes the responses that it keeps, the best first, until the budget is spent. With a budget of at least
+`max_new_tokens`, at least one response is not cut off by the budget.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from qstep.search.tree import ROOT, Partial, Rated, Search, Tree, cut, distinct
 
 
 def best_of_n(tree: Tree) -> Search[list[Rated]]:
-    """`width` whole responses, scored at their ends. Equal ones are kept, for votes."""
+    """`width` complete responses, scored at their ends. Equal responses are kept, because they count in votes."""
     drawn = yield from tree.draw([(ROOT, sample) for sample in range(tree.settings.width)], whole=True)
     return (yield from tree.rate([cut(partial) for partial in drawn if partial is not None]))
 
 
 def beam(tree: Tree) -> Search[list[Rated]]:
-    """Beam search over steps: of `width` responses begun the best `width / expand` are kept, and each drawn on `expand`
-    times by one step.
+    """Beam search over steps: keeps the best `width / expand` of `width` partial responses, and draws `expand` next
+    steps from each.
 
-    See "Scaling LLM Test-Time Compute Optimally" (arXiv 2408.03314, section 5.2). The value of a response begun is its
-    score, or, with `lookahead_steps` k, the score k greedy steps later, which are drawn for that alone. A response
-    that has ended keeps its place among the best as long as it is one of them; all that ended are candidates. Equal
-    responses begun take one place.
+    See "Scaling LLM Test-Time Compute Optimally" (arXiv 2408.03314, section 5.2). The value of a partial response is
+    its score. With `lookahead_steps` k it is the score k greedy steps later, and these steps are then discarded. A
+    complete response stays in the beam as long as it is among the best. All complete responses are candidates. Equal
+    partial responses take one place.
     """
     settings = tree.settings
     ended: list[Partial] = []
@@ -48,7 +48,7 @@ def beam(tree: Tree) -> Search[list[Rated]]:
 
 
 def _values(tree: Tree, partials: Sequence[Partial]) -> Search[list[float]]:
-    """The scores of responses begun, each `lookahead_steps` greedy steps later, or where it or the budget ends."""
+    """The scores of partial responses `lookahead_steps` greedy steps later, or earlier if they or the budget end."""
     ahead = list(partials)
     reserve = tree.room(partial for partial in partials if partial.finish_reason is None)
     for _ in range(tree.settings.lookahead_steps):
@@ -61,10 +61,10 @@ def _values(tree: Tree, partials: Sequence[Partial]) -> Search[list[float]]:
 
 
 def dvts(tree: Tree) -> Search[list[Rated]]:
-    """Diverse verifier tree search: `width / expand` trees, in each the best of `expand` steps is taken, and so on.
+    """Diverse verifier tree search: `width / expand` trees, each of which repeatedly takes the best of `expand` steps.
 
-    See "Scaling Test-Time Compute with Open Models" (Beeching et al., Hugging Face, 2024). Trees know nothing of each
-    other and draw differently from equal responses begun. All that ended are candidates, taken or not.
+    See "Scaling Test-Time Compute with Open Models" (Beeching et al., Hugging Face, 2024). The trees are independent,
+    and draw differently from equal partial responses. All complete responses are candidates, also those not taken.
     """
     expand = tree.settings.expand
     ended: list[Partial] = []

@@ -1,4 +1,4 @@
-"""The search methods, one line each. Nothing is imported here but names."""
+"""The search methods, one line for each. This table does not import the searches."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A search: `module:function`, and which options of `qstep search` it reads. These stand in its rows."""
+    """A search: its `module:function`, and the options of `qstep search` that it reads. Its rows record these."""
 
     place: str
     options: tuple[str, ...]
 
     def load(self) -> Callable[[Tree], Search[list[Rated]]]:
-        """The function, which searches a tree (see `qstep.search.tree`)."""
+        """The function that searches a tree (see `qstep.search.tree`)."""
         module, _, name = self.place.partition(":")
         return getattr(import_module(module), name)
 
@@ -34,7 +34,7 @@ METHODS = {
         "qstep.search.guided:beam", ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
     ),
 }
-"""By name; `lookahead` is `beam` with `lookahead_steps`."""
+"""The methods by name. `lookahead` is `beam` with `lookahead_steps`."""
 
 
 def readers(option: str) -> tuple[str, ...]:
@@ -46,4 +46,4 @@ if TYPE_CHECKING:
     SearchMethod = str
 else:
     SearchMethod = Literal[(*METHODS,)]
-    """How responses are searched for with a step scorer."""
+    """The name of a search method."""

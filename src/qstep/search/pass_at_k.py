@@ -8,9 +8,9 @@ import numpy as np
 def pass_at_k(n_samples: int, n_correct: int, k: int) -> float:
     """The unbiased estimate `1 - C(n-c, k) / C(n, k)` from n samples of which c are right.
 
-    See "Evaluating Large Language Models Trained on Code" (arXiv 2107.03374, Eq. 1). The ratio is the
-    product of `1 - k/i` for i in n-c+1..n, so no binomial overflows. Raises ValueError unless 0 <= c <= n
-    and 1 <= k <= n.
+    See "Evaluating Large Language Models Trained on Code" (arXiv 2107.03374, Eq. 1). The ratio is computed as the
+    product of `1 - k/i` for i in n-c+1..n, so no binomial overflows. Raises ValueError unless 0 <= c <= n and
+    1 <= k <= n.
     """
     if not 0 <= n_correct <= n_samples:
         raise ValueError(f"n_correct must be within 0..{n_samples}, got {n_correct}")

@@ -1,4 +1,4 @@
-"""Searches of many problems at once: what all of them want drawn, or scored, goes to engine and scorer as one batch."""
+"""Searches many problems at once: the draws of all go to the engine as one batch, and their steps to the scorer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What came of one problem's search: its candidates, at least one, and the tree with what it spent."""
+    """The result of one problem's search: at least one candidate, and the tree with the tokens it used."""
 
     candidates: list[Rated]
     tree: Tree
@@ -35,10 +35,10 @@ def search_together(
     *,
     score_tokens: int = 8192,
 ) -> list[Found]:
-    """Searches all problems, whose ids are distinct, side by side; what is found for one does not depend on the others.
+    """Searches all problems, which have distinct ids, in parallel. The result for one is independent of the others.
 
-    Draws are seeded by the problem's id, the tokens begun and the draw's index among those from there, so that
-    `best_of_n` draws what `qstep sample` does.
+    A draw's seed follows from the problem's id, the tokens before it, and its index among the draws from there. So
+    `best_of_n` draws the same responses as `qstep sample`.
     """
     trees = [Tree(settings, scorer.step_separator, scorer.aggregation) for _ in problems]
     start = METHODS[method].load()
@@ -56,7 +56,7 @@ def search_together(
                 found[i] = Found(end.value, trees[i])
             else:
                 (draws if isinstance(wanted[0], Draw) else steps)[i] = wanted
-        # Those who wait for draws wait for those who wait for scores: then all draw together.
+        # Scoring comes first, so that afterwards all searches draw in one batch.
         if steps:
             answers = _scored(steps, problems, scorer, score_tokens)
         else:
@@ -67,7 +67,7 @@ def search_together(
 def _scored(
     wanted: Mapping[int, list[list[str]]], problems: Sequence[Problem], scorer: Scorer, score_tokens: int
 ) -> dict[int, list[list[float] | None]]:
-    """The Qs of each problem's lists of steps; None for those longer than the scorer holds."""
+    """The Qs of each problem's lists of steps, or None for those longer than the scorer's maximum."""
     rows: dict[tuple[int, int], Row] = {}
     for i, of_problem in wanted.items():
         for n, steps in enumerate(of_problem):
@@ -116,9 +116,9 @@ def _key(problem: Problem, start: Partial) -> str:
 
 
 def _continued(draw: Draw, response: Response, engine: Engine, max_new_tokens: int) -> Drawn:
-    """What a draw led to, and its tokens: where the engine gives none, what the tokenizer makes of its text.
+    """The partial response after a draw, and its tokens. If the engine gives no tokens, the text is tokenized.
 
-    A response has ended where its text did, or its length limit; where only the draw's own limit was, it may go on.
+    A response is complete at its end of text or its length limit. At the draw's own limit it may continue.
     """
     start, stopped = draw.start, response.finish_reason == "stop"
     if response.token_ids is not None and start.sampled:

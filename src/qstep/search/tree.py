@@ -1,7 +1,7 @@
-"""One problem's search: responses begun, what is drawn and scored for them, and the tokens that costs.
+"""One problem's search: its partial responses, its draws and scores, and the tokens they cost.
 
-A search is a generator: it yields what it wants drawn or scored, is sent that, and returns its candidates. So a method
-reads as if it were alone with its problem, while `search_together` puts what many want into the same batches.
+A search is a generator. It yields requests to draw or to score, receives the results, and returns its candidates. So a
+method is written for one problem, while `search_together` batches the requests of many problems.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """How far a search goes. `sampling.max_new_tokens` limits each response, from its prompt.
+    """The size of a search. `sampling.max_new_tokens` limits each response, counted from its prompt.
 
-    `width` responses are drawn, or are alive at once, `expand` from each that is kept. The value of a step may be that
-    of the response `lookahead_steps` after it. A response of `max_steps` steps is cut off. `token_budget` is the most
-    tokens that are drawn for one problem, those of pruned responses and of lookahead included.
+    `width` responses are drawn in parallel, `expand` from each that is kept. A step is valued by the response
+    `lookahead_steps` later. A response with `max_steps` steps is cut off. `token_budget` is the maximum number of
+    tokens drawn for one problem, including pruned responses and lookahead.
 
     Raises:
-        ValueError: a number is too small, or `width` is no multiple of `expand`.
+        ValueError: a number is too small, or `width` is not a multiple of `expand`.
     """
 
     sampling: SamplingSettings
@@ -46,16 +46,16 @@ class SearchSettings:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
         if self.width % self.expand:
             raise ValueError(
-                f"width {self.width} is no multiple of expand {self.expand}: the width is what is kept times expand"
+                f"width {self.width} is not a multiple of expand {self.expand}: give a width that --expand divides"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """A response begun: its tokens and text, and why it ended, if it did.
+    """A partial response: its tokens and text, and why it ended, if it did.
 
-    `ids` are the tokens drawn, the end-of-sequence token included, or, if not `sampled`, what the tokenizer makes of a
-    text whose engine gives no tokens.
+    `ids` are the tokens drawn, including the end-of-sequence token. If not `sampled`, the engine gives no tokens, and
+    `ids` come from tokenizing the text.
     """
 
     ids: tuple[int, ...] = ()
@@ -64,7 +64,7 @@ class Partial:
     sampled: bool = True
 
     def steps(self, separator: str) -> list[str]:
-        """Its steps. What follows the last separator is one only if the response has ended."""
+        """Its steps. The text after the last separator is a step only if the response is complete."""
         if self.finish_reason is not None:
             return split_steps(self.text, separator)
         closed, found, _ = self.text.rpartition(separator)
@@ -75,7 +75,7 @@ ROOT = Partial()
 """Nothing drawn yet."""
 
 Start = tuple[Partial, int]
-"""What to continue, and the index of the draw among those from there: the same two, the same tokens."""
+"""What to continue, and the index of the draw among those from there. Both together determine the tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """A response with the Q of each step and their aggregate; no Qs and -inf if the scorer cannot hold it."""
+    """A response with the Q of each step and their aggregate. A response too long for the scorer has -inf."""
 
     partial: Partial
     q_values: list[float] | None
@@ -99,19 +99,19 @@ class Rated:
 
 
 Drawn = tuple[Partial, int]
-"""What a draw led to, and the tokens it took."""
+"""The partial response after a draw, and the number of tokens drawn."""
 
 Search = Generator[list[Draw] | list[list[str]], list[Any], T]
-"""Yields draws and is sent a `Drawn` for each, or lists of steps and is sent their Qs, None where they are too long."""
+"""Yields draws and receives a `Drawn` for each, or yields lists of steps and receives their Qs (None if too long)."""
 
 
 @dataclass
 class Tree:
-    """What the search of one problem may do, and what it has spent.
+    """The operations of one problem's search, and the tokens it has used.
 
-    tokens_generated: tokens drawn. tokens_scored: tokens of the responses begun that the scorer read, each from its
-    first step on; prompts are not counted, and what was scored before is not scored again. too_long: responses begun
-    that the scorer cannot hold.
+    `tokens_generated` counts tokens drawn. `tokens_scored` counts tokens of partial responses that the scorer read,
+    each from its first step. Prompts are not counted, and equal steps are scored once. `too_long` counts partial
+    responses that are too long for the scorer.
     """
 
     settings: SearchSettings
@@ -124,12 +124,12 @@ class Tree:
 
     @property
     def tokens_left(self) -> float:
-        """What the budget has left."""
+        """The tokens left in the budget."""
         budget = self.settings.token_budget
         return math.inf if budget is None else budget - self.tokens_generated
 
     def room(self, partials: Iterable[Partial]) -> int:
-        """The most tokens that any of these may still get."""
+        """The maximum number of tokens that any of these may still get."""
         return max((self.settings.sampling.max_new_tokens - len(partial.ids) for partial in partials), default=0)
 
     def draw(
@@ -154,9 +154,9 @@ class Tree:
         return [drawn.get(start) for start in wanted]
 
     def grow(self, wanted: Sequence[Start], *, greedy: bool = False, reserve: int = 0) -> Search[list[Partial | None]]:
-        """One step more for each start, or as far as the budget reached; None for those it had nothing left for.
+        """Draws one more step for each start, as far as the budget allows. None if no budget was left for it.
 
-        A separator with only blanks before it ends no step: such a response is continued.
+        A separator with only white space before it does not end a step, so such a response is continued.
         """
         grown: list[Partial | None] = [None] * len(wanted)
         going = dict(enumerate(wanted))
@@ -169,7 +169,7 @@ class Tree:
                 steps = len(partial.steps(self.separator))
                 most = self.settings.max_steps
                 grown[index] = cut(partial) if most is not None and steps >= most else partial
-                if partial.ids == going[index][0].ids:  # a server that gives text, and gave none, would do so for ever
+                if partial.ids == going[index][0].ids:  # avoids an endless loop with a server that returns empty text
                     grown[index] = cut(partial)
                     del going[index]
                 elif partial.finish_reason is None and steps == len(wanted[index][0].steps(self.separator)):
@@ -179,7 +179,7 @@ class Tree:
         return grown
 
     def finish(self, starts: Sequence[Start]) -> Search[list[Partial]]:
-        """Draws each to its end before the next, as far as the budget reaches, and cuts off what has not ended then."""
+        """Completes one response after the other, as far as the budget allows, and cuts off the others."""
         ends = []
         for start, sample in starts:
             end: Partial | None = start
@@ -190,7 +190,7 @@ class Tree:
         return ends
 
     def rate(self, partials: Sequence[Partial]) -> Search[list[Rated]]:
-        """Scores responses begun; the same steps are scored once."""
+        """Scores partial responses. Equal steps are scored once."""
         steps = [tuple(partial.steps(self.separator)) for partial in partials]
         unknown = {key: partial for key, partial in zip(steps, partials, strict=True) if key not in self._q_values}
         self._q_values[()] = []
@@ -209,12 +209,12 @@ class Tree:
 
 
 def cut(partial: Partial) -> Partial:
-    """A response that is not continued: one cut off, if it has not ended."""
+    """The response without further continuation: cut off, if it is not complete."""
     return partial if partial.finish_reason is not None else replace(partial, finish_reason="length")
 
 
 def distinct(partials: Sequence[Partial | None]) -> list[Partial]:
-    """Those that are there, equal texts once."""
+    """The responses that are not None, each text once."""
     first: dict[tuple[str, str | None], Partial] = {}
     for partial in partials:
         if partial is not None:
@@ -223,7 +223,10 @@ def distinct(partials: Sequence[Partial | None]) -> list[Partial]:
 
 
 def pick(candidates: Sequence[Rated]) -> int:
-    """The index of the answer: the best-scored that ended by itself, of all where none did; the first of the tied."""
+    """The index of the answer: the best score among responses that ended by themselves, or among all if none did.
+
+    If several tie, it is the first one.
+    """
     return max(
         range(len(candidates)),
         key=lambda i: (candidates[i].partial.finish_reason == "stop", candidates[i].score, -i),

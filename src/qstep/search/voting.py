@@ -1,7 +1,7 @@
 """Self-consistency: (weighted) majority votes over the answers of n samples, and their expected accuracy.
 
-See "Self-Consistency Improves Chain of Thought Reasoning in Language Models" (arXiv 2203.11171). Votes are
-over *equivalent* answers: whoever calls has already given equivalent answers one class.
+See "Self-Consistency Improves Chain of Thought Reasoning in Language Models" (arXiv 2203.11171). Votes are over classes
+of *equivalent* answers, which the caller has determined.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ NO_ANSWER = -1
 """The class of a response without an answer."""
 
 TIE = 1 - 1e-12
-"""A total of this share of the largest is tied with it: sums of the same weights differ by rounding."""
+"""A total of at least this share of the largest one ties with it. Equal sums of weights differ by rounding."""
 
 
 def vote(answers: Sequence[Answer | None], weights: ArrayLike | None = None) -> Answer | None:
-    """The answer with the largest total weight (default: 1 each), the first to appear of the tied.
+    """The answer with the largest total weight (1 each by default). If several tie, the first to appear.
 
-    None is "no answer" and wins only where nobody has one. Weights are finite and not negative; a weight of 0
-    counts only where every answer's is 0. Raises ValueError otherwise.
+    None means "no answer", and wins only if there is no other. Weights must be finite and not negative. A weight of 0
+    counts only if all are 0. Raises ValueError otherwise.
     """
     totals: dict[Answer, float] = {}
     for answer, weight in zip(answers, _checked_weights(weights, len(answers)), strict=True):
@@ -39,7 +39,7 @@ def vote(answers: Sequence[Answer | None], weights: ArrayLike | None = None) -> 
 
 
 def answer_classes(answers: Sequence[Hashable | None]) -> NDArray[np.int64]:
-    """Numbers equal answers 0, 1, ... in order of appearance, [N]; `NO_ANSWER` where there is none."""
+    """Numbers the distinct answers 0, 1, ... in order of appearance, [N]. Missing ones are `NO_ANSWER`."""
     numbers: dict[Hashable, int] = {}
     return np.array(
         [NO_ANSWER if answer is None else numbers.setdefault(answer, len(numbers)) for answer in answers],
@@ -58,14 +58,14 @@ def vote_accuracy(
 ) -> float:
     """The expected correctness of the (weighted) majority answer of n of the N samples.
 
-    Over all subsets of size n where there are at most `draws` of them (always for n = 1 and n = N), else
-    over `draws` random ones. The subsets depend on (N, n, draws, seed) alone, so that methods and groups are
-    compared on the same ones; the Monte-Carlo standard error of one group is at most 0.5 / sqrt(draws).
+    It averages over all subsets of size n if there are at most `draws` of them (always for n = 1 and n = N), else over
+    `draws` random ones. The subsets depend only on (N, n, draws, seed), so methods and groups are compared on the same
+    ones. The Monte-Carlo standard error of one group is at most 0.5 / sqrt(draws).
 
-    `classes` [N] are integers, `NO_ANSWER` for none, see `answer_classes`; `correct` [N] is each response's.
-    A class is as correct as its members are on average, and so are the responses without an answer, which
-    win only where the subset has no other. Tied winners share. Raises ValueError on other shapes, bad
-    weights (see `vote`) and unless 1 <= n <= N and draws >= 1.
+    `classes` [N] are integers, or `NO_ANSWER`; see `answer_classes`. `correct` [N] has a value for each response. The
+    correctness of a class is the mean of its members. So is that of the responses without an answer, which win only if
+    the subset has no other. Tied winners are averaged. Raises ValueError for other shapes, invalid weights (see
+    `vote`), and unless 1 <= n <= N and draws >= 1.
     """
     classes, correct = np.asarray(classes), np.asarray(correct, dtype=np.float64)
     if classes.ndim != 1 or classes.shape != correct.shape:
@@ -74,7 +74,7 @@ def vote_accuracy(
     if not 1 <= n <= n_samples:
         raise ValueError(f"a vote of {n} needs 1 <= n <= N, and there are N = {n_samples} samples")
     if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
+        raise ValueError(f"draws is {draws}; it must be at least 1")
     weight = _checked_weights(weights, n_samples)
 
     answered = classes != NO_ANSWER
@@ -103,7 +103,7 @@ def _checked_weights(weights: ArrayLike | None, n_samples: int) -> NDArray[np.fl
     if bad.any():
         index = int(np.flatnonzero(bad)[0])
         raise ValueError(f"weight {index} is {checked[index]}: weights must be finite and not negative")
-    # The smallest positive number in place of 0 tells an answer without weight from one that nobody gave.
+    # The smallest positive number replaces 0, to distinguish an answer without weight from one that does not occur.
     return np.maximum(checked, np.finfo(np.float64).tiny)
 
 
@@ -117,5 +117,5 @@ def _subsets(n_samples: int, n: int, draws: int, seed: int) -> NDArray[np.float6
         members = np.argpartition(keys, n - 1, axis=1)[:, :n]
     mask = np.zeros((n_samples, len(members)), dtype=np.float64)
     np.put_along_axis(mask, members.T, 1.0, axis=0)
-    mask.flags.writeable = False  # it is shared by all callers
+    mask.flags.writeable = False  # all callers share it
     return mask

@@ -52,8 +52,7 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
     Args:
         input: rows written by `qstep grade`.
         output: the JSONL file to write.
-        method: how to label. `exact` needs a task that can check steps; `outcome` needs only the rows; the others need
-            a model.
+        method: how to label: `exact` needs a task that can check steps, `outcome` needs no model, the others need one.
         model_name_or_path: the model that draws rollouts: a folder or a Hub id.
         rollouts: k, the maximum number of rollouts of a step.
         rollout_budget: maximum number of rollouts in total. It is divided among problems in proportion to their steps.

@@ -1,9 +1,9 @@
-"""Finds equations that do not hold in a text, such as `<<16-3=12>>`, or `5 * $1,200 = $600` in a sentence.
+"""Finds false equations in a text, such as `<<16-3=12>>`, or `5 * $1,200 = $600` in a sentence.
 
-Only what is certainly false counts. An equation is a calculation of numbers (+ - * / and brackets, worked out exactly)
-and, right of `=`, one number; that number may be rounded or cut off, so it is false only if it is a whole unit of its
-last digit away. Whatever is not read to the end (variables, units, percentages, exponents, dates, mixed numbers,
-`= 3 million`, `3 / 1/4`) is left alone.
+Only equations that are certainly false count. An equation has a calculation (numbers, + - * / and brackets) on the
+left, which is evaluated exactly, and one number on the right. That number may be rounded or truncated, so it is false
+only if it is off by at least one unit of its last digit. Everything else is ignored: variables, units, percentages,
+exponents, dates, mixed numbers, `= 3 million`, `3 / 1/4`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 _MARK = re.compile(r"<<([^<>]*)>>")
-_MARKED = re.compile(r"=\s*\$?\s*<<[^<>]*>>")  # the mark says what is meant
+_MARKED = re.compile(r"=\s*\$?\s*<<[^<>]*>>")  # the mark repeats the equation
 _SPELLINGS = (
     (re.compile(r"\\(?:times|cdot)(?![a-z])"), "*"),
     (re.compile(r"\\div(?![a-z])"), "/"),
@@ -36,7 +36,7 @@ _OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] 
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-# What makes the number right of "=" not the whole of its side.
+# Matches if the right side of "=" has more than the number.
 _GOES_ON = re.compile(
     r"\$\s*[-+*/^=(\d]|[.,:]?\d|[*/^%\u00b0a-z]|\s*(?:[-+*/^%(:\\]|\d|x\s*\d|=|percent|cent|hundred|thousand|million|billion|dozen|rem|mod)",
     re.IGNORECASE,
@@ -44,11 +44,11 @@ _GOES_ON = re.compile(
 _MIXED = re.compile(r"\d\s+and\s*$")  # "12 x 1 and 1/4 = 15"
 _FLOAT_ERROR = Fraction(1, 10**9)  # "0.06*60=3.5999999999999996"
 _LONGEST = 200
-"""The longest calculation that is evaluated, in characters."""
+"""The maximum length of an evaluated calculation, in characters."""
 
 
 def has_false_equation(text: str) -> bool:
-    """Whether some equation in the text certainly does not hold."""
+    """Whether the text has an equation that is certainly false."""
     inside = _MARK.findall(text)
     return any(_has_false(part) for part in (*inside, _MARK.sub("", _MARKED.sub("", text))))
 
@@ -68,7 +68,7 @@ def _is_false(before: str, after: str) -> bool:
         return False
     if _GOES_ON.match(right["after"]):
         return False
-    # The calculation may begin before what was read of it: "1:30 + 2 = 3", "5% * 2 = 10", "x^2 + 1 = 3", "3y2 + 2 = 5".
+    # The calculation may begin earlier than the match: "1:30 + 2 = 3", "5% * 2 = 10", "x^2 + 1 = 3", "3y2 + 2 = 5".
     words, calculation = before[-_LONGEST:][: left.start()], left[0]
     glued = words[-1:].isalnum() and not calculation[0].isspace()
     if _MIXED.search(words) or words.endswith(tuple(":%^_}]|")) or glued:
@@ -86,8 +86,8 @@ def _is_false(before: str, after: str) -> bool:
 def _worked_out(calculation: str) -> Fraction:
     """The exact value of a calculation of at most `_LONGEST` characters.
 
-    `ast.parse` makes a tree of it and never runs anything; only numbers, + - * / and brackets are taken from the tree.
-    Raises ValueError for what is not one whole calculation, ZeroDivisionError as Python does.
+    `ast.parse` builds a tree without running anything, and only numbers, + - * / and brackets are accepted in it.
+    Raises ValueError if the text is not exactly one calculation, and ZeroDivisionError as Python does.
     """
     text = _GROUPED.sub(lambda number: number[0].replace(",", ""), _BLANK.sub(" ", calculation).strip())
     try:
@@ -95,7 +95,7 @@ def _worked_out(calculation: str) -> Fraction:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ValueError(f"{text!r} is not a calculation") from None
     if not isinstance(tree, ast.BinOp):
-        raise ValueError("nothing is calculated")
+        raise ValueError(f"{text!r} has no operation")
     return _value(tree, text)
 
 

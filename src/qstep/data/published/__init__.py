@@ -1,8 +1,8 @@
-"""Published step-labelled data in qstep's row format: a reader for each format, and what they have in common.
+"""Published step-labelled data in qstep's row format: a reader for each format, and their common parts.
 
-A reader makes of one raw row the rows it holds, each with `id`, `problem_id`, `prompt`, `completions` (the steps),
-`labels`, `label_source` (the format) and `source` (the set), `gold` where the set has one, and what the reader's own
-docstring names; or says why it is not used.
+A reader turns a raw row into qstep's rows, or says why it is not used. Each row has `id`, `problem_id`, `prompt`,
+`completions` (the steps), `labels`, `label_source` (the format) and `source` (the data set). It has `gold` if the set
+does, and the columns that the reader's docstring names.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from qstep.words import counted
 __all__ = ["Audit", "Neutral", "PublishedFormat", "Reading", "SeparatorInside", "read_published", "recognise"]
 
 PublishedFormat = Literal["math_shepherd", "prm800k", "processbench", "prmbench", "bigbench_mistake", "trl_stepwise"]
-"""The formats there are readers for."""
+"""The formats that have a reader."""
 
 SeparatorInside = Literal["blank", "refuse", "keep"]
-"""What becomes of the separator within a step; rows that keep it do not say at what they were split."""
+"""What to do with a separator inside a step. Rows that keep it do not name their separator."""
 
 _REPEATED = "its id is there already"
 
@@ -40,8 +40,10 @@ _Reader = Callable[[Record], Iterator[Row | LeftOut]]
 
 @dataclass(frozen=True)
 class _Known:
-    """A format: the columns it is recognised by, its reader, the text between its steps, and whose ids rows have: made
-    ones, or their own, which may be there twice only where the owners' evaluation takes the first of such rows."""
+    """A format: the columns that identify it, its reader, the string between its steps, and the origin of its ids.
+
+    Ids are made here, or they are the set's own. Own ids may repeat only if the owners' evaluation takes the first row.
+    """
 
     columns: frozenset[str]
     read: _Reader
@@ -61,11 +63,11 @@ _KNOWN: dict[PublishedFormat, _Known] = {
 
 @dataclass(frozen=True)
 class Reading:
-    """How a set is read.
+    """How to read a data set.
 
-    format: of its rows. task: who would grade their answers. step_separator: the text between steps that rows name;
-    None for the format's own. separator_inside: a separator within a step becomes a blank, is refused, or stays, and
-    rows do not say at what they were split. neutral: what PRM800K's neutral rating is.
+    `format` is the format of its rows, and `task` is the task that grades their answers. `step_separator` is the string
+    between steps that rows name; None means the format's own. `separator_inside` replaces a separator inside a step by
+    a space, refuses it, or keeps it; rows then name no separator. `neutral` is the label of PRM800K's neutral rating.
     """
 
     format: PublishedFormat
@@ -77,7 +79,7 @@ class Reading:
 
 @dataclass
 class Audit:
-    """What was read and what became of it; `rows_read` is `rows_used` and all of `rows_not_used`."""
+    """Counts of what was read, used and written. `rows_read` is the sum of `rows_used` and all `rows_not_used`."""
 
     rows_read: int = 0
     rows_used: int = 0
@@ -96,10 +98,10 @@ class Audit:
 
 
 def recognise(source: Source) -> PublishedFormat:
-    """The format of a set, by the columns of its first row.
+    """The format of a set, recognised by the columns of its first row.
 
     Raises:
-        ValueError: the set is empty, or its columns are those of no format, or of several.
+        ValueError: the set is empty, or its columns fit no format or several.
     """
     _, row = next(source.rows(), (0, None))
     if row is None:
@@ -108,10 +110,10 @@ def recognise(source: Source) -> PublishedFormat:
     if len(fits) != 1:
         columns = f"{source.path}: its columns ({', '.join(row)})"
         if fits:
-            raise ValueError(f"{columns} may be of {' or '.join(fits)}: name it (`qstep convert --format`)")
+            raise ValueError(f"{columns} fit {' and '.join(fits)}: name one with `qstep convert --format`")
         raise ValueError(
-            f"{columns} are those of none of {', '.join(get_args(PublishedFormat))}; rows of your own have `prompt`, "
-            "`completions` (the steps) and `labels`"
+            f"{columns} fit no format of {', '.join(get_args(PublishedFormat))}. Give your own rows the columns "
+            "`prompt`, `completions` (the steps) and `labels`"
         )
     return fits[0]
 
@@ -119,11 +121,11 @@ def recognise(source: Source) -> PublishedFormat:
 def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[Row]:
     """Yields the rows of a published set in qstep's format (`stepwise`), and counts them in `audit`.
 
-    Memory does not grow with the set, but for the ids that it brings itself.
+    Memory grows only with the ids that the set itself gives.
 
     Raises:
-        RowError: a row is not of the format, or two rows have one id, or a step contains the separator though that is
-            to be refused.
+        RowError: a row does not have the format, an id is repeated, or a step contains the separator and
+            `separator_inside` is `refuse`.
     """
     known = _KNOWN[reading.format]
     read: _Reader = partial(read_prm800k, neutral=reading.neutral) if reading.format == "prm800k" else known.read
@@ -156,14 +158,14 @@ def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[R
             continue
         audit.parts_not_used[_REPEATED] += repeated
         for nothing in left_out:
-            (audit.rows_not_used if nothing.of == "row" else audit.parts_not_used)[nothing.reason] += 1
+            (audit.rows_not_used if nothing.what == "row" else audit.parts_not_used)[nothing.reason] += 1
 
 
 def _finished(record: Record, row: Row, reading: Reading, separator: str, audit: Audit) -> Row:
     """The row with its task and separator, after `check_row`."""
     separator = reading.step_separator or row.get("step_separator") or separator
     if not isinstance(separator, str):
-        raise record.error("step_separator", f"is {separator!r}; it must be the text between steps")
+        raise record.error("step_separator", f"is {separator!r}; it must be the string between steps")
     cut = [first_cut([step], separator) is not None for step in row["completions"]]
     inside = sum(cut)
     if inside and reading.separator_inside == "blank":
@@ -174,7 +176,7 @@ def _finished(record: Record, row: Row, reading: Reading, separator: str, audit:
         raise record.error(
             "completions",
             f"has {counted(inside, 'step')} with the separator {separator!r} inside. Leave out --separator_inside "
-            "refuse to make it a blank there, or give another --step_separator",
+            "refuse to replace it by a space, or give another --step_separator",
         )
     row = {"task": reading.task, **row, "step_separator": separator}
     if reading.separator_inside == "keep":

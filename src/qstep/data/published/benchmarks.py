@@ -1,4 +1,4 @@
-"""Benchmarks of step verifiers: solutions in which the first wrong step, or every wrong one, is known."""
+"""Benchmarks of step verifiers: solutions whose first wrong step, or every wrong step, is known."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def read_processbench(record: Record) -> Iterator[Row | LeftOut]:
         {"id": "gsm8k-0", "generator": "Qwen2-7B-Instruct", "problem": "Sue lives ...", "steps": ["To find ...", ...],
          "final_answer_correct": false, "label": 1}
 
-    `label` is the index of the first wrong step, -1 if all are right: it becomes `first_error`. Nobody
-    judged the steps after it, so their labels are null. The steps were parted by a blank line. For evaluation only.
+    `label` is the index of the first wrong step, or -1 if all are right. It becomes `first_error`. Later steps were not
+    judged, so their labels are null. The step separator is a blank line. The set is for evaluation only.
     """
     steps = record.steps("steps")
     if steps is None:
@@ -27,7 +27,7 @@ def read_processbench(record: Record) -> Iterator[Row | LeftOut]:
     name = record.text("id")
     correct = record.field("final_answer_correct")
     if not isinstance(correct, bool):
-        raise record.error("final_answer_correct", f"is {shown(correct)}; it has to be true or false")
+        raise record.error("final_answer_correct", f"is {shown(correct)}; it must be true or false")
     yield record.stepwise(
         record.text("problem"),
         steps,
@@ -52,11 +52,11 @@ def read_prmbench(record: Record) -> Iterator[Row | LeftOut]:
          "modified_process": ["1. Let's call ...", ...], "modified_steps": [3, 4, 5, 6], "error_steps": [3, 4, 5],
          "reason": "Steps 3, 4 and 5 introduce circular reasoning ..."}
 
-    The row is the modified process; `error_steps` count from 1 and are its wrong steps, all others are right. As in
-    the owners' evaluation, the original process of a "redundency" row is a row too, of the classification "correct",
-    an error step beyond the last step is not read, and of two rows of one `idx` the first counts. (A row none of whose
-    error steps is there is left out: it would be called right.) `classification` and `first_error` (counted from 0,
-    -1 for none) are kept. For evaluation only.
+    The row is the modified process. `error_steps`, counted from 1, are its wrong steps, and all others are right. Three
+    rules follow the owners' evaluation. The original process of a "redundency" row is another row, with the
+    classification "correct". An error step beyond the last step is ignored. If two rows have the same `idx`, the first
+    counts. A row without any existing error step is left out, since it would count as right. `classification` and
+    `first_error` (from 0, -1 for none) are kept. The set is for evaluation only.
     """
     kind, idx = record.text("classification"), record.text("idx")
     steps, wrong = record.steps("modified_process"), record.items("error_steps")
@@ -65,7 +65,7 @@ def read_prmbench(record: Record) -> Iterator[Row | LeftOut]:
         return
     for i, number in enumerate(wrong):
         if type(number) is not int or number < 1:
-            raise record.error(f"error_steps[{i}]", f"is {shown(number)}; it has to be a whole number from 1")
+            raise record.error(f"error_steps[{i}]", f"is {shown(number)}; it must be a whole number from 1")
     known = [number for number in wrong if number <= len(steps)]
     if wrong and not known:
         yield LeftOut("no error step is among the steps")
@@ -96,24 +96,24 @@ def read_prmbench(record: Record) -> Iterator[Row | LeftOut]:
 
 
 def read_bigbench_mistake(record: Record) -> Iterator[Row | LeftOut]:
-    """A row of `WHGTyen/BIG-Bench-Mistake` (arXiv 2311.08516), a .jsonl file for each of its five tasks.
+    """A row of `WHGTyen/BIG-Bench-Mistake` (arXiv 2311.08516), which has a .jsonl file for each of its five tasks.
 
         {"input": "kitten normative scan ...", "steps": ["I should start by ...", ...], "answer": "being ...",
          "target": "being ...", "mistake_index": 5}
 
-    `mistake_index` counts from 0, null if there is no mistake: it becomes `first_error`, then -1. Nobody judged the
-    steps after it, so their labels are null. `target` is the gold answer, `answer` the model's (kept as `model_answer`,
-    where it gave one).
+    `mistake_index` counts from 0, and is null without a mistake. It becomes `first_error`, with -1 for null. Later
+    steps were not judged, so their labels are null. `target` is the gold answer. `answer` is the model's answer, if it
+    gave one, and is kept as `model_answer`.
     """
     steps = record.steps("steps")
     if steps is None:
         yield LeftOut("a step is blank")
         return
-    whole = record.field("mistake_index") is None
-    first = -1 if whole else record.number("mistake_index", 0, len(steps) - 1)
+    no_mistake = record.field("mistake_index") is None
+    first = -1 if no_mistake else record.number("mistake_index", 0, len(steps) - 1)
     answer = record.field("answer")
     if answer is not None and not isinstance(answer, str):
-        raise record.error("answer", f"is {shown(answer)}; it has to be a text, or null")
+        raise record.error("answer", f"is {shown(answer)}; it must be a string or null")
     yield record.stepwise(
         record.text("input"),
         steps,

@@ -1,4 +1,4 @@
-"""Math-Shepherd: steps labelled by rollouts, as two texts that differ in the marks after the steps only."""
+"""Math-Shepherd: steps labelled by rollouts, stored as two strings that differ only in the marks after the steps."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _MARK = re.compile(r"[+-](?=\s*(?:\n|\Z))")
 def read_math_shepherd(record: Record) -> Iterator[Row | LeftOut]:
     """A row of `peiyi9979/Math-Shepherd` (arXiv 2312.08935).
 
-    The question, a blank and the steps, a line each; after each step the tag "ки" (`input`), which `label` has as `+`
-    (a rollout from here reached the right answer) or `-`:
+    `input` has the question, a space, and one line for each step, which ends with the tag "ки". In `label` the tag is
+    replaced by `+` (a rollout from here reached the right answer) or `-`:
 
         {"input": "How many seeds? Step 1: There are 20 x 40 = <<20*40=800>>800 black seeds. ки\\nStep 2: ... ки",
          "label": "How many seeds? Step 1: There are 20 x 40 = <<20*40=800>>800 black seeds. +\\nStep 2: ... -",
          "task": "GSM8K"}
 
-    Steps keep their text, "Step 1:" and calculator marks included. `task` becomes `subset`. There is no gold answer.
+    Steps keep their text, including "Step 1:" and calculator marks. `task` becomes `subset`. There is no gold answer.
     """
     unmarked, marked = record.text("input"), record.text("label")
     *texts, rest = unmarked.split(_TAG)
@@ -52,7 +52,7 @@ def read_math_shepherd(record: Record) -> Iterator[Row | LeftOut]:
 
 
 def _labels(texts: list[str], rest: str, marked: str) -> list[bool] | None:
-    """What `marked` has after each of the texts, + or -; None where it is not otherwise the same text."""
+    """The marks + or - of `marked` after each of the texts, or None if the two differ elsewhere."""
     labels, at = [], 0
     for text in texts:
         at += len(text)

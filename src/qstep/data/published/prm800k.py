@@ -1,4 +1,4 @@
-"""PRM800K: people's ratings of steps, and of alternatives to them."""
+"""PRM800K: human ratings of steps and of their alternatives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qstep.data.rows import shown
 from qstep.types import Row
 
 Neutral = Literal["right", "wrong", "null"]
-"""What a neutral rating is as a label."""
+"""The label of a neutral rating."""
 
 _SERVED_TO_ALL = {
     "is_quality_control_question": "a quality control question",
@@ -20,7 +20,7 @@ _Ended = Literal["solution", "found_error", "give_up", "bad_problem"]
 
 
 def read_prm800k(record: Record, neutral: Neutral = "right") -> Iterator[Row | LeftOut]:
-    """A row of `openai/prm800k`, phase 1 or 2 (arXiv 2305.20050): a solution that a person went through.
+    """A row of `openai/prm800k`, phase 1 or 2 (arXiv 2305.20050): a solution that a person rated step by step.
 
         {"labeler": "340d...", "timestamp": "2023-01-22T04:34:27.052924", "generation": 9,
          "is_quality_control_question": false, "is_initial_screening_question": false,
@@ -32,33 +32,33 @@ def read_prm800k(record: Record, neutral: Neutral = "right") -> Iterator[Row | L
                               "human_completion": null, "chosen_completion": null}],
                    "total_time": 278270, "finish_reason": "found_error"}}
 
-    The solution that was followed is one row: of each step the completion that was chosen; where the person wrote the
-    step, that one, which nobody rated (null); and where neither is there, which ends the solution, the first one (in
-    phase 2 the model's own, the first wrong one). Each other completion is an alternative and a row of its own: the
-    steps before it, unlabelled (null), and the alternative with its label. So each rating is counted once, and no row
-    shows a label of another branch. `phase`, `generation` and `ended` (the finish_reason) are kept, and of an
-    alternative `branch`, the number of steps before it.
+    The solution that was followed is one row. Each of its steps is the chosen completion, or the step that the person
+    wrote, which has no rating (null). If a step has neither, it is the first completion, and it ends the solution. In
+    phase 2 this is the model's own step, the first wrong one.
 
-    Rated 1 is right, -1 wrong; no rating, or a flag (the person did not know), is null. 0 is neutral: "not incorrect,
-    but it does not make any progress". It is right by default, because the paper's own scores count it as positive
-    (appendix F).
+    Each other completion is an alternative, and a row of its own. Its earlier steps are unlabelled (null), and the
+    alternative has its label. So each rating counts once, and no row has a label of another branch. `phase`,
+    `generation` and `ended` (the finish_reason) are kept. An alternative also has `branch`, the number of steps before
+    it.
 
-    Not used are answers to control and screening questions, which every labeler was given, and problems that the
-    labeler reported as broken. What was labelled before the person gave up is used.
+    A rating of 1 is right, and -1 is wrong. No rating, or a flag (the person did not know), is null. 0 is neutral: "not
+    incorrect, but it does not make any progress". It is right by default, because the paper's own scores count it as
+    positive (appendix F).
+
+    Answers to control and screening questions are not used, since every labeler got them. Nor are problems that the
+    labeler reported as broken. Labels from before the person gave up are used.
     """
     for column, reason in _SERVED_TO_ALL.items():
         served = record.field(column)
         if not isinstance(served, bool):
-            raise record.error(column, f"is {shown(served)}; it has to be true or false")
+            raise record.error(column, f"is {shown(served)}; it must be true or false")
         if served:
             yield LeftOut(reason)
             return
     label, about = record.mapping("label"), record.mapping("question")
     ended = record.field("label.finish_reason", label)
     if ended not in get_args(_Ended):
-        raise record.error(
-            "label.finish_reason", f"is {shown(ended)}; it has to be one of {', '.join(get_args(_Ended))}"
-        )
+        raise record.error("label.finish_reason", f"is {shown(ended)}; it must be one of {', '.join(get_args(_Ended))}")
     if ended == "bad_problem":
         yield LeftOut("the labeler reported the problem as broken")
         return
@@ -92,11 +92,11 @@ def read_prm800k(record: Record, neutral: Neutral = "right") -> Iterator[Row | L
 
 _Step = tuple[str, bool | None]
 _Alternative = tuple[int, int, str, bool | None]
-"""How many steps stand before it, its number among the step's completions, its text and its label."""
+"""The number of steps before it, its number among the step's completions, its text and its label."""
 
 
 def _walk(record: Record, steps: list[Any], neutral: Neutral) -> tuple[list[_Step], list[_Alternative], list[LeftOut]]:
-    """The solution that was followed, the alternatives to its steps, and what is not used."""
+    """The solution that was followed, the alternatives to its steps, and the unused parts."""
     path: list[_Step] = []
     alternatives: list[_Alternative] = []
     left_out: list[LeftOut] = []
@@ -136,27 +136,27 @@ def _walk(record: Record, steps: list[Any], neutral: Neutral) -> tuple[list[_Ste
 
 
 def _step(record: Record, where: str, step: Any, neutral: Neutral) -> tuple[list[_Step], int | None, str | None]:
-    """The completions of a step with their labels, which was chosen, and what the person wrote instead."""
+    """The completions of a step with their labels, the index of the chosen one, and what the person wrote instead."""
     if not isinstance(step, dict):
-        raise record.error(where, f"is {shown(step)}; it has to be an object")
+        raise record.error(where, f"is {shown(step)}; it must be an object")
     completions = record.field(f"{where}.completions", step)
-    if completions is None:  # the labeler gave up before any was made
+    if completions is None:  # the labeler gave up before any was drawn
         completions = []
     if not isinstance(completions, list):
-        raise record.error(f"{where}.completions", f"is {shown(completions)}; it has to be a list, or null")
+        raise record.error(f"{where}.completions", f"is {shown(completions)}; it must be a list or null")
     found = []
     for i, completion in enumerate(completions):
         name = f"{where}.completions[{i}]"
         if not isinstance(completion, dict):
-            raise record.error(name, f"is {shown(completion)}; it has to be an object")
+            raise record.error(name, f"is {shown(completion)}; it must be an object")
         text, rating = record.field(f"{name}.text", completion), record.field(f"{name}.rating", completion)
         if not isinstance(text, str):
-            raise record.error(f"{name}.text", f"is {shown(text)}; a step is a text")
+            raise record.error(f"{name}.text", f"is {shown(text)}; a step must be a string")
         if rating is not None and (type(rating) is not int or rating not in (-1, 0, 1)):
-            raise record.error(f"{name}.rating", f"is {shown(rating)}; it has to be -1, 0, 1 or null")
+            raise record.error(f"{name}.rating", f"is {shown(rating)}; it must be -1, 0, 1 or null")
         flagged = completion.get("flagged")
         if not isinstance(flagged, bool | None):
-            raise record.error(f"{name}.flagged", f"is {shown(flagged)}; it has to be true, false or null")
+            raise record.error(f"{name}.flagged", f"is {shown(flagged)}; it must be true, false or null")
         found.append((text.strip(), None if flagged else _label(rating, neutral)))
     chosen = record.field(f"{where}.chosen_completion", step)
     if chosen is not None:

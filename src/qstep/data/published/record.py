@@ -1,4 +1,4 @@
-"""A raw row of a published set: typed access to its fields, errors that name them, and the row it becomes."""
+"""A raw row of a published set: typed access to its fields, errors that name them, and its row in qstep's format."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from qstep.types import Prompt, Row
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something that is not used, and why: a whole row, or a part of one (an alternative step, say)."""
+    """The reason why a row, or a part of one such as an alternative step, is not used."""
 
     reason: str
-    of: Literal["row", "part"] = "row"
+    what: Literal["row", "part"] = "row"
 
 
 @dataclass(frozen=True)
 class Record:
     """A raw row.
 
-    path, line: where it stands. name: what ids made for it begin with, `<set>/<index>`. source: the set's name.
+    `path` and `line` are its place. `name` is the prefix of ids made for it, `<set>/<index>`. `source` is the set's
+    name.
     """
 
     path: Path
@@ -34,11 +35,11 @@ class Record:
     source: str
 
     def error(self, field: str, problem: str) -> RowError:
-        """What to raise for a field, `label.steps[2].completions` say."""
+        """The error to raise for a field such as `label.steps[2].completions`."""
         return RowError(self.path, self.line, field, problem)
 
     def field(self, field: str, row: Row | None = None) -> Any:
-        """The value of a field of the row, or of an object in it. Raises RowError where it is missing."""
+        """The value of a field of the row, or of an object in it. Raises RowError if it is missing."""
         held = self.row if row is None else row
         name = field.rpartition(".")[2]
         if name not in held:
@@ -46,44 +47,44 @@ class Record:
         return held[name]
 
     def text(self, field: str, row: Row | None = None) -> str:
-        """A text that is not blank, as it is."""
+        """A string that is not blank, unchanged."""
         value = self.field(field, row)
         if not isinstance(value, str) or not value.strip():
-            raise self.error(field, f"is {shown(value)}; it has to be a text that is not blank")
+            raise self.error(field, f"is {shown(value)}; it must be a string that is not blank")
         return value
 
     def mapping(self, field: str, row: Row | None = None) -> Row:
         """An object."""
         value = self.field(field, row)
         if not isinstance(value, dict):
-            raise self.error(field, f"is {shown(value)}; it has to be an object")
+            raise self.error(field, f"is {shown(value)}; it must be an object")
         return value
 
     def items(self, field: str, row: Row | None = None) -> list[Any]:
         """A list."""
         value = self.field(field, row)
         if not isinstance(value, list):
-            raise self.error(field, f"is {shown(value)}; it has to be a list")
+            raise self.error(field, f"is {shown(value)}; it must be a list")
         return value
 
     def steps(self, field: str) -> list[str] | None:
-        """The texts of a list of steps without surrounding blanks; None where one is blank.
+        """The steps of a list without surrounding white space, or None if one is blank.
 
-        Raises RowError for an empty list, or something in it that is no text.
+        Raises RowError for an empty list, or an entry that is not a string.
         """
         steps = self.items(field)
         for i, step in enumerate(steps):
             if not isinstance(step, str):
-                raise self.error(f"{field}[{i}]", f"is {shown(step)}; a step is a text")
+                raise self.error(f"{field}[{i}]", f"is {shown(step)}; a step must be a string")
         if not steps:
-            raise self.error(field, "is empty; it has to hold the steps")
+            raise self.error(field, "is empty; it must contain the steps")
         return None if any(not step.strip() for step in steps) else [step.strip() for step in steps]
 
     def number(self, field: str, least: int, most: int, row: Row | None = None) -> int:
-        """A whole number within limits; neither `1.0` nor `true` is one."""
+        """A whole number within limits, which excludes `1.0` and `true`."""
         value = self.field(field, row)
         if type(value) is not int or not least <= value <= most:
-            raise self.error(field, f"is {shown(value)}; it has to be a whole number from {least} to {most}")
+            raise self.error(field, f"is {shown(value)}; it must be a whole number from {least} to {most}")
         return value
 
     def stepwise(
@@ -96,7 +97,7 @@ class Record:
         id: str | None = None,
         **more: Any,
     ) -> Row:
-        """The row in qstep's format; of `more` what is None is left out."""
+        """The row in qstep's format, with the entries of `more` that are not None."""
         row: Row = {"id": id or self.name, "problem_id": prompt_id({"prompt": prompt}), "prompt": prompt}
         row |= {"completions": list(steps), "labels": list(labels), "label_source": label_source, "source": self.source}
         return row | {name: value for name, value in more.items() if value is not None}

@@ -1,4 +1,4 @@
-"""TRL's stepwise supervision: a prompt, its steps and a label for each."""
+"""TRL's stepwise supervision: a prompt, steps, and a label for each step."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ def read_trl_stepwise(record: Record) -> Iterator[Row | LeftOut]:
         {"prompt": "Which number is larger, 9.8 or 9.11?", "completions": ["The fractional part ...", "So 9.8."],
          "labels": [true, true]}
 
-    or conversational, each step an assistant's message, or a list of this one:
+    In the conversational form, each step is a message of the assistant, or a list with one message:
 
         {"prompt": [{"role": "user", "content": "..."}],
          "completions": [{"role": "assistant", "content": "..."}, ...], "labels": [0.75, 0.0]}
 
-    Labels are true or false, or numbers from 0 to 1 with a decimal point, null where there is none; nothing is cast.
-    Columns of other names are kept, `id` and `problem_id` too (a number becomes its text). A row whose labels are null
-    as a whole is not used.
+    Labels are true, false, null for none, or numbers from 0 to 1 with a decimal point; other types are refused. Other
+    columns are kept. Numbers in `id` and `problem_id` become strings. A row whose `labels` is null is not used.
     """
     labels = record.field("labels")
     if labels is None:
@@ -42,13 +41,14 @@ def read_trl_stepwise(record: Record) -> Iterator[Row | LeftOut]:
 
 
 def _text(record: Record, field: str, step: Any) -> str:
-    """The text of a step without surrounding blanks."""
+    """The text of a step without surrounding white space."""
     message = step[0] if isinstance(step, list) and len(step) == 1 else step
     if isinstance(message, dict) and message.get("role") == "assistant" and set(message) == {"role", "content"}:
         message = message["content"]
     if not isinstance(message, str) or not message.strip():
         raise record.error(
             field,
-            f'is {shown(step)}; a step is a text that is not blank, or a message {{"role": "assistant", "content"}}',
+            f"is {shown(step)}; a step must be a string that is not blank, or a message "
+            '{"role": "assistant", "content": ...}',
         )
     return message.strip()
