@@ -351,7 +351,7 @@ def test_labels_by_another_method_say_nothing_of_rollouts(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("binary_search", {}, "method binary_search needs --model_name_or_path"),
+        ("binary_search", {}, "--method binary_search needs a model that draws rollouts: give --model_name_or_path"),
         (
             "outcome",
             {"rollout_budget": 5},

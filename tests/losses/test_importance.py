@@ -37,7 +37,7 @@ def test_extreme_ratios_neither_overflow_nor_carry_gradients(mode: str) -> None:
 
 
 def test_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(ValueError, match="trajectory, prefix or none, not 'token'"):
+    with pytest.raises(ValueError, match="'token' is unknown: choose trajectory, prefix or none"):
         importance_weights(LOGPS, BEHAVIOR, MASK, "token")  # type: ignore[arg-type]
     with pytest.raises(ValueError):
         importance_weights(LOGPS, BEHAVIOR, MASK, "trajectory", clip=0.0)

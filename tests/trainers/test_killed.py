@@ -94,7 +94,7 @@ def test_a_full_disk(size: int, inputs: TrainInputs, whole: dict[str, Path], tmp
     child.join()
     assert child.exitcode == 1
     last = (tmp_path / "log").read_text().rstrip().splitlines()[-1]
-    told = r"NotWritten: .*/run\S* could not be written: .* GB are free .* run the same command again"
+    told = r"NotWritten: .*/run\S* could not be written: .* GB free\. Make room, and run the same command again"
     assert size == 2_000 or re.search(told, last), last  # in so little room the traceback does not fit either
     run("rs", inputs, tmp_path / "run")
     assert same_weights(tmp_path / "run", whole["rs"])
