@@ -123,9 +123,9 @@ def test_a_collapse_of_the_effective_sample_size_stops_with_advice(base: Path, r
 def test_patience_with_a_collapse_outlives_a_resume(base: Path, rows_file: Path, tmp_path: Path) -> None:
     options = dict(importance="trajectory", per_device_train_batch_size=4, min_effective_sample_size=1.1)
     options |= dict(max_steps=9, collapse_patience=5, save_strategy="steps", save_steps=3)
-    with pytest.raises(ImportanceCollapse, match="step 4: .* for 5 steps"):
+    with pytest.raises(ImportanceCollapse, match=r"step 4: .* for 5 steps"):
         trainer("dqo", base, rows_file, tmp_path, **options).train()
-    with pytest.raises(ImportanceCollapse, match="step 4: .* for 5 steps"):
+    with pytest.raises(ImportanceCollapse, match=r"step 4: .* for 5 steps"):
         trainer("dqo", base, rows_file, tmp_path, **options).train(
             resume_from_checkpoint=str(tmp_path / "checkpoint-3")
         )
