@@ -1,4 +1,4 @@
-"""Names of models that are no folder here: which are left to the Hub, and what is said of the others."""
+"""Names of models that are not a folder here: which are left to the Hub, and what is said of the others."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("runs/pqn", r"is no folder here\. Did you mean runs/pqm\?"),
-        ("pqm", r"is no folder here\. Did you mean runs/pqm\?"),
-        ("polcy", r"is no folder here\. Did you mean policy\?"),
-        ("./runs/pqn", r"is no folder here\. Did you mean runs/pqm\?"),
-        ("/runs/nothing", r"is no folder here\. Give a folder, or a Hub id such as owner/model\."),
-        ("a/b/c", r"is no folder here\. Give a folder"),
+        ("runs/pqn", r"is not a folder here\. Did you mean runs/pqm\?"),
+        ("pqm", r"is not a folder here\. Did you mean runs/pqm\?"),
+        ("polcy", r"is not a folder here\. Did you mean policy\?"),
+        ("./runs/pqn", r"is not a folder here\. Did you mean runs/pqm\?"),
+        ("/runs/nothing", r"is not a folder here\. Give a folder, or a Hub id such as owner/model\."),
+        ("a/b/c", r"is not a folder here\. Give a folder"),
         ("policy/config.json", r"is a file\. "),
     ],
 )
@@ -50,7 +50,7 @@ def test_what_may_be_a_model_is_left_alone(name: str, here: Path) -> None:
 
 
 def test_a_name_of_old_is_taken_from_the_cache(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="gpt2 is no folder here"):
+    with pytest.raises(ValueError, match="gpt2 is not a folder here"):
         check_model_name("gpt2")
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: f"/cache/{name}/{file}")
     check_model_name("gpt2")
@@ -62,5 +62,5 @@ def test_everything_that_loads_a_model_asks(here: Path) -> None:
         lambda name: load_causal_lm(ModelOptions(model_name_or_path=name)),
         lambda name: ScorerModel.new(ModelOptions(model_name_or_path=name)),
     ):  # fmt: skip
-        with pytest.raises(ValueError, match=r"pqm is no folder here\. Did you mean runs/pqm\?"):
+        with pytest.raises(ValueError, match=r"pqm is not a folder here\. Did you mean runs/pqm\?"):
             load("pqm")

@@ -174,9 +174,9 @@ def test_what_is_wrong_is_said_before_a_model_loads(tmp_path: Path, rows: list[d
             GroupConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": name})
     with pytest.raises(ValueError, match=r"--report_to wandbb is unknown: choose none, all, or some of"):
         GroupConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": ["wandbb"]})
-    with pytest.raises(ValueError, match=r"^Qwen2.5-0.5B is no folder here. Give a folder, or a Hub id"):
+    with pytest.raises(ValueError, match=r"^Qwen2.5-0.5B is not a folder here. Give a folder, or a Hub id"):
         PQMTrainer("Qwen2.5-0.5B", args, rows)
-    with pytest.raises(ValueError, match=r"^Qwen2.5-0.5B is no folder here"):
+    with pytest.raises(ValueError, match=r"^Qwen2.5-0.5B is not a folder here"):
         qstep.train("pqm", rows, model="Qwen2.5-0.5B", output_dir=tmp_path / "out", **OPTIONS)
 
 

@@ -15,7 +15,7 @@ _LOOKED_AT = 2000
 
 
 def check_model_name(name: str | Path) -> None:
-    """Raises ValueError for a name that is no folder here and no Hub id either, such as `owner/model`.
+    """Raises ValueError for a name that is neither a folder here nor a Hub id, such as `owner/model`.
 
     A name without an owner, such as the old id `gpt2`, is accepted only if the local cache has it. So the Hub is not
     asked for a misspelled folder, which takes long.
@@ -28,7 +28,7 @@ def check_model_name(name: str | Path) -> None:
 
         if any(isinstance(try_to_load_from_cache(name, config), str) for config in _CONFIGS):
             return
-    what = "is a file" if Path(name).is_file() else "is no folder here"
+    what = "is a file" if Path(name).is_file() else "is not a folder here"
     near = [str(path) for path in _near(Path(name).expanduser())]
     advice = f"Did you mean {listed(near, 'or')}?" if near else "Give a folder, or a Hub id such as owner/model."
     raise ValueError(f"{name} {what}. {advice}")

@@ -29,7 +29,7 @@ def map_steps(offsets: Sequence[Span], spans: Sequence[Span]) -> StepTokens:
     """Maps steps at `spans` of a text to the tokens at `offsets` of it (a tokenizer's offset mapping).
 
     A step ends at the last token that covers its last character, or else the last covered character before it. A token
-    belongs to the first step of which it covers a character. So a token across the end of a step belongs to that step.
+    belongs to the first step that it overlaps. So a token across the end of a step belongs to that step.
     The same holds for tokens that share the bytes of one character. A token without characters, such as a special token
     or a prefix of the tokenizer, belongs to no step. If the tokenizer drops a step completely, it ends at the same
     token as the step before.

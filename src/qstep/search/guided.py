@@ -61,7 +61,7 @@ def _values(tree: Tree, partials: Sequence[Partial]) -> Search[list[float]]:
 
 
 def dvts(tree: Tree) -> Search[list[Rated]]:
-    """Diverse verifier tree search: `width / expand` trees, each of which repeatedly takes the best of `expand` steps.
+    """Diverse verifier tree search: `width / expand` trees. Each tree repeatedly takes the best of `expand` steps.
 
     See "Scaling Test-Time Compute with Open Models" (Beeching et al., Hugging Face, 2024). The trees are independent,
     and draw differently from equal partial responses. All complete responses are candidates, also those not taken.
