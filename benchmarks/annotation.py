@@ -34,7 +34,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -49,9 +49,10 @@ from qstep.generation import HFEngine, Request, SamplingSettings
 from qstep.models.inference import load_for_sampling
 from qstep.runs.provenance import provenance
 from qstep.tasks import grade_rows, miniature
+from qstep.types import RolloutMethod
 
 Row = dict[str, Any]
-METHODS = ("monte_carlo", "binary_search", "adaptive")
+METHODS = get_args(RolloutMethod)
 RESPONSES = 4
 LIMIT = 64
 

@@ -45,6 +45,9 @@ OverLong = Literal["refuse", "drop"]
 Aggregation = Literal["min", "last", "mean", "product"]
 """How a response's score is computed from its steps' Q-values."""
 
+RolloutMethod = Literal["monte_carlo", "binary_search", "adaptive"]
+"""How the steps of responses are labelled by rollouts of a model."""
+
 Row = dict[str, Any]
 """One row of a JSONL file."""
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from fake_engine import EOS, CharacterTokenizer
-from qstep.annotate import Decision, RolloutMethod, RolloutSettings, label_by_rollouts
+from qstep.annotate import Decision, RolloutSettings, label_by_rollouts
 from qstep.data import group_key, read_rows, write_jsonl
 from qstep.data.rows import check_row
 from qstep.generation import Request, SamplingSettings
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.tasks import miniature
-from qstep.types import Response, Row
+from qstep.types import Response, RolloutMethod, Row
 
 TOKENIZER = CharacterTokenizer()
 PROMPT = "1+1+1+1=\n"  # = 4
-METHODS: list[RolloutMethod] = ["monte_carlo", "binary_search", "adaptive"]
+METHODS: tuple[RolloutMethod, ...] = get_args(RolloutMethod)
 Succeeds = Callable[[str, int], bool]
 
 

@@ -90,7 +90,7 @@ def test_rounding_hides_no_equal_values() -> None:
 
 def test_an_interval_is_the_normal_one_of_many_problems() -> None:
     values = np.random.default_rng(0).random(1000)
-    estimate, half = mean_estimate(values), 1.96 * values.std() / np.sqrt(1000)
+    estimate, half = mean_estimate(values), Z2**0.5 * values.std() / np.sqrt(1000)
     assert estimate.mean == pytest.approx(values.mean())
     assert estimate.low == pytest.approx(values.mean() - half, abs=0.1 * half)
     assert estimate.high == pytest.approx(values.mean() + half, abs=0.1 * half)
@@ -157,9 +157,10 @@ def test_items_are_grouped_by_problem_whatever_their_order() -> None:
 
 
 def test_independent_estimates_are_pooled_by_hand() -> None:
-    """Half-widths .196 and .392, errors .1 and .2: that of the mean of the two is sqrt(.01 + .04) / 2."""
-    two = [Estimate(0.2, 0.004, 0.396, 1), Estimate(0.4, 0.008, 0.792, 1)]
+    """Half-widths .1 z and .2 z, errors .1 and .2: that of the mean of the two is sqrt(.01 + .04) / 2."""
+    z = Z2**0.5
+    two = [Estimate(0.2, 0.2 - 0.1 * z, 0.2 + 0.1 * z, 1), Estimate(0.4, 0.4 - 0.2 * z, 0.4 + 0.2 * z, 1)]
     assert [standard_error(estimate) for estimate in two] == pytest.approx([0.1, 0.2])
     both = pooled(two)
     assert (both.mean, both.n) == (pytest.approx(0.3), 2)
-    assert (both.mean - both.low, both.high - both.mean) == pytest.approx((1.96 * 0.05**0.5 / 2,) * 2)
+    assert (both.mean - both.low, both.high - both.mean) == pytest.approx((z * 0.05**0.5 / 2,) * 2)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from qstep.generation import SamplingSettings
-from qstep.search import METHODS, Found, SearchSettings, pick, search_together
+from qstep.search import SEARCHES, Found, SearchSettings, pick, search_together
 from qstep.search.methods import SearchMethod
 from qstep.search.tree import Partial, Rated, Tree
 from qstep.tasks import miniature
@@ -194,7 +194,7 @@ def test_equal_responses_begun_take_one_place() -> None:
     assert {begun for begun, *_ in policy.asked if begun.count("\n") == 2} == {"?\na\n", "?\nb\n", "?\nc\n", "?\nd\n"}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SEARCHES)
 @pytest.mark.parametrize("gives_tokens", [True, False])
 def test_a_budget_is_never_exceeded(method: SearchMethod, gives_tokens: bool) -> None:
     """Whatever the budget, what the engine wrote is what is counted and no more than it. One that holds a response of
@@ -267,7 +267,7 @@ def test_what_the_scorer_cannot_hold_loses_and_is_counted() -> None:
     assert found.tree.too_long == 2 + 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SEARCHES)
 def test_problems_do_not_depend_on_each_other_nor_on_token_ids(method: SearchMethod) -> None:
     problems = miniature.problems("test", 6)
     settings = SearchSettings(

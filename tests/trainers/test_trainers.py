@@ -14,10 +14,10 @@ import tokenizer_families as families
 from qstep.data import RowError, encode_text, row_step_ends, split_steps, write_jsonl
 from qstep.losses import pqm_loss, pqm_theoretical_loss
 from qstep.objectives import METHODS, source
-from qstep.objectives.classification import ClassificationConfig, bce
+from qstep.objectives.classification import ClassificationConfig
 from qstep.objectives.dqo import ImportanceCollapse
 from qstep.objectives.labels import hard_labels, soft_labels, verdict_label
-from qstep.objectives.ranking import RankingConfig, pqm, pqm_theoretical
+from qstep.objectives.ranking import RankingConfig, TheoreticalConfig
 from qstep.objectives.steps import StepwiseConfig
 from qstep.tasks import miniature
 from qstep.trainers import DQOTrainer, NonFiniteLoss
@@ -316,10 +316,13 @@ def test_an_objective_is_trained_with_its_own_options(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"{objective} needs a .* as args, not a {type(config).__name__}"):
             METHODS[objective].objective(config, miniature.tokenizer())
     q_values, of_steps = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0]])
-    with_margin = RankingConfig(**options, margin=2.0)
-    for objective, loss in ((pqm, pqm_loss), (pqm_theoretical, pqm_theoretical_loss)):
-        ours = objective(with_margin, miniature.tokenizer()).loss(q_values, of_steps)
-        assert torch.equal(ours, loss(q_values, of_steps, margin=2.0))
+    for name, kind, loss in (
+        ("pqm", RankingConfig, pqm_loss),
+        ("pqm_theoretical", TheoreticalConfig, pqm_theoretical_loss),
+    ):
+        objective = METHODS[name].objective(kind(**options, margin=2.0), miniature.tokenizer())
+        assert objective.contract.objective == name, "the weights say what they were trained by"
+        assert torch.equal(objective.loss(q_values, of_steps), loss(q_values, of_steps, margin=2.0))
     with pytest.raises(ValueError, match=r"--threshold is 0\.5, but it has no effect without --stop_at_first_error"):
         ClassificationConfig(**options, threshold=0.5, stop_at_first_error=False)
-    bce(ClassificationConfig(**options, threshold=0.5), miniature.tokenizer())
+    METHODS["bce"].objective(ClassificationConfig(**options, threshold=0.5), miniature.tokenizer())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qstep.annotate.by_rollouts import RolloutMethod, RolloutSettings, label_by_rollouts
+from qstep.annotate.by_rollouts import RolloutSettings, label_by_rollouts
 from qstep.annotate.decision import Decision
 from qstep.annotate.exact import label_exactly
 from qstep.annotate.labels import flip_labels
@@ -13,7 +13,6 @@ __all__ = [
     "Budgets",
     "Decision",
     "OutcomePool",
-    "RolloutMethod",
     "RolloutSettings",
     "flip_labels",
     "label_by_outcome",

@@ -18,16 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from qstep.annotate.decision import Decision
 from qstep.annotate.labels import with_labels
 from qstep.annotate.rollouts import Budgets, Counts, Prefix, RolloutPool, prefixes_of, total
 from qstep.generation import Engine, SamplingSettings
 from qstep.tasks import BUILT_IN, Tasks
-from qstep.types import Row
-
-RolloutMethod = Literal["monte_carlo", "binary_search", "adaptive"]
+from qstep.types import RolloutMethod, Row
 
 
 @dataclass(frozen=True, slots=True)

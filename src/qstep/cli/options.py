@@ -129,6 +129,9 @@ def _type(module: str, annotation: ast.expr) -> str:
         table := _assigned(module, names[1]), ast.Dict
     ):
         return f"Literal[{', '.join(ast.unparse(key) for key in table.keys if key)}]"
+    if text.startswith("Literal[") and isinstance(listed := getattr(annotation, "slice", None), ast.Tuple):
+        values = (_type(module, value).removeprefix("Literal[").removesuffix("]") for value in listed.elts)
+        return f"Literal[{', '.join(values)}]"
     return text
 
 

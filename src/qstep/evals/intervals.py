@@ -27,6 +27,8 @@ class Interval(Protocol):
 
 
 _Z = 1.959963984540054
+"""The 97.5th percentile of the normal distribution: a 95 % interval is this many standard errors on each side."""
+
 _INFORMATION = 0.15
 """The weight of the prior that a share's design effect is 1.
 
@@ -142,7 +144,7 @@ def unseen_estimate(mean: float, n: int, *, lowest: float = 0.0) -> Estimate:
 def standard_error(estimate: Interval) -> float:
     """The standard error of an estimate with known limits, from its 95 % interval."""
     assert estimate.low is not None and estimate.high is not None
-    return (estimate.high - estimate.low) / (2 * 1.96)
+    return (estimate.high - estimate.low) / (2 * _Z)
 
 
 def pooled(estimates: Sequence[Interval]) -> Estimate:
@@ -152,7 +154,7 @@ def pooled(estimates: Sequence[Interval]) -> Estimate:
     """
     n = len(estimates)
     mean = sum(estimate.mean or 0.0 for estimate in estimates) / n
-    half = 1.96 * math.sqrt(sum(standard_error(estimate) ** 2 for estimate in estimates)) / n
+    half = _Z * math.sqrt(sum(standard_error(estimate) ** 2 for estimate in estimates)) / n
     return Estimate(mean, mean - half, mean + half, n)
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from qstep.data import Index
 from qstep.losses import bce_loss, mse_loss, orm_loss
 from qstep.objectives.dataset import Reasons
-from qstep.objectives.labels import check_labels, check_verdicts, soft_labels, verdict_label
-from qstep.objectives.steps import ScorerConfig, StepScoring, StepwiseConfig, without_labels
+from qstep.objectives.labels import check_verdicts, verdict_label
+from qstep.objectives.steps import ScorerConfig, StepScoring, StepwiseConfig, by_step_labels
 from qstep.runs.options import Bounds, ReadIf
 
 
@@ -32,44 +29,27 @@ class ClassificationConfig(StepwiseConfig):
     threshold: Annotated[float, Bounds(least=0, below=1), ReadIf(stop_at_first_error=True)] = 0.0
 
 
-def bce(config: ClassificationConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
+def bce(config: ClassificationConfig, tokenizer: PreTrainedTokenizerBase, name: str) -> StepScoring:
     """Cross-entropy of each step, with soft labels as targets."""
-    return _per_step("bce", config, tokenizer, bce_loss)
+    return by_step_labels(config, tokenizer, name, bce_loss, soft=True)
 
 
-def mse(config: ClassificationConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
+def mse(config: ClassificationConfig, tokenizer: PreTrainedTokenizerBase, name: str) -> StepScoring:
     """Squared error of each step, with soft labels as targets."""
-    return _per_step("mse", config, tokenizer, mse_loss)
+    return by_step_labels(config, tokenizer, name, mse_loss, soft=True)
 
 
-def orm(config: ScorerConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
+def orm(config: ScorerConfig, tokenizer: PreTrainedTokenizerBase, name: str) -> StepScoring:
     """An outcome reward model: cross-entropy of the verdict on the response, read at its last step."""
     return StepScoring(
         config,
         tokenizer,
-        "orm",
+        name,
         loss=orm_loss,
         labels_of=verdict_label,
         check=check_verdicts,
         leave_out=_without_verdict,
         aggregation="last",
-    )
-
-
-def _per_step(
-    name: str,
-    config: ClassificationConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    loss: Callable[[Tensor, Tensor], Tensor],
-) -> StepScoring:
-    return StepScoring(
-        config,
-        tokenizer,
-        name,
-        loss=loss,
-        labels_of=partial(soft_labels, threshold=config.threshold, stop_at_first_error=config.stop_at_first_error),
-        check=lambda source, forbidden: check_labels(source, config, forbidden, soft=True),
-        leave_out=without_labels,
     )
 
 

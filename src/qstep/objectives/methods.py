@@ -24,7 +24,8 @@ class Method:
         about: a phrase for overviews.
         kind: whether it trains a step scorer or a policy.
         config_path: `module:class` of its options.
-        objective_path: `module:name` of the callable that makes its objective from options and a tokenizer.
+        objective_path: `module:name` of the callable that makes its objective from options and a tokenizer. For a step
+            scorer it also takes the method's name, which is stored with the weights.
     """
 
     name: str
@@ -43,7 +44,8 @@ class Method:
         """The objective with these options. Raises ValueError for the options of another method."""
         if type(config) is not self.config:
             raise ValueError(f"{self.name} needs a {self.config.__name__} as args, not a {type(config).__name__}")
-        objective: Objective[Any] = _imported(self.objective_path)(config, tokenizer)
+        name = {"name": self.name} if self.kind == "scorer" else {}
+        objective: Objective[Any] = _imported(self.objective_path)(config, tokenizer, **name)
         return objective
 
 

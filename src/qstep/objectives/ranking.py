@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from qstep.losses import pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
-from qstep.objectives.labels import check_labels, hard_labels
-from qstep.objectives.steps import StepScoring, StepwiseConfig, without_labels
+from qstep.objectives.steps import StepScoring, StepwiseConfig, by_step_labels
 from qstep.runs.options import Bounds
 
 
@@ -39,33 +36,16 @@ class TheoreticalConfig(RankingConfig):
     stop_at_first_error: bool = False
 
 
-def pqm(config: RankingConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
+def pqm(config: RankingConfig, tokenizer: PreTrainedTokenizerBase, name: str) -> StepScoring:
     """The practical loss, Eq. 10."""
-    return _ranking("pqm", config, tokenizer, partial(pqm_loss, margin=config.margin))
+    return by_step_labels(config, tokenizer, name, partial(pqm_loss, margin=config.margin), soft=False)
 
 
-def pqm_theoretical(config: TheoreticalConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
+def pqm_theoretical(config: TheoreticalConfig, tokenizer: PreTrainedTokenizerBase, name: str) -> StepScoring:
     """The theoretical loss, Eq. 9, which ranks wrong steps too."""
-    return _ranking("pqm_theoretical", config, tokenizer, partial(pqm_theoretical_loss, margin=config.margin))
+    return by_step_labels(config, tokenizer, name, partial(pqm_theoretical_loss, margin=config.margin), soft=False)
 
 
-def pqm_ablation(config: StepwiseConfig, tokenizer: PreTrainedTokenizerBase) -> StepScoring:
+def pqm_ablation(config: StepwiseConfig, tokenizer: PreTrainedTokenizerBase, name: str) -> StepScoring:
     """The ablation, Eq. 12: only the first wrong step, and no margin."""
-    return _ranking("pqm_ablation", config, tokenizer, pqm_ablation_loss)
-
-
-def _ranking(
-    name: str,
-    config: StepwiseConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    loss: Callable[[Tensor, Tensor], Tensor],
-) -> StepScoring:
-    return StepScoring(
-        config,
-        tokenizer,
-        name,
-        loss=loss,
-        labels_of=partial(hard_labels, threshold=config.threshold, stop_at_first_error=config.stop_at_first_error),
-        check=lambda source, forbidden: check_labels(source, config, forbidden, soft=False),
-        leave_out=without_labels,
-    )
+    return by_step_labels(config, tokenizer, name, pqm_ablation_loss, soft=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from qstep.models import ModelOptions, ScorerModel, StepContract, collate_steps,
 from qstep.objectives.batch import LabelledStepBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
+from qstep.objectives.labels import check_labels, hard_labels, soft_labels
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.source import RowsFile
 from qstep.runs.options import CHANGES_NOTHING, Bounds, Check, ReadIf
@@ -164,6 +166,27 @@ class StepScoring(Objective[LabelledStepBatch]):
         return means
 
 
-def without_labels(index: Index) -> Reasons:
+def by_step_labels(
+    config: StepwiseConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
+    soft: bool,
+) -> StepScoring:
+    """The objective of a loss on labelled steps. With `soft`, soft labels are its targets, else 1 or 0."""
+    labels_of = soft_labels if soft else hard_labels
+    return StepScoring(
+        config,
+        tokenizer,
+        name,
+        loss=loss,
+        labels_of=partial(labels_of, threshold=config.threshold, stop_at_first_error=config.stop_at_first_error),
+        check=lambda source, forbidden: check_labels(source, config, forbidden, soft=soft),
+        leave_out=_without_labels,
+    )
+
+
+def _without_labels(index: Index) -> Reasons:
     """Leaves out rows in which no step has a label."""
     return {"no steps": index.table["steps"] <= 0, "no step has a label": index.table["labelled"] == 0}

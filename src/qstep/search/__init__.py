@@ -9,18 +9,18 @@ from qstep.search.pass_at_k import pass_at_k  # its module has the same name, so
 
 if TYPE_CHECKING:
     from qstep.search.best_of_n import best_of_n_accuracy, best_of_n_index, pick_probabilities
-    from qstep.search.methods import METHODS, Method
+    from qstep.search.methods import SEARCHES, SearchKind
     from qstep.search.together import Found, search_together
     from qstep.search.tree import Partial, Rated, SearchSettings, pick
     from qstep.search.voting import NO_ANSWER, answer_classes, vote, vote_accuracy
 
 __all__ = [
-    "METHODS",
     "NO_ANSWER",
+    "SEARCHES",
     "Found",
-    "Method",
     "Partial",
     "Rated",
+    "SearchKind",
     "SearchSettings",
     "answer_classes",
     "best_of_n_accuracy",
@@ -35,7 +35,7 @@ __all__ = [
 
 _PLACES = {
     "best_of_n": ("best_of_n_accuracy", "best_of_n_index", "pick_probabilities"),
-    "methods": ("METHODS", "Method"),
+    "methods": ("SEARCHES", "SearchKind"),
     "together": ("Found", "search_together"),
     "tree": ("Partial", "Rated", "SearchSettings", "pick"),
     "voting": ("NO_ANSWER", "answer_classes", "vote", "vote_accuracy"),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class SearchKind:
     """A search: its `module:function`, and the options of `qstep search` that it reads. Its rows record these."""
 
     place: str
@@ -26,11 +26,11 @@ class Method:
 
 _BEAM = ("width", "expand", "max_steps", "token_budget")
 
-METHODS = {
-    "best_of_n": Method("qstep.search.guided:best_of_n", ("width", "token_budget")),
-    "beam": Method("qstep.search.guided:beam", _BEAM),
-    "dvts": Method("qstep.search.guided:dvts", _BEAM),
-    "lookahead": Method(
+SEARCHES = {
+    "best_of_n": SearchKind("qstep.search.guided:best_of_n", ("width", "token_budget")),
+    "beam": SearchKind("qstep.search.guided:beam", _BEAM),
+    "dvts": SearchKind("qstep.search.guided:dvts", _BEAM),
+    "lookahead": SearchKind(
         "qstep.search.guided:beam", ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
     ),
 }
@@ -39,11 +39,11 @@ METHODS = {
 
 def readers(option: str) -> tuple[str, ...]:
     """The methods that read an option."""
-    return tuple(name for name, method in METHODS.items() if option in method.options)
+    return tuple(name for name, method in SEARCHES.items() if option in method.options)
 
 
 if TYPE_CHECKING:
     SearchMethod = str
 else:
-    SearchMethod = Literal[(*METHODS,)]
+    SearchMethod = Literal[(*SEARCHES,)]
     """The name of a search method."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.cluster import ClusterOptions
@@ -18,14 +18,13 @@ from qstep.runs.runner import Work, write_rows
 from qstep.runs.shared_options import ModelName, StepSeparator
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import GradingOptions
-from qstep.types import Row
+from qstep.types import RolloutMethod, Row
 
 if TYPE_CHECKING:
     from qstep.annotate import RolloutSettings
     from qstep.generation import Engine
 
-_BY_ROLLOUTS = ("monte_carlo", "binary_search", "adaptive")
-"""The methods that continue responses with a model."""
+_BY_ROLLOUTS = get_args(RolloutMethod)
 
 _ByProblem = dict[tuple[str, str], set[str]]
 """The ids of the rows of each problem, by `qstep.data.group_key`."""
@@ -73,7 +72,7 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
 
     input: Path
     output: OutputFile
-    method: Literal["exact", "outcome", "monte_carlo", "binary_search", "adaptive"] = "exact"
+    method: Literal["exact", "outcome", RolloutMethod] = "exact"
     model_name_or_path: Annotated[ModelName | None, ReadIf(method=_BY_ROLLOUTS)] = None
     rollouts: Annotated[int, Bounds(least=1), ReadIf(method=_BY_ROLLOUTS)] = 4
     rollout_budget: Annotated[int | None, Bounds(least=1), ReadIf(method=_BY_ROLLOUTS)] = None
