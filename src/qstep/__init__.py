@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qstep.lazy import lazy as _lazy  # the name belongs to the module
 
 if TYPE_CHECKING:
-    from qstep.api.choosing import BestOfN, best_of_n
+    from qstep.api.choosing import ChoiceAccuracies, best_of_n
     from qstep.api.rows import annotate_outcome, grade, read_rows, score, write_rows
     from qstep.api.training import train
     from qstep.data import split_steps
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "BestOfN",
+    "ChoiceAccuracies",
     "StepScorer",
     "annotate_outcome",
     "bce_loss",
@@ -58,7 +58,7 @@ _get, __dir__ = _lazy(
     __name__,
     {
         **dict.fromkeys(("annotate_outcome", "grade", "read_rows", "score", "write_rows"), "api.rows"),
-        **dict.fromkeys(("BestOfN", "best_of_n"), "api.choosing"),
+        **dict.fromkeys(("ChoiceAccuracies", "best_of_n"), "api.choosing"),
         **dict.fromkeys(("StepScorer", "load_scorer"), "scoring"),
         "train": "api.training",
         "split_steps": "data",

@@ -15,6 +15,7 @@ import torch
 
 import qstep
 from qstep.data import plain_rows, read_rows, write_jsonl
+from qstep.evals import as_json
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from qstep.stages.grade import GradeConfig, grade
@@ -67,8 +68,8 @@ def test_rows_are_those_of_the_commands(scorer: Path, tmp_path: Path) -> None:
     scored = qstep.score(graded, str(scorer))
     assert scored == list(read_rows(tmp_path / "scored.jsonl"))
     result, report = qstep.best_of_n(scored), json.loads((tmp_path / "report.json").read_text())
-    assert {name: {str(n): of for n, of in curve.items()} for name, curve in result.curves.items()} == report["curves"]
-    assert result.differences == report["differences"]
+    curves = {name: {str(n): of for n, of in curve.items()} for name, curve in result.curves.items()}
+    assert as_json(curves) == report["curves"] and as_json(result.differences) == report["differences"]
     assert (result.problems, result.responses, result.left_out) == (5, 20, 0)
 
 
@@ -83,7 +84,7 @@ def test_the_kind_of_table_comes_back(kind: str, scorer: Path) -> None:
     assert [row["verdict"] for row in plain_rows(graded)] == ["right", "wrong", "right", "wrong"]
     assert [row["labels"] for row in plain_rows(labelled)] == [[True] * 3, [True, False, False], [True], [False]]
     result = qstep.best_of_n(graded, ns=[1, 2])
-    assert result.curves["mean"][2]["mean"] == 0.5 and result.curves["pass"][2]["mean"] == 1.0
+    assert result.curves["mean"][2].mean == 0.5 and result.curves["pass"][2].mean == 1.0
     digits = KINDS[kind](textbook())
     scored = qstep.score(digits, str(scorer))
     assert type(scored) is type(given) and [len(row["q_values"]) for row in plain_rows(scored)][3] == 1
@@ -173,8 +174,8 @@ def test_scorers_are_compared() -> None:
         {**row, "score": None} if row["label"] else {**row, "score": 0.0} for row in graded
     ]  # no step, so it loses
     result = qstep.best_of_n({"knows": knows, "errs": errs, "silent": silent})
-    assert [result.curves[name][2]["mean"] for name in ("knows", "errs", "silent")] == [1.0, 0.0, 0.0]
-    assert result.differences["knows_minus_errs"]["mean"] == 1.0
+    assert [result.curves[name][2].mean for name in ("knows", "errs", "silent")] == [1.0, 0.0, 0.0]
+    assert result.differences["knows_minus_errs"].mean == 1.0
     lines = repr(result).splitlines()
     assert lines[0].endswith("problems: 2") and lines[1].split() == ["n", "=", "1", "n", "=", "2"]
     [knows_line] = [line for line in lines if line.startswith("knows ")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
@@ -22,6 +21,7 @@ from qstep.evals import (
     step_auroc,
     within_problem_auc,
 )
+from qstep.evals.measures import Measured
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=12))
@@ -43,7 +43,7 @@ def test_within_problem_auc_sees_what_the_global_one_hides() -> None:
     right, easy wrong) is not and 4 tie: 6/9. The third problem has one class, and no part.
     """
     scores, correct, problems = [9, 1, 9, 1, 9, 1, 5], [1, 0, 1, 0, 0, 1, 1], ["a", "b", "a", "b", "a", "b", "c"]
-    assert within_problem_auc(scores, correct, problems) == asdict(mean_estimate([0.5, 0.5]))
+    assert within_problem_auc(scores, correct, problems) == Measured.of(mean_estimate([0.5, 0.5]))
     assert auc(scores[:6], correct[:6]) == pytest.approx(6 / 9)
     assert within_problem_auc([1, 2], [1, 1], ["a", "a"]) is None
 
@@ -70,9 +70,9 @@ def test_only_steps_at_equal_positions_are_compared() -> None:
     scores, correct, positions = [2, 0, 1, 1, 0.5, 3, 2.5], [1, 1, 1, 0, 0, 1, 0], [0, 1, 0, 1, 0, 0, 0]
     problems = ["a"] * 5 + ["b"] * 2
     within = equal_position_within_problem_auc(scores, correct, positions, problems)
-    assert within == asdict(mean_estimate([2 / 3, 1]))
+    assert within == Measured.of(mean_estimate([2 / 3, 1]))
     over_all = equal_position_auc(scores, correct, positions, problems)
-    assert over_all is not None and over_all["mean"] == pytest.approx(4 / 7) and over_all["n"] == 2
+    assert over_all is not None and over_all.mean == pytest.approx(4 / 7) and over_all.n == 2
     assert equal_position_auc([1, 2], [1, 0], [0, 1], ["a", "a"]) is None
     assert equal_position_within_problem_auc([1, 2], [1, 0], [0, 0], ["a", "b"]) is None
 
@@ -95,13 +95,13 @@ def test_a_scorer_that_reads_nothing_is_at_chance_at_equal_positions(slope: int,
     """Whatever it makes of the index. Within a response the same scorer is perfect, or always wrong."""
     steps = labelled(40, responses, lambda index, label: slope * float(index))
     made = step_auroc(steps)
-    assert made["step_at_equal_position"]["mean"] == 0.5
+    assert made["step_at_equal_position"].mean == 0.5
     if responses > 1:
-        assert made["step_at_equal_position_within_problem"]["mean"] == 0.5
-        assert (made["position_within_problem"]["mean"] > 0.55) and (slope > 0 or made["step"] == made["position"])
+        assert made["step_at_equal_position_within_problem"].mean == 0.5
+        assert (made["position_within_problem"].mean > 0.55) and (slope > 0 or made["step"] == made["position"])
     else:
         within = within_problem_auc(steps.q_values, steps.right, steps.problems)
-        assert within is not None and within["mean"] == (1 if slope < 0 else 0)
+        assert within is not None and within.mean == (1 if slope < 0 else 0)
 
 
 def test_within_a_problem_of_one_response_no_number_is_given() -> None:
@@ -115,12 +115,12 @@ def test_within_a_problem_of_one_response_no_number_is_given() -> None:
             few.add(problem, [1.0, 0.0], [True, False])
     assert step_auroc(few)["step_within_problem"] is None
     few.add("c", [1.0, 0.0], [True, False])
-    assert step_auroc(few)["step_within_problem"]["mean"] == 1
+    assert step_auroc(few)["step_within_problem"].mean == 1
 
 
 def test_a_scorer_that_reads_is_seen_at_equal_positions() -> None:
     made = step_auroc(labelled(40, 6, lambda index, label: float(label)))
-    assert made["step_at_equal_position"]["mean"] == made["step_at_equal_position_within_problem"]["mean"] == 1
+    assert made["step_at_equal_position"].mean == made["step_at_equal_position_within_problem"].mean == 1
 
 
 def test_the_interval_at_equal_positions_is_that_of_a_bootstrap_over_problems() -> None:
@@ -138,8 +138,8 @@ def test_the_interval_at_equal_positions_is_that_of_a_bootstrap_over_problems() 
             yield float(np.mean([(score[i] > score[j]) == right[i] for i, j in pairs]))
 
     low, high = np.percentile(list(resampled()), (2.5, 97.5))
-    assert found["low"] == pytest.approx(low, abs=0.2 * (high - low))
-    assert found["high"] == pytest.approx(high, abs=0.2 * (high - low))
+    assert found.low == pytest.approx(low, abs=0.2 * (high - low))
+    assert found.high == pytest.approx(high, abs=0.2 * (high - low))
 
 
 def test_an_unlabelled_step_keeps_its_position() -> None:

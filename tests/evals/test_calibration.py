@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qstep.evals import ScoredGroup, aggregation_report, auc, auc_estimate, best_of_n_report, calibration, length_report
+from qstep.evals.measures import OverOptimisation
 
 
 def logit(p: float) -> float:
@@ -18,22 +19,19 @@ def test_calibration_by_hand() -> None:
     """Two bins of two: p .2, .4 with none right, |.3 - 0|; p .6, .8 with one right, |.7 - .5|. ECE (.3 + .2) / 2."""
     q = [logit(p) for p in (0.8, 0.2, 0.6, 0.4)]
     found = calibration(q, [1, 0, 0, 0], ["a", "b", "c", "d"], bins=2)
-    assert found["ece"]["mean"] == pytest.approx(0.25)
-    low, high = found["reliability"]
-    assert low == {"low": pytest.approx(0.2), "high": pytest.approx(0.4), "predicted": pytest.approx(0.3)} | {
-        "right": 0.0,
-        "steps": 2,
-    }
-    assert (high["predicted"], high["right"], high["steps"]) == (pytest.approx(0.7), 0.5, 2)
-    assert found["ece"]["low"] <= 0.25 <= found["ece"]["high"] and found["ece"]["n"] == 4
+    assert found.ece.mean == pytest.approx(0.25)
+    low, high = found.reliability
+    assert (low.low, low.high, low.predicted) == pytest.approx((0.2, 0.4, 0.3)) and (low.right, low.steps) == (0.0, 2)
+    assert (high.predicted, high.right, high.steps) == (pytest.approx(0.7), 0.5, 2)
+    assert found.ece.low <= 0.25 <= found.ece.high and found.ece.n == 4
 
 
 def test_calibration_at_its_ends() -> None:
     sure = calibration([40.0] * 5 + [-40.0] * 5, [1] * 5 + [0] * 5, list(range(10)))
-    assert sure["ece"]["mean"] == pytest.approx(0) and sure["ece"]["high"] > 0.2, "ten steps prove little"
-    assert [bin["steps"] for bin in sure["reliability"]] == [5, 5], "equal probabilities are one bin"
+    assert sure.ece.mean == pytest.approx(0) and sure.ece.high > 0.2, "ten steps prove little"
+    assert [bin.steps for bin in sure.reliability] == [5, 5], "equal probabilities are one bin"
     lying = calibration([40.0] * 5 + [-40.0] * 5, [0] * 5 + [1] * 5, list(range(10)))
-    assert lying["ece"]["mean"] == pytest.approx(1)
+    assert lying.ece.mean == pytest.approx(1)
     for q, labels, problems in (([0.0], [2], ["a"]), ([math.nan], [1], ["a"]), ([], [], []), ([0.0], [1], [])):
         with pytest.raises(ValueError):
             calibration(q, labels, problems)
@@ -47,11 +45,11 @@ def test_a_calibrated_scorer_has_a_small_error_and_a_shifted_one_its_shift() -> 
     right = (rng.random(20_000) < p).astype(int)
     problems = [int(i) // 10 for i in range(20_000)]
     q = np.log(p / (1 - p))
-    assert calibration(q, right, problems)["ece"]["mean"] < 0.015
+    assert calibration(q, right, problems).ece.mean < 0.015
     shifted = p + 0.2
-    found = calibration(np.log(shifted / (1 - shifted)), right, problems)["ece"]
-    assert found["mean"] == pytest.approx(0.2, abs=0.015) and found["low"] < 0.2 < found["high"]
-    counts = [bin["steps"] for bin in calibration(q, right, problems)["reliability"]]
+    found = calibration(np.log(shifted / (1 - shifted)), right, problems).ece
+    assert found.mean == pytest.approx(0.2, abs=0.015) and found.low < 0.2 < found.high
+    counts = [bin.steps for bin in calibration(q, right, problems).reliability]
     assert len(counts) == 10 and max(counts) - min(counts) <= 2
 
 
@@ -62,13 +60,13 @@ def test_the_auc_of_all_is_resampled_by_problem() -> None:
     apart = auc_estimate(scores, right, list(range(300)))
     together = auc_estimate(scores, right, [i // 30 for i in range(300)])
     assert apart is not None and together is not None
-    assert apart["mean"] == pytest.approx(auc(scores, right)) == pytest.approx(together["mean"])
-    assert (apart["n"], together["n"]) == (300, 10)
-    assert 0.04 < apart["high"] - apart["low"] < 0.16
+    assert apart.mean == pytest.approx(auc(scores, right)) == pytest.approx(together.mean)
+    assert (apart.n, together.n) == (300, 10)
+    assert 0.04 < apart.high - apart.low < 0.16
     assert auc_estimate([0.0, 1.0], [1, 1], ["a", "b"]) is None
     drawn = [auc(scores[rows], right[rows]) for rows in np.random.default_rng(2).integers(0, 300, (400, 300))]
-    assert apart["low"] == pytest.approx(np.percentile(drawn, 2.5), abs=0.01)
-    assert apart["high"] == pytest.approx(np.percentile(drawn, 97.5), abs=0.01)
+    assert apart.low == pytest.approx(np.percentile(drawn, 2.5), abs=0.01)
+    assert apart.high == pytest.approx(np.percentile(drawn, 97.5), abs=0.01)
 
 
 def test_lengths_by_hand() -> None:
@@ -84,15 +82,15 @@ def test_lengths_by_hand() -> None:
         [True, True, False, False, True, None],
         ["a", "a", "a", "b", "b", "c"],
     )
-    steps = report["correlation"]["steps"]
-    assert steps["within_problem"]["mean"] == pytest.approx(0) and steps["within_problem"]["n"] == 2
-    assert steps["right"]["mean"] == pytest.approx(-1) and steps["wrong"] is None
-    assert steps["all"]["mean"] == pytest.approx(np.corrcoef([6, 4.5, 2.5, 2.5, 4.5, 1], [2, 4.5, 6, 2, 4.5, 2])[0, 1])
-    assert report["correlation"]["characters"] == dict.fromkeys(("all", "right", "wrong", "within_problem"))
-    assert report["fewer_steps"]["all"]["mean"] == pytest.approx(0.5)
-    assert report["fewer_steps"]["right"]["mean"] == 1 and report["fewer_steps"]["right"]["n"] == 1
-    assert report["fewer_steps"]["wrong"] is None
-    assert report["single_step"] == 0.5
+    steps = report.correlation["steps"]
+    assert steps["within_problem"].mean == pytest.approx(0) and steps["within_problem"].n == 2
+    assert steps["right"].mean == pytest.approx(-1) and steps["wrong"] is None
+    assert steps["all"].mean == pytest.approx(np.corrcoef([6, 4.5, 2.5, 2.5, 4.5, 1], [2, 4.5, 6, 2, 4.5, 2])[0, 1])
+    assert report.correlation["characters"] == dict.fromkeys(("all", "right", "wrong", "within_problem"))
+    assert report.fewer_steps["all"].mean == pytest.approx(0.5)
+    assert report.fewer_steps["right"].mean == 1 and report.fewer_steps["right"].n == 1
+    assert report.fewer_steps["wrong"] is None
+    assert report.single_step == 0.5
     with pytest.raises(ValueError, match="for every response"):
         length_report([1.0], {"steps": [1, 2]}, [True], ["a"])
 
@@ -109,9 +107,9 @@ def test_a_scorer_that_avoids_separators_is_seen_and_one_that_does_not_is_not() 
         for of in (np.min, np.mean)
     )
     for kind in ("all", "right", "wrong", "within_problem"):
-        assert lowest["correlation"]["steps"][kind]["high"] < -0.3
-    assert lowest["fewer_steps"]["right"]["low"] > 0.6
-    low, high = (mean["correlation"]["steps"]["all"][limit] for limit in ("low", "high"))
+        assert lowest.correlation["steps"][kind].high < -0.3
+    assert lowest.fewer_steps["right"].low > 0.6
+    low, high = (getattr(mean.correlation["steps"]["all"], limit) for limit in ("low", "high"))
     assert low < 0.05 and high > -0.05 and high - low < 0.12
 
 
@@ -122,19 +120,19 @@ def test_aggregations_side_by_side() -> None:
     """
     groups = [ScoredGroup(f"p{i}", [1, 0], ["a", "b"], {}) for i in range(3)]
     q_values = {"v": [[[0.0, 4.0], [1.0, 1.0]]] * 3}
-    report = aggregation_report(groups, q_values, [1, 2], ["min", "last", "mean", "product"])["aggregations"]
-    curves = report["v"]["curves"]
+    report = aggregation_report(groups, q_values, [1, 2], ["min", "last", "mean", "product"])[0]
+    curves = report["v"].curves
     hows = ["min", "last", "mean", "product"]
     assert list(curves) == [*hows, *(f"{how}_weighted" for how in hows)]
-    assert {how: curves[how]["2"]["mean"] for how in ("min", "last", "mean", "product")} == {
+    assert {how: curves[how]["2"].mean for how in ("min", "last", "mean", "product")} == {
         "min": 0,
         "last": 1,
         "mean": 1,
         "product": 0,
     }
-    assert all(curves[how]["1"]["mean"] == 0.5 for how in curves)
-    assert report["v"]["differences"]["min_minus_last"]["mean"] == -1
-    assert len(report["v"]["differences"]) == 6
+    assert all(curves[how]["1"].mean == 0.5 for how in curves)
+    assert report["v"].differences["min_minus_last"].mean == -1
+    assert len(report["v"].differences) == 6
     with pytest.raises(ValueError, match="unknown aggregation 'median'"):
         aggregation_report(groups, q_values, [1], ["median"])  # type: ignore[list-item]
 
@@ -154,11 +152,12 @@ def test_over_optimisation_is_where_the_curve_turns() -> None:
         for i in range(40)
     ]
     report = best_of_n_report(groups, [1, 2, 4, 6])
-    means = {n: of["mean"] for n, of in report["curves"]["v"].items()}
+    means = {n: of.mean for n, of in report.curves["v"].items()}
     assert means == {"1": pytest.approx(2 / 6), "2": pytest.approx(7 / 15), "4": pytest.approx(5 / 15), "6": 0}
-    found = report["over_optimisation"]
-    assert found["v"]["peak_n"] == 2
-    assert found["v"]["drop"]["mean"] == pytest.approx(7 / 15) and found["v"]["drop"]["low"] > 0
-    assert found["fair"] == {"peak_n": 6, "drop": None} and set(found) == {"v", "fair", "v_weighted", "fair_weighted"}
+    found = report.over_optimisation
+    assert found["v"].peak_n == 2
+    assert found["v"].drop.mean == pytest.approx(7 / 15) and found["v"].drop.low > 0
+    assert found["fair"] == OverOptimisation(peak_n=6, drop=None)
+    assert set(found) == {"v", "fair", "v_weighted", "fair_weighted"}
     unknown = [ScoredGroup("x", [None, None], ["a", "b"], {"v": [0.0, 1.0]})]
-    assert best_of_n_report(unknown, [1, 2])["over_optimisation"]["v"] == {"peak_n": None, "drop": None}
+    assert best_of_n_report(unknown, [1, 2]).over_optimisation["v"] == OverOptimisation(peak_n=None, drop=None)

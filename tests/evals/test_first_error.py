@@ -50,12 +50,12 @@ def test_by_hand() -> None:
     report = first_error_report(judged(BY_HAND), 0.0)
     assert [predicted_first_error(q, 0.0) for q, _ in BY_HAND] == [1, 0, -1, -1, -1, 1]
     assert judged(BY_HAND).right(0.0).tolist() == [True, False, False, True, True, False]
-    assert report["acc_error"]["mean"] == pytest.approx(1 / 3)
-    assert report["acc_correct"]["mean"] == pytest.approx(2 / 3)
-    assert report["f1"]["mean"] == pytest.approx(4 / 9)
-    assert (report["n_error"], report["n_correct"], report["f1"]["n"]) == (3, 3, 6)
+    assert report.acc_error.mean == pytest.approx(1 / 3)
+    assert report.acc_correct.mean == pytest.approx(2 / 3)
+    assert report.f1.mean == pytest.approx(4 / 9)
+    assert (report.n_error, report.n_correct, report.f1.n) == (3, 3, 6)
     for of in ("f1", "acc_error", "acc_correct"):
-        assert report[of]["low"] < report[of]["mean"] < report[of]["high"]
+        assert getattr(report, of).low < getattr(report, of).mean < getattr(report, of).high
 
 
 @pytest.mark.parametrize(
@@ -67,18 +67,18 @@ def test_by_hand() -> None:
 )
 def test_thresholds_at_the_ends(threshold: float, f1: float, acc_error: float, acc_correct: float) -> None:
     report = first_error_report(judged(BY_HAND), threshold)
-    assert [report[of]["mean"] for of in ("f1", "acc_error", "acc_correct")] == [f1, acc_error, acc_correct]
+    assert [getattr(report, of).mean for of in ("f1", "acc_error", "acc_correct")] == [f1, acc_error, acc_correct]
     if acc_error == acc_correct == 0:
-        assert report["f1"]["high"] > 0, "six responses do not show that none can be right"
+        assert report.f1.high > 0, "six responses do not show that none can be right"
 
 
 def test_without_an_error_or_without_a_correct_response_there_is_no_f1() -> None:
     only_errors, only_correct = judged(BY_HAND[:3]), judged(BY_HAND[3:])
     report = first_error_report(only_errors, 0.0)
-    assert report["f1"] is None and report["acc_correct"] is None
-    assert report["acc_error"]["mean"] == pytest.approx(1 / 3)
+    assert report.f1 is None and report.acc_correct is None
+    assert report.acc_error.mean == pytest.approx(1 / 3)
     report = first_error_report(only_correct, 0.0)
-    assert report["f1"] is None and report["acc_error"] is None and report["n_error"] == 0
+    assert report.f1 is None and report.acc_error is None and report.n_error == 0
     assert np.isnan(threshold_sweep(only_correct, [0.0])["f1"]).all()
     assert mean_f1({"a": judged(BY_HAND), "b": only_errors}, 0.0) is None
     for subsets in ([only_errors], [judged(BY_HAND), only_correct], []):
@@ -91,13 +91,13 @@ def test_an_interval_is_over_problems() -> None:
     once = judged(BY_HAND[:1] + BY_HAND[5:], ["a", "b"])
     copies = judged((BY_HAND[:1] + BY_HAND[5:]) * 10, ["a", "b"] * 10)
     apart = judged((BY_HAND[:1] + BY_HAND[5:]) * 10)
-    of_once, of_copies, of_apart = (first_error_report(of, 0.0)["acc_error"] for of in (once, copies, apart))
-    assert (of_once["low"], of_once["high"]) != (of_apart["low"], of_apart["high"])
-    assert of_copies["mean"] == of_apart["mean"] == 1
-    wide = first_error_report(judged(BY_HAND * 10, [f"p{i % 6}" for i in range(60)]), 0.0)["f1"]
-    narrow = first_error_report(judged(BY_HAND * 10), 0.0)["f1"]
-    assert wide["mean"] == pytest.approx(narrow["mean"])
-    assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])
+    of_once, of_copies, of_apart = (first_error_report(of, 0.0).acc_error for of in (once, copies, apart))
+    assert (of_once.low, of_once.high) != (of_apart.low, of_apart.high)
+    assert of_copies.mean == of_apart.mean == 1
+    wide = first_error_report(judged(BY_HAND * 10, [f"p{i % 6}" for i in range(60)]), 0.0).f1
+    narrow = first_error_report(judged(BY_HAND * 10), 0.0).f1
+    assert wide.mean == pytest.approx(narrow.mean)
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
 def simulated(seed: int, n: int) -> Cases:
@@ -122,7 +122,7 @@ def test_the_sweep_is_each_threshold_by_itself() -> None:
         assert found == pytest.approx(plain_f1(cases, threshold))
         report = first_error_report(judged(cases), threshold) if i % 20 == 0 else None
         if report:
-            assert [report[name]["mean"] for name in ("f1", "acc_error", "acc_correct")] == pytest.approx(found)
+            assert [getattr(report, name).mean for name in ("f1", "acc_error", "acc_correct")] == pytest.approx(found)
 
 
 def test_the_chosen_threshold_is_the_best_there_is() -> None:
@@ -141,13 +141,13 @@ def test_the_mean_is_over_subsets_however_large() -> None:
     large, small = simulated(3, 300), BY_HAND
     mean = mean_f1({"large": judged(large), "small": judged(small)}, 0.0)
     assert mean is not None
-    assert mean["mean"] == pytest.approx((plain_f1(large, 0.0)[0] + 4 / 9) / 2)
-    assert mean["low"] < mean["mean"] < mean["high"] and mean["n"] == 306
+    assert mean.mean == pytest.approx((plain_f1(large, 0.0)[0] + 4 / 9) / 2)
+    assert mean.low < mean.mean < mean.high and mean.n == 306
     assert mean == mean_f1({"large": judged(large), "small": judged(small)}, 0.0)
     alone = mean_f1({"large": judged(large)}, 0.0)
-    report = first_error_report(judged(large), 0.0)["f1"]
-    assert alone is not None and alone["mean"] == report["mean"]
-    assert alone["low"] == pytest.approx(report["low"], abs=0.02)
+    report = first_error_report(judged(large), 0.0).f1
+    assert alone is not None and alone.mean == report.mean
+    assert alone.low == pytest.approx(report.low, abs=0.02)
 
 
 @pytest.mark.parametrize(

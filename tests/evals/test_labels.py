@@ -16,17 +16,17 @@ def test_by_hand() -> None:
     2/3.
     """
     report = label_agreement([[1, 1, 0, 0], [1, 0]], [[4, 1, 1, 0], [3, 0]], [[4] * 4, [4] * 2], ["x", "y"])
-    assert (report["n_problems"], report["n_rows"], report["n_steps"]) == (2, 2, 6)
+    assert (report.n_problems, report.n_rows, report.n_steps) == (2, 2, 6)
     for reading in ("hard", "half"):
-        assert report[reading]["agreement"]["mean"] == pytest.approx(5 / 6)
-        assert report[reading]["kappa"] == pytest.approx(2 / 3)
-    assert report["hard"]["confusion"] == {
+        assert getattr(report, reading).agreement.mean == pytest.approx(5 / 6)
+        assert getattr(report, reading).kappa == pytest.approx(2 / 3)
+    assert report.hard.confusion == {
         "both_correct": 3,
         "both_wrong": 2,
         "only_exact_correct": 0,
         "only_monte_carlo_correct": 1,
     }
-    assert report["half"]["confusion"] == {
+    assert report.half.confusion == {
         "both_correct": 2,
         "both_wrong": 3,
         "only_exact_correct": 1,
@@ -36,7 +36,7 @@ def test_by_hand() -> None:
 
 def test_half_is_counted_as_correct() -> None:
     report = label_agreement([[1, 1]], [[2, 1]], [[4, 3]], ["x"])
-    assert report["half"]["confusion"]["both_correct"] == 1
+    assert report.half.confusion["both_correct"] == 1
 
 
 def test_the_interval_is_clustered_by_problem() -> None:
@@ -45,23 +45,23 @@ def test_the_interval_is_clustered_by_problem() -> None:
     exact = rng.integers(0, 2, size=(40, 5)).tolist()
     hits = [[1 - y if row % 4 == 0 else y for y in labels] for row, labels in enumerate(exact)]
     trials = [[1] * 5] * 40
-    apart = label_agreement(exact, hits, trials, range(40))["hard"]["agreement"]
-    together = label_agreement(exact, hits, trials, [row % 4 for row in range(40)])["hard"]["agreement"]
-    assert together["mean"] == apart["mean"]
-    assert (together["n"], apart["n"]) == (4, 40)
-    assert together["high"] - together["low"] > 1.5 * (apart["high"] - apart["low"])
+    apart = label_agreement(exact, hits, trials, range(40)).hard.agreement
+    together = label_agreement(exact, hits, trials, [row % 4 for row in range(40)]).hard.agreement
+    assert together.mean == apart.mean
+    assert (together.n, apart.n) == (4, 40)
+    assert together.high - together.low > 1.5 * (apart.high - apart.low)
 
 
 def test_kappa_is_undefined_where_both_labels_are_constant() -> None:
     report = label_agreement([[1, 1]], [[1, 2]], [[2, 2]], ["x"])
-    assert report["hard"]["kappa"] is None
-    assert report["hard"]["agreement"]["mean"] == 1
-    assert report["hard"]["agreement"]["low"] < 0.5, "one problem proves little"
+    assert report.hard.kappa is None
+    assert report.hard.agreement.mean == 1
+    assert report.hard.agreement.low < 0.5, "one problem proves little"
 
 
 def test_a_row_without_steps_adds_nothing() -> None:
     with_empty = label_agreement([[1, 0], []], [[1, 1], []], [[1, 1], []], ["x", "y"])
-    assert with_empty["hard"] == label_agreement([[1, 0]], [[1, 1]], [[1, 1]], ["x"])["hard"]
+    assert with_empty.hard == label_agreement([[1, 0]], [[1, 1]], [[1, 1]], ["x"]).hard
     with pytest.raises(ValueError, match="no step"):
         label_agreement([[]], [[]], [[]], ["x"])
 
@@ -71,9 +71,9 @@ def test_what_was_not_tried_or_not_labelled_is_left_out_and_counted() -> None:
     report = label_agreement(
         [[1, None, 0, 1], [1, 0], []], [[2, 1, 0, 0], None, None], [[2, 2, 2, 0], None, None], ["x", "y", "z"]
     )
-    assert (report["n_steps"], report["n_rows"], report["n_problems"]) == (2, 1, 1)
-    assert (report["n_unlabelled_steps"], report["n_untried_steps"]) == (1, 3)
-    assert report["hard"] == label_agreement([[1, 0]], [[2, 0]], [[2, 2]], ["x"])["hard"]
+    assert (report.n_steps, report.n_rows, report.n_problems) == (2, 1, 1)
+    assert (report.n_unlabelled_steps, report.n_untried_steps) == (1, 3)
+    assert report.hard == label_agreement([[1, 0]], [[2, 0]], [[2, 2]], ["x"]).hard
     with pytest.raises(ValueError, match="none has both an exact label and a rollout"):
         label_agreement([[1], [None]], [[0], [1]], [[0], [1]], ["x", "y"])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from qstep.evals import ScoredGroup, best_of_n_curves, best_of_n_report
+from qstep.evals import ScoredGroup, as_json, best_of_n_curves, best_of_n_report
 from qstep.evals.intervals import ratio_difference
 from qstep.search import best_of_n_accuracy, vote_accuracy
 
@@ -39,52 +39,50 @@ def test_two_groups_by_hand() -> None:
         ScoredGroup("y", [0, 1, 0], ["c", "d", None], {"v": [9.0, 1.0, -np.inf]}),
     ]
     report = best_of_n_report(groups, [1, 3])
-    means = {method: {n: e["mean"] for n, e in curve.items()} for method, curve in report["curves"].items()}
+    means = {method: {n: e.mean for n, e in curve.items()} for method, curve in report.curves.items()}
     third = pytest.approx(1 / 3)
     assert means["mean"] == {"1": third, "3": third}
     assert means["v"] == {"1": third, "3": 0.5}
     assert means["majority"] == {"1": third, "3": 0.25}
     assert means["v_weighted"] == {"1": third, "3": 0}
     assert means["pass"] == {"1": third, "3": 1}
-    assert {pair: difference["mean"] for pair, difference in report["differences"].items()} == {
+    assert {pair: difference.mean for pair, difference in report.differences.items()} == {
         "v_minus_majority": 0.25,
         "v_minus_mean": pytest.approx(1 / 6),
         "v_weighted_minus_majority": -0.25,
         "v_weighted_minus_mean": pytest.approx(-1 / 3),
         "v_weighted_minus_v": -0.5,
     }
+    voted = report.differences["v_weighted_minus_v"]
+    assert (voted.a, voted.b, voted.among, voted.name) == ("v_weighted", "v", 3, "v_weighted@3 - v")
 
 
 def test_report_of_a_simulated_study() -> None:
     groups, ns = simulated(60, 16), [1, 4, 16]
     report = best_of_n_report(groups, ns)
     curves = best_of_n_curves(groups, ns)
-    assert list(report) == ["curves", "outcomes", "differences", "over_optimisation"]
-    assert list(report["curves"]) == ["mean", "majority", "pass", "pqm", "bce", "pqm_weighted", "bce_weighted"]
+    assert list(report.curves) == ["mean", "majority", "pass", "pqm", "bce", "pqm_weighted", "bce_weighted"]
     assert report == best_of_n_report(groups, ns)
-    assert json.loads(json.dumps(report)) == report
 
-    for method, of in report["outcomes"].items():
-        assert all(np.mean(of[n]["right"]) == pytest.approx(report["curves"][method][n]["mean"]) for n in of), method
-    mean = report["curves"]["mean"]["1"]["mean"]
+    for method, of in report.outcomes.items():
+        assert all(np.mean(of[n].right) == pytest.approx(report.curves[method][n].mean) for n in of), method
+    mean = report.curves["mean"]["1"].mean
     for method, curve in curves.items():
-        assert report["curves"][method]["1"]["mean"] == pytest.approx(mean), method
+        assert report.curves[method]["1"].mean == pytest.approx(mean), method
         for n in ns:
-            estimate = report["curves"][method][str(n)]
-            assert estimate["low"] < estimate["mean"] < estimate["high"]
-            assert estimate["mean"] == pytest.approx(curve[n].right.mean())
-            assert (estimate["n"], estimate["ungradable_share"]) == (60, 0)
+            estimate = report.curves[method][str(n)]
+            assert estimate.low < estimate.mean < estimate.high
+            assert estimate.mean == pytest.approx(curve[n].right.mean())
+            assert (estimate.n, estimate.ungradable_share) == (60, 0)
             assert (curve[n].right <= curves["pass"][n].right + 1e-12).all(), "no chooser beats a perfect one"
     group = groups[7]
     chosen, voted = curves["pqm"][4].right[7], curves["pqm_weighted"][4].right[7]
     assert chosen == pytest.approx(best_of_n_accuracy(group.scores["pqm"], group.correct, 4))
     assert voted == pytest.approx(vote_accuracy(group.answers, group.correct, 4, expit(group.scores["pqm"])))
-    difference = report["differences"]["pqm_minus_bce"]
+    difference = report.differences["pqm_minus_bce"]
     paired = ratio_difference((curves["pqm"][16].right, np.ones(60)), (curves["bce"][16].right, np.ones(60)))
-    assert (difference["mean"], difference["low"], difference["high"]) == pytest.approx(
-        (paired.mean, paired.low, paired.high)
-    )
-    assert difference["low"] > 0
+    assert (difference.mean, difference.low, difference.high) == pytest.approx((paired.mean, paired.low, paired.high))
+    assert difference.low > 0
 
 
 def test_what_cannot_be_graded_is_never_called_wrong() -> None:
@@ -103,20 +101,20 @@ def test_what_cannot_be_graded_is_never_called_wrong() -> None:
     assert found["majority"][1] == (pytest.approx(0.5), 1)
     assert found["pass"] == [(third, pytest.approx(2 / 3)), (pytest.approx(2 / 3),) * 2, (1, 1)]
     report = best_of_n_report([group], [1, 2, 3])
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report["curves"]["v"]["3"]["mean"] is None, "nothing chosen can be graded"
-    assert report["curves"]["v"]["3"]["ungradable_share"] == 1
-    assert report["differences"]["v_minus_majority"]["mean"] is None
+    json.dumps(as_json(report.curves), allow_nan=False)
+    assert report.curves["v"]["3"].mean is None, "nothing chosen can be graded"
+    assert report.curves["v"]["3"].ungradable_share == 1
+    assert report.differences["v_minus_majority"].mean is None
 
 
 def test_problems_of_which_nothing_can_be_graded_break_nothing() -> None:
     groups = simulated(20, 8)
     lost = ScoredGroup("lost", [None] * 8, [None] * 8, {name: [0.0] * 8 for name in ("pqm", "bce")})
     with_lost, without = best_of_n_report([*groups, lost], [1, 8]), best_of_n_report(groups, [1, 8])
-    for method, curve in with_lost["curves"].items():
+    for method, curve in with_lost.curves.items():
         for n, estimate in curve.items():
-            assert estimate["mean"] == pytest.approx(without["curves"][method][n]["mean"])
-            assert (estimate["n"], estimate["ungradable_share"]) == (20, pytest.approx(1 / 21))
+            assert estimate.mean == pytest.approx(without.curves[method][n].mean)
+            assert (estimate.n, estimate.ungradable_share) == (20, pytest.approx(1 / 21))
 
 
 def test_unequal_groups_are_judged_up_to_the_smallest() -> None:

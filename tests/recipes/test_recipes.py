@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
 from qstep.evals import Page
-from qstep.evals.results import Accuracy
+from qstep.evals.measures import Difference
 from qstep.recipes import JobFailed, OutputBusy, Recipe, RecipeError, plan, read_recipe, run
 from qstep.recipes.command import MINIATURE
 from qstep.recipes.graph import _alone, _longest_first
@@ -364,13 +364,13 @@ def test_what_a_kill_left_half_written_is_written_anew(tmp_path: Path) -> None:
 
 def test_differences_are_pooled_over_seeds() -> None:
     """Means .2 and .4, half-widths .196 each (an error of .1): mean .3, error sqrt(2) * .1 / 2 = .0707."""
-    estimates = [Accuracy(m, m - 0.196, m + 0.196) for m in (0.2, 0.4)]
+    estimates = [Difference(m, m - 0.196, m + 0.196, a="a", b="b") for m in (0.2, 0.4)]
     found = claims({seed: Page(comparisons={"a - b": e}) for seed, e in zip((1, 2), estimates, strict=True)})
     result = found["a - b"].by_seed, found["a - b"]
     assert result[0] == {"1": estimates[0], "2": estimates[1]}
     assert result[1].mean == pytest.approx(0.3) and result[1].high == pytest.approx(0.3 + 1.96 * 0.1 / 2**0.5)
     assert result[1].above_zero_on_every_seed and result[1].seeds == 2
-    nothing = Accuracy(None, None, None)
+    nothing = Difference(None, None, None, a="a", b="b")
     half = claims({1: Page(comparisons={"a - b": nothing}), 2: Page(comparisons={"a - b": estimates[0]})})["a - b"]
     assert (half.mean, half.seeds, half.above_zero_on_every_seed) == (0.2, 1, False)
     assert claims({1: Page(comparisons={"a - b": nothing})})["a - b"].mean is None

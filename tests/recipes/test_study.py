@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
-from qstep.data import write_json
-from qstep.evals import ScoredGroup, StudyAnswer, aggregation_report, as_json, best_of_n_report, read_result
+from qstep.evals import (
+    BestOfN,
+    ScoredGroup,
+    StudyAnswer,
+    aggregation_report,
+    as_json,
+    best_of_n_report,
+    read_result,
+    write_result,
+)
+from qstep.evals.measures import Measured
 from qstep.recipes import Recipe, RecipeError, Run, Work, read_recipe
 from qstep.recipes.command import RunConfig, run
 from qstep.recipes.recipe import Stage
@@ -43,15 +52,23 @@ def runs(folder: Path, *worlds: list[tuple[list[int], list[float], list[float]]]
             ScoredGroup(str(i), right, [None, None], {"a": a, "b": b}) for i, (right, a, b) in enumerate(problems)
         ]
         qs = {"a": [[[q, 1.0] for q in a] for _, a, _ in problems]}
-        known = {"low": None, "high": None, "n": 2}
-        aucs: dict[str, Any] = {"a": {"response_within_problem": known | {"mean": 0.75}}}
-        aucs["a"]["step_within_problem"] = known | {"mean": 0.5}
-        report = best_of_n_report(groups, [1, 2])
-        aggregated = aggregation_report(groups, qs, [1, 2], ["min", "last"])
-        report |= {"aggregations": aggregated["aggregations"], "outcomes": report["outcomes"] | aggregated["outcomes"]}
-        report |= {"problems": 2, "responses": 4, "ungradable_share": 0.0, "left_out": {"problems": 0}}
-        report |= {"ns": [1, 2], "auc": aucs | {"c": {"response_within_problem": None}}, "provenance": provenance({})}
-        write_json(folder / f"{seed}.json", report)
+        auc = {"response_within_problem": Measured(0.75, None, None), "step_within_problem": Measured(0.5, None, None)}
+        chosen = best_of_n_report(groups, [1, 2])
+        aggregations, outcomes = aggregation_report(groups, qs, [1, 2], ["min", "last"])
+        report = BestOfN(
+            problems=2,
+            responses=4,
+            ungradable_share=0.0,
+            left_out={"problems": 0},
+            ns=[1, 2],
+            curves=chosen.curves,
+            outcomes=chosen.outcomes | outcomes,
+            differences=chosen.differences,
+            auc={"a": auc, "c": {"response_within_problem": None}},
+            provenance=provenance({}),
+            aggregations=aggregations,
+        )
+        write_result(folder / f"{seed}.json", report)
         work = Work(
             "key",
             Stage("choice", COMMANDS["best-of-n"], {}),

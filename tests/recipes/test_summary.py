@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qstep.evals import Page
-from qstep.evals.results import Accuracy
+from qstep.evals.measures import Accuracy, Difference
 from qstep.recipes.summary import across_variants, claims
 
 
@@ -13,10 +13,10 @@ def page(pqm: float, best: str | None = None) -> Page:
     """A report in which PQM@4 is right so often; it may have found another way to choose the best."""
     of = {name: {"1": Accuracy(0.5, 0.4, 0.6, 9), "4": Accuracy(mean, mean - 0.1, mean + 0.1, 9)}
           for name, mean in (("mean", 0.5), ("pqm", pqm))}  # fmt: skip
-    comparisons = {"pqm@4 - mean": Accuracy(pqm - 0.5, pqm - 0.7, pqm - 0.3, 9)}
+    found = [Difference(pqm - 0.5, pqm - 0.7, pqm - 0.3, 9, a="pqm", b="mean", among=4)]
     if best:
-        comparisons[f"{best}@4 - majority"] = Accuracy(0.2, 0.1, 0.3, 9)
-    return Page(verifiers=of, comparisons=comparisons)
+        found.append(Difference(0.2, 0.1, 0.3, 9, a=best, b="majority", among=4))
+    return Page(verifiers=of, comparisons={difference.name: difference for difference in found})
 
 
 def test_variants_stand_in_one_table() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from qstep.evals import structure
-from qstep.evals.results import Accuracy
+from qstep.evals.measures import Accuracy, Difference
 from qstep.report import Examples, charts, choose_examples, findings, render_report, view_problem
 from qstep.types import Estimate
 from report_samples import Page, estimate, examples, html, page_of, response, results
@@ -58,26 +58,42 @@ def test_numbers_in_print() -> None:
     assert findings.points(0.0) == "0.0"
 
 
+def difference(mean: float, low: float, high: float, n: int, **names: Any) -> Difference:
+    return Difference(mean, low, high, n, **names)
+
+
 def test_findings_state_both_sides() -> None:
     sides = {
-        "dqo (sampled)": Estimate(0.701, 0.662, 0.738, 400),
-        "base (sampled)": Estimate(0.41, 0.38, 0.44, 400),
+        ("dqo", "sampled"): Estimate(0.701, 0.662, 0.738, 400),
+        ("base", "sampled"): Estimate(0.41, 0.38, 0.44, 400),
     }
-    finding = findings.find("dqo - base (sampled)", Estimate(0.291, 0.25, 0.331, 400), sides)
+    policies = {"a": "dqo", "b": "base", "mode": "sampled"}
+    finding = findings.find(difference(0.291, 0.25, 0.331, 400, **policies), sides)
     assert findings.lead(finding) == (
         "DQO answers 70.1\u00a0% [66.2, 73.8] of 400 problems when sampled, "
         "base 41.0\u00a0% [38.0, 44.0]: better (difference +29.1 [+25.0, +33.1] points)."
     )
-    unsure = findings.find("dqo - base (sampled)", Estimate(0.291, -0.25, 0.331, 400), sides)
+    unsure = findings.find(difference(0.291, -0.25, 0.331, 400, **policies), sides)
     assert "cannot tell them apart" in findings.lead(unsure) and "better" not in findings.lead(unsure)
-    assert findings.find("pqm@64 - majority@64", Estimate(0.1, 0.05, 0.2, 1), {}).sentence == (
-        "PQM@64 \u2212 majority vote@64"
-    )
-    at_16 = {"pqm@16": Estimate(0.7, 0.6, 0.8, 9), "majority@16": Estimate(0.5, 0.4, 0.6, 9)}
-    assert findings.find("pqm@16 - majority", Estimate(0.2, 0.1, 0.3, 9), at_16).sentence == (
+    ways = {"a": "pqm", "b": "majority", "among": 16}
+    at_16 = {("pqm", 16): Estimate(0.7, 0.6, 0.8, 9), ("majority", 16): Estimate(0.5, 0.4, 0.6, 9)}
+    assert findings.find(difference(0.2, 0.1, 0.3, 9, **ways), at_16).sentence == (
         "PQM@16 answers 70.0\u00a0% [60.0, 80.0] of 9 problems, majority vote 50.0\u00a0% [40.0, 60.0]"
     )
-    assert findings.find("no difference", Estimate(0.1, 0.05, 0.2, 1), {}).sentence == "no difference"
+    unknown = findings.find(difference(0.1, 0.05, 0.2, 1, **ways), {})
+    assert unknown.sentence == "PQM@16 \u2212 majority vote"
+
+
+def test_a_name_may_contain_what_separates_names() -> None:
+    """Names are fields, and are not read from the name of the comparison."""
+    odd = {"a": "a - b (sampled)", "b": "c@2", "mode": "greedy"}
+    sides = {(odd[side], "greedy"): Estimate(0.5, 0.4, 0.6, 9) for side in "ab"}
+    finding = findings.find(difference(0.0, -0.1, 0.1, 9, **odd), sides)
+    assert finding.label == "a - b (sampled) \u2212 c@2 (greedy)"
+    assert finding.sentence == (
+        "A - b (sampled) answers 50.0\u00a0% [40.0, 60.0] of 9 problems when decoded greedily, "
+        "c@2 50.0\u00a0% [40.0, 60.0]"
+    )
 
 
 @pytest.mark.parametrize("bad", [{"low": 0.1}, {"mean": "0.5"}, True, {"mean": 0.5, "low": 0.6, "high": 0.7}, [0.5]])
@@ -156,7 +172,7 @@ def test_empty_parts_and_unknown_numbers_are_shown_as_such(tmp_path: Path) -> No
     measured = {
         "provenance": {},
         "policies": {"base": {"sampled": nan}, "dqo": {}},
-        "comparisons": {"dqo - base (sampled)": nan},
+        "comparisons": {"dqo - base (sampled)": nan | {"a": "dqo", "b": "base", "mode": "sampled"}},
         "verifiers": {"pqm": {"1": nan, "2": {"mean": 0.5, "low": None, "high": None}}, "bce": {}},
         "training": {"pqm": logs, "dqo": [], "flat": [{"step": 0, "loss": 2.0}, {"step": 1, "loss": 2.0}]},
     }

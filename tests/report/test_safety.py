@@ -90,7 +90,8 @@ def hostile(payloads: list[str]) -> tuple[dict[str, Any], list[Examples]]:
     measured = {
         "title": every,
         "policies": {p: {"sampled": e, every: e} for p in payloads},
-        "comparisons": {f"{p} - {p} (sampled)": e for p in payloads} | dict.fromkeys(payloads, e),
+        "comparisons": {p: e | {"a": p, "b": p, "mode": "sampled"} for p in payloads}
+        | {f"{p} {p}": e | {"a": p, "b": p, "mode": p} for p in payloads},
         "verifiers": {p: {"1": e, "2": e} for p in payloads},
         "verifier_auc": {p: {p: e} for p in payloads},
         "aggregations": {p: {"curves": {p: {"1": e, p: e}}, "differences": {}} for p in payloads},
@@ -98,7 +99,11 @@ def hostile(payloads: list[str]) -> tuple[dict[str, Any], list[Examples]]:
         "length": {p: length(p, e) for p in payloads},
         "steps": {p: first_errors(p, e) for p in payloads},
         "thresholds": {p: {"value": 0.5, "chosen_on": chosen_on(p)} for p in payloads},
-        "labels": {"hard": {"agreement": e, "kappa": None, "confusion": dict.fromkeys(payloads, 3)}, "n_steps": 3},
+        "labels": {
+            **dict.fromkeys(("n_problems", "n_rows", "n_steps", "n_unlabelled_steps", "n_untried_steps"), 3),
+            "hard": {"agreement": e, "kappa": None, "confusion": dict.fromkeys(payloads, 3)},
+            "half": {"agreement": e, "kappa": None, "confusion": {}},
+        },
         "training": {every: logs, "broken": [{"step": 0, **{p: p for p in payloads}}]},
         "provenance": {
             "date": every,

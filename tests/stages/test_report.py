@@ -10,7 +10,7 @@ import pytest
 
 from qstep.cli import main
 from qstep.data import write_json, write_jsonl
-from qstep.evals import VerdictCounts, policy_report
+from qstep.evals import PolicyEvaluation, VerdictCounts, policy_report, write_result
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from qstep.stages.report import ReportConfig, report
 from report_samples import Page
@@ -21,22 +21,17 @@ def evaluation(path: Path, **verdicts: tuple[int, int, int]) -> Path:
     sampled = {name: VerdictCounts(*of) for name, of in verdicts.items()}
     greedy = {name: VerdictCounts(int(of.right > 0), int(of.right == 0), 0) for name, of in sampled.items()}
     modes = {"greedy": greedy, "sampled": sampled}
-    write_json(
-        path,
-        {
-            "name": path.stem,
-            **{mode: policy_report(of) for mode, of in modes.items()},
-            "problems": {
-                mode: {p: [c.right, c.wrong, c.ungradable] for p, c in of.items()} for mode, of in modes.items()
-            },
-            "provenance": {
-                "command": "qstep evaluate",
-                "git_commit": "3f9c2ab",
-                "hardware": "2 cores",
-                "date": "2026-01-01",
-            },
+    made = {"command": "qstep evaluate", "git_commit": "3f9c2ab", "hardware": "2 cores", "date": "2026-01-01"}
+    result = PolicyEvaluation(
+        name=path.stem,
+        accuracies={mode: policy_report(counts) for mode, counts in modes.items()},
+        problems={
+            mode: {problem: [count.right, count.wrong, count.ungradable] for problem, count in counts.items()}
+            for mode, counts in modes.items()
         },
+        provenance=made,
     )
+    write_result(path, result)
     return path
 
 
@@ -92,7 +87,7 @@ def test_policies_are_compared_problem_by_problem(tmp_path: Path) -> None:
     assert set(numbers["policies"]) == {"dqo", "base"} and set(numbers["policies"]["dqo"]) == {"greedy", "sampled"}
     assert "DQO answers 66.7 %" in text and "of 3 problems when sampled, base 41.7 %" in text
     other = evaluation(tmp_path / "c.json", z=(1, 1, 0))
-    with pytest.raises(ValueError, match="dqo and other: only one of the two answered problem"):
+    with pytest.raises(ValueError, match="only one of dqo and other answered problem"):
         report(ReportConfig({"dqo": dqo, "other": other}, tmp_path / "page.html"))
 
 
@@ -176,7 +171,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     for config, says in (
         (ReportConfig(tmp_path / "other.json", page), "other.json is not a result of"),
-        (ReportConfig(tmp_path / "list.json", page), "list.json is not a result: it contains a list"),
+        (ReportConfig(tmp_path / "list.json", page), "list.json is not a result of"),
         (ReportConfig(rows, page), "rows.jsonl is not JSON"),
         (ReportConfig([result, result], page), "are both called 'c'"),
         (ReportConfig(result, page, labels={"exact": rows}), "give two files, --labels.exact and --labels.monte_carlo"),

@@ -77,10 +77,10 @@ def results() -> dict[str, Any]:
             "dqo": {"greedy": estimate(0.886, 0.03), "sampled": estimate(0.701, 0.036)},
         },
         "comparisons": {
-            "dqo - base (sampled)": estimate(0.291, 0.041),
-            "pqm@16 - majority@16": estimate(0.25, 0.05),
-            "pqm@4 - majority@4": estimate(0.01, 0.02),
-            "majority@16 - pass@16": estimate(-0.47, 0.05),
+            "dqo - base (sampled)": estimate(0.291, 0.041) | {"a": "dqo", "b": "base", "mode": "sampled"},
+            "pqm@16 - majority": estimate(0.25, 0.05) | {"a": "pqm", "b": "majority", "among": 16},
+            "pqm@4 - majority": estimate(0.01, 0.02) | {"a": "pqm", "b": "majority", "among": 4},
+            "majority@16 - pass": estimate(-0.47, 0.05) | {"a": "majority", "b": "pass", "among": 16},
         },
         "verifiers": {
             name: {str(n): estimate(a, 0.04, 300) for n, a in zip((1, 4, 16), curve, strict=True)}
@@ -90,7 +90,11 @@ def results() -> dict[str, Any]:
             "pqm": {"step_within_problem": estimate(0.871, 0.01), "response": estimate(0.84, 0.01), "undefined": None}
         },
         "labels": {
+            "n_problems": 400,
+            "n_rows": 6400,
             "n_steps": 39120,
+            "n_unlabelled_steps": 0,
+            "n_untried_steps": 0,
             "hard": {
                 "agreement": estimate(0.938, 0.004),
                 "kappa": 0.861,

@@ -16,29 +16,31 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from qstep.evals import ScoredGroup
+    from qstep.evals.measures import Accuracy, Difference
 
 
 @dataclass(frozen=True, repr=False)
-class BestOfN:
+class ChoiceAccuracies:
     """The accuracy of choosing one of n responses.
 
     problems, responses: the numbers that were used. left_out: the number of problems with too few responses.
     curves: `curves["majority"][4]` is the accuracy for n = 4 with its 95 % interval: `mean`, `low`, `high` and `n`, the
     number of problems. `as_wrong` and `as_right` are the accuracies if ungradable responses count as wrong or right.
-    differences: `differences["scorer_minus_majority"]` has the same values for a paired difference at the largest n.
+    differences: `differences["scorer_minus_majority"]` is a paired difference at the largest n. It has the same values,
+    and the names `a` and `b` of the two ways to choose.
     """
 
     problems: int
     responses: int
     left_out: int
-    curves: Mapping[str, Mapping[int, Mapping[str, Any]]]
-    differences: Mapping[str, Mapping[str, Any]]
+    curves: Mapping[str, Mapping[int, Accuracy]]
+    differences: Mapping[str, Difference]
 
     @property
     def table(self) -> list[Row]:
         """The accuracies as rows: `method`, `n`, `mean`, `low`, `high`. `pandas.DataFrame(result.table)` takes them."""
         return [
-            {"method": method, "n": n, **{name: accuracy[name] for name in ("mean", "low", "high")}}
+            {"method": method, "n": n, "mean": accuracy.mean, "low": accuracy.low, "high": accuracy.high}
             for method, curve in self.curves.items()
             for n, accuracy in curve.items()
         ]
@@ -65,7 +67,7 @@ def best_of_n(
     task: str = "math",
     draws: int = 2048,
     seed: int = 0,
-) -> BestOfN:
+) -> ChoiceAccuracies:
     """Compares ways to choose one of n responses: at random, by majority, by the scores, and by a perfect choice.
 
     `mean` chooses at random, and `majority` chooses the most common answer. `pass` is right if any response is right.
@@ -89,7 +91,7 @@ def best_of_n(
     Example:
         >>> problem = {"question": "2 + 3?", "answer": "5", "responses": ["#### 5", "#### 6", "#### 5", "#### 7"]}
         >>> result = qstep.best_of_n(qstep.grade([problem]))
-        >>> result.curves["majority"][4]["mean"]
+        >>> result.curves["majority"][4].mean
         1.0
         >>> [(row["method"], row["mean"]) for row in result.table if row["n"] == 1]
         [('mean', 0.5), ('majority', 0.5), ('pass', 0.5)]
@@ -100,12 +102,12 @@ def best_of_n(
     numbers, large = numbers_to_compare(groups, ns)
     kept = [*compress(groups, large)]
     report = best_of_n_report(kept, numbers, draws=draws, seed=seed)
-    return BestOfN(
+    return ChoiceAccuracies(
         problems=len(kept),
         responses=sum(len(group.correct) for group in kept),
         left_out=len(groups) - len(kept),
-        curves={method: {n: curve[str(n)] for n in numbers} for method, curve in report["curves"].items()},
-        differences=report["differences"],
+        curves={method: {n: curve[str(n)] for n in numbers} for method, curve in report.curves.items()},
+        differences=report.differences,
     )
 
 
@@ -150,5 +152,6 @@ def _scores(name: str, rows: list[Row]) -> dict[str, float]:
     return {row["id"]: -math.inf if row["score"] is None else row["score"] for row in rows}
 
 
-def _text(accuracy: Mapping[str, Any]) -> str:
-    return "unknown" if accuracy["mean"] is None else "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**accuracy)
+def _text(accuracy: Accuracy) -> str:
+    mean, low, high = accuracy.mean, accuracy.low, accuracy.high
+    return "unknown" if mean is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"

@@ -42,12 +42,11 @@ from qstep.evals.results import (
     StepJudgement,
     StudyAnswer,
 )
-from qstep.evals.searches import Searched, compare_searches, search_report
+from qstep.evals.searches import Searched, compare_searches
 from qstep.evals.step_benchmarks import StepBenchmark, read_benchmarks, shared_rows
 from qstep.evals.step_reports import judgements_of, step_report
 from qstep.evals.steps import LabelledSteps, step_auroc, step_auroc_within_problem
 from qstep.evals.verifiers import (
-    METHODS,
     ScoredGroup,
     aggregation_report,
     best_of_n_curves,
@@ -57,7 +56,6 @@ from qstep.evals.verifiers import (
 
 __all__ = [
     "ANSWERS",
-    "METHODS",
     "BestOfN",
     "Choices",
     "Judgements",
@@ -104,7 +102,6 @@ __all__ = [
     "read_choices",
     "read_label_agreement",
     "read_result",
-    "search_report",
     "shared_rows",
     "standard_error",
     "step_auroc",

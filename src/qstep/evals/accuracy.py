@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qstep.data import prompt_id
 from qstep.evals.intervals import ratio_difference, ratio_estimate
+from qstep.evals.measures import Accuracy, Difference, Measured, PolicyAccuracy
 from qstep.types import Row, Verdict
 
 
@@ -62,7 +63,10 @@ class Outcomes:
         )
 
 
-def accuracy(outcomes: Outcomes) -> dict[str, Any]:
+_UNKNOWN = Measured(None, None, None)
+
+
+def accuracy(outcomes: Outcomes) -> Accuracy:
     """`mean`, `low`, `high` (95 % over problems) and `n` of the gradable responses, and the effect of the others.
 
     The mean is `sum right / sum gradable`. So each of the `n` problems with gradable responses has its gradable share
@@ -72,17 +76,16 @@ def accuracy(outcomes: Outcomes) -> dict[str, Any]:
     """
     right, gradable = outcomes.right, outcomes.gradable
     graded = gradable > 0
-    report: dict[str, Any] = {"mean": None, "low": None, "high": None, "n": 0}
-    if graded.any():
-        report = asdict(ratio_estimate(right[graded], gradable[graded]))
-    return report | {
-        "ungradable_share": float(1 - gradable.mean()),
-        "as_wrong": float(right.mean()),
-        "as_right": float((right + 1 - gradable).mean()),
-    }
+    mean = Measured.of(ratio_estimate(right[graded], gradable[graded])) if graded.any() else _UNKNOWN
+    return Accuracy(
+        **asdict(mean),
+        ungradable_share=float(1 - gradable.mean()),
+        as_wrong=float(right.mean()),
+        as_right=float((right + 1 - gradable).mean()),
+    )
 
 
-def accuracy_difference(a: Outcomes, b: Outcomes, *, seed: int = 0) -> dict[str, Any]:
+def accuracy_difference(a: Outcomes, b: Outcomes, *, seed: int = 0) -> Accuracy:
     """The difference of two `accuracy` means on the same problems, with its paired 95 % interval.
 
     `as_wrong` and `as_right` are the differences of these bounds. The mean is null if a side has nothing gradable.
@@ -90,14 +93,29 @@ def accuracy_difference(a: Outcomes, b: Outcomes, *, seed: int = 0) -> dict[str,
     """
     if len(a.right) != len(b.right):
         raise ValueError(f"a has {len(a.right)} problems and b has {len(b.right)}: pair them by problem first")
-    report: dict[str, Any] = {"mean": None, "low": None, "high": None, "n": 0}
+    mean = _UNKNOWN
     if a.gradable.any() and b.gradable.any():
-        pairs = ((a.right, a.gradable), (b.right, b.gradable))
-        report = asdict(ratio_difference(*pairs, seed=seed))
-    return report | {
-        "as_wrong": float((a.right - b.right).mean()),
-        "as_right": float((a.right - a.gradable - b.right + b.gradable).mean()),
-    }
+        mean = Measured.of(ratio_difference((a.right, a.gradable), (b.right, b.gradable), seed=seed))
+    return Accuracy(
+        **asdict(mean),
+        as_wrong=float((a.right - b.right).mean()),
+        as_right=float((a.right - a.gradable - b.right + b.gradable).mean()),
+    )
+
+
+def named_difference(
+    outcomes: Mapping[str, Outcomes],
+    a: str,
+    b: str,
+    *,
+    among: int | None = None,
+    mode: str | None = None,
+    seed: int = 0,
+) -> Difference:
+    """The `accuracy_difference` of two of the outcomes, with their names."""
+    return Difference(
+        **asdict(accuracy_difference(outcomes[a], outcomes[b], seed=seed)), a=a, b=b, among=among, mode=mode
+    )
 
 
 def verdicts_by_problem(rows: Iterable[Row]) -> dict[str, VerdictCounts]:
@@ -126,7 +144,7 @@ def verdicts_by_problem(rows: Iterable[Row]) -> dict[str, VerdictCounts]:
     return named
 
 
-def policy_report(problems: Mapping[str, VerdictCounts]) -> dict[str, Any]:
+def policy_report(problems: Mapping[str, VerdictCounts]) -> PolicyAccuracy:
     """The `accuracy` of a policy. Every problem has the same weight, independent of its number of responses.
 
     The report also has the total numbers of `samples`, `right`, `wrong` and `ungradable` responses. Raises ValueError
@@ -135,16 +153,22 @@ def policy_report(problems: Mapping[str, VerdictCounts]) -> dict[str, Any]:
     if not problems:
         raise ValueError("there are no responses to report on")
     counts = list(problems.values())
-    return accuracy(Outcomes.of(counts)) | {
-        name: sum(getattr(count, name) for count in counts) for name in ("samples", "right", "wrong", "ungradable")
-    }
+    return PolicyAccuracy(
+        **asdict(accuracy(Outcomes.of(counts))),
+        samples=sum(count.samples for count in counts),
+        right=sum(count.right for count in counts),
+        wrong=sum(count.wrong for count in counts),
+        ungradable=sum(count.ungradable for count in counts),
+    )
 
 
 def policy_difference(
-    a: Mapping[str, VerdictCounts], b: Mapping[str, VerdictCounts], *, seed: int = 0
-) -> dict[str, Any]:
-    """The `accuracy_difference` of two policies. Raises ValueError unless they answered the same problems."""
-    if a.keys() != b.keys():
-        name = next(iter(a.keys() ^ b.keys()))
-        raise ValueError(f"only one of the two answered problem {name!r}: evaluate both on the same problems")
-    return accuracy_difference(Outcomes.of(a.values()), Outcomes.of(b[name] for name in a), seed=seed)
+    policies: Mapping[str, Mapping[str, VerdictCounts]], a: str, b: str, mode: str, *, seed: int = 0
+) -> Difference:
+    """The `named_difference` of two policies. Raises ValueError unless they answered the same problems."""
+    ours, theirs = policies[a], policies[b]
+    if ours.keys() != theirs.keys():
+        name = next(iter(ours.keys() ^ theirs.keys()))
+        raise ValueError(f"only one of {a} and {b} answered problem {name!r}: evaluate both on the same problems")
+    outcomes = {a: Outcomes.of(ours.values()), b: Outcomes.of(theirs[name] for name in ours)}
+    return named_difference(outcomes, a, b, mode=mode, seed=seed)

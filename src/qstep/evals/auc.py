@@ -8,7 +8,6 @@ equal positions avoid this: they only compare steps with the same index.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from qstep.evals.intervals import bootstrap_estimate, mean_estimate, members, numbered, times_drawn
+from qstep.evals.measures import Measured
 
 
 def auc(scores: ArrayLike, correct: ArrayLike) -> float | None:
@@ -47,7 +47,7 @@ def _area(score: NDArray[np.float64], right: NDArray[Any]) -> float | None:
     return float((rank_sum - n_right * (n_right + 1) / 2) / (n_right * n_wrong))
 
 
-def within_problem_auc(scores: ArrayLike, correct: ArrayLike, problems: Sequence[Hashable]) -> dict[str, Any] | None:
+def within_problem_auc(scores: ArrayLike, correct: ArrayLike, problems: Sequence[Hashable]) -> Measured | None:
     """The mean of `auc` over the problems that have both classes, with its 95 % interval; None if none has.
 
     `n` counts these problems. This AUC matters for choosing among the responses to one problem. The `auc` of all items
@@ -57,12 +57,12 @@ def within_problem_auc(scores: ArrayLike, correct: ArrayLike, problems: Sequence
     score, right = _items(scores, correct)
     areas = [_area(score[places], right[places]) for places in members(_numbered(problems, score))]
     known = [area for area in areas if area is not None]
-    return asdict(mean_estimate(known)) if known else None
+    return Measured.of(mean_estimate(known)) if known else None
 
 
 def auc_estimate(
     scores: ArrayLike, correct: ArrayLike, problems: Sequence[Hashable], *, seed: int = 0
-) -> dict[str, Any] | None:
+) -> Measured | None:
     """The `auc` of all items together, with its 95 % interval over problems; None if a class is missing.
 
     The interval is a first-order bootstrap, which needs no sorting. In a resample, each item keeps its placement: the
@@ -86,12 +86,12 @@ def auc_estimate(
         with np.errstate(invalid="ignore"):
             return np.clip(of_right / n_right + of_wrong / n_wrong - area, 0, 1)
 
-    return asdict(bootstrap_estimate(resampled, len(table), len(table), seed=seed))
+    return Measured.of(bootstrap_estimate(resampled, len(table), len(table), seed=seed))
 
 
 def equal_position_auc(
     scores: ArrayLike, correct: ArrayLike, positions: Sequence[int], problems: Sequence[Hashable], *, seed: int = 0
-) -> dict[str, Any] | None:
+) -> Measured | None:
     """The `auc` of steps over pairs with the same index in two responses, which may belong to different problems.
 
     Its 95 % interval over problems is first-order, as in `auc_estimate`. A score that depends only on the index of a
@@ -111,12 +111,12 @@ def equal_position_auc(
         above, below = np.moveaxis(times_drawn(drawn) @ table - (in_order, all_pairs), -1, 0)
         return np.clip(np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0), 0, 1)
 
-    return asdict(bootstrap_estimate(resampled, len(table), len(table), seed=seed))
+    return Measured.of(bootstrap_estimate(resampled, len(table), len(table), seed=seed))
 
 
 def equal_position_within_problem_auc(
     scores: ArrayLike, correct: ArrayLike, positions: Sequence[int], problems: Sequence[Hashable]
-) -> dict[str, Any] | None:
+) -> Measured | None:
     """The same over pairs of two responses to one problem: the mean over the problems that have such a pair.
 
     A score that depends only on the problem and the index of a step has .5. Returns None if no problem has a pair.
@@ -129,7 +129,7 @@ def equal_position_within_problem_auc(
         for values in _ordered_pairs(score, right == 1, place)
     )
     known = pairs > 0
-    return asdict(mean_estimate(ordered[known] / pairs[known])) if known.any() else None
+    return Measured.of(mean_estimate(ordered[known] / pairs[known])) if known.any() else None
 
 
 def _ordered_pairs(

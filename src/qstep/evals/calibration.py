@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from qstep.evals.intervals import bootstrap_estimate, numbered, times_drawn
+from qstep.evals.measures import Bin, Calibration, Measured
 
 
 def calibration(
     q_values: ArrayLike, labels: ArrayLike, problems: Sequence[Hashable], *, bins: int = 10, seed: int = 0
-) -> dict[str, Any]:
+) -> Calibration:
     """The expected calibration error of sigmoid(Q) [N] against labels [N] of 1 and 0, and its reliability curve.
 
     The steps are divided into `bins` of equal size. Equal probabilities share a bin, so there may be fewer bins. `ece`
@@ -48,17 +47,15 @@ def calibration(
         return np.abs(sums[..., 1] - sums[..., 2]).sum(axis=-1) / sums[..., 0].sum(axis=-1)
 
     reliability = [
-        {
-            "low": float(p[inside].min()),
-            "high": float(p[inside].max()),
-            "predicted": float(p[inside].mean()),
-            "right": float(right[inside].mean()),
-            "steps": int(inside.sum()),
-        }
+        Bin(
+            low=float(p[inside].min()),
+            high=float(p[inside].max()),
+            predicted=float(p[inside].mean()),
+            right=float(right[inside].mean()),
+            steps=int(inside.sum()),
+        )
         for inside in (bin_of == number for number in range(n_bins))
         if inside.any()
     ]
-    return {
-        "ece": asdict(bootstrap_estimate(error, len(table), len(table), seed=seed)),
-        "reliability": reliability,
-    }
+    ece = bootstrap_estimate(error, len(table), len(table), seed=seed)
+    return Calibration(ece=Measured.of(ece), reliability=reliability)

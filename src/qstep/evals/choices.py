@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qstep.data import canonical_json, group_key, judged_right, read_responses
-from qstep.evals.result_files import structure
+from qstep.evals.measures import Measured
 from qstep.evals.results import BestOfN
 from qstep.evals.scores import Responses, q_values_of, response_auc, score_facts, score_lengths
 from qstep.evals.steps import LabelledSteps, step_auroc_within_problem
@@ -51,29 +51,33 @@ def judge_choices(
     ns, large = numbers_to_compare(choices.groups, ns)
     kept = [*compress(choices.groups, large)]
     verdicts = [correct for group in kept for correct in group.correct]
-    report = {
-        "problems": len(kept),
-        "responses": len(verdicts),
-        "ungradable_share": verdicts.count(None) / len(verdicts),
-        "left_out": {"problems": len(large) - len(kept), "with_fewer_responses_than": max(ns)},
-        "ns": ns,
-        **best_of_n_report(kept, ns, draws=draws, seed=seed),
-        "auc": {
+    chosen = best_of_n_report(kept, ns, draws=draws, seed=seed)
+    aggregations, of_aggregations = (
+        aggregation_report(kept, q_values_of(choices.responses, large), ns, hows, draws=draws, seed=seed)
+        if hows
+        else (None, {})
+    )
+    return BestOfN(
+        problems=len(kept),
+        responses=len(verdicts),
+        ungradable_share=verdicts.count(None) / len(verdicts),
+        left_out={"problems": len(large) - len(kept), "with_fewer_responses_than": max(ns)},
+        ns=ns,
+        curves=chosen.curves,
+        outcomes=chosen.outcomes | of_aggregations,
+        differences=chosen.differences,
+        over_optimisation=chosen.over_optimisation,
+        auc={
             name: measured | _step_auroc(choices.steps[name])
             for name, measured in response_auc(choices.responses, seed).items()
         },
-        "length": score_lengths(choices.responses, seed),
-        "provenance": provenance or {},
-    }
-    if hows:
-        q_values = q_values_of(choices.responses, large)
-        found = aggregation_report(kept, q_values, ns, hows, draws=draws, seed=seed)
-        report["aggregations"] = found["aggregations"]
-        report["outcomes"] |= found["outcomes"]
-    return structure(BestOfN, report, "best-of-n")
+        length=score_lengths(choices.responses, seed),
+        provenance=provenance or {},
+        aggregations=aggregations,
+    )
 
 
-def _step_auroc(steps: LabelledSteps) -> dict[str, Any]:
+def _step_auroc(steps: LabelledSteps) -> dict[str, Measured | None]:
     """How well a scorer separates right steps from first wrong ones within a problem, if labels are exact."""
     return {name: value for name, value in step_auroc_within_problem(steps).items() if value is not None}
 

@@ -7,14 +7,14 @@ sigmoid(Q) = .5 corresponds to Q = 0, which is the Q that PQM gives to the quest
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qstep.data import NO_ERROR
 from qstep.evals.intervals import bootstrap_estimate, numbered, percentile_estimate, ratio_estimate, replicates
+from qstep.evals.measures import FirstErrors, Measured
 
 
 def predicted_first_error(q_values: Sequence[float], threshold: float) -> int:
@@ -67,7 +67,7 @@ class Judgements:
         return (self.low < at) & (at <= self.high)
 
 
-def first_error_report(judged: Judgements, threshold: float, *, seed: int = 0) -> dict[str, Any]:
+def first_error_report(judged: Judgements, threshold: float, *, seed: int = 0) -> FirstErrors:
     """ProcessBench's three numbers at a threshold (a Q), each with its 95 % interval over problems.
 
     `acc_error` is the share of responses with an error in which exactly the first wrong step is found. `acc_correct` is
@@ -79,15 +79,16 @@ def first_error_report(judged: Judgements, threshold: float, *, seed: int = 0) -
     counts = int(judged.erroneous.sum()), int((~judged.erroneous).sum())
 
     f1 = bootstrap_estimate(lambda drawn: _f1(table[drawn]), len(table), sum(counts), seed=seed)
-    report = {
-        "f1": asdict(f1) if all(counts) else None,
-        "acc_error": _share(table[:, 0]),
-        "acc_correct": _share(table[:, 1]),
-    }
-    return report | {"n_error": counts[0], "n_correct": counts[1]}
+    return FirstErrors(
+        f1=Measured.of(f1) if all(counts) else None,
+        acc_error=_share(table[:, 0]),
+        acc_correct=_share(table[:, 1]),
+        n_error=counts[0],
+        n_correct=counts[1],
+    )
 
 
-def mean_f1(subsets: Mapping[str, Judgements], threshold: float, *, seed: int = 0) -> dict[str, Any] | None:
+def mean_f1(subsets: Mapping[str, Judgements], threshold: float, *, seed: int = 0) -> Measured | None:
     """The mean `f1` of the subsets with equal weights, and its 95 % interval over the problems of each.
 
     Returns None if a subset has no `f1`.
@@ -99,7 +100,7 @@ def mean_f1(subsets: Mapping[str, Judgements], threshold: float, *, seed: int = 
     seeds = np.random.SeedSequence(seed).generate_state(len(tables))
     of_resamples = [_resampled_f1(table, int(seed)) for table, seed in zip(tables, seeds, strict=True)]
     n = sum(len(judged.problem) for judged in subsets.values())
-    return asdict(percentile_estimate(float(np.mean(means)), np.mean(of_resamples, axis=0), n))
+    return Measured.of(percentile_estimate(float(np.mean(means)), np.mean(of_resamples, axis=0), n))
 
 
 def threshold_sweep(judged: Judgements, thresholds: ArrayLike) -> dict[str, NDArray[np.float64]]:
@@ -152,10 +153,10 @@ def _table(judged: Judgements, threshold: float) -> NDArray[np.float64]:
     )
 
 
-def _share(of_problems: NDArray[np.float64]) -> dict[str, Any] | None:
+def _share(of_problems: NDArray[np.float64]) -> Measured | None:
     """The share of right responses, from the right and all responses of each problem [P, 2]; None without any."""
     right, count = of_problems[of_problems[:, 1] > 0].T
-    return asdict(ratio_estimate(right, count)) | {"n": int(count.sum())} if len(count) else None
+    return replace(Measured.of(ratio_estimate(right, count)), n=int(count.sum())) if len(count) else None
 
 
 def _accuracies(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from qstep.evals.first_error import predicted_first_error
 from qstep.evals.intervals import standard_error
-from qstep.evals.results import PolicyAccuracy, StepReport
+from qstep.evals.measures import PolicyAccuracy
+from qstep.evals.results import StepReport
 from qstep.types import Row
 
 _VERSION = 1

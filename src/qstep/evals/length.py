@@ -9,14 +9,13 @@ also measured among right responses and among wrong ones.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from qstep.evals.intervals import bootstrap_estimate, mean_estimate, members, numbered, times_drawn
+from qstep.evals.measures import Lengths, Measured
 
 
 def length_report(
@@ -26,7 +25,7 @@ def length_report(
     problems: Sequence[Hashable],
     *,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Lengths:
     """Rank correlations of scores [N] with lengths [N], and whether the best-scored responses have fewer steps.
 
     Each entry of `lengths` gets Spearman's rho over `all` responses, over `right` ones and over `wrong` ones (None in
@@ -44,22 +43,20 @@ def length_report(
         "right": np.array([verdict is True for verdict in right]),
         "wrong": np.array([verdict is False for verdict in right]),
     }
-    report: dict[str, Any] = {"correlation": {}}
+    correlation: dict[str, dict[str, Measured | None]] = {}
     for name, values in lengths.items():
         length = np.asarray(values, dtype=np.float64)
-        report["correlation"][name] = {
+        correlation[name] = {
             kind: rank_correlation(score[mask], length[mask], problem[mask], seed=seed) for kind, mask in kinds.items()
         } | {"within_problem": within_problem_correlation(score, length, problem, seed=seed)}
-    if "steps" in lengths:
-        steps = np.asarray(lengths["steps"])
-        report["fewer_steps"] = {
-            kind: pick_has_fewer(score[mask], steps[mask], problem[mask]) for kind, mask in kinds.items()
-        }
-        report["single_step"] = float((steps == 1).mean())
-    return report
+    if "steps" not in lengths:
+        return Lengths(correlation=correlation)
+    steps = np.asarray(lengths["steps"])
+    fewer = {kind: pick_has_fewer(score[mask], steps[mask], problem[mask]) for kind, mask in kinds.items()}
+    return Lengths(correlation=correlation, fewer_steps=fewer, single_step=float((steps == 1).mean()))
 
 
-def rank_correlation(a: ArrayLike, b: ArrayLike, problems: ArrayLike, *, seed: int = 0) -> dict[str, Any] | None:
+def rank_correlation(a: ArrayLike, b: ArrayLike, problems: ArrayLike, *, seed: int = 0) -> Measured | None:
     """Spearman's rho of two lists [N] with its 95 % interval over problems [N]; None if a list is constant.
 
     A resample uses the ranks among all items.
@@ -77,12 +74,10 @@ def rank_correlation(a: ArrayLike, b: ArrayLike, problems: ArrayLike, *, seed: i
         spread = np.sqrt(np.clip(xx * n - x * x, 0, None) * np.clip(yy * n - y * y, 0, None))
         return np.divide(xy * n - x * y, spread, out=np.full_like(spread, np.nan), where=spread > 1e-9 * n * n)
 
-    return asdict(bootstrap_estimate(rho, len(table), len(table), lowest=-1.0, seed=seed))
+    return Measured.of(bootstrap_estimate(rho, len(table), len(table), lowest=-1.0, seed=seed))
 
 
-def within_problem_correlation(
-    a: ArrayLike, b: ArrayLike, problems: ArrayLike, *, seed: int = 0
-) -> dict[str, Any] | None:
+def within_problem_correlation(a: ArrayLike, b: ArrayLike, problems: ArrayLike, *, seed: int = 0) -> Measured | None:
     """The mean of Spearman's rho over the problems in which both lists vary; None if there is none."""
     x, y = np.asarray(a), np.asarray(b)
     rhos = []
@@ -93,12 +88,12 @@ def within_problem_correlation(
     if not rhos:
         return None
     found = np.array(rhos)
-    return asdict(
+    return Measured.of(
         bootstrap_estimate(lambda drawn: found[drawn].mean(-1), len(found), len(found), lowest=-1.0, seed=seed)
     )
 
 
-def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike) -> dict[str, Any] | None:
+def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike) -> Measured | None:
     """How often the best-scored response of a problem has fewer steps than another response to it, with ties as half.
 
     This is the mean over problems with at least two responses. It is .5 if the choice is independent of the number of
@@ -115,4 +110,4 @@ def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike) -> 
             same = (of_count[:, None] == of_count).sum(axis=1) - 1
             picked = of_score == of_score.max()
             shares.append(float(((more + same / 2) / others)[picked].mean()))
-    return asdict(mean_estimate(shares)) if shares else None
+    return Measured.of(mean_estimate(shares)) if shares else None

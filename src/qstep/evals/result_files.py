@@ -1,7 +1,4 @@
-"""Reads, checks and writes all files of results.
-
-A file names its `kind`. Older files without one are recognised by their content.
-"""
+"""Reads, checks and writes all files of results. A file names its `kind`."""
 
 from __future__ import annotations
 
@@ -45,10 +42,8 @@ def read_result(path: Path, *wanted: type[Result]) -> Any:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is not a result: it contains a {type(value).__name__}, not an object")
     found = _type_of(value)
-    if found not in wanted:
+    if found is None or found not in wanted:
         *some, last = (f"`{_COMMANDS[kind]}`" for kind in wanted)
         raise ValueError(f"{path} is not a result of {', '.join(some)}{' or ' if some else ''}{last}")
     return structure(found, value, str(path))
@@ -74,24 +69,9 @@ def holds(*wanted: type[Result]) -> Callable[[Path], bool]:
     return is_one
 
 
-def _type_of(value: Mapping[str, Any]) -> Any:
-    """The type of a result, by its kind, or by its content in older files without a kind."""
-    for result in get_args(Result):
-        if value.get("kind") == result.kind:
-            return result
-    if "curves" in value:
-        return BestOfN
-    if "searches" in value and "differences" in value:
-        return SearchComparison
-    if isinstance(value.get("problems"), dict):
-        return PolicyEvaluation
-    if "steps" in value and "threshold" in value:
-        return StepJudgement
-    if "verdict" in value and "worlds" in value:
-        return StudyAnswer
-    if "recipe" in value:
-        return RecipeResult
-    return Page if "provenance" in value else None
+def _type_of(value: Any) -> type[Result] | None:
+    kinds: dict[Any, type[Result]] = {result.kind: result for result in get_args(Result)}
+    return kinds.get(value.get("kind")) if isinstance(value, dict) else None
 
 
 def as_json(value: Any) -> Any:

@@ -6,11 +6,23 @@ in the file has no default. The fields have the order of the file.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from qstep.types import Estimate
+from qstep.evals.measures import (
+    Accuracy,
+    Aggregated,
+    Calibration,
+    Curve,
+    Difference,
+    LabelAgreement,
+    Lengths,
+    Measured,
+    OverOptimisation,
+    PolicyAccuracy,
+    Shares,
+    Sweep,
+)
 
 ANSWERS = ("chosen", "majority", "weighted", "pass")
 """The ways in which a search's candidates give an answer: its own choice, two votes, or a perfect verifier."""
@@ -20,83 +32,6 @@ MODES = ("greedy", "sampled")
 
 _REST = {"inline": ()}
 """Marks a mapping whose entries are stored next to the other fields: all entries that the other fields do not know."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A mean over `n` problems with its 95 % interval. Unknown values are None."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-    n: int = 0
-
-    def __post_init__(self) -> None:
-        low, mean, high = (math.nan if x is None else x for x in (self.low, self.mean, self.high))
-        if low > mean or mean > high:
-            raise ValueError(f"the interval [{low}, {high}] does not enclose the mean {mean}")
-
-    @property
-    def estimate(self) -> Estimate:
-        """The same with NaN for unknown values."""
-        mean, low, high = (math.nan if x is None else float(x) for x in (self.mean, self.low, self.high))
-        return Estimate(mean, low, high, self.n)
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy(Measured):
-    """The share of right ones among gradable answers, or a difference of two, with bounds for the ungradable ones."""
-
-    ungradable_share: float | None = None
-    as_wrong: float | None = None
-    as_right: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyAccuracy(Accuracy):
-    """An accuracy with the numbers of responses by verdict."""
-
-    samples: int | None = None
-    right: int | None = None
-    wrong: int | None = None
-    ungradable: int | None = None
-
-
-Curve = dict[str, Accuracy]
-"""Accuracies by n, the number of responses to choose among."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shares:
-    """The right share and the gradable share of each problem."""
-
-    right: list[float]
-    gradable: list[float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OverOptimisation:
-    """The n at which a choice is right most often, and its drop from there to the largest n."""
-
-    peak_n: int | None
-    drop: Accuracy | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lengths:
-    """The relation of scores to lengths: see `qstep.evals.length_report`."""
-
-    correlation: dict[str, dict[str, Measured | None]]
-    fewer_steps: dict[str, Measured | None] | None = None
-    single_step: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Aggregated:
-    """Best-of-n by each aggregation of a response's Qs, and their paired differences at the largest n."""
-
-    curves: dict[str, Curve]
-    differences: dict[str, Accuracy]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +46,7 @@ class BestOfN:
     ns: list[int]
     curves: dict[str, Curve]
     outcomes: dict[str, dict[str, Shares]] | None = None
-    differences: dict[str, Accuracy]
+    differences: dict[str, Difference]
     over_optimisation: dict[str, OverOptimisation] | None = None
     auc: dict[str, dict[str, Measured | None]]
     length: dict[str, Lengths] | None = None
@@ -146,7 +81,7 @@ class SearchComparison:
     kind: ClassVar[str] = "compare-search"
     problems: int
     searches: dict[str, Search]
-    differences: dict[str, Accuracy]
+    differences: dict[str, Difference]
     provenance: dict[str, Any]
 
 
@@ -160,35 +95,6 @@ class PolicyEvaluation:
     problems: dict[str, dict[str, list[int]]]
     harness: dict[str, Any] = field(default_factory=dict, metadata=_REST)
     provenance: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bin:
-    """Steps of similar probability: the lowest and highest one, their mean, and the share of right steps."""
-
-    low: float
-    high: float
-    predicted: float
-    right: float
-    steps: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """The expected calibration error and its reliability curve."""
-
-    ece: Measured
-    reliability: list[Bin]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
-    """Accuracies by threshold of sigmoid(Q)."""
-
-    threshold: list[float]
-    f1: list[float | None]
-    acc_error: list[float | None]
-    acc_correct: list[float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,37 +162,12 @@ class StepJudgement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
-    """The agreement of one reading of Monte-Carlo labels with exact ones."""
-
-    agreement: Measured
-    kappa: float | None
-    confusion: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelAgreement:
-    """The result of `qstep report --labels`: see `qstep.evals.label_agreement`. Early files have one reading."""
-
-    n_problems: int | None = None
-    n_rows: int | None = None
-    n_steps: int | None = None
-    n_unlabelled_steps: int | None = None
-    n_untried_steps: int | None = None
-    hard: Agreement | None = None
-    half: Agreement | None = None
-    agreement: Measured | None = None
-    kappa: float | None = None
-    confusion: dict[str, int] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """The numbers of a report's page, from several results, as `qstep report --summary` writes them."""
 
     kind: ClassVar[str] = "report"
     policies: dict[str, dict[str, PolicyAccuracy]] | None = None
-    comparisons: dict[str, Accuracy] | None = None
+    comparisons: dict[str, Difference] | None = None
     verifiers: dict[str, Curve] | None = None
     verifier_auc: dict[str, dict[str, Measured | None]] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -339,7 +220,7 @@ class Claim:
     high: float | None
     seeds: int
     above_zero_on_every_seed: bool
-    by_seed: dict[str, Accuracy]
+    by_seed: dict[str, Difference]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from qstep.data import judged_right
 from qstep.evals.auc import auc_estimate, within_problem_auc
 from qstep.evals.length import length_report
+from qstep.evals.measures import Lengths, Measured
 from qstep.types import Row
 
 Responses = list[list[Row]]
@@ -27,9 +27,9 @@ def score_facts(row: Row) -> Row:
     }
 
 
-def response_auc(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
+def response_auc(responses: dict[str, Responses], seed: int) -> dict[str, dict[str, Measured | None]]:
     """How well each scorer separates right responses from wrong ones, within a problem and overall."""
-    report: dict[str, Any] = {}
+    report: dict[str, dict[str, Measured | None]] = {}
     for name, problems in responses.items():
         rows = [(n, row) for n, rows in enumerate(problems) for row in rows if row["verdict"] != "ungradable"]
         scores = [-math.inf if row["score"] is None else row["score"] for _, row in rows]
@@ -41,9 +41,9 @@ def response_auc(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
     return report
 
 
-def score_lengths(responses: dict[str, Responses], seed: int) -> dict[str, Any]:
+def score_lengths(responses: dict[str, Responses], seed: int) -> dict[str, Lengths]:
     """The relation of each scorer's score to length. Responses without steps have no score, and are left out."""
-    report: dict[str, Any] = {}
+    report: dict[str, Lengths] = {}
     for name, problems in responses.items():
         rows = [(problem, row) for problem, rows in enumerate(problems) for row in rows if row["score"] is not None]
         lengths = {length: [row[length] for _, row in rows] for length in ("steps", "characters")}

@@ -13,9 +13,8 @@ import numpy as np
 from scipy.special import expit
 
 from qstep.data import group_key, judged_right, read_groups, read_responses
-from qstep.evals.accuracy import Outcomes, accuracy, accuracy_difference
-from qstep.evals.result_files import structure
-from qstep.evals.results import ANSWERS, SearchComparison
+from qstep.evals.accuracy import Outcomes, accuracy, named_difference
+from qstep.evals.results import ANSWERS, Search, SearchComparison, Tokens
 from qstep.runs.stage_file import finished
 from qstep.search import vote
 from qstep.tasks import Tasks, answer_classes_of
@@ -56,50 +55,23 @@ class Searched:
                 raise ValueError(f"unknown way to answer {how!r}: use {', '.join(ANSWERS)}")
 
 
-def search_report(
-    searches: Mapping[str, Sequence[Searched]], budgets: Mapping[str, Hashable], *, seed: int = 0
-) -> dict[str, Any]:
-    """Accuracies of searches by name. All must have the same problems in the same order.
-
-    `report["searches"][name]` has an `accuracy` for each of `ANSWERS`, the mean and the largest `tokens_generated` and
-    `tokens_scored` of a problem, and the share of its choices that are `cut_off`. `report["differences"]["a - b"]` is
-    paired, of what the searches chose, for those of one budget, the earlier named first. If no candidate has
-    an answer, a vote counts the search's own choice. Raises ValueError on no problem, and on different numbers of them.
-    """
-    outcomes = {name: {how: _outcomes(found, how) for how in ANSWERS} for name, found in searches.items()}
-    return {
-        "searches": {
-            name: {
-                **{how: accuracy(search) for how, search in outcomes[name].items()},
-                "tokens_generated": _tokens([search.tokens_generated for search in found]),
-                "tokens_scored": _tokens([search.tokens_scored for search in found]),
-                "cut_off": float(np.mean([search.cut_off for search in found])),
-            }
-            for name, found in searches.items()
-        },
-        "differences": {
-            f"{a} - {b}": accuracy_difference(outcomes[a]["chosen"], outcomes[b]["chosen"], seed=seed)
-            for a, b in combinations(searches, 2)
-            if budgets[a] == budgets[b]
-        },
-    }
-
-
 def _outcomes(found: Sequence[Searched], how: str) -> Outcomes:
     right = [search.answered(how) for search in found]
     return Outcomes(np.array([r == 1 for r in right], float), np.array([r is not None for r in right], float))
 
 
-def _tokens(of_problems: Sequence[int]) -> dict[str, float]:
-    return {"mean": float(np.mean(of_problems)), "max": max(of_problems)}
+def _tokens(of_problems: Sequence[int]) -> Tokens:
+    return Tokens(mean=float(np.mean(of_problems)), max=max(of_problems))
 
 
 def compare_searches(
     files: Mapping[str, Path], task: str = "math", *, seed: int = 0, provenance: dict[str, Any] | None = None
 ) -> SearchComparison:
-    """The `search_report` of graded searches in files, by name. Searches with the same budget are compared.
+    """Accuracies of graded searches in files, by name, and the tokens they used.
 
-    Raises ValueError if a file is not a graded search, or if its problems differ from those of the first file.
+    Differences are paired, of what two searches with the same budget chose, the earlier named first. If no candidate
+    has an answer, a vote counts the search's own choice. Raises ValueError if a file is not a graded search, or if its
+    problems differ from those of the first file.
     """
     read = {name: _read(path, task) for name, path in files.items()}
     first = next(iter(read))
@@ -110,18 +82,31 @@ def compare_searches(
                 f"{files[name]} and {files[first]} have different problems (only one has {min(differ)[0]!r}): search "
                 "the same problems with both"
             )
-    measured = search_report(
-        {name: [found[problem] for problem in problems] for name, (_, found) in read.items()},
-        {name: _budget(how) for name, (how, _) in read.items()},
-        seed=seed,
+    searches = {name: _search(how, [found[problem] for problem in problems]) for name, (how, found) in read.items()}
+    chosen = {name: _outcomes([found[problem] for problem in problems], "chosen") for name, (_, found) in read.items()}
+    differences = [
+        named_difference(chosen, a, b, seed=seed)
+        for a, b in combinations(searches, 2)
+        if _budget(read[a][0]) == _budget(read[b][0])
+    ]
+    return SearchComparison(
+        problems=len(problems),
+        searches=searches,
+        differences={difference.name: difference for difference in differences},
+        provenance=provenance or {},
     )
-    report = {
-        "problems": len(problems),
-        "searches": {name: read[name][0] | measured_search for name, measured_search in measured["searches"].items()},
-        "differences": measured["differences"],
-        "provenance": provenance or {},
-    }
-    return structure(SearchComparison, report, "compare-search")
+
+
+def _search(how: Row, found: Sequence[Searched]) -> Search:
+    """The accuracies and tokens of one search, from its settings and its problems."""
+    return Search(
+        method=how["method"],
+        settings={name: value for name, value in how.items() if name != "method"},
+        answers={way: accuracy(_outcomes(found, way)) for way in ANSWERS},
+        tokens_generated=_tokens([search.tokens_generated for search in found]),
+        tokens_scored=_tokens([search.tokens_scored for search in found]),
+        cut_off=float(np.mean([search.cut_off for search in found])),
+    )
 
 
 def _budget(how: Row) -> tuple[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, get_args
 
-import numpy as np
 from scipy.special import logit
 
 from qstep.data import NO_ERROR, group_key, labels_until
@@ -13,7 +12,7 @@ from qstep.evals.auc import auc_estimate
 from qstep.evals.calibration import calibration
 from qstep.evals.first_error import Judgements, first_error_report, threshold_sweep
 from qstep.evals.length import length_report
-from qstep.evals.result_files import structure
+from qstep.evals.measures import Sweep
 from qstep.evals.results import StepReport
 from qstep.evals.steps import LabelledSteps, step_auroc
 from qstep.scoring.aggregation import aggregate
@@ -37,20 +36,26 @@ def step_report(rows: list[Row], summary: dict[str, Any], threshold: float, *, s
         of_steps.add(group_key(row), row["q_values"], labels_until(row["first_error"], len(row["q_values"])))
     problems = [group_key(row) for row in rows]
     correct = [row["first_error"] == NO_ERROR for row in rows]
-    sweep = threshold_sweep(judged, logit(_SWEPT))
-    report = {
-        "responses": len(rows),
-        "problems": len(set(problems)),
-        "steps": sum(len(row["q_values"]) for row in rows),
-        **summary,
-        **first_error_report(judged, threshold, seed=seed),
-        "auroc": step_auroc(of_steps, seed=seed),
-        "calibration": calibration(of_steps.q_values, of_steps.right, of_steps.problems, seed=seed),
-        "aggregations": {
+    found = first_error_report(judged, threshold, seed=seed)
+    return StepReport(
+        responses=len(rows),
+        problems=len(set(problems)),
+        steps=sum(len(row["q_values"]) for row in rows),
+        scored={name: value for name, value in summary.items() if name not in ("separators", "left_out")},
+        separators=summary["separators"],
+        left_out=summary["left_out"],
+        f1=found.f1,
+        acc_error=found.acc_error,
+        acc_correct=found.acc_correct,
+        n_error=found.n_error,
+        n_correct=found.n_correct,
+        auroc=step_auroc(of_steps, seed=seed),
+        calibration=calibration(of_steps.q_values, of_steps.right, of_steps.problems, seed=seed),
+        aggregations={
             how: auc_estimate([aggregate(row["q_values"], how) for row in rows], correct, problems, seed=seed)
             for how in get_args(Aggregation)
         },
-        "length": length_report(
+        length=length_report(
             [row["score"] for row in rows],
             {
                 "steps": [len(row["completions"]) for row in rows],
@@ -60,12 +65,11 @@ def step_report(rows: list[Row], summary: dict[str, Any], threshold: float, *, s
             problems,
             seed=seed,
         ),
-        "by_threshold": {
-            "threshold": _SWEPT,
-            **{
-                name: [None if math.isnan(x) else float(x) for x in np.asarray(values)]
-                for name, values in sweep.items()
-            },
-        },
-    }
-    return structure(StepReport, report, "a subset of a step benchmark")
+        by_threshold=_sweep(judged),
+    )
+
+
+def _sweep(judged: Judgements) -> Sweep:
+    found = threshold_sweep(judged, logit(_SWEPT))
+    measured = {name: [None if math.isnan(x) else float(x) for x in values] for name, values in found.items()}
+    return Sweep(threshold=_SWEPT, **measured)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from qstep.data import NO_ERROR, first_wrong
 from qstep.evals.auc import auc_estimate, equal_position_auc, equal_position_within_problem_auc, within_problem_auc
+from qstep.evals.measures import Measured
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class LabelledSteps:
         return 2 * several >= len(self.responses) > 0
 
 
-def step_auroc(steps: LabelledSteps, *, seed: int = 0) -> dict[str, Any]:
+def step_auroc(steps: LabelledSteps, *, seed: int = 0) -> dict[str, Measured | None]:
     """The chance that a right step scores above a first wrong one, for the scorer and for position alone.
 
     `step` is over all pairs. `position` is the same for a baseline that reads no text and falls by 1 with each step.
@@ -58,7 +58,7 @@ def step_auroc(steps: LabelledSteps, *, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def step_auroc_within_problem(steps: LabelledSteps) -> dict[str, Any]:
+def step_auroc_within_problem(steps: LabelledSteps) -> dict[str, Measured | None]:
     """`step`, `position` and `step_at_equal_position`, each `_within_problem`: the mean over problems.
 
     All are None if most problems have one response. The wrong step is then the last one compared, so position alone is

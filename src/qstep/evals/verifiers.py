@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, product
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from qstep.evals.accuracy import Outcomes, accuracy, accuracy_difference
+from qstep.evals.accuracy import Outcomes, accuracy, accuracy_difference, named_difference
+from qstep.evals.measures import Aggregated, Curve, Difference, OverOptimisation, Shares
+from qstep.evals.ways import UNSCORED, aggregated, weighted
 from qstep.scoring.aggregation import aggregate
 from qstep.search import answer_classes, best_of_n_accuracy, pass_at_k, vote_accuracy
 from qstep.types import Aggregation
-
-METHODS = ("mean", "majority", "pass")
-"""The ways to answer that need no verifier: one response, a vote, and a perfect verifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ def best_of_n_curves(
     if not groups or not ns:
         raise ValueError("best-of-n needs at least one problem and one n")
     verifiers = list(groups[0].scores)
-    methods = [*METHODS, *verifiers, *(f"{name}_weighted" for name in verifiers)]
+    methods = [*UNSCORED, *verifiers, *map(weighted, verifiers)]
     if len(set(methods)) < len(methods):
         taken = next(name for name in methods if methods.count(name) > 1)
         raise ValueError(f"two ways to choose are called {taken!r}: give the verifier another name")
@@ -93,7 +92,7 @@ def best_of_n_curves(
             raise ValueError(f"problem {group.problem_id!r} has scores by {list(group.scores)}, not by {verifiers}")
         right = np.array([correct == 1 for correct in group.correct], dtype=np.float64)
         gradable = np.array([correct is not None for correct in group.correct], dtype=np.float64)
-        votes = {"majority": None} | {f"{name}_weighted": expit(group.scores[name]) for name in verifiers}
+        votes = {"majority": None} | {weighted(name): expit(group.scores[name]) for name in verifiers}
         classes = answer_classes(group.answers)
         n_right, n_unknown = int(right.sum()), int(len(right) - gradable.sum())
         for n in ns:
@@ -109,63 +108,79 @@ def best_of_n_curves(
     return {method: {n: Outcomes(*of_n) for n, of_n in curve.items()} for method, curve in chances.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The result of `best_of_n_report`, with the names of `BestOfN`."""
+
+    curves: dict[str, Curve]
+    outcomes: dict[str, dict[str, Shares]]
+    differences: dict[str, Difference]
+    over_optimisation: dict[str, OverOptimisation]
+
+
 def best_of_n_report(
     groups: Sequence[ScoredGroup],
     ns: Sequence[int],
     *,
     draws: int = 2048,
     seed: int = 0,
-) -> dict[str, Any]:
-    """`best_of_n_curves` as accuracies: `report["curves"]["pqm"]["8"]` is an `accuracy`.
+) -> Chosen:
+    """`best_of_n_curves` as accuracies: `curves["pqm"]["8"]` is an `accuracy`.
 
-    `report["outcomes"]["pqm"]["8"]` has the `right` and `gradable` shares of each problem, for comparisons elsewhere.
+    `outcomes["pqm"]["8"]` has the `right` and `gradable` shares of each problem, for comparisons elsewhere.
 
-    `report["differences"]["pqm_minus_majority"]` is paired, at the largest n. Each verifier V and its `V_weighted` are
-    compared with `majority` and `mean`, V with each later verifier (name the proposed one first), and `V_weighted` with
-    V.
+    `differences["pqm_minus_majority"]` is paired, at the largest n. Each verifier V and its `V_weighted` are compared
+    with `majority` and `mean`, V with each later verifier (name the proposed one first), and `V_weighted` with V.
 
-    `report["over_optimisation"]["pqm"]` is about each V and `V_weighted`. `peak_n` is the n of its highest accuracy.
-    `drop` is the paired difference from there to the largest n, or None if the curve is highest there. A choice that
-    gets worse with larger n has met responses that the scorer overrates. The peak is the maximum on these problems, so
-    a small drop may be chance even if its interval excludes 0. Raises as `best_of_n_curves` does.
+    `over_optimisation["pqm"]` is about each V and `V_weighted`. `peak_n` is the n of its highest accuracy. `drop` is
+    the paired difference from there to the largest n, or None if the curve is highest there. A choice that gets worse
+    with larger n has met responses that the scorer overrates. The peak is the maximum on these problems, so a small
+    drop may be chance even if its interval excludes 0. Raises as `best_of_n_curves` does.
     """
     curves = best_of_n_curves(groups, ns, draws=draws, seed=seed)
     verifiers = list(groups[0].scores)
-    judged = [*verifiers, *(f"{name}_weighted" for name in verifiers)]
+    judged = [*verifiers, *map(weighted, verifiers)]
     pairs = [*product(judged, ("majority", "mean")), *combinations(verifiers, 2)]
-    pairs += [(f"{name}_weighted", name) for name in verifiers]
-    return {
-        "curves": {
-            method: {str(n): accuracy(outcomes) for n, outcomes in curve.items()} for method, curve in curves.items()
-        },
-        "outcomes": {method: _shares(curve) for method, curve in curves.items()},
-        "differences": {
-            f"{a}_minus_{b}": accuracy_difference(curves[a][max(ns)], curves[b][max(ns)], seed=seed) for a, b in pairs
-        },
-        "over_optimisation": {name: over_optimisation(curves[name], seed=seed) for name in judged},
-    }
+    pairs += [(weighted(name), name) for name in verifiers]
+    return Chosen(
+        curves={method: _accuracies(curve) for method, curve in curves.items()},
+        outcomes={method: _shares(curve) for method, curve in curves.items()},
+        differences=_differences(curves, pairs, max(ns), seed),
+        over_optimisation={name: over_optimisation(curves[name], seed=seed) for name in judged},
+    )
 
 
-def _shares(curve: Mapping[int, Outcomes]) -> dict[str, dict[str, list[float]]]:
+def _accuracies(curve: Mapping[int, Outcomes]) -> Curve:
+    return {str(n): accuracy(outcomes) for n, outcomes in curve.items()}
+
+
+def _differences(
+    curves: Mapping[str, Mapping[int, Outcomes]], pairs: Iterable[tuple[str, str]], n: int, seed: int
+) -> dict[str, Difference]:
+    at_n = {name: curve[n] for name, curve in curves.items()}
+    return {f"{a}_minus_{b}": named_difference(at_n, a, b, among=n, seed=seed) for a, b in pairs}
+
+
+def _shares(curve: Mapping[int, Outcomes]) -> dict[str, Shares]:
     """The right and gradable shares of each problem, by n."""
     return {
-        str(n): {"right": outcome.right.tolist(), "gradable": outcome.gradable.tolist()} for n, outcome in curve.items()
+        str(n): Shares(right=outcome.right.tolist(), gradable=outcome.gradable.tolist()) for n, outcome in curve.items()
     }
 
 
-def over_optimisation(curve: Mapping[int, Outcomes], *, seed: int = 0) -> dict[str, Any]:
+def over_optimisation(curve: Mapping[int, Outcomes], *, seed: int = 0) -> OverOptimisation:
     """`peak_n`, the smallest n of the highest accuracy of a curve, and the `drop` from there to its largest n.
 
     The drop is an `accuracy_difference` with a paired interval, or None if the curve is highest at its end. Both are
     None if nothing is gradable at some n.
     """
-    means = {n: accuracy(curve[n])["mean"] for n in sorted(curve)}
-    if None in means.values():
-        return {"peak_n": None, "drop": None}
+    means = {n: mean for n in sorted(curve) if (mean := accuracy(curve[n]).mean) is not None}
+    if len(means) < len(curve):
+        return OverOptimisation(peak_n=None, drop=None)
     peak = max(means, key=lambda n: means[n])
     last = max(curve)
     drop = accuracy_difference(curve[peak], curve[last], seed=seed) if means[peak] > means[last] else None
-    return {"peak_n": peak, "drop": drop}
+    return OverOptimisation(peak_n=peak, drop=drop)
 
 
 def aggregation_report(
@@ -176,40 +191,38 @@ def aggregation_report(
     *,
     draws: int = 2048,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Aggregated], dict[str, dict[str, Shares]]]:
     """Best-of-n and the weighted vote of each verifier, for several aggregations of a response's Qs.
 
-    `q_values` maps each verifier to Qs by group, response and step. In the report,
-    `report["aggregations"]["pqm"]["curves"]["min"]["8"]` is an accuracy of best-of-n, and `min_weighted` is the vote.
-    `differences` are paired, for each pair of aggregations at the largest n. `report["outcomes"]["pqm/min"]` is as in
+    `q_values` maps each verifier to Qs by group, response and step. In the first result,
+    `["pqm"].curves["min"]["8"]` is an accuracy of best-of-n, and `min_weighted` is the vote. `differences` are paired,
+    for each pair of aggregations at the largest n. The second result, `["pqm/min"]`, has outcomes as in
     `best_of_n_report`. Raises ValueError for an unknown aggregation, and as `best_of_n_curves` does.
     """
     unknown = [how for how in hows if how not in get_args(Aggregation)]
     if unknown:
         raise ValueError(f"unknown aggregation {unknown[0]!r}: choose one of {', '.join(get_args(Aggregation))}")
-    report: dict[str, Any] = {}
-    outcomes: dict[str, Any] = {}
+    report: dict[str, Aggregated] = {}
+    outcomes: dict[str, dict[str, Shares]] = {}
     for name, of_groups in q_values.items():
         scored = [
             ScoredGroup(
                 group.problem_id,
                 group.correct,
                 group.answers,
-                {f"by {how}": [aggregate(of_steps, how) for of_steps in of_responses] for how in hows},
+                {_BY + how: [aggregate(of_steps, how) for of_steps in of_responses] for how in hows},
             )
             for group, of_responses in zip(groups, of_groups, strict=True)
         ]
-        curves = best_of_n_curves(scored, ns, draws=draws, seed=seed)
-        most = max(ns)
-        report[name] = {
-            "curves": {
-                label: {str(n): accuracy(outcomes) for n, outcomes in curves[f"by {label}"].items()}
-                for label in (*hows, *(f"{how}_weighted" for how in hows))
-            },
-            "differences": {
-                f"{a}_minus_{b}": accuracy_difference(curves[f"by {a}"][most], curves[f"by {b}"][most], seed=seed)
-                for a, b in combinations(hows, 2)
-            },
-        }
-        outcomes |= {f"{name}/{how}": _shares(curves[f"by {how}"]) for how in hows}
-    return {"aggregations": report, "outcomes": outcomes}
+        found = best_of_n_curves(scored, ns, draws=draws, seed=seed)
+        curves = {how: found[_BY + how] for how in (*hows, *map(weighted, hows))}
+        report[name] = Aggregated(
+            curves={how: _accuracies(curve) for how, curve in curves.items()},
+            differences=_differences(curves, combinations(hows, 2), max(ns), seed),
+        )
+        outcomes |= {aggregated(name, how): _shares(curves[how]) for how in hows}
+    return report, outcomes
+
+
+_BY = "by "
+"""Keeps the aggregation `mean` apart from the way to choose of that name."""

@@ -33,7 +33,9 @@ from scipy.stats import t as student
 
 from qstep.evals import BestOfN, StudyAnswer, read_result
 from qstep.evals.intervals import Interval, pooled, ratio_difference, unseen_estimate
-from qstep.evals.results import Measured, StudyComparison
+from qstep.evals.measures import Measured
+from qstep.evals.results import StudyComparison
+from qstep.evals.ways import aggregated
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
 from qstep.runs.provenance import provenance
@@ -43,9 +45,6 @@ Verdict = Literal["holds", "does not hold", "cannot tell at this scale"]
 
 _LEAST_WORLDS = 3
 """Fewer worlds are no evidence about others."""
-
-_BESIDE = ("majority", "mean", "pass")
-"""Ways to choose that every page shows: the vote, one response, and whether any response is right."""
 
 _AUCS = {
     "response_within_problem": "right responses",
@@ -140,7 +139,7 @@ def answer(recipe: Recipe, runs: Sequence[Run]) -> StudyAnswer:
     compared = {comparison.name: _compared(recipe, comparison, worlds) for comparison in study.comparisons}
     deciding = [comparison.over_worlds for comparison in compared.values() if comparison.decides]
     named = (method for comparison in study.comparisons for method in (*comparison.a, *comparison.b))
-    chosen = [*dict.fromkeys(named), *_BESIDE]
+    chosen = [*dict.fromkeys(named), "majority", "mean", "pass"]
     return StudyAnswer(
         claim=study.claim,
         paper=study.paper,
@@ -178,15 +177,11 @@ def _compared(recipe: Recipe, comparison: Comparison, worlds: Mapping[int, BestO
         b=list(comparison.b),
         n=comparison.n,
         decides=comparison.decides,
-        over_worlds=_measured(over_worlds([estimate.mean for estimate in known])),
-        over_problems=_measured(pooled(known) if known else Estimate(math.nan, -1.0, 1.0, 0)),
-        by_world={world: _measured(estimate) for world, estimate in by_world.items()},
+        over_worlds=Measured.of(over_worlds([estimate.mean for estimate in known])),
+        over_problems=Measured.of(pooled(known) if known else Estimate(math.nan, -1.0, 1.0, 0)),
+        by_world={world: Measured.of(estimate) for world, estimate in by_world.items()},
         left_out=left_out or None,
     )
-
-
-def _measured(estimate: Estimate) -> Measured:
-    return Measured(None if math.isnan(estimate.mean) else estimate.mean, estimate.low, estimate.high, estimate.n)
 
 
 def _outcomes(
@@ -211,7 +206,7 @@ def _means(report: BestOfN, methods: Sequence[str]) -> dict[str, dict[str, float
     """The accuracy of each way to choose at each n. A scorer with an aggregation is named `scorer/aggregation`."""
     curves = dict(report.curves)
     for scorer, value in (report.aggregations or {}).items():
-        curves |= {f"{scorer}/{how}": curve for how, curve in value.curves.items()}
+        curves |= {aggregated(scorer, how): curve for how, curve in value.curves.items()}
     return {method: {n: value.mean for n, value in curves[method].items()} for method in methods}
 
 

@@ -10,7 +10,8 @@ from rich.rule import Rule
 
 from qstep.data.jsonl import write_whole
 from qstep.evals import Page, RecipeResult, pooled, read_result, write_result
-from qstep.evals.results import Accuracy, Claim, Measured, OfSeeds
+from qstep.evals.measures import Accuracy, Difference, Measured
+from qstep.evals.results import Claim, OfSeeds
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
 from qstep.recipes.study import answer, page
@@ -89,11 +90,11 @@ def _accuracies(page: Page) -> dict[str, Accuracy]:
         found |= {f"{label(name)} ({mode})": of for mode, of in modes.items()}
     for name, curve in (page.verifiers or {}).items():
         most = max(curve, key=int)
-        found[label(f"{name}@{most}")] = curve[most]
+        found[label(name, most)] = curve[most]
     return found
 
 
-def _comparisons(page: Page) -> dict[str, Accuracy]:
+def _comparisons(page: Page) -> dict[str, Difference]:
     return page.comparisons or {}
 
 

@@ -10,7 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qstep.evals.results import Measured, PolicyEvaluation, StepJudgement
+from qstep.evals.measures import Measured
+from qstep.evals.results import PolicyEvaluation, StepJudgement
 from qstep.objectives import METHODS
 from qstep.report.tables import accuracy_text
 from qstep.types import Row

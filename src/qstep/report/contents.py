@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from qstep.evals import METHODS, VerdictCounts, policy_difference, structure
+from qstep.evals import VerdictCounts, policy_difference
+from qstep.evals.measures import Difference
 from qstep.evals.results import (
-    Accuracy,
     BestOfN,
     Page,
     PolicyEvaluation,
@@ -39,24 +39,19 @@ def gathered(results: Mapping[str, Reported]) -> Page:
             page["provenance"][name] = made
     evaluations = {name: result for name, result in results.items() if isinstance(result, PolicyEvaluation)}
     _add(page, {"policies": {name: result.accuracies for name, result in evaluations.items()}})
-    _add(page, {"comparisons": _between_policies(evaluations)})
+    _add(page, _comparisons("", _between_policies(evaluations)))
     for name, result in results.items():
         before = f"{name}: " if any(name in names and len(names) > 1 for names in kinds) else ""
         if isinstance(result, BestOfN):
-            _add(
-                page,
-                _named(
-                    before, verifiers=result.curves, verifier_auc=result.auc, comparisons=dict(_between_choices(result))
-                ),
-            )
+            _add(page, _named(before, verifiers=result.curves, verifier_auc=result.auc))
+            _add(page, _comparisons(before, _between_choices(result)))
             of_scorers = {"aggregations": result.aggregations, "over_optimisation": result.over_optimisation}
             _add(page, _named(before, **of_scorers, length=result.length))
         elif isinstance(result, StepJudgement):
             _add(page, _named(before, steps=result.steps, thresholds=dict.fromkeys(result.steps, result.threshold)))
         elif isinstance(result, SearchComparison):
-            # The title of a difference consists of the names of two searches.
-            named = {" - ".join(before + n for n in title.split(" - ")): d for title, d in result.differences.items()}
-            _add(page, {**_named(before, searches=result.searches), "comparisons": named})
+            _add(page, _named(before, searches=result.searches))
+            _add(page, _comparisons(before, result.differences.values()))
     return Page(**page)
 
 
@@ -74,41 +69,41 @@ def _named(before: str, **parts: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _between_policies(evaluations: Mapping[str, PolicyEvaluation]) -> dict[str, Accuracy]:
+def _comparisons(before: str, differences: Iterable[Difference]) -> dict[str, dict[str, Difference]]:
+    named = (replace(found, a=before + found.a, b=before + found.b) for found in differences)
+    return {"comparisons": {found.name: found for found in named}}
+
+
+def _between_policies(evaluations: Mapping[str, PolicyEvaluation]) -> Iterator[Difference]:
     """The first policy against each other one: sampled if both have that mode, else in the first common mode."""
-    found: dict[str, Accuracy] = {}
     first, *others = evaluations or [""]
     for other in others:
-        ours, theirs = evaluations[first].problems, evaluations[other].problems
-        mode = next((mode for mode in sorted(ours, key=lambda mode: mode != "sampled") if mode in theirs), None)
-        if mode is None:
-            continue
-        counts = [
-            {problem: VerdictCounts(*verdicts) for problem, verdicts in side[mode].items()} for side in (ours, theirs)
-        ]
-        try:
-            difference = policy_difference(*counts)
-        except ValueError as error:
-            raise ValueError(f"{first} and {other}: {error}") from error
-        found[f"{first} - {other} ({mode})"] = structure(Accuracy, difference, "difference")
-    return found
+        counted = {name: evaluations[name].problems for name in (first, other)}
+        modes = sorted(counted[first], key=lambda mode: mode != "sampled")
+        mode = next((mode for mode in modes if mode in counted[other]), None)
+        if mode is not None:
+            counts = {
+                name: {problem: VerdictCounts(*verdicts) for problem, verdicts in modes[mode].items()}
+                for name, modes in counted.items()
+            }
+            yield policy_difference(counts, first, other, mode)
 
 
-def _between_choices(found: BestOfN) -> Iterator[tuple[str, Accuracy]]:
+def _between_choices(found: BestOfN) -> Iterator[Difference]:
     """The first scorer against the majority, one response, and each other scorer, at the largest n.
 
     If another way to choose is the most accurate one, it is compared with the majority too.
     """
-    scorers = [name for name in found.curves if name not in METHODS and f"{name}_weighted" in found.curves]
-    if not scorers:
+    if not found.auc:
         return
-    most = max(found.ns)
-    for other in ("majority", "mean", *scorers[1:]):
-        yield f"{scorers[0]}@{most} - {other}", found.differences[f"{scorers[0]}_minus_{other}"]
-    means = {name: curve[str(most)].mean for name, curve in found.curves.items() if name != "pass"}
+    first, *others = found.auc
+    differences = {(difference.a, difference.b): difference for difference in found.differences.values()}
+    for other in ("majority", "mean", *others):
+        yield differences[first, other]
+    means = {name: curve[str(max(found.ns))].mean for name, curve in found.curves.items() if name != "pass"}
     best = max(means, key=lambda name: means[name] or 0.0)
-    if best not in ("majority", "mean", scorers[0]):
-        yield f"{best}@{most} - majority", found.differences[f"{best}_minus_majority"]
+    if best not in ("majority", "mean", first):
+        yield differences[best, "majority"]
 
 
 def titled(page: Page, title: str | None, **parts: Any) -> Page:

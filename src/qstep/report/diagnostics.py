@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qstep.evals.results import Aggregated, Lengths, Measured, OverOptimisation, StepReport, Threshold
+from qstep.evals.measures import Aggregated, Lengths, Measured, OverOptimisation
+from qstep.evals.results import StepReport, Threshold
+from qstep.evals.ways import voter
 from qstep.report import charts, findings
 from qstep.types import Estimate
 
@@ -62,10 +64,16 @@ def aggregation_view(aggregations: Mapping[str, Aggregated]) -> list[dict[str, A
     for name, scored in aggregations.items():
         ns = sorted({n for curve in scored.curves.values() for n in curve}, key=_number)
         rows = {
-            how: [_cell(curve.get(n), findings.percent_interval) for n in ns] for how, curve in scored.curves.items()
+            _aggregation(way): [_cell(curve.get(n), findings.percent_interval) for n in ns]
+            for way, curve in scored.curves.items()
         }
         tables.append({"name": findings.label(name), "ns": ns, "rows": rows})
     return tables
+
+
+def _aggregation(way: str) -> str:
+    how = voter(way)
+    return way if how is None else f"{how}, as weight of a vote"
 
 
 def over_optimisation_view(found: Mapping[str, OverOptimisation]) -> list[tuple[str, str, str]]:

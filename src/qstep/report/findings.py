@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
+from qstep.evals.measures import Difference
+from qstep.evals.ways import voter
 from qstep.objectives import METHODS
 from qstep.types import Estimate
 
 Verdict = Literal["better", "worse", "cannot tell"]
 
 _NAMES = {method.name: method.label for method in METHODS.values()} | {
-    "dpo": "DPO",
-    "kto": "KTO",
     "majority": "majority vote",
     "pass": "any right (oracle)",
     "mean": "one response",
@@ -28,7 +27,8 @@ _NAMES = {method.name: method.label for method in METHODS.values()} | {
 ANSWERS_SAID = {"chosen": "its choice", "majority": "majority", "weighted": "weighted vote", "pass": "any right"}
 """The titles of the ways in which a search's candidates give an answer."""
 
-_COMPARISON = re.compile(r"(?P<left>.+?) - (?P<right>.+?)(?P<mode> \([^()]+\))?")
+AccuracyOf = tuple[str, int | str | None]
+"""A way to choose with its n, a policy with its mode, or a search with None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +41,15 @@ class Finding:
     verdict: Verdict
 
 
-def label(name: str) -> str:
-    """The displayed name: `pqm` -> `PQM`, `majority@64` -> `majority vote@64`. Unknown names are unchanged.
+def label(name: str, n: int | str | None = None) -> str:
+    """The displayed name: `pqm` -> `PQM`, and with n = 64, `PQM@64`. Unknown names are unchanged.
 
     `pqm_weighted` becomes `PQM-weighted vote`. A prefix with a colon (`base: pqm`) is kept.
     """
     before, colon, name = name.rpartition(": ")
-    method, at, n = name.partition("@")
-    scorer = method.removesuffix("_weighted")
-    said = _NAMES.get(method, method) if scorer == method else f"{_NAMES.get(scorer, scorer)}-weighted vote"
-    return before + colon + said + at + n
+    scorer = voter(name)
+    said = _NAMES.get(name, name) if scorer is None else f"{_NAMES.get(scorer, scorer)}-weighted vote"
+    return before + colon + said + (f"@{n}" if n else "")
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -91,25 +90,18 @@ def plain_interval(e: Estimate) -> str:
     return _interval(e, lambda x: f"{x:.3f}")
 
 
-def find(name: str, difference: Estimate, accuracies: Mapping[str, Estimate]) -> Finding:
-    """Judges the comparison `name`, such as `dqo - base (sampled)` or `pqm@64 - majority@64`.
-
-    `accuracies` maps names such as `dqo (sampled)` and `pqm@64` to accuracies. If one is missing, the sentence is only
-    the name. A right side without an n, as in `pqm@64 - majority`, has the n of the left side.
-    """
-    match = _COMPARISON.fullmatch(name)
-    if match is None:
-        return Finding(name, name, difference, judge(difference))
-    left, right, mode = match["left"], match["right"], match["mode"] or ""
-    title = f"{label(left)} \u2212 {label(right)}{mode}"
-    n = left.partition("@")[2]
-    ours, theirs = accuracies.get(left + mode), accuracies.get(right + mode, accuracies.get(f"{right}@{n}"))
+def find(found: Difference, accuracies: Mapping[AccuracyOf, Estimate]) -> Finding:
+    """Judges a difference. Its sentence has both accuracies, or neither if one of them is not known."""
+    difference = found.estimate
+    a, b = label(found.a, found.among), label(found.b)
+    title = f"{a} \u2212 {b}" + (f" ({found.mode})" if found.mode else "")
+    ours, theirs = (accuracies.get((name, found.among or found.mode)) for name in (found.a, found.b))
     if ours is None or theirs is None:
         return Finding(title, title, difference, judge(difference))
-    how = {" (sampled)": " when sampled", " (greedy)": " when decoded greedily"}.get(mode, mode)
+    how = {"sampled": " when sampled", "greedy": " when decoded greedily"}.get(found.mode or "", "")
     sentence = (
-        f"{label(left)} answers {percent_interval(ours)} of {f'{ours.n} ' if ours.n else ''}problems"
-        f"{how}, {label(right)} {percent_interval(theirs)}"
+        f"{a} answers {percent_interval(ours)} of {f'{ours.n} ' if ours.n else ''}problems{how}, "
+        f"{b} {percent_interval(theirs)}"
     )
     return Finding(title, sentence[0].upper() + sentence[1:], difference, judge(difference))
 

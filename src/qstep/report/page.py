@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from qstep.data.jsonl import write_whole
 from qstep.evals import as_json, structure
-from qstep.evals.results import Accuracy, Agreement, LabelAgreement, Measured, Page, Search
+from qstep.evals.measures import Accuracy, Agreement, Difference, LabelAgreement, Measured
+from qstep.evals.results import Page, Search
 from qstep.report import charts, diagnostics, findings
 from qstep.report.examples import Examples
 from qstep.report.response import signed
@@ -48,10 +49,11 @@ def render_report(results: Page, examples: Sequence[Examples], out: Path) -> Pat
     malformed value.
     """
     results = structure(Page, _text_only(as_json(results)), "results")
-    policies, verifiers = results.policies or {}, _estimates(results.verifiers or {})
+    policies, verifiers = _estimates(results.policies or {}), _estimates(results.verifiers or {})
+    best_of_n = _best_of_n(verifiers, next(iter(results.verifier_auc or {}), None))
     searches = _searches(results.searches or {})
     chosen = {row["name"]: row["answers"]["chosen"] for row in searches["rows"]} if searches else {}
-    found = _findings(results.comparisons or {}, _estimates(policies), verifiers, chosen)
+    found = _findings((results.comparisons or {}).values(), policies, verifiers, chosen)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.globals |= {
         name: getattr(findings, name)
@@ -63,7 +65,7 @@ def render_report(results: Page, examples: Sequence[Examples], out: Path) -> Pat
         style=Markup(_resource("page.css")),
         findings=found,
         differences=charts.differences(found) if found else None,
-        best_of_n=_best_of_n(verifiers),
+        best_of_n=best_of_n,
         unknown=_unknown(results),
         searches=searches,
         auc=_auc(results.verifier_auc or {}),
@@ -72,7 +74,7 @@ def render_report(results: Page, examples: Sequence[Examples], out: Path) -> Pat
         aggregations=diagnostics.aggregation_view(results.aggregations or {}),
         over_optimisation=diagnostics.over_optimisation_view(results.over_optimisation or {}),
         length=diagnostics.length_view(results.length or {}),
-        policies=_policies(_estimates(policies)),
+        policies=_policies(policies),
         labels=_labels(results.labels),
         training={run: _training(rows, run) for run, rows in (results.training or {}).items()},
         examples=[part for part in examples if part.problems],
@@ -106,15 +108,15 @@ def _auc(measured: Mapping[str, Mapping[str, Measured | None]]) -> dict[str, dic
 
 
 def _findings(
-    comparisons: Mapping[str, Measured], policies: Estimates, verifiers: Estimates, searches: Mapping[str, Estimate]
+    comparisons: Iterable[Difference], policies: Estimates, verifiers: Estimates, searches: Mapping[str, Estimate]
 ) -> list[findings.Finding]:
-    accuracies = {**searches}
-    accuracies |= {f"{name} ({mode})": e for name, modes in policies.items() for mode, e in modes.items()}
-    accuracies |= {f"{name}@{n}": e for name, curve in verifiers.items() for n, e in curve.items()}
-    return [findings.find(name, difference.estimate, accuracies) for name, difference in comparisons.items()]
+    accuracies: dict[findings.AccuracyOf, Estimate] = {(name, None): e for name, e in searches.items()}
+    accuracies |= {(name, mode): e for name, modes in policies.items() for mode, e in modes.items()}
+    accuracies |= {(name, int(n)): e for name, curve in verifiers.items() for n, e in curve.items()}
+    return [findings.find(difference, accuracies) for difference in comparisons]
 
 
-def _best_of_n(verifiers: Estimates) -> View | None:
+def _best_of_n(verifiers: Estimates, scorer: str | None) -> View | None:
     for name, curve in verifiers.items():
         for n in curve:
             if not n.isdecimal() or int(n) < 1:
@@ -125,12 +127,9 @@ def _best_of_n(verifiers: Estimates) -> View | None:
     tables = [{name: curves[name] for name in names[i : i + _COLUMNS]} for i in range(0, len(names), _COLUMNS)]
     if not sizes:
         return None
-    scorer, most = next((name for name in names if f"{name}_weighted" in curves), ""), sizes[-1]
-    example = (
-        f"{findings.label(f'{scorer}@{most}')} is the choice of {findings.label(scorer)} among {most}."
-        if scorer
-        else ""
-    )
+    example = ""
+    if scorer is not None:
+        example = f"{findings.label(scorer, sizes[-1])} is the choice of {findings.label(scorer)} among {sizes[-1]}."
     return {"chart": charts.best_of_n(curves), "tables": tables, "sizes": sizes, "example": example}
 
 
@@ -188,11 +187,7 @@ def _labels(labels: LabelAgreement | None) -> View | None:
     """A table with a row for each measure and a column for each reading of the labels."""
     if labels is None:
         return None
-    readings = {"any rollout right": labels.hard, "half of them right": labels.half}
-    if labels.agreement is not None:
-        early = Agreement(agreement=labels.agreement, kappa=labels.kappa, confusion=labels.confusion or {})
-        readings = {"all steps": early}
-    columns = {name: _reading(reading) for name, reading in readings.items() if reading is not None}
+    columns = {"any rollout right": _reading(labels.hard), "half of them right": _reading(labels.half)}
     measures = dict.fromkeys(measure for column in columns.values() for measure in column)
     counted = {
         "problems": labels.n_problems,

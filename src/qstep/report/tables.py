@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from qstep.evals.results import ANSWERS, Accuracy, BestOfN, Measured, PolicyEvaluation, SearchComparison, StepJudgement
+from qstep.evals.measures import Accuracy, Measured
+from qstep.evals.results import ANSWERS, BestOfN, PolicyEvaluation, SearchComparison, StepJudgement
 from qstep.report.findings import ANSWERS_SAID, label
 from qstep.runs.progress import reasons_text
 

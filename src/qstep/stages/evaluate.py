@@ -38,9 +38,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     differences between policies. `results` and `n-samples` have the layout of lm-evaluation-harness.
     """
     from qstep.data import read_rows
-    from qstep.evals import PolicyEvaluation, as_json, policy_report, structure, verdicts_by_problem, write_result
+    from qstep.evals import PolicyEvaluation, as_json, policy_report, verdicts_by_problem, write_result
     from qstep.evals.harness import harness_metrics
-    from qstep.evals.results import PolicyAccuracy
+    from qstep.evals.measures import PolicyAccuracy
     from qstep.report.tables import evaluation_table
 
     common, grading = (
@@ -52,7 +52,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         rows = sample(SampleConfig(output=config.output_dir / f"{name}.jsonl", **(common | changed)))
         graded = grade(GradeConfig(rows, config.output_dir / f"{name}_graded.jsonl", **grading))
         counts = verdicts_by_problem(read_rows(graded))
-        accuracies[name] = structure(PolicyAccuracy, policy_report(counts), name)
+        accuracies[name] = policy_report(counts)
         problems[name] = {problem: [count.right, count.wrong, count.ungradable] for problem, count in counts.items()}
     results = PolicyEvaluation(
         name=config.output_dir.name,

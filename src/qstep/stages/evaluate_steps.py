@@ -82,9 +82,9 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
             be chosen on evaluated rows or on a missing subset.
     """
     from qstep.data import write_json, write_jsonl
-    from qstep.evals import Page, StepJudgement, as_json, judgements_of, mean_f1, step_report, structure, write_result
+    from qstep.evals import Page, StepJudgement, as_json, judgements_of, mean_f1, step_report, write_result
     from qstep.evals.harness import harness_results, harness_samples
-    from qstep.evals.results import MeanF1, Measured
+    from qstep.evals.results import MeanF1
     from qstep.report import choose_judged, render_report
 
     judged, chosen_on = _benchmarks(config)
@@ -93,7 +93,6 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
     q, threshold = _threshold(config, chosen_on, shared)
     judgements = {name: judgements_of(rows) for name, (rows, _) in scored.items()}
     steps = {name: step_report(rows, summary, q, seed=config.seed) for name, (rows, summary) in scored.items()}
-    mean = mean_f1(judgements, q, seed=config.seed)
     now = datetime.now()
     originals = {name: len(benchmark.rows) + benchmark.left_out.total() for name, benchmark in judged.items()}
     results = StepJudgement(
@@ -101,7 +100,7 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
         scorer=config.scorer_fingerprint(),
         threshold=threshold,
         steps=steps,
-        mean=MeanF1(f1=structure(Measured | None, mean, "mean"), subsets=list(steps)),
+        mean=MeanF1(f1=mean_f1(judgements, q, seed=config.seed), subsets=list(steps)),
         harness=harness_results(steps, originals, config.scorer, config.seed, now),
         provenance=provenance(asdict(config)),
     )
@@ -211,8 +210,8 @@ def _threshold(config: EvaluateStepsConfig, chosen_on: StepBenchmark | None, sha
     """The threshold of Q, and its entry in the results: the threshold of sigmoid(Q) and its origin."""
     from scipy.special import expit, logit
 
-    from qstep.evals import choose_threshold, first_error_report, judgements_of, structure
-    from qstep.evals.results import ChosenOn, Measured, Threshold
+    from qstep.evals import choose_threshold, first_error_report, judgements_of
+    from qstep.evals.results import ChosenOn, Threshold
 
     if chosen_on is None:
         value = 0.5 if config.threshold is None else config.threshold
@@ -220,11 +219,10 @@ def _threshold(config: EvaluateStepsConfig, chosen_on: StepBenchmark | None, sha
     rows, _ = _scored(chosen_on, config)
     judgements = judgements_of(rows)
     q = choose_threshold([judgements])
-    f1 = first_error_report(judgements, q, seed=config.seed)["f1"]
     on = ChosenOn(
         source=chosen_on.source,
         rows=len(rows),
-        f1=structure(Measured, f1, "F1"),
+        f1=first_error_report(judgements, q, seed=config.seed).f1,
         problems_that_are_judged_too=shared,
     )
     return q, Threshold(value=float(expit(q)), q_value=q, chosen_on=on)
