@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from pages import commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
+from qstep.evals import Audit, read_result
+from qstep.evals.measures import OverLongRows
 from qstep.objectives import METHODS
 from qstep.objectives.classification import ClassificationConfig
 from qstep.objectives.labels import check_labels
@@ -52,7 +55,7 @@ def file(tmp_path: Path) -> Path:
     ],
 )
 def test_each_limit(file: Path, passes: dict[str, Any], fails: dict[str, Any], words: str) -> None:
-    assert audit(AuditConfig(train_file=file, **passes))["failures"] == []
+    assert audit(AuditConfig(train_file=file, **passes)).failures == []
     with pytest.raises(ValueError, match=words):
         audit(AuditConfig(train_file=file, **fails))
 
@@ -79,7 +82,9 @@ def test_contradictions_and_shared_problems(file: Path, tmp_path: Path) -> None:
     written = json.loads((tmp_path / "audit.json").read_text())
     assert len(written["failures"]) == 2 and written["shared"]["t"]["problems"] == 1
     assert written["provenance"]["files"].keys() == {"train_file", "test_files.t"}
-    assert audit(AuditConfig(**given, max_contradictions=2, max_shared_problems=1))["failures"] == []
+    passing = {"max_contradictions": 2, "max_shared_problems": 1}
+    found = audit(AuditConfig(**given, **passing, output=tmp_path / "audit.json"))
+    assert found.failures == [] and found == read_result(tmp_path / "audit.json", Audit), "an audit may be repeated"
 
 
 def test_a_benchmarks_own_file_and_a_set_that_is_not_converted(file: Path, tmp_path: Path) -> None:
@@ -88,8 +93,8 @@ def test_a_benchmarks_own_file_and_a_set_that_is_not_converted(file: Path, tmp_p
     write_jsonl(tmp_path / "problems.jsonl", [{"problem": asked, "answer": "1"}, {"problem": "new", "answer": "2"}])
     (tmp_path / "list.json").write_text(json.dumps([{"question": "other", "answer": "1"}]))
     tests = {"a": tmp_path / "problems.jsonl", "b": tmp_path / "list.json"}
-    shared = audit(AuditConfig(train_file=file, test_files=tests, max_shared_problems=1))["shared"]
-    assert shared["a"]["problems"] == 1 and shared["a"]["rows"] > 0 and shared["b"]["problems"] == 0
+    shared = audit(AuditConfig(train_file=file, test_files=tests, max_shared_problems=1)).shared
+    assert shared["a"].problems == 1 and shared["a"].rows > 0 and shared["b"].problems == 0
     write_jsonl(tmp_path / "problems.jsonl", [{"problem": asked}, {"problem": None}])
     with pytest.raises(ValueError, match=r"problems.jsonl, line 2, field 'problem': is None; give the question"):
         audit(AuditConfig(train_file=file, test_files=tests))
@@ -110,9 +115,10 @@ def test_rows_that_are_too_long_and_the_labels_lost(base: Path, file: Path, tmp_
     given["max_contradictions"] = 5
     with pytest.raises(ValueError, match=rf"1 of 5 rows are longer than --max_length {prompt + 4}"):
         audit(AuditConfig(**given))
-    tokens = audit(AuditConfig(**given, max_over_long_share=0.2))["tokens"]
-    assert (tokens["least"], tokens["median"], tokens["most"]) == (prompt + 2, prompt + 4, prompt + 6)
-    assert tokens["over_long"] == {"rows": 1, "lines": [2], "labelled_steps": 3, "wrong_labels": 1}
+    tokens = audit(AuditConfig(**given, max_over_long_share=0.2)).tokens
+    assert tokens is not None
+    assert (tokens.least, tokens.median, tokens.most) == (prompt + 2, prompt + 4, prompt + 6)
+    assert tokens.over_long == OverLongRows(rows=1, lines=[2], labelled_steps=3, wrong_labels=1)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +158,9 @@ def test_real_data(tmp_path: Path) -> None:
         rows = convert(ConvertConfig(str(DATA / name), tmp_path / f"{Path(name).stem}_rows.jsonl"))
         counted = json.loads(rows.with_suffix(".meta.json").read_text())["summary"]["steps"]
         found = audit(AuditConfig(train_file=rows))
-        assert {name: count for name, count in found["labels"].items() if count and name != "right_share"} == counted
-    assert (found["rows"], found["problems"]) == (400, 375)
+        assert found.labels is not None
+        assert {name: n for name, n in asdict(found.labels).items() if n and name != "right_share"} == counted
+    assert (found.rows, found.problems) == (400, 375)
 
 
 def scorer_config(**options: Any) -> StepwiseConfig:

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from qstep.data.audit import (
-    audit_rows,
-    contradicting_rows,
-    named_rows,
-    quantiles,
-    rising_rows,
-    shared_problems_of,
-    shared_rows_of,
-)
+from qstep.data.audit import contradicting_rows, repeated_rows, rising_rows
 from qstep.data.first_wrong import NO_ERROR, first_wrong, labels_until
 from qstep.data.index import Index, cache_folders, cached_array, index_rows
 from qstep.data.jsonl import (
@@ -98,7 +90,6 @@ __all__ = [
     "Table",
     "Turn",
     "Unanswerable",
-    "audit_rows",
     "beginning",
     "bytes_growth",
     "cache_folders",
@@ -137,7 +128,6 @@ __all__ = [
     "locate_steps",
     "map_steps",
     "most_text_tokens",
-    "named_rows",
     "numbered_responses",
     "numbered_rows",
     "one_token",
@@ -145,17 +135,15 @@ __all__ = [
     "plain_rows",
     "prompt_id",
     "prompt_kind",
-    "quantiles",
     "read_groups",
     "read_problems",
     "read_published",
     "read_responses",
     "read_rows",
     "recognise",
+    "repeated_rows",
     "rising_rows",
     "row_step_ends",
-    "shared_problems_of",
-    "shared_rows_of",
     "split_steps",
     "splitter_version",
     "spread_scores",

@@ -34,6 +34,7 @@ from qstep.evals.length import length_report
 from qstep.evals.result_files import as_json, holds, read_result, structure, write_result
 from qstep.evals.results import (
     ANSWERS,
+    Audit,
     BestOfN,
     Page,
     PolicyEvaluation,
@@ -56,6 +57,7 @@ from qstep.evals.verifiers import (
 
 __all__ = [
     "ANSWERS",
+    "Audit",
     "BestOfN",
     "Choices",
     "Judgements",

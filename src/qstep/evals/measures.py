@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from qstep.types import Estimate
 
@@ -176,3 +179,82 @@ class LabelAgreement:
     n_untried_steps: int
     hard: Agreement
     half: Agreement
+
+
+_NAMED = 5
+"""The number of lines that a finding names."""
+
+_QUANTILES = {"least": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "most": 1.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """The mean and quantiles of whole numbers. Each quantile is one of them."""
+
+    mean: float
+    least: int
+    median: int
+    p90: int
+    p99: int
+    most: int
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Spread:
+        found = np.quantile(values, list(_QUANTILES.values()), method="inverted_cdf")
+        return Spread(mean=float(values.mean()), **dict(zip(_QUANTILES, map(int, found), strict=True)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedRows:
+    """The number of rows of a finding, and the lines of the first ones, counted from 1."""
+
+    rows: int
+    lines: list[int]
+
+    @classmethod
+    def of(cls, numbers: NDArray[np.int64]) -> NamedRows:
+        return NamedRows(rows=len(numbers), lines=(numbers[:_NAMED] + 1).tolist())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedRows(NamedRows):
+    """The problems and responses that another file has too, and the rows of these problems."""
+
+    problems: int
+    responses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverLongRows(NamedRows):
+    """The rows longer than the maximum, and the labels lost with them."""
+
+    labelled_steps: int
+    wrong_labels: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSpread(Spread):
+    """Tokens of each prompt with its response."""
+
+    over_long: OverLongRows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictShares:
+    """Responses by their `label` or `reward`, and the share of right ones among the known."""
+
+    right: int
+    wrong: int
+    unknown: int
+    right_share: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelShares:
+    """Steps by their label, and the share of right ones among the labelled. Soft labels count as right or wrong too."""
+
+    right: int
+    wrong: int
+    null: int
+    soft: int
+    right_share: float | None

@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from qstep.data import write_json
 from qstep.evals.results import (
+    Audit,
     BestOfN,
     Page,
     PolicyEvaluation,
@@ -23,6 +24,7 @@ from qstep.evals.results import (
 )
 
 _COMMANDS = {
+    Audit: "qstep audit",
     BestOfN: "qstep best-of-n",
     SearchComparison: "qstep compare-search",
     PolicyEvaluation: "qstep evaluate",

@@ -16,12 +16,18 @@ from qstep.evals.measures import (
     Curve,
     Difference,
     LabelAgreement,
+    LabelShares,
     Lengths,
     Measured,
+    NamedRows,
     OverOptimisation,
     PolicyAccuracy,
+    SharedRows,
     Shares,
+    Spread,
     Sweep,
+    TokenSpread,
+    VerdictShares,
 )
 
 ANSWERS = ("chosen", "majority", "weighted", "pass")
@@ -242,4 +248,29 @@ class RecipeResult:
     variants: dict[str, OfSeeds] = field(default_factory=dict, metadata=_REST)
 
 
-Result = BestOfN | SearchComparison | PolicyEvaluation | StepJudgement | Page | StudyAnswer | RecipeResult
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """The result of `qstep audit`. Fields about steps are None unless the rows are stepwise."""
+
+    kind: ClassVar[str] = "audit"
+    train_file: str
+    rows: int
+    format: str
+    problems: int
+    responses_per_problem: Spread
+    characters: dict[str, Spread]
+    responses: VerdictShares
+    duplicates: NamedRows
+    contradictions: NamedRows
+    steps_per_response: Spread | None = None
+    labels: LabelShares | None = None
+    without_steps: int | None = None
+    without_labels: int | None = None
+    rising: NamedRows | None = None
+    tokens: TokenSpread | None = None
+    shared: dict[str, SharedRows]
+    failures: list[str]
+    provenance: dict[str, Any]
+
+
+Result = Audit | BestOfN | SearchComparison | PolicyEvaluation | StepJudgement | Page | StudyAnswer | RecipeResult

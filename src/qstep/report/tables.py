@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 
-from qstep.evals.measures import Accuracy, Measured
-from qstep.evals.results import ANSWERS, BestOfN, PolicyEvaluation, SearchComparison, StepJudgement
+from qstep.evals.measures import Accuracy, Measured, NamedRows
+from qstep.evals.results import ANSWERS, Audit, BestOfN, PolicyEvaluation, SearchComparison, StepJudgement
 from qstep.report.findings import ANSWERS_SAID, label
 from qstep.runs.progress import reasons_text
 
@@ -120,6 +121,56 @@ def judgement_notes(found: StepJudgement, sources: Mapping[str, str]) -> Iterato
             )
         if other := subset.separators["rows_split_at_another"]:
             yield f"{source}: {other} rows were split at another separator than this scorer's"
+
+
+def audit_tables(found: Audit) -> Iterator[Table]:
+    """Two tables: lengths and counts, and everything else."""
+    title = f"audit {found.train_file}"
+    spreads = {
+        "responses per problem": found.responses_per_problem,
+        "steps per response": found.steps_per_response,
+        **{f"characters of a {part}": spread for part, spread in found.characters.items()},
+        "tokens": found.tokens,
+    }
+    figures = ("mean", "least", "median", "p90", "p99", "most")
+    rows = [
+        [name, *(f"{getattr(spread, figure):.4g}" for figure in figures)]
+        for name, spread in spreads.items()
+        if spread is not None
+    ]
+    yield title, ["", *figures], rows
+    yield title, ["", "found"], [*_audit_findings(found)]
+
+
+def _audit_findings(found: Audit) -> Iterator[list[str]]:
+    yield ["rows", f"{found.rows} ({found.format}), of {found.problems} problems"]
+    for name, counted in (("labels", found.labels), ("responses", found.responses)):
+        if counted is not None and counted.right_share is not None:
+            counts = {field: count for field, count in asdict(counted).items() if field != "right_share"}
+            listed = ", ".join(f"{field} {count}" for field, count in counts.items())
+            yield [name, f"{listed}; right {counted.right_share:.1%}"]
+    for name, count in (("without steps", found.without_steps), ("without labels", found.without_labels)):
+        if count is not None:
+            yield [f"rows {name}", str(count)]
+    if found.rising is not None:
+        yield ["rising", lines_text(found.rising)]
+    yield ["duplicates", lines_text(found.duplicates)]
+    yield ["contradictions", lines_text(found.contradictions)]
+    if found.tokens is not None:
+        long = found.tokens.over_long
+        yield ["over-long", f"{lines_text(long)}, {long.labelled_steps} labels ({long.wrong_labels} wrong)"]
+    for name, shared in found.shared.items():
+        text = f"{shared.problems} problems, {shared.responses} responses; {lines_text(shared)}"
+        yield [f"also in {name}", text]
+
+
+def lines_text(found: NamedRows) -> str:
+    """Rows with their first lines, such as `2 rows (line 3, 8)`."""
+    if not found.rows:
+        return "none"
+    lines = ", ".join(map(str, found.lines))
+    rows = "row" if found.rows == 1 else "rows"
+    return f"{found.rows} {rows} (line {lines}{', ...' if found.rows > len(found.lines) else ''})"
 
 
 def _auroc_table(where: str, rows: list[list[str]]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -36,20 +35,6 @@ def begins_with(path: Path, start: bytes) -> bool:
     """Whether a file begins with these bytes, in upper or lower case. `start` is in lower case."""
     with path.open("rb") as file:
         return file.read(len(start)).lower() == start
-
-
-def is_json_with(*names: str) -> Callable[[Path], bool]:
-    """A test whether a file is a JSON object with these entries, laid out as by `write_json`. Rows begin otherwise."""
-
-    def holds(path: Path) -> bool:
-        if not begins_with(path, b"{\n"):
-            return False
-        try:
-            return {*names} <= json.loads(path.read_bytes()).keys()
-        except ValueError:
-            return False
-
-    return holds
 
 
 def _paths(value: Any) -> Iterator[str | Path]:
