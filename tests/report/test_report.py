@@ -160,6 +160,13 @@ def test_tooltips_are_sentences(page: str) -> None:
     assert any(title.startswith("loss: 1 at step 0") for title in titles)
 
 
+def test_importance_weights_are_explained_where_they_are_logged(tmp_path: Path) -> None:
+    """Whatever the name of the run is."""
+    logged = {"mine": [{"step": step, "importance/effective_sample_size": 0.5} for step in range(2)]}
+    assert "Importance weights show" in Page(html({"training": logged}, [], tmp_path)).text
+    assert "Importance weights" not in Page(html({"training": {"dqo": [{"step": 0, "loss": 1.0}]}}, [], tmp_path)).text
+
+
 def test_provenance_alone_is_enough(tmp_path: Path) -> None:
     text = Page(html({"provenance": {"date": "2026-01-01"}}, [], tmp_path)).text
     assert "makes no claim of improvement" in text and "2026-01-01" in text

@@ -5,8 +5,8 @@ A soft label above 0 counts as right, because some rollout succeeded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from qstep.data import (
 )
 from qstep.data.index import prompt_hash
 from qstep.evals.measures import LabelShares, NamedRows, OverLongRows, SharedRows, Spread, TokenSpread, VerdictShares
+from qstep.evals.results import Audit
 from qstep.models import StepContract, encode_steps
 from qstep.runs.progress import bar
 from qstep.types import Row
@@ -36,52 +37,60 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def audit_rows(index: Index) -> dict[str, Any]:
-    """The findings of one file, as fields of an `Audit`.
+def audit_rows(
+    index: Index,
+    *,
+    train_file: str = "",
+    tokens: TokenSpread | None = None,
+    shared: Mapping[str, SharedRows] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Audit:
+    """The findings of one file.
 
     A duplicate is a response that an earlier row has too: the same prompt and steps (completion). Two duplicates
     contradict one another if one says true where the other says false. Soft labels, which are estimates, and null
     contradict nothing.
     """
     table = index.table
-    verdicts = {name: int((table["right"] == code).sum()) for name, code in _VERDICTS.items()}
-    found: dict[str, Any] = {
-        "rows": len(table),
-        "format": index.format,
-        "problems": len(np.unique(table["prompt"])),
-        "responses_per_problem": Spread.of(np.unique(table["prompt"], return_counts=True)[1]),
-        "characters": {
+    right, wrong, unknown = (int((table["right"] == code).sum()) for code in (1, 0, -1))
+    found = Audit(
+        train_file=train_file,
+        rows=len(table),
+        format=index.format,
+        problems=len(np.unique(table["prompt"])),
+        responses_per_problem=Spread.of(np.unique(table["prompt"], return_counts=True)[1]),
+        characters={
             part: Spread.of(table[f"{part}_bytes"] - table[f"{part}_extra"]) for part in ("prompt", "response")
         },
-        "responses": VerdictShares(
-            **verdicts, right_share=_share(verdicts["right"], verdicts["right"] + verdicts["wrong"])
-        ),
-        "duplicates": NamedRows.of(repeated_rows(index)),
-        "contradictions": NamedRows.of(contradicting_rows(index)),
-    }
-    return found | (_audit_steps(index) if index.format == "stepwise" else {})
+        responses=VerdictShares(right=right, wrong=wrong, unknown=unknown, right_share=_share(right, right + wrong)),
+        duplicates=NamedRows.of(repeated_rows(index)),
+        contradictions=NamedRows.of(contradicting_rows(index)),
+        tokens=tokens,
+        shared=dict(shared or {}),
+        failures=[],
+        provenance=dict(provenance or {}),
+    )
+    return _with_steps(found, index) if index.format == "stepwise" else found
 
 
-_VERDICTS = {"right": 1, "wrong": 0, "unknown": -1}
-
-
-def _audit_steps(index: Index) -> dict[str, Any]:
+def _with_steps(found: Audit, index: Index) -> Audit:
     table = index.table
     steps = np.maximum(table["steps"], 0)
     right, labelled = int(table["above"].sum()), int(table["labelled"].sum())
-    return {
-        "steps_per_response": Spread.of(steps),
-        "labels": LabelShares(
+    return replace(
+        found,
+        steps_per_response=Spread.of(steps),
+        labels=LabelShares(
             right=right,
             wrong=labelled - right,
             null=int(steps.sum()) - labelled,
             soft=int(table["soft"].sum()),
             right_share=_share(right, labelled),
         ),
-        "without_steps": int((steps == 0).sum()),
-        "without_labels": int(((steps > 0) & (table["labelled"] == 0)).sum()),
-        "rising": NamedRows.of(rising_rows(index)),
-    }
+        without_steps=int((steps == 0).sum()),
+        without_labels=int(((steps > 0) & (table["labelled"] == 0)).sum()),
+        rising=NamedRows.of(rising_rows(index)),
+    )
 
 
 def format_of(path: Path) -> Format:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -94,59 +94,82 @@ def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
     if isinstance(inputs, Path):
         first_row = next(read_responses(inputs, task=task), {})
         inputs = {"scorer" if "score" in first_row else "": inputs}
-    groups: dict[tuple[str, str], list[Row]] = {}
-    scores: dict[str, dict[str, float]] = {}
-    steps: dict[str, LabelledSteps] = {}
-    golds: dict[tuple[str, str], Any] = {}
-    responses: dict[str, dict[str, Row]] = {}
-    contents: dict[
-        str, bytes
-    ] = {}  # of the first scorer's rows, because another model's responses may have the same ids
+    read = _Read(inputs)
     for name, path in inputs.items():
-        of_scorer, of_steps = scores.setdefault(name, {}), steps.setdefault(name, LabelledSteps())
         for row in read_responses(path, task=task):
             _require(row, path, scored=bool(name))
-            score = row["score"] if name else 0.0
-            of_scorer[row["id"]] = -math.inf if score is None else score
-            content = [row["prompt"], row["completion"], row["verdict"]]
-            digest = hashlib.sha256(canonical_json(content)).digest()
-            if contents.setdefault(row["id"], digest) != digest:
-                raise ValueError(
-                    f"{path}: row {row['id']!r} differs from the one in {inputs[next(iter(scores))]} in its prompt, "
-                    "completion or verdict. Score the same graded file with each scorer"
-                )
-            if row.get("label_source") == "exact" and "q_values" in row:
-                of_steps.add(group_key(row), row["q_values"], row["labels"])
-            if name:
-                responses.setdefault(name, {})[row["id"]] = score_facts(row)
-            if len(scores) == 1:
-                problem = group_key(row)
-                if golds.setdefault(problem, row.get("gold")) != row.get("gold"):
-                    raise ValueError(
-                        f"{path}: row {row['id']!r} has another gold answer than earlier rows with its problem_id and "
-                        "prompt: give each problem its own problem_id"
-                    )
-                slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer")}
-                groups.setdefault(problem, []).append(slim)
-    if not groups:
+            read.add(name, path, row)
+    if not read.groups:
         raise ValueError(f"{', '.join(map(str, inputs.values()))}: there are no rows")
-    first = next(iter(scores))
-    for name, of_scorer in scores.items():
-        if of_scorer.keys() != scores[first].keys():
-            raise ValueError(f"{inputs[name]} and {inputs[first]} have different rows: score the same file with both")
-    scored = [
+    read.check_same_rows()
+    scorers = [name for name in inputs if name]
+    groups = [
         ScoredGroup(
             problem_id,
             [judged_right(row) for row in rows],
             answer_classes_of(rows, Tasks(task)),
-            {name: [of_scorer[row["id"]] for row in rows] for name, of_scorer in scores.items() if name},
+            {name: [read.scores[name][row["id"]] for row in rows] for name in scorers},
         )
-        for (problem_id, _), rows in groups.items()
+        for (problem_id, _), rows in read.groups.items()
     ]
-    in_groups = {
-        name: [[by_id[row["id"]] for row in rows] for rows in groups.values()] for name, by_id in responses.items()
+    responses = {
+        name: [[read.facts[name][row["id"]] for row in rows] for rows in read.groups.values()] for name in scorers
     }
-    return Choices(scored, {name: labelled for name, labelled in steps.items() if name}, in_groups)
+    return Choices(groups, {name: read.steps[name] for name in scorers}, responses)
+
+
+class _Read:
+    """The rows of several files with the same responses, by problem and by the name of each file's scorer."""
+
+    def __init__(self, inputs: Mapping[str, Path]) -> None:
+        self.inputs, self.first = inputs, next(iter(inputs), "")
+        self.groups: dict[tuple[str, str], list[Row]] = {}
+        self.golds: dict[tuple[str, str], Any] = {}
+        # Digests of the first file's rows, because another model's responses may have the same ids.
+        self.contents: dict[str, bytes] = {}
+        self.scores: dict[str, dict[str, float]] = {name: {} for name in inputs}
+        self.facts: dict[str, dict[str, Row]] = {name: {} for name in inputs}
+        self.steps = {name: LabelledSteps() for name in inputs}
+
+    def add(self, name: str, path: Path, row: Row) -> None:
+        """Adds a row of the file with the scorer `name`, which is empty for rows without scores."""
+        self._check_content(path, row)
+        score = row["score"] if name else 0.0
+        self.scores[name][row["id"]] = -math.inf if score is None else score
+        if row.get("label_source") == "exact" and "q_values" in row:
+            self.steps[name].add(group_key(row), row["q_values"], row["labels"])
+        if name:
+            self.facts[name][row["id"]] = score_facts(row)
+        if name == self.first:
+            self._add_to_group(path, row)
+
+    def _check_content(self, path: Path, row: Row) -> None:
+        content = [row["prompt"], row["completion"], row["verdict"]]
+        digest = hashlib.sha256(canonical_json(content)).digest()
+        if self.contents.setdefault(row["id"], digest) != digest:
+            raise ValueError(
+                f"{path}: row {row['id']!r} differs from the one in {self.inputs[self.first]} in its prompt, "
+                "completion or verdict. Score the same graded file with each scorer"
+            )
+
+    def _add_to_group(self, path: Path, row: Row) -> None:
+        problem = group_key(row)
+        if self.golds.setdefault(problem, row.get("gold")) != row.get("gold"):
+            raise ValueError(
+                f"{path}: row {row['id']!r} has another gold answer than earlier rows with its problem_id and "
+                "prompt: give each problem its own problem_id"
+            )
+        slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer")}
+        self.groups.setdefault(problem, []).append(slim)
+
+    def check_same_rows(self) -> None:
+        """Raises ValueError if a file lacks rows of another."""
+        for name, by_id in self.scores.items():
+            if by_id.keys() != self.scores[self.first].keys():
+                raise ValueError(
+                    f"{self.inputs[name]} and {self.inputs[self.first]} have different rows: score the same file with "
+                    "both"
+                )
 
 
 def _require(row: Row, path: Path, *, scored: bool) -> None:

@@ -16,6 +16,7 @@ from rich.progress import TaskID
 from qstep.cores import cores
 from qstep.recipes.forecast import Forecast, duration
 from qstep.runs.progress import bars, console
+from qstep.runs.training_log import TRAINING_LOG
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Follower:
     def progress(self) -> tuple[int, int | None]:
         """How much is done, and how much there is in all, if that is known yet."""
         if self.job.output.suffix != ".jsonl":
-            last = _last_line(self.job.output / "train_log.jsonl")
+            last = _last_line(self.job.output / TRAINING_LOG)
             return last.get("step", 0), last.get("max_steps")
         if self.job.output.exists():
             with self.job.output.open("rb") as file:

@@ -14,6 +14,7 @@ from qstep.evals.measures import Measured
 from qstep.evals.results import PolicyEvaluation, StepJudgement
 from qstep.objectives import METHODS
 from qstep.report.tables import accuracy_text
+from qstep.runs.training_log import TRAINING_LOG, metrics_of
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ _PROMPTS = {
     "mixed": "strings and conversations",
 }
 """The meaning of the contract's `prompts`."""
-_NOT_METRICS = ("id", "step", "max_steps", "epoch")
 
 
 def write_card(
@@ -151,11 +151,11 @@ def _last_metrics(folder: Path) -> Iterator[dict[str, Any]]:
     from qstep.data import read_rows
 
     last: dict[bool, Row] = {}
-    for line in read_rows(folder / "train_log.jsonl"):
+    for line in read_rows(folder / TRAINING_LOG):
         last["eval_loss" in line] = line
     for line in last.values():
-        for name, value in line.items():
-            if name not in _NOT_METRICS and isinstance(value, int | float):
+        for name, value in metrics_of(line).items():
+            if isinstance(value, int | float):
                 yield {"name": name, "step": line["step"], "value": f"{value:.4g}"}
 
 

@@ -18,7 +18,7 @@ from qstep.types import Estimate
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#2f7fc1", "#d06a1a", "#15916b", "#a35fb0", "#7b8490"
 _COLOURS = {"pqm": _BLUE, "bce": _ORANGE, "majority": _GREEN, "pqm_weighted": _PURPLE, "pass": _GREY}
 _COLOURS |= {"beam": _BLUE, "best_of_n": _ORANGE, "dvts": _GREEN, "lookahead": _PURPLE}
-_COLOURS |= {"dqo": _BLUE, "dpo": _ORANGE, "rs": _GREEN, "dro": _PURPLE, "base": _GREY}
+_COLOURS |= {"dqo": _BLUE, "rs": _GREEN, "dro": _PURPLE, "base": _GREY}
 _OTHERS = ("#a67c00", "#c2527a", "#3f8a9e", "#8a6d5a")
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 _VERDICTS = {"better": (_BLUE, "circle"), "worse": (_ORANGE, "square"), "cannot tell": (_GREY, "diamond")}

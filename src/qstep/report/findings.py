@@ -10,19 +10,18 @@ from typing import Literal, TypeGuard
 from qstep.evals.measures import Difference
 from qstep.evals.ways import voter
 from qstep.objectives import METHODS
+from qstep.search import SEARCHES
 from qstep.types import Estimate
 
 Verdict = Literal["better", "worse", "cannot tell"]
 
-_NAMES = {method.name: method.label for method in METHODS.values()} | {
+_NAMES = {
+    **{name: method.label for name, method in METHODS.items()},
+    **{name: search.label for name, search in SEARCHES.items()},
     "majority": "majority vote",
     "pass": "any right (oracle)",
     "mean": "one response",
     "verifier": "the verifier",
-    "best_of_n": "best of n",
-    "beam": "beam search",
-    "dvts": "diverse verifier tree search",
-    "lookahead": "lookahead search",
 }
 ANSWERS_SAID = {"chosen": "its choice", "majority": "majority", "weighted": "weighted vote", "pass": "any right"}
 """The titles of the ways in which a search's candidates give an answer."""

@@ -19,6 +19,7 @@ from qstep.evals.results import Page, Search
 from qstep.report import charts, diagnostics, findings
 from qstep.report.examples import Examples
 from qstep.report.response import signed
+from qstep.runs.training_log import metrics_of
 from qstep.types import Estimate
 
 View = dict[str, Any]
@@ -27,13 +28,14 @@ Estimates = Mapping[str, Mapping[str, Estimate]]
 _MAX_POINTS = 240
 _COLUMNS = 5  # of a table, so that none is wider than the page
 _SHOWN_METRICS = 8
+_SAMPLE_SIZE = "importance/effective_sample_size"
 _FIRST = (
     "loss",
     "eval_loss",
     "loss/",
     "rewards/accuracies",
     "eval_",
-    "importance/effective_sample_size",
+    _SAMPLE_SIZE,
     "importance/",
     "logps/ratio",
 )
@@ -76,6 +78,7 @@ def render_report(results: Page, examples: Sequence[Examples], out: Path) -> Pat
         length=diagnostics.length_view(results.length or {}),
         policies=_policies(policies),
         labels=_labels(results.labels),
+        weighted=any(_SAMPLE_SIZE in row for rows in (results.training or {}).values() for row in rows),
         training={run: _training(rows, run) for run, rows in (results.training or {}).items()},
         examples=[part for part in examples if part.problems],
         signed=signed,
@@ -212,9 +215,9 @@ def _training(rows: Sequence[Mapping[str, Any]], run: str) -> View:
     for i, row in enumerate(rows):
         if not findings.is_number(row.get("step")):
             raise ValueError(f'results["training"][{run!r}][{i}]: "step" must be a number, found {row}')
-        for name in row.keys() - {"step", "epoch"}:
-            if findings.is_number(row[name]) and abs(row[name]) < 1e100:  # False for NaN
-                series.setdefault(name, []).append((float(row["step"]), float(row[name])))
+        for name, value in metrics_of(row).items():
+            if findings.is_number(value) and abs(value) < 1e100:  # False for NaN
+                series.setdefault(name, []).append((float(row["step"]), float(value)))
             else:
                 broken[name] = broken.get(name, 0) + 1
     names = sorted((name for name in series if len(series[name]) > 1), key=_rank)

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SearchKind:
-    """A search: its `module:function`, and the options of `qstep search` that it reads. Its rows record these."""
+    """A search: its name on pages, its `module:function`, and the options of `qstep search` that it reads.
 
+    Its rows record these options.
+    """
+
+    label: str
     place: str
     options: tuple[str, ...]
 
@@ -27,11 +31,13 @@ class SearchKind:
 _BEAM = ("width", "expand", "max_steps", "token_budget")
 
 SEARCHES = {
-    "best_of_n": SearchKind("qstep.search.guided:best_of_n", ("width", "token_budget")),
-    "beam": SearchKind("qstep.search.guided:beam", _BEAM),
-    "dvts": SearchKind("qstep.search.guided:dvts", _BEAM),
+    "best_of_n": SearchKind("best of n", "qstep.search.guided:best_of_n", ("width", "token_budget")),
+    "beam": SearchKind("beam search", "qstep.search.guided:beam", _BEAM),
+    "dvts": SearchKind("diverse verifier tree search", "qstep.search.guided:dvts", _BEAM),
     "lookahead": SearchKind(
-        "qstep.search.guided:beam", ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
+        "lookahead search",
+        "qstep.search.guided:beam",
+        ("width", "expand", "lookahead_steps", "max_steps", "token_budget"),
     ),
 }
 """The methods by name. `lookahead` is `beam` with `lookahead_steps`."""

@@ -103,12 +103,11 @@ def audit(config: AuditConfig) -> Audit:
         index = index_rows(config.train_file, format, forbidden=forbidden)
     except RowError as error:
         raise ValueError(f"{error}{_hint(config.train_file)}") from None
-    found = Audit(
+    found = audit_rows(
+        index,
         train_file=config.train_file.name,
-        **audit_rows(index),
         tokens=_token_lengths(index, config),
         shared={name: shared_with(index, path) for name, path in tests.items()},
-        failures=[],
         provenance=provenance(asdict(config)) | {"files": fingerprints},
     )
     found = replace(found, failures=[*_failures(found, config)])

@@ -11,14 +11,13 @@ from qstep.runs.options import Bounds, OutputFile
 from qstep.runs.outputs import begins_with, refuse_foreign, refuse_overwriting
 from qstep.runs.progress import say_written
 from qstep.runs.provenance import provenance
+from qstep.runs.training_log import TRAINING_LOG, metrics_of
 from qstep.tasks.options import TaskOptions
 from qstep.types import Row
 
 if TYPE_CHECKING:
     from qstep.report import Examples
     from qstep.report.contents import Reported
-
-_NOT_METRICS = ("id", "max_steps")
 
 
 @dataclass
@@ -107,8 +106,8 @@ def _named(results: dict[str, Path] | list[Path] | Path) -> dict[str, Reported]:
 def _training_log(path: Path) -> Iterator[Row]:
     from qstep.data import read_rows
 
-    for line in read_rows(path / "train_log.jsonl" if path.is_dir() else path):
-        yield {metric: value for metric, value in line.items() if metric not in _NOT_METRICS}
+    for line in read_rows(path / TRAINING_LOG if path.is_dir() else path):
+        yield {name: line[name] for name in ("step", "epoch") if name in line} | metrics_of(line)
 
 
 def _examples(config: ReportConfig) -> Iterator[Examples]:

@@ -33,6 +33,7 @@ from qstep.runs.options import settings_of
 from qstep.runs.progress import console, reasons_text
 from qstep.runs.seals import MARKER
 from qstep.runs.stage_file import SettingsChanged, StageFile, finished
+from qstep.runs.training_log import TRAINING_LOG, log_line
 from qstep.trainers import trainer_class
 from qstep.trainers.checkpoints import (
     Checkpoint,
@@ -186,7 +187,7 @@ class _Run:
         start = self._start(Checkpoint.at(Path(asked))) if asked is not None else None
         try:
             log = StageFile.open(
-                output / "train_log.jsonl",
+                output / TRAINING_LOG,
                 stage=f"train {self.method}",
                 settings=self.settings | length,
                 may_grow=LENGTH if length_free(self.config) else (),
@@ -254,4 +255,4 @@ class _Log(TrainerCallback):
         logs = kwargs["logs"]
         name = f"{state.global_step}" if "loss" in logs else f"{state.global_step}/eval"
         if state.is_world_process_zero and {"loss", "eval_loss"} & logs.keys() and name not in self.file.done:
-            self.file.append([{"id": name, "step": state.global_step, "max_steps": state.max_steps, **logs}])
+            self.file.append([log_line(name, state.global_step, state.max_steps, logs)])
