@@ -143,7 +143,7 @@ def hard_facts(seed: int = 0) -> Mapping[tuple[int, str, int], HardFact]:
 def textbook(n: int, seed: int = 0) -> list[Row]:
     """`n` worked problems of the train split in the world of `seed`: rows `id`, `prompt`, `completion`.
 
-    Each occurrence of a hard fact is right with the fact's reliability, on its own draw. The chain goes on
+    Each occurrence of a hard fact is right with the fact's reliability, on its own draw. The chain continues
     from the digit written, so a row never contradicts itself, but its final answer may be wrong.
 
     Raises ValueError for a negative `n`.
