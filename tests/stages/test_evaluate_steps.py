@@ -13,6 +13,7 @@ from scipy.special import expit
 from pages import commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
+from qstep.evals import as_json
 from qstep.scoring import StepScorer
 from qstep.stages.commands import COMMANDS
 from qstep.stages.evaluate_steps import EvaluateStepsConfig, evaluate
@@ -40,12 +41,18 @@ def benchmark(problems: int, *, skip: int = 0, name: str = "mini") -> list[dict[
     return rows
 
 
+def judged_by(config: EvaluateStepsConfig) -> dict[str, Any]:
+    """The result as JSON."""
+    result: dict[str, Any] = as_json(evaluate(config))
+    return result
+
+
 def judge(scorer: Path, folder: Path, inputs: dict[str, list[dict[str, Any]]], **options: Any) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     files = {name: folder / f"{name}.json" for name in inputs}
     for name, rows in inputs.items():
         files[name].write_text(json.dumps(rows))
-    return evaluate(EvaluateStepsConfig(scorer=str(scorer), inputs=files, output_dir=folder / "out", **options))
+    return judged_by(EvaluateStepsConfig(scorer=str(scorer), inputs=files, output_dir=folder / "out", **options))
 
 
 def test_f1_is_what_ten_lines_make_of_the_scorer_s_qs(scorer: Path, tmp_path: Path) -> None:
@@ -119,7 +126,7 @@ def test_stepwise_rows_are_judged_alike(scorer: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", stepwise + unknown + blank)
     theirs = judge(scorer, tmp_path / "raw", {"mini": raw})["steps"]["mini"]
     config = EvaluateStepsConfig(scorer=str(scorer), inputs=tmp_path / "rows.jsonl", output_dir=tmp_path / "out")
-    ours = evaluate(config)["steps"]["rows"]
+    ours = judged_by(config)["steps"]["rows"]
     assert ours.pop("left_out") == {
         "its labels leave open which step is the first wrong one": 1,
         "the response has no step": 1,
@@ -150,7 +157,7 @@ def test_a_given_step_is_one_step_whatever_is_in_it(
     assert "2 steps contain the scorer&#39;s separator" in (tmp_path / "out" / "report.html").read_text()
     stepwise = {"prompt": rows[2]["problem"], "completions": rows[2]["steps"], "labels": [True] * len(rows[2]["steps"])}
     write_jsonl(tmp_path / "other.jsonl", [stepwise | {"step_separator": "\n\n"}])
-    other = evaluate(
+    other = judged_by(
         EvaluateStepsConfig(scorer=str(scorer), inputs=tmp_path / "other.jsonl", output_dir=tmp_path / "other")
     )
     assert other["steps"]["other"]["separators"]["rows_split_at_another"] == 1
@@ -297,7 +304,7 @@ def test_a_folder_of_datasets_is_judged_split_by_split(scorer: Path, tmp_path: P
     (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{splits}---\n")
     for name, rows in names.items():
         (folder / f"{name}.json").write_text(json.dumps(rows))
-    made = evaluate(EvaluateStepsConfig(scorer=str(scorer), dataset_name=str(folder), output_dir=tmp_path / "out"))
+    made = judged_by(EvaluateStepsConfig(scorer=str(scorer), dataset_name=str(folder), output_dir=tmp_path / "out"))
     assert {name: of["responses"] for name, of in made["steps"].items()} == {"gsm8k": 6, "math": 4}
     by_files = judge(scorer, tmp_path / "files", names)
     assert made["steps"] == by_files["steps"] and made["mean"] == by_files["mean"]
@@ -345,7 +352,7 @@ def test_the_whole_of_a_real_benchmark(tmp_path: Path) -> None:
     model.save(tmp_path / "scorer")
     tokenizer.save_pretrained(tmp_path / "scorer")
     path = DATA / "processbench_gsm8k.json"
-    made = evaluate(
+    made = judged_by(
         EvaluateStepsConfig(
             scorer=str(tmp_path / "scorer"), inputs={"gsm8k": path}, output_dir=tmp_path / "out", score_tokens=1
         )

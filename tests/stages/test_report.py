@@ -130,6 +130,18 @@ def test_the_best_way_to_choose_is_compared_whatever_it_is(tmp_path: Path) -> No
         assert "Late@2 answers 100.0 %" in text
 
 
+def test_two_best_of_n_results_are_told_apart(tmp_path: Path) -> None:
+    """Names of both sides get the name of the result, so that the sentence finds both accuracies: 1, and 1/2."""
+    rows = scored(tmp_path / "rows.jsonl", {"a": [2.0, -1.0], "b": [1.0, 0.0]})
+    both = {name: choice(tmp_path / f"{name}.json", pqm=rows) for name in ("old", "new")}
+    text = shown(report(ReportConfig(both, tmp_path / "page.html", summary=tmp_path / "s.json")))
+    comparisons = json.loads((tmp_path / "s.json").read_text())["comparisons"]
+    assert list(comparisons) == [f"{r}: pqm@2 - {r}: {way}" for r in both for way in ("majority", "mean")]
+    first = comparisons["old: pqm@2 - old: majority"]
+    assert (first["a"], first["b"], first["among"]) == ("old: pqm", "old: majority", 2)
+    assert "Old: PQM@2 answers 100.0 % [34.2, 100.0] of 2 problems, old: majority vote 50.0 %" in text
+
+
 def test_how_many_examples_are_shown_is_an_option(tmp_path: Path) -> None:
     rows = scored(tmp_path / "rows.jsonl", {name: [2.0, -1.0] for name in "abcd"})
     result = choice(tmp_path / "c.json", pqm=rows)

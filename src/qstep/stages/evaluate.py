@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from qstep.runs.options import Bounds
 from qstep.runs.progress import print_table, say_written
@@ -10,6 +10,9 @@ from qstep.runs.provenance import provenance
 from qstep.stages.grade import GradeConfig, grade
 from qstep.stages.sample import SampleConfig, Sampling, sample
 from qstep.tasks.options import GradingOptions
+
+if TYPE_CHECKING:
+    from qstep.evals import PolicyEvaluation
 
 
 @dataclass(kw_only=True)
@@ -30,15 +33,15 @@ class EvaluateConfig(GradingOptions, Sampling):
     num_samples: Annotated[int, Bounds(least=1)] = 4
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig) -> "PolicyEvaluation":
     """Runs the stage and returns what it writes to `results.json`.
 
-    `name` is the name of `output_dir`. `greedy` and `sampled` are the results of `qstep.evals.policy_report`.
-    `problems` holds the counts [right, wrong, ungradable] of each problem, from which `qstep report` computes paired
-    differences between policies. `results` and `n-samples` have the layout of lm-evaluation-harness.
+    `name` is the name of `output_dir`. `problems` holds the counts [right, wrong, ungradable] of each problem, from
+    which `qstep report` computes paired differences between policies. `results` and `n-samples` have the layout of
+    lm-evaluation-harness.
     """
     from qstep.data import read_rows
-    from qstep.evals import PolicyEvaluation, as_json, policy_report, verdicts_by_problem, write_result
+    from qstep.evals import PolicyEvaluation, policy_report, verdicts_by_problem, write_result
     from qstep.evals.harness import harness_metrics
     from qstep.evals.measures import PolicyAccuracy
     from qstep.report.tables import evaluation_table
@@ -67,4 +70,4 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     write_result(config.output_dir / "results.json", results)
     print_table(*evaluation_table(results, str(config.dataset_name)))
     say_written(config.output_dir / "results.json")
-    return as_json(results)
+    return results

@@ -71,7 +71,7 @@ class EvaluateStepsConfig(PromptOptions, ScorerOptions):
             raise ValueError(f"{' and '.join(used)} exclude each other: give one of them")
 
 
-def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
+def evaluate(config: EvaluateStepsConfig) -> StepJudgement:
     """Runs the stage and returns what it writes to `results.json`. `steps` holds the report of each subset.
 
     It also writes `scored_<subset>.jsonl` (resumable) and `report.html`. `results_<time>.json` and
@@ -82,7 +82,7 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
             be chosen on evaluated rows or on a missing subset.
     """
     from qstep.data import write_json, write_jsonl
-    from qstep.evals import Page, StepJudgement, as_json, judgements_of, mean_f1, step_report, write_result
+    from qstep.evals import Page, StepJudgement, judgements_of, mean_f1, step_report, write_result
     from qstep.evals.harness import harness_results, harness_samples
     from qstep.evals.results import MeanF1
     from qstep.report import choose_judged, render_report
@@ -121,7 +121,7 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
     _print(results, judged)
     for name in ("results.json", "report.html"):
         say_written(config.output_dir / name)
-    return as_json(results)
+    return results
 
 
 def _benchmarks(config: EvaluateStepsConfig) -> tuple[dict[str, StepBenchmark], StepBenchmark | None]:
