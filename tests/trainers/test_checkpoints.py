@@ -17,7 +17,8 @@ from rich.console import Console
 from killed_training import CONTEXT, run, same_weights, start, write_inputs
 from qstep.data import read_rows, write_jsonl
 from qstep.runs.seals import MARKER
-from qstep.runs.stage_file import SettingsChanged, StageBusy, StageFile
+from qstep.runs.sidecar import SettingsChanged
+from qstep.runs.stage_file import StageBusy, StageFile
 from qstep.stages import train as stage
 from qstep.stages.train import TrainInputs
 from qstep.trainers.checkpoints import checkpoints, newest_usable, why_unusable

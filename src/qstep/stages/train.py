@@ -32,7 +32,8 @@ from qstep.runs.fingerprints import model_files, model_fingerprint
 from qstep.runs.options import settings_of
 from qstep.runs.progress import console, reasons_text
 from qstep.runs.seals import MARKER
-from qstep.runs.stage_file import SettingsChanged, StageFile, finished
+from qstep.runs.sidecar import SettingsChanged
+from qstep.runs.stage_file import StageFile, finished
 from qstep.trainers import trainer_class
 from qstep.trainers.checkpoints import (
     Checkpoint,
