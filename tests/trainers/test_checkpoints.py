@@ -21,6 +21,7 @@ from qstep.runs.sidecar import SettingsChanged
 from qstep.runs.stage_file import StageBusy, StageFile
 from qstep.stages import train as stage
 from qstep.stages.train import TrainInputs
+from qstep.trainers import resuming
 from qstep.trainers.checkpoints import checkpoints, newest_usable, why_unusable
 
 
@@ -57,7 +58,8 @@ def half(whole: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     text = io.StringIO()
-    monkeypatch.setattr(stage, "console", Console(file=text, width=10_000))
+    for module in (stage, resuming):
+        monkeypatch.setattr(module, "console", Console(file=text, width=10_000))
     return text
 
 
