@@ -70,6 +70,7 @@ class StageFile:
             WouldWrite: this is a dry run, and nothing was opened.
         """
         path = Path(path)
+        meta_path = sidecar(path)
         asked = new_meta(stage, settings)
         if is_dry_run():
             raise WouldWrite(path, outcome(path, asked, may_grow))
@@ -78,7 +79,7 @@ class StageFile:
         try:
             state, meta = state_of(path, asked, may_grow)
             if state in ("new", "extended"):
-                write_json(sidecar(path), meta)
+                write_json(meta_path, meta)
             done, size, digest = _scan(path, key)
             if meta["complete"]:
                 _refuse_changed_rows(path, meta, len(done), size, digest.hexdigest())
