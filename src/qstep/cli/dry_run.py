@@ -16,7 +16,7 @@ from qstep.words import counted
 
 _CHECKED = frozenset(
     {"convert", "sample", "grade", "annotate", "score", "search", "evaluate", "evaluate processbench", "merge"}
-    | {"export", "miniature"}
+    | {"export"}
 )
 """Commands that compare their output with the settings before they load a model. Training does so too."""
 

@@ -32,16 +32,17 @@ def refuse_foreign(option: str, path: Path, is_ours: Callable[[Path], bool]) -> 
         raise ValueError(f"--{option} {path} exists with other content: choose another file, or delete it")
 
 
-def is_page(path: Path) -> bool:
-    """Whether a file is an HTML page."""
-    return _begins_with(path, b"<!doctype html>")
+def begins_with(path: Path, start: bytes) -> bool:
+    """Whether a file begins with these bytes, in upper or lower case. `start` is in lower case."""
+    with path.open("rb") as file:
+        return file.read(len(start)).lower() == start
 
 
 def is_json_with(*names: str) -> Callable[[Path], bool]:
     """A test whether a file is a JSON object with these entries, laid out as by `write_json`. Rows begin otherwise."""
 
     def holds(path: Path) -> bool:
-        if not _begins_with(path, b"{\n"):
+        if not begins_with(path, b"{\n"):
             return False
         try:
             return {*names} <= json.loads(path.read_bytes()).keys()
@@ -49,12 +50,6 @@ def is_json_with(*names: str) -> Callable[[Path], bool]:
             return False
 
     return holds
-
-
-def _begins_with(path: Path, start: bytes) -> bool:
-    """Whether a file begins with these bytes, in upper or lower case. `start` is in lower case."""
-    with path.open("rb") as file:
-        return file.read(len(start)).lower() == start
 
 
 def _paths(value: Any) -> Iterator[str | Path]:

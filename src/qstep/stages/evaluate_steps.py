@@ -7,11 +7,12 @@ import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.runs.options import Bounds, settings_of
-from qstep.runs.outputs import is_page, refuse_foreign
+from qstep.runs.outputs import begins_with, refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.runner import Work, write_rows
@@ -99,7 +100,7 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
     from qstep.report import choose_judged, render_report
 
     refuse_foreign("output_dir", config.output_dir / "results.json", holds(StepJudgement))
-    refuse_foreign("output_dir", config.output_dir / "report.html", is_page)
+    refuse_foreign("output_dir", config.output_dir / "report.html", partial(begins_with, start=b"<!doctype html>"))
     judged, chosen_on = _benchmarks(config)
     shared = _refuse_shared(judged, chosen_on)
     scored = {name: _scored(benchmark, config) for name, benchmark in judged.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from qstep.runs.options import Bounds, OutputFile
-from qstep.runs.outputs import is_page, refuse_foreign, refuse_overwriting
+from qstep.runs.outputs import begins_with, refuse_foreign, refuse_overwriting
 from qstep.runs.progress import say_written
 from qstep.runs.provenance import provenance
 from qstep.tasks.options import TaskOptions
@@ -65,7 +65,7 @@ def report(config: ReportConfig) -> Path:
     from qstep.report.contents import titled
 
     refuse_overwriting(config)
-    refuse_foreign("output", config.output, is_page)
+    refuse_foreign("output", config.output, lambda page: begins_with(page, b"<!doctype html>"))
     if config.summary:
         refuse_foreign("summary", config.summary, holds(Page))
     found = gathered(_named(config.results))

@@ -88,8 +88,8 @@ _NAMED: Mapping[str, Callable[[], Task]] = {"math": Mathematics, "miniature": Mi
 """The tasks of this package by name. The families of reasoning_gym have names too, after a prefix."""
 
 
-def is_task(name: str) -> bool:
-    """Whether a name is that of a task, and not of a file of problems or a Hub id."""
+def is_generated(name: str) -> bool:
+    """Whether a data set's name is that of a task, which makes problems, and not of a file or a Hub id."""
     return name in _NAMED or name.startswith(REASONING_GYM) or is_users(name)
 
 
