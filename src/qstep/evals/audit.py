@@ -26,7 +26,7 @@ from qstep.data import (
     repeated_rows,
     rising_rows,
 )
-from qstep.data.index import prompt_hash
+from qstep.data.records import prompt_hash
 from qstep.evals.measures import LabelShares, NamedRows, OverLongRows, SharedRows, Spread, TokenSpread, VerdictShares
 from qstep.evals.results import Audit
 from qstep.models import StepContract, encode_steps
