@@ -16,10 +16,12 @@ import qstep
 from qstep.runs.options import (
     CHANGES_NOTHING,
     GIVEN,
+    NOT_IN_SETTINGS,
     ONLY_WHETHER_GIVEN,
     About,
     Bounds,
     ChangesNothing,
+    NotInSettings,
     Options,
     ReadIf,
     Such,
@@ -67,6 +69,8 @@ class Toy(Options):
     rows: Annotated[int, CHANGES_NOTHING, ReadIf(depth=GIVEN)] = 8
     url: Annotated[str | None, ONLY_WHETHER_GIVEN, ReadIf(absent=1)] = None
     pace: Annotated[int, ChangesNothing(unless=lambda config: config.way == "c")] = 1
+    source: Annotated[str, NOT_IN_SETTINGS] = "a"
+    scale: Annotated[int, NotInSettings(unless=lambda config: config.way == "c")] = 2
 
 
 @pytest.mark.parametrize(
@@ -92,11 +96,21 @@ def test_what_can_be_meant_is_taken() -> None:
 
 
 def test_the_settings_are_the_options_that_change_something() -> None:
-    assert settings_of(Toy(url="http://a"), "count", extra=1) == {
-        **{"share": 0.5, "way": "a", "depth": 3, "level": 0.9},
+    assert settings_of(Toy(url="http://a"), extra=1) == {
+        **{"count": None, "share": 0.5, "way": "a", "depth": 3, "level": 0.9},
         **{"url": True, "extra": 1},
     }
-    assert settings_of(Toy(way="c"))["pace"] == 1 and settings_of(Toy())["url"] is None
+    assert settings_of(Toy(way="c")).items() >= {"pace": 1, "scale": 2}.items() and settings_of(Toy())["url"] is None
+    assert not changes_nothing(Toy(), "source"), "a recipe's key has it"
+
+
+def test_the_settings_of_a_part_are_those_of_its_fields() -> None:
+    @dataclass(kw_only=True)
+    class More(Toy):
+        own: int = 1
+
+    assert settings_of(More())["own"] == 1
+    assert settings_of(More(), Toy) == settings_of(Toy())
 
 
 def test_bounds_are_named() -> None:

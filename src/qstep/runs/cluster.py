@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from qstep.extras import missing
-from qstep.runs.options import CHANGES_NOTHING, GIVEN, Bounds, Options, ReadIf
+from qstep.runs.options import CHANGES_NOTHING, Bounds, Options, ReadIf
 from qstep.types import Row
 
 Work = Callable[[list[Row]], list[Row]]
@@ -30,9 +30,7 @@ class ClusterOptions(Options):
     GROUP = "cluster options"
     READ_IF = ReadIf(executor="ray")
 
-    executor: Annotated[
-        Literal["local", "ray"], CHANGES_NOTHING, ReadIf(model_name_or_path=GIVEN), ReadIf(engine=("hf", "vllm"))
-    ] = "local"
+    executor: Annotated[Literal["local", "ray"], CHANGES_NOTHING, ReadIf()] = "local"
     workers: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 2
     worker_gpus: Annotated[float, Bounds(least=0), CHANGES_NOTHING] = 0.0
 

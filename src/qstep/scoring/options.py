@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from qstep.data import file_fingerprint
 from qstep.runs.fingerprints import model_fingerprint
-from qstep.runs.options import (
-    CHANGES_NOTHING,
-    ONLY_WHETHER_GIVEN,
-    Bounds,
-    Check,
-    Options,
-    ReadIf,
-    Reads,
-)
+from qstep.runs.options import CHANGES_NOTHING, GIVEN, ONLY_WHETHER_GIVEN, Bounds, Options, ReadIf, Reads
 from qstep.runs.progress import console
-from qstep.runs.shared_options import CallOptions, DeviceOptions, StepSeparator, path_inputs
+from qstep.runs.shared_options import CallOptions, DeviceOptions, ServerUrl, StepSeparator, path_inputs
 from qstep.scoring.kinds import ScorerKind
 from qstep.types import Prompt
 
@@ -53,6 +45,7 @@ class LocalScorerOptions(DeviceOptions):
 
     GROUP = "scorer options"
     READ_IF = ReadIf(endpoint=None)
+    USES: ClassVar[Mapping[str, ReadIf]] = {"device": ReadIf(endpoint=None), "dtype": ReadIf(endpoint=None)}
 
     scorer: Annotated[str, Reads(_scorer_inputs), ReadIf()]
     scorer_kind: ScorerKind = "auto"
@@ -85,12 +78,6 @@ class LocalScorerOptions(DeviceOptions):
         )
 
 
-def _check_url(option: str, url: str) -> None:
-    from qstep.calls import checked_url
-
-    checked_url(url, f"--{option}")
-
-
 _SCORER_KEY = "QSTEP_SCORER_API_KEY"
 """Not the engine's: a key is sent to the server that it is of, and to no other."""
 
@@ -106,8 +93,12 @@ class EndpointOptions(CallOptions):
     """
 
     GROUP = "options of a scorer at a server"
+    USES: ClassVar[Mapping[str, ReadIf]] = {
+        "request_timeout_s": ReadIf(endpoint=GIVEN),
+        "retries": ReadIf(endpoint=GIVEN),
+    }
 
-    endpoint: Annotated[str | None, Check(_check_url), ONLY_WHETHER_GIVEN] = None
+    endpoint: Annotated[ServerUrl | None, ONLY_WHETHER_GIVEN] = None
 
     def served_fingerprint(self, scorer: str) -> str:
         """What the server says of its weights."""

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.cluster import ClusterOptions
-from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.options import CHANGES_NOTHING, Bounds, OutputFile, ReadIf, Such, settings_of
-from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.shared_options import ModelName, StepSeparator
@@ -107,14 +105,11 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     Raises:
         ValueError: the method is `exact` and the task cannot check a step.
     """
-    refuse_overwriting(config)
     tasks = config.tasks()
     settings = settings_of(
         config,
         input=finished(config.input),
-        model=model_fingerprint(config.model_name_or_path, config.model_revision)
-        if config.model_name_or_path and engine is None
-        else config.model_name_or_path,
+        model=config.model_name_or_path and config.model_setting(config.model_name_or_path, engine),
         version=tasks.named(config.task).version,
     )
 

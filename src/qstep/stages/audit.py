@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from qstep.data import Format
-from qstep.runs.options import GIVEN, Bounds, Options, OutputFile, ReadIf, Such, check_found
-from qstep.runs.outputs import is_json_with, refuse_foreign, refuse_overwriting
+from qstep.runs.options import GIVEN, Bounds, Options, Output, ReadIf, Such, check_found
+from qstep.runs.outputs import is_json_with, refuse_foreign
 from qstep.runs.progress import bar, print_result, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.shared_options import ModelName, StepSeparator
@@ -60,7 +60,7 @@ class AuditConfig(Options):
 
     train_file: Path
     test_files: dict[str, Path] | None = None
-    output: OutputFile | None = None
+    output: Annotated[Path, Output("{stage}.json")] | None = None
     format: Literal["auto", "stepwise", "unpaired", "prompt-completion"] = "auto"
     model_name_or_path: ModelName | None = None
     model_revision: Annotated[str | None, _COUNTED] = None
@@ -86,9 +86,7 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     """
     from qstep.data import RowError, audit_rows, index_rows, write_json
 
-    refuse_overwriting(config)
-    if config.output is not None:
-        refuse_foreign("output", config.output, is_json_with("failures", "provenance"))
+    refuse_foreign(output=(config.output, is_json_with("failures", "provenance")))
     files = {"train_file": config.train_file} | {
         f"test_files.{n}": path for n, path in (config.test_files or {}).items()
     }

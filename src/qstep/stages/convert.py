@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from qstep.data import Neutral, Source
-from qstep.runs.options import OutputFile, ReadIf, Such, check_found, settings_of
-from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.options import NOT_IN_SETTINGS, OutputFile, ReadIf, Such, check_found, settings_of
 from qstep.runs.progress import counts_text
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import StepSeparator
@@ -48,13 +47,13 @@ class ConvertConfig(PromptOptions, TaskOptions):
             (prm800k).
     """
 
-    dataset_name: DatasetName
+    dataset_name: Annotated[DatasetName, NOT_IN_SETTINGS]
     output: OutputFile
     format: Literal[
         "auto", "math_shepherd", "prm800k", "processbench", "prmbench", "bigbench_mistake", "trl_stepwise"
     ] = "auto"
-    split: Annotated[str | None, ReadIf(dataset_name=HUB_ID)] = None
-    config_name: Annotated[str | None, ReadIf(dataset_name=HUB_ID)] = None
+    split: Annotated[str | None, NOT_IN_SETTINGS, ReadIf(dataset_name=HUB_ID)] = None
+    config_name: Annotated[str | None, NOT_IN_SETTINGS, ReadIf(dataset_name=HUB_ID)] = None
     step_separator: StepSeparator | None = None
     separator_inside: Literal["blank", "refuse"] = "blank"
     neutral: Annotated[Neutral, ReadIf(format=_PRM800K)] = "right"
@@ -69,13 +68,11 @@ def convert(config: ConvertConfig) -> Path:
     """
     from qstep.data import Audit, Reading, read_published, recognise
 
-    refuse_overwriting(config)
     source = Source.of(config.dataset_name, split=config.split or "train", config=config.config_name)
     format = recognise(source) if config.format == "auto" else config.format
     check_found(config, f"{config.dataset_name} has the format {format}", format=format)
     settings = settings_of(
         config,
-        *("dataset_name", "split", "config_name"),
         input=finished(source.path) if source.path.suffix == ".jsonl" else source.fingerprint(),
         source=[source.name, source.config, source.split],
         format=format,

@@ -1,10 +1,9 @@
 """`qstep evaluate`: reads a policy and problems, and measures the greedy and sampled accuracy."""
 
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Annotated, Any
 
-from qstep.runs.options import Bounds
+from qstep.runs.options import Bounds, OutputFolder
 from qstep.runs.progress import print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.stages.grade import GradeConfig, grade
@@ -25,7 +24,7 @@ class EvaluateConfig(GradingOptions, Sampling):
         num_samples: responses per problem for the sampled accuracy. The greedy accuracy uses one.
     """
 
-    output_dir: Path
+    output_dir: OutputFolder
     split: str = "test"
     num_samples: Annotated[int, Bounds(least=1)] = 4
 

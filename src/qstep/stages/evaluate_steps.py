@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from qstep.runs.options import Bounds, settings_of
+from qstep.runs.options import Bounds, OutputFolder, settings_of
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.runner import Work, write_rows
@@ -54,7 +54,7 @@ class EvaluateStepsConfig(PromptOptions, ScorerOptions):
 
     inputs: dict[str, Path] | Path | None = None
     dataset_name: DatasetName | None = None
-    output_dir: Path
+    output_dir: OutputFolder
     threshold: Annotated[float | None, Bounds(least=0, most=1)] = None
     threshold_file: Path | None = None
     threshold_split: str | None = None
@@ -178,8 +178,7 @@ def _scored(benchmark: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list
     from qstep.data import canonical_json, read_rows
 
     digest = hashlib.sha256(b"".join(canonical_json(row) + b"\n" for row in benchmark.rows)).hexdigest()
-    own = {field.name for field in fields(config)} - {field.name for field in fields(ScorerOptions)}
-    settings = settings_of(config, *own, scorer=config.scorer_fingerprint(), rows=digest)
+    settings = settings_of(config, ScorerOptions, scorer=config.scorer_fingerprint(), rows=digest)
     path = config.output_dir / f"scored_{benchmark.name}.jsonl"
 
     def work(done: Collection[str]) -> Work:

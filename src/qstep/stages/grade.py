@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 from qstep.runs.options import Bounds, OutputFile, settings_of
-from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import GradingOptions
@@ -45,7 +44,6 @@ def grade(config: GradeConfig) -> Path:
     """Runs the stage and returns its output."""
     from qstep.tasks import graded_rows
 
-    refuse_overwriting(config)
     tasks = config.tasks()
     version = tasks.named(config.task).version
     settings = settings_of(config, input=finished(config.input), version=version)

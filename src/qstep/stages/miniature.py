@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from qstep.runs.options import Bounds, Options
+from qstep.runs.dry_run import stop_dry_run
+from qstep.runs.options import Bounds, Options, OutputFolder
 from qstep.runs.progress import say_written
 
 
@@ -20,13 +21,14 @@ class MiniatureConfig(Options):
         seed: seed of the task variant (which facts are hard), of the textbook, and of the model's weights.
     """
 
-    output_dir: Path
+    output_dir: OutputFolder
     textbook_rows: Annotated[int, Bounds(least=1)] = 16_000
     seed: int = 0
 
 
 def miniature(config: MiniatureConfig) -> Path:
     """Runs the stage and returns its folder."""
+    stop_dry_run(config.output_dir)
     import torch
     from transformers import Qwen3ForCausalLM
 

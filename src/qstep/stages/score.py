@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from qstep.runs.options import OutputFile, settings_of
-from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.options import NOT_IN_SETTINGS, OutputFile, settings_of
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.stage_file import finished
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
@@ -39,7 +38,7 @@ class ScoreConfig(TaskOptions, ScorerOptions):
 
     input: Path
     output: OutputFile
-    over_long: OverLong = "refuse"
+    over_long: Annotated[OverLong, NOT_IN_SETTINGS] = "refuse"
 
 
 def score(config: ScoreConfig) -> Path:
@@ -51,10 +50,8 @@ def score(config: ScoreConfig) -> Path:
     """
     from qstep.data import count_responses
 
-    refuse_overwriting(config)
     settings = settings_of(
         config,
-        "over_long",
         input=finished(config.input),
         scorer=config.scorer_fingerprint(),
     )

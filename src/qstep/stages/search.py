@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.generation.options import EngineOptions, SamplingOptions
-from qstep.runs.fingerprints import model_fingerprint, problems_fingerprint
+from qstep.runs.fingerprints import problems_fingerprint
 from qstep.runs.options import CHANGES_NOTHING, Bounds, OutputFile, ReadIf, is_read, settings_of
-from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName
@@ -92,13 +91,10 @@ def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | 
     """Runs the stage and returns its output. `engine` and `scorer` replace the ones named by the options."""
     from qstep.data.tokens import PROMPT_DATE
 
-    refuse_overwriting(config)
     problems = {problem.id: problem for problem in config.problems()}
     settings = settings_of(
         config,
-        model=model_fingerprint(config.model_name_or_path, config.model_revision)
-        if engine is None
-        else config.model_name_or_path,
+        model=config.model_setting(config.model_name_or_path, engine),
         scorer=config.scorer_fingerprint() if scorer is None else config.scorer,
         problems=problems_fingerprint(problems.values()),
         prompt_date=str(PROMPT_DATE),

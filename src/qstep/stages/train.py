@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from transformers import (
@@ -29,7 +30,7 @@ from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.source import RowsFile
 from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
-from qstep.runs.options import settings_of
+from qstep.runs.options import NOT_IN_SETTINGS, NotInSettings, settings_of
 from qstep.runs.progress import console, reasons_text
 from qstep.runs.seals import MARKER
 from qstep.runs.stage_file import SettingsChanged, StageFile, finished
@@ -54,8 +55,12 @@ class TrainInputs(ModelOptions):
             load_best_model_at_end and metric_for_best_model to keep the best checkpoint.
     """
 
+    MARKS: ClassVar[Mapping[str, tuple[NotInSettings, ...]]] = dict.fromkeys(
+        ("model_name_or_path", "model_revision"), (NOT_IN_SETTINGS,)
+    )
+
     train_file: Path
-    eval_file: Path | None = None
+    eval_file: Annotated[Path | None, NOT_IN_SETTINGS] = None
 
 
 def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
@@ -173,7 +178,7 @@ class _Run:
         settings = {
             "method": self.method,
             **training_settings(self.config),
-            **settings_of(self.inputs, "model_name_or_path", "model_revision", "eval_file"),
+            **settings_of(self.inputs),
             "train_file": finished(self.inputs.train_file),
             "model": model_fingerprint(self.inputs.model_name_or_path, self.inputs.model_revision),
         }
