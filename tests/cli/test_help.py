@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from qstep.cli import RECIPES, main
 from qstep.cli.general import HELP
-from qstep.cli.options import options_of
+from qstep.cli.options import command_options
 from qstep.stages.commands import COMMANDS
 
 KNOWN = {**RECIPES, **COMMANDS}
@@ -39,7 +39,7 @@ def test_help_is_one_screen_with_the_commands_own_options_first(
     text = shown(capsys, *command.split(), "--help")
     assert len(text.splitlines()) <= 60
     assert max(map(len, text.splitlines())) <= 120
-    found = options_of(KNOWN[command])
+    found = command_options(KNOWN[command])
     required = [option.name for option in found.own if option.default is None]
     lines = explained(text)
     assert lines[: len(required)] == required

@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 
 from qstep.cli.general import FLAGS, LEVELS
-from qstep.cli.options import options_of
+from qstep.cli.options import command_options
 from qstep.stages.commands import Command
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -100,7 +100,7 @@ def _of(table: Mapping[str, _Words], name: str) -> Mapping[str, tuple[str, ...]]
 
 def _options(command: Command) -> dict[str, tuple[str, ...]]:
     """The values of each option: its choices, or file names, or nothing to complete."""
-    found = options_of(command)
+    found = command_options(command)
     options = {option.name: _values(option.type) for option in chain(found.own, *found.shared.values())}
     return {**(_trainer_options() if found.foreign else {}), **options, **_EVERYWHERE}
 

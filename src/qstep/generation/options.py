@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from qstep.generation.engine import Temperature, TopP
 from qstep.runs.fingerprints import model_fingerprint
-from qstep.runs.options import CHANGES_NOTHING, GIVEN, Bounds, Options, ReadIf
+from qstep.runs.options import CHANGES_NOTHING, GIVEN, AtLeast1, Options, ReadIf
 from qstep.runs.shared_options import CallOptions, DeviceOptions, ServerUrl
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ class SamplingOptions(Options):
     GROUP = "sampling options"
     READ_IF = ReadIf(model_name_or_path=GIVEN)
 
-    max_new_tokens: Annotated[int, Bounds(least=1)] = 512
-    temperature: Annotated[float, Bounds(least=0)] = 1.0
-    top_p: Annotated[float, Bounds(above=0, most=1)] = 1.0
+    max_new_tokens: AtLeast1 = 512
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
     seed: Annotated[int, ReadIf()] = 0
 
     def sampling(self) -> SamplingSettings:
@@ -50,7 +51,7 @@ class LocalOptions(DeviceOptions):
 
     GROUP = "options of --engine hf and vllm"
 
-    max_rows: Annotated[int, Bounds(least=1), CHANGES_NOTHING, ReadIf(engine=("hf", "vllm"))] = 1024
+    max_rows: Annotated[AtLeast1, CHANGES_NOTHING, ReadIf(engine=("hf", "vllm"))] = 1024
 
 
 @dataclass(kw_only=True)
@@ -64,7 +65,7 @@ class HFOptions(LocalOptions):
     GROUP = "options of --engine hf"
     READ_IF = ReadIf(engine="hf")
 
-    max_tokens: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 131_072
+    max_tokens: Annotated[AtLeast1, CHANGES_NOTHING] = 131_072
 
     def load(self, model_name_or_path: str, revision: str | None) -> Engine:
         """The engine of a model in this process."""
@@ -132,7 +133,7 @@ class HTTPOptions(CallOptions):
     engine_model: str | None = None
     engine_input: Literal["tokens", "text"] = "tokens"
     engine_logprobs: Annotated[Literal["raw", "processed"], ReadIf(engine_input="tokens")] = "raw"
-    concurrency: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 32
+    concurrency: Annotated[AtLeast1, CHANGES_NOTHING] = 32
 
     def load(self, model_name_or_path: str, revision: str | None) -> Engine:
         """The engine of a model at the server."""

@@ -12,7 +12,7 @@ from qstep.recipes.graph import run as run_recipe
 from qstep.recipes.recipe import Recipe, read_recipe
 from qstep.recipes.study import Study
 from qstep.recipes.summary import summarise
-from qstep.runs.options import Bounds, Check, Options, OutputFolder
+from qstep.runs.options import AtLeast1, Check, Options, OutputFolder
 
 MINIATURE = Path(str(files("qstep.recipes") / "miniature.yaml"))
 """The file of the recipe that `qstep demo` runs."""
@@ -42,7 +42,7 @@ class DemoConfig(Options):
     output_dir: OutputFolder | None = None
     seeds: Annotated[str | None, Check(_seeds)] = None
     only: str | None = None
-    processes: Annotated[int | None, Bounds(least=1)] = None
+    processes: AtLeast1 | None = None
     values: dict[str, Any] = field(default_factory=dict)
 
 

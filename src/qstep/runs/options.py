@@ -45,6 +45,10 @@ class Bounds:
         return " and ".join(f"{words} {bound}" for words, bound in named.items() if bound is not None)
 
 
+AtLeast1 = Annotated[int, Bounds(least=1)]
+"""The type of an option that counts something."""
+
+
 @dataclass(frozen=True)
 class Check:
     """A check of a value that is not None. It is called with the option's name and the value, and raises ValueError."""
@@ -311,10 +315,8 @@ def check_options(config: Any) -> None:
     """
     options = options_of(type(config))
     form = getattr(config, "FORM", Options.FORM)
-    check_bounds(config)
-    for name in options:
-        for check in options[name].of(Check) if getattr(config, name) is not None else ():
-            check.check(form.format(name).removeprefix("--"), getattr(config, name))
+    for name, about in options.items():
+        check_value(form.format(name), about, getattr(config, name))
     for field in (field for field in fields(config) if options[field.name].of(ReadIf)):
         value = getattr(config, field.name)
         if value != _default(field) and (reason := why_unread(config, field.name)):
@@ -322,14 +324,15 @@ def check_options(config: Any) -> None:
     refuse_overwriting({name: getattr(config, name) for name in options}, outputs_of(type(config)))
 
 
-def check_bounds(config: Any) -> None:
-    """Raises ValueError, which names the field, for a number of a dataclass that is out of its bounds."""
-    form = getattr(config, "FORM", Options.FORM)
-    for name, about in options_of(type(config)).items():
-        value = getattr(config, name)
-        for bounds in about.of(Bounds) if value is not None else ():
-            if not bounds.admit(value):
-                raise ValueError(f"{form.format(name)} is {value}; it must be {bounds}")
+def check_value(name: str, about: About, value: Any) -> None:
+    """Raises ValueError, which names the option, if a value is out of bounds or a check refuses it."""
+    if value is None:
+        return
+    for bounds in about.of(Bounds):
+        if not bounds.admit(value):
+            raise ValueError(f"{name} is {value}; it must be {bounds}")
+    for check in about.of(Check):
+        check.check(name.removeprefix("--"), value)
 
 
 def check_found(config: Any, where: str, **found: Any) -> None:

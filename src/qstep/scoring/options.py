@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from qstep.data import file_fingerprint
 from qstep.runs.fingerprints import model_fingerprint
-from qstep.runs.options import CHANGES_NOTHING, GIVEN, ONLY_WHETHER_GIVEN, Bounds, Options, ReadIf, Reads
+from qstep.runs.options import CHANGES_NOTHING, GIVEN, ONLY_WHETHER_GIVEN, AtLeast1, Options, ReadIf, Reads
 from qstep.runs.progress import console
 from qstep.runs.shared_options import CallOptions, DeviceOptions, ServerUrl, StepSeparator, path_inputs
 from qstep.scoring.kinds import ScorerKind
@@ -51,6 +51,15 @@ class LocalScorerOptions(DeviceOptions):
     scorer_kind: ScorerKind = "auto"
     scorer_reference: Annotated[str | None, Reads(path_inputs)] = None
     scorer_options: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scorer_reference is not None or self.scorer_options:
+            from qstep.scoring import is_ensemble
+            from qstep.scoring.loading import check_kind
+
+            kind = "ensemble" if self.scorer_kind == "auto" and is_ensemble(self.scorer) else self.scorer_kind
+            check_kind(kind, self.scorer_reference, self.scorer_options)
 
     def scorer_fingerprint(self) -> str:
         """Names the scorer by all that its Qs follow from: its models, and an ensemble's file."""
@@ -132,7 +141,7 @@ class ScoringOptions(Options):
 
     GROUP = "scoring options"
 
-    score_tokens: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 8192
+    score_tokens: Annotated[AtLeast1, CHANGES_NOTHING] = 8192
     step_separator: StepSeparator | None = None
 
     def check_steps(self, scorer: Scorer, name: str) -> Scorer:

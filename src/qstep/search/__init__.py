@@ -9,7 +9,7 @@ from qstep.search.pass_at_k import pass_at_k  # its module has the same name, so
 
 if TYPE_CHECKING:
     from qstep.search.best_of_n import best_of_n_accuracy, best_of_n_index, pick_probabilities
-    from qstep.search.methods import METHODS, Method
+    from qstep.search.methods import METHODS
     from qstep.search.together import Found, search_together
     from qstep.search.tree import Partial, Rated, SearchSettings, pick
     from qstep.search.voting import NO_ANSWER, answer_classes, vote, vote_accuracy
@@ -18,7 +18,6 @@ __all__ = [
     "METHODS",
     "NO_ANSWER",
     "Found",
-    "Method",
     "Partial",
     "Rated",
     "SearchSettings",
@@ -35,7 +34,7 @@ __all__ = [
 
 _PLACES = {
     "best_of_n": ("best_of_n_accuracy", "best_of_n_index", "pick_probabilities"),
-    "methods": ("METHODS", "Method"),
+    "methods": ("METHODS",),
     "together": ("Found", "search_together"),
     "tree": ("Partial", "Rated", "SearchSettings", "pick"),
     "voting": ("NO_ANSWER", "answer_classes", "vote", "vote_accuracy"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
@@ -11,35 +10,19 @@ if TYPE_CHECKING:
     from qstep.search.tree import Rated, Search, Tree
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A search: its `module:function`, and the options of `qstep search` that it reads. Its rows record these."""
-
-    place: str
-    options: tuple[str, ...]
-
-    def load(self) -> Callable[[Tree], Search[list[Rated]]]:
-        """The function that searches a tree (see `qstep.search.tree`)."""
-        module, _, name = self.place.partition(":")
-        return getattr(import_module(module), name)
-
-
-_BEAM = ("width", "expand", "max_steps", "token_budget")
-
 METHODS = {
-    "best_of_n": Method("qstep.search.guided:best_of_n", ("width", "token_budget")),
-    "beam": Method("qstep.search.guided:beam", _BEAM),
-    "dvts": Method("qstep.search.guided:dvts", _BEAM),
-    "lookahead": Method(
-        "qstep.search.guided:beam", ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
-    ),
+    "best_of_n": "qstep.search.guided:best_of_n",
+    "beam": "qstep.search.guided:beam",
+    "dvts": "qstep.search.guided:dvts",
+    "lookahead": "qstep.search.guided:beam",
 }
-"""The methods by name. `lookahead` is `beam` with `lookahead_steps`."""
+"""The `module:function` of each method by its name. `lookahead` is `beam` with `lookahead_steps`."""
 
 
-def readers(option: str) -> tuple[str, ...]:
-    """The methods that read an option."""
-    return tuple(name for name, method in METHODS.items() if option in method.options)
+def load_method(name: SearchMethod) -> Callable[[Tree], Search[list[Rated]]]:
+    """The function that searches a tree (see `qstep.search.tree`)."""
+    module, _, function = METHODS[name].partition(":")
+    return getattr(import_module(module), function)
 
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qstep.data import encode_prompt, encode_text
 from qstep.generation import Engine, Request, SamplingSettings
-from qstep.search.methods import METHODS, SearchMethod
+from qstep.search.methods import SearchMethod, load_method
 from qstep.search.tree import Draw, Drawn, Partial, Rated, SearchSettings, Tree
 from qstep.types import FinishReason, Problem, Response, Row
 
@@ -41,7 +41,7 @@ def search_together(
     `best_of_n` draws the same responses as `qstep sample`.
     """
     trees = [Tree(settings, scorer.step_separator, scorer.aggregation) for _ in problems]
-    start = METHODS[method].load()
+    start = load_method(method)
     searches = {i: start(tree) for i, tree in enumerate(trees)}
     prompts = [encode_prompt(engine.tokenizer, problem.prompt) for problem in problems]
     found: dict[int, Found] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from qstep.data import Format
-from qstep.runs.options import GIVEN, Bounds, Options, Output, ReadIf, Such, check_found
+from qstep.runs.options import GIVEN, AtLeast1, Bounds, Options, Output, ReadIf, Such, check_found
 from qstep.runs.outputs import is_json_with, refuse_foreign
 from qstep.runs.progress import bar, print_result, print_table, say_written
 from qstep.runs.provenance import provenance
@@ -45,8 +45,8 @@ class AuditConfig(Options):
         model_name_or_path: the model whose tokenizer counts tokens: a folder or a Hub id.
         model_revision: branch, tag or commit of a Hub id.
         max_length: maximum length of a prompt with its response, in tokens, as in training.
-        step_separator: the string that separates steps, as in training. Steps may not contain it (stepwise rows).
-        separator_token: the single token that follows each step, as in training (stepwise rows).
+        step_separator: the string that separates steps, as in training. Steps may not contain it.
+        separator_token: the single token that follows each step, as in training.
         rising: whether rows with a right step after a wrong one are only counted (`keep`) or fail (`refuse`), as in
             training.
         min_right_share: minimum share of right among all labels. In unpaired rows, the labels are those of responses.
@@ -64,7 +64,7 @@ class AuditConfig(Options):
     format: Literal["auto", "stepwise", "unpaired", "prompt-completion"] = "auto"
     model_name_or_path: ModelName | None = None
     model_revision: Annotated[str | None, _COUNTED] = None
-    max_length: Annotated[int, Bounds(least=1), _COUNTED] = 2048
+    max_length: Annotated[AtLeast1, _COUNTED] = 2048
     step_separator: Annotated[StepSeparator, _COUNTED, _STEPWISE] = "\n"
     separator_token: Annotated[str, _COUNTED, _STEPWISE] = "\n"
     rising: Annotated[Literal["keep", "refuse"], _STEPWISE] = "keep"

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, get_args
 
-from qstep.runs.options import Bounds, Check, Output
+from qstep.runs.options import AtLeast1, Check, Output
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
@@ -62,7 +62,7 @@ class BestOfNConfig(TaskOptions):
     output: Annotated[Path, Output("{stage}.json")]
     ns: Annotated[list[int] | str | None, Check(_numbers)] = None
     aggregations: Annotated[list[str] | str | None, Check(_aggregations)] = None
-    draws: Annotated[int, Bounds(least=1)] = 2048
+    draws: AtLeast1 = 2048
     seed: int = 0
 
 

@@ -43,8 +43,8 @@ class ConvertConfig(PromptOptions, TaskOptions):
             processbench, and a line break for the other formats.
         separator_inside: what to do with a separator inside a step: replace it by a space and count it (`blank`), or
             fail (`refuse`).
-        neutral: how to label PRM800K's neutral rating: `right` as its authors score it, `wrong`, or `null` for no label
-            (prm800k).
+        neutral: how to label PRM800K's neutral rating: `right` as its authors score it, `wrong`, or `null` for no
+            label.
     """
 
     dataset_name: Annotated[DatasetName, NOT_IN_SETTINGS]

@@ -1,9 +1,9 @@
 """`qstep evaluate`: reads a policy and problems, and measures the greedy and sampled accuracy."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any
+from typing import Any
 
-from qstep.runs.options import Bounds, OutputFolder
+from qstep.runs.options import AtLeast1, OutputFolder
 from qstep.runs.progress import print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.stages.grade import GradeConfig, grade
@@ -26,7 +26,7 @@ class EvaluateConfig(GradingOptions, Sampling):
 
     output_dir: OutputFolder
     split: str = "test"
-    num_samples: Annotated[int, Bounds(least=1)] = 4
+    num_samples: AtLeast1 = 4
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:

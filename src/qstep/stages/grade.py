@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from qstep.runs.options import Bounds, OutputFile, settings_of
+from qstep.runs.options import AtLeast1, Bounds, OutputFile, settings_of
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import GradingOptions
@@ -37,7 +37,7 @@ class GradeConfig(GradingOptions):
     input: Path
     output: OutputFile
     offset: Annotated[int, Bounds(least=0)] = 0
-    num_problems: Annotated[int | None, Bounds(least=1)] = None
+    num_problems: AtLeast1 | None = None
 
 
 def grade(config: GradeConfig) -> Path:

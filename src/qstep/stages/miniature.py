@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from qstep.runs.dry_run import stop_dry_run
-from qstep.runs.options import Bounds, Options, OutputFolder
+from qstep.runs.options import AtLeast1, Options, OutputFolder
 from qstep.runs.progress import say_written
 
 
@@ -22,7 +21,7 @@ class MiniatureConfig(Options):
     """
 
     output_dir: OutputFolder
-    textbook_rows: Annotated[int, Bounds(least=1)] = 16_000
+    textbook_rows: AtLeast1 = 16_000
     seed: int = 0
 
 

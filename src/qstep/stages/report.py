@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from qstep.runs.options import Bounds, Output
+from qstep.runs.options import AtLeast1, Bounds, Output
 from qstep.runs.outputs import begins_with, refuse_foreign
 from qstep.runs.progress import say_written
 from qstep.runs.provenance import provenance
@@ -49,7 +49,7 @@ class ReportConfig(TaskOptions):
     training: dict[str, Path] = field(default_factory=dict)
     labels: dict[str, Path] = field(default_factory=dict)
     examples: dict[str, Path] | Path | None = None
-    example_problems: Annotated[int, Bounds(least=1)] = 6
+    example_problems: AtLeast1 = 6
     example_responses: Annotated[int, Bounds(least=0)] = 8
     summary: Annotated[Path, Output("results.json")] | None = None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.data import Unanswerable, code_version, file_fingerprint
-from qstep.runs.options import Bounds, Options, Reads
+from qstep.runs.options import AtLeast1, Bounds, Options, Reads
 from qstep.runs.progress import reasons_text, say
 from qstep.runs.shared_options import path_inputs
 from qstep.tasks.task import is_users
@@ -117,7 +117,7 @@ class ProblemOptions(PromptOptions, TaskOptions):
     dataset_name: DatasetName = "miniature"
     dataset_options: dict[str, Any] | None = None
     split: str = "train"
-    num_problems: Annotated[int | None, Bounds(least=1)] = None
+    num_problems: AtLeast1 | None = None
     offset: Annotated[int, Bounds(least=0)] = 0
     data_seed: int = 0
     unanswerable: Unanswerable = "refuse"
