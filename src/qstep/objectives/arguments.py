@@ -52,6 +52,14 @@ def _unused(option: str, value: Any) -> None:
         raise ValueError(f"--{option} is {value!r}, but qstep's trainers do not use it: remove it")
 
 
+def _batch_order(option: str, value: str) -> None:
+    if value not in ("random", "sequential"):
+        raise ValueError(
+            f"--{option} {value} is not supported: choose random or sequential. Grouping by length would gain nothing, "
+            "because batches have no padding and about equal sizes"
+        )
+
+
 def _config_file(option: str, value: str) -> Iterator[tuple[str, str]]:
     """The file, if the option names a JSON file of settings."""
     if value.endswith(".json"):
@@ -99,6 +107,7 @@ _MARKS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (NotInSettings(unless=lambda config: config.max_steps <= 0), ("num_train_epochs",)),
     (Bounds(least=1), _COUNTS),
     (Check(_unused), _UNUSED),
+    (Check(_batch_order), ("train_sampling_strategy",)),
     (Reads(_config_file), _FILES),
 )
 

@@ -35,6 +35,7 @@ from qstep.runs.progress import console, reasons_text
 from qstep.runs.seals import MARKER
 from qstep.runs.stage_file import SettingsChanged, StageFile, finished
 from qstep.trainers import trainer_class
+from qstep.trainers.arguments import check_evaluation
 from qstep.trainers.checkpoints import (
     Checkpoint,
     newest_usable,
@@ -90,6 +91,7 @@ def train_on(
     output = Path(str(config.output_dir))
     if config.hub_token is not None:  # huggingface_hub reads it there, and no output contains it
         os.environ["HF_TOKEN"], config.hub_token = config.hub_token, None
+    check_evaluation(config, evaluated)
     with ExitStack() as stack:
         run = _Run(method, inputs, config, stack)
         first = config.process_index == 0
