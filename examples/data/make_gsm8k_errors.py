@@ -12,10 +12,11 @@ wrong solution has one error, at a random calculation, of a random kind:
     operator    one operator is another: the sum for the difference, the quotient for the product
     operand     a number is another one of the problem's
 
-Every later calculation goes on from the wrong number, and so does the text. A solution whose final answer stays right,
-or that does not follow from its own calculations, is not used, and counted. The marks are then taken away. The first
-wrong step and all after it are labelled wrong, as PQM's order has it; train with `--stop_at_first_error true` to read
-the first only. What is made so is arithmetic gone wrong where it can be seen: not all the ways in which models err.
+Every later calculation continues with the wrong number, and so does the text. Two kinds of solutions are not used, and
+counted: those whose final answer stays right, and those that do not follow from their own calculations. The marks are
+then removed. The first wrong step and all steps after it are labelled wrong, as in PQM's order. Train with
+`--stop_at_first_error true` to read the first one only. These are visible errors of arithmetic. Models also err in
+other ways.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Step labels by rollouts: how often the policy still ends right when it continues from a step.
 
-Three ways to spend them on the prefixes of responses:
+There are three methods:
 
-    monte_carlo    k for every prefix (Math-Shepherd, arXiv 2312.08935); the label is successes / trials.
-    adaptive       as few for every prefix as decide it (`Decision`), k at most; the label is successes / trials. Where
-                   one success decides (at a threshold of 0), a right response is that for all of its prefixes.
-    binary_search  the same for O(log steps) prefixes of each wrong response, which find its first wrong step
-                   (OmegaPRM, arXiv 2406.06592); labels are hard. It takes steps to be monotone: from a wrong one on
-                   all are wrong. So the steps of a right response are right, as are those that a response of the same
-                   problem shares with it, without a rollout.
+    monte_carlo    k rollouts of every prefix (Math-Shepherd, arXiv 2312.08935). The label is successes / trials.
+    adaptive       at most k rollouts of every prefix, and only as many as decide it (see `Decision`). The label is
+                   successes / trials. With a threshold of 0 one success decides, so a right response decides all of
+                   its prefixes.
+    binary_search  like adaptive, but only for O(log steps) prefixes of each wrong response, to find its first wrong
+                   step (OmegaPRM, arXiv 2406.06592). Labels are hard. All steps after a wrong one are assumed to be
+                   wrong. So all steps of a right response are right, and so are the same steps at the beginning of
+                   other responses. They need no rollouts.
 
 Rows keep the numbers of successes and trials. A right response may count as one trial. A step without rollouts has
 zero trials.
@@ -65,12 +66,14 @@ def label_by_rollouts(
     Responses of a problem that share a prefix share its rollouts. The last step of a response needs none if the
     response ended by itself, is right, or fills the length limit: its verdict counts as one trial. A rollout that
     cannot be graded is not a trial. A prefix that fills the length limit has no rollouts. A soft label without
-    trials is null. `rollouts` says what a row's labels took beyond those of the rows before it:
-    `prefixes`, how many of them were `tried`, `decided` (not of the method monte_carlo) and `cut_short` by the
-    budget, the rollouts `drawn`, and their `tokens` (null where the engine gives no ids).
+    trials is null.
+
+    `rollouts` counts what was new for this row, after the rows before it: its `prefixes`; how many of them were
+    `tried`, `decided` (absent with monte_carlo) and `cut_short` by the budget; the rollouts `drawn`; and their
+    `tokens` (null if the engine gives no ids).
 
     Args:
-        budgets: the most rollouts of each problem, none spent before; absent: no limit but `settings.k` a prefix.
+        budgets: the maximum number of rollouts for each problem. None means no limit but `settings.k` for each prefix.
 
     Raises:
         ValueError: a row has no verdict, or one of another grader; its tokens do not read as its completion; or it

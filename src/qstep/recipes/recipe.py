@@ -46,7 +46,7 @@ class Recipe:
     Args:
         file: the file it was read from.
         title: what it is, in one line.
-        about: the command, the hardware, and the figures to expect.
+        about: what it does, the command, the hardware, and where its results are.
         stages: the stages as written: `command`, options, and `seconds` if known.
         values: named values that several stages share or that a user may want to set.
         variants: for each variant, the changed options by stage. Without variants the stages run as they are.

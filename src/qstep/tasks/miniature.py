@@ -1,16 +1,15 @@
 r"""The miniature task: chained arithmetic modulo 10, learned from an unreliable textbook.
 
-A problem chains 5 to 9 operations, worked from left to right, every value kept modulo 10. A response works
-one operation a line and closes with the final answer:
+A problem chains 5 to 9 operations, which are done from left to right, modulo 10. A response does one operation
+on each line and ends with the final answer:
 
     prompt      7+8*3-9+1*2=\n
     completion  7+8=5\n5*3=5\n5-9=6\n6+1=7\n7*2=4\n#4
 
-Every step can be checked exactly. The textbook a base model learns from cannot be trusted: a fifth of the
-facts `a op b` are *hard*, and it states each of those correctly only part of the time, and otherwise always
-with the same wrong digit. So a model that has learned the textbook samples right and wrong steps alike, while
-a verifier or a policy that has seen final answers can do better. Which facts are hard is the *world*, and follows
-the textbook's seed.
+Every step can be checked exactly. The textbook from which a base model learns has errors. A fifth of the facts
+`a op b` are *hard*: the textbook states such a fact correctly only part of the time, and otherwise always with the
+same wrong digit. So a model that has learned the textbook samples right and wrong steps. A scorer or a policy that
+learned from final answers can do better. The seed of the textbook decides which facts are hard.
 """
 
 from __future__ import annotations
@@ -112,8 +111,8 @@ def grade(gold: str, completion: str) -> Grade:
 def check_steps(prompt: str, steps: list[str]) -> list[bool]:
     """Exact labels: step t is true if it and every step before it are the lines of the solution.
 
-    A step is one line, with or without the newline that closes it. From the first error on everything is
-    false, and a line beyond the final answer is an error; lines that are missing have no label.
+    A step is one line, with or without its newline. All steps after the first error are false. A line after the
+    final answer is an error. Missing lines have no label.
 
     Raises ValueError if `prompt` is not a miniature problem.
     """
@@ -141,10 +140,10 @@ def hard_facts(seed: int = 0) -> Mapping[tuple[int, str, int], HardFact]:
 
 
 def textbook(n: int, seed: int = 0) -> list[Row]:
-    """`n` worked problems of the train split in the world of `seed`: rows `id`, `prompt`, `completion`.
+    """`n` worked problems of the train split, by the textbook of `seed`: rows `id`, `prompt`, `completion`.
 
-    Each occurrence of a hard fact is right with the fact's reliability, on its own draw. The chain goes on
-    from the digit written, so a row never contradicts itself, but its final answer may be wrong.
+    Each occurrence of a hard fact is drawn independently; it is right with the fact's reliability. The chain
+    continues from the digit written. So a row never contradicts itself, but its final answer may be wrong.
 
     Raises ValueError for a negative `n`.
     """
@@ -183,9 +182,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def base_config() -> Qwen3Config:
     """A Qwen3 of 0.33 M parameters that learns the textbook in two and a half minutes on one CPU thread.
 
-    What makes it learn soon, for most seeds: normalised queries and keys, six small heads rather than three,
-    and the wide initialisation (with the usual 0.02 a model this small learns far more slowly). The longest
-    problem takes 78 tokens (21 of prompt, 57 of response), the rest is room for separators.
+    Three choices make it learn soon for most seeds: normalised queries and keys, six small heads instead of three,
+    and a wide initialisation (with the usual 0.02, a model of this size learns far more slowly). The longest problem
+    has 78 tokens: 21 of the prompt and 57 of the response. The other positions are for separators.
     """
     from transformers import Qwen3Config
 

@@ -22,9 +22,9 @@ RewardFunction = Callable[..., list[float | None]]
 class Rewarded:
     """`task`, with the grading of `function`: right at a reward of 1 or more, wrong below, ungradable at None.
 
-    The function gets lists: the prompts; the completions, in TRL's way as one assistant message each where the
-    prompt is a conversation; and by keyword every other column of the rows and of their `metadata` (None where a
-    row lacks it), `gold` among them, which is also `solution` where the rows have no other.
+    The function gets lists. `prompts` and `completions` follow TRL: if a prompt is a conversation, its completion
+    is a list with one assistant message. Every other column of the rows and of their `metadata` is passed by keyword,
+    with None for a row that lacks it. `gold` is also passed as `solution`, unless the rows have that column.
     """
 
     task: Task
