@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import qstep
-from qstep.runs.options import GIVEN, ReadIf, Such
+from qstep.runs.options import GIVEN, ReadIf, Such, either
 from qstep.stages.commands import Command
 
 
@@ -90,8 +90,7 @@ def _described(option: Option, classes: list[_Class], must: dict[str, bool]) -> 
     """The option with the conditions that these classes add, in words. `must` says which options are required."""
     users = [declared.uses[option.name] for declared in reversed(classes) if option.name in declared.uses]
     added = [condition for declared in classes for condition in declared.marks.get(option.name, ())]
-    either = [ReadIf(**{name: values for user in users for name, values in user.options.items()})] if users else []
-    words = [condition.words(must) for condition in (*option.read_if, *either, *added)]
+    words = [condition.words(must) for condition in (*option.read_if, *([either(users)] if users else []), *added)]
     return replace(option, only=", and ".join(dict.fromkeys(filter(None, words))))
 
 

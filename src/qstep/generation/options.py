@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from qstep.generation.engine import Temperature, TopP
 from qstep.runs.fingerprints import model_fingerprint
-from qstep.runs.options import CHANGES_NOTHING, GIVEN, AtLeast1, Options, ReadIf
+from qstep.runs.options import CHANGES_NOTHING, GIVEN, AtLeast1, Check, Options, ReadIf
 from qstep.runs.shared_options import CallOptions, DeviceOptions, ServerUrl
 
 if TYPE_CHECKING:
@@ -78,6 +78,17 @@ class HFOptions(LocalOptions):
         return HFEngine(model, tokenizer, max_rows=self.max_rows, max_tokens=self.max_tokens)
 
 
+_OURS = ("dtype", "logprobs_mode", "max_num_seqs", "model", "revision", "tokenizer", "trust_remote_code")
+"""The arguments of vllm.LLM that qstep sets."""
+
+
+def check_vllm_options(option: str, given: Mapping[str, Any]) -> None:
+    """Raises ValueError for an argument of vllm.LLM that qstep sets."""
+    for name in given:
+        if name in _OURS:
+            raise ValueError(f"--{option}.{name} is not yours to set: qstep sets {', '.join(_OURS)}")
+
+
 @dataclass(kw_only=True)
 class VLLMOptions(LocalOptions):
     """A model that vLLM computes in this process.
@@ -89,7 +100,7 @@ class VLLMOptions(LocalOptions):
     GROUP = "options of --engine vllm"
     READ_IF = ReadIf(engine="vllm")
 
-    vllm_options: dict[str, Any] | None = None
+    vllm_options: Annotated[dict[str, Any] | None, Check(check_vllm_options)] = None
 
     def load(self, model_name_or_path: str, revision: str | None) -> Engine:
         """The engine of a model that vLLM computes. Raises ValueError, with the remedy, where vLLM is not installed."""

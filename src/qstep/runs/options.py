@@ -6,7 +6,7 @@ A recipe's key, a stage file's settings, and the refusal of options without effe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from functools import reduce
 from inspect import get_annotations
@@ -183,6 +183,14 @@ class ReadIf:
         return " or ".join([*needed, *(f"without {option}" for option in lack.present)])
 
 
+def either(conditions: Iterable[ReadIf]) -> ReadIf:
+    """The condition that holds if one of these does."""
+    options: dict[str, tuple[Any, ...]] = {}
+    for condition in conditions:
+        options |= {name: options.get(name, ()) + values for name, values in condition.options.items()}
+    return ReadIf(**options)
+
+
 def _joined(reasons: list[Unread]) -> Unread:
     """The reasons as one, each option once."""
     missing = dict.fromkeys(option for reason in reasons for option in reason.missing)
@@ -245,7 +253,7 @@ def _options_of(config: type) -> dict[str, About]:
     hints = get_type_hints(config, include_extras=True)
     names = {field.name for field in fields(config)}
     found = {name: _about(hint) for name, hint in hints.items() if name in names}
-    used: dict[str, dict[str, tuple[Any, ...]]] = {}
+    used: dict[str, list[ReadIf]] = {}
     for base in config.__mro__:
         condition = base.__dict__.get("READ_IF")
         own = [name for name in get_annotations(base) if name in names]
@@ -256,11 +264,10 @@ def _options_of(config: type) -> dict[str, About]:
             if name in names:
                 found[name] = About(found[name].hint, (*found[name].marks, *marks))
         for name, condition in base.__dict__.get("USES", {}).items():
-            for other, values in condition.options.items() if name in names else ():
-                readers = used.setdefault(name, {})
-                readers[other] = readers.get(other, ()) + values
-    for name, readers in used.items():
-        found[name] = About(found[name].hint, (*found[name].marks, ReadIf(**readers)))
+            used.setdefault(name, []).append(condition)
+    for name, conditions in used.items():
+        if name in names:
+            found[name] = About(found[name].hint, (*found[name].marks, either(conditions)))
     return found
 
 
