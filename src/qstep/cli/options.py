@@ -193,9 +193,15 @@ def _type(module: str, annotation: ast.expr) -> str:
 
 
 def _assigned(module: str, name: str) -> ast.expr | None:
-    """The value that a module gives a name; of several, what it is when the program runs."""
-    assigned = [node for node in ast.walk(_tree(module)) if isinstance(node, ast.Assign)]
-    return next((node.value for node in reversed(assigned) if ast.unparse(node.targets[0]) == name), None)
+    """The value that a module gives a name."""
+    return _assignments(module).get(name)
+
+
+@cache
+def _assignments(module: str) -> dict[str, ast.expr]:
+    """The values that a module gives names; of several, what it is when the program runs."""
+    assigned = (node for node in ast.walk(_tree(module)) if isinstance(node, ast.Assign))
+    return {ast.unparse(node.targets[0]): node.value for node in assigned}
 
 
 def _defined_in(module: str, name: str) -> tuple[str, str]:
