@@ -9,6 +9,7 @@ from qstep.lazy import lazy
 
 if TYPE_CHECKING:
     from qstep.annotate.by_rollouts import RolloutMethod, RolloutSettings, label_by_rollouts
+    from qstep.annotate.chosen import Chosen, blocks_of_problems, choose_rows, share_budget
     from qstep.annotate.exact import label_exactly
     from qstep.annotate.labels import flip_labels
     from qstep.annotate.outcome import OutcomePool, label_by_outcome
@@ -16,20 +17,25 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budgets",
+    "Chosen",
     "Decision",
     "Level",
     "OutcomePool",
     "RolloutMethod",
     "RolloutSettings",
     "Threshold",
+    "blocks_of_problems",
+    "choose_rows",
     "flip_labels",
     "label_by_outcome",
     "label_by_rollouts",
     "label_exactly",
+    "share_budget",
 ]
 
 _PLACES = {
     "by_rollouts": ("RolloutMethod", "RolloutSettings", "label_by_rollouts"),
+    "chosen": ("Chosen", "blocks_of_problems", "choose_rows", "share_budget"),
     "exact": ("label_exactly",),
     "labels": ("flip_labels",),
     "outcome": ("OutcomePool", "label_by_outcome"),

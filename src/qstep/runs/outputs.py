@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qstep.runs.dry_run import stop_dry_run
-
 
 def refuse_overwriting(options: Mapping[str, Any], names: Collection[str]) -> None:
     """Raises ValueError, which names both options, if an output is also an input or another output.
@@ -25,21 +23,12 @@ def refuse_overwriting(options: Mapping[str, Any], names: Collection[str]) -> No
                     raise ValueError(f"--{output} {path} is also the file of --{name}: choose another file to write")
 
 
-def refuse_foreign(**outputs: tuple[Path | None, Callable[[Path], bool]]) -> None:
-    """Checks the outputs of a command that replaces them: each option's file, and whether a file is such an output.
-
-    Raises:
-        ValueError: a file exists and is not one that this command writes.
-        WouldWrite: this is a dry run, and the command would write these files.
-    """
-    for option, (path, is_ours) in outputs.items():
-        if path is not None and path.is_dir():
-            raise ValueError(f"--{option} {path} is a folder: give a file to write")
-        if path is not None and path.exists() and path.stat().st_size and not is_ours(path):
-            raise ValueError(f"--{option} {path} exists with other content: choose another file, or delete it")
-    written = [path for path, _ in outputs.values() if path is not None]
-    if written:
-        stop_dry_run(written[0])
+def refuse_foreign(option: str, path: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Raises ValueError if an output exists and is not a file that this command writes."""
+    if path.is_dir():
+        raise ValueError(f"--{option} {path} is a folder: give a file to write")
+    if path.exists() and path.stat().st_size and not is_ours(path):
+        raise ValueError(f"--{option} {path} exists with other content: choose another file, or delete it")
 
 
 def begins_with(path: Path, start: bytes) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from qstep.data import Format
+from qstep.runs.dry_run import stop_dry_run
 from qstep.runs.options import GIVEN, AtLeast1, Bounds, Options, Output, ReadIf, Such, check_found
 from qstep.runs.outputs import is_json_with, refuse_foreign
 from qstep.runs.progress import bar, print_result, print_table, say_written
@@ -86,7 +87,9 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     """
     from qstep.data import RowError, audit_rows, index_rows, write_json
 
-    refuse_foreign(output=(config.output, is_json_with("failures", "provenance")))
+    if config.output is not None:
+        refuse_foreign("output", config.output, is_json_with("failures", "provenance"))
+        stop_dry_run(config.output)
     files = {"train_file": config.train_file} | {
         f"test_files.{n}": path for n, path in (config.test_files or {}).items()
     }

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, get_args
 
+from qstep.runs.dry_run import stop_dry_run
 from qstep.runs.options import AtLeast1, Check, Output
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
@@ -71,7 +72,8 @@ def best_of_n(config: BestOfNConfig) -> Path:
     from qstep.evals import BestOfN, holds, judge_choices, read_choices, write_result
     from qstep.report.tables import best_of_n_notes, best_of_n_tables
 
-    refuse_foreign(output=(config.output, holds(BestOfN)))
+    refuse_foreign("output", config.output, holds(BestOfN))
+    stop_dry_run(config.output)
     hows = _aggregations("aggregations", config.aggregations or [])
     choices = read_choices(config.inputs, config.task)
     ns = None if config.ns is None else _numbers("ns", config.ns)

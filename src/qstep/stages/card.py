@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from qstep.runs.dry_run import stop_dry_run
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.options import Options, Output
 from qstep.runs.outputs import refuse_foreign
@@ -56,7 +57,8 @@ def card(config: CardConfig) -> Path:
             f"{config.model} was trained by an older qstep, which did not record its data. Train it again for a card"
         )
     output = config.output or config.model / "README.md"
-    refuse_foreign(output=(output, lambda path: MARKER in path.read_text(encoding="utf-8")))
+    refuse_foreign("output", output, lambda path: MARKER in path.read_text(encoding="utf-8"))
+    stop_dry_run(output)
     paths = [config.results] if isinstance(config.results, Path) else config.results or []
     found = [_checked_results(path, config.model, fingerprint) for path in paths]
     write_card(

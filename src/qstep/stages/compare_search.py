@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
+from qstep.runs.dry_run import stop_dry_run
 from qstep.runs.options import Check, Output
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
@@ -47,7 +48,8 @@ def compare_search(config: CompareSearchConfig) -> Path:
     from qstep.evals import SearchComparison, compare_searches, holds, write_result
     from qstep.report.tables import search_table
 
-    refuse_foreign(output=(config.output, holds(SearchComparison)))
+    refuse_foreign("output", config.output, holds(SearchComparison))
+    stop_dry_run(config.output)
     made = provenance(asdict(config))
     found = compare_searches(config.inputs, config.task, seed=config.seed, provenance=made)
     write_result(config.output, found)

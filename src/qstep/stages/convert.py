@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from qstep.data import Neutral, Source
+from qstep.data import Neutral, PublishedFormat, Source
 from qstep.runs.options import NOT_IN_SETTINGS, OutputFile, ReadIf, Such, check_found, settings_of
 from qstep.runs.progress import counts_text
 from qstep.runs.runner import Work, in_blocks, write_rows
@@ -49,9 +49,7 @@ class ConvertConfig(PromptOptions, TaskOptions):
 
     dataset_name: Annotated[DatasetName, NOT_IN_SETTINGS]
     output: OutputFile
-    format: Literal[
-        "auto", "math_shepherd", "prm800k", "processbench", "prmbench", "bigbench_mistake", "trl_stepwise"
-    ] = "auto"
+    format: Literal["auto", PublishedFormat] = "auto"
     split: Annotated[str | None, NOT_IN_SETTINGS, ReadIf(dataset_name=HUB_ID)] = None
     config_name: Annotated[str | None, NOT_IN_SETTINGS, ReadIf(dataset_name=HUB_ID)] = None
     step_separator: StepSeparator | None = None

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from qstep.runs.dry_run import stop_dry_run
 from qstep.runs.options import AtLeast1, Bounds, Output
 from qstep.runs.outputs import begins_with, refuse_foreign
 from qstep.runs.progress import say_written
@@ -64,10 +65,10 @@ def report(config: ReportConfig) -> Path:
     from qstep.report import gathered, render_report
     from qstep.report.contents import titled
 
-    refuse_foreign(
-        output=(config.output, lambda page: begins_with(page, b"<!doctype html>")),
-        summary=(config.summary, holds(Page)),
-    )
+    refuse_foreign("output", config.output, lambda page: begins_with(page, b"<!doctype html>"))
+    if config.summary:
+        refuse_foreign("summary", config.summary, holds(Page))
+    stop_dry_run(config.output)
     found = gathered(_named(config.results))
     page = titled(
         found,

@@ -13,7 +13,7 @@ from qstep.runs.options import AtLeast1, Bounds, Options, ReadIf, Reads, Such
 from qstep.runs.progress import reasons_text, say
 from qstep.runs.shared_options import path_inputs
 from qstep.tasks.procedural import REASONING_GYM
-from qstep.tasks.task import is_users
+from qstep.tasks.task import is_generated, is_users
 
 if TYPE_CHECKING:
     from qstep.tasks import Tasks
@@ -99,11 +99,6 @@ class PromptOptions(Options):
 
 _SPLITS = ("train", "test")
 """The splits that commands use by default. For a file they are part of the ids only."""
-
-
-def is_generated(dataset_name: str) -> bool:
-    """Whether problems are made by code instead of read from a file or the Hub."""
-    return dataset_name == "miniature" or dataset_name.startswith(REASONING_GYM) or is_users(dataset_name)
 
 
 _FAMILY = Such(lambda name: name.startswith(REASONING_GYM), "a family of reasoning_gym as --{name}")

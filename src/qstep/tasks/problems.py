@@ -9,9 +9,9 @@ from itertools import islice
 from typing import Any
 
 from qstep.data import Unanswerable, read_problems
-from qstep.tasks.options import ProblemOptions, is_generated
+from qstep.tasks.options import ProblemOptions
 from qstep.tasks.procedural import with_options
-from qstep.tasks.task import Tasks
+from qstep.tasks.task import Tasks, is_generated
 from qstep.types import Problem, Prompt
 
 
