@@ -16,6 +16,7 @@ import yaml
 import qstep
 from qstep.cli import KNOWN, main
 from qstep.data import read_rows, write_jsonl
+from qstep.recipes.command import MINIATURE
 from qstep.runs.progress import bar, console
 
 ROOT = Path(__file__).parents[2]
@@ -261,3 +262,55 @@ def test_every_command_has_a_dry_run(
     before = {folder: files(folder) for folder in (tmp_path, base, rows_file.parent)}
     assert main([*command.split(), *arguments, "--dry_run"]) == 0
     assert {folder: files(folder) for folder in before} == before
+
+
+def test_a_dry_run_says_what_becomes_of_every_output(
+    base: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of commands that compute their result anew. A file with other content is refused, as without --dry_run."""
+    monkeypatch.chdir(tmp_path)
+    for command in ("audit", "best-of-n", "compare-search", "report", "miniature"):
+        arguments = DRY_RUNS[command].replace("ROWS", str(rows_file)).split()
+        output = arguments[-1]
+        assert main([command, *arguments, "--dry_run"]) == 0
+        assert f"output: {output} is new\n" in capsys.readouterr().out
+        if command == "miniature":
+            continue
+        Path(output).write_text("mine")
+        assert main([command, *arguments, "--dry_run"]) == 1
+        assert f"--output {output} exists with other content" in capsys.readouterr().err
+        Path(output).unlink()
+
+
+WRONG = {
+    **{"convert": "--step_separator split:nothing", "sample": "--num_samples 0", "grade": "--deadline_s -1"},
+    **{"annotate": "--method adaptive --model_name_or_path MODEL --threshold 1", "audit": "--max_contradictions -1"},
+    **{"score": "--scorer_options.max_lenght 9", "serve": "--port -1", "search": "--width 0", "best-of-n": "--ns 0"},
+    **{"compare-search": "--inputs {}", "evaluate": "--unanswerable drop", "evaluate processbench": "--threshold 2"},
+    **{
+        "report": "--example_problems 0",
+        "merge": "--output_dir MODEL",
+        "export": "--scorer_kind qstep --scorer_reference x",
+    },
+    **{"card": "--results ROWS --output ROWS", "miniature": "--textbook_rows 0", "train": "--eval_strategy steps"},
+    **{"run": "--processes 0", "demo": "--seeds a"},
+}
+"""A setting of each command that it refuses, whatever is in its files."""
+
+
+@pytest.mark.parametrize("command", [name for name in KNOWN if not name.startswith("train ") or name == "train pqm"])
+def test_a_dry_run_checks_the_settings_of_every_command(
+    command: str, base: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The wrong option is named, before anything is printed about a run, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    name = "train" if command.startswith("train ") else command
+    wrong = WRONG[name].replace("ROWS", str(rows_file)).replace("MODEL", str(base)).split()
+    line = DRY_RUNS.get(name, f"--recipe {MINIATURE}" if name == "run" else "")
+    given = line.replace("ROWS", str(rows_file)).replace("MODEL", str(base)).split()
+    pairs = [pair for pair in zip(given[::2], given[1::2], strict=True) if pair[0] not in wrong]
+    arguments = [word for pair in pairs for word in pair]
+    assert main([*command.split(), *arguments, *wrong, "--dry_run"]) in (1, 2)
+    assert wrong[-2].removeprefix("--").partition(".")[0] in capsys.readouterr().err
+    assert not files(tmp_path)

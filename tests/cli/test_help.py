@@ -11,8 +11,9 @@ from transformers import TrainingArguments
 
 from qstep.cli import RECIPES, main
 from qstep.cli.general import HELP
-from qstep.cli.options import options_of
+from qstep.cli.options import command_options
 from qstep.data import PublishedFormat
+from qstep.runs.options import ReadIf, options_of
 from qstep.stages.commands import COMMANDS
 
 KNOWN = {**RECIPES, **COMMANDS}
@@ -41,7 +42,7 @@ def test_help_is_one_screen_with_the_commands_own_options_first(
     text = shown(capsys, *command.split(), "--help")
     assert len(text.splitlines()) <= 60
     assert max(map(len, text.splitlines())) <= 120
-    found = options_of(KNOWN[command])
+    found = command_options(KNOWN[command])
     required = [option.name for option in found.own if option.default is None]
     lines = explained(text)
     assert lines[: len(required)] == required
@@ -94,3 +95,36 @@ def test_choices_defaults_and_types_are_shown(capsys: pytest.CaptureFixture[str]
     assert re.search(r"--output PATH ", text), "a name for a type is replaced by the type"
     choices = ",".join(("auto", *get_args(PublishedFormat)))
     assert f"--format {{{choices}}}" in shown(capsys, "convert", "--help"), "choices of another module are among them"
+
+
+@pytest.mark.parametrize("command", KNOWN)
+def test_the_help_says_when_an_option_is_read(command: str) -> None:
+    """The source that the help reads, and the classes that the command checks, have the same conditions."""
+    found = command_options(KNOWN[command])
+    explained = {option.name: option for options in (found.own, *found.shared.values()) for option in options}
+    must = {name: option.default is None for name, option in explained.items()}
+    for config in KNOWN[command].classes():
+        for name, about in options_of(config).items():
+            words = {condition.words(must) for condition in about.of(ReadIf)} - {""}
+            said = explained[name].only if name in explained else ""
+            assert {part for part in said.split(", and ") if part} == words, f"{command} --{name}"
+
+
+@pytest.mark.parametrize("command", KNOWN)
+def test_no_text_repeats_when_an_option_is_read(command: str) -> None:
+    """No parenthesis of a help text lists values of a condition: the marks say that, once."""
+    found = command_options(KNOWN[command])
+    for option in (option for options in (found.own, *found.shared.values()) for option in options):
+        values = {str(value) for condition in option.read_if for of in condition.options.values() for value in of}
+        for listed in re.findall(r"\(([^()]*)\)", option.about):
+            assert not {*re.split(r", | and | or ", listed)} & values, f"{command} --{option.name}: ({listed})"
+
+
+def test_a_condition_is_in_the_help_of_the_commands_that_can_miss_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """`annotate` may have no model, `sample` always has one. `search` shares --device between engine and scorer."""
+    texts = {name: " ".join(shown(capsys, name, "--help-all").split()) for name in ("annotate", "sample", "search")}
+    assert "1.0; only with --model_name_or_path)" in texts["annotate"]
+    assert "0 is greedy. (default: 1.0)" in texts["sample"]
+    assert "(default: 4; only with --method beam, dvts or lookahead)" in texts["search"]
+    assert "(default: auto; only with --engine hf or without --endpoint)" in texts["search"]
+    assert "(only with --engine http)" in texts["search"], "an option without a default"

@@ -144,7 +144,7 @@ def test_the_miniature() -> None:
     assert problems[0].task == "miniature"
     with pytest.raises(ValueError, match="has no end"):
         load_problems("miniature")
-    with pytest.raises(ValueError, match="vocabulary"):
+    with pytest.raises(ValueError, match="miniature, which has no letters"):
         load_problems("miniature", limit=1, conversational=True)
     with pytest.raises(ValueError, match="'dev'"):
         load_problems("miniature", limit=1, split="dev")
@@ -275,7 +275,9 @@ def test_a_question_without_an_answer_is_refused_or_counted(tmp_path: Path, caps
     assert left_out == {"the question has no answer": 1}
     assert len(ProblemOptions(dataset_name=name, unanswerable="drop").problems()) == 2
     assert "left out 1 (the question has no answer)" in " ".join(capsys.readouterr().err.split())
-    with pytest.raises(ValueError, match="--unanswerable drop has no effect with miniature"):
+    with pytest.raises(
+        ValueError, match="--unanswerable is 'drop', but it has no effect without a file or a Hub id as --dataset_name"
+    ):
         load_problems("miniature", limit=1, unanswerable="drop")
 
 

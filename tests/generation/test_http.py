@@ -22,6 +22,7 @@ from qstep.calls import EndpointError, Server
 from qstep.cli import main
 from qstep.data import encode_prompt, read_rows
 from qstep.generation import HTTPEngine, Request, SamplingSettings
+from qstep.generation.options import EngineOptions, HFOptions, HTTPOptions, VLLMOptions
 from qstep.stages.annotate import AnnotateConfig
 from qstep.stages.commands import COMMANDS
 from qstep.stages.sample import SampleConfig, sample
@@ -346,6 +347,7 @@ def test_rows_of_another_served_model_are_not_mixed_and_the_address_may_change(b
         ("--engine_url=http://h", "--engine_url is 'http://h', but it has no effect without --engine http"),
         ("--engine=vllm --retries=3", "--retries is 3, but it has no effect without --engine http"),
         ("--vllm_options.max_model_len=9", "--vllm_options is .*without --engine vllm"),
+        ("--engine=vllm --vllm_options.dtype=half", "--vllm_options.dtype is not yours to set: qstep sets dtype, "),
         ("--engine=vllm --max_tokens=9", "--max_tokens is 9, but it has no effect without --engine hf"),
         ("--engine=vllm --device=cpu", "--device is 'cpu', but it has no effect without --engine hf"),
         ("--engine=http --engine_url=http://h --max_rows=9", "--max_rows is 9, but it has no effect without"),
@@ -390,6 +392,22 @@ def test_what_is_not_installed_is_named_with_its_remedy(
     said = capsys.readouterr().err
     assert re.search(f"needs (the package )?{package}", said) and remedy in said
     assert not output.exists()
+
+
+def test_the_chosen_engine_has_its_own_options_only() -> None:
+    given: dict[str, Any] = {
+        "vllm": {"vllm_options": {"seed": 1}},
+        "http": {"engine_url": "http://h", "concurrency": 2},
+    }
+    for engine, kind, of_others in (
+        ("hf", HFOptions, {"vllm_options", "engine_url"}),
+        ("vllm", VLLMOptions, {"max_tokens", "engine_url"}),
+        ("http", HTTPOptions, {"max_tokens", "max_rows", "device"}),
+    ):
+        chosen = EngineOptions(engine=engine, **given.get(engine, {})).chosen()
+        assert type(chosen) is kind
+        assert not of_others & vars(chosen).keys()
+        assert vars(chosen).items() >= given.get(engine, {}).items()
 
 
 def test_a_cluster_labels_by_rollouts_alone() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pytest
 from transformers import TrainingArguments
@@ -16,16 +16,19 @@ import qstep
 from qstep.runs.options import (
     CHANGES_NOTHING,
     GIVEN,
+    NOT_IN_SETTINGS,
     ONLY_WHETHER_GIVEN,
     About,
     Bounds,
     ChangesNothing,
+    NotInSettings,
     Options,
     ReadIf,
     Such,
     changes_nothing,
     is_read,
     options_of,
+    outputs_of,
     settings_of,
     why_unread,
 )
@@ -67,6 +70,8 @@ class Toy(Options):
     rows: Annotated[int, CHANGES_NOTHING, ReadIf(depth=GIVEN)] = 8
     url: Annotated[str | None, ONLY_WHETHER_GIVEN, ReadIf(absent=1)] = None
     pace: Annotated[int, ChangesNothing(unless=lambda config: config.way == "c")] = 1
+    source: Annotated[str, NOT_IN_SETTINGS] = "a"
+    scale: Annotated[int, NotInSettings(unless=lambda config: config.way == "c")] = 2
 
 
 @pytest.mark.parametrize(
@@ -92,11 +97,21 @@ def test_what_can_be_meant_is_taken() -> None:
 
 
 def test_the_settings_are_the_options_that_change_something() -> None:
-    assert settings_of(Toy(url="http://a"), "count", extra=1) == {
-        **{"share": 0.5, "way": "a", "depth": 3, "level": 0.9},
+    assert settings_of(Toy(url="http://a"), extra=1) == {
+        **{"count": None, "share": 0.5, "way": "a", "depth": 3, "level": 0.9},
         **{"url": True, "extra": 1},
     }
-    assert settings_of(Toy(way="c"))["pace"] == 1 and settings_of(Toy())["url"] is None
+    assert settings_of(Toy(way="c")).items() >= {"pace": 1, "scale": 2}.items() and settings_of(Toy())["url"] is None
+    assert not changes_nothing(Toy(), "source"), "a recipe's key has it"
+
+
+def test_the_settings_of_a_part_are_those_of_its_fields() -> None:
+    @dataclass(kw_only=True)
+    class More(Toy):
+        own: int = 1
+
+    assert settings_of(More())["own"] == 1
+    assert settings_of(More(), Toy) == settings_of(Toy())
 
 
 def test_bounds_are_named() -> None:
@@ -136,15 +151,62 @@ def test_every_condition_names_options_and_values_that_exist() -> None:
 
 
 def test_a_file_to_write_is_no_setting() -> None:
+    """Every command but the server writes something, and the mark says what a recipe calls it."""
+    for command in COMMANDS.values():
+        assert bool(command.outputs) == (command.name != "serve"), command.name
     for config in CONFIGS:
-        for name in {"output", "summary"} & options_of(config).keys():
+        assert {"output", "output_dir", "summary"} & options_of(config).keys() == outputs_of(config).keys()
+        for name in outputs_of(config):
             assert changes_nothing(made(config), name), f"{config.__name__}.{name}"
+    assert COMMANDS["report"].outputs == {"output": "{stage}.html", "summary": "results.json"}
+    assert COMMANDS["train dqo"].outputs == COMMANDS["merge"].outputs == {"output_dir": "{stage}"}
+
+
+def test_a_lower_room_names_no_options_of_a_higher_one() -> None:
+    """The options that several rooms share do not say who reads them: those who do say it in `USES` or `MARKS`."""
+    shared = {base for config in CONFIGS for base in config.__mro__ if base.__module__.startswith("qstep.runs.")}
+    assert len(shared) > 3
+    for base in shared:
+        own = options_of(base).keys()
+        for name, about in options_of(base).items():
+            assert all(condition.options.keys() <= own for condition in about.of(ReadIf)), f"{base.__name__}.{name}"
+
+
+def test_an_option_that_two_classes_use_is_read_if_one_of_them_reads_it() -> None:
+    @dataclass(kw_only=True)
+    class Shared(Options):
+        place: str = "here"
+        pace: int = 1
+
+    @dataclass(kw_only=True)
+    class One(Shared):
+        USES: ClassVar[Mapping[str, ReadIf]] = {"place": ReadIf(way="a")}
+        way: str = "a"
+
+    @dataclass(kw_only=True)
+    class Other(Shared):
+        USES: ClassVar[Mapping[str, ReadIf]] = {"place": ReadIf(url=None)}
+        MARKS: ClassVar[Mapping[str, tuple[ReadIf, ...]]] = {"pace": (ReadIf(url=GIVEN),), "absent": (ReadIf(url=1),)}
+        url: str | None = None
+
+    @dataclass(kw_only=True)
+    class Both(One, Other): ...
+
+    Both(place="there"), Both(place="there", way="b"), Both(place="there", url="u", pace=2)
+    with pytest.raises(ValueError, match="--place is 'there', but it has no effect without --way a and with --url: "):
+        Both(place="there", way="b", url="u")
+    with pytest.raises(ValueError, match="--pace is 2, but it has no effect without --url: "):
+        Both(pace=2)
+    assert (
+        options_of(Both)["place"].of(ReadIf)[0].words({"way": False, "url": False}) == "with --way a or without --url"
+    )
+    assert options_of(Both)["pace"].of(ReadIf)[0].words({"url": True}) == "", "it is always given"
 
 
 def test_no_command_checks_an_option_by_its_name() -> None:
     """No list of options and their bounds, and no refusal of an option without effect, stands outside the fields."""
     by_name = re.compile(r"refuse_unread|_NO_EFFECT|raise .*(?:it has no effect|it must be (?:at|from|above|below))")
-    for room in ("stages", "objectives", "trainers"):
-        for file in (Path(qstep.__file__).parent / room).glob("*.py"):
+    for room in ("stages", "objectives", "trainers", "annotate", "scoring", "tasks", "recipes"):
+        for file in (Path(qstep.__file__).parent / room).rglob("*.py"):
             found = by_name.findall(file.read_text())
             assert not found or file.name == "arguments.py", f"{room}/{file.name}: {found}"  # what no trainer reads

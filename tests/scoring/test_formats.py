@@ -44,7 +44,7 @@ def test_a_new_format_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, 
     scorer = load_scorer(str(tmp_path), options={"aggregation": "last"})
     assert scorer.score("What is 3 + 12?", ["3 + 12 = 15", "so 15"]) == pytest.approx(wanted, abs=1e-5)
     assert scorer.aggregation == "last" and abs(wanted[0] - wanted[1]) > 1e-3
-    with pytest.raises(ValueError, match=r"\['beta'\] are not read by a scorer of kind toy"):
+    with pytest.raises(ValueError, match=r"--scorer_options\.beta is not read by a scorer of kind toy"):
         load_scorer(str(tmp_path), options={"beta": 1.0})
     with pytest.raises(ValueError, match="a scorer of kind toy does not read it"):
         load_scorer(str(tmp_path), reference="x")

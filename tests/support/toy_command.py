@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 from qstep.runs.options import CHANGES_NOTHING, Bounds, Options, OutputFile, settings_of
-from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.stage_file import finished
 from qstep.types import Row
@@ -34,8 +33,6 @@ class CountConfig(Options):
 def count(config: CountConfig) -> Path:
     """Runs the command and returns its output."""
     from qstep.data import count_responses, read_responses
-
-    refuse_overwriting(config)
 
     def counted(row: Row) -> Row:
         return {**row, "words": min(config.longest, len(row["completion"].split()))}

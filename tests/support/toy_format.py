@@ -29,7 +29,6 @@ class Toy(Published):
     kind: ClassVar[str] = "toy"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self.mark_id = one_token(self.tokenizer, self.mark, "--scorer_options.mark")
 
     @classmethod

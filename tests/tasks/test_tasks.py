@@ -199,7 +199,7 @@ def test_families_take_parameters_which_are_part_of_the_task() -> None:
         load_problems("reasoning_gym:chain_sum", options={"min_terms": 9, "max_terms": 2}, limit=1)
     with pytest.raises(ValueError, match="seed cannot be set"):
         load_problems("reasoning_gym:chain_sum", options={"seed": 2}, limit=1)
-    with pytest.raises(ValueError, match="--dataset_options have no effect with"):
+    with pytest.raises(ValueError, match="it has no effect without a family of reasoning_gym as --dataset_name"):
         load_problems("miniature", options=options, limit=1)
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from qstep.annotate.by_rollouts import RolloutSettings, label_by_rollouts
-from qstep.annotate.chosen import Chosen, blocks_of_problems, choose_rows, share_budget
-from qstep.annotate.decision import Decision
-from qstep.annotate.exact import label_exactly
-from qstep.annotate.labels import flip_labels
-from qstep.annotate.outcome import OutcomePool, label_by_outcome
-from qstep.annotate.rollouts import Budgets
+from typing import TYPE_CHECKING
+
+from qstep.annotate.decision import Decision, Level, Threshold
+from qstep.lazy import lazy
+
+if TYPE_CHECKING:
+    from qstep.annotate.by_rollouts import RolloutSettings, label_by_rollouts
+    from qstep.annotate.chosen import Chosen, blocks_of_problems, choose_rows, share_budget
+    from qstep.annotate.exact import label_exactly
+    from qstep.annotate.labels import flip_labels
+    from qstep.annotate.outcome import OutcomePool, label_by_outcome
+    from qstep.annotate.rollouts import Budgets
 
 __all__ = [
     "Budgets",
     "Chosen",
     "Decision",
+    "Level",
     "OutcomePool",
     "RolloutSettings",
+    "Threshold",
     "blocks_of_problems",
     "choose_rows",
     "flip_labels",
@@ -24,3 +31,14 @@ __all__ = [
     "label_exactly",
     "share_budget",
 ]
+
+_PLACES = {
+    "by_rollouts": ("RolloutMethod", "RolloutSettings", "label_by_rollouts"),
+    "chosen": ("Chosen", "blocks_of_problems", "choose_rows", "share_budget"),
+    "exact": ("label_exactly",),
+    "labels": ("flip_labels",),
+    "outcome": ("OutcomePool", "label_by_outcome"),
+    "rollouts": ("Budgets",),
+}
+
+__getattr__, __dir__ = lazy(__name__, {name: place for place, names in _PLACES.items() for name in names})

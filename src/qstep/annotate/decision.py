@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from qstep.runs.options import Bounds, check_options
+
+Threshold = Annotated[float, Bounds(least=0, below=1)]
+"""A success probability above which a step is right."""
+
+Level = Annotated[float, Bounds(above=0, below=1)]
+"""A confidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +27,13 @@ class Decision:
         ValueError: `threshold` lies outside [0, 1), or `level` outside (0, 1).
     """
 
-    threshold: float = 0.0
-    level: float = 0.95
+    FORM: ClassVar[str] = "{}"
+
+    threshold: Threshold = 0.0
+    level: Level = 0.95
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold is {self.threshold}; it must be at least 0 and below 1")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level is {self.level}; it must lie between 0 and 1")
+        check_options(self)
 
     def side(self, successes: int, trials: int, left: int) -> bool | None:
         """True above the threshold, False if not, None while undecided. `left` more rollouts are possible."""

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import takewhile
 from types import MappingProxyType
 
-from qstep.cli.general import HELP, split_general, verbosity
+from qstep.cli.general import ABOUT, HELP, split_general, verbosity
 from qstep.runs.near import did_you_mean
 from qstep.stages.commands import COMMANDS, Command, command_name
 
@@ -147,9 +147,9 @@ def _overview() -> str:
             "commands:",
             *recipes,
             *_table(),
-            f"  {'train METHOD':21} train a verifier or a policy: {methods}",
-            f"  {'env':21} versions, devices and folders, for a bug report",
-            f"  {'help COMMAND':21} a command's options; so does qstep COMMAND --help",
+            f"  {'train METHOD':21} {ABOUT['train']}: {methods}",
+            f"  {'env':21} {ABOUT['env']}",
+            f"  {'help COMMAND':21} {ABOUT['help']}",
             "",
             HELP,
             "",

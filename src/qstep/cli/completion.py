@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from qstep.cli.general import FLAGS, LEVELS
-from qstep.cli.options import options_of
+from qstep.cli.general import ABOUT, FLAGS, LEVELS
+from qstep.cli.options import command_options
 from qstep.stages.commands import Command
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -100,7 +100,7 @@ def _of(table: Mapping[str, _Words], name: str) -> Mapping[str, tuple[str, ...]]
 
 def _options(command: Command) -> dict[str, tuple[str, ...]]:
     """The values of each option: its choices, or file names, or nothing to complete."""
-    found = options_of(command)
+    found = command_options(command)
     options = {option.name: _values(option.type) for option in chain(found.own, *found.shared.values())}
     return {**(_trainer_options() if found.foreign else {}), **options, **_EVERYWHERE}
 
@@ -161,8 +161,7 @@ def _value_arms(table: Mapping[str, _Words]) -> Iterator[str]:
 
 def _fish(table: Mapping[str, _Words], known: Mapping[str, Command]) -> str:
     lines = ["# Completion of qstep for fish, made by `qstep --show-completion fish`.", "complete -c qstep -f"]
-    abouts = {"train": "train a verifier or a policy", "env": "versions, devices and folders", "help": "show options"}
-    abouts |= {name: command.about for name, command in known.items()}
+    abouts = ABOUT | {name: command.about for name, command in known.items()}
     for first in dict.fromkeys(name.partition(" ")[0] for name in table):
         lines.append(f"complete -c qstep -n __fish_use_subcommand -a {first} -d {_quoted(abouts[first])}")
     for name, of in table.items():

@@ -11,18 +11,11 @@ from typing import Any
 
 import yaml
 
+from qstep.runs.options import outputs_of
 from qstep.stages.commands import Command
 from qstep.words import counted
 
-_CHECKED = frozenset(
-    {"convert", "sample", "grade", "annotate", "score", "search", "evaluate", "evaluate processbench", "merge"}
-    | {"export"}
-)
-"""Commands that compare their output with the settings before they load a model. Training does so too."""
-
 _SHOWN = (int, float, str, Path, Enum, list, tuple, Mapping)
-
-_OUTPUTS = frozenset({"output", "output_dir", "summary"})
 
 _COUNTED_BYTES = 2**30
 """The largest file whose rows are counted: about a second."""
@@ -33,7 +26,7 @@ def describe(command: Command, configs: Sequence[Any]) -> None:
     if command.module == "qstep.recipes.command":
         import_module(command.module).show_plan(command.name, *configs)
         return
-    outputs = _OUTPUTS & _values(configs).keys()
+    outputs = {name for config in configs for name in outputs_of(type(config))}
     read, written = dict(_read(configs, outputs)), dict(_written(configs, outputs))
     print(f"Dry run of qstep {command.name}: nothing is written, no model is loaded.")
     for title, entries in (("reads", read), ("writes", written)):
@@ -42,7 +35,7 @@ def describe(command: Command, configs: Sequence[Any]) -> None:
             print(f"  {name:24} {text}")
     print("settings (the others have their defaults; --print_config prints all):")
     print(_indented(yaml.safe_dump(_chosen(configs), sort_keys=False, allow_unicode=True)))
-    if command.name in _CHECKED or command.name.startswith("train "):
+    if written:
         print(f"output: {_outcome(command, configs)}")
 
 

@@ -13,6 +13,13 @@ from dataclasses import dataclass
 LEVELS = ("debug", "info", "warning", "error", "critical")
 FLAGS = ("--dry_run", "--quiet", "--debug")
 
+ABOUT = {
+    "train": "train a verifier or a policy",
+    "env": "versions, devices and folders, for a bug report",
+    "help": "a command's options; so does qstep COMMAND --help",
+}
+"""What the words are for that are no commands of the table."""
+
 HELP = """Every command also takes:
   --dry_run                      show what would be read and written, and check the settings; run nothing
   --quiet                        show results and errors only: no progress bars, no notices

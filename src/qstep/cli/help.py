@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterable
 
-from qstep.cli.options import Option, options_of
+from qstep.cli.options import Option, command_options
 from qstep.stages.commands import Command
 
 _WIDTH = 116
@@ -24,7 +24,7 @@ _CONFIG = "  --config FILE.yaml             read options from a YAML file; flags
 
 def short_help(command: Command) -> str:
     """The help with the command's own options, required ones first, and the names of shared options by group."""
-    found = options_of(command)
+    found = command_options(command)
     lines = [_usage(command), "", *_paragraphs(_paragraph(found.about)), "", _CONFIG]
     for option in _ordered(found.own):
         lines += _entry(option, _first_sentence(option.about))
@@ -39,7 +39,7 @@ def short_help(command: Command) -> str:
 
 def full_help(command: Command) -> str:
     """The help with every option of the command, by group."""
-    found = options_of(command)
+    found = command_options(command)
     lines = [_usage(command), "", *_paragraphs(found.about), "", _CONFIG, ""]
     groups = {"options": _ordered(found.own), **found.shared}
     if found.foreign:
@@ -73,7 +73,11 @@ def _foreign(command: Command, known: set[str]) -> list[Option]:
 def _entry(option: Option, about: str) -> list[str]:
     """An option with its type on the left and its description on the right."""
     left = f"--{option.name} {_metavar(option.type)}"
-    note = "" if option.default == "None" else f" ({_default(option.default)})"
+    notes = [
+        *([] if option.default == "None" else [_default(option.default)]),
+        *([f"only {option.only}"] if option.only else []),
+    ]
+    note = f" ({'; '.join(notes)})" if notes else ""
     wrapped = textwrap.wrap(about + note, _WIDTH - _INDENT) or [""]
     if len(left) < _INDENT - 3:
         return [f"  {left:{_INDENT - 3}} {wrapped[0]}", *(f"{'':{_INDENT}}{line}" for line in wrapped[1:])]

@@ -7,22 +7,29 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import qstep
+from qstep.runs.options import GIVEN, ReadIf, Such, either
 from qstep.stages.commands import Command
 
 
 @dataclass(frozen=True)
 class Option:
-    """A field of an option dataclass. `default` is its source text, or None if the option is required."""
+    """A field of an option dataclass. `default` is its source text, or None if the option is required.
+
+    `read_if` are the conditions under which it is read, and `only` says the same in words.
+    """
 
     name: str
     type: str
     default: str | None
     about: str
+    read_if: tuple[ReadIf, ...] = ()
+    only: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,19 +51,24 @@ class CommandOptions:
 
 @dataclass(frozen=True)
 class _Class:
-    """One dataclass of options: its docstring, the title of its group, its fields, and its bases outside qstep."""
+    """One dataclass of options: its docstring, the title of its group, its fields, and its bases outside qstep.
+
+    `uses` and `marks` are the conditions that it adds to options of other classes; see `qstep.runs.options.options_of`.
+    """
 
     about: str
-    title: str
-    options: list[Option]
-    foreign: list[str]
+    title: str = ""
+    options: list[Option] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    uses: dict[str, ReadIf] = field(default_factory=dict)
+    marks: dict[str, tuple[ReadIf, ...]] = field(default_factory=dict)
 
 
 _OUTPUT_DIR = Option("output_dir", "Path", None, "the folder of the model, its checkpoints and its log.")
 """The required option of transformers' TrainingArguments."""
 
 
-def options_of(command: Command) -> CommandOptions:
+def command_options(command: Command) -> CommandOptions:
     """The options of a command, with those of its own dataclass before those of its bases."""
     classes = [declared for config in command.configs for declared in _ancestry(*config.split(":"))]
     foreign = dict.fromkeys(name for declared in classes for name in declared.foreign)
@@ -64,12 +76,22 @@ def options_of(command: Command) -> CommandOptions:
     for declared in reversed(classes):  # the nearest first, because it overrides its bases
         for option in declared.options:
             found.setdefault(option.name, (declared.title, option))
-    own = [option for title, option in found.values() if not title or option.default is None]
+    must = {name: option.default is None for name, (_, option) in found.items()}
+    described = [(title, _described(option, classes, must)) for title, option in found.values()]
+    own = [option for title, option in described if not title or option.default is None]
     shared: dict[str, list[Option]] = {}
-    for title, option in found.values():
+    for title, option in described:
         if title and option.default is not None:
             shared.setdefault(title, []).append(option)
     return CommandOptions(classes[-1].about, [*own, *([_OUTPUT_DIR] if foreign else [])], shared, list(foreign))
+
+
+def _described(option: Option, classes: list[_Class], must: dict[str, bool]) -> Option:
+    """The option with the conditions that these classes add, in words. `must` says which options are required."""
+    users = [declared.uses[option.name] for declared in reversed(classes) if option.name in declared.uses]
+    added = [condition for declared in classes for condition in declared.marks.get(option.name, ())]
+    words = [condition.words(must) for condition in (*option.read_if, *([either(users)] if users else []), *added)]
+    return replace(option, only=", and ".join(dict.fromkeys(filter(None, words))))
 
 
 def _ancestry(module: str, name: str) -> Iterator[_Class]:
@@ -85,20 +107,58 @@ def _ancestry(module: str, name: str) -> Iterator[_Class]:
         else:
             foreign.append(original)
     about, described = _documentation(ast.get_docstring(node) or "")
-    title = ""
-    options = []
+    found = _Class(about, foreign=foreign)
+    whole: tuple[ReadIf, ...] = ()
     for statement in node.body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "GROUP":
-            title = ast.literal_eval(statement.value)
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and not ast.unparse(statement.annotation).startswith("ClassVar")
-        ):
+            found = replace(found, title=ast.literal_eval(statement.value))
+        elif isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "READ_IF":
+            whole = (_value(module, statement.value),)
+        elif isinstance(statement, ast.AnnAssign) and ast.unparse(statement.annotation).startswith("ClassVar"):
+            table = statement.target.id if isinstance(statement.target, ast.Name) else ""
+            values = {key: _value(module, value) for key, value in _entries(statement.value)}
+            found.uses.update(values if table == "USES" else {})
+            found.marks.update(values if table == "MARKS" else {})
+        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             option = statement.target.id
             type_ = _type(module, statement.annotation)
-            options.append(Option(option, type_, _default(statement.value), described.get(option, "")))
-    yield _Class(about, title, options, foreign)
+            read_if = _conditions(module, statement.annotation) or whole
+            default = _default(statement.value)
+            found.options.append(Option(option, type_, default, described.get(option, ""), tuple(read_if)))
+    yield found
+
+
+def _entries(table: ast.expr | None) -> Iterator[tuple[str, ast.expr]]:
+    """The entries of a dictionary that the source writes out."""
+    if isinstance(table, ast.Dict):
+        yield from ((ast.literal_eval(k), v) for k, v in zip(table.keys, table.values, strict=True) if k is not None)
+
+
+def _conditions(module: str, annotation: ast.expr) -> list[ReadIf]:
+    """The `ReadIf` among the marks of a field."""
+    if not isinstance(annotation, ast.Subscript) or ast.unparse(annotation.value) != "Annotated":
+        return []
+    assert isinstance(annotation.slice, ast.Tuple)
+    return [mark for mark in (_value(module, mark) for mark in annotation.slice.elts[1:]) if isinstance(mark, ReadIf)]
+
+
+def _value(module: str, node: ast.expr) -> Any:
+    """What an expression in a mark stands for, as far as the help needs it. Other expressions are None."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Tuple):
+        return tuple(_value(module, part) for part in node.elts)
+    if isinstance(node, ast.Name):
+        origin, name = _defined_in(*_imported(module).get(node.id, (module, node.id)))
+        if name == "GIVEN":
+            return GIVEN
+        value = _assigned(origin, name) if origin.partition(".")[0] == "qstep" else None
+        return None if value is None else _value(origin, value)
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "ReadIf":
+        return ReadIf(**{keyword.arg: _value(module, keyword.value) for keyword in node.keywords if keyword.arg})
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "Such":
+        return Such(bool, *(_value(module, words) for words in node.args[1:]))
+    return None
 
 
 @cache
@@ -143,9 +203,15 @@ def _type(module: str, annotation: ast.expr) -> str:
 
 
 def _assigned(module: str, name: str) -> ast.expr | None:
-    """The value that a module gives a name; of several, what it is when the program runs."""
-    assigned = [node for node in ast.walk(_tree(module)) if isinstance(node, ast.Assign)]
-    return next((node.value for node in reversed(assigned) if ast.unparse(node.targets[0]) == name), None)
+    """The value that a module gives a name."""
+    return _assignments(module).get(name)
+
+
+@cache
+def _assignments(module: str) -> dict[str, ast.expr]:
+    """The values that a module gives names; of several, what it is when the program runs."""
+    assigned = (node for node in ast.walk(_tree(module)) if isinstance(node, ast.Assign))
+    return {ast.unparse(node.targets[0]): node.value for node in assigned}
 
 
 def _defined_in(module: str, name: str) -> tuple[str, str]:

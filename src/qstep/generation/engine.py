@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
+from qstep.runs.options import AtLeast1, Bounds, Check, check_options
 from qstep.types import Response
 
 if TYPE_CHECKING:
@@ -51,6 +52,18 @@ class Request:
         return settings.max_new_tokens if own is None else min(own, settings.max_new_tokens)
 
 
+Temperature = Annotated[float, Bounds(least=0, below=math.inf)]
+"""The factor on the logits is its inverse. 0 is greedy."""
+
+TopP = Annotated[float, Bounds(above=0, most=1)]
+"""The probability of the nucleus. 1 keeps every token."""
+
+
+def _not_empty(name: str, stop: str) -> None:
+    if not stop:
+        raise ValueError(f"{name} is empty; give the string to stop at, or None")
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingSettings:
     """How a response is drawn.
@@ -65,21 +78,16 @@ class SamplingSettings:
         ValueError: a value lies outside its range.
     """
 
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
+    FORM: ClassVar[str] = "{}"
+
+    max_new_tokens: AtLeast1
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
     seed: int = 0
-    stop: str | None = None
+    stop: Annotated[str | None, Check(_not_empty)] = None
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature is {self.temperature}; it must be finite and at least 0 (0 is greedy)")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; it must lie in (0, 1] (1 keeps every token)")
-        if self.stop == "":
-            raise ValueError("stop is empty; give the string to stop at, or None")
+        check_options(self)
 
 
 class Engine(Protocol):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from qstep.runs.options import CHANGES_NOTHING, GIVEN, Bounds, Check, Options, ReadIf
-from qstep.runs.shared_options import CallOptions, DeviceOptions
+from qstep.generation.engine import Temperature, TopP
+from qstep.runs.fingerprints import model_fingerprint
+from qstep.runs.options import CHANGES_NOTHING, GIVEN, AtLeast1, Check, Options, ReadIf
+from qstep.runs.shared_options import CallOptions, DeviceOptions, ServerUrl
 
 if TYPE_CHECKING:
     from qstep.generation import Engine, SamplingSettings
@@ -26,9 +29,9 @@ class SamplingOptions(Options):
     GROUP = "sampling options"
     READ_IF = ReadIf(model_name_or_path=GIVEN)
 
-    max_new_tokens: Annotated[int, Bounds(least=1)] = 512
-    temperature: Annotated[float, Bounds(least=0)] = 1.0
-    top_p: Annotated[float, Bounds(above=0, most=1)] = 1.0
+    max_new_tokens: AtLeast1 = 512
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
     seed: Annotated[int, ReadIf()] = 0
 
     def sampling(self) -> SamplingSettings:
@@ -43,12 +46,12 @@ class LocalOptions(DeviceOptions):
     """A model that is computed on this machine.
 
     Args:
-        max_rows: responses decoded at once (hf, vllm).
+        max_rows: responses decoded at once.
     """
 
     GROUP = "options of --engine hf and vllm"
 
-    max_rows: Annotated[int, Bounds(least=1), CHANGES_NOTHING, ReadIf(engine=("hf", "vllm"))] = 1024
+    max_rows: Annotated[AtLeast1, CHANGES_NOTHING, ReadIf(engine=("hf", "vllm"))] = 1024
 
 
 @dataclass(kw_only=True)
@@ -56,13 +59,13 @@ class HFOptions(LocalOptions):
     """A model in this process.
 
     Args:
-        max_tokens: positions held in the cache at once; lower it when memory runs out (hf).
+        max_tokens: positions held in the cache at once; lower it when memory runs out.
     """
 
     GROUP = "options of --engine hf"
     READ_IF = ReadIf(engine="hf")
 
-    max_tokens: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 131_072
+    max_tokens: Annotated[AtLeast1, CHANGES_NOTHING] = 131_072
 
     def load(self, model_name_or_path: str, revision: str | None) -> Engine:
         """The engine of a model in this process."""
@@ -75,18 +78,29 @@ class HFOptions(LocalOptions):
         return HFEngine(model, tokenizer, max_rows=self.max_rows, max_tokens=self.max_tokens)
 
 
+_OURS = ("dtype", "logprobs_mode", "max_num_seqs", "model", "revision", "tokenizer", "trust_remote_code")
+"""The arguments of vllm.LLM that qstep sets."""
+
+
+def check_vllm_options(option: str, given: Mapping[str, Any]) -> None:
+    """Raises ValueError for an argument of vllm.LLM that qstep sets."""
+    for name in given:
+        if name in _OURS:
+            raise ValueError(f"--{option}.{name} is not yours to set: qstep sets {', '.join(_OURS)}")
+
+
 @dataclass(kw_only=True)
 class VLLMOptions(LocalOptions):
     """A model that vLLM computes in this process.
 
     Args:
-        vllm_options: further arguments of vllm.LLM, such as `--vllm_options.tensor_parallel_size 2` (vllm).
+        vllm_options: further arguments of vllm.LLM, such as `--vllm_options.tensor_parallel_size 2`.
     """
 
     GROUP = "options of --engine vllm"
     READ_IF = ReadIf(engine="vllm")
 
-    vllm_options: dict[str, Any] | None = None
+    vllm_options: Annotated[dict[str, Any] | None, Check(check_vllm_options)] = None
 
     def load(self, model_name_or_path: str, revision: str | None) -> Engine:
         """The engine of a model that vLLM computes. Raises ValueError, with the remedy, where vLLM is not installed."""
@@ -109,34 +123,28 @@ class VLLMOptions(LocalOptions):
         )
 
 
-def _check_url(option: str, url: str) -> None:
-    from qstep.calls import checked_url
-
-    checked_url(url, f"--{option}")
-
-
 @dataclass(kw_only=True)
 class HTTPOptions(CallOptions):
     """A model at an OpenAI-compatible server.
 
     Args:
-        engine_url: address of the server, such as http://127.0.0.1:8000 (http). `model_name_or_path` is then the model
-            that it serves, and gives the tokenizer and the fingerprint; its weights are not read.
-        engine_model: the model's name on the server; that of `model_name_or_path` by default (http).
-        engine_input: how prompts are sent (http). `tokens` is what vLLM, SGLang and llama.cpp take; they then return
+        engine_url: address of the server, such as http://127.0.0.1:8000. `model_name_or_path` is then the model that it
+            serves, and gives the tokenizer and the fingerprint; its weights are not read.
+        engine_model: the model's name on the server; that of `model_name_or_path` by default.
+        engine_input: how prompts are sent. `tokens` is what vLLM, SGLang and llama.cpp take; they then return
             token ids and log-probs too. `text` is what OpenAI takes.
-        engine_logprobs: what log-probs the server gives: raw, before temperature and top_p, or processed (http).
-        concurrency: requests under way at once (http).
+        engine_logprobs: what log-probs the server gives: raw, before temperature and top_p, or processed.
+        concurrency: requests under way at once.
     """
 
     GROUP = "options of --engine http"
     READ_IF = ReadIf(engine="http")
 
-    engine_url: Annotated[str | None, Check(_check_url), CHANGES_NOTHING] = None
+    engine_url: Annotated[ServerUrl | None, CHANGES_NOTHING] = None
     engine_model: str | None = None
     engine_input: Literal["tokens", "text"] = "tokens"
     engine_logprobs: Annotated[Literal["raw", "processed"], ReadIf(engine_input="tokens")] = "raw"
-    concurrency: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 32
+    concurrency: Annotated[AtLeast1, CHANGES_NOTHING] = 32
 
     def load(self, model_name_or_path: str, revision: str | None) -> Engine:
         """The engine of a model at the server."""
@@ -154,9 +162,15 @@ class HTTPOptions(CallOptions):
         )
 
 
+EngineChoice = HFOptions | VLLMOptions | HTTPOptions
+"""The options of one engine, without those of the others."""
+
+_ENGINES: dict[str, type[EngineChoice]] = {"hf": HFOptions, "vllm": VLLMOptions, "http": HTTPOptions}
+
+
 @dataclass(kw_only=True)
 class EngineOptions(HFOptions, VLLMOptions, HTTPOptions):
-    """What draws responses.
+    """What draws responses. The command line has the options of every engine; `chosen` are those of one.
 
     Args:
         engine: `hf` and `vllm` compute the model in this process; `http` asks an OpenAI-compatible server. A server's
@@ -166,6 +180,15 @@ class EngineOptions(HFOptions, VLLMOptions, HTTPOptions):
 
     GROUP = "engine options"
     READ_IF = ReadIf(model_name_or_path=GIVEN)
+    USES: ClassVar[Mapping[str, ReadIf]] = {
+        "device": ReadIf(engine="hf"),
+        "dtype": ReadIf(engine=("hf", "vllm")),
+        "request_timeout_s": ReadIf(engine="http"),
+        "retries": ReadIf(engine="http"),
+    }
+    MARKS: ClassVar[Mapping[str, tuple[ReadIf, ...]]] = {
+        "executor": (ReadIf(model_name_or_path=GIVEN), ReadIf(engine=("hf", "vllm")))
+    }
 
     engine: Literal["hf", "vllm", "http"] = "hf"
     model_revision: str | None = None
@@ -175,7 +198,17 @@ class EngineOptions(HFOptions, VLLMOptions, HTTPOptions):
         if self.engine == "http" and self.engine_url is None:
             raise ValueError("--engine http needs --engine_url, an address such as http://127.0.0.1:8000")
 
+    def chosen(self) -> EngineChoice:
+        """The options of the chosen engine."""
+        kind = _ENGINES[self.engine]
+        return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
+
     def load_engine(self, model_name_or_path: str) -> Engine:
         """The engine of a model."""
-        engines: dict[str, Any] = {"hf": HFOptions, "vllm": VLLMOptions, "http": HTTPOptions}
-        return engines[self.engine].load(self, model_name_or_path, self.model_revision)
+        return self.chosen().load(model_name_or_path, self.model_revision)
+
+    def model_setting(self, model_name_or_path: str, engine: Engine | None) -> str:
+        """The model as settings have it: its fingerprint, or its name if `engine` replaces the model's own."""
+        if engine is not None:
+            return model_name_or_path
+        return model_fingerprint(model_name_or_path, self.model_revision)

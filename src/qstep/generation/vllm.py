@@ -18,13 +18,12 @@ from vllm.sampling_params import RequestOutputKind
 
 from qstep.data import decode_text
 from qstep.generation.engine import Request, SamplingSettings, check_length
+from qstep.generation.options import check_vllm_options
 from qstep.models.loading import ADAPTER_CONFIG
 from qstep.types import Dtype, Ending, Response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_OURS = frozenset({"model", "tokenizer", "revision", "dtype", "max_num_seqs", "logprobs_mode", "trust_remote_code"})
 
 
 class VLLMEngine:
@@ -65,8 +64,7 @@ class VLLMEngine:
             raise ValueError(
                 f"{model_name_or_path} holds an adapter: `qstep merge` it into its base, and give what that writes"
             )
-        if ours := sorted(_OURS & {*(options or {})}):
-            raise ValueError(f"--vllm_options.{ours[0]} is not yours to set: qstep sets {', '.join(sorted(_OURS))}")
+        check_vllm_options("vllm_options", options or {})
         # After a part of a prompt, vLLM winds the request's random numbers back, which a CPU's cannot be: it would die.
         whole_prompts = {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
         llm = LLM(

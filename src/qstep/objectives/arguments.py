@@ -7,7 +7,16 @@ from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
 
-from qstep.runs.options import CHANGES_NOTHING, Bounds, ChangesNothing, Check, Reads, settings_of
+from qstep.runs.options import (
+    CHANGES_NOTHING,
+    Bounds,
+    ChangesNothing,
+    Check,
+    NotInSettings,
+    Output,
+    Reads,
+    settings_of,
+)
 from qstep.runs.shared_options import path_inputs
 
 LENGTH = ("max_steps", "num_train_epochs")
@@ -31,8 +40,7 @@ def length_free(config: TrainingArguments) -> bool:
 
 def training_settings(config: TrainingArguments) -> dict[str, Any]:
     """The options that decide the weights, as JSON, and the number of processes."""
-    idle = "num_train_epochs" if config.max_steps > 0 else "max_steps"
-    settings = settings_of(config, idle, num_processes=config.world_size)
+    settings = settings_of(config, num_processes=config.world_size)
     return {
         name: value if isinstance(value, int | float | str | bool | None) else str(value)
         for name, value in settings.items()
@@ -42,6 +50,14 @@ def training_settings(config: TrainingArguments) -> dict[str, Any]:
 def _unused(option: str, value: Any) -> None:
     if value:
         raise ValueError(f"--{option} is {value!r}, but qstep's trainers do not use it: remove it")
+
+
+def _batch_order(option: str, value: str) -> None:
+    if value not in ("random", "sequential"):
+        raise ValueError(
+            f"--{option} {value} is not supported: choose random or sequential. Grouping by length would gain nothing, "
+            "because batches have no padding and about equal sizes"
+        )
 
 
 def _config_file(option: str, value: str) -> Iterator[tuple[str, str]]:
@@ -85,13 +101,17 @@ _FILES = ("deepspeed", "fsdp_config")
 
 _MARKS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (CHANGES_NOTHING, _NOTHING),
+    (Output("{stage}"), ("output_dir",)),
     (ChangesNothing(unless=follows_evaluation), _CADENCE),
+    (NotInSettings(unless=lambda config: config.max_steps > 0), ("max_steps",)),
+    (NotInSettings(unless=lambda config: config.max_steps <= 0), ("num_train_epochs",)),
     (Bounds(least=1), _COUNTS),
     (Check(_unused), _UNUSED),
+    (Check(_batch_order), ("train_sampling_strategy",)),
     (Reads(_config_file), _FILES),
 )
 
-FOREIGN: dict[str, tuple[Any, ...]] = {
+MARKS: dict[str, tuple[Any, ...]] = {
     name: tuple(mark for mark, names in _MARKS if name in names) for _, names in _MARKS for name in names
 }
 """The marks of TrainingArguments' fields, which belong to transformers' classes."""

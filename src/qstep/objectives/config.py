@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
-from qstep.objectives.arguments import FOREIGN
+from qstep.objectives.arguments import MARKS
 from qstep.runs.options import CHANGES_NOTHING, Bounds, check_options
 from qstep.types import OverLong
 
@@ -46,7 +46,7 @@ class GroupConfig(TrainingArguments):
         logging_steps: optimizer steps between two lines of the log. Each line shows averages since the line before.
     """
 
-    FOREIGN: ClassVar[Mapping[str, tuple[Any, ...]]] = FOREIGN
+    MARKS: ClassVar[Mapping[str, tuple[Any, ...]]] = MARKS
 
     max_length: Annotated[int, Bounds(least=1)] = 2048
     over_long: OverLong = "refuse"

@@ -5,20 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from qstep.recipes.graph import Run, jobs_in_order, plan
 from qstep.recipes.graph import run as run_recipe
-from qstep.recipes.recipe import Recipe, RecipeError, read_recipe
+from qstep.recipes.recipe import Recipe, read_recipe
 from qstep.recipes.study import Study
 from qstep.recipes.summary import summarise
+from qstep.runs.options import AtLeast1, Check, Options, OutputFolder
 
 MINIATURE = Path(str(files("qstep.recipes") / "miniature.yaml"))
 """The file of the recipe that `qstep demo` runs."""
 
 
+def _seeds(option: str, seeds: str) -> list[int]:
+    """The seeds. Raises ValueError if one is not a whole number."""
+    try:
+        return [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise ValueError(f"--{option} is {seeds!r}; give whole numbers with commas between, such as 1,2") from None
+
+
 @dataclass(kw_only=True)
-class DemoConfig:
+class DemoConfig(Options):
     """Trains a better reasoner from nothing, on the embedded miniature task: base policy, samples, labels, verifiers,
     offline RL, evaluation, report. Runs the packaged recipe `qstep/recipes/miniature.yaml`.
 
@@ -30,10 +39,10 @@ class DemoConfig:
         values: replaces values of the recipe, as `--values.NAME VALUE`.
     """
 
-    output_dir: Path | None = None
-    seeds: str | None = None
+    output_dir: OutputFolder | None = None
+    seeds: Annotated[str | None, Check(_seeds)] = None
     only: str | None = None
-    processes: int | None = None
+    processes: AtLeast1 | None = None
     values: dict[str, Any] = field(default_factory=dict)
 
 
@@ -88,10 +97,5 @@ def _prepared(file: Path, config: DemoConfig) -> tuple[Recipe, Path, list[int]]:
     recipe = read_recipe(file, config.values)
     if recipe.study is not None:
         Study.of(recipe)  # refused now, not when everything has been computed
-    try:
-        seeds = list(recipe.seeds) if config.seeds is None else [int(seed) for seed in config.seeds.split(",")]
-    except ValueError:
-        raise RecipeError(f"--seeds is {config.seeds!r}; give whole numbers with commas between, such as 1,2") from None
-    if config.processes is not None and config.processes < 1:
-        raise RecipeError(f"--processes is {config.processes}; it must be at least 1")
+    seeds = list(recipe.seeds) if config.seeds is None else _seeds("seeds", config.seeds)
     return recipe, config.output_dir or recipe.output_dir, seeds

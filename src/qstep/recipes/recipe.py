@@ -138,7 +138,8 @@ class Recipe:
             if option not in own:
                 problem = f"stage {stage.name!r}: `qstep {stage.command.name}` has no option {option!r}"
                 raise self.error(problem, option, own)
-        outputs = {option: file.format(stage=stage.name) for option, file in stage.command.outputs.items()}
+        folder = self.output_dir
+        outputs = {name: str(folder / file.format(stage=stage.name)) for name, file in stage.command.outputs.items()}
         try:
             return stage.command.check({**stage.options, **outputs})
         except (ValueError, TypeError, _argument_error()) as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from qstep.extras import missing
-from qstep.runs.options import CHANGES_NOTHING, GIVEN, Bounds, Options, ReadIf
+from qstep.runs.options import CHANGES_NOTHING, AtLeast1, Bounds, Options, ReadIf
 from qstep.types import Row
 
 Work = Callable[[list[Row]], list[Row]]
@@ -23,17 +23,15 @@ class ClusterOptions(Options):
     Args:
         executor: where engines run: in this process (`local`), or in several processes through Ray Data (`ray`). Ray
             uses the cluster in the environment variable RAY_ADDRESS, or else this machine.
-        workers: number of processes with --executor ray.
-        worker_gpus: GPUs of each process with --executor ray.
+        workers: number of processes.
+        worker_gpus: GPUs of each process.
     """
 
     GROUP = "cluster options"
     READ_IF = ReadIf(executor="ray")
 
-    executor: Annotated[
-        Literal["local", "ray"], CHANGES_NOTHING, ReadIf(model_name_or_path=GIVEN), ReadIf(engine=("hf", "vllm"))
-    ] = "local"
-    workers: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 2
+    executor: Annotated[Literal["local", "ray"], CHANGES_NOTHING, ReadIf()] = "local"
+    workers: Annotated[AtLeast1, CHANGES_NOTHING] = 2
     worker_gpus: Annotated[float, Bounds(least=0), CHANGES_NOTHING] = 0.0
 
     def spread(self, make: Callable[[], Work], blocks: Iterable[list[Row]]) -> Iterator[list[Row]]:

@@ -32,3 +32,9 @@ def dry_run() -> Iterator[None]:
 def is_dry_run() -> bool:
     """Whether this is a dry run, which must not write outputs."""
     return _dry.get()
+
+
+def stop_dry_run(output: Path) -> None:
+    """Ends a dry run at the point where the command would write or replace `output`."""
+    if is_dry_run():
+        raise WouldWrite(output, "replaced" if output.exists() else "new")

@@ -6,7 +6,7 @@ A recipe's key, a stage file's settings, and the refusal of options without effe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from functools import reduce
 from inspect import get_annotations
@@ -14,6 +14,8 @@ from operator import or_
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from qstep.runs.outputs import refuse_overwriting
 
 M = TypeVar("M")
 
@@ -43,11 +45,15 @@ class Bounds:
         return " and ".join(f"{words} {bound}" for words, bound in named.items() if bound is not None)
 
 
+AtLeast1 = Annotated[int, Bounds(least=1)]
+"""The type of an option that counts something."""
+
+
 @dataclass(frozen=True)
 class Check:
     """A check of a value that is not None. It is called with the option's name and the value, and raises ValueError."""
 
-    check: Callable[[str, Any], None]
+    check: Callable[[str, Any], object]
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,33 @@ CHANGES_NOTHING = ChangesNothing()
 
 
 @dataclass(frozen=True)
+class NotInSettings:
+    """The settings have no entry for the option. The command writes another in its place, or checks it itself.
+
+    A recipe's key has the option. `unless` returns whether the settings have it for a config.
+    """
+
+    unless: Callable[[Any], bool] | None = None
+
+
+NOT_IN_SETTINGS = NotInSettings()
+
+
+@dataclass(frozen=True)
 class Output:
-    """The option is a file to write. It cannot change the content, and it must not be one of the inputs."""
+    """The option is a file or folder to write. It cannot change the content, and it must not be one of the inputs.
+
+    `name` is what a recipe calls it, in the folder of the stage.
+    """
+
+    name: str = "{stage}.jsonl"
 
 
 OutputFile = Annotated[Path, Output()]
-"""The type of an option that is a file to write."""
+"""The type of an option that is a file of rows to write."""
+
+OutputFolder = Annotated[Path, Output("{stage}")]
+"""The type of an option that is a folder to write."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +133,16 @@ GIVEN = Such(bool)
 """Any value except None, 0, False and empty ones."""
 
 
-_WITHOUT = "without "
+@dataclass(frozen=True)
+class Unread:
+    """Why an option is not read: one of `missing` is needed, and each of `present` must be left out."""
+
+    missing: tuple[str, ...] = ()
+    present: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        without = [f"without {' or '.join(self.missing)}"] if self.missing else []
+        return " and ".join([*without, *(f"with {option}" for option in self.present)])
 
 
 class ReadIf:
@@ -119,35 +155,61 @@ class ReadIf:
     def __init__(self, **options: Any) -> None:
         self.options = {name: value if isinstance(value, tuple) else (value,) for name, value in options.items()}
 
-    def why_not(self, config: Any, *, deep: bool) -> str | None:
-        """Why the option is not read, as the options to add or leave out; None if it is read.
+    def why_not(self, config: Any, *, deep: bool) -> Unread | None:
+        """Why the option is not read, or None if it is.
 
         With `deep`, a condition counts only if its own option is read.
         """
-        reasons: dict[str, None] = {}
+        reasons: list[Unread] = []
         for name, values in self.options.items():
             if not hasattr(config, name):
                 continue
             reason = why_unread(config, name)
             if (reason is None or not deep) and _matches(getattr(config, name), values):
                 return None
-            reasons[reason or _needed(name, values)] = None
-        without = " or ".join(reason.removeprefix(_WITHOUT) for reason in reasons if reason.startswith(_WITHOUT))
-        others = [reason for reason in reasons if not reason.startswith(_WITHOUT)]
-        return " and ".join([*([_WITHOUT + without] if without else []), *others]) or None
+            reasons.append(reason or _lack(name, values))
+        return _joined(reasons) if reasons else None
+
+    def words(self, options: Mapping[str, bool]) -> str:
+        """The condition for the help of a command: `with --engine hf or vllm`. It is empty if it always holds.
+
+        `options` are those of the command, and whether each must be given.
+        """
+        known = {name: values for name, values in self.options.items() if name in options}
+        if any(options[name] and GIVEN in values for name, values in known.items()):
+            return ""
+        lack = _joined([_lack(name, values) for name, values in known.items()])
+        needed = [f"with {' or '.join(lack.missing)}"] if lack.missing else []
+        return " or ".join([*needed, *(f"without {option}" for option in lack.present)])
+
+
+def either(conditions: Iterable[ReadIf]) -> ReadIf:
+    """The condition that holds if one of these does."""
+    options: dict[str, tuple[Any, ...]] = {}
+    for condition in conditions:
+        options |= {name: options.get(name, ()) + values for name, values in condition.options.items()}
+    return ReadIf(**options)
+
+
+def _joined(reasons: list[Unread]) -> Unread:
+    """The reasons as one, each option once."""
+    missing = dict.fromkeys(option for reason in reasons for option in reason.missing)
+    present = dict.fromkeys(option for reason in reasons for option in reason.present)
+    return Unread((*missing,), (*present,))
 
 
 def _matches(actual: Any, values: tuple[Any, ...]) -> bool:
     return any(value.test(actual) if isinstance(value, Such) else value == actual for value in values)
 
 
-def _needed(name: str, values: tuple[Any, ...]) -> str:
+def _lack(name: str, values: tuple[Any, ...]) -> Unread:
+    """What is wrong if an option has none of the values."""
     if values[0] is None:
-        return f"with --{name}"
+        return Unread(present=(f"--{name}",))
     if isinstance(values[0], Such):
-        return _WITHOUT + values[0].words.format(name=name)
+        return Unread((values[0].words.format(name=name),))
     texts = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
-    return f"{_WITHOUT}--{name} " + " or ".join(", ".join(texts).rsplit(", ", 1))
+    return Unread((f"--{name} " + " or ".join(", ".join(texts).rsplit(", ", 1)),))
 
 
 @dataclass(frozen=True)
@@ -179,7 +241,8 @@ _found: dict[type, dict[str, About]] = {}
 def options_of(config: type) -> Mapping[str, About]:
     """The type and the marks of each option of a dataclass.
 
-    Marks stand at the field, at its class, or in `FOREIGN` if the class is another library's.
+    Marks stand at the field or at its class. `MARKS` of another class adds marks. `USES` of several classes says when
+    each reads an option that they share. It has an effect if one of them reads it.
     """
     if config not in _found:
         _found[config] = _options_of(config)
@@ -190,14 +253,21 @@ def _options_of(config: type) -> dict[str, About]:
     hints = get_type_hints(config, include_extras=True)
     names = {field.name for field in fields(config)}
     found = {name: _about(hint) for name, hint in hints.items() if name in names}
+    used: dict[str, list[ReadIf]] = {}
     for base in config.__mro__:
         condition = base.__dict__.get("READ_IF")
         own = [name for name in get_annotations(base) if name in names]
         for name in own if condition is not None else ():
             if not found[name].of(ReadIf):
                 found[name] = About(found[name].hint, (*found[name].marks, condition))
-        for name, marks in base.__dict__.get("FOREIGN", {}).items():
-            found[name] = About(found[name].hint, (*found[name].marks, *marks))
+        for name, marks in base.__dict__.get("MARKS", {}).items():
+            if name in names:
+                found[name] = About(found[name].hint, (*found[name].marks, *marks))
+        for name, condition in base.__dict__.get("USES", {}).items():
+            used.setdefault(name, []).append(condition)
+    for name, conditions in used.items():
+        if name in names:
+            found[name] = About(found[name].hint, (*found[name].marks, either(conditions)))
     return found
 
 
@@ -213,8 +283,8 @@ def _about(hint: Any) -> About:
     return About(hint, ())
 
 
-def why_unread(config: Any, name: str) -> str | None:
-    """Why an option is not read, as the options to add or leave out; None if it is read.
+def why_unread(config: Any, name: str) -> Unread | None:
+    """Why an option is not read, or None if it is.
 
     An option that changes nothing may depend on options that are not read, because a recipe gives it to every stage.
     """
@@ -232,29 +302,44 @@ def is_read(config: Any, name: str) -> bool:
 def changes_nothing(config: Any, name: str) -> bool:
     """Whether an option cannot change what is written with the current values of the others."""
     about = options_of(type(config))[name]
-    marks = about.of(ChangesNothing)
-    return bool(about.of(Output)) or any(mark.unless is None or not mark.unless(config) for mark in marks)
+    return bool(about.of(Output)) or _holds(about.of(ChangesNothing), config)
+
+
+def _holds(marks: list[ChangesNothing] | list[NotInSettings], config: Any) -> bool:
+    return any(mark.unless is None or not mark.unless(config) for mark in marks)
+
+
+def outputs_of(config: type) -> dict[str, Output]:
+    """The options of a dataclass that are files or folders to write."""
+    return {name: mark for name, about in options_of(config).items() for mark in about.of(Output)}
 
 
 def check_options(config: Any) -> None:
     """Checks every option of a dataclass by the marks of its field.
 
     Raises ValueError, which names the option, for a value that is out of bounds or that a check refuses. Also raises it
-    for a value that differs from the default but has no effect.
+    for a value that differs from the default but has no effect, and for an output that is also an input.
     """
     options = options_of(type(config))
-    values = {name: value for name in options if (value := getattr(config, name)) is not None}
-    for name, value in values.items():
-        for bounds in options[name].of(Bounds):
-            if not bounds.admit(value):
-                raise ValueError(f"--{name} is {value}; it must be {bounds}")
-    for name, value in values.items():
-        for check in options[name].of(Check):
-            check.check(name, value)
+    form = getattr(config, "FORM", Options.FORM)
+    for name, about in options.items():
+        check_value(form.format(name), about, getattr(config, name))
     for field in (field for field in fields(config) if options[field.name].of(ReadIf)):
         value = getattr(config, field.name)
         if value != _default(field) and (reason := why_unread(config, field.name)):
-            raise ValueError(f"--{field.name} is {value!r}, but it has no effect {reason}: remove it")
+            raise ValueError(f"{form.format(field.name)} is {value!r}, but it has no effect {reason}: remove it")
+    refuse_overwriting({name: getattr(config, name) for name in options}, outputs_of(type(config)))
+
+
+def check_value(name: str, about: About, value: Any) -> None:
+    """Raises ValueError, which names the option, if a value is out of bounds or a check refuses it."""
+    if value is None:
+        return
+    for bounds in about.of(Bounds):
+        if not bounds.admit(value):
+            raise ValueError(f"{name} is {value}; it must be {bounds}")
+    for check in about.of(Check):
+        check.check(name.removeprefix("--"), value)
 
 
 def check_found(config: Any, where: str, **found: Any) -> None:
@@ -276,21 +361,26 @@ def _default(field: Field[Any]) -> Any:
 class Options:
     """Base of options that are checked by their marks when they are created.
 
-    GROUP is the name of options that several commands share, for the help. READ_IF: see `ReadIf`.
+    GROUP is the name of options that several commands share, for the help. FORM is how messages name an option.
+    READ_IF: see `ReadIf`. MARKS and USES: see `options_of`.
     """
 
     GROUP: ClassVar[str] = ""
+    FORM: ClassVar[str] = "--{}"
     READ_IF: ClassVar[ReadIf | None] = None
+    MARKS: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    USES: ClassVar[Mapping[str, ReadIf]] = {}
 
     def __post_init__(self) -> None:
         check_options(self)
 
 
-def settings_of(config: Any, *ignored: str, **inputs: Any) -> dict[str, Any]:
+def settings_of(config: Any, part: type | None = None, /, **inputs: Any) -> dict[str, Any]:
     """The settings that determine a command's rows: its inputs, and its options except those that change nothing.
 
-    `ignored` are the options that `inputs` replace.
+    With `part`, a base of the config, only the options of that base.
     """
     about = options_of(type(config))
-    kept = {name: value for name, value in asdict(config).items() if name not in ignored}
-    return {n: about[n].in_settings(v) for n, v in kept.items() if not changes_nothing(config, n)} | inputs
+    kept = [name for name in options_of(part or type(config)) if not _holds(about[name].of(NotInSettings), config)]
+    options = {name: value for name, value in asdict(config).items() if name in kept}
+    return {n: about[n].in_settings(v) for n, v in options.items() if not changes_nothing(config, n)} | inputs

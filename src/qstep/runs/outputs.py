@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qstep.runs.options import Output, options_of
 
+def refuse_overwriting(options: Mapping[str, Any], names: Collection[str]) -> None:
+    """Raises ValueError, which names both options, if an output is also an input or another output.
 
-def refuse_overwriting(config: Any) -> None:
-    """Raises ValueError, which names both options, if an output is also an input or another output."""
-    options = vars(config)
-    about = options_of(type(config))
-    outputs = {name: path for name, path in options.items() if path is not None and about[name].of(Output)}
+    `names` are the options that are outputs.
+    """
+    outputs = {name: options[name] for name in names if options[name] is not None}
     for output, path in outputs.items():
         for name, value in options.items():
             for other in _paths(value) if name != output else ():

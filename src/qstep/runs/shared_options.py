@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from qstep.data import check_separator, is_users_splitter, splitter_version
 from qstep.runs.fingerprints import model_fingerprint, remembered_fingerprint
-from qstep.runs.options import CHANGES_NOTHING, GIVEN, Bounds, Check, InSettings, Options, ReadIf, Reads
+from qstep.runs.options import CHANGES_NOTHING, Bounds, Check, InSettings, Options, Reads
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
@@ -38,6 +38,16 @@ def _splitter_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
 ModelName = Annotated[str, Reads(path_inputs)]
 """A model's folder or Hub id."""
 
+
+def _check_url(option: str, url: str) -> None:
+    from qstep.calls import checked_url
+
+    checked_url(url, f"--{option}")
+
+
+ServerUrl = Annotated[str, Check(_check_url)]
+"""The address of a server."""
+
 StepSeparator = Annotated[str, Check(check_separator), InSettings(splitter_version), Reads(_splitter_inputs)]
 """The string between steps, or the name of a splitter that cuts responses into steps."""
 
@@ -53,8 +63,8 @@ class DeviceOptions(Options):
 
     GROUP = "device options"
 
-    device: Annotated[str, CHANGES_NOTHING, ReadIf(engine="hf", endpoint=None)] = "auto"
-    dtype: Annotated[Dtype, ReadIf(engine=("hf", "vllm"), endpoint=None)] = "float32"
+    device: Annotated[str, CHANGES_NOTHING] = "auto"
+    dtype: Dtype = "float32"
 
 
 @dataclass(kw_only=True)
@@ -67,7 +77,6 @@ class CallOptions(Options):
     """
 
     GROUP = "server options"
-    READ_IF = ReadIf(engine="http", endpoint=GIVEN)
 
     request_timeout_s: Annotated[float, Bounds(least=1), CHANGES_NOTHING] = 600.0
     retries: Annotated[int, Bounds(least=0), CHANGES_NOTHING] = 8

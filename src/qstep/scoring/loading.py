@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
@@ -15,6 +14,7 @@ from qstep.data import check_model_name
 from qstep.models.inference import choose_device
 from qstep.models.loading import ADAPTER_CONFIG, bare, load_tokenizer
 from qstep.models.policy import VALUE_FILE
+from qstep.runs.near import did_you_mean
 from qstep.scoring.checkpoint import Checkpoint
 from qstep.scoring.ensemble import Ensemble, is_ensemble, read_ensemble
 from qstep.scoring.kinds import FORMATS, ScorerKind
@@ -61,24 +61,17 @@ def load_scorer(
     """
     name, device = str(name), choose_device(device)
     found = recognise(name) if kind == "auto" else kind
-    made_by = format_of(found) if found in FORMATS else None
-    if reference is not None and not (made_by and made_by.reads_reference):
-        raise ValueError(
-            f"--scorer_reference {reference} has no effect: a scorer of kind {found} does not read it. Leave it out"
-        )
-    if made_by is None and options:
-        where = "its step contract" if found == "qstep" else "its file"
-        raise ValueError(
-            f"--scorer_options {sorted(options)} have no effect: {name} has them in {where}. Leave them out"
-        )
+    check_kind(found, reference, options)
     if found == "ensemble":
         ensemble = read_ensemble(Path(name))
+        for member in ensemble.members:
+            check_kind(member.get("kind", "auto"), member.get("reference"), member.get("options"))
         members = [load_scorer(**member, device=device, dtype=dtype) for member in ensemble.members]
         return Ensemble(members, ensemble.mean, ensemble.aggregation)
-    if made_by is None:
+    if found not in FORMATS:
         return StepScorer.load(name, device=device, dtype=dtype)
     tokenizer = load_tokenizer(name)
-    format = _format(name, made_by, found, tokenizer, options or {})
+    format = _format(name, format_of(found), tokenizer, options or {})
     model: Any = format.model(name, reference, dtype)
     rows = _embeddings(model).weight.shape[0]
     if rows <= max(tokenizer.get_vocab().values()):
@@ -87,6 +80,32 @@ def load_scorer(
             "model"
         )
     return StepScorer(model.to(device), format)
+
+
+def check_kind(kind: str, reference: str | None, options: Mapping[str, Any] | None) -> None:
+    """Raises ValueError for a reference or an option that a scorer of this kind does not read, or a value out of range.
+
+    If the kind is `auto`, the names of the options must be those of some kind.
+    """
+    if kind == "auto":
+        known = {name for found in FORMATS for name in format_of(found).options()}
+        for name in (options or {}).keys() - known:
+            near = did_you_mean(name, known, "--scorer_options.{}")
+            raise ValueError(f"--scorer_options.{name} is not read by any kind of scorer{near}")
+        return
+    made_by = format_of(kind) if kind in FORMATS else None
+    if reference is not None and not (made_by and made_by.reads_reference):
+        raise ValueError(
+            f"--scorer_reference {reference} has no effect: a scorer of kind {kind} does not read it. Leave it out"
+        )
+    if made_by is not None:
+        made_by.check(options or {})
+    elif options:
+        where = "step contract" if kind == "qstep" else "file"
+        raise ValueError(
+            f"--scorer_options {sorted(options)} have no effect: a scorer of kind {kind} has them in its {where}. "
+            "Leave them out"
+        )
 
 
 def recognise(name: str) -> ScorerKind:
@@ -118,32 +137,17 @@ def recognise(name: str) -> ScorerKind:
 
 
 def _format(
-    name: str, made_by: type[Published], kind: str, tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]
+    name: str, made_by: type[Published], tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]
 ) -> Published:
-    known = sorted(field.name for field in fields(made_by) if field.init and field.name != "tokenizer")
-    if unknown := sorted(set(options) - set(known)):
-        raise ValueError(
-            f"--scorer_options {unknown} are not read by a scorer of kind {kind}, which reads {', '.join(known)}"
-        )
-    types = get_type_hints(made_by)
-    for option, value in options.items():
-        wanted, article = _taken(types[option])
-        if type(value) not in wanted:
-            raise ValueError(f"--scorer_options.{option} is {value!r}; a scorer of kind {kind} takes {article} there")
     config = AutoConfig.from_pretrained(name).get_text_config()
     limit = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     most = min(limit, tokenizer.model_max_length)
     length = options.get("max_length", most)
-    if not 1 <= length <= limit:
-        raise ValueError(f"--scorer_options.max_length is {length}; it must be from 1 to the model's {limit} positions")
+    if length > limit:
+        raise ValueError(
+            f"--scorer_options.max_length is {length}, but this model has only {limit} positions: lower it"
+        )
     return made_by(**{**options, "tokenizer": tokenizer, "max_length": length})
-
-
-def _taken(annotation: Any) -> tuple[tuple[type, ...], str]:
-    """The types that an option with this annotation accepts, and their name in messages."""
-    if annotation in (int, bool):
-        return (annotation,), "a whole number" if annotation is int else "true or false"
-    return ((int, float, type(None)), "a number") if annotation == float | None else ((str,), "a string")
 
 
 def _embeddings(model: Any) -> Any:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from qstep.data import file_fingerprint
 from qstep.runs.fingerprints import model_fingerprint
-from qstep.runs.options import (
-    CHANGES_NOTHING,
-    ONLY_WHETHER_GIVEN,
-    Bounds,
-    Check,
-    Options,
-    ReadIf,
-    Reads,
-)
+from qstep.runs.options import CHANGES_NOTHING, GIVEN, ONLY_WHETHER_GIVEN, AtLeast1, Options, ReadIf, Reads
 from qstep.runs.progress import console
-from qstep.runs.shared_options import CallOptions, DeviceOptions, StepSeparator, path_inputs
+from qstep.runs.shared_options import CallOptions, DeviceOptions, ServerUrl, StepSeparator, path_inputs
 from qstep.scoring.kinds import ScorerKind
 from qstep.types import Prompt
 
@@ -53,11 +45,21 @@ class LocalScorerOptions(DeviceOptions):
 
     GROUP = "scorer options"
     READ_IF = ReadIf(endpoint=None)
+    USES: ClassVar[Mapping[str, ReadIf]] = {"device": ReadIf(endpoint=None), "dtype": ReadIf(endpoint=None)}
 
     scorer: Annotated[str, Reads(_scorer_inputs), ReadIf()]
     scorer_kind: ScorerKind = "auto"
     scorer_reference: Annotated[str | None, Reads(path_inputs)] = None
     scorer_options: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scorer_reference is not None or self.scorer_options:
+            from qstep.scoring import is_ensemble
+            from qstep.scoring.loading import check_kind
+
+            kind = "ensemble" if self.scorer_kind == "auto" and is_ensemble(self.scorer) else self.scorer_kind
+            check_kind(kind, self.scorer_reference, self.scorer_options)
 
     def scorer_fingerprint(self) -> str:
         """Names the scorer by all that its Qs follow from: its models, and an ensemble's file."""
@@ -85,12 +87,6 @@ class LocalScorerOptions(DeviceOptions):
         )
 
 
-def _check_url(option: str, url: str) -> None:
-    from qstep.calls import checked_url
-
-    checked_url(url, f"--{option}")
-
-
 _SCORER_KEY = "QSTEP_SCORER_API_KEY"
 """Not the engine's: a key is sent to the server that it is of, and to no other."""
 
@@ -106,8 +102,12 @@ class EndpointOptions(CallOptions):
     """
 
     GROUP = "options of a scorer at a server"
+    USES: ClassVar[Mapping[str, ReadIf]] = {
+        "request_timeout_s": ReadIf(endpoint=GIVEN),
+        "retries": ReadIf(endpoint=GIVEN),
+    }
 
-    endpoint: Annotated[str | None, Check(_check_url), ONLY_WHETHER_GIVEN] = None
+    endpoint: Annotated[ServerUrl | None, ONLY_WHETHER_GIVEN] = None
 
     def served_fingerprint(self, scorer: str) -> str:
         """What the server says of its weights."""
@@ -141,7 +141,7 @@ class ScoringOptions(Options):
 
     GROUP = "scoring options"
 
-    score_tokens: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 8192
+    score_tokens: Annotated[AtLeast1, CHANGES_NOTHING] = 8192
     step_separator: StepSeparator | None = None
 
     def check_steps(self, scorer: Scorer, name: str) -> Scorer:

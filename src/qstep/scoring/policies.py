@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import nn
 
 from qstep.data import encode_joined, encode_prompt
 from qstep.models import LogRatioModel, ModelOptions, PolicyModel, PolicyWithValue
 from qstep.models.loading import ADAPTER_CONFIG, load_causal_lm, load_tokenizer
+from qstep.runs.options import Bounds
 from qstep.runs.seals import settings_of_marker
 from qstep.scoring.formats import Encoded
 from qstep.scoring.published.base import Published
@@ -29,15 +30,10 @@ class LogRatio(Published):
         conversational: put a prompt that is a string through the chat template as the user's turn.
     """
 
-    beta: float | None = None
+    beta: Annotated[float | None, Bounds(above=0)] = None
     conversational: bool = False
 
     reads_reference: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.beta is not None and not self.beta > 0:
-            raise ValueError(f"--scorer_options.beta is {self.beta}; it must be above 0")
 
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
         if self.conversational and isinstance(prompt, str):
@@ -64,7 +60,7 @@ class Implicit(LogRatio):
         beta: the one used in training; the paper's by default.
     """
 
-    beta: float | None = 0.05
+    beta: Annotated[float | None, Bounds(above=0)] = 0.05
 
     kind: ClassVar[str] = "implicit"
 

@@ -13,14 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SearchKind:
-    """A search: its name on pages, its `module:function`, and the options of `qstep search` that it reads.
-
-    Its rows record these options.
-    """
+    """A search: its name on pages, and its `module:function`."""
 
     label: str
     place: str
-    options: tuple[str, ...]
 
     def load(self) -> Callable[[Tree], Search[list[Rated]]]:
         """The function that searches a tree (see `qstep.search.tree`)."""
@@ -28,24 +24,13 @@ class SearchKind:
         return getattr(import_module(module), name)
 
 
-_BEAM = ("width", "expand", "max_steps", "token_budget")
-
 SEARCHES = {
-    "best_of_n": SearchKind("best of n", "qstep.search.guided:best_of_n", ("width", "token_budget")),
-    "beam": SearchKind("beam search", "qstep.search.guided:beam", _BEAM),
-    "dvts": SearchKind("diverse verifier tree search", "qstep.search.guided:dvts", _BEAM),
-    "lookahead": SearchKind(
-        "lookahead search",
-        "qstep.search.guided:beam",
-        ("width", "expand", "lookahead_steps", "max_steps", "token_budget"),
-    ),
+    "best_of_n": SearchKind("best of n", "qstep.search.guided:best_of_n"),
+    "beam": SearchKind("beam search", "qstep.search.guided:beam"),
+    "dvts": SearchKind("diverse verifier tree search", "qstep.search.guided:dvts"),
+    "lookahead": SearchKind("lookahead search", "qstep.search.guided:beam"),
 }
-"""The methods by name. `lookahead` is `beam` with `lookahead_steps`."""
-
-
-def readers(option: str) -> tuple[str, ...]:
-    """The methods that read an option."""
-    return tuple(name for name, method in SEARCHES.items() if option in method.options)
+"""Each method by its name. `lookahead` is `beam` with `lookahead_steps`."""
 
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ import math
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from qstep.data import split_steps
 from qstep.generation import SamplingSettings
+from qstep.runs.options import AtLeast1, Bounds, check_options
 from qstep.scoring.aggregation import aggregate
 from qstep.types import Aggregation, FinishReason
 
@@ -32,18 +33,17 @@ class SearchSettings:
         ValueError: a number is too small, or `width` is not a multiple of `expand`.
     """
 
+    FORM: ClassVar[str] = "{}"
+
     sampling: SamplingSettings
-    width: int
-    expand: int = 1
-    lookahead_steps: int = 0
-    max_steps: int | None = None
-    token_budget: int | None = None
+    width: AtLeast1
+    expand: AtLeast1 = 1
+    lookahead_steps: Annotated[int, Bounds(least=0)] = 0
+    max_steps: AtLeast1 | None = None
+    token_budget: AtLeast1 | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("width", 1), ("expand", 1), ("lookahead_steps", 0), ("max_steps", 1), ("token_budget", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}; it must be at least {least}")
+        check_options(self)
         if self.width % self.expand:
             raise ValueError(
                 f"width {self.width} is not a multiple of expand {self.expand}: give a width that --expand divides"

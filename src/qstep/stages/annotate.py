@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
+from qstep.annotate import Level, Threshold
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.cluster import ClusterOptions
-from qstep.runs.fingerprints import model_fingerprint
-from qstep.runs.options import CHANGES_NOTHING, Bounds, OutputFile, ReadIf, Such, settings_of
-from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.options import CHANGES_NOTHING, AtLeast1, Bounds, OutputFile, ReadIf, Such, settings_of
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.shared_options import ModelName, StepSeparator
@@ -49,14 +48,13 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
         rollouts: k, the maximum number of rollouts of a step.
         rollout_budget: maximum number of rollouts in total. It is divided among problems in proportion to their steps.
             What a problem does not use is not given to others.
-        threshold: a step is right if more than this share of its rollouts succeed (binary_search, adaptive). With 0,
-            one success is enough.
-        level: confidence at which rollouts stop, if the threshold is above 0.
+        threshold: a step is right if more than this share of its rollouts succeed. With 0, one success is enough.
+        level: confidence at which rollouts stop.
         step_separator: the string between steps, or a splitter such as `split:line`. The splitters are `split:line`,
             `split:blank_line`, `split:numbered` (headings `Step 1:`), `split:sentence`, and `split:module:function`
             for your own function, which returns the parts of a string.
-        flip_share: probability of flipping each label, to study the effect of noise (exact, outcome). The column
-            `flipped` names the flipped steps.
+        flip_share: probability of flipping each label, to study the effect of noise. The column `flipped` names the
+            flipped steps.
         max_per_problem: label only this many responses of each problem, in order of `sample`.
         max_problems: label only this many problems, in order of the hash of their ids.
         rows_at_once: responses whose rollouts are drawn together. Responses to one problem stay together. A resumed
@@ -67,25 +65,23 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
     output: OutputFile
     method: Literal["exact", "outcome", RolloutMethod] = "exact"
     model_name_or_path: Annotated[ModelName | None, ReadIf(method=_BY_ROLLOUTS)] = None
-    rollouts: Annotated[int, Bounds(least=1), ReadIf(method=_BY_ROLLOUTS)] = 4
-    rollout_budget: Annotated[int | None, Bounds(least=1), ReadIf(method=_BY_ROLLOUTS)] = None
-    threshold: Annotated[float, ReadIf(method=("binary_search", "adaptive"))] = 0.0
-    level: Annotated[float, ReadIf(threshold=Such(bool, "a --{name} above 0"))] = 0.95
+    rollouts: Annotated[AtLeast1, ReadIf(method=_BY_ROLLOUTS)] = 4
+    rollout_budget: Annotated[AtLeast1 | None, ReadIf(method=_BY_ROLLOUTS)] = None
+    threshold: Annotated[Threshold, ReadIf(method=("binary_search", "adaptive"))] = 0.0
+    level: Annotated[Level, ReadIf(threshold=Such(bool, "a --{name} above 0"))] = 0.95
     step_separator: StepSeparator = "\n"
     flip_share: Annotated[float, Bounds(least=0, most=1), ReadIf(method=("exact", "outcome"))] = 0.0
-    max_per_problem: Annotated[int | None, Bounds(least=1)] = None
-    max_problems: Annotated[int | None, Bounds(least=1)] = None
-    rows_at_once: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 128
+    max_per_problem: AtLeast1 | None = None
+    max_problems: AtLeast1 | None = None
+    rows_at_once: Annotated[AtLeast1, CHANGES_NOTHING] = 128
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method in _BY_ROLLOUTS:
-            if self.model_name_or_path is None:
-                raise ValueError(f"--method {self.method} needs a model that draws rollouts: give --model_name_or_path")
-            self.rollout_settings()
+        if self.method in _BY_ROLLOUTS and self.model_name_or_path is None:
+            raise ValueError(f"--method {self.method} needs a model that draws rollouts: give --model_name_or_path")
 
     def rollout_settings(self) -> "RolloutSettings":
-        """How rollouts are drawn. Raises ValueError if the threshold or the level is out of range."""
+        """How rollouts are drawn."""
         from qstep.annotate import Decision, RolloutSettings
 
         assert self.method != "exact" and self.method != "outcome", "these draw no rollouts"
@@ -99,14 +95,11 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     Raises:
         ValueError: the method is `exact` and the task cannot check a step.
     """
-    refuse_overwriting(config)
     tasks = config.tasks()
     settings = settings_of(
         config,
         input=finished(config.input),
-        model=model_fingerprint(config.model_name_or_path, config.model_revision)
-        if config.model_name_or_path and engine is None
-        else config.model_name_or_path,
+        model=config.model_name_or_path and config.model_setting(config.model_name_or_path, engine),
         version=tasks.named(config.task).version,
     )
 

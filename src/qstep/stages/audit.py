@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from qstep.runs.options import GIVEN, Bounds, Options, OutputFile, ReadIf, Such, check_found
-from qstep.runs.outputs import refuse_foreign, refuse_overwriting
+from qstep.runs.dry_run import stop_dry_run
+from qstep.runs.options import GIVEN, AtLeast1, Bounds, Options, Output, ReadIf, Such, check_found
+from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.shared_options import ModelName, StepSeparator
@@ -45,8 +46,8 @@ class AuditConfig(Options):
         model_name_or_path: the model whose tokenizer counts tokens: a folder or a Hub id.
         model_revision: branch, tag or commit of a Hub id.
         max_length: maximum length of a prompt with its response, in tokens, as in training.
-        step_separator: the string that separates steps, as in training. Steps may not contain it (stepwise rows).
-        separator_token: the single token that follows each step, as in training (stepwise rows).
+        step_separator: the string that separates steps, as in training. Steps may not contain it.
+        separator_token: the single token that follows each step, as in training.
         rising: whether rows with a right step after a wrong one are only counted (`keep`) or fail (`refuse`), as in
             training.
         min_right_share: minimum share of right among all labels. In unpaired rows, the labels are those of responses.
@@ -60,11 +61,11 @@ class AuditConfig(Options):
 
     train_file: Path
     test_files: dict[str, Path] | None = None
-    output: OutputFile | None = None
+    output: Annotated[Path, Output("{stage}.json")] | None = None
     format: Literal["auto", "stepwise", "unpaired", "prompt-completion"] = "auto"
     model_name_or_path: ModelName | None = None
     model_revision: Annotated[str | None, _COUNTED] = None
-    max_length: Annotated[int, Bounds(least=1), _COUNTED] = 2048
+    max_length: Annotated[AtLeast1, _COUNTED] = 2048
     step_separator: Annotated[StepSeparator, _COUNTED, _STEPWISE] = "\n"
     separator_token: Annotated[str, _COUNTED, _STEPWISE] = "\n"
     rising: Annotated[Literal["keep", "refuse"], _STEPWISE] = "keep"
@@ -89,9 +90,9 @@ def audit(config: AuditConfig) -> Audit:
     from qstep.evals.audit import audit_rows, format_of, shared_with
     from qstep.report.tables import audit_tables
 
-    refuse_overwriting(config)
     if config.output is not None:
         refuse_foreign("output", config.output, holds(Audit))
+        stop_dry_run(config.output)
     tests = config.test_files or {}
     files = {"train_file": config.train_file} | {f"test_files.{name}": path for name, path in tests.items()}
     fingerprints = {name: finished(path) for name, path in files.items()}

@@ -6,12 +6,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, get_args
 
-from qstep.runs.options import Bounds, OutputFile
-from qstep.runs.outputs import refuse_foreign, refuse_overwriting
+from qstep.runs.dry_run import stop_dry_run
+from qstep.runs.options import AtLeast1, Check, Output
+from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.tasks.options import TaskOptions
 from qstep.types import Aggregation
+
+
+def _aggregations(option: str, names: list[str] | str) -> list[Aggregation]:
+    """The aggregations in a fixed order. Raises ValueError if one is unknown or repeated."""
+    hows = [how.strip() for how in names.split(",")] if isinstance(names, str) else names
+    known = get_args(Aggregation)
+    if len({*hows} & {*known}) < len(hows):
+        raise ValueError(f"--{option} is {names!r}; give some of {', '.join(known)}, each once, separated by commas")
+    return [how for how in known if how in hows]
+
+
+def _numbers(option: str, ns: list[int] | str) -> list[int]:
+    """The numbers. Raises ValueError if one is not a whole number from 1."""
+    try:
+        numbers = [int(n) for n in (ns.split(",") if isinstance(ns, str) else ns)]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise ValueError(f"--{option} is {ns!r}; give whole numbers from 1, such as 1,4,12")
+    return numbers
 
 
 @dataclass
@@ -39,10 +60,10 @@ class BestOfNConfig(TaskOptions):
     """
 
     inputs: dict[str, Path] | Path
-    output: OutputFile
-    ns: list[int] | str | None = None
-    aggregations: list[str] | str | None = None
-    draws: Annotated[int, Bounds(least=1)] = 2048
+    output: Annotated[Path, Output("{stage}.json")]
+    ns: Annotated[list[int] | str | None, Check(_numbers)] = None
+    aggregations: Annotated[list[str] | str | None, Check(_aggregations)] = None
+    draws: AtLeast1 = 2048
     seed: int = 0
 
 
@@ -51,11 +72,11 @@ def best_of_n(config: BestOfNConfig) -> Path:
     from qstep.evals import BestOfN, holds, judge_choices, read_choices, write_result
     from qstep.report.tables import best_of_n_notes, best_of_n_tables
 
-    refuse_overwriting(config)
     refuse_foreign("output", config.output, holds(BestOfN))
-    hows = _aggregations(config.aggregations)
+    stop_dry_run(config.output)
+    hows = _aggregations("aggregations", config.aggregations or [])
     choices = read_choices(config.inputs, config.task)
-    ns = _numbers(config.ns) if config.ns else None
+    ns = None if config.ns is None else _numbers("ns", config.ns)
     made = provenance(asdict(config))
     found = judge_choices(choices, ns, hows, draws=config.draws, seed=config.seed, provenance=made)
     write_result(config.output, found)
@@ -63,30 +84,9 @@ def best_of_n(config: BestOfNConfig) -> Path:
         print_table(*table)
     for note in best_of_n_notes(found):
         print_result(note)
-    if not config.ns and max(choices.sizes) > max(found.ns):
+    if ns is None and max(choices.sizes) > max(found.ns):
         print_result(
             f"The largest n is {max(found.ns)}: some problem has no more responses. A larger --ns leaves it out"
         )
     say_written(config.output)
     return config.output
-
-
-def _aggregations(names: list[str] | str | None) -> list[Aggregation]:
-    """The aggregations in a fixed order. Raises ValueError if one is unknown or repeated."""
-    hows = [how.strip() for how in names.split(",")] if isinstance(names, str) else list(names or [])
-    known = get_args(Aggregation)
-    if len({*hows} & {*known}) < len(hows):
-        raise ValueError(
-            f"--aggregations is {names!r}; give some of {', '.join(known)}, each once, separated by commas"
-        )
-    return [how for how in known if how in hows]
-
-
-def _numbers(ns: list[int] | str) -> list[int]:
-    try:
-        numbers = [int(n) for n in (ns.split(",") if isinstance(ns, str) else ns)]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise ValueError(f"--ns is {ns!r}; give whole numbers from 1, such as 1,4,12")
-    return numbers

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from qstep.runs.dry_run import stop_dry_run
 from qstep.runs.fingerprints import model_fingerprint
-from qstep.runs.options import OutputFile
+from qstep.runs.options import Options, Output
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import say_written
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class CardConfig:
+class CardConfig(Options):
     """Rewrites the model card of a trained model, and adds evaluation results in the Hub's format.
 
     The card that `qstep train` writes has no results. Results of another model are refused.
@@ -34,7 +35,7 @@ class CardConfig:
     results: list[Path] | Path | None = None
     datasets: list[str] = field(default_factory=list)
     license: str | None = None
-    output: OutputFile | None = None
+    output: Annotated[Path, Output("{stage}.md")] | None = None
 
 
 def card(config: CardConfig) -> Path:
@@ -57,6 +58,7 @@ def card(config: CardConfig) -> Path:
         )
     output = config.output or config.model / "README.md"
     refuse_foreign("output", output, lambda path: MARKER in path.read_text(encoding="utf-8"))
+    stop_dry_run(output)
     paths = [config.results] if isinstance(config.results, Path) else config.results or []
     found = [_checked_results(path, config.model, fingerprint) for path in paths]
     write_card(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,6 @@ class Command:
         module: the module of the function that runs the command. The function is named after the command's first word.
         configs: `module:class` of each dataclass of options. The function takes an instance of each.
         about: a phrase for the overview.
-        outputs: the options that name outputs, and the file or folder that a recipe gives them.
         first: arguments of the function before the dataclasses.
         positional: an option that can be the first argument without its name.
     """
@@ -39,13 +38,19 @@ class Command:
     module: str
     configs: tuple[str, ...]
     about: str
-    outputs: Mapping[str, str] = field(default_factory=lambda: {"output": "{stage}.jsonl"})
     first: tuple[str, ...] = ()
     positional: str | None = None
 
     def classes(self) -> list[type]:
         """The dataclasses of options, imported."""
         return [getattr(import_module(module), name) for module, name in (c.split(":") for c in self.configs)]
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """The options that name outputs, and the file or folder that a recipe gives them."""
+        from qstep.runs.options import outputs_of
+
+        return {name: mark.name for config in self.classes() for name, mark in outputs_of(config).items()}
 
     def parser(self) -> jsonargparse.ArgumentParser:
         """The parser of the command's options and `--config`. It raises ArgumentError for a wrong option."""
@@ -67,7 +72,7 @@ class Command:
 
     def instances(self, options: Mapping[str, Any]) -> list[Any]:
         """The dataclasses filled with parsed options."""
-        if "output_dir" in self.outputs and options.get("output_dir") is None:
+        if self.name.startswith("train ") and options.get("output_dir") is None:  # transformers would choose one
             raise ValueError("--output_dir is missing: give the folder to write to")
         filled = []
         for config in self.classes():
@@ -143,39 +148,34 @@ class Command:
         return did_you_mean(f"{self.name} {word}", longer, "`qstep {}`")
 
 
-def _stage(name: str, config: str, about: str, outputs: Mapping[str, str] | None = None) -> Command:
+def _stage(name: str, config: str, about: str) -> Command:
     module = f"qstep.stages.{name.replace('-', '_')}"
-    command = Command(name, module, (f"{module}:{config}",), about)
-    return command if outputs is None else Command(name, module, command.configs, about, outputs)
+    return Command(name, module, (f"{module}:{config}",), about)
 
 
-_FOLDER = {"output_dir": "{stage}"}
-_RESULT = {"output": "{stage}.json"}
-_PAGE = {"output": "{stage}.html", "summary": "results.json"}
 _STAGES = (
     _stage("convert", "ConvertConfig", "convert published step-labelled data to rows"),
     _stage("sample", "SampleConfig", "sample groups of responses to problems"),
     _stage("grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
     _stage("annotate", "AnnotateConfig", "label steps: exactly, by Monte-Carlo rollouts, or from outcomes"),
-    _stage("audit", "AuditConfig", "check a file of training rows, and print its statistics", _RESULT),
+    _stage("audit", "AuditConfig", "check a file of training rows, and print its statistics"),
     _stage("score", "ScoreConfig", "score the steps of responses with a verifier"),
-    _stage("serve", "ServeConfig", "serve a verifier over HTTP, with the schema of vLLM's /pooling", {}),
+    _stage("serve", "ServeConfig", "serve a verifier over HTTP, with the schema of vLLM's /pooling"),
     _stage("search", "SearchConfig", "answer problems with a search that a step scorer guides"),
-    _stage("best-of-n", "BestOfNConfig", "measure the accuracy of choosing among n responses", _RESULT),
-    _stage("compare-search", "CompareSearchConfig", "compare the accuracy and the tokens of searches", _RESULT),
-    _stage("evaluate", "EvaluateConfig", "measure the greedy and sampled accuracy of a policy", _FOLDER),
+    _stage("best-of-n", "BestOfNConfig", "measure the accuracy of choosing among n responses"),
+    _stage("compare-search", "CompareSearchConfig", "compare the accuracy and the tokens of searches"),
+    _stage("evaluate", "EvaluateConfig", "measure the greedy and sampled accuracy of a policy"),
     Command(
         "evaluate processbench",
         "qstep.stages.evaluate_steps",
         ("qstep.stages.evaluate_steps:EvaluateStepsConfig",),
         "measure how well a scorer finds the first wrong step",
-        _FOLDER,
     ),
-    _stage("report", "ReportConfig", "render results as one HTML page", _PAGE),
-    _stage("merge", "MergeConfig", "merge an adapter into its base model", _FOLDER),
-    _stage("export", "ExportConfig", "export a scorer as a plain token classifier for vLLM", _FOLDER),
-    _stage("card", "CardConfig", "write the model card of a trained model", {"output": "{stage}.md"}),
-    _stage("miniature", "MiniatureConfig", "write the textbook and the untrained model of the built-in task", _FOLDER),
+    _stage("report", "ReportConfig", "render results as one HTML page"),
+    _stage("merge", "MergeConfig", "merge an adapter into its base model"),
+    _stage("export", "ExportConfig", "export a scorer as a plain token classifier for vLLM"),
+    _stage("card", "CardConfig", "write the model card of a trained model"),
+    _stage("miniature", "MiniatureConfig", "write the textbook and the untrained model of the built-in task"),
 )
 
 COMMANDS: Mapping[str, Command] = {
@@ -186,7 +186,6 @@ COMMANDS: Mapping[str, Command] = {
             "qstep.stages.train",
             ("qstep.stages.train:TrainInputs", method.config_path),
             method.about,
-            _FOLDER,
             (method.name,),
         )
         for method in METHODS.values()

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from qstep.runs.options import OutputFile
-from qstep.runs.outputs import refuse_foreign, refuse_overwriting
+from qstep.runs.dry_run import stop_dry_run
+from qstep.runs.options import Check, Output
+from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.tasks.options import TaskOptions
+
+
+def _not_empty(option: str, inputs: dict[str, Path]) -> None:
+    if not inputs:
+        raise ValueError(f"--{option} is empty: name a file of each search with --{option}.NAME FILE")
 
 
 @dataclass
@@ -27,8 +34,8 @@ class CompareSearchConfig(TaskOptions):
         seed: seed of the bootstrap.
     """
 
-    inputs: dict[str, Path]
-    output: OutputFile
+    inputs: Annotated[dict[str, Path], Check(_not_empty)]
+    output: Annotated[Path, Output("{stage}.json")]
     seed: int = 0
 
 
@@ -41,10 +48,8 @@ def compare_search(config: CompareSearchConfig) -> Path:
     from qstep.evals import SearchComparison, compare_searches, holds, write_result
     from qstep.report.tables import search_table
 
-    refuse_overwriting(config)
     refuse_foreign("output", config.output, holds(SearchComparison))
-    if not config.inputs:
-        raise ValueError("--inputs is empty: name a file of each search with --inputs.NAME FILE")
+    stop_dry_run(config.output)
     made = provenance(asdict(config))
     found = compare_searches(config.inputs, config.task, seed=config.seed, provenance=made)
     write_result(config.output, found)

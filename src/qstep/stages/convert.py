@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from qstep.data import Neutral, PublishedFormat, Source
-from qstep.runs.options import OutputFile, ReadIf, Such, check_found, settings_of
-from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.options import NOT_IN_SETTINGS, OutputFile, ReadIf, Such, check_found, settings_of
 from qstep.runs.progress import counts_text
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import StepSeparator
@@ -44,15 +43,15 @@ class ConvertConfig(PromptOptions, TaskOptions):
             processbench, and a line break for the other formats.
         separator_inside: what to do with a separator inside a step: replace it by a space and count it (`blank`), or
             fail (`refuse`).
-        neutral: how to label PRM800K's neutral rating: `right` as its authors score it, `wrong`, or `null` for no label
-            (prm800k).
+        neutral: how to label PRM800K's neutral rating: `right` as its authors score it, `wrong`, or `null` for no
+            label.
     """
 
-    dataset_name: DatasetName
+    dataset_name: Annotated[DatasetName, NOT_IN_SETTINGS]
     output: OutputFile
     format: Literal["auto", PublishedFormat] = "auto"
-    split: Annotated[str | None, ReadIf(dataset_name=HUB_ID)] = None
-    config_name: Annotated[str | None, ReadIf(dataset_name=HUB_ID)] = None
+    split: Annotated[str | None, NOT_IN_SETTINGS, ReadIf(dataset_name=HUB_ID)] = None
+    config_name: Annotated[str | None, NOT_IN_SETTINGS, ReadIf(dataset_name=HUB_ID)] = None
     step_separator: StepSeparator | None = None
     separator_inside: Literal["blank", "refuse"] = "blank"
     neutral: Annotated[Neutral, ReadIf(format=_PRM800K)] = "right"
@@ -67,13 +66,11 @@ def convert(config: ConvertConfig) -> Path:
     """
     from qstep.data import Audit, Reading, read_published, recognise
 
-    refuse_overwriting(config)
     source = Source.of(config.dataset_name, split=config.split or "train", config=config.config_name)
     format = recognise(source) if config.format == "auto" else config.format
     check_found(config, f"{config.dataset_name} has the format {format}", format=format)
     settings = settings_of(
         config,
-        *("dataset_name", "split", "config_name"),
         input=finished(source.path) if source.path.suffix == ".jsonl" else source.fingerprint(),
         source=[source.name, source.config, source.split],
         format=format,

@@ -1,10 +1,9 @@
 """`qstep evaluate`: reads a policy and problems, and measures the greedy and sampled accuracy."""
 
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from qstep.runs.options import Bounds
+from qstep.runs.options import AtLeast1, OutputFolder
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import print_table, say_written
 from qstep.runs.provenance import provenance
@@ -29,9 +28,9 @@ class EvaluateConfig(GradingOptions, Sampling):
         num_samples: responses per problem for the sampled accuracy. The greedy accuracy uses one.
     """
 
-    output_dir: Path
+    output_dir: OutputFolder
     split: str = "test"
-    num_samples: Annotated[int, Bounds(least=1)] = 4
+    num_samples: AtLeast1 = 4
 
 
 def evaluate(config: EvaluateConfig) -> "PolicyEvaluation":

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from qstep.runs.options import Bounds, settings_of
+from qstep.runs.options import Bounds, OutputFolder, settings_of
 from qstep.runs.outputs import begins_with, refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
-from qstep.runs.runner import Work, write_rows
-from qstep.scoring.options import ScorerOptions, warn_of_prompts
-from qstep.stages.score import scoring, too_long
+from qstep.scoring.options import ScorerOptions
+from qstep.stages.score import write_scored
 from qstep.tasks.options import DatasetName, PromptOptions
 from qstep.types import OverLong, Row
 
@@ -56,7 +54,7 @@ class EvaluateStepsConfig(PromptOptions, ScorerOptions):
 
     inputs: dict[str, Path] | Path | None = None
     dataset_name: DatasetName | None = None
-    output_dir: Path
+    output_dir: OutputFolder
     threshold: Annotated[float | None, Bounds(least=0, most=1)] = None
     threshold_file: Path | None = None
     threshold_split: str | None = None
@@ -181,31 +179,20 @@ def _scored(benchmark: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list
     from qstep.data import canonical_json, read_rows
 
     digest = hashlib.sha256(b"".join(canonical_json(row) + b"\n" for row in benchmark.rows)).hexdigest()
-    own = {field.name for field in fields(config)} - {field.name for field in fields(ScorerOptions)}
-    settings = settings_of(config, *own, scorer=config.scorer_fingerprint(), rows=digest)
+    settings = settings_of(config, ScorerOptions, scorer=config.scorer_fingerprint(), rows=digest)
     path = config.output_dir / f"scored_{benchmark.name}.jsonl"
 
-    def work(done: Collection[str]) -> Work:
-        scorer = config.load_scorer()
-        dropped = too_long(benchmark.rows, scorer, config.over_long, benchmark.source)
-        warn_of_prompts((row["prompt"] for row in benchmark.rows), scorer, benchmark.source, config.instruction)
-        if len(dropped) == len(benchmark.rows):
-            raise ValueError(
-                f"{benchmark.source}: every row is longer than this scorer's max_length of {scorer.max_length} tokens"
-            )
-        skipped = {*done, *dropped}
-        rows = [row for row in benchmark.rows if row["id"] not in skipped]
-        responses = len(benchmark.rows) - len(dropped)
-        separators = benchmark.separators(scorer)
-        return scoring(rows, responses, scorer, config.score_tokens, len(dropped), separators=separators)
-
-    summary = write_rows(path, "evaluate processbench", settings, work)
+    summary = write_scored(
+        path,
+        "evaluate processbench",
+        settings,
+        config,
+        benchmark.source,
+        lambda _: benchmark.rows,
+        instruction=config.instruction,
+        more=lambda scorer: {"separators": benchmark.separators(scorer)},
+    )
     long = summary.pop("over_long")
-    if long and config.over_long == "refuse":
-        raise ValueError(
-            f"{path} was written with --over_long drop, without {long} rows longer than max_length: give this option "
-            "again"
-        )
     left_out = dict(benchmark.left_out) | ({_LONG: long} if long else {})
     return list(read_rows(path)), summary | {"left_out": left_out}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qstep.runs.folders import written_whole
+from qstep.runs.options import OutputFolder
 from qstep.scoring.options import LocalScorerOptions
 
 
@@ -20,7 +21,7 @@ class ExportConfig(LocalScorerOptions):
         output_dir: the folder to write. It appears only once it is complete.
     """
 
-    output_dir: Path
+    output_dir: OutputFolder
 
 
 def export(config: ExportConfig) -> Path:

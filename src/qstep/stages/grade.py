@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from qstep.runs.options import Bounds, OutputFile, settings_of
-from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.options import AtLeast1, Bounds, OutputFile, settings_of
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import GradingOptions
@@ -38,14 +37,13 @@ class GradeConfig(GradingOptions):
     input: Path
     output: OutputFile
     offset: Annotated[int, Bounds(least=0)] = 0
-    num_problems: Annotated[int | None, Bounds(least=1)] = None
+    num_problems: AtLeast1 | None = None
 
 
 def grade(config: GradeConfig) -> Path:
     """Runs the stage and returns its output."""
     from qstep.tasks import graded_rows
 
-    refuse_overwriting(config)
     tasks = config.tasks()
     version = tasks.named(config.task).version
     settings = settings_of(config, input=finished(config.input), version=version)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.folders import written_whole
+from qstep.runs.options import Options, OutputFolder
 
 
 @dataclass(kw_only=True)
-class MergeConfig:
+class MergeConfig(Options):
     """Merges an adapter that `qstep train --use_peft true` wrote into its base model.
 
     Args:
@@ -19,7 +20,7 @@ class MergeConfig:
     """
 
     model_name_or_path: Path
-    output_dir: Path
+    output_dir: OutputFolder
 
 
 def merge(config: MergeConfig) -> Path:

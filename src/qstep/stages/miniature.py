@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 from qstep.runs.fingerprints import model_files
 from qstep.runs.folders import written_whole
-from qstep.runs.options import Bounds, Options, settings_of
+from qstep.runs.options import AtLeast1, Options, OutputFolder, settings_of
 
 
 @dataclass
@@ -22,8 +21,8 @@ class MiniatureConfig(Options):
         seed: seed of the task variant (which facts are hard), of the textbook, and of the model's weights.
     """
 
-    output_dir: Path
-    textbook_rows: Annotated[int, Bounds(least=1)] = 16_000
+    output_dir: OutputFolder
+    textbook_rows: AtLeast1 = 16_000
     seed: int = 0
 
 
@@ -33,7 +32,7 @@ def miniature(config: MiniatureConfig) -> Path:
     Raises:
         ValueError: the output folder has other content or was changed.
     """
-    settings = {"miniature": settings_of(config, "output_dir")}
+    settings = {"miniature": settings_of(config)}
     return written_whole(config.output_dir, settings, "miniature", partial(_write, config), _files)
 
 

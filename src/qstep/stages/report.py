@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from qstep.runs.options import Bounds, OutputFile
-from qstep.runs.outputs import begins_with, refuse_foreign, refuse_overwriting
+from qstep.runs.dry_run import stop_dry_run
+from qstep.runs.options import AtLeast1, Bounds, Output
+from qstep.runs.outputs import begins_with, refuse_foreign
 from qstep.runs.progress import say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.training_log import TRAINING_LOG, metrics_of
@@ -43,14 +44,14 @@ class ReportConfig(TaskOptions):
     """
 
     results: dict[str, Path] | list[Path] | Path
-    output: OutputFile
+    output: Annotated[Path, Output("{stage}.html")]
     title: str | None = None
     training: dict[str, Path] = field(default_factory=dict)
     labels: dict[str, Path] = field(default_factory=dict)
     examples: dict[str, Path] | Path | None = None
-    example_problems: Annotated[int, Bounds(least=1)] = 6
+    example_problems: AtLeast1 = 6
     example_responses: Annotated[int, Bounds(least=0)] = 8
-    summary: OutputFile | None = None
+    summary: Annotated[Path, Output("results.json")] | None = None
 
 
 def report(config: ReportConfig) -> Path:
@@ -63,10 +64,10 @@ def report(config: ReportConfig) -> Path:
     from qstep.report import gathered, render_report
     from qstep.report.contents import titled
 
-    refuse_overwriting(config)
     refuse_foreign("output", config.output, lambda page: begins_with(page, b"<!doctype html>"))
     if config.summary:
         refuse_foreign("summary", config.summary, holds(Page))
+    stop_dry_run(config.output)
     found = gathered(_named(config.results))
     page = titled(
         found,

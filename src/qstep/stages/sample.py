@@ -5,13 +5,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.cluster import ClusterOptions
-from qstep.runs.fingerprints import model_fingerprint, problems_fingerprint
-from qstep.runs.options import Bounds, OutputFile, settings_of
-from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.fingerprints import problems_fingerprint
+from qstep.runs.options import AtLeast1, OutputFile, settings_of
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName
 from qstep.tasks.options import ProblemOptions
@@ -31,7 +30,7 @@ class Sampling(ProblemOptions, SamplingOptions, EngineOptions, ClusterOptions):
     """
 
     model_name_or_path: ModelName
-    num_samples: Annotated[int, Bounds(least=1)] = 16
+    num_samples: AtLeast1 = 16
 
 
 @dataclass(kw_only=True)
@@ -49,13 +48,10 @@ def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
     """Runs the stage and returns its output. `engine` replaces the model's own."""
     from qstep.data.tokens import PROMPT_DATE
 
-    refuse_overwriting(config)
     problems = {problem.id: problem for problem in config.problems()}
     settings = settings_of(
         config,
-        model=model_fingerprint(config.model_name_or_path, config.model_revision)
-        if engine is None
-        else config.model_name_or_path,
+        model=config.model_setting(config.model_name_or_path, engine),
         problems=problems_fingerprint(problems.values()),
         prompt_date=str(PROMPT_DATE),
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-from qstep.runs.options import OutputFile, settings_of
-from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.options import NOT_IN_SETTINGS, OutputFile, settings_of
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.stage_file import finished
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
@@ -39,7 +38,7 @@ class ScoreConfig(TaskOptions, ScorerOptions):
 
     input: Path
     output: OutputFile
-    over_long: OverLong = "refuse"
+    over_long: Annotated[OverLong, NOT_IN_SETTINGS] = "refuse"
 
 
 def score(config: ScoreConfig) -> Path:
@@ -49,45 +48,67 @@ def score(config: ScoreConfig) -> Path:
         ValueError: a row's steps were split at another separator than the scorer's, or contain that separator. Also if
             rows are longer than `max_length` and `over_long` is `refuse`.
     """
-    from qstep.data import count_responses
-
-    refuse_overwriting(config)
-    settings = settings_of(
-        config,
-        "over_long",
-        input=finished(config.input),
-        scorer=config.scorer_fingerprint(),
+    settings = settings_of(config, input=finished(config.input), scorer=config.scorer_fingerprint())
+    write_scored(
+        config.output, "score", settings, config, str(config.input), lambda scorer: _split_rows(config, scorer)
     )
-
-    def work(done: Collection[str]) -> Work:
-        scorer = config.load_scorer()
-        dropped = too_long(_split_rows(config, scorer), scorer, config.over_long, str(config.input))
-        warn_of_prompts((row["prompt"] for row in _split_rows(config, scorer)), scorer, str(config.input))
-        if not (responses := count_responses(config.input) - len(dropped)):
-            long = f": all are longer than this scorer's max_length of {scorer.max_length} tokens" if dropped else ""
-            raise ValueError(f"{config.input} has no rows to score{long}")
-        skipped = {*done, *dropped}
-        rows = (row for row in _split_rows(config, scorer) if row["id"] not in skipped)
-        return scoring(rows, responses, scorer, config.score_tokens, len(dropped))
-
-    summary = write_rows(config.output, "score", settings, work)
-    if config.over_long == "refuse" and (left_out := summary["over_long"]):
-        raise ValueError(
-            f"{config.output} was written with --over_long drop, without {left_out} rows longer than max_length: give "
-            "this option again"
-        )
     return config.output
 
 
-def scoring(
-    rows: Iterable[Row], responses: int, scorer: Scorer, max_tokens: int, over_long: int, **summary: Any
-) -> Work:
-    """The scored rows as work for `write_rows`. `responses` includes those that are already scored."""
+class _HowToScore(Protocol):
+    """The options that `write_scored` reads."""
+
+    over_long: OverLong
+    score_tokens: int
+
+    def load_scorer(self) -> Scorer: ...
+
+
+def write_scored(
+    output: Path,
+    stage: str,
+    settings: Mapping[str, Any],
+    config: _HowToScore,
+    source: str,
+    rows: Callable[[Scorer], Iterable[Row]],
+    *,
+    instruction: str | None = None,
+    more: Callable[[Scorer], Mapping[str, Any]] = lambda scorer: {},
+) -> dict[str, Any]:
+    """Writes scored rows as `write_rows` does, and returns the summary. `over_long` in it counts rows left out.
+
+    Args:
+        source: names the rows in messages.
+        rows: returns the rows, with their steps in `completions`. It is called several times.
+        instruction: a text that is part of the prompts, and was not in those of training.
+        more: returns further entries of the summary.
+
+    Raises:
+        ValueError: there are no rows to score, or rows are longer than `max_length` and `over_long` is `refuse`.
+    """
     from qstep.scoring.aggregation import with_scores
 
-    scored = scorer.score_rows(rows, max_tokens=max_tokens)
-    about = {"objective": scorer.objective, "aggregation": scorer.aggregation, "over_long": over_long, **summary}
-    return Work(responses, ([with_scores(row, scorer) for row in block] for block in scored), lambda _: about)
+    def work(done: Collection[str]) -> Work:
+        scorer = config.load_scorer()
+        total, dropped = _too_long(rows(scorer), scorer, config.over_long, source)
+        warn_of_prompts((row["prompt"] for row in rows(scorer)), scorer, source, instruction)
+        if total == len(dropped):
+            long = f": all are longer than this scorer's max_length of {scorer.max_length} tokens" if dropped else ""
+            raise ValueError(f"{source} has no rows to score{long}")
+        skipped = {*done, *dropped}
+        todo = (row for row in rows(scorer) if row["id"] not in skipped)
+        scored = scorer.score_rows(todo, max_tokens=config.score_tokens)
+        about = {"objective": scorer.objective, "aggregation": scorer.aggregation, "over_long": len(dropped)}
+        blocks = ([with_scores(row, scorer) for row in block] for block in scored)
+        return Work(total - len(dropped), blocks, lambda _: {**about, **more(scorer)})
+
+    summary = write_rows(output, stage, settings, work)
+    if config.over_long == "refuse" and (left_out := summary["over_long"]):
+        raise ValueError(
+            f"{output} was written with --over_long drop, without {left_out} rows longer than max_length: give this "
+            "option again"
+        )
+    return summary
 
 
 def _split_rows(config: ScoreConfig, scorer: Scorer) -> Iterator[Row]:
@@ -106,17 +127,19 @@ def _split_rows(config: ScoreConfig, scorer: Scorer) -> Iterator[Row]:
         yield row if "completions" in row else {**row, "completions": steps, "step_separator": wanted}
 
 
-def too_long(rows: Iterable[Row], scorer: Scorer, over_long: OverLong, where: str) -> set[str]:
-    """The ids of the rows that are longer than the scorer's `max_length`.
+def _too_long(rows: Iterable[Row], scorer: Scorer, over_long: OverLong, source: str) -> tuple[int, set[str]]:
+    """The number of rows, and the ids of those that are longer than the scorer's `max_length`.
 
-    Raises:
-        ValueError: there are such rows, and `over_long` is `refuse`.
+    Raises ValueError if there are such rows and `over_long` is `refuse`.
     """
-    long = [row["id"] for row in rows if not scorer.fits(row)]
+    total, long = 0, []
+    for row in rows:
+        total += 1
+        long += [] if scorer.fits(row) else [row["id"]]
     if long and over_long == "refuse":
         named = ", ".join(map(repr, long[:_NAMED])) + (", ..." if len(long) > _NAMED else "")
         raise ValueError(
-            f"{where}: {len(long)} rows are longer than this scorer's max_length of {scorer.max_length} tokens "
+            f"{source}: {len(long)} rows are longer than this scorer's max_length of {scorer.max_length} tokens "
             f"({named}). Leave them out with --over_long drop; nothing is truncated"
         )
-    return set(long)
+    return total, set(long)

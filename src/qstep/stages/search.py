@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.generation.options import EngineOptions, SamplingOptions
-from qstep.runs.fingerprints import model_fingerprint, problems_fingerprint
-from qstep.runs.options import CHANGES_NOTHING, Bounds, OutputFile, ReadIf, is_read, settings_of
-from qstep.runs.outputs import refuse_overwriting
+from qstep.runs.fingerprints import problems_fingerprint
+from qstep.runs.options import CHANGES_NOTHING, AtLeast1, OutputFile, ReadIf, is_read, settings_of
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
-from qstep.search.methods import SearchMethod, readers
+from qstep.search.methods import SearchMethod
 from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem, Row
 
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 _SHAPE = ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
 """The options that shape a search. Rows record those that their method reads."""
+
+_BY_STEPS = ReadIf(method=("beam", "dvts", "lookahead"))
 
 
 @dataclass(kw_only=True)
@@ -48,10 +49,9 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
         output: the JSONL file to write. The same command resumes an interrupted job.
         method: the search method. `best_of_n` chooses among complete responses; the others choose after each step.
         width: number of responses drawn in parallel, a multiple of `expand`.
-        expand: next steps drawn from each partial response that is kept (beam, dvts, lookahead).
-        lookahead_steps: greedy steps drawn to value a step (lookahead).
-        max_steps: maximum number of steps of a response (beam, dvts, lookahead). By default only `max_new_tokens`
-            limits a response.
+        expand: next steps drawn from each partial response that is kept.
+        lookahead_steps: greedy steps drawn to value a step.
+        max_steps: maximum number of steps of a response. By default only `max_new_tokens` limits a response.
         token_budget: maximum number of tokens drawn for one problem, including discarded steps; no limit by default.
         problems_at_once: problems searched at the same time. A resumed job repeats at most this many.
     """
@@ -59,12 +59,12 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
     model_name_or_path: ModelName
     output: OutputFile
     method: SearchMethod = "beam"
-    width: Annotated[int, Bounds(least=1)] = 16
-    expand: Annotated[int, Bounds(least=1), ReadIf(method=readers("expand"))] = 4
-    lookahead_steps: Annotated[int, Bounds(least=1), ReadIf(method=readers("lookahead_steps"))] = 1
-    max_steps: Annotated[int | None, Bounds(least=1), ReadIf(method=readers("max_steps"))] = None
-    token_budget: Annotated[int | None, Bounds(least=1)] = None
-    problems_at_once: Annotated[int, Bounds(least=1), CHANGES_NOTHING] = 64
+    width: AtLeast1 = 16
+    expand: Annotated[AtLeast1, _BY_STEPS] = 4
+    lookahead_steps: Annotated[AtLeast1, ReadIf(method="lookahead")] = 1
+    max_steps: Annotated[AtLeast1 | None, _BY_STEPS] = None
+    token_budget: AtLeast1 | None = None
+    problems_at_once: Annotated[AtLeast1, CHANGES_NOTHING] = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,13 +92,10 @@ def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | 
     """Runs the stage and returns its output. `engine` and `scorer` replace the ones named by the options."""
     from qstep.data.tokens import PROMPT_DATE
 
-    refuse_overwriting(config)
     problems = {problem.id: problem for problem in config.problems()}
     settings = settings_of(
         config,
-        model=model_fingerprint(config.model_name_or_path, config.model_revision)
-        if engine is None
-        else config.model_name_or_path,
+        model=config.model_setting(config.model_name_or_path, engine),
         scorer=config.scorer_fingerprint() if scorer is None else config.scorer,
         problems=problems_fingerprint(problems.values()),
         prompt_date=str(PROMPT_DATE),

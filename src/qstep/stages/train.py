@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from transformers import PrinterCallback, ProgressCallback
@@ -22,10 +23,11 @@ from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.source import RowsFile
 from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
-from qstep.runs.options import settings_of
+from qstep.runs.options import NOT_IN_SETTINGS, NotInSettings, settings_of
 from qstep.runs.progress import console, reasons_text
 from qstep.runs.stage_file import finished
 from qstep.trainers import trainer_class
+from qstep.trainers.arguments import check_evaluation
 from qstep.trainers.checkpoints import seal
 from qstep.trainers.resuming import Log, Run, open_run
 
@@ -40,8 +42,12 @@ class TrainInputs(ModelOptions):
             load_best_model_at_end and metric_for_best_model to keep the best checkpoint.
     """
 
+    MARKS: ClassVar[Mapping[str, tuple[NotInSettings, ...]]] = dict.fromkeys(
+        ("model_name_or_path", "model_revision"), (NOT_IN_SETTINGS,)
+    )
+
     train_file: Path
-    eval_file: Path | None = None
+    eval_file: Annotated[Path | None, NOT_IN_SETTINGS] = None
 
 
 def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
@@ -71,6 +77,7 @@ def train_on(
     output = Path(str(config.output_dir))
     if config.hub_token is not None:  # huggingface_hub reads it there, and no output contains it
         os.environ["HF_TOKEN"], config.hub_token = config.hub_token, None
+    check_evaluation(config, evaluated)
     with ExitStack() as stack:
 
         def open_first() -> Run:
@@ -157,7 +164,7 @@ def _settings(inputs: TrainInputs, config: GroupConfig) -> dict[str, Any]:
     evaluated = None if inputs.eval_file is None else finished(inputs.eval_file)
     return {
         **training_settings(config),
-        **settings_of(inputs, "model_name_or_path", "model_revision", "eval_file"),
+        **settings_of(inputs),
         "train_file": finished(inputs.train_file),
         "model": model_fingerprint(inputs.model_name_or_path, inputs.model_revision),
         **({"eval_file": evaluated} if follows_evaluation(config) else {}),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from qstep.data import Unanswerable, code_version, file_fingerprint
-from qstep.runs.options import Bounds, Options, Reads
+from qstep.data import Source, Unanswerable, code_version, file_fingerprint
+from qstep.runs.options import AtLeast1, Bounds, Options, ReadIf, Reads, Such
 from qstep.runs.progress import reasons_text, say
 from qstep.runs.shared_options import path_inputs
-from qstep.tasks.task import is_users
+from qstep.tasks.procedural import REASONING_GYM
+from qstep.tasks.task import is_generated, is_users
 
 if TYPE_CHECKING:
     from qstep.tasks import Tasks
@@ -96,6 +97,17 @@ class PromptOptions(Options):
     conversational: bool = False
 
 
+_SPLITS = ("train", "test")
+"""The splits that commands use by default. For a file they are part of the ids only."""
+
+
+_FAMILY = Such(lambda name: name.startswith(REASONING_GYM), "a family of reasoning_gym as --{name}")
+_READ = Such(lambda name: not is_generated(name), "a file or a Hub id as --{name}")
+_IN_WORDS = ReadIf(
+    dataset_name=Such(lambda name: name != "miniature", "a --{name} other than miniature, which has no letters")
+)
+
+
 @dataclass(kw_only=True)
 class ProblemOptions(PromptOptions, TaskOptions):
     """Which problems.
@@ -113,33 +125,30 @@ class ProblemOptions(PromptOptions, TaskOptions):
     """
 
     GROUP = "problem options"
+    MARKS: ClassVar[Mapping[str, tuple[ReadIf, ...]]] = {"instruction": (_IN_WORDS,), "conversational": (_IN_WORDS,)}
 
     dataset_name: DatasetName = "miniature"
-    dataset_options: dict[str, Any] | None = None
+    dataset_options: Annotated[dict[str, Any] | None, ReadIf(dataset_name=_FAMILY)] = None
     split: str = "train"
-    num_problems: Annotated[int | None, Bounds(least=1)] = None
+    num_problems: AtLeast1 | None = None
     offset: Annotated[int, Bounds(least=0)] = 0
     data_seed: int = 0
-    unanswerable: Unanswerable = "refuse"
+    unanswerable: Annotated[Unanswerable, ReadIf(dataset_name=_READ)] = "refuse"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split not in _SPLITS and not is_generated(self.dataset_name) and Source.of(self.dataset_name).is_file:
+            raise ValueError(
+                f"--split {self.split!r} has no effect: {self.dataset_name} is a file, which has no splits. Leave "
+                "--split out"
+            )
 
     def problems(self) -> list[Problem]:
         """The problems these options name; raises as `qstep.tasks.load_problems` does."""
-        from qstep.tasks import load_problems
+        from qstep.tasks.problems import problems_of
 
         left_out: Counter[str] = Counter()
-        problems = load_problems(
-            self.dataset_name,
-            options=self.dataset_options,
-            split=self.split,
-            limit=self.num_problems,
-            offset=self.offset,
-            seed=self.data_seed,
-            instruction=self.instruction,
-            conversational=self.conversational,
-            task=self.task,
-            unanswerable=self.unanswerable,
-            left_out=left_out,
-        )
+        problems = problems_of(self, left_out)
         if left_out:
             say(f"{self.dataset_name}: left out {reasons_text(left_out)}")
         return problems

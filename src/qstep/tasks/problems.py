@@ -8,13 +8,11 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from qstep.data import Source, Unanswerable, read_problems
-from qstep.tasks.procedural import REASONING_GYM, with_options
+from qstep.data import Unanswerable, read_problems
+from qstep.tasks.options import ProblemOptions
+from qstep.tasks.procedural import with_options
 from qstep.tasks.task import Tasks, is_generated
 from qstep.types import Problem, Prompt
-
-_SPLITS = ("train", "test")
-"""The splits that commands use by default."""
 
 
 def load_problems(
@@ -53,36 +51,38 @@ def load_problems(
         RowError: a row of a file lacks a column, or it is blank.
         ValueError: the data set is unknown, no problem is left, or an argument does not suit the data set.
     """
-    if offset < 0 or (limit is not None and limit < 1):
-        raise ValueError(f"offset {offset} must be at least 0 and limit {limit} at least 1")
-    if options:
-        if not dataset_name.startswith(REASONING_GYM):
-            raise ValueError(
-                f"--dataset_options have no effect with {dataset_name}: only families of reasoning_gym have "
-                "options. Leave them out"
-            )
-        dataset_name = with_options(dataset_name, options)
-    if dataset_name == "miniature" and (instruction is not None or conversational):
-        raise ValueError("miniature takes no --instruction and no --conversational true: its vocabulary has no letters")
-    if is_generated(dataset_name):
-        if unanswerable != "refuse":
-            raise ValueError(
-                f"--unanswerable {unanswerable} has no effect with {dataset_name}: only files and Hub data sets "
-                "read it. Leave it out"
-            )
-        found = Tasks(dataset_name).named(dataset_name).problems(split, seed=seed, offset=offset, limit=limit)
-        chosen = [replace(problem, task=dataset_name) for problem in found]
+    asked = ProblemOptions(
+        dataset_name=dataset_name,
+        dataset_options=None if options is None else dict(options),
+        split=split,
+        num_problems=limit,
+        offset=offset,
+        data_seed=seed,
+        instruction=instruction,
+        conversational=conversational,
+        task=task,
+        unanswerable=unanswerable,
+    )
+    return problems_of(asked, Counter() if left_out is None else left_out)
+
+
+def problems_of(asked: ProblemOptions, left_out: Counter[str]) -> list[Problem]:
+    """The problems that the options name. `left_out` counts the dropped ones. Raises as `load_problems` does."""
+    name, split, offset, limit = asked.dataset_name, asked.split, asked.offset, asked.num_problems
+    if asked.dataset_options:
+        name = with_options(name, asked.dataset_options)
+    if is_generated(name):
+        found = Tasks(name).named(name).problems(split, seed=asked.data_seed, offset=offset, limit=limit)
+        chosen = [replace(problem, task=name) for problem in found]
     else:
-        if Source.of(dataset_name).is_file and split not in _SPLITS:
-            raise ValueError(
-                f"--split {split!r} has no effect: {dataset_name} is a file, which has no splits. Leave --split out"
-            )
         stop = None if limit is None else offset + limit
-        found = read_problems(dataset_name, split=split, task=task, unanswerable=unanswerable, left_out=left_out)
-        chosen = list(islice(found, offset, stop))
+        read = read_problems(name, split=split, task=asked.task, unanswerable=asked.unanswerable, left_out=left_out)
+        chosen = list(islice(read, offset, stop))
     if not chosen:
-        raise ValueError(f"{dataset_name} has no problem from number {offset} on")
-    return [replace(problem, prompt=worded(problem.prompt, instruction, conversational)) for problem in chosen]
+        raise ValueError(f"{name} has no problem from number {offset} on")
+    return [
+        replace(problem, prompt=worded(problem.prompt, asked.instruction, asked.conversational)) for problem in chosen
+    ]
 
 
 def worded(prompt: Prompt, instruction: str | None, conversational: bool) -> Prompt:

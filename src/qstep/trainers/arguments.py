@@ -27,12 +27,7 @@ def check_arguments(args: GroupConfig, model: PretrainedModule) -> None:
 
 
 def check_evaluation(args: GroupConfig, eval_rows: RowsFile | None) -> None:
-    """Raises ValueError for a batch order or an evaluation that is impossible, before rows are read."""
-    if args.train_sampling_strategy not in ("random", "sequential"):
-        raise ValueError(
-            f"train_sampling_strategy {args.train_sampling_strategy} is not supported: choose random or sequential. "
-            "Grouping by length would gain nothing, because batches have no padding and about equal sizes"
-        )
+    """Raises ValueError for rows to evaluate on without evaluations, or the reverse, before rows are read."""
     evaluates = args.eval_strategy != "no" or args.eval_on_start
     if evaluates and eval_rows is None:
         raise ValueError("eval_strategy needs rows to evaluate on: give an eval_file (in Python, an eval_dataset)")

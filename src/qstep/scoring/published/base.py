@@ -8,9 +8,9 @@ the owner's probability, computed from logits and never from a rounded probabili
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from qstep.data import Turn, check_separator, one_token
 from qstep.models import ModelOptions, StepContract, WordPairModel
 from qstep.models.loading import load_causal_lm
+from qstep.runs.near import did_you_mean
+from qstep.runs.options import About, Bounds, Check, check_value, options_of
 from qstep.scoring.checkpoint import Checkpoint
 from qstep.scoring.formats import Encoded
 from qstep.types import Aggregation, Dtype, Prompt, PromptKind, Row
@@ -25,7 +27,7 @@ from qstep.types import Aggregation, Dtype, Prompt, PromptKind, Row
 
 @dataclass(kw_only=True)
 class Published(ABC):
-    """A format. Its fields are the options of its kind of scorer, except for the tokenizer.
+    """A format. Its fields are the options of its kind of scorer, except for the tokenizer. `check` checks them.
 
     Args:
         max_length: in tokens; that of the model and its tokenizer by default.
@@ -34,8 +36,8 @@ class Published(ABC):
     """
 
     tokenizer: PreTrainedTokenizerBase
-    max_length: int
-    step_separator: str = "\n\n"
+    max_length: Annotated[int, Bounds(least=1)]
+    step_separator: Annotated[str, Check(check_separator)] = "\n\n"
     aggregation: Aggregation = "min"
 
     kind: ClassVar[str]
@@ -48,13 +50,30 @@ class Published(ABC):
         """What the model was trained for."""
         return self.kind
 
-    def __post_init__(self) -> None:
-        check_separator("scorer_options.step_separator", self.step_separator)
-        if self.aggregation not in get_args(Aggregation):
-            raise ValueError(
-                f"--scorer_options.aggregation is {self.aggregation!r}; choose one of "
-                f"{', '.join(get_args(Aggregation))}"
-            )
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """Raises ValueError for an option that the format does not have, or a value that it cannot have."""
+        known = cls.options()
+        for option, value in options.items():
+            name = f"--scorer_options.{option}"
+            if option not in known:
+                near = did_you_mean(option, known, "--scorer_options.{}")
+                raise ValueError(
+                    f"{name} is not read by a scorer of kind {cls.kind}{near}. It reads {', '.join(known)}"
+                )
+            types, words = _taken(known[option].hint)
+            if type(value) not in types:
+                raise ValueError(f"{name} is {value!r}; a scorer of kind {cls.kind} takes {words} there")
+            choices = get_args(known[option].hint) if get_origin(known[option].hint) is Literal else (value,)
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+            check_value(name, known[option], value)
+
+    @classmethod
+    def options(cls) -> dict[str, About]:
+        """The options of the kind, in alphabetical order."""
+        given = sorted(field.name for field in fields(cls) if field.init and field.name != "tokenizer")
+        return {name: options_of(cls)[name] for name in given}
 
     @classmethod
     def recognises(cls, checkpoint: Checkpoint) -> bool:
@@ -108,6 +127,13 @@ class Published(ABC):
         )
 
 
+def _taken(hint: Any) -> tuple[tuple[type, ...], str]:
+    """The types that an option accepts, and their name in messages."""
+    if hint in (int, bool):
+        return (hint,), "a whole number" if hint is int else "true or false"
+    return ((int, float, type(None)), "a number") if hint == float | None else ((str,), "a string")
+
+
 @dataclass(kw_only=True)
 class WordVerdicts(Published):
     """A format in which a language model says yes or no after each step.
@@ -123,7 +149,6 @@ class WordVerdicts(Published):
     bad_token: str = "-"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         words = {name: getattr(self, name) for name in ("good_token", "bad_token")}
         good, bad = (one_token(self.tokenizer, word, f"--scorer_options.{name}") for name, word in words.items())
         if good == bad:

@@ -5,12 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from qstep.data import beginning, encode_chat, encode_text
+from qstep.runs.options import Check
 from qstep.scoring.formats import Encoded
 from qstep.scoring.published.base import WordVerdicts, question_of, split_shared
 from qstep.types import Prompt
+
+_PLACES = ["{question}", "{solution}"]
+
+
+def _parts(template: str) -> list[str]:
+    """A template cut before and after its places."""
+    return re.split(r"(\{question\}|\{solution\})", template)
+
+
+def _check_template(option: str, template: str) -> None:
+    if [part for part in _parts(template) if part in _PLACES] != _PLACES:
+        raise ValueError(f"--{option} has to hold {{question}} and then {{solution}}, each once")
 
 
 @dataclass(kw_only=True)
@@ -24,7 +37,7 @@ class Generative(WordVerdicts):
         template: the critique prompt, with `{question}` and `{solution}` where these stand.
     """
 
-    template: str = (
+    template: Annotated[str, Check(_check_template)] = (
         "Question:\n{question}\n\nSolution so far:\n{solution}\n\n"
         "Is every step of this solution correct? Answer with Yes or No."
     )
@@ -36,9 +49,7 @@ class Generative(WordVerdicts):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.parts = re.split(r"(\{question\}|\{solution\})", self.template)
-        if [part for part in self.parts if part in ("{question}", "{solution}")] != ["{question}", "{solution}"]:
-            raise ValueError("--scorer_options.template has to hold {question} and then {solution}, each once")
+        self.parts = _parts(self.template)
 
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
         question = question_of(prompt)

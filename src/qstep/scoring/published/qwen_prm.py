@@ -33,7 +33,6 @@ class QwenPRM(Published):
     tag: ClassVar[str] = "<extra_0>"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.tag not in self.tokenizer.added_tokens_encoder:
             raise ValueError(f"the tokenizer has no token {self.tag}: use the one saved with the scorer")
         self.tokenizer.add_special_tokens({"extra_special_tokens": [self.tag]})  # so that no text becomes it

@@ -35,7 +35,6 @@ class Skywork(Published):
     kind: ClassVar[str] = "skywork"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self.end_id = one_token(self.tokenizer, "\n", "the line break")
         if self.tokenizer.bos_token_id is None:
             raise ValueError("the tokenizer has no beginning-of-sequence token: use the one saved with the scorer")

@@ -27,7 +27,6 @@ class TRLClassifier(Published):
     kind: ClassVar[str] = "trl"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self.separator_ids = encode_text(self.tokenizer, self.step_separator)
 
     @classmethod
