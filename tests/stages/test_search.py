@@ -83,9 +83,7 @@ def test_a_search_method_is_one_file_and_one_line(
     """The toy finishes the best of 4 first steps; nothing else in the package knows of it."""
     options = {"model_name_or_path": str(base), "scorer": str(scorer), "output": tmp_path / "found.jsonl"}
     common: dict[str, Any] = {**COMMON, **options, "method": "best_start", "width": 4}
-    monkeypatch.setitem(
-        SEARCHES, "best_start", SearchKind("best start", "toy_search:best_start", ("width", "token_budget"))
-    )
+    monkeypatch.setitem(SEARCHES, "best_start", SearchKind("best start", "toy_search:best_start"))
     rows = list(read_rows(search(SearchConfig(**common, token_budget=120))))
     assert [row["problem_id"] for row in rows] == [problem.id for problem in miniature.problems("test", 3)]
     assert all(row["chosen"] and row["search"]["candidates"] == 1 for row in rows)

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _PLACES = {
-    "by_rollouts": ("RolloutMethod", "RolloutSettings", "label_by_rollouts"),
+    "by_rollouts": ("RolloutSettings", "label_by_rollouts"),
     "chosen": ("Chosen", "blocks_of_problems", "choose_rows", "share_budget"),
     "exact": ("label_exactly",),
     "labels": ("flip_labels",),

@@ -156,6 +156,8 @@ def _value(module: str, node: ast.expr) -> Any:
         return None if value is None else _value(origin, value)
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "ReadIf":
         return ReadIf(**{keyword.arg: _value(module, keyword.value) for keyword in node.keywords if keyword.arg})
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "get_args":
+        return ast.literal_eval(_type(module, node.args[0]).replace("Literal[", "(").replace("]", ",)"))
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "Such":
         return Such(bool, *(_value(module, words) for words in node.args[1:]))
     return None
@@ -180,12 +182,8 @@ def _type(module: str, annotation: ast.expr) -> str:
         assert isinstance(annotation.slice, ast.Tuple)
         return _type(module, annotation.slice.elts[0])
     text = ast.unparse(annotation)
-    if (
-        text.startswith("Literal[")
-        and isinstance(annotation, ast.Subscript)
-        and isinstance(annotation.slice, ast.Tuple)
-    ):
-        choices = (_type(module, choice) for choice in annotation.slice.elts)  # a name among them is another Literal
+    if text.startswith("Literal[") and isinstance(listed := getattr(annotation, "slice", None), ast.Tuple):
+        choices = (_type(module, choice) for choice in listed.elts)  # a name among them is another Literal
         text = f"Literal[{', '.join(choice.removeprefix('Literal[').removesuffix(']') for choice in choices)}]"
     origin, name = _imported(module).get(text, (module, text))
     if origin.partition(".")[0] == "qstep" or origin == module:
@@ -196,9 +194,6 @@ def _type(module: str, annotation: ast.expr) -> str:
         table := _assigned(module, names[1]), ast.Dict
     ):
         return f"Literal[{', '.join(ast.unparse(key) for key in table.keys if key)}]"
-    if text.startswith("Literal[") and isinstance(listed := getattr(annotation, "slice", None), ast.Tuple):
-        values = (_type(module, value).removeprefix("Literal[").removesuffix("]") for value in listed.elts)
-        return f"Literal[{', '.join(values)}]"
     return text
 
 
