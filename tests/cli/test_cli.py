@@ -329,3 +329,37 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytes_, eos_token="<eos>", pad_token="<pad>")
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
     return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["grade", "--dry-run"], "no option --dry-run (did you mean --dry_run?)"),
+        (["grade", "--in", "x.jsonl"], "no option --in (did you mean --input?)"),
+        (["version"], "no command 'version' (did you mean `qstep --version`?)"),
+        (["grade", "--config", "none.yaml"], "none.yaml' is not there\nThe options come from none.yaml"),
+    ],
+)
+def test_first_slips_are_answered(
+    arguments: list[str],
+    answer: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert answer in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"), [("", "the file of --config is empty"), ("a: [1", "the file of --config is not YAML")]
+)
+def test_bad_config_files_are_named(
+    content: str, answer: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "grade.yaml"
+    file.write_text(content)
+    assert main(["grade", "--config", str(file)]) == 2
+    found = capsys.readouterr().err
+    assert answer in found and f"The options come from {file}" in found

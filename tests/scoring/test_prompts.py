@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from qstep.data import index, index_rows, write_jsonl
+from qstep.data import index_rows, scanning, write_jsonl
 from qstep.models import StepContract
 from qstep.scoring import Ensemble, StepScorer, load_scorer
 from qstep.scoring.formats import ContractFormat
@@ -72,7 +72,7 @@ def test_the_index_finds_the_form_of_prompts(
 ) -> None:  # fmt: skip
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, [{"prompt": prompt, "completions": ["a"], "labels": [True]} for prompt in prompts])
-    monkeypatch.setattr(index, "_BYTES_A_PROCESS", path.stat().st_size // processes)
+    monkeypatch.setattr(scanning, "_BYTES_A_PROCESS", path.stat().st_size // processes)
     found = index_rows(path, "stepwise")
     assert (found.prompts, found.instruction) == (kind, instruction)
 

@@ -27,7 +27,8 @@ class ChoiceAccuracies:
     curves: `curves["majority"][4]` is the accuracy for n = 4 with its 95 % interval: `mean`, `low`, `high` and `n`, the
     number of problems. `as_wrong` and `as_right` are the accuracies if ungradable responses count as wrong or right.
     differences: `differences["scorer_minus_majority"]` is a paired difference at the largest n. It has the same values,
-    and the names `a` and `b` of the two ways to choose.
+    and the names `a` and `b` of the two ways to choose. is_short: whether some problems have more responses than the
+    largest n, because others have fewer.
     """
 
     problems: int
@@ -35,6 +36,7 @@ class ChoiceAccuracies:
     left_out: int
     curves: Mapping[str, Mapping[int, Accuracy]]
     differences: Mapping[str, Difference]
+    is_short: bool = False
 
     @property
     def table(self) -> list[Row]:
@@ -56,6 +58,7 @@ class ChoiceAccuracies:
                 f"accuracy of choosing among n responses, 95 % intervals, problems: {self.problems}",
                 *table,
                 *([f"problems left out with fewer responses: {self.left_out}"] if self.left_out else []),
+                *([f"some problem has no more than {ns[-1]} responses; give ns for more"] if self.is_short else []),
             ]
         )
 
@@ -98,6 +101,8 @@ def best_of_n(
     """
     from qstep.evals import best_of_n_report, numbers_to_compare
 
+    if ns is not None and (isinstance(ns, str) or not isinstance(ns, Sequence) or not all(_counts(n) for n in ns)):
+        raise ValueError(f"ns is {ns!r}; give a list of whole numbers of at least 1, such as [1, 8]")
     groups = _groups(rows, task)
     numbers, large = numbers_to_compare(groups, ns)
     kept = [*compress(groups, large)]
@@ -108,7 +113,12 @@ def best_of_n(
         left_out=len(groups) - len(kept),
         curves={method: {n: curve[str(n)] for n in numbers} for method, curve in report.curves.items()},
         differences=report.differences,
+        is_short=ns is None and max(len(group.correct) for group in kept) > max(numbers),
     )
+
+
+def _counts(n: object) -> bool:
+    return isinstance(n, int) and not isinstance(n, bool) and n >= 1
 
 
 def _groups(rows: Any, task: str) -> list[ScoredGroup]:

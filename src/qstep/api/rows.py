@@ -33,6 +33,8 @@ def read_rows(path: str | Path) -> list[Row]:
     """
     from qstep.data import Source
 
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: give a .jsonl, .json or .parquet file, or a Hub id")
     return [row for _, row in Source.of(str(path)).rows()]
 
 
@@ -94,6 +96,7 @@ def grade(
     from qstep.tasks import Tasks, graded_rows
 
     tasks = Tasks(task, grader, deadline_s)
+    tasks.named(task)
     responses, places = responses_of(rows, task=task, need=("gold",), accept=tasks.of)
     graded: list[Row] = []
     with _progress("grade", len(responses)) as advance:
@@ -201,6 +204,8 @@ def annotate_outcome(rows: Table, *, step_separator: str = "\n", task: str = "ma
 
 def _scorer(scorer: str | Path | Scorer) -> Scorer:
     if not isinstance(scorer, str | Path):
+        if not hasattr(scorer, "score_rows"):
+            raise TypeError(f"scorer is {scorer!r}; give a scorer of load_scorer, a folder or a Hub id")
         return scorer
     from qstep.scoring import load_scorer
 

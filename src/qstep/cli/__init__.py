@@ -124,7 +124,7 @@ def _unknown(arguments: Sequence[str]) -> str:
         methods = [name.removeprefix("train ") for name in COMMANDS if name.startswith("train ")]
         near = did_you_mean(words[1], methods) if len(words) > 1 else ""
         return f"no training method {arguments[1]!r}{near}. The methods are {', '.join(methods)}."
-    names = [*KNOWN, *{name.split()[0] for name in KNOWN}, "env", "help"]
+    names = [*KNOWN, *{name.split()[0] for name in KNOWN}, "env", "help", "--version"]
     near = did_you_mean(" ".join(words), names, "`qstep {}`") or did_you_mean(words[0], names, "`qstep {}`")
     return f"no command {words[0]!r}{near}. Try `qstep --help`."
 

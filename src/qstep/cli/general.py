@@ -14,7 +14,7 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 FLAGS = ("--dry_run", "--quiet", "--debug")
 
 ABOUT = {
-    "train": "train a verifier or a policy",
+    "train": "train a scorer or a policy",
     "env": "versions, devices and folders, for a bug report",
     "help": "a command's options; so does qstep COMMAND --help",
 }

@@ -117,7 +117,7 @@ def lines_of(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]
             except ValueError as error:
                 whole = line.endswith(b"\n") or line.startswith(b"[")
                 if following or (whole and not allow_torn):
-                    raise RowError(path, number, None, f"{error}. Correct or delete this line") from None
+                    raise RowError(path, number, None, bad_line(path, error)) from None
                 if not allow_torn:
                     raise RowError(
                         path,
@@ -128,6 +128,18 @@ def lines_of(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]
                 return
             yield number, line, row
             line = following
+
+
+_LINES = (".jsonl", ".ndjson", ".json", "")
+
+
+def bad_line(path: Path, error: ValueError) -> str:
+    """What to do about a line that is no row."""
+    if path.suffix not in _LINES:
+        kind = {".csv": "from_csv", ".parquet": "from_parquet"}.get(path.suffix)
+        how = f": datasets.Dataset.{kind}('{path}').to_json('{path.stem}.jsonl')" if kind else ""
+        return f"{error}. A file of rows has a JSON object on each line; convert this one first{how}"
+    return f"{error}. Correct or delete this line"
 
 
 def dump_row(value: Any) -> bytes:
@@ -149,6 +161,9 @@ _MAY_OVERFLOW = (b"0e00", b"0e+00", b"0" * 300)
 """How a number beyond floating point looks, once all its digits are replaced by 0."""
 
 
+_A = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a truth value", type(None): "null"}
+
+
 def parse_row(text: bytes) -> Row:
     """Parses one JSON object. Raises ValueError, with a message for the file's user, for anything else."""
     try:
@@ -158,7 +173,8 @@ def parse_row(text: bytes) -> Row:
             raise ValueError("the file begins with a byte-order mark: save it as UTF-8 without one") from None
         if text.startswith(b"["):
             raise ValueError(
-                "a JSON list begins here: a .jsonl file has one object on each line, as `jq -c '.[]'` writes"
+                "a JSON list begins here: a .jsonl file has one object on each line, as `qstep convert` or "
+                "`jq -c '.[]'` writes"
             ) from None
         what = error.msg.removesuffix(" at").removesuffix(" starting")
         raise ValueError(f"not JSON ({what} at column {error.colno})") from None
@@ -167,7 +183,7 @@ def parse_row(text: bytes) -> Row:
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
     if not isinstance(row, dict):
-        raise ValueError(f"a {type(row).__name__}, not a JSON object")
+        raise ValueError(f"{_A[type(row)]}, not a JSON object")
     digits_alike = text.translate(_DIGITS_ALIKE)
     if any(sign in digits_alike for sign in _MAY_OVERFLOW) and not is_json(row):
         raise ValueError("a number too large to be finite")

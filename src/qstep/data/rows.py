@@ -134,14 +134,26 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
 def _missing_column(row: Row, format: Format, need: Collection[str]) -> _Fault:
     for column in (*_COLUMNS[format], *sorted(need)):
         if column not in row:
-            advice = f"{how_to_add(column)}; " if column in _WRITTEN_BY else ""
-            return column, f"is missing; {advice}the row has {', '.join(row) or 'no columns'}"
+            return column, f"is missing; {_advice(row, column)}the row has {', '.join(row) or 'no columns'}"
     if format == "unpaired" and "label" not in row and "reward" not in row:
         return (
             "reward",
             "is missing, and so is 'label': grade the rows with `qstep grade`, or add either (a number; true or false)",
         )
     return None
+
+
+def _advice(row: Row, column: str) -> str:
+    """What to do about a missing column, from what the row has instead."""
+    if column == "completions" and "completion" in row:
+        return "run `qstep annotate`, which splits responses into labelled steps; "
+    if column in _WRITTEN_BY:
+        return f"{how_to_add(column)}; "
+    if row.keys() & {"question", "problem", "response", "responses", "text"}:
+        return "run `qstep grade`, which reads these names; "
+    if row.keys() & {"input", "steps", "trajectory", "original_process"}:
+        return "if this is a published data set, run `qstep convert`; "
+    return ""
 
 
 def _bad_value(row: Row) -> _Fault:

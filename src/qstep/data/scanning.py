@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstep.cores import cores
-from qstep.data.jsonl import RowError, parse_row
+from qstep.data.jsonl import RowError, bad_line, parse_row
 from qstep.data.records import COLUMNS, record
 from qstep.data.rows import Format, check_row, last_text
 from qstep.data.splitters import is_named, use_splitter
@@ -33,10 +33,19 @@ def checked_line(path: Path, line: int, text: bytes, format: Format, forbidden: 
     try:
         raw = parse_row(text)
     except ValueError as error:
-        raise RowError(path, line, None, f"{error}. Correct or delete this line") from None
+        raise RowError(path, line, None, bad_line(path, error)) from None
     row = check_row(path, line, raw, format)
     for separator in forbidden if "completions" in row else ():
-        cut = first_cut(row["completions"], separator, split_by_it=row.get("step_separator") == separator)
+        split_at = row.get("step_separator")
+        cut = first_cut(row["completions"], separator, split_by_it=split_at == separator)
+        if cut is not None and split_at not in (None, separator):
+            raise RowError(
+                path,
+                line,
+                "step_separator",
+                f"is {split_at!r}, and a step contains {separator!r}, at which this run splits or reads Q: give "
+                f"--step_separator and, for a literal one, --separator_token as the rows have it",
+            )
         if cut is not None:
             raise RowError(
                 path,

@@ -39,8 +39,11 @@ def step_spans(text: str, separator: str = "\n") -> list[Span]:
 
     `separator` is the text between parts, or names a splitter (`qstep.data.splitters`).
 
-    Raises ValueError for an empty separator, and as `qstep.data.splitters.cuts` does.
+    Raises ValueError for an empty separator, and as `qstep.data.splitters.cuts` does. Raises TypeError for a text that
+    is no string.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"the text is of type {type(text).__name__}, and has to be a string")
     spans = []
     for start, end in _parts(text, separator):
         part = text[start:end]

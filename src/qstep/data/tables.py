@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -71,6 +72,9 @@ def _plain_row(row: Any, where: str) -> Row:
     if not isinstance(row, Mapping):
         raise TypeError(f"{where} is of type {type(row).__name__}, and has to be a dict")
     plain = {str(name): _plain(value) for name, value in row.items()}
+    for name, value in plain.items():
+        if isinstance(value, float) and math.isinf(value):
+            raise ValueError(f"{where}, column {name!r}: is {value}; give a finite number, or None")
     return {name: value for name, value in plain.items() if value is not None or takes_null(name)}
 
 

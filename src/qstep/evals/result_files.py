@@ -22,6 +22,7 @@ from qstep.evals.results import (
     StepJudgement,
     StudyAnswer,
 )
+from qstep.words import listed
 
 _COMMANDS = {
     Audit: "qstep audit",
@@ -43,11 +44,12 @@ def read_result(path: Path, *wanted: type[Result]) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        what = "holds rows, one on each line" if path.suffix == ".jsonl" else f"is not JSON ({error})"
+        by = listed([f"`{_COMMANDS[kind]}`" for kind in wanted], "or")
+        raise ValueError(f"{path} {what}: give a result, which {by} writes") from None
     found = _type_of(value)
     if found is None or found not in wanted:
-        *some, last = (f"`{_COMMANDS[kind]}`" for kind in wanted)
-        raise ValueError(f"{path} is not a result of {', '.join(some)}{' or ' if some else ''}{last}")
+        raise ValueError(f"{path} is not a result of {listed([f'`{_COMMANDS[kind]}`' for kind in wanted], 'or')}")
     return structure(found, value, str(path))
 
 

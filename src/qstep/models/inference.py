@@ -66,5 +66,5 @@ def choose_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=chosen).cpu()  # meta holds nothing that could be brought back
     except (RuntimeError, AssertionError, ImportError) as error:  # no such device; a torch without CUDA; without hpu
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"--device {device} cannot be used here: {reason}. Give cpu, cuda or auto") from None
+        raise ValueError(f"device {device} cannot be used here: {reason}. Give cpu, cuda or auto") from None
     return chosen

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from qstep.runs.near import did_you_mean
 
+GENERAL = {"config", "print_config", "dry_run", "quiet", "log_level", "debug", "help"}
+"""The options that every command takes."""
+
 
 def refuse_repeated(arguments: list[str]) -> None:
     """Raises ArgumentError for a repeated option, since the parser would silently keep the last value."""
@@ -45,7 +48,20 @@ def plainly(message: str, known: Iterable[str], near: Callable[[str], str]) -> s
     required = re.match(r"the following arguments are required: ([\w, ]+)", message)
     if required:
         return f"missing: {', '.join(f'--{name}' for name in required[1].split(', '))}{message[required.end() :]}"
+    missing = re.match(r'Parser key "config": File does not exist: (\S+)', message)
+    if missing:
+        return f"--config {missing[1]} is not there{_rest(message)}"
+    if message.startswith("Problems parsing config"):
+        return f"the file of --config is not YAML{_rest(message)}"
+    if re.match(r"Unexpected config: *(?:\n|$)", message):
+        return f"the file of --config is empty{_rest(message)}"
     return _wrong_value(message)
+
+
+def _rest(message: str) -> str:
+    """The last line, which says where the options come from; "" if there is only one."""
+    first, line, last = message.rpartition("\n")
+    return f"{line}{last}" if first else ""
 
 
 def _unknown(arguments: Sequence[str], known: Iterable[str], near: Callable[[str], str]) -> str:

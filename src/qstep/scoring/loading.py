@@ -87,6 +87,9 @@ def check_kind(kind: str, reference: str | None, options: Mapping[str, Any] | No
 
     If the kind is `auto`, the names of the options must be those of some kind.
     """
+    kinds = ("auto", "qstep", *FORMATS, "ensemble")
+    if kind not in kinds:
+        raise ValueError(f"{kind!r} is no kind of scorer{did_you_mean(kind, kinds)}: choose one of {', '.join(kinds)}")
     if kind == "auto":
         known = {name for found in FORMATS for name in format_of(found).options()}
         for name in (options or {}).keys() - known:
@@ -123,7 +126,11 @@ def recognise(name: str) -> ScorerKind:
         raise ValueError(
             f"{name} is an adapter without a config.json. Merge it with `qstep merge`, and give --scorer_kind"
         )
-    config, _ = PretrainedConfig.get_config_dict(name)
+    try:
+        config, _ = PretrainedConfig.get_config_dict(name)
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise OSError(f"{name} is not a folder here. As a Hub id it was not reached: {reason}") from error
     if isinstance(config.get("qstep"), dict):
         return "qstep"
     checkpoint = Checkpoint(name, config)

@@ -66,9 +66,8 @@ class Implicit(LogRatio):
 
     def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
         if reference is None or self.beta is None:
-            raise ValueError(
-                "an implicit PRM needs --scorer_reference (the model it was trained from) and --scorer_options.beta"
-            )
+            lacks = "--scorer_reference, the model that it was trained from" if reference is None else "a beta"
+            raise ValueError(f"an implicit PRM needs {lacks}")
         policy = PolicyModel(load_causal_lm(ModelOptions(model_name_or_path=name, dtype=dtype), use_safetensors=True))
         return LogRatioModel(policy, self.reference(reference, dtype), self.beta)
 

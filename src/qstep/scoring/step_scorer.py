@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qstep.data import checked_prompt, checked_steps
+from qstep.data import checked_prompt, checked_steps, first_cut
 from qstep.models import ScorerModel, StepContract, check_length, collate_steps, moved
 from qstep.models.inference import choose_device
 from qstep.models.loading import load_tokenizer
@@ -35,12 +35,25 @@ class GroupScorer(ABC):
         """The Q-value of each step.
 
         Raises:
-            ValueError: prompt and steps are longer than `max_length`; nothing is truncated.
+            ValueError: prompt and steps are longer than `max_length` (nothing is truncated), or a step is blank or
+                contains the separator.
             TypeError: the steps are no list of strings, or the prompt is not one question.
         """
-        row = {"prompt": checked_prompt(prompt), "completions": checked_steps(steps)}
+        row = {"prompt": checked_prompt(prompt), "completions": self._checked(steps)}
         [[(_, q_values)]] = self.score_rows([{"id": "score()", **row}])
         return q_values
+
+    def _checked(self, steps: Sequence[str]) -> list[str]:
+        taken = checked_steps(steps)
+        for number, step in enumerate(taken):
+            if not step.strip():
+                raise ValueError(f"steps[{number}] is blank: leave it out")
+        if (cut := first_cut(taken, self.step_separator, split_by_it=True)) is not None:
+            raise ValueError(
+                f"the step {cut[:60]!r} is several steps at this scorer's separator {self.step_separator!r}: give what "
+                "qstep.split_steps(response, scorer.step_separator) returns"
+            )
+        return taken
 
     def score_rows(self, rows: Iterable[Row], *, max_tokens: int = 8192) -> Iterator[list[Scored]]:
         """Scores rows with a `prompt` and steps in `completions`, in order. Memory does not grow with the rows.

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from qstep.objectives import METHODS
-from qstep.runs.command_line import explains_itself, plainly, refuse_repeated, split_config, words
+from qstep.runs.command_line import GENERAL, explains_itself, plainly, refuse_repeated, split_config, words
 from qstep.runs.memory import keep_freed_memory
 from qstep.runs.near import did_you_mean
 
@@ -124,7 +124,7 @@ class Command:
             try:
                 configs = self.parse(arguments)
             except jsonargparse.ArgumentError as error:
-                known = {f.name for config in self.classes() for f in fields(config)} | {"config"}
+                known = {f.name for config in self.classes() for f in fields(config)} | GENERAL
                 problem = plainly(str(error), known, self._near)
                 print(f"qstep {self.name}: {problem}\nqstep {self.name} --help lists its options.", file=sys.stderr)
                 return 2
@@ -159,8 +159,8 @@ _STAGES = (
     _stage("grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
     _stage("annotate", "AnnotateConfig", "label steps: exactly, by Monte-Carlo rollouts, or from outcomes"),
     _stage("audit", "AuditConfig", "check a file of training rows, and print its statistics"),
-    _stage("score", "ScoreConfig", "score the steps of responses with a verifier"),
-    _stage("serve", "ServeConfig", "serve a verifier over HTTP, with the schema of vLLM's /pooling"),
+    _stage("score", "ScoreConfig", "score the steps of responses"),
+    _stage("serve", "ServeConfig", "serve a scorer over HTTP, with the schema of vLLM's /pooling"),
     _stage("search", "SearchConfig", "answer problems with a search that a step scorer guides"),
     _stage("best-of-n", "BestOfNConfig", "measure the accuracy of choosing among n responses"),
     _stage("compare-search", "CompareSearchConfig", "compare the accuracy and the tokens of searches"),
