@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qstep.cli import main
-from qstep.data import write_jsonl
+from qstep.data import read_rows, write_jsonl
 from qstep.runs import progress
 from qstep.search import pass_at_k
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
@@ -250,3 +250,22 @@ def test_what_scores_go_with(tmp_path: Path) -> None:
         and "What the score correlates with" in text
         and "rank correlation with steps" in text
     )
+
+
+def test_the_chosen_responses_are_written(tmp_path: Path) -> None:
+    """The best score, the first response with the commonest answer, and the vote weighted by scores: by hand."""
+    answers, scores = ["1", "2", "2", None], [3.0, -1.0, -2.0, 9.0]
+    rows = [
+        {"id": f"p#{i}", "problem_id": "p", "prompt": "q", "gold": "2", "completion": f"{answer}", "answer": answer,
+         "verdict": "right" if answer == "2" else "wrong", "score": score}
+        for i, (answer, score) in enumerate(zip(answers, scores, strict=True))
+    ]  # fmt: skip
+    path, chosen = tmp_path / "rows.jsonl", tmp_path / "chosen.jsonl"
+    write_jsonl(path, rows)
+    for _ in range(2):  # its own file is replaced
+        best_of_n(BestOfNConfig(inputs={"pqm": path}, output=tmp_path / "best.json", chosen=chosen))
+    found = {row["id"]: row["chosen_by"] for row in read_rows(chosen)}
+    assert found == {"p#0": ["pqm_weighted"], "p#1": ["majority"], "p#3": ["pqm"]}
+    chosen.write_text('{"theirs": 1}\n')
+    with pytest.raises(ValueError, match=r"--chosen .* exists with other content"):
+        best_of_n(BestOfNConfig(inputs={"pqm": path}, output=tmp_path / "best.json", chosen=chosen))

@@ -22,9 +22,13 @@ from qstep.types import Aggregation, Row
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Problems with their scored responses. `steps` and `responses` map each scorer to its labelled steps and rows."""
+    """Problems with their scored responses, and the ids of these.
+
+    `steps` and `responses` map each scorer to its labelled steps and rows.
+    """
 
     groups: list[ScoredGroup]
+    ids: list[list[str]]
     steps: dict[str, LabelledSteps]
     responses: dict[str, Responses]
 
@@ -115,7 +119,8 @@ def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
     responses = {
         name: [[read.facts[name][row["id"]] for row in rows] for rows in read.groups.values()] for name in scorers
     }
-    return Choices(groups, {name: read.steps[name] for name in scorers}, responses)
+    ids = [[row["id"] for row in rows] for rows in read.groups.values()]
+    return Choices(groups, ids, {name: read.steps[name] for name in scorers}, responses)
 
 
 class _Read:

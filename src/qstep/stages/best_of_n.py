@@ -51,6 +51,8 @@ class BestOfNConfig(TaskOptions):
             --inputs.bce bce.jsonl`. Name the proposed scorer first. One graded file without scores gives majority and
             pass@n.
         output: the JSON file to write.
+        chosen: a file for the chosen responses. Each row has the ways that chose it in `chosen_by`: a scorer, the
+            majority, or a weighted vote. They choose among all responses to a problem.
         ns: numbers of responses to choose among, such as `1,4,12`; 1, 2, 4, ... up to what every problem has by
             default. Problems with fewer responses than the largest are left out and counted.
         aggregations: ways to combine the Qs of a response into one score, to compare: `min,last,mean,product`. Rows
@@ -61,6 +63,7 @@ class BestOfNConfig(TaskOptions):
 
     inputs: dict[str, Path] | Path
     output: Annotated[Path, Output("{stage}.json")]
+    chosen: Annotated[Path, Output("{stage}.jsonl")] | None = None
     ns: Annotated[list[int] | str | None, Check(_numbers)] = None
     aggregations: Annotated[list[str] | str | None, Check(_aggregations)] = None
     draws: AtLeast1 = 2048
@@ -69,10 +72,14 @@ class BestOfNConfig(TaskOptions):
 
 def best_of_n(config: BestOfNConfig) -> Path:
     """Computes the report, writes it, prints a table, and returns the output."""
+    from qstep.data import write_jsonl
     from qstep.evals import BestOfN, holds, judge_choices, read_choices, write_result
+    from qstep.evals.chosen import chosen_rows
     from qstep.report.tables import best_of_n_notes, best_of_n_tables
 
     refuse_foreign("output", config.output, holds(BestOfN))
+    if config.chosen is not None:
+        refuse_foreign("chosen", config.chosen, _has_chosen_rows)
     stop_dry_run(config.output)
     hows = _aggregations("aggregations", config.aggregations or [])
     choices = read_choices(config.inputs, config.task)
@@ -89,4 +96,18 @@ def best_of_n(config: BestOfNConfig) -> Path:
             f"The largest n is {max(found.ns)}: some problem has no more responses. A larger --ns leaves it out"
         )
     say_written(config.output)
+    if config.chosen is not None:
+        first = config.inputs if isinstance(config.inputs, Path) else next(iter(config.inputs.values()))
+        write_jsonl(config.chosen, chosen_rows(choices, first, config.task))
+        say_written(config.chosen)
     return config.output
+
+
+def _has_chosen_rows(path: Path) -> bool:
+    from qstep.data import RowError, read_rows
+    from qstep.evals.chosen import CHOSEN_BY
+
+    try:
+        return CHOSEN_BY in next(read_rows(path))
+    except RowError:
+        return False
