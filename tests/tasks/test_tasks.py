@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reasoning_gym.factory import DATASETS
 
 from qstep.annotate import label_exactly
 from qstep.tasks import Tasks, answer_classes_of, grade_rows, load_problems, miniature
@@ -42,6 +43,24 @@ def test_a_mixed_batch_keeps_its_order() -> None:
     assert verdicts == ["right", "right", "right", "wrong", "wrong", "right", "wrong", "wrong"]
     assert grades[2].answer == grades[5].answer == problem.gold and grades[7].answer is None
     assert grade_rows([]) == []
+
+
+def test_the_gold_answer_of_every_reasoning_gym_family_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bare, after `####`, in a box, and after "The answer is"."""
+    monkeypatch.setattr("qstep.tasks.procedural._BLOCK", 8)
+    wrong, known = set(), 0
+    for family in sorted(DATASETS):
+        try:
+            task = ReasoningGym.named(f"reasoning_gym:{family}")
+        except ValueError:  # a family that is refused by name
+            continue
+        known += 1
+        for problem in task.problems("train", seed=1, offset=0, limit=4):
+            gold, entry = problem.gold, {"metadata": dict(problem.metadata)}
+            says = [gold, f"Work.\n#### {gold}", f"Work.\n\\boxed{{{gold}}}", f"Work.\nThe answer is {gold}."]
+            grades = task.grade([row(task.name, gold, text, **entry) for text in says], deadline_s=2)
+            wrong |= {(family, text) for text, g in zip(says, grades, strict=True) if g.verdict != "right"}
+    assert known >= 40 and wrong == set()
 
 
 def test_unknown_tasks_and_missing_entries_are_named() -> None:
