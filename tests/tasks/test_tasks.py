@@ -229,3 +229,40 @@ def test_a_familys_parameters_are_flags_or_a_mapping_in_yaml(tmp_path: Path) -> 
     (same,) = sample.parse([*flags, "--config", str(tmp_path / "c.yaml")])
     assert config == same and config.dataset_options == {"min_terms": 2, "max_terms": 2}
     assert config.problems()[0].task == "reasoning_gym:chain_sum?max_terms=2&min_terms=2"
+
+
+THINKS = "<|user|>How many?<|assistant|><think>\n"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "finish_reason", "verdict", "answer"),
+    [
+        (THINKS, "Maybe it is \\boxed{143}, but wait: 2002 = 7 * 286, so", "length", "wrong", None),
+        (THINKS, "Maybe it is \\boxed{143}.", "stop", "wrong", None),
+        (THINKS, "Maybe it is \\boxed{14}</think>So \\boxed{143}.", "stop", "right", "143"),
+        (
+            [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "[THINK]"}],
+            "\\boxed{143}",
+            "stop",
+            "wrong",
+            None,
+        ),
+        ("<think>a</think>How many?", "\\boxed{143}", "stop", "right", "143"),
+        ("Q", "6*7=42 pens.\nNow 286/2=143 and then", "length", "wrong", None),
+        ("Q", "<think>so \\boxed{143}", "length", "wrong", None),
+        ("Q", "The answer is 143. Let me check", "length", "right", "143"),
+        ("Q", "286/2=143", "stop", "right", "286/2=143"),
+    ],
+)
+def test_what_never_ends_has_no_answer(
+    prompt: Any, completion: str, finish_reason: str, verdict: str, answer: str | None
+) -> None:
+    given = row("math", "143", completion, prompt=prompt, finish_reason=finish_reason)
+    (grade,) = grade_rows([given])
+    assert (grade.verdict, grade.answer) == (verdict, answer)
+
+
+def test_thinking_that_the_template_opened_is_known_from_the_row() -> None:
+    given = row("math", "1", "\\boxed{1}", prompt=[{"role": "user", "content": "Q"}], thinking_opened="<think>\n")
+    assert grade_rows([given])[0].reason == "no final answer: the thinking is never closed"
+    assert grade_rows([given | {"completion": "</think>\\boxed{1}"}])[0].verdict == "right"

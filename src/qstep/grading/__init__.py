@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from qstep.grading.extraction import readings
+from qstep.grading.extraction import readings, states_answer
 from qstep.grading.grader import Grade, equivalent, extract_answer, grade, grade_many, warm_up
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "grade",
     "grade_many",
     "readings",
+    "states_answer",
     "warm_up",
 ]
 

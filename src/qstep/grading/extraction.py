@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from qstep.grading.rules import Rules
 from qstep.grading.spelling import words
+from qstep.grading.thinking import outside
 
 
 class Statement(NamedTuple):
@@ -27,7 +28,6 @@ class Statement(NamedTuple):
 _TAIL = 4000
 _NAME_WORDS = 4
 _LOOK_BACK = 20
-_HIDDEN = ("think", "thinking", "reasoning", "scratchpad")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
 _AND = re.compile(r"\\(?:text\w*|mathrm|mbox)\s*\{\s*(?:and|or|,)\s*\}|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|(?<!\\)[,;]")
@@ -90,6 +90,12 @@ def statement(response: str, rules: Rules, *, in_words: bool = False) -> Stateme
     return Statement(text, False) if text.strip() else None
 
 
+def states_answer(response: str) -> bool:
+    """Whether a box, a `####` line, an `<answer>` tag or "the answer is ..." states the answer."""
+    text = _END_TOKENS.sub("", _visible(response))
+    return max(_boxes(text), _marked(text), _worded(text))[0] >= 0
+
+
 def readings(response: str) -> list[str]:
     """The ways to read the stated answer of a response as text: to its end, or its line, with or without a full stop.
 
@@ -120,9 +126,7 @@ def _visible(text: str) -> str:
     Hidden reasoning may be closed, never closed, or opened in the prompt. Digits of every script become 0 to 9, and
     wide signs become ASCII.
     """
-    for name in _HIDDEN:
-        text = text.rpartition(f"</{name}>")[2] if f"</{name}>" in text else text
-        text = text.partition(f"<{name}>")[0]
+    text = outside(text)
     return text if text.isascii() else "".join(map(_legible, text))
 
 
