@@ -37,9 +37,9 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, Pretrai
 
 from qstep.data import split_steps, write_json, write_jsonl
 from qstep.models import ModelOptions, ScorerModel, StepContract, encode_steps
+from qstep.runs.memory import keep_freed_memory
 from qstep.runs.provenance import provenance
 from qstep.scoring import StepScorer
-from qstep.stages.commands import keep_freed_memory
 from qstep.stages.score import ScoreConfig, score
 from qstep.tasks import miniature
 

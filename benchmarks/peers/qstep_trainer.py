@@ -11,7 +11,7 @@ from step_profile import StepProfiler
 
 from qstep.models import ModelOptions
 from qstep.objectives import METHODS
-from qstep.stages.commands import keep_freed_memory
+from qstep.runs.memory import keep_freed_memory
 from qstep.trainers import GroupTrainer, trainer_class
 
 

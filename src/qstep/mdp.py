@@ -1,4 +1,6 @@
-"""A token tree that is small enough to enumerate, with its exact soft-optimal solution. Tests use it as the truth.
+"""A token tree that is small enough to enumerate, with its exact soft-optimal solution.
+
+It is the truth that the proofs of the losses compare with (`tests/test_mdp_proofs.py`). No other module imports it.
 
 A state is a prefix of tokens, and an action is the next token. A prefix ends at `depth` tokens or at the
 end-of-sequence token. States are numbered as in an A-ary heap: the root is 0, and the child of state s by token a is

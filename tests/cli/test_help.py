@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import get_args
 
 import pytest
 from transformers import TrainingArguments
@@ -11,6 +12,7 @@ from transformers import TrainingArguments
 from qstep.cli import RECIPES, main
 from qstep.cli.general import HELP
 from qstep.cli.options import options_of
+from qstep.data import PublishedFormat
 from qstep.stages.commands import COMMANDS
 
 KNOWN = {**RECIPES, **COMMANDS}
@@ -90,3 +92,5 @@ def test_choices_defaults_and_types_are_shown(capsys: pytest.CaptureFixture[str]
         "no default to show"
     )
     assert re.search(r"--output PATH ", text), "a name for a type is replaced by the type"
+    choices = ",".join(("auto", *get_args(PublishedFormat)))
+    assert f"--format {{{choices}}}" in shown(capsys, "convert", "--help"), "choices of another module are among them"

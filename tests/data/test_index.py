@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qstep.data import RowError, index, index_rows, write_jsonl
+from qstep.data import RowError, cached, cached_array, index, index_rows, scanning, write_jsonl
 
 
 def rows(n: int) -> list[dict]:
@@ -70,10 +70,10 @@ def test_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.Monke
         if i > 22:
             row["prompt"] = [{"role": "user", "content": "hm"}]
     write_jsonl(path, many)
-    alone, _ = index._build(path, "unpaired", ())
-    monkeypatch.setattr(index, "_BYTES_A_PROCESS", path.stat().st_size // 3)
-    monkeypatch.setattr(index, "cores", lambda: 3)
-    together, words = index._build(path, "unpaired", ())
+    alone, _ = scanning.scan_file(path, "unpaired", ())
+    monkeypatch.setattr(scanning, "_BYTES_A_PROCESS", path.stat().st_size // 3)
+    monkeypatch.setattr(scanning, "cores", lambda: 3)
+    together, words = scanning.scan_file(path, "unpaired", ())
     assert np.array_equal(alone.tobytes(), together.tobytes())
     assert words == {"separators": ["\n\n", "\n"], "roles": [[], ["user"]], "ending": ""}
 
@@ -85,8 +85,8 @@ def test_a_bad_row_is_named_by_its_line_in_the_file(line: int, tmp_path: Path, m
     many[line - 1]["reward"] = "much"
     many[29]["completion"] = 7 if line < 30 else "x"
     write_jsonl(path, many)
-    monkeypatch.setattr(index, "_BYTES_A_PROCESS", path.stat().st_size // 3)
-    monkeypatch.setattr(index, "cores", lambda: 3)
+    monkeypatch.setattr(scanning, "_BYTES_A_PROCESS", path.stat().st_size // 3)
+    monkeypatch.setattr(scanning, "cores", lambda: 3)
     with pytest.raises(RowError, match=rf"rows\.jsonl, line {line}, field 'reward': is 'much'"):
         index_rows(path, "unpaired")
 
@@ -123,8 +123,8 @@ def test_it_is_kept_until_the_content_changes(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, rows(8))
     builds = []
-    build = index._build
-    monkeypatch.setattr(index, "_build", lambda *args: builds.append(args) or build(*args))
+    build = index.scan_file
+    monkeypatch.setattr(index, "scan_file", lambda *args: builds.append(args) or build(*args))
     first = index_rows(path, "unpaired")
     again = index_rows(path, "unpaired")
     assert len(builds) == 1 and isinstance(again.table, np.memmap)
@@ -147,7 +147,7 @@ def test_a_cache_that_another_run_replaces_is_not_taken_for_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between writing a cache and mapping it, and between reading its key and mapping it."""
-    write, memmap, dtype = index.write_whole, np.memmap, np.dtype("<i8")
+    write, memmap, dtype = cached.write_whole, np.memmap, np.dtype("<i8")
     place = tmp_path / "rows.jsonl.lengths"
 
     def replace() -> None:
@@ -155,13 +155,13 @@ def test_a_cache_that_another_run_replaces_is_not_taken_for_ones_own(
         write(place, [header, b"\n", np.full(3, 9).tobytes()])
 
     def lengths(of: int) -> list[int]:
-        array = index.cached_array(
+        array = cached_array(
             tmp_path / "rows.jsonl", "lengths", {"of": of}, dtype, lambda: ({}, np.full(3, of, dtype))
         )[1]
         return array.tolist()
 
     with monkeypatch.context() as patch:
-        patch.setattr(index, "write_whole", lambda *arguments: (write(*arguments), replace()))
+        patch.setattr(cached, "write_whole", lambda *arguments: (write(*arguments), replace()))
         assert lengths(1) == [1, 1, 1]
     assert lengths(1) == [1, 1, 1]
     with monkeypatch.context() as patch:
@@ -175,14 +175,14 @@ def test_a_folder_that_cannot_be_written_puts_it_into_the_users_cache(
 ) -> None:
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, rows(8))
-    write = index.write_whole
+    write = cached.write_whole
 
     def refuse(place: Path, chunks: list[bytes]) -> None:
         if place.parent == tmp_path or os.environ.get("FULL"):
             raise OSError("read-only")
         write(place, chunks)
 
-    monkeypatch.setattr(index, "write_whole", refuse)
+    monkeypatch.setattr(cached, "write_whole", refuse)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     index_rows(path, "unpaired")
     assert [file.name for file in tmp_path.rglob("*.index")] == ["rows.jsonl.unpaired.index"]

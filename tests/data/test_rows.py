@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from qstep.data import RowError, check_row, numbered_rows, outcome, read_groups
+from qstep.data import RowError, check_row, how_to_add, numbered_rows, outcome, read_groups
 from qstep.data.rows import Format
+from qstep.stages.commands import COMMANDS
 from raw_rows import write
 
 SAMPLED: dict[str, Any] = {
@@ -216,3 +217,12 @@ def test_a_response_without_a_step_is_a_row_to_count_not_an_error(tmp_path: Path
     path.write_text(json.dumps(row) + "\n")
     assert checked(path, "stepwise")[0]["completions"] == []
     assert checked(path, "unpaired")[0]["completion"] == ""
+
+
+@pytest.mark.parametrize("column", ["verdict", "labels", "q_values", "score", "step_rewards"])
+def test_a_missing_column_names_the_command_that_writes_it(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    write(path, SAMPLED)
+    with pytest.raises(RowError, match=f"field '{column}': is missing; {how_to_add(column)}"):
+        checked(path, "prompt-completion", [column])
+    assert how_to_add(column).split("`")[1].removeprefix("qstep ") in COMMANDS

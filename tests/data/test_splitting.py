@@ -251,7 +251,7 @@ def test_rows_say_by_what_they_were_split(tmp_path: Path) -> None:
 def test_the_index_checks_steps_by_the_splitter_in_its_processes_too(
     separator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qstep.data.index._BYTES_A_PROCESS", 400)
+    monkeypatch.setattr("qstep.data.scanning._BYTES_A_PROCESS", 400)
     use_splitter("split:my_splitter:at_semicolons")
     rows = [{"prompt": "p", "completions": [f"Add {i}", "So"], "labels": [True, None]} for i in range(40)]
     write_jsonl(tmp_path / "rows.jsonl", rows)

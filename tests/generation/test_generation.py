@@ -21,7 +21,9 @@ from transformers import (
 
 from byte_tokenizer import byte_tokenizer
 from qstep.generation import HFEngine, Request, SamplingSettings
-from qstep.generation.hf import _choose, _Job, _next_states, _Row
+from qstep.generation.drawing import choose
+from qstep.generation.hf import _Job, _Row
+from qstep.generation.states import next_states
 from qstep.types import Response
 from tiny_policies import END, EOS, PROMPTS, VOCABULARY, requests, sizes, tiny_llama, word_tokenizer
 
@@ -211,11 +213,11 @@ def test_the_inverse_of_the_cumulative_distribution() -> None:
     """
     inverse = torch.tensor([[0.5, 0.0, 0.25, 0.25]]).log()
     u = torch.tensor([0.0, 0.4999, 0.5, 0.7499, 0.75, 1 - 2**-53], dtype=torch.float64)
-    tokens, logps = _choose(inverse, torch.zeros(6, dtype=torch.long), u, SamplingSettings(1))
+    tokens, logps = choose(inverse, torch.zeros(6, dtype=torch.long), u, SamplingSettings(1))
     assert tokens.tolist() == [0, 0, 2, 2, 3, 3]
     assert logps.exp().tolist() == pytest.approx([0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
     u = torch.tensor([0.0, 0.6666, 0.6667, 1 - 2**-53], dtype=torch.float64)
-    tokens, logps = _choose(inverse, torch.zeros(4, dtype=torch.long), u, SamplingSettings(1, top_p=0.6))
+    tokens, logps = choose(inverse, torch.zeros(4, dtype=torch.long), u, SamplingSettings(1, top_p=0.6))
     assert tokens.tolist() == [0, 0, 2, 2]
     assert logps.exp().tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 3, 1 / 3])
 
@@ -228,9 +230,7 @@ def test_no_token_without_probability_is_drawn(dtype: torch.dtype) -> None:
     logits[:, ::2] = -torch.inf
     logits[:, -1] = -torch.inf
     for u in (0.0, 2**-53, 0.5, 1 - 2**-53):
-        tokens, logps = _choose(
-            logits, torch.arange(64), torch.full((64,), u, dtype=torch.float64), SamplingSettings(1)
-        )
+        tokens, logps = choose(logits, torch.arange(64), torch.full((64,), u, dtype=torch.float64), SamplingSettings(1))
         assert torch.isfinite(logits.gather(1, tokens[:, None])).all()
         assert torch.isfinite(logps).all()
 
@@ -238,7 +238,7 @@ def test_no_token_without_probability_is_drawn(dtype: torch.dtype) -> None:
 def test_rows_that_draw_alike_go_on_as_one_state() -> None:
     """States 0, 1, 2; state 1's rows part ways, state 2 has lost its rows: (0, 5), (1, 3), (1, 7) go on."""
     rows, tokens = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([5, 5, 7, 3, 7])
-    source, token, state = _next_states(rows, tokens, 3)
+    source, token, state = next_states(rows, tokens, 3)
     assert source is not None and source.tolist() == [0, 1, 1]
     assert token.tolist() == [5, 3, 7] and state.tolist() == [0, 0, 2, 1, 2]
 
@@ -247,7 +247,7 @@ def test_rows_that_draw_alike_go_on_as_one_state() -> None:
 def test_the_cache_stays_while_few_states_have_lost_their_rows(going: int, copied: bool) -> None:
     """Nothing splits, so only the share of dead states (an eighth of 16) has the cache copied."""
     used, states = torch.arange(going), 16
-    source, token, state = _next_states(used, used + 1, states)
+    source, token, state = next_states(used, used + 1, states)
     if copied:
         assert source is not None and source.tolist() == state.tolist() == used.tolist()
     else:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import permutations, product
 
 import pytest
 
@@ -23,7 +24,7 @@ from qstep.grading import (
 )
 from qstep.grading.grader import grade_by
 from qstep.grading.rules import ALL
-from qstep.grading.spelling import measured, plain, respelled
+from qstep.grading.spelling import known_side, measured, plain, respelled
 from real_data import DATA
 
 
@@ -386,6 +387,55 @@ def test_equivalent_answers_are_one() -> None:
         assert equivalent(a, b), (a, b)
     for a, b in [("x", "y"), ("0.5", r"\sqrt{12}")]:
         assert not equivalent(a, b), (a, b)
+
+
+SAME_EQUATIONS = (
+    (
+        "15",
+        "3 + 12",
+        "3 + 12 = 15",
+        "12+3=15",
+        "x = 15",
+        "15 = x",
+        "x = 3 + 12 = 15",
+        r"\text{Total} = \$15",
+        "f(1)=15",
+    ),
+    ("16", "3+12=16", "y = 16"),
+    ("0.5", r"x = \frac{1}{2}", "1/2 = 0.5"),
+    ("x + 3 = 18",),
+    ("y = 2x",),
+    ("(1, 2)", "x = 1, y = 2"),
+)
+"""Answers that state the same value, in any order; those of another line state another."""
+
+
+def test_an_equation_with_one_known_side_is_that_side_whichever_comes_first() -> None:
+    for line in SAME_EQUATIONS:
+        for a, b in product(line, line):
+            assert equivalent(a, b), (a, b)
+    for line, other in permutations(SAME_EQUATIONS, 2):
+        for a, b in product(line, other):
+            assert not equivalent(a, b), (a, b)
+
+
+@pytest.mark.parametrize(
+    ("value", "side"),
+    [
+        ("3 + 12 = 15", "15"),
+        (r"\frac{30}{2} = 15", "15"),
+        ("x = 3 + 12 = 15", "15"),
+        ("15 = x", "15"),
+        ("15", "15"),
+        ("x + 3 = 18", "x + 3 = 18"),
+        ("x >= 3", "x >= 3"),
+        ("x = 1, y = 2", "x = 1, y = 2"),
+        ("x =", "x ="),
+        ("=", "="),
+    ],
+)
+def test_the_known_side_of_an_equation(value: str, side: str) -> None:
+    assert known_side(value) == side
 
 
 def test_numbers_have_one_spelling() -> None:

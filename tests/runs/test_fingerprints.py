@@ -19,7 +19,8 @@ from fake_engine import FakeEngine
 from model_families import saved
 from qstep.data import read_rows, write_jsonl
 from qstep.runs.fingerprints import model_fingerprint
-from qstep.runs.stage_file import SettingsChanged, StageFile
+from qstep.runs.sidecar import SettingsChanged
+from qstep.runs.stage_file import StageFile
 from qstep.stages.sample import SampleConfig, sample
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from qstep.data import RowError, canonical_json, count_rows, read_rows, write_json
-from qstep.runs.stage_file import SettingsChanged, StageBusy, StageFile, is_finished
+from qstep.runs.sidecar import SettingsChanged
+from qstep.runs.stage_file import StageBusy, StageFile, is_finished
 
 SETTINGS = {"temperature": 1.0, "model": {"name": "tiny", "layers": 2}}
 

@@ -118,7 +118,7 @@ def test_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
             [{k: v for k, v in row.items() if k != "verdict"} for row in graded],
             "'a#0' has no verdict: run `qstep grade`",
         ),
-        ({"pqm": graded}, "'a#0' has no score: run `qstep score` on the file first"),
+        ({"pqm": graded}, "'a#0' has no score: run `qstep score`, which writes it"),
         ({"pqm": scored, "bce": scored[:1]}, "have different rows"),
         ({"pqm": scored, "bce": [scored[0], {**scored[1], "completion": "another"}]}, r"bce.jsonl: row 'a#1' differs"),
         ({"pqm": scored, "bce": [scored[0], {**scored[1], "verdict": "right"}]}, "Score the same graded file"),

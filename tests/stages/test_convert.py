@@ -15,7 +15,7 @@ from published_rows import FORMATS, PHASE_2, SHEPHERD, TRL, shepherd
 from qstep.cli import main
 from qstep.data import RowError, canonical_json, read_rows, write_jsonl
 from qstep.objectives.ranking import RankingConfig
-from qstep.runs.stage_file import SettingsChanged
+from qstep.runs.sidecar import SettingsChanged
 from qstep.stages import convert as stage
 from qstep.stages.convert import ConvertConfig, convert
 from qstep.stages.score import ScoreConfig, score

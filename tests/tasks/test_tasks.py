@@ -133,6 +133,10 @@ def test_answer_classes() -> None:
     assert answer_classes_of([{"task": "math", "answer": a} for a in answers]) == [0, 1, None, 0, 1]
     assert answer_classes_of([{"task": "miniature", "answer": a} for a in answers]) == [0, 1, None, 2, 1]
     assert answer_classes_of([]) == []
+    equations = ["3 + 12 = 15", "15", "3 + 12 = 16", "x = 15", "16"]
+    for order in (equations, equations[::-1]):
+        classes = answer_classes_of([{"task": "math", "answer": a} for a in order])
+        assert sorted(map(classes.count, classes)) == [2, 2, 3, 3, 3]
 
 
 def test_a_task_of_the_users_own_is_loaded_where_the_user_names_it() -> None:

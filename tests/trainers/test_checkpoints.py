@@ -17,9 +17,11 @@ from rich.console import Console
 from killed_training import CONTEXT, run, same_weights, start, write_inputs
 from qstep.data import read_rows, write_jsonl
 from qstep.runs.seals import MARKER
-from qstep.runs.stage_file import SettingsChanged, StageBusy, StageFile
+from qstep.runs.sidecar import SettingsChanged
+from qstep.runs.stage_file import StageBusy, StageFile
 from qstep.stages import train as stage
 from qstep.stages.train import TrainInputs
+from qstep.trainers import resuming
 from qstep.trainers.checkpoints import checkpoints, newest_usable, why_unusable
 
 
@@ -56,7 +58,8 @@ def half(whole: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     text = io.StringIO()
-    monkeypatch.setattr(stage, "console", Console(file=text, width=10_000))
+    for module in (stage, resuming):
+        monkeypatch.setattr(module, "console", Console(file=text, width=10_000))
     return text
 
 

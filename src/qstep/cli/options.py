@@ -120,6 +120,13 @@ def _type(module: str, annotation: ast.expr) -> str:
         assert isinstance(annotation.slice, ast.Tuple)
         return _type(module, annotation.slice.elts[0])
     text = ast.unparse(annotation)
+    if (
+        text.startswith("Literal[")
+        and isinstance(annotation, ast.Subscript)
+        and isinstance(annotation.slice, ast.Tuple)
+    ):
+        choices = (_type(module, choice) for choice in annotation.slice.elts)  # a name among them is another Literal
+        text = f"Literal[{', '.join(choice.removeprefix('Literal[').removesuffix(']') for choice in choices)}]"
     origin, name = _imported(module).get(text, (module, text))
     if origin.partition(".")[0] == "qstep" or origin == module:
         origin, name = _defined_in(origin, name)

@@ -11,8 +11,10 @@ from qstep.data.audit import (
     shared_problems_of,
     shared_rows_of,
 )
+from qstep.data.cached import cache_folders, cached_array
+from qstep.data.columns import takes_null
 from qstep.data.first_wrong import NO_ERROR, first_wrong, labels_until
-from qstep.data.index import Index, cache_folders, cached_array, index_rows
+from qstep.data.index import Index, index_rows
 from qstep.data.jsonl import (
     RowError,
     canonical_json,
@@ -42,6 +44,7 @@ from qstep.data.rows import (
     check_row,
     checked_prompt,
     group_key,
+    how_to_add,
     is_right,
     judged_right,
     label_kind,
@@ -50,7 +53,6 @@ from qstep.data.rows import (
     prompt_id,
     prompt_kind,
     read_groups,
-    takes_null,
 )
 from qstep.data.sources import Source
 from qstep.data.splitters import is_users_splitter, splitter_version, use_splitter
@@ -126,6 +128,7 @@ __all__ = [
     "first_cut",
     "first_wrong",
     "group_key",
+    "how_to_add",
     "index_rows",
     "is_right",
     "is_users_splitter",

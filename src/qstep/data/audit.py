@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qstep.data.index import Index, prompt_hash
+from qstep.data.index import Index
+from qstep.data.records import prompt_hash
 
 _NAMED = 5
 """The number of lines that a finding names."""

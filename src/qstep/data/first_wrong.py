@@ -8,9 +8,13 @@ NO_ERROR = -1
 """The first wrong step of a response without one."""
 
 
-def first_wrong(labels: Sequence[float | None]) -> int:
-    """The index of the first label that is false (or 0), `NO_ERROR` where none is. None is a step without a label."""
-    return next((step for step, label in enumerate(labels) if label is not None and label == 0), NO_ERROR)
+def first_wrong(labels: Sequence[float | None], threshold: float = 0) -> int:
+    """The index of the first label that is at most the threshold. `NO_ERROR` if there is none.
+
+    None is a step without a label. False counts as 0, and true as 1.
+    """
+    wrong = (step for step, label in enumerate(labels) if label is not None and label <= threshold)
+    return next(wrong, NO_ERROR)
 
 
 def labels_until(first: int, steps: int) -> list[bool | None]:

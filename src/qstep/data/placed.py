@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,43 @@ def encode_chat(
 
     Raises ValueError where the tokenizer has no chat template.
     """
+    ids: list[int] = []
+    places: list[int] = []
+    texts: list[str] = []  # since the last token that is not text
+
+    def flush() -> None:
+        if any(texts):
+            own, ends = encode_joined(tokenizer, texts)
+            places.extend(len(ids) + end for text, end in zip(texts, ends, strict=True) if isinstance(text, Placed))
+            ids.extend(own)
+        texts.clear()
+
+    for part in _rendered(tokenizer, turns, add_generation_prompt):
+        if isinstance(part, _Special):
+            flush()
+            ids.append(part)
+        elif isinstance(part, int):
+            flush()
+            places.append(len(ids))
+            ids.append(part)
+        else:
+            texts.append(part)
+    flush()
+    return ids, places
+
+
+class _Special(int):
+    """A special token of the chat template."""
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], add_generation_prompt: bool
+) -> Iterator[str | int]:
+    """The parts of a conversation in the chat template: texts, the turns' token ids, and the template's own tokens.
+
+    Token ids, `Placed` texts and texts of special tokens stand in the template as marks, so that they come out as they
+    were given.
+    """
     if tokenizer.chat_template is None:
         raise ValueError(
             "this format is a conversation, and the tokenizer has no chat template: use the scorer's own tokenizer"
@@ -79,37 +116,19 @@ def encode_chat(
             return name(part)
         return special.sub(lambda found: name(found[0]), part)
 
-    messages = [{"role": role, "content": "".join(map(masked, content))} for role, content in turns]
     rendered = tokenizer.apply_chat_template(
-        messages,
+        [{"role": role, "content": "".join(map(masked, content))} for role, content in turns],
         chat_template=undated(tokenizer.get_chat_template()),
         add_generation_prompt=add_generation_prompt,
         tokenize=False,
     )
-    ids: list[int] = []
-    places: list[int] = []
-    texts: list[str] = []  # since the last token that is not text
-
-    def flush() -> None:
-        if any(texts):
-            own, ends = encode_joined(tokenizer, texts)
-            places.extend(len(ids) + end for text, end in zip(texts, ends, strict=True) if isinstance(text, Placed))
-            ids.extend(own)
-        texts.clear()
-
     for part in re.split(rf"({mark}\d+{mark}|{special.pattern})", str(rendered)):
-        given = marked[int(part.strip(mark))] if part.startswith(mark) else None
-        if given is None and special.fullmatch(part):
-            flush()
-            ids.append(tokenizer.added_tokens_encoder[part])
-        elif isinstance(given, int):
-            flush()
-            places.append(len(ids))
-            ids.append(given)
+        if part.startswith(mark):
+            yield marked[int(part.strip(mark))]
+        elif special.fullmatch(part):
+            yield _Special(tokenizer.added_tokens_encoder[part])
         else:
-            texts.append(part if given is None else given)
-    flush()
-    return ids, places
+            yield part
 
 
 def one_token(tokenizer: PreTrainedTokenizerBase, text: str, option: str) -> int:

@@ -21,14 +21,15 @@ with its prompt.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from operator import gt
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from qstep.data.columns import RULES, is_conversation, shown
 from qstep.data.jsonl import RowError, canonical_json
 from qstep.data.steps import first_cut
-from qstep.types import FinishReason, Prompt, Row, Verdict
+from qstep.types import Prompt, Row
 from qstep.words import counted
 
 Format = Literal["prompt-completion", "unpaired", "stepwise"]
@@ -40,10 +41,24 @@ _COLUMNS: dict[Format, tuple[str, ...]] = {
 }
 
 _WRITTEN_BY = {
-    "verdict": "grade the rows with `qstep grade`",
-    "labels": "label the steps with `qstep annotate`, or drop the row",
-    "score": "score the rows with `qstep score`",
+    "verdict": "qstep grade",
+    "labels": "qstep annotate",
+    "q_values": "qstep score",
+    "score": "qstep score",
+    "step_rewards": "qstep score",
 }
+
+_SAME_LENGTH = (
+    ("logps_behavior", "completion_ids"),
+    ("labels", "completions"),
+    ("successes", "completions"),
+    ("trials", "completions"),
+    ("q_values", "completions"),
+    ("step_rewards", "completions"),
+)
+
+_Fault = tuple[str, str] | None
+"""A column, and what is wrong with it."""
 
 
 def read_groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -72,7 +87,7 @@ def checked_prompt(prompt: Any, where: str = "prompt") -> Prompt:
 
     Raises TypeError, naming `where`, for anything else.
     """
-    if isinstance(prompt, str) or _is_conversation(prompt):
+    if isinstance(prompt, str) or is_conversation(prompt):
         return prompt
     held = f" of {type(prompt[0]).__name__}" if isinstance(prompt, list) and prompt else ""
     raise TypeError(
@@ -91,9 +106,13 @@ def last_text(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
+def how_to_add(column: str) -> str:
+    """What to do about rows that lack a column which a command writes."""
+    return f"run `{_WRITTEN_BY[column]}`, which writes it{', or drop the row' if column == 'labels' else ''}"
+
+
 def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collection[str] = ()) -> Row:
-    """A copy of `row` after checking every column this package knows, those of `format` and `need` being
-    required.
+    """A copy of `row` after a check of every column that this package knows. Those of `format` and `need` are required.
 
     Conversational completions (one assistant message) become their text, which is what the chat template
     would put after the prompt.
@@ -101,62 +120,73 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
     Raises:
         RowError: a column is missing, of a wrong type or out of range, or contradicts another.
     """
-
-    def require(holds: bool, column: str, problem: str) -> None:
-        if not holds:
-            raise RowError(path, line, column, problem)
-
     row = dict(row)
     if row.get("labels", ()) is None:
         del row["labels"]
-    for column in (*_COLUMNS[format], *sorted(need)):
-        advice = f"{_WRITTEN_BY[column]}; " if column in _WRITTEN_BY else ""
-        require(column in row, column, f"is missing; {advice}the row has {', '.join(row) or 'no columns'}")
-    if format == "unpaired":
-        require(
-            "label" in row or "reward" in row,
-            "reward",
-            "is missing, and so is 'label': grade the rows with `qstep grade`, or add either (a number; true or false)",
-        )
     if "completion" in row:
         row["completion"] = _completion_text(row["completion"])
-    for column, (holds, problem) in _RULES.items():
-        if column in row and not holds(row[column]):
-            raise RowError(path, line, column, f"is {shown(row[column])}; {problem}")
-    if "completions" in row:
-        # Only a sampled response can have no steps: it ended at once.
-        silent = not row.get("completion", "?").strip()
-        require(
-            bool(row["completions"]) or silent,
-            "completions",
-            "is empty; give at least one step, or drop the row",
-        )
-    if "completions" in row and "step_separator" in row:
-        try:
-            cut = first_cut(row["completions"], row["step_separator"], split_by_it=True)
-        except ValueError as error:
-            raise RowError(path, line, "step_separator", str(error)) from None
-        require(
-            cut is None, "completions", f"has the step {shown(cut)}, which contains the step_separator; split it there"
-        )
-    if row.get("logps_behavior") is not None:
-        require("completion_ids" in row, "logps_behavior", "is given without completion_ids; give the tokens too")
-    for column, of in _SAME_LENGTH:
-        if row.get(column) is not None and row.get(of) is not None:
-            require(
-                len(row[column]) == len(row[of]),
-                column,
-                f"has {counted(len(row[column]), 'entry', 'entries')}, and {of} has {len(row[of])}; give one for each",
-            )
-    if row.get("successes") is not None and row.get("trials") is not None:
-        below = all(s <= t for s, t in zip(row["successes"], row["trials"], strict=True))
-        require(below, "successes", "exceeds trials; count each rollout once")
+    fault = _missing_column(row, format, need) or _bad_value(row) or _bad_steps(row) or _bad_lists(row)
+    if fault is not None:
+        raise RowError(path, line, *fault)
     return row
 
 
-def takes_null(column: str) -> bool:
-    """Whether null is a value that this column may have. A column that this package does not know takes all values."""
-    return column not in _RULES or _RULES[column][0](None)
+def _missing_column(row: Row, format: Format, need: Collection[str]) -> _Fault:
+    for column in (*_COLUMNS[format], *sorted(need)):
+        if column not in row:
+            advice = f"{how_to_add(column)}; " if column in _WRITTEN_BY else ""
+            return column, f"is missing; {advice}the row has {', '.join(row) or 'no columns'}"
+    if format == "unpaired" and "label" not in row and "reward" not in row:
+        return (
+            "reward",
+            "is missing, and so is 'label': grade the rows with `qstep grade`, or add either (a number; true or false)",
+        )
+    return None
+
+
+def _bad_value(row: Row) -> _Fault:
+    for column, (holds, problem) in RULES.items():
+        if column in row and not holds(row[column]):
+            return column, f"is {shown(row[column])}; {problem}"
+    return None
+
+
+def _bad_steps(row: Row) -> _Fault:
+    if "completions" not in row:
+        return None
+    # Only a sampled response can have no steps: it ended at once.
+    if not row["completions"] and row.get("completion", "?").strip():
+        return "completions", "is empty; give at least one step, or drop the row"
+    if "step_separator" not in row:
+        return None
+    try:
+        cut = first_cut(row["completions"], row["step_separator"], split_by_it=True)
+    except ValueError as error:
+        return "step_separator", str(error)
+    if cut is None:
+        return None
+    return "completions", f"has the step {shown(cut)}, which contains the step_separator; split it there"
+
+
+def _bad_lists(row: Row) -> _Fault:
+    if row.get("logps_behavior") is not None and "completion_ids" not in row:
+        return "logps_behavior", "is given without completion_ids; give the tokens too"
+    for column, other in _SAME_LENGTH:
+        own, expected = row.get(column), row.get(other)
+        if own is not None and expected is not None and len(own) != len(expected):
+            entries = counted(len(own), "entry", "entries")
+            return column, f"has {entries}, and {other} has {len(expected)}; give one for each"
+    successes, trials = row.get("successes"), row.get("trials")
+    if successes is not None and trials is not None and any(map(gt, successes, trials)):
+        return "successes", "exceeds trials; count each rollout once"
+    return None
+
+
+def _completion_text(completion: Any) -> Any:
+    """The text of a one-message conversation; anything else as it is, for the rules to judge."""
+    if is_conversation(completion) and len(completion) == 1 and completion[0]["role"] == "assistant":
+        return completion[0]["content"]
+    return completion
 
 
 def outcome(row: Row) -> float | None:
@@ -186,141 +216,3 @@ def label_kind(label: bool | float | None) -> str:
     if label is None:
         return "null"
     return "soft" if not isinstance(label, bool) else "right" if label else "wrong"
-
-
-def _completion_text(completion: Any) -> Any:
-    """The text of a one-message conversation; anything else as it is, for the rules to judge."""
-    if _is_conversation(completion) and len(completion) == 1 and completion[0]["role"] == "assistant":
-        return completion[0]["content"]
-    return completion
-
-
-def shown(value: Any) -> str:
-    """A value as an error shows it, shortened if it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and _are_finite([value])
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_conversation(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(message, dict)
-            and set(message) == {"role", "content"}
-            and all(isinstance(part, str) for part in message.values())
-            for message in value
-        )
-    )
-
-
-def _is_prompt(value: Any) -> bool:
-    return _is_conversation(value) or (isinstance(value, str) and bool(value.strip()))
-
-
-def _is_step_labels(value: Any) -> bool:
-    if not isinstance(value, list):
-        return False
-    known = [label for label in value if label is not None]
-    hard = all(isinstance(label, bool) for label in known)
-    return hard or all(isinstance(label, float) and 0 <= label <= 1 for label in known)
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, list) and {*map(type, value)} <= {int, float} and _are_finite(value)
-
-
-def _are_finite(values: list[Any]) -> bool:
-    try:
-        return all(map(math.isfinite, values))
-    except OverflowError:  # a whole number beyond all floats
-        return False
-
-
-def _are_counts(value: Any) -> bool:
-    return isinstance(value, list) and {*map(type, value)} <= {int} and min(value, default=0) >= 0
-
-
-def _list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(holds(item) for item in value)
-
-
-def _or_null(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or holds(value)
-
-
-def _one_of(choices: tuple[str, ...]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and value in choices
-
-
-_LARGEST_REWARD = 3e38
-
-# A log-probability computed in a narrow dtype may come out a little above 0.
-_LARGEST_LOGP = 1e-2
-
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "id": (_is_name, "give a string"),
-    "problem_id": (_is_name, "give a string"),
-    "sample": (_is_count, "give a whole number from 0"),
-    "task": (_is_name, "give a string"),
-    "metadata": (lambda value: isinstance(value, dict), "give an object"),
-    "prompt": (_is_prompt, 'give a string, or messages {"role", "content"} of strings'),
-    "gold": (_is_text, "give a string, in quotes even if it is a number"),
-    "completion": (_is_text, "give a string, or one assistant message"),
-    "completion_ids": (
-        lambda ids: _are_counts(ids) and bool(ids),
-        "give a non-empty list of token ids",
-    ),
-    "logps_behavior": (
-        lambda logps: _are_numbers(logps) and max(logps, default=0.0) <= _LARGEST_LOGP,
-        "give a list of log-probabilities (natural, at most 0)",
-    ),
-    "finish_reason": (_one_of(get_args(FinishReason)), "give 'stop' or 'length'"),
-    "verdict": (_one_of(get_args(Verdict)), "give 'right', 'wrong' or 'ungradable'"),
-    "answer": (_or_null(_is_text), "give a string or null"),
-    "label": (_or_null(lambda value: isinstance(value, bool)), "give true, false or null"),
-    "reward": (
-        _or_null(lambda value: _is_number(value) and abs(value) <= _LARGEST_REWARD),
-        "give a finite number that float32 holds, or null",
-    ),
-    "completions": (
-        _list_of(lambda step: _is_text(step) and bool(step.strip())),
-        "give a list of steps, none of them blank",
-    ),
-    "step_separator": (_is_name, "give the string between the steps, or the name of their splitter"),
-    "labels": (
-        _is_step_labels,
-        "give true or false for each step (hard labels), or a number in [0, 1] with a decimal point for each step "
-        "(soft labels), never both kinds in a row; null for a step that has none",
-    ),
-    "successes": (_or_null(_are_counts), "give a list of whole numbers, or null"),
-    "trials": (_or_null(_are_counts), "give a list of whole numbers, or null"),
-    "q_values": (_are_numbers, "give a list of finite numbers"),
-    "step_rewards": (_are_numbers, "give a list of finite numbers"),
-    "score": (_or_null(_is_number), "give a finite number or null"),
-}
-
-_SAME_LENGTH = (
-    ("logps_behavior", "completion_ids"),
-    ("labels", "completions"),
-    ("successes", "completions"),
-    ("trials", "completions"),
-    ("q_values", "completions"),
-    ("step_rewards", "completions"),
-)

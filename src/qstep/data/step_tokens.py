@@ -102,55 +102,64 @@ def step_token_ends(
     Raises:
         ValueError: `steps` are not those of the decoded tokens.
     """
-
     steps = checked_steps(steps)
-
-    def decode(part: list[int]) -> str:
-        return decode_text(tokenizer, part)
-
-    for ids in (list(token_ids), list(token_ids[:-1])):
-        text = decode(ids)
-        with suppress(ValueError):
-            regions = step_regions(text, steps, separator)
-            break
-    else:
-        raise ValueError(
-            f"the steps {list(steps)!r} are not those of the tokens, which read {decode(list(token_ids))!r}"
-        )
-
-    def find(start: int, position: int, target: int) -> tuple[int, int] | None:
-        """The number of tokens that complete `text[:target]`, and how far they reach. The first `start` tokens must
-        reach to `position`. Decodes only tokens from `start`. None if these do not continue the text, because a decoder
-        may strip a space at the beginning, or `start` may lie inside a character."""
-
-        def reached(count: int) -> int:
-            furthest = 0
-            # An incomplete character at the end is not decoded, and with byte fallback neither are the bytes before it.
-            # Then one of the (at most 3) earlier tokens ends a character.
-            for fewer in range(count, max(count - 4, start), -1):
-                part = decode(ids[start:fewer])
-                if text.startswith(part, position):
-                    return position + max(furthest, len(part))
-                while not text.startswith(part, position):
-                    part = part[:-1]
-                furthest = max(furthest, len(part))
-            return position + furthest
-
-        width = 8
-        while (limit := min(start + width, len(ids))) < len(ids) and (at := reached(limit)) < target:
-            if at == position:
-                return None
-            width *= 2
-        counts = range(start + 1, limit + 1)
-        index = bisect_left(counts, target, key=reached)
-        return (counts[index], reached(counts[index])) if index < len(counts) else None
-
+    ids, text, regions = _regions_of(tokenizer, token_ids, steps, separator)
     ends: list[int] = []
     count = position = 0
     for _, target in regions[:-1]:
         if position < target:
-            found = find(count, position, target) or find(0, 0, target)
+            found = _completing(tokenizer, ids, text, (count, position), target) or _completing(
+                tokenizer, ids, text, (0, 0), target
+            )
             assert found is not None, "all tokens together complete the text"
             count, position = found
         ends.append(count - 1)
     return [*ends, len(token_ids) - 1] if steps else []
+
+
+def _regions_of(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], steps: Sequence[str], separator: str
+) -> tuple[list[int], str, list[Span]]:
+    """The tokens with or without the last one, whichever read as the steps, their text, and the steps' regions in it.
+
+    Raises ValueError if neither reads as the steps.
+    """
+    for ids in (list(token_ids), list(token_ids[:-1])):
+        text = decode_text(tokenizer, ids)
+        with suppress(ValueError):
+            return ids, text, step_regions(text, steps, separator)
+    read = decode_text(tokenizer, list(token_ids))
+    raise ValueError(f"the steps {list(steps)!r} are not those of the tokens, which read {read!r}")
+
+
+def _completing(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str, known: tuple[int, int], target: int
+) -> tuple[int, int] | None:
+    """The number of tokens that complete `text[:target]`, and the position that they reach.
+
+    `known` is such a pair for an earlier position. Only the tokens after it are decoded. None if these do not continue
+    the text, because a decoder may strip a space at the beginning, or `known` may lie inside a character.
+    """
+    start, position = known
+
+    def reached(count: int) -> int:
+        furthest = 0
+        # An incomplete character at the end is not decoded, and with byte fallback neither are the bytes before it.
+        # Then one of the (at most 3) earlier tokens ends a character.
+        for fewer in range(count, max(count - 4, start), -1):
+            part = decode_text(tokenizer, ids[start:fewer])
+            if text.startswith(part, position):
+                return position + max(furthest, len(part))
+            while not text.startswith(part, position):
+                part = part[:-1]
+            furthest = max(furthest, len(part))
+        return position + furthest
+
+    width = 8
+    while (limit := min(start + width, len(ids))) < len(ids) and (at := reached(limit)) < target:
+        if at == position:
+            return None
+        width *= 2
+    counts = range(start + 1, limit + 1)
+    index = bisect_left(counts, target, key=reached)
+    return (counts[index], reached(counts[index])) if index < len(counts) else None

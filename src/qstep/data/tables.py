@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qstep.data.rows import takes_null
+from qstep.data.columns import takes_null
 from qstep.types import Row
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from qstep.data import canonical_json, group_key, judged_right, read_responses
+from qstep.data import canonical_json, group_key, how_to_add, judged_right, read_responses
 from qstep.evals.result_files import structure
 from qstep.evals.results import BestOfN
 from qstep.evals.scores import Responses, q_values_of, response_auc, score_facts, score_lengths
@@ -148,9 +148,9 @@ def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
 def _require(row: Row, path: Path, *, scored: bool) -> None:
     """Raises ValueError, naming the row, if it is not graded, or not scored although it must be."""
     if "verdict" not in row:
-        raise ValueError(f"{path}: row {row['id']!r} has no verdict: run `qstep grade` on the file first")
+        raise ValueError(f"{path}: row {row['id']!r} has no verdict: {how_to_add('verdict')}")
     if scored and "score" not in row:
         raise ValueError(
-            f"{path}: row {row['id']!r} has no score: run `qstep score` on the file first, or give it without a name "
+            f"{path}: row {row['id']!r} has no score: {how_to_add('score')}, or give the file without a name "
             f"(--inputs {path}) for results that need no scorer"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from qstep.data import judged_right
+from qstep.data import how_to_add, judged_right
 from qstep.evals.auc import auc_estimate, within_problem_auc
 from qstep.evals.length import length_report
 from qstep.types import Row
@@ -63,12 +63,12 @@ def q_values_of(responses: dict[str, Responses], large: list[bool]) -> dict[str,
         ValueError: a row has no Qs, or there is no scorer.
     """
     if not responses:
-        raise ValueError("--aggregations needs rows with q_values: run `qstep score` on them first")
+        raise ValueError(f"--aggregations needs rows with q_values: {how_to_add('q_values')}")
     for name, problems in responses.items():
         lacking = next((row for rows in problems for row in rows if row["q_values"] is None), None)
         if lacking is not None:
             raise ValueError(
-                f"row {lacking['id']!r} of {name} has no q_values, which --aggregations needs: run `qstep score` on it"
+                f"row {lacking['id']!r} of {name} has no q_values, which --aggregations needs: {how_to_add('q_values')}"
             )
     return {
         name: [[row["q_values"] for row in rows] for rows, is_large in zip(problems, large, strict=True) if is_large]

@@ -10,31 +10,24 @@ Dimensions: R rows, S states, V vocabulary, T new tokens, L positions.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from qstep.data import decode_text
+from qstep.generation.drawing import choose, uniforms
 from qstep.generation.engine import Request, SamplingSettings, check_length
+from qstep.generation.states import GrowingLayer, hosts_of, next_states, take_beginnings
 from qstep.types import Ending, Response
 
 _LOOKAHEAD = 4
 """Number of batches read ahead, so that prompts of similar length can be batched together."""
-
-_DROP_SHARE = 1 / 8
-"""The share of ended states at which the batch is compacted. Keeping them costs compute, removing them a copy."""
-
-_ROOM = 64
-"""Minimum number of positions by which a key-value buffer grows."""
 
 
 @dataclass(slots=True)
@@ -193,13 +186,13 @@ class HFEngine:
         cache, logits_SV, pads_S, state_R, width = self._prefill(rows)
         padded = bool(pads_S.any())
         mask_SL = torch.arange(width + settings.max_new_tokens, device=device) >= pads_S[:, None]
-        uniforms_RT = _uniforms(rows, settings).to(device)
+        uniforms_RT = uniforms([(row.job.request.key, row.sample) for row in rows], settings).to(device)
         tokens_RT = torch.full((len(rows), settings.max_new_tokens), self.eos_ids[0], device=device)
         logps_RT = torch.zeros((len(rows), settings.max_new_tokens), device=device)
         live_R = torch.arange(len(rows), device=device)
         stepped_R = [False] * len(rows)
         for step in range(settings.max_new_tokens):
-            token_R, logp_R = _choose(logits_SV, state_R, uniforms_RT[live_R, step], settings)
+            token_R, logp_R = choose(logits_SV, state_R, uniforms_RT[live_R, step], settings)
             tokens_RT[live_R, step] = token_R
             logps_RT[live_R, step] = logp_R
             if settings.stop is not None:
@@ -210,7 +203,7 @@ class HFEngine:
             live_R, state_R, token_R = live_R[going_R], state_R[going_R], token_R[going_R]
             if not len(live_R):
                 break
-            source_S, token_S, state_R = _next_states(state_R, token_R, len(logits_SV))
+            source_S, token_S, state_R = next_states(state_R, token_R, len(logits_SV))
             if source_S is not None:
                 cache.reorder_cache(source_S)
                 pads_S, mask_SL = pads_S[source_S], mask_SL[source_S]
@@ -257,7 +250,7 @@ class HFEngine:
         prompts = list(states)
         width = max(map(len, prompts))
         pads_S = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
-        hosts = _hosts(prompts)
+        hosts = hosts_of(prompts)
         longest = sorted({*hosts})
         if len(longest) < len(prompts) and self._keeps_all:
             cache, _ = self._forward([prompts[i][:-1] for i in longest])
@@ -265,7 +258,7 @@ class HFEngine:
             if self._keeps_all:
                 place = {host: row for row, host in enumerate(longest)}
                 row_S = torch.tensor([place[host] for host in hosts], device=device)
-                _take_beginnings(cache, row_S, pads_S, pads_S[hosts])
+                take_beginnings(cache, row_S, pads_S, pads_S[hosts])
                 where = {
                     "attention_mask": torch.arange(width, device=device) >= pads_S[:, None],
                     "position_ids": (width - 1 - pads_S)[:, None],
@@ -274,7 +267,7 @@ class HFEngine:
                 output = self.model(input_ids=last, past_key_values=cache, use_cache=True, **where)
                 return cache, output.logits[:, -1], pads_S, state_R, width
         cache, logits_SV = self._forward(prompts)
-        cache.layers = [_GrowingLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+        cache.layers = [GrowingLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
         return cache, logits_SV, pads_S, state_R, width
 
     def _forward(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Tensor]:
@@ -294,142 +287,6 @@ class HFEngine:
 
     def _eos_tensor(self) -> Tensor:
         return torch.tensor(self.eos_ids, device=self.model.device)
-
-
-class _GrowingLayer(DynamicLayer):
-    """Keys and values in a buffer with room to grow. A step writes only its own position.
-
-    `DynamicLayer` concatenates, which copies all keys and values at every step.
-    """
-
-    def __init__(self, layer: DynamicLayer) -> None:
-        super().__init__()
-        assert layer.keys is not None and layer.values is not None, "the layer holds a prompt"
-        self.lazy_initialization(layer.keys, layer.values)
-        self._keys, self._values, self._length = layer.keys, layer.values, layer.keys.shape[-2]
-        self._expose()
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        start, self._length = self._length, self._length + key_states.shape[-2]
-        if self._length > self._keys.shape[-2]:
-            capacity = self._length + max(_ROOM, self._length // 2)
-            self._keys = _moved(self._keys[:, :, :start], capacity)
-            self._values = _moved(self._values[:, :, :start], capacity)
-        self._keys[:, :, start : self._length] = key_states
-        self._values[:, :, start : self._length] = value_states
-        return self._expose()
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        self._keys = self._keys.index_select(0, beam_idx)
-        self._values = self._values.index_select(0, beam_idx)
-        self._expose()
-
-    def _expose(self) -> tuple[Tensor, Tensor]:
-        keys, values = self._keys[:, :, : self._length], self._values[:, :, : self._length]
-        self.keys, self.values = keys, values
-        return keys, values
-
-
-def _hosts(prompts: Sequence[tuple[int, ...]]) -> list[int]:
-    """For each prompt, the index of the longest prompt that begins with it, or its own index.
-
-    In the order of tokens, the prompts that begin with a prompt follow it directly.
-    """
-    order = sorted(range(len(prompts)), key=prompts.__getitem__, reverse=True)
-    hosts = list(range(len(prompts)))
-    for after, this in pairwise(order):
-        if prompts[after][: len(prompts[this])] == prompts[this]:
-            hosts[this] = hosts[after]
-    return hosts
-
-
-def _take_beginnings(cache: Any, row_S: Tensor, pads_S: Tensor, host_pads_S: Tensor) -> None:
-    """Turns the prompts in a cache into states that are beginnings of them, left-padded as before.
-
-    A beginning has the same keys as the complete prompt, because tokens do not see later ones. `row_S` is the row of
-    each state's prompt, and `host_pads_S` is its padding.
-    """
-    length = cache.layers[0].keys.shape[-2]
-    slots_SL = (torch.arange(length, device=row_S.device) + (host_pads_S - pads_S)[:, None]).clamp(min=0)
-    for number, layer in enumerate(cache.layers):
-        for name in ("keys", "values"):
-            held = getattr(layer, name).index_select(0, row_S)
-            index = slots_SL[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3])
-            setattr(layer, name, held.gather(2, index))
-        cache.layers[number] = _GrowingLayer(layer)
-
-
-def _moved(states: Tensor, capacity: int) -> Tensor:
-    """`states` at the front of a new buffer of `capacity` positions."""
-    rows, heads, length, size = states.shape
-    buffer = states.new_empty((rows, heads, capacity, size))
-    buffer[:, :, :length] = states
-    return buffer
-
-
-def _next_states(state_R: Tensor, token_R: Tensor, states: int) -> tuple[Tensor | None, Tensor, Tensor]:
-    """The states that the rows in `state_R` (of `states` states) reach with `token_R`.
-
-    Returns the predecessor of each next state, the token of each next state, and the next state of each row. The
-    predecessors are None if the cache can stay unchanged: no state splits, and few states have lost all their rows.
-    """
-    order = token_R.max() + 1
-    pair_S, next_R = torch.unique(state_R * order + token_R, return_inverse=True)
-    source_S, token_S = pair_S // order, pair_S % order
-    split = bool((source_S[1:] == source_S[:-1]).any())
-    if split or states - len(source_S) >= _DROP_SHARE * states:
-        return source_S, token_S, next_R
-    all_tokens_S = torch.zeros(states, dtype=token_S.dtype, device=token_S.device)
-    all_tokens_S[source_S] = token_S
-    return None, all_tokens_S, source_S[next_R]
-
-
-def _choose(
-    logits_SV: Tensor, state_R: Tensor, uniforms_R: Tensor, settings: SamplingSettings
-) -> tuple[Tensor, Tensor]:
-    """The next token of every row, and its log-probability under the sampling distribution.
-
-    The token is the inverse of its state's cumulative distribution at the row's uniform number. Greedy tokens get their
-    log-probability at temperature 1.
-    """
-    if settings.temperature == 0:
-        logps_SV = logits_SV.float().log_softmax(dim=-1)
-        token_S = logps_SV.argmax(dim=-1)
-        return token_S[state_R], logps_SV.gather(1, token_S[:, None]).squeeze(1)[state_R]
-    logps_SV = (logits_SV.float() / settings.temperature).log_softmax(dim=-1)
-    probs_SV = logps_SV.exp().double()
-    if settings.top_p < 1:
-        probs_SV = _nucleus(probs_SV, settings.top_p)
-    reachable_SV = probs_SV > 0
-    # A token without probability gets a bound that no uniform number is below. It is set explicitly, because a parallel
-    # sum may not be monotone in its last bit.
-    cumulative_SV = probs_SV.cumsum(dim=-1).where(reachable_SV, 0)
-    # A uniform number below 1, scaled to the total mass, always selects a token.
-    mass_S = cumulative_SV.amax(dim=-1)
-    above_RV = cumulative_SV[state_R] > (uniforms_R * mass_S[state_R])[:, None]
-    token_R = above_RV.to(torch.uint8).argmax(dim=-1)
-    logp_R = logps_SV[state_R, token_R]
-    if settings.top_p < 1:
-        logp_R = logp_R - mass_S[state_R].log().float()
-    return token_R, logp_R
-
-
-def _nucleus(probs_SV: Tensor, top_p: float) -> Tensor:
-    """Zeroes all but the smallest set of most likely tokens whose mass reaches `top_p`, without renormalising."""
-    sorted_SV, order_SV = probs_SV.sort(dim=-1, descending=True, stable=True)
-    mass_before_SV = sorted_SV.cumsum(dim=-1) - sorted_SV
-    kept_SV = sorted_SV.masked_fill(mass_before_SV >= top_p, 0)
-    return torch.zeros_like(probs_SV).scatter(1, order_SV, kept_SV)
-
-
-def _uniforms(rows: list[_Row], settings: SamplingSettings) -> Tensor:
-    """Numbers in [0, 1), `[R, T]`. Each row has a counter-based generator, keyed by (seed, key, sample)."""
-    uniforms = np.empty((len(rows), settings.max_new_tokens))
-    for row, out in zip(rows, uniforms, strict=True):
-        name = repr((settings.seed, row.job.request.key, row.sample)).encode()
-        key = int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little")
-        np.random.Generator(np.random.Philox(key=key)).random(out=out)
-    return torch.from_numpy(uniforms)
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any
 from qstep.grading.extraction import prose, statement, undelimited
 from qstep.grading.pool import pool
 from qstep.grading.rules import ALL, Rules
-from qstep.grading.spelling import ascending, interval, measured, plain, respelled, uncounted, words
+from qstep.grading.spelling import ascending, interval, known_side, measured, plain, respelled, uncounted, words
 from qstep.types import Verdict
 
 _MAX_RESPONSE = 500_000
@@ -96,8 +96,14 @@ def warm_up(workers: int | None = None) -> None:
 
 
 def equivalent(a: str, b: str, *, deadline_s: float = 3.0) -> bool:
-    """Whether two extracted answers are equivalent; False if that cannot be decided."""
+    """Whether two extracted answers are equivalent; False if that cannot be decided.
+
+    An equation with one known side counts as that side: `3 + 12 = 15` and `x = 15` are 15.
+    """
     _check_strings(a=a, b=b)
+    a, b = known_side(a), known_side(b)
+    if "=" in a and "=" not in b:  # math-verify reads the last side of an equation only in the second one
+        a, b = b, a
     return _compared(ALL, a, b, True, deadline_s).verdict == "right"
 
 

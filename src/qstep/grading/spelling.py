@@ -43,6 +43,11 @@ _COUNTED = re.compile(
     r"((?:\\?\$)?[-\d,.]+)\s+(?!(?:or|and|to|than|not|mod|dozen|hundred|thousand|million|billion)(?!\w))[a-zA-Z&]{2,}"
     r"(?:\s+(?!(?:or|and|to|than|not|more|less|mod)(?!\w))[a-zA-Z&]+){0,3}(?:\s?\^\{?[23]\}?)?"
 )
+_EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
+_NAME = re.compile(r"[a-zA-Z]|\\(?:text\w*|math(?:rm|bf|it|sf|tt)|mbox)\s*\{[^{}]*\}")
+_KNOWN = re.compile(
+    r"(?=.*\d)[-+*/^().,%$\d\s{}]*(?:\\(?:[dt]?frac|sqrt|cdot|times|div|pi|left|right|[$%])[-+*/^().,%$\d\s{}]*)*"
+)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z ,.'()-]*")
 _NO_WORDS = re.compile(r"\b(?:the|an?|and|option|choice)\b|[^\w\s]", re.I)
 _DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -108,6 +113,19 @@ def uncounted(value: str) -> str:
     """`value` without the words after its number: `762 M&Ms` becomes 762, and `5 or more` stays."""
     match = _COUNTED.fullmatch(_TEXT.sub(r" \1 ", value).strip())
     return match[1] if match else value
+
+
+def known_side(value: str) -> str:
+    """The value that an equation states: 15 of `3 + 12 = 15`, `x = 15`, `x = 3 + 12 = 15` and `15 = x`.
+
+    Anything else is returned unchanged, such as `x + 3 = 18`, `y = 2x` or `x = 1, y = 2`.
+    """
+    sides = [side.strip() for side in _EQUALS.split(value)]
+    if len(sides) > 1 and _NAME.fullmatch(sides[0]):
+        sides = sides[1:]
+    elif len(sides) > 1 and _NAME.fullmatch(sides[-1]):
+        sides = sides[:-1]
+    return sides[-1] if all(map(_KNOWN.fullmatch, sides)) else value
 
 
 def words(value: str) -> list[str]:

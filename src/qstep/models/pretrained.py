@@ -12,7 +12,8 @@ from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import PretrainedConfig, PreTrainedModel
 
 from qstep.models.adapters import restore_pretrained, save_pretrained
-from qstep.models.loading import bare, pack
+from qstep.models.loading import bare
+from qstep.models.packable import pack
 
 if TYPE_CHECKING:
     from peft import PeftModel

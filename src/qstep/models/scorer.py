@@ -23,18 +23,10 @@ from qstep.data import (
     prompt_kind,
 )
 from qstep.models.adapters import adapted, load_adapter
-from qstep.models.loading import (
-    ADAPTER_CONFIG,
-    LoadedModel,
-    ModelOptions,
-    bare,
-    head_name,
-    is_scorer,
-    load_token_classifier,
-    token_classifier_of,
-)
+from qstep.models.loading import ADAPTER_CONFIG, LoadedModel, ModelOptions, bare, is_scorer
 from qstep.models.packing import Batch, StepBatch, collate_groups, packed_hidden, response_starts
 from qstep.models.pretrained import PretrainedModule
+from qstep.models.token_classifiers import head_name, load_token_classifier, token_classifier_of
 from qstep.types import Aggregation, Dtype, Prompt, PromptKind
 from qstep.words import counted
 

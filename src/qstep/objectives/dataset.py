@@ -140,33 +140,47 @@ def select_rows(
         kept &= ~rows
     most = _most_tokens(index, tokenizer) + fixed_tokens(table)
     doubtful = np.flatnonzero(kept & (most > config.max_length))
-    if len(doubtful):
-        key = {
-            "file": index.fingerprint,
-            "tokenizer": tokenizer_fingerprint(tokenizer),
-            "format": format,
-            "rows": hashlib.sha256(doubtful.tobytes()).hexdigest(),
-            "max_length": config.max_length,
-        }
-
-        def measure() -> tuple[dict[str, Any], NDArray[Any]]:
-            return {}, np.array([encode(index.row(int(number))) for number in doubtful], "<i8")
-
-        _, exact = first_then_all(lambda: cached_array(index.path, f"{format}.lengths", key, np.dtype("<i8"), measure))
-        long = exact > config.max_length
-        if long.any() and config.over_long == "refuse":
-            named = ", ".join(
-                f"{source.line(n)} ({t})" for n, t in zip(doubtful[long], exact[long][:_NAMED], strict=False)
-            )
-            raise ValueError(
-                f"{source}: {int(long.sum())} rows are longer than max_length {config.max_length} tokens: {named}"
-                f"{', ...' if long.sum() > _NAMED else ''}. qstep truncates nothing. Raise max_length, or leave these "
-                "rows out with over_long: drop."
-            )
-        if long.any():
-            left_out["longer than max_length"] += int(long.sum())
-            kept[doubtful[long]] = False
+    lengths = _exact_lengths(index, doubtful, config.max_length, tokenizer, encode)
+    long = doubtful[lengths > config.max_length]
+    if len(long) and config.over_long == "refuse":
+        raise _too_long(source, long, lengths[lengths > config.max_length], config.max_length)
+    left_out["longer than max_length"] += len(long)
+    kept[long] = False
     return GroupDataset(source, index, np.flatnonzero(kept), config.responses_per_prompt, +left_out)
+
+
+def _exact_lengths(
+    index: Index,
+    rows: NDArray[np.int64],
+    max_length: int,
+    tokenizer: PreTrainedTokenizerBase,
+    encode: Callable[[Row], int],
+) -> NDArray[np.int64]:
+    """The numbers of tokens of these rows, which are kept next to the file."""
+    if not len(rows):
+        return np.empty(0, np.int64)
+    key = {
+        "file": index.fingerprint,
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "format": index.format,
+        "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
+        "max_length": max_length,
+    }
+
+    def measure() -> tuple[dict[str, Any], NDArray[Any]]:
+        return {}, np.array([encode(index.row(int(number))) for number in rows], "<i8")
+
+    dtype: np.dtype[Any] = np.dtype("<i8")
+    return first_then_all(lambda: cached_array(index.path, f"{index.format}.lengths", key, dtype, measure))[1]
+
+
+def _too_long(source: RowsFile, rows: NDArray[np.int64], lengths: NDArray[np.int64], max_length: int) -> ValueError:
+    named = ", ".join(f"{source.line(row)} ({tokens})" for row, tokens in zip(rows, lengths[:_NAMED], strict=False))
+    return ValueError(
+        f"{source}: {len(rows)} rows are longer than max_length {max_length} tokens: {named}"
+        f"{', ...' if len(rows) > _NAMED else ''}. qstep truncates nothing. Raise max_length, or leave these rows out "
+        "with over_long: drop."
+    )
 
 
 def _refuse_other_separators(source: RowsFile, index: Index, wanted: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import row_step_ends, steps_of
+from qstep.data import how_to_add, row_step_ends, steps_of
 from qstep.losses import (
     ImportanceMode,
     additive_rewards,
@@ -105,7 +105,7 @@ class DQO(Objective[RewardedBatch]):
                 int(unscored.min()),
                 "step_rewards",
                 f"is missing ({len(unscored)} such rows), but process_rewards {self.config.process_rewards} needs it: "
-                "run `qstep score`, which writes it",
+                f"{how_to_add('step_rewards')}",
             )
         return dataset
 

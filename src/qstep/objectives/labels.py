@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qstep.data import Index, contradicting_rows, is_right, rising_rows
+from qstep.data import NO_ERROR, Index, contradicting_rows, first_wrong, is_right, rising_rows
 from qstep.objectives.source import RowsFile
 from qstep.types import ABSENT, Row
 
@@ -21,28 +21,25 @@ _log = logging.getLogger(__name__)
 
 def hard_labels(row: Row, threshold: float = 0.0, stop_at_first_error: bool = False) -> list[float]:
     """Labels for a ranking loss: 1 or 0 by the threshold, 0 after the first wrong step, and `ABSENT` for null."""
-    labels, first_wrong = _read(row, threshold, stop_at_first_error)
-    return [label if label == ABSENT else float(t < first_wrong) for t, label in enumerate(labels)]
+    labels, first = soft_labels(row, threshold, stop_at_first_error), first_wrong(row["labels"], threshold)
+    return [label if label == ABSENT else float(first == NO_ERROR or step < first) for step, label in enumerate(labels)]
 
 
 def soft_labels(row: Row, threshold: float = 0.0, stop_at_first_error: bool = False) -> list[float]:
-    """The row's own labels, with `ABSENT` for null. The threshold decides which step is the first wrong one."""
-    return _read(row, threshold, stop_at_first_error)[0]
+    """The row's own labels, with `ABSENT` for null.
+
+    `stop_at_first_error` drops the labels after the first wrong step, which the threshold decides.
+    """
+    labels = [float(ABSENT) if label is None else float(label) for label in row["labels"]]
+    first = first_wrong(row["labels"], threshold) if stop_at_first_error else NO_ERROR
+    return labels if first == NO_ERROR else labels[: first + 1]
 
 
 def verdict_label(row: Row) -> list[float]:
     """The verdict on the response as the label of its last step. Without a verdict, that step keeps its own label."""
-    labels, _ = _read(row, 0.0, False)
+    labels = soft_labels(row)
     verdict = is_right(row)
     return [float(ABSENT)] * (len(labels) - 1) + [labels[-1] if verdict is None else float(verdict)]
-
-
-def _read(row: Row, threshold: float, stop_at_first_error: bool) -> tuple[list[float], int]:
-    """The labels and the index of the first wrong step. `stop_at_first_error` drops the labels after that step."""
-    labels = [float(ABSENT) if label is None else float(label) for label in row["labels"]]
-    wrong = (t for t, label in enumerate(labels) if label != ABSENT and label <= threshold)
-    first_wrong = next(wrong, len(labels))
-    return labels[: first_wrong + 1] if stop_at_first_error else labels, first_wrong
 
 
 def check_verdicts(source: RowsFile, forbidden: Sequence[str]) -> None:

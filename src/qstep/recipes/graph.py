@@ -25,6 +25,7 @@ from qstep.recipes.recipe import Recipe, Stage, fill, read_recipe, references
 from qstep.recipes.workers import Job, Workers
 from qstep.runs.options import About, Reads, changes_nothing, options_of
 from qstep.runs.progress import console
+from qstep.runs.seals import why_changed
 from qstep.runs.shared_options import path_inputs
 
 
@@ -177,8 +178,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _is_unchanged(path: Path, was: Mapping[str, Any]) -> bool:
     """Whether a file has the content that `_content` noted; it is read only where its stamp differs."""
-    stamp = _stamp(path)
-    return stamp == was["stamp"] or (stamp[0] == was["stamp"][0] and file_fingerprint(path) == was["sha256"])
+    return _stamp(path) == was["stamp"] or why_changed(path, was["stamp"][0], was["sha256"]) is None
 
 
 def _upstream(stages: Mapping[str, Stage], name: str) -> list[str]:

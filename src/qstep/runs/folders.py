@@ -1,4 +1,4 @@
-"""Writing a model's folder completely, or not at all."""
+"""Writing a folder completely, or not at all."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from qstep.runs.progress import say_complete, say_written
 from qstep.runs.seals import seal, why_unusable
 
 
-def written_whole(output: Path, settings: Mapping[str, Any], name: str, write: Callable[[Path], None]) -> Path:
+def written_whole(
+    output: Path,
+    settings: Mapping[str, Any],
+    name: str,
+    write: Callable[[Path], None],
+    files: Callable[[Path], list[Path]] = model_files,
+) -> Path:
     """Calls `write` on a temporary folder, which becomes `output` when it is complete.
 
     An existing output with the same settings is left unchanged.
 
     Args:
         name: what the folder contains, for the message.
+        files: returns the files of the folder that must not change later.
 
     Raises:
         ValueError: the output exists with other content, or was changed.
@@ -40,7 +47,7 @@ def written_whole(output: Path, settings: Mapping[str, Any], name: str, write: C
     unfinished.mkdir(parents=True)
     try:
         write(unfinished)
-        seal(unfinished, settings, model_files(unfinished))
+        seal(unfinished, settings, files(unfinished))
         unfinished.replace(output)
     except BaseException:
         shutil.rmtree(unfinished)

@@ -57,14 +57,18 @@ def why_unusable(folder: Path, settings: Mapping[str, Any]) -> str | None:
         changed = sorted(name for name in {*made_with, *settings} if made_with.get(name) != settings.get(name))
         return f"it was made with other settings ({', '.join(changed)})"
     for name, (size, digest) in expected.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes instead of {size}"
-        if file_fingerprint(file) != digest:
-            return f"{name} has changed since it was written"
+        if (reason := why_changed(folder / name, size, digest)) is not None:
+            return f"{name} {reason}"
     return None
+
+
+def why_changed(file: Path, size: int, sha256: str) -> str | None:
+    """How a file differs from what a marker records of it; None if it does not."""
+    if not file.is_file():
+        return "is missing"
+    if file.stat().st_size != size:
+        return f"has {file.stat().st_size} bytes instead of {size}"
+    return None if file_fingerprint(file) == sha256 else "has changed since it was written"
 
 
 def settings_of_marker(folder: Path) -> dict[str, Any] | None:

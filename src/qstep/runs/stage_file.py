@@ -9,28 +9,19 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import qstep
-from qstep.data import RowError, canonical_json, count_rows, file_fingerprint, write_json
-from qstep.data.jsonl import dump_row, is_json, lines_of, parse_row
+from qstep.data import RowError, file_fingerprint, write_json
+from qstep.data.jsonl import dump_row, is_json, lines_of
 from qstep.runs.dry_run import WouldWrite, is_dry_run
+from qstep.runs.sidecar import Meta, new_meta, outcome, read_meta, sidecar, state_of
 from qstep.types import Row
 from qstep.words import counted
-
-
-class SettingsChanged(ValueError):
-    """The rows on disk were made with other settings than the current ones. `names` are the settings that differ."""
-
-    def __init__(self, message: str, names: Iterable[str] = ()) -> None:
-        super().__init__(message)
-        self.names = frozenset(names)
 
 
 class StageBusy(RuntimeError):
@@ -45,7 +36,7 @@ class StageFile:
     """
 
     def __init__(
-        self, path: Path, key: str, fd: int, meta: dict[str, Any], done: set[str], size: int, digest: hashlib._Hash
+        self, path: Path, key: str, fd: int, meta: Meta, done: set[str], size: int, digest: hashlib._Hash
     ) -> None:
         self.path = path
         self.key = key
@@ -79,34 +70,19 @@ class StageFile:
             WouldWrite: this is a dry run, and nothing was opened.
         """
         path = Path(path)
-        meta_path = _sidecar(path)
+        meta_path = sidecar(path)
+        asked = new_meta(stage, settings)
         if is_dry_run():
-            raise WouldWrite(path, _outcome(path, _new_meta(stage, settings), may_grow))
+            raise WouldWrite(path, outcome(path, asked, may_grow))
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = _lock(path)
         try:
-            asked = _new_meta(stage, settings)
-            if os.fstat(fd).st_size == 0 and not (meta_path.exists() and _read_meta(path)["complete"]):
-                meta = asked  # there are no rows yet, so old settings do not matter
-            else:
-                meta = _read_meta(path)
-                if meta["fingerprint"] != asked["fingerprint"]:
-                    _refuse_changes(path, meta, asked, may_grow)
-                    meta = asked
-            if meta is asked:
+            state, meta = state_of(path, asked, may_grow)
+            if state in ("new", "extended"):
                 write_json(meta_path, meta)
             done, size, digest = _scan(path, key)
             if meta["complete"]:
-                if len(done) != meta["rows"] or size != os.fstat(fd).st_size:
-                    raise ValueError(
-                        f"{path} has {counted(len(done), 'complete row')}, but {meta_path.name} says that it finished "
-                        f"with {meta['rows']}, so it was changed. Restore it, or delete both files"
-                    )
-                if digest.hexdigest() != meta.get("sha256", digest.hexdigest()):
-                    raise ValueError(
-                        f"{path} has other rows than those it finished with, by their hash in {meta_path.name}. "
-                        "Restore it, or delete both files"
-                    )
+                _refuse_changed_rows(path, meta, len(done), size, digest.hexdigest())
             elif size != os.fstat(fd).st_size:
                 os.ftruncate(fd, size)
                 os.fsync(fd)
@@ -165,7 +141,7 @@ class StageFile:
         """Marks the stage complete, and adds the number of rows, their SHA-256 and `summary` to the sidecar."""
         rows = {"rows": len(self.done), "sha256": self._digest.hexdigest()}
         finished = {**self._meta, "complete": True, **rows, "summary": dict(summary or {})}
-        write_json(_sidecar(self.path), finished)
+        write_json(sidecar(self.path), finished)
         self._meta = finished
 
     def close(self) -> None:
@@ -183,7 +159,7 @@ class StageFile:
     ) -> None:
         if error is not None and not self.done and not self.complete:
             self.path.unlink(missing_ok=True)
-            _sidecar(self.path).unlink(missing_ok=True)
+            sidecar(self.path).unlink(missing_ok=True)
         self.close()
 
     def _encode(self, name: str, row: Row) -> bytes:
@@ -228,7 +204,7 @@ def is_finished(path: Path) -> bool:
     A file without a sidecar, or one that is not `.jsonl`, belongs to no stage and counts as finished.
     """
     path = Path(path)
-    return path.suffix != ".jsonl" or not _sidecar(path).exists() or bool(_read_meta(path)["complete"])
+    return path.suffix != ".jsonl" or not sidecar(path).exists() or bool(read_meta(path)["complete"])
 
 
 def finished(path: Path) -> str:
@@ -242,75 +218,19 @@ def finished(path: Path) -> str:
     return file_fingerprint(path)
 
 
-def _sidecar(path: Path) -> Path:
-    if path.suffix != ".jsonl":
-        raise ValueError(f"{path} is not a .jsonl file, but a stage writes rows: give a name that ends in .jsonl")
-    return path.with_suffix(".meta.json")
-
-
-def _new_meta(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    identity = canonical_json({"stage": stage, "settings": dict(settings)})
-    return {
-        **json.loads(identity),
-        "fingerprint": hashlib.sha256(identity).hexdigest(),
-        "complete": False,
-        "qstep_version": qstep.__version__,
-    }
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    """The sidecar of the rows at `path`. Raises ValueError if it is missing or broken."""
-    meta_path = _sidecar(path)
-    if not meta_path.exists():
+def _refuse_changed_rows(path: Path, meta: Meta, rows: int, size: int, digest: str) -> None:
+    """Raises ValueError if the rows of a complete stage are not those that it finished with."""
+    name = sidecar(path).name
+    if rows != meta["rows"] or size != path.stat().st_size:
         raise ValueError(
-            f"{path} has rows but no {meta_path.name}, so their settings are unknown: restore that file, or choose "
-            "another output"
+            f"{path} has {counted(rows, 'complete row')}, but {name} says that it finished with {meta['rows']}, so it "
+            "was changed. Restore it, or delete both files"
         )
-    try:
-        meta = parse_row(meta_path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{meta_path}: {error}; restore it, or delete it and {path.name}") from None
-    if missing := {"stage", "settings", "fingerprint", "complete"} - meta.keys():
-        raise ValueError(f"{meta_path} lacks {sorted(missing)}; restore it, or delete it and {path.name}")
-    return meta
-
-
-def _outcome(path: Path, asked: Mapping[str, Any], may_grow: Collection[str]) -> str:
-    """What opening a stage would do to the rows at `path`. Raises SettingsChanged as opening it would."""
-    rows = count_rows(path) if path.exists() else 0
-    if not rows and not (_sidecar(path).exists() and _read_meta(path)["complete"]):
-        return "new"
-    meta = _read_meta(path)
-    if meta["fingerprint"] != asked["fingerprint"]:
-        _refuse_changes(path, meta, asked, may_grow)
-        return f"extended after {rows} rows"
-    return f"complete with {rows} rows: left unchanged" if meta["complete"] else f"resumed after {rows} rows"
-
-
-def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], may_grow: Collection[str]) -> None:
-    before = _flat({"stage": old["stage"], **old["settings"]})
-    after = _flat({"stage": new["stage"], **new["settings"]})
-    grown = {n for n in may_grow if n in before and n in after and float(before[n]) < float(after[n])}
-    if before.keys() == after.keys() and all(before[n] == after[n] for n in before.keys() - grown):
-        return
-    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    changes = [f"  {name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}" for name in names]
-    raise SettingsChanged(
-        f"{path} was made with other settings:\n" + "\n".join(changes) + "\n"
-        f"Choose another output, or delete {path.name} and {_sidecar(path).name}",
-        names,
-    )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as `outer.inner` -> JSON."""
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = json.dumps(value, ensure_ascii=False)
-    return flat
+    if digest != meta.get("sha256", digest):
+        raise ValueError(
+            f"{path} has other rows than those it finished with, by their hash in {name}. Restore it, or delete both "
+            "files"
+        )
 
 
 def _scan(path: Path, key: str) -> tuple[set[str], int, hashlib._Hash]:

@@ -10,7 +10,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from qstep.models import ScorerModel, StepContract
-from qstep.models.loading import bare, head_name
+from qstep.models.loading import bare
+from qstep.models.token_classifiers import head_name
 from qstep.scoring.formats import ContractFormat
 from qstep.scoring.published.base import Published
 from qstep.scoring.scorer import Scorer

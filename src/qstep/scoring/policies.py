@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import nn
 from qstep.data import encode_joined, encode_prompt
 from qstep.models import LogRatioModel, ModelOptions, PolicyModel, PolicyWithValue
 from qstep.models.loading import ADAPTER_CONFIG, load_causal_lm, load_tokenizer
-from qstep.runs.seals import MARKER
+from qstep.runs.seals import settings_of_marker
 from qstep.scoring.formats import Encoded
 from qstep.scoring.published.base import Published
 from qstep.types import Dtype, Prompt
@@ -118,6 +117,6 @@ class Policy(LogRatio):
 def _trained_beta(folder: Path) -> float:
     """The beta in the settings of a checkpoint. Raises ValueError if there is none."""
     try:
-        return float(json.loads((folder / MARKER).read_text())["settings"]["beta"])
-    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return float((settings_of_marker(folder) or {})["beta"])
+    except (KeyError, TypeError, ValueError):
         raise ValueError(f"{folder} does not record the beta of its training: give --scorer_options.beta") from None

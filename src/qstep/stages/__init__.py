@@ -1,4 +1,5 @@
-"""One file for each command. A command reads rows or problems, and writes rows or a model.
+"""One file for each command, and `commands.py`, the table of them.
 
-Heavy imports are lazy, except in `train`.
+A command reads rows or problems, and writes rows or a model. `evaluate_steps.py` is `qstep evaluate processbench`, and
+`train.py` is `qstep train` with every method. Heavy imports are lazy, except in `train`.
 """

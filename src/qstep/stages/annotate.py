@@ -1,8 +1,7 @@
 """`qstep annotate`: graded responses in, step labels out."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,17 +20,11 @@ from qstep.tasks.options import GradingOptions
 from qstep.types import Row
 
 if TYPE_CHECKING:
-    from qstep.annotate import RolloutSettings
+    from qstep.annotate import Budgets, Chosen, RolloutSettings
     from qstep.generation import Engine
 
 _BY_ROLLOUTS = ("monte_carlo", "binary_search", "adaptive")
 """The methods that continue responses with a model."""
-
-_ByProblem = dict[tuple[str, str], set[str]]
-"""The ids of the rows of each problem, by `qstep.data.group_key`."""
-
-_Budgets = dict[tuple[str, str], int] | None
-"""The maximum number of rollouts for each problem. None means no limit."""
 
 
 @dataclass
@@ -119,13 +112,15 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     )
 
     def work(done: Collection[str]) -> Work:
-        chosen, ungradable = _choose(config)
+        from qstep.annotate import blocks_of_problems, choose_rows
+
+        chosen, ungradable = choose_rows(_read(config), config.max_problems, config.max_per_problem)
         rows = sum(map(len, chosen.values()))
         if not rows:
             reason = f"no rows to label: {ungradable} rows are ungradable" if ungradable else "no rows"
             raise ValueError(f"{config.input} has {reason}")
         # A row's label depends on the rows of its problem, so a problem is never in two blocks.
-        blocks = _blocks(_problems(config, chosen), config.rows_at_once)
+        blocks = blocks_of_problems(_read(config), chosen, config.rows_at_once)
         todo = (block for block in blocks if any(row["id"] not in done for row in block))
         labelled = (
             config.spread(partial(_ByRollouts, config, _budgets(config, chosen)), todo)
@@ -138,7 +133,7 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
     return config.output
 
 
-def _labeller(config: AnnotateConfig, chosen: _ByProblem, engine: "Engine | None") -> Callable[[list[Row]], list[Row]]:
+def _labeller(config: AnnotateConfig, chosen: "Chosen", engine: "Engine | None") -> Callable[[list[Row]], list[Row]]:
     """The function that labels a block of rows."""
     from qstep.annotate import OutcomePool, flip_labels, label_by_outcome, label_exactly
 
@@ -159,7 +154,7 @@ def _labeller(config: AnnotateConfig, chosen: _ByProblem, engine: "Engine | None
 class _ByRollouts:
     """Labels blocks by rollouts, in this process or a cluster's worker. Loads an engine unless it gets one."""
 
-    def __init__(self, config: AnnotateConfig, budgets: _Budgets, engine: "Engine | None" = None) -> None:
+    def __init__(self, config: AnnotateConfig, budgets: "Budgets | None", engine: "Engine | None" = None) -> None:
         self.engine = engine or config.load_engine(config.model_name_or_path or "")
         self.settings, self.tasks, self.budgets = config.rollout_settings(), config.tasks(), budgets
 
@@ -169,50 +164,13 @@ class _ByRollouts:
         return label_by_rollouts(self.engine, rows, self.settings, self.tasks, self.budgets)
 
 
-def _budgets(config: AnnotateConfig, chosen: _ByProblem) -> _Budgets:
-    """The budget divided among problems in proportion to their steps. The shares add up to the budget."""
-    from qstep.data import group_key, steps_of
+def _budgets(config: AnnotateConfig, chosen: "Chosen") -> "Budgets | None":
+    """The maximum number of rollouts for each problem; None if there is no limit."""
+    from qstep.annotate import share_budget
 
     if config.rollout_budget is None:
         return None
-    steps = dict.fromkeys(chosen, 0)
-    for row in _read(config):
-        problem = group_key(row)
-        if row["id"] in chosen.get(problem, ()):
-            steps[problem] += len(steps_of(row, config.step_separator))
-    total = max(sum(steps.values()), 1)
-    shares: dict[tuple[str, str], int] = {}
-    before = 0
-    for problem, own in steps.items():
-        shares[problem] = config.rollout_budget * (before + own) // total - config.rollout_budget * before // total
-        before += own
-    return shares
-
-
-def _problems(config: AnnotateConfig, chosen: _ByProblem) -> Iterator[list[Row]]:
-    """The chosen rows of each problem, yielded once the last of them is read."""
-    from qstep.data import group_key
-
-    waiting: dict[tuple[str, str], list[Row]] = {}
-    for row in _read(config):
-        problem = group_key(row)
-        if row["id"] in chosen.get(problem, ()):
-            rows = waiting.setdefault(problem, [])
-            rows.append(row)
-            if len(rows) == len(chosen[problem]):
-                yield waiting.pop(problem)
-
-
-def _blocks(problems: Iterable[list[Row]], size: int) -> Iterator[list[Row]]:
-    """Joins problems into blocks of at least `size` rows."""
-    block: list[Row] = []
-    for rows in problems:
-        block += rows
-        if len(block) >= size:
-            yield block
-            block = []
-    if block:
-        yield block
+    return share_budget(_read(config), chosen, config.rollout_budget, config.step_separator)
 
 
 def _summary(config: AnnotateConfig, ungradable: int, rows: Iterator[Row]) -> dict[str, Any]:
@@ -240,21 +198,3 @@ def _read(config: AnnotateConfig) -> Iterator[Row]:
     from qstep.data import read_responses
 
     return read_responses(config.input, task=config.task, need=("gold", "verdict"), accept=config.tasks().of)
-
-
-def _choose(config: AnnotateConfig) -> tuple[_ByProblem, int]:
-    """The rows to label, independent of the file's order, and the number of ungradable ones."""
-    from qstep.data import group_key
-
-    found: dict[tuple[str, str], list[tuple[int, str, bool]]] = {}
-    for row in _read(config):
-        found.setdefault(group_key(row), []).append((row["sample"], row["id"], row["verdict"] != "ungradable"))
-    kept = set(sorted(found, key=_shuffled)[: config.max_problems])
-    first = {problem: sorted(rows)[: config.max_per_problem] for problem, rows in found.items() if problem in kept}
-    chosen = {problem: {id for _, id, gradable in rows if gradable} for problem, rows in first.items()}
-    return chosen, sum(not gradable for rows in first.values() for _, _, gradable in rows)
-
-
-def _shuffled(problem: tuple[str, str]) -> tuple[bytes, str]:
-    problem_id, prompt = problem
-    return hashlib.sha256(problem_id.encode()).digest(), prompt

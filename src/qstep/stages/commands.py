@@ -5,17 +5,16 @@ The table imports no command. `qstep --help` prints it, and recipes find their s
 
 from __future__ import annotations
 
-import ctypes
-import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from qstep.objectives import METHODS
+from qstep.runs.command_line import explains_itself, plainly, refuse_repeated, split_config, words
+from qstep.runs.memory import keep_freed_memory
 from qstep.runs.near import did_you_mean
 
 if TYPE_CHECKING:
@@ -82,10 +81,10 @@ class Command:
         import jsonargparse
 
         named = list(arguments)
-        _refuse_repeated(named)
+        refuse_repeated(named)
         if self.positional and named and not named[0].startswith("-"):
             named.insert(0, f"--{self.positional}")
-        config, flags = _split_config(named)
+        config, flags = split_config(named)
         try:
             return self.instances(self.parser().parse_args([*config, *flags]).as_dict())
         except (jsonargparse.ArgumentError, ValueError) as error:
@@ -120,7 +119,8 @@ class Command:
             try:
                 configs = self.parse(arguments)
             except jsonargparse.ArgumentError as error:
-                problem = self._plainly(str(error))
+                known = {f.name for config in self.classes() for f in fields(config)} | {"config"}
+                problem = plainly(str(error), known, self._near)
                 print(f"qstep {self.name}: {problem}\nqstep {self.name} --help lists its options.", file=sys.stderr)
                 return 2
             (run or self.run)(configs)
@@ -132,34 +132,15 @@ class Command:
         except BrokenPipeError:  # the caller handles a closed standard output
             raise
         except (ValueError, OSError, RuntimeError) as error:
-            if debug or not _explains_itself(error):
+            if debug or not explains_itself(error):
                 raise
-            print(f"qstep {self.name}: {_words(error)}", file=sys.stderr)
+            print(f"qstep {self.name}: {words(error)}", file=sys.stderr)
             return 1
 
-    def _plainly(self, message: str) -> str:
-        """The parser's message in plain words, with a suggestion for a misspelt name."""
-        known = {f.name for config in self.classes() for f in fields(config)} | {"config"}
-        unknown = re.match(r"unrecognized arguments: (.*)", message, re.IGNORECASE)
-        if unknown:
-            return self._unknown(unknown[1].split(), known) + message[unknown.end() :]
-        in_file = re.match(r"Option '([\w.]+)' is not accepted", message)
-        if in_file:
-            return f"no option {in_file[1]!r}{did_you_mean(in_file[1], known)}{message[in_file.end() :]}"
-        required = re.match(r"the following arguments are required: ([\w, ]+)", message)
-        if required:
-            return f"missing: {', '.join(f'--{name}' for name in required[1].split(', '))}{message[required.end() :]}"
-        return _wrong_value(message)
-
-    def _unknown(self, arguments: Sequence[str], known: Iterable[str]) -> str:
-        """The message about arguments that the parser does not know: misspelt options, or words without an option."""
-        options = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
-        if not options:
-            word = arguments[0]
-            longer = [name for name in COMMANDS if name.startswith(f"{self.name} ")]
-            return f"{word!r} has no option before it{did_you_mean(f'{self.name} {word}', longer, '`qstep {}`')}"
-        near = (f"{option}{did_you_mean(option.lstrip('-').partition('.')[0], known, '--{}')}" for option in options)
-        return f"no option {', '.join(near)}"
+    def _near(self, word: str) -> str:
+        """The suggestion of a longer command, for a word after this one's name."""
+        longer = [name for name in COMMANDS if name.startswith(f"{self.name} ")]
+        return did_you_mean(f"{self.name} {word}", longer, "`qstep {}`")
 
 
 def _stage(name: str, config: str, about: str, outputs: Mapping[str, str] | None = None) -> Command:
@@ -218,77 +199,3 @@ def command_name(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """The command's name, which has one or two words, and the arguments after it."""
     two = " ".join(arguments[:2])
     return (two, [*arguments[2:]]) if two in COMMANDS else (arguments[0], [*arguments[1:]])
-
-
-def _words(error: Exception) -> str:
-    """An error's message. For a system error, the file and the reason."""
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename2 or error.filename}: {error.strerror.lower()}"
-    return str(error)
-
-
-def _explains_itself(error: Exception) -> bool:
-    """Whether the user can act on an error's message alone. Other errors keep their traceback."""
-    return isinstance(error, ValueError | OSError) or type(error).__module__.partition(".")[0] == "qstep"
-
-
-def keep_freed_memory() -> None:
-    """Makes glibc keep freed memory for the next forward or backward pass, instead of returning it to the system.
-
-    On a CPU, page faults on returned memory take a fifth of the time of scoring, and a twentieth of training.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:  # only glibc has it
-        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-        set_option(trim_threshold, 2**31 - 1)
-        set_option(top_pad, 2**26)
-        if not set_option(mmap_threshold, 2**28):
-            set_option(mmap_threshold, 2**25)  # the maximum of older versions of glibc
-
-
-_EXPECTED = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "dict": "named: --{name}.NAME VALUE",
-    "list": "a list",
-}
-
-
-def _wrong_value(message: str) -> str:
-    """The parser's message about an invalid value, in plain words."""
-    found = re.match(r'Parser key "([\w.]+)":\s', message)
-    value = re.search(r"G(?:iven|ot) value: (.*)", message)
-    if not found or not value:
-        return message
-    choices = re.search(r"Literal\[(.*?)\]", message)
-    if choices:
-        known = re.findall(r"'([^']*)'", choices[1])
-        wanted = f"one of {', '.join(known)}{did_you_mean(value[1], known)}"
-    else:
-        types = re.findall(r"Expected a <class '(\w+)'>", message)
-        kinds = [_EXPECTED.get(kind) for kind in types if kind != "NoneType"]
-        if not kinds or None in kinds:
-            return message
-        wanted = " or ".join(kind.format(name=found[1]) for kind in kinds if kind)
-    return f"--{found[1]} is {value[1]!r}; it must be {wanted}{message[value.end() :]}"
-
-
-def _refuse_repeated(arguments: list[str]) -> None:
-    """Raises ArgumentError for a repeated option, since the parser would silently keep the last value."""
-    import jsonargparse
-
-    counts = Counter(argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
-    for name, times in counts.items():
-        if times > 1 and not name.endswith("+"):  # with a plus, the parser appends to a list
-            raise jsonargparse.ArgumentError(None, f"{name} is given {times} times: give it once")
-
-
-def _split_config(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """`--config FILE`, and the other arguments. The file comes first, so that flags always override it."""
-    for i, argument in enumerate(arguments):
-        if argument == "--config" and i + 1 < len(arguments):
-            return [argument, arguments[i + 1]], [*arguments[:i], *arguments[i + 2 :]]
-        if argument.startswith("--config="):
-            return ["--config", argument.partition("=")[2]], [*arguments[:i], *arguments[i + 1 :]]
-    return [], arguments

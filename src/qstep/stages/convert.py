@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from qstep.data import Neutral, Source
+from qstep.data import Neutral, PublishedFormat, Source
 from qstep.runs.options import OutputFile, ReadIf, Such, check_found, settings_of
 from qstep.runs.outputs import refuse_overwriting
 from qstep.runs.progress import counts_text
@@ -50,9 +50,7 @@ class ConvertConfig(PromptOptions, TaskOptions):
 
     dataset_name: DatasetName
     output: OutputFile
-    format: Literal[
-        "auto", "math_shepherd", "prm800k", "processbench", "prmbench", "bigbench_mistake", "trl_stepwise"
-    ] = "auto"
+    format: Literal["auto", PublishedFormat] = "auto"
     split: Annotated[str | None, ReadIf(dataset_name=HUB_ID)] = None
     config_name: Annotated[str | None, ReadIf(dataset_name=HUB_ID)] = None
     step_separator: StepSeparator | None = None

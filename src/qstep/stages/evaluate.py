@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from qstep.runs.options import Bounds
+from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.stages.grade import GradeConfig, grade
@@ -38,11 +39,20 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     differences between policies. `results` and `n-samples` have the layout of lm-evaluation-harness.
     """
     from qstep.data import read_rows
-    from qstep.evals import PolicyEvaluation, as_json, policy_report, structure, verdicts_by_problem, write_result
+    from qstep.evals import (
+        PolicyEvaluation,
+        as_json,
+        holds,
+        policy_report,
+        structure,
+        verdicts_by_problem,
+        write_result,
+    )
     from qstep.evals.harness import harness_metrics
     from qstep.evals.results import PolicyAccuracy
     from qstep.report.tables import evaluation_table
 
+    refuse_foreign("output_dir", config.output_dir / "results.json", holds(PolicyEvaluation))
     common, grading = (
         {field.name: getattr(config, field.name) for field in fields(kind)} for kind in (Sampling, GradingOptions)
     )

@@ -7,10 +7,12 @@ import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.runs.options import Bounds, settings_of
+from qstep.runs.outputs import begins_with, refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.runner import Work, write_rows
@@ -82,11 +84,23 @@ def evaluate(config: EvaluateStepsConfig) -> dict[str, Any]:
             be chosen on evaluated rows or on a missing subset.
     """
     from qstep.data import write_json, write_jsonl
-    from qstep.evals import Page, StepJudgement, as_json, judgements_of, mean_f1, step_report, structure, write_result
+    from qstep.evals import (
+        Page,
+        StepJudgement,
+        as_json,
+        holds,
+        judgements_of,
+        mean_f1,
+        step_report,
+        structure,
+        write_result,
+    )
     from qstep.evals.harness import harness_results, harness_samples
     from qstep.evals.results import MeanF1, Measured
     from qstep.report import choose_judged, render_report
 
+    refuse_foreign("output_dir", config.output_dir / "results.json", holds(StepJudgement))
+    refuse_foreign("output_dir", config.output_dir / "report.html", partial(begins_with, start=b"<!doctype html>"))
     judged, chosen_on = _benchmarks(config)
     shared = _refuse_shared(judged, chosen_on)
     scored = {name: _scored(benchmark, config) for name, benchmark in judged.items()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from qstep.runs.options import Bounds, Options
-from qstep.runs.progress import say_written
+from qstep.runs.fingerprints import model_files
+from qstep.runs.folders import written_whole
+from qstep.runs.options import Bounds, Options, settings_of
 
 
 @dataclass
@@ -15,7 +17,7 @@ class MiniatureConfig(Options):
     """Writes `textbook.jsonl` for `qstep train rs`, and the folder `model` with an untrained model and its tokenizer.
 
     Args:
-        output_dir: the folder to write. Existing files are overwritten.
+        output_dir: the folder to write. It appears only once it is complete.
         textbook_rows: number of worked problems in the textbook.
         seed: seed of the task variant (which facts are hard), of the textbook, and of the model's weights.
     """
@@ -26,7 +28,20 @@ class MiniatureConfig(Options):
 
 
 def miniature(config: MiniatureConfig) -> Path:
-    """Runs the stage and returns its folder."""
+    """Runs the stage and returns its folder. An existing output with the same settings is left as it is.
+
+    Raises:
+        ValueError: the output folder has other content or was changed.
+    """
+    settings = {"miniature": settings_of(config, "output_dir")}
+    return written_whole(config.output_dir, settings, "miniature", partial(_write, config), _files)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [*model_files(folder / "model"), folder / "textbook.jsonl"]
+
+
+def _write(config: MiniatureConfig, folder: Path) -> None:
     import torch
     from transformers import Qwen3ForCausalLM
 
@@ -35,11 +50,9 @@ def miniature(config: MiniatureConfig) -> Path:
     from qstep.tasks import miniature
 
     hide_loading_bars()
-    model = config.output_dir / "model"
-    model.mkdir(parents=True, exist_ok=True)
+    model = folder / "model"
+    model.mkdir()
     torch.manual_seed(config.seed)
     Qwen3ForCausalLM(miniature.base_config()).save_pretrained(model)
     miniature.tokenizer().save_pretrained(model)
-    write_jsonl(config.output_dir / "textbook.jsonl", miniature.textbook(config.textbook_rows, config.seed))
-    say_written(config.output_dir)
-    return config.output_dir
+    write_jsonl(folder / "textbook.jsonl", miniature.textbook(config.textbook_rows, config.seed))

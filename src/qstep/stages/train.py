@@ -10,20 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, ProgressCallback
 
-from qstep.data import check_model_name, file_fingerprint
+from qstep.data import check_model_name
 from qstep.models import ModelOptions
 from qstep.models.inference import hide_loading_bars
 from qstep.objectives import METHODS
-from qstep.objectives.arguments import LENGTH, LENGTH_FREE, follows_evaluation, length_free, training_settings
+from qstep.objectives.arguments import follows_evaluation, training_settings
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.source import RowsFile
@@ -31,17 +24,10 @@ from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
 from qstep.runs.options import settings_of
 from qstep.runs.progress import console, reasons_text
-from qstep.runs.seals import MARKER
-from qstep.runs.stage_file import SettingsChanged, StageFile, finished
+from qstep.runs.stage_file import finished
 from qstep.trainers import trainer_class
-from qstep.trainers.checkpoints import (
-    Checkpoint,
-    newest_usable,
-    seal,
-    settings_of_marker,
-    why_not_resumable,
-    why_unusable,
-)
+from qstep.trainers.checkpoints import seal
+from qstep.trainers.resuming import Log, Run, open_run
 
 
 @dataclass(kw_only=True)
@@ -86,9 +72,15 @@ def train_on(
     if config.hub_token is not None:  # huggingface_hub reads it there, and no output contains it
         os.environ["HF_TOKEN"], config.hub_token = config.hub_token, None
     with ExitStack() as stack:
-        run = _Run(method, inputs, config, stack)
-        first = config.process_index == 0
-        complete, checkpoint = gathered(together(lambda: run.open() if first else (False, None)))[0]
+
+        def open_first() -> Run:
+            if config.process_index:
+                return Run()
+            settings = {"method": method, **_settings(inputs, config)}
+            return stack.enter_context(open_run(f"train {method}", settings, config))
+
+        run = together(open_first)
+        complete, checkpoint = gathered((run.complete, run.checkpoint))[0]
         if complete:
             return output
         hide_loading_bars()
@@ -97,7 +89,7 @@ def train_on(
             config,
             learned,
             evaluated,
-            callbacks=[_Log(run.log)] if run.log else [],
+            callbacks=[Log(run.log)] if run.log else [],
         )
         if console.quiet:  # train_log.jsonl has these lines
             trainer.remove_callback(ProgressCallback)
@@ -156,102 +148,17 @@ def _base_model(inputs: TrainInputs) -> dict[str, Any]:
     return {"name": inputs.model_name_or_path, "on_hub": True}
 
 
-class _Run:
-    """The first process's view of a run: its settings, its log, and the checkpoint to resume from."""
-
-    def __init__(self, method: str, inputs: TrainInputs, config: GroupConfig, stack: ExitStack) -> None:
-        self.method, self.inputs, self.config, self.stack = method, inputs, config, stack
-        self.settings: dict[str, Any] = {}
-        self.log: StageFile | None = None
-
-    def open(self) -> tuple[bool, str | None]:
-        """Whether the run is complete, and the checkpoint to resume from."""
-        output = Path(str(self.config.output_dir))
-        check_model_name(self.inputs.model_name_or_path)
-        if os.path.realpath(output) == os.path.realpath(self.inputs.model_name_or_path):
-            raise ValueError(f"--output_dir {output} is the model to start from: give another folder")
-        settings = {
-            "method": self.method,
-            **training_settings(self.config),
-            **settings_of(self.inputs, "model_name_or_path", "model_revision", "eval_file"),
-            "train_file": finished(self.inputs.train_file),
-            "model": model_fingerprint(self.inputs.model_name_or_path, self.inputs.model_revision),
-        }
-        evaluated = None if self.inputs.eval_file is None else finished(self.inputs.eval_file)
-        if follows_evaluation(self.config):
-            settings["eval_file"] = evaluated
-        length = {name: settings[name] for name in LENGTH if name in settings}
-        self.settings = _without_length(settings) if length_free(self.config) else settings
-        asked = self.config.resume_from_checkpoint
-        start = self._start(Checkpoint.at(Path(asked))) if asked is not None else None
-        try:
-            log = StageFile.open(
-                output / "train_log.jsonl",
-                stage=f"train {self.method}",
-                settings=self.settings | length,
-                may_grow=LENGTH if length_free(self.config) else (),
-            )
-        except SettingsChanged as error:
-            raise SettingsChanged(f"{error}{_how_to_lengthen(output, error)}", error.names) from None
-        self.log = self.stack.enter_context(log)
-        if log.complete:
-            reason = why_unusable(output, self.settings)
-            if reason is not None:
-                raise ValueError(
-                    f"{output} is finished, but {reason}. Restore it, or delete train_log.jsonl and "
-                    "train_log.meta.json to train it again"
-                )
-            console.print(f"{output} is already finished")
-            return True, None
-        newest, skipped = newest_usable(output, self.settings)
-        for folder, why in skipped.items():
-            console.print(f"{folder} is skipped: {why}")
-        if start is None or (newest is not None and newest.step >= start.step):
-            start = newest
-        if start is not None:
-            console.print(f"{output} resumes from {start.path}")
-        return False, None if start is None else str(start.path)
-
-    def _start(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Checks the named checkpoint. If its run had another length, the settings record it."""
-        reason = why_not_resumable(checkpoint.path, self.settings)
-        if reason is None:
-            return checkpoint
-        made_with = settings_of_marker(checkpoint.path)
-        if made_with is None or _without_length(made_with) != _without_length(self.settings):
-            raise ValueError(f"resume_from_checkpoint {checkpoint.path}: {reason}")
-        if (damage := why_not_resumable(checkpoint.path, made_with)) is not None:
-            raise ValueError(f"resume_from_checkpoint {checkpoint.path}: {damage}")
-        console.print(
-            f"Warning: {checkpoint.path} is from a run of another length. After step {checkpoint.step} the learning "
-            "rate follows this run's schedule, so the weights will differ from both complete runs"
-        )
-        self.settings["resumed_from"] = {"step": checkpoint.step, "marker": file_fingerprint(checkpoint.path / MARKER)}
-        return checkpoint
-
-
-def _without_length(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in (*LENGTH, "resumed_from")}
-
-
-def _how_to_lengthen(output: Path, error: SettingsChanged) -> str:
-    if not error.names & set(LENGTH):
-        return ""
-    return (
-        "\nA run can be made longer in place only if its learning rate does not depend on its length "
-        f"(lr_scheduler_type {', '.join(LENGTH_FREE)}). Otherwise give another --output_dir with "
-        f"--resume_from_checkpoint {output}/checkpoint-<step>"
-    )
-
-
-class _Log(TrainerCallback):
-    """Appends the trainer's log to a stage file. A resumed run does not repeat the line of a step."""
-
-    def __init__(self, file: StageFile) -> None:
-        self.file = file
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        logs = kwargs["logs"]
-        name = f"{state.global_step}" if "loss" in logs else f"{state.global_step}/eval"
-        if state.is_world_process_zero and {"loss", "eval_loss"} & logs.keys() and name not in self.file.done:
-            self.file.append([{"id": name, "step": state.global_step, "max_steps": state.max_steps, **logs}])
+def _settings(inputs: TrainInputs, config: GroupConfig) -> dict[str, Any]:
+    """The settings that decide the weights. Raises ValueError if an input is unfinished or is the output."""
+    output = Path(str(config.output_dir))
+    check_model_name(inputs.model_name_or_path)
+    if os.path.realpath(output) == os.path.realpath(inputs.model_name_or_path):
+        raise ValueError(f"--output_dir {output} is the model to start from: give another folder")
+    evaluated = None if inputs.eval_file is None else finished(inputs.eval_file)
+    return {
+        **training_settings(config),
+        **settings_of(inputs, "model_name_or_path", "model_revision", "eval_file"),
+        "train_file": finished(inputs.train_file),
+        "model": model_fingerprint(inputs.model_name_or_path, inputs.model_revision),
+        **({"eval_file": evaluated} if follows_evaluation(config) else {}),
+    }

@@ -10,7 +10,7 @@ from typing import Any
 
 from qstep.data import Source, Unanswerable, read_problems
 from qstep.tasks.procedural import REASONING_GYM, with_options
-from qstep.tasks.task import Tasks, is_users
+from qstep.tasks.task import Tasks, is_generated
 from qstep.types import Problem, Prompt
 
 _SPLITS = ("train", "test")
@@ -64,7 +64,7 @@ def load_problems(
         dataset_name = with_options(dataset_name, options)
     if dataset_name == "miniature" and (instruction is not None or conversational):
         raise ValueError("miniature takes no --instruction and no --conversational true: its vocabulary has no letters")
-    if dataset_name == "miniature" or dataset_name.startswith(REASONING_GYM) or is_users(dataset_name):
+    if is_generated(dataset_name):
         if unanswerable != "refuse":
             raise ValueError(
                 f"--unanswerable {unanswerable} has no effect with {dataset_name}: only files and Hub data sets "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol, cast
@@ -84,6 +84,14 @@ class Tasks:
 
 BUILT_IN = Tasks()
 """The tasks of this package alone."""
+
+_NAMED: Mapping[str, Callable[[], Task]] = {"math": Mathematics, "miniature": Miniature}
+"""The tasks of this package by name. The families of reasoning_gym have names too, after a prefix."""
+
+
+def is_generated(name: str) -> bool:
+    """Whether a data set's name is that of a task, which makes problems, and not of a file or a Hub id."""
+    return name in _NAMED or name.startswith(REASONING_GYM) or is_users(name)
 
 
 def is_users(name: str) -> bool:
@@ -180,15 +188,14 @@ def _find(name: str, grader: str | RewardFunction | None) -> Task:
         return Rewarded(_find(name, None), function, code_version(grader, "grader"))
     if grader is not None:
         return Rewarded(_find(name, None), grader, getattr(grader, "__qualname__", repr(grader)))
-    if name == "math":
-        return Mathematics()
-    if name == "miniature":
-        return Miniature()
+    if name in _NAMED:
+        return _NAMED[name]()
     if name.startswith(REASONING_GYM):
         return ReasoningGym.named(name)
     if not is_users(name):
         raise ValueError(
-            f"task {name!r} is unknown. Choose math, miniature, {REASONING_GYM}<family>, or module:object for your own"
+            f"task {name!r} is unknown. Choose {', '.join(_NAMED)}, {REASONING_GYM}<family>, or module:object for "
+            "your own"
         )
     task = load_code(name, "task")
     members = [member for member in vars(Task) if not member.startswith("_")]

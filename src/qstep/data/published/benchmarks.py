@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qstep.data.columns import shown
 from qstep.data.first_wrong import labels_until
 from qstep.data.published.record import LeftOut, Record
-from qstep.data.rows import shown
 from qstep.types import Row
 
 

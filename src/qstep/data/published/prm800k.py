@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
+from qstep.data.columns import shown
 from qstep.data.published.record import LeftOut, Record
-from qstep.data.rows import shown
 from qstep.types import Row
 
 Neutral = Literal["right", "wrong", "null"]
@@ -48,29 +48,13 @@ def read_prm800k(record: Record, neutral: Neutral = "right") -> Iterator[Row | L
     Answers to control and screening questions are not used, since every labeler got them. Nor are problems that the
     labeler reported as broken. Labels from before the person gave up are used.
     """
-    for column, reason in _SERVED_TO_ALL.items():
-        served = record.field(column)
-        if not isinstance(served, bool):
-            raise record.error(column, f"is {shown(served)}; it must be true or false")
-        if served:
-            yield LeftOut(reason)
-            return
-    label, about = record.mapping("label"), record.mapping("question")
-    ended = record.field("label.finish_reason", label)
-    if ended not in get_args(_Ended):
-        raise record.error("label.finish_reason", f"is {shown(ended)}; it must be one of {', '.join(get_args(_Ended))}")
-    if ended == "bad_problem":
-        yield LeftOut("the labeler reported the problem as broken")
+    reason = _why_not_used(record)
+    if reason is not None:
+        yield LeftOut(reason)
         return
-    generation, gold = record.row.get("generation"), record.field("question.ground_truth_answer", about)
-    more = {
-        "gold": None if gold is None else record.text("question.ground_truth_answer", about),
-        "phase": 1 if generation is None else 2,
-        "generation": generation,
-        "ended": ended,
-    }
-    prompt = record.text("question.problem", about)
-    path, alternatives, left_out = _walk(record, record.items("label.steps", label), neutral)
+    more = _about(record)
+    prompt = record.text("question.problem", record.mapping("question"))
+    path, alternatives, left_out = _walk(record, record.items("label.steps", record.mapping("label")), neutral)
     yield from left_out
     texts = [text for text, _ in path]
     rated = any(value is not None for _, value in path)
@@ -88,6 +72,32 @@ def read_prm800k(record: Record, neutral: Neutral = "right") -> Iterator[Row | L
         )
     if not rated:
         yield LeftOut("no step has a rating", "part" if alternatives else "row")
+
+
+def _why_not_used(record: Record) -> str | None:
+    """Why a row is not used at all; None if it is."""
+    for column, reason in _SERVED_TO_ALL.items():
+        served = record.field(column)
+        if not isinstance(served, bool):
+            raise record.error(column, f"is {shown(served)}; it must be true or false")
+        if served:
+            return reason
+    ended = record.field("label.finish_reason", record.mapping("label"))
+    if ended not in get_args(_Ended):
+        raise record.error("label.finish_reason", f"is {shown(ended)}; it must be one of {', '.join(get_args(_Ended))}")
+    return "the labeler reported the problem as broken" if ended == "bad_problem" else None
+
+
+def _about(record: Record) -> dict[str, Any]:
+    """The columns that all rows of a labeler's answer share."""
+    question, generation = record.mapping("question"), record.row.get("generation")
+    gold = record.field("question.ground_truth_answer", question)
+    return {
+        "gold": None if gold is None else record.text("question.ground_truth_answer", question),
+        "phase": 1 if generation is None else 2,
+        "generation": generation,
+        "ended": record.field("label.finish_reason", record.mapping("label")),
+    }
 
 
 _Step = tuple[str, bool | None]

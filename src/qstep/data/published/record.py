@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from qstep.data.columns import shown
 from qstep.data.jsonl import RowError
-from qstep.data.rows import prompt_id, shown
+from qstep.data.rows import prompt_id
 from qstep.types import Prompt, Row
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from qstep.data.columns import shown
 from qstep.data.published.record import LeftOut, Record
-from qstep.data.rows import prompt_id, shown
+from qstep.data.rows import prompt_id
 from qstep.types import Row
 
 

@@ -1,0 +1,113 @@
+"""What an index holds of a row: a record of fixed size, of lengths, numbers and hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from qstep.data.rows import Format, is_right, outcome
+from qstep.types import Prompt, Row
+
+COLUMNS: np.dtype[np.void] = np.dtype(
+    [
+        ("offset", "<i8"),  # where the line begins
+        ("size", "<i4"),  # its bytes
+        ("problem", "<u8"),  # hash of (problem_id, prompt): what makes a group
+        ("prompt", "<u8"),  # hash of the prompt alone: two files may give one problem two ids
+        ("response", "<u8"),  # hash of the prompt and the steps; of the completion in a format without steps
+        ("labelling", "<u8"),  # hash of the labels, 0 where no step has one
+        ("id", "<u8"),  # hash of the id, 0 without one
+        ("content", "<u8"),  # hash of the line's bytes
+        ("outcome", "<f8"),  # the reward, NaN where nobody knows
+        ("lowest", "<f8"),  # of the labels, NaN where no step has one
+        ("highest", "<f8"),
+        ("last", "<f8"),  # the last step's label, NaN where it has none
+        ("prompt_bytes", "<i4"),  # of the prompt's text, or its messages' texts
+        ("prompt_extra", "<i4"),  # bytes beyond one a character
+        ("response_bytes", "<i4"),  # of the completion, or in the format stepwise of the steps' texts
+        ("response_extra", "<i4"),
+        ("steps", "<i4"),  # number of `completions`, -1 without
+        ("labelled", "<i4"),  # number of steps with a label
+        ("above", "<i4"),  # number of steps with a label above 0
+        ("soft", "<i4"),  # number of steps with a number for a label
+        ("right", "<i4"),  # whether the response is right: 1 or 0, -1 where nobody knows
+        ("ids", "<i4"),  # number of `completion_ids`, -1 without
+        ("roles", "<i4"),  # who speaks in the prompt, an entry of `Index.roles`
+        ("separator", "<i4"),  # an entry of `Index.separators`
+        ("graded", "?"),  # has a label or a reward, null or not
+        ("behavior", "?"),  # has logps_behavior
+        ("rewarded", "?"),  # has step_rewards
+        ("rises", "?"),  # a step has a higher label than one before it
+        ("blank", "?"),  # has neither a text nor completion_ids
+    ]
+)
+_PACK = struct.Struct("<qi" + "Q" * 6 + "d" * 4 + "i" * 12 + "?" * 5).pack
+
+
+def record(
+    row: Row,
+    format: Format,
+    offset: int,
+    text: bytes,
+    separators: dict[str | None, int],
+    roles: dict[tuple[str, ...], int],
+) -> bytes:
+    """The record of a row whose line begins at `offset`. New separators and roles get the next number."""
+    prompt, steps, ids = row["prompt"], row.get("completions"), row.get("completion_ids")
+    turns = [] if isinstance(prompt, str) else [(message["role"], message["content"]) for message in prompt]
+    speakers = tuple(role for role, _ in turns)
+    prompt_text = prompt if isinstance(prompt, str) else "".join(content for _, content in turns)
+    response = "".join(steps) if format == "stepwise" and steps else row.get("completion", "")
+    prompt_bytes, response_bytes = len(prompt_text.encode()), len(response.encode())
+    reward, right, labels = outcome(row), is_right(row), row.get("labels") or [None]
+    known = [label for label in labels if label is not None]
+    separator, nan = row.get("step_separator"), float("nan")
+    return _PACK(
+        offset,
+        len(text),
+        _hash((row.get("problem_id"), turns or prompt)),
+        prompt_hash(prompt),
+        _hash((turns or prompt, steps if format == "stepwise" else response)),
+        _hash(labels) if known else 0,
+        _hash(row["id"]) if "id" in row else 0,
+        bytes_hash(text),
+        nan if reward is None else reward,
+        min(known, default=nan),
+        max(known, default=nan),
+        nan if labels[-1] is None else labels[-1],
+        prompt_bytes,
+        prompt_bytes - len(prompt_text),
+        response_bytes,
+        response_bytes - len(response),
+        -1 if steps is None else len(steps),
+        len(known),
+        sum(label > 0 for label in known),
+        sum(isinstance(label, float) for label in known),
+        -1 if right is None else int(right),
+        -1 if ids is None else len(ids),
+        roles.setdefault(speakers, len(roles)),
+        separators.setdefault(separator, len(separators)),
+        "label" in row or "reward" in row,
+        row.get("logps_behavior") is not None,
+        row.get("step_rewards") is not None,
+        any(after > before for after, before in zip(known[1:], accumulate(known, min), strict=False)),
+        ids is None and not response.strip(),
+    )
+
+
+def prompt_hash(prompt: Prompt) -> int:
+    """The number that represents a prompt in an index."""
+    return _hash(prompt if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt])
+
+
+def _hash(value: Any) -> int:
+    return bytes_hash(repr(value).encode())
+
+
+def bytes_hash(content: bytes) -> int:
+    """The number that represents a line in an index, never 0."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
