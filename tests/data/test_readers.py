@@ -53,6 +53,16 @@ def test_other_shapes(tmp_path: Path) -> None:
     assert problems[0].metadata == {"solution": "r = 3"} and problems[1].metadata == {}
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [("#### 1, 2", "1, 2"), ("#### (3, 4)", "(3, 4)"), ("#### [0,1)", "[0,1)"), ("#### 1,2", "1,2"),
+     ("#### 1,200", "1200"), ("#### -$1,234,567.5", "-$1234567.5")],
+)  # fmt: skip
+def test_only_thousands_lose_their_commas(tmp_path: Path, answer: str, gold: str) -> None:
+    (problem,) = load_problems(str(write(tmp_path / "m.jsonl", {"question": "Q", "answer": answer})))
+    assert problem.gold == gold
+
+
 def test_limits_keep_the_numbering(tmp_path: Path) -> None:
     name = str(write(tmp_path / "m.jsonl", *({"problem": f"Q{i}", "answer": f"{i}"} for i in range(5))))
     assert [problem.id for problem in load_problems(name, limit=2, offset=1)] == ["m/train/1", "m/train/2"]

@@ -165,3 +165,27 @@ def test_an_adapter_names_its_base_by_its_whole_path(tmp_path: Path, monkeypatch
     (tmp_path / "base").rename(tmp_path / "moved")
     with pytest.raises(ValueError, match="base' as the adapter's base model, which is not there"):
         ScorerModel.load(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_adapters_on_tied_embeddings_are_merged_untied(target: str, tmp_path: Path) -> None:
+    """What is merged, sampled from and trained is one model, and the merged one is loaded with two matrices."""
+    base = saved("llama", tmp_path / "base")
+    model = trained(PolicyModel.new(lora(base, lora_target_modules=[target, "q_proj"])))
+    model.save(tmp_path / "adapter")
+    miniature.tokenizer().save_pretrained(tmp_path / "adapter")
+    expected = model(BATCH)
+    merge_adapter(tmp_path / "adapter", tmp_path / "merged")
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    sampled, _ = load_for_sampling(str(tmp_path / "adapter"), device="cpu", dtype="float32")
+    assert not written.config.tie_word_embeddings
+    for merged in (written, sampled):
+        torch.testing.assert_close(PolicyModel(merged)(BATCH), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_merge_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(PolicyModel.new(lora(saved("llama", tmp_path / "base")))).save(tmp_path / "adapter")
+    miniature.tokenizer().save_pretrained(tmp_path / "adapter")
+    monkeypatch.setattr("qstep.models.merge.merged", lambda model: model.unload())
+    with pytest.raises(ValueError, match="the merged model computes something else"):
+        merge_adapter(tmp_path / "adapter", tmp_path / "merged")

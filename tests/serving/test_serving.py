@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,19 @@ def test_slow_clients_are_let_go(server: Served) -> None:
         assert time.monotonic() - begun > 1.5
         assert answer_of(head)[0] == 0
         assert answer_of(body)[0] == 408
+
+
+def test_idle_connections_do_not_stop_the_others(folder: Path, tmp_path: Path) -> None:
+    """Of 8 connections at most 5 are kept. A client among these is served, however many idle ones there are."""
+    with serving(folder, tmp_path / "log", "--max_connections", "5", "--client_s", "30") as served:
+        with httpx2.Client(base_url=served.url) as client, ExitStack() as idle:
+            assert client.get("/health").status_code == 200
+            connections = [idle.enter_context(served.connect()) for _ in range(7)]
+            for _ in range(3):
+                assert client.get("/health").status_code == 200
+            assert [answer_of(connection)[0] for connection in connections[-3:]] == [503] * 3
+        while served.raw(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")[0] != 200:
+            time.sleep(0.1)  # until the places of those that left are free
 
 
 def test_the_work_of_a_client_that_left_is_dropped(server: Served) -> None:

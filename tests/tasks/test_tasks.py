@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reasoning_gym.factory import DATASETS
 
 from qstep.annotate import label_exactly
 from qstep.tasks import Tasks, answer_classes_of, grade_rows, load_problems, miniature
@@ -42,6 +43,24 @@ def test_a_mixed_batch_keeps_its_order() -> None:
     assert verdicts == ["right", "right", "right", "wrong", "wrong", "right", "wrong", "wrong"]
     assert grades[2].answer == grades[5].answer == problem.gold and grades[7].answer is None
     assert grade_rows([]) == []
+
+
+def test_the_gold_answer_of_every_reasoning_gym_family_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bare, after `####`, in a box, and after "The answer is"."""
+    monkeypatch.setattr("qstep.tasks.procedural._BLOCK", 8)
+    wrong, known = set(), 0
+    for family in sorted(DATASETS):
+        try:
+            task = ReasoningGym.named(f"reasoning_gym:{family}")
+        except ValueError:  # a family that is refused by name
+            continue
+        known += 1
+        for problem in task.problems("train", seed=1, offset=0, limit=4):
+            gold, entry = problem.gold, {"metadata": dict(problem.metadata)}
+            says = [gold, f"Work.\n#### {gold}", f"Work.\n\\boxed{{{gold}}}", f"Work.\nThe answer is {gold}."]
+            grades = task.grade([row(task.name, gold, text, **entry) for text in says], deadline_s=2)
+            wrong |= {(family, text) for text, g in zip(says, grades, strict=True) if g.verdict != "right"}
+    assert known >= 40 and wrong == set()
 
 
 def test_unknown_tasks_and_missing_entries_are_named() -> None:
@@ -214,3 +233,40 @@ def test_a_familys_parameters_are_flags_or_a_mapping_in_yaml(tmp_path: Path) -> 
     (same,) = sample.parse([*flags, "--config", str(tmp_path / "c.yaml")])
     assert config == same and config.dataset_options == {"min_terms": 2, "max_terms": 2}
     assert config.problems()[0].task == "reasoning_gym:chain_sum?max_terms=2&min_terms=2"
+
+
+THINKS = "<|user|>How many?<|assistant|><think>\n"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "finish_reason", "verdict", "answer"),
+    [
+        (THINKS, "Maybe it is \\boxed{143}, but wait: 2002 = 7 * 286, so", "length", "wrong", None),
+        (THINKS, "Maybe it is \\boxed{143}.", "stop", "wrong", None),
+        (THINKS, "Maybe it is \\boxed{14}</think>So \\boxed{143}.", "stop", "right", "143"),
+        (
+            [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "[THINK]"}],
+            "\\boxed{143}",
+            "stop",
+            "wrong",
+            None,
+        ),
+        ("<think>a</think>How many?", "\\boxed{143}", "stop", "right", "143"),
+        ("Q", "6*7=42 pens.\nNow 286/2=143 and then", "length", "wrong", None),
+        ("Q", "<think>so \\boxed{143}", "length", "wrong", None),
+        ("Q", "The answer is 143. Let me check", "length", "right", "143"),
+        ("Q", "286/2=143", "stop", "right", "286/2=143"),
+    ],
+)
+def test_what_never_ends_has_no_answer(
+    prompt: Any, completion: str, finish_reason: str, verdict: str, answer: str | None
+) -> None:
+    given = row("math", "143", completion, prompt=prompt, finish_reason=finish_reason)
+    (grade,) = grade_rows([given])
+    assert (grade.verdict, grade.answer) == (verdict, answer)
+
+
+def test_thinking_that_the_template_opened_is_known_from_the_row() -> None:
+    given = row("math", "1", "\\boxed{1}", prompt=[{"role": "user", "content": "Q"}], thinking_opened="<think>\n")
+    assert grade_rows([given])[0].reason == "no final answer: the thinking is never closed"
+    assert grade_rows([given | {"completion": "</think>\\boxed{1}"}])[0].verdict == "right"

@@ -15,6 +15,7 @@ from qstep.data.splitters import joint_of
 from qstep.types import Problem, Row
 from qstep.words import listed
 
+_THOUSANDS = re.compile(r"[-+$]{0,2}\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _PROMPT_COLUMNS = ("prompt", "problem", "question")
 _GOLD_COLUMNS = ("gold", "answer")
@@ -91,7 +92,8 @@ def _gold(path: Path, line: int, column: str, answer: Any, solution: Any = None)
     """The gold answer and the worked solution, if there is one."""
     gold = str(answer) if isinstance(answer, int | float) and not isinstance(answer, bool) else answer
     if isinstance(gold, str) and "####" in gold:
-        solution, gold = gold, gold.rpartition("####")[2].replace(",", "")
+        solution, gold = gold, gold.rpartition("####")[2].strip()
+        gold = gold.replace(",", "") if _THOUSANDS.fullmatch(gold) else gold
     if not isinstance(gold, str) or not gold.strip():
         raise RowError(path, line, column, f"is {answer!r}; give the answer as a string or a number")
     return gold.strip(), _CALCULATOR.sub("", solution) if isinstance(solution, str) else None

@@ -3,8 +3,9 @@ r"""Named splitters: ways to split a response into steps other than at a literal
 A `step_separator` is the string between steps, or `split:` and the name of a splitter:
 
     line         after every line break (\n, \r\n or \r)
-    blank_line   after every run of empty or blank lines
-    numbered     before every heading `Step 1:` at the start of a line, also `Step 1.`, `**Step 1**` and `### Step 1`
+    blank_line   after every run of empty or blank lines outside displayed mathematics and code
+    numbered     before every heading `Step 1:` at the start of a line, also `Step 1.`, `**Step 1**`, `### Step 1` and
+                 `第一步`. Without such headings, before every item of a list whose numbers count up from 1
     sentence     after every sentence, and after line breaks outside displayed mathematics and code
     m:f          as the user's function `f(text) -> list[str]` in module `m` does
 
@@ -14,6 +15,7 @@ A splitter of this package does not split one of its own steps again.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,7 +29,8 @@ _BREAK = r"(?:\r\n|\n|\r(?!\n))"
 _LINE = re.compile(_BREAK)
 _BLANK_LINES = re.compile(rf"{_BREAK}(?:{_BLANK}*{_BREAK})+")
 
-_STEP = re.compile(rf"step{_BLANK}", re.IGNORECASE)
+_STEP = re.compile(rf"step{_BLANK}|\u7b2c", re.IGNORECASE)
+_CHINESE_STEP = r"\u7b2c[\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341\u767e\d]{1,4}\u6b65"
 _HEADING = re.compile(
     rf"""(?:\A|(?<=[\r\n])) {_BLANK}*
     (?:[-+*>\u2022]{_BLANK}+)?                                # - Step 1:
@@ -35,22 +38,21 @@ _HEADING = re.compile(
     [*_]{{0,3}} step{_BLANK}+
     (?:\d+|[ivx]+|[a-z]|one|two|three|four|five|six|seven|eight|nine|ten)\b {_BLANK}*
     (?:\([^()\r\n]*\))? {_BLANK}*
-    (?(marked)|(?:[*_:\uff1a)]|\.(?!\d)|[-\u2013\u2014](?=\s)|(?=[\r\n]|\Z)))""",
+    (?(marked)|(?:[*_:\uff1a)]|\.(?!\d)|[-\u2013\u2014](?=\s)|(?=[\r\n]|\Z)))
+    | (?:\A|(?<=[\r\n\u3002\uff01\uff1f\uff1b])) {_BLANK}* (?:\#{{1,6}}{_BLANK}*)? [*_]{{0,3}} {_CHINESE_STEP}""",
     re.IGNORECASE | re.VERBOSE,
 )
+_NUMBERED_LINE = re.compile(rf"(?:\A|(?<=[\r\n]))({_BLANK}*)(?:\*\*)?(\d{{1,3}})[.)](?:\*\*)?{_BLANK}+\S")
 
-_WHOLE = re.compile(
-    r"\\\[.*?\\\]|\\\([^\r\n]*?\\\)|\$\$.*?\$\$|\\begin\{(\w+\*?)\}.*?\\end\{\1\}|```.*?```|\[asy\].*?\[/asy\]",
-    re.DOTALL,
-)
-"""Mathematics, code and drawings. No sentence ends inside them."""
+_OPENING = re.compile(r"\\\[|\\\(|\$\$|\\begin\{\w+\*?\}|```|\[asy\]")
+_CLOSING = re.compile(r"\\\]|\\\)|\$\$|\\end\{\w+\*?\}|```|\[/asy\]|[\r\n]")
 _FULL_DISPLAY = re.compile(r"[.!?]\s*(?:\\\]|\$\$|\\end\{\w+\*?\})\Z")
 _DISPLAY = re.compile(rf"{_BLANK}*(?:\\\[|\$\$|\\begin\{{)")
 
 _MARK = re.compile(
-    rf"""[.!?\u2026\u3002\uff01\uff1f\r\n] (?:
-        (?<=[.!?\u2026]) [.!?\u2026]* (?P<closing>["'\u201d\u2019\u00bb)\]}}*_$]*) (?={_BLANK})
-      | (?<=[\u3002\uff01\uff1f]) [\u3002\uff01\uff1f]* ["'\u300d\u300f\u201d\u2019\uff09]*
+    rf"""(?<![.!?\u2026])[.!?\u2026]++ (?P<closing>["'\u201d\u2019\u00bb)\]}}*_$]*+) (?={_BLANK})
+      | [\u3002\uff01\uff1f\r\n] (?:
+        (?<=[\u3002\uff01\uff1f]) [\u3002\uff01\uff1f]* ["'\u300d\u300f\u201d\u2019\uff09]*
       | (?<=\r) \n?
       | (?<=\n)
     )""",
@@ -179,17 +181,76 @@ def _behind(pattern: re.Pattern[str]) -> Callable[[str], Iterator[int]]:
 
 
 def _before_headings(text: str) -> Iterator[int]:
-    if _STEP.search(text) is None:
-        return iter(())
-    return (match.start() for match in _HEADING.finditer(text))
+    found = [match.start() for match in _HEADING.finditer(text)] if _STEP.search(text) else []
+    return iter(found) if found else _before_items(text)
+
+
+def _before_items(text: str) -> Iterator[int]:
+    """The items of lists whose numbers count up from 1, at the indentation of the first numbered line."""
+    items = [*_NUMBERED_LINE.finditer(text)]
+    indentation, expected = (items[0][1] if items else ""), 1
+    lists: list[list[int]] = [[]]
+    for item in items:
+        if item[1] != indentation or (expected == 1 and item[2] != "1"):
+            if expected == 1:
+                break
+            continue
+        if item[2] == str(expected):
+            lists[-1].append(item.start())
+            expected += 1
+        elif item[2] == "1":
+            lists.append([item.start()])
+            expected = 2
+    return (start for starts in lists if len(starts) > 1 for start in starts)
+
+
+def _whole(text: str) -> list[tuple[int, int]]:
+    """The spans of mathematics, code and drawings, in linear time. No sentence ends inside them.
+
+    `\\(...\\)` must end in its line. What is never closed has no span.
+    """
+    ends: dict[str, list[int]] = {}
+    for closing in _CLOSING.finditer(text):
+        ends.setdefault("\n" if closing[0] == "\r" else closing[0], []).append(closing.start())
+    spans: list[tuple[int, int]] = []
+    position = 0
+    while opening := _OPENING.search(text, position):
+        close = _closing_of(opening[0])
+        end = _next(ends.get(close, []), opening.end())
+        if end is None or (close == r"\)" and (_next(ends.get("\n", []), opening.end()) or len(text)) < end):
+            position = opening.start() + 1
+            continue
+        position = end + len(close)
+        spans.append((opening.start(), position))
+    return spans
+
+
+def _closing_of(opening: str) -> str:
+    pairs = {r"\[": r"\]", r"\(": r"\)", "[asy]": "[/asy]"}
+    return pairs.get(opening, opening.replace(r"\begin", r"\end"))
+
+
+def _next(positions: list[int], start: int) -> int | None:
+    """The first of the sorted positions that is not before `start`."""
+    index = bisect_left(positions, start)
+    return positions[index] if index < len(positions) else None
+
+
+def _behind_blank_lines(text: str) -> Iterator[int]:
+    whole = _whole(text)
+    starts = [start for start, _ in whole]
+    for match in _BLANK_LINES.finditer(text):
+        index = bisect_left(starts, match.start())
+        if not index or whole[index - 1][1] <= match.start():
+            yield match.end()
 
 
 def _behind_sentences(text: str) -> Iterator[int]:
-    whole = [match.span() for match in _WHOLE.finditer(text)]
+    whole = _whole(text)
     ends = {end for start, end in whole if _FULL_DISPLAY.search(text, start, end) and text[end : end + 1].isupper()}
     inside = iter(whole)
     first, last = next(inside, (len(text), len(text)))
-    line = 0
+    line, cut = 0, 0
     for match in _MARK.finditer(text):
         start, end = match.span()
         while last <= end and last < len(text):
@@ -199,16 +260,17 @@ def _behind_sentences(text: str) -> Iterator[int]:
         if text[start] in "\r\n":
             if not _introduces_display(text, line, start, end):
                 ends.add(end)
-            line = end
-        elif match["closing"] is None or _ends_sentence(text, line, start, match.start("closing"), end):
+            line = cut = end
+        elif match["closing"] is None or _ends_sentence(text, max(line, cut), start, match.start("closing"), end):
             ends.add(end)
+            cut = end
     return iter(sorted(ends))
 
 
 def _ends_sentence(text: str, line: int, start: int, behind: int, end: int) -> bool:
     """Whether the mark `text[start:behind]` ends a sentence. With closing brackets and quotes, it reaches to `end`.
 
-    `line` is the beginning of its line.
+    `line` is the beginning of its line, or of its sentence in the line.
     """
     found = _VISIBLE.search(text, end)
     if found is None or found[0] in "\r\n":
@@ -243,7 +305,7 @@ def _introduces_display(text: str, line: int, start: int, end: int) -> bool:
 
 _SPLITTERS: dict[str, tuple[Callable[[str], Iterator[int]], str]] = {
     "line": (_behind(_LINE), "\n"),
-    "blank_line": (_behind(_BLANK_LINES), "\n\n"),
+    "blank_line": (_behind_blank_lines, "\n\n"),
     "numbered": (_before_headings, "\n"),
     "sentence": (_behind_sentences, " "),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from qstep.grading.extraction import readings, states_answer
 from qstep.grading.grader import Grade, equivalent, extract_answer, grade, grade_many, warm_up
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "extract_answer",
     "grade",
     "grade_many",
+    "readings",
+    "states_answer",
     "warm_up",
 ]
 
-GRADER_VERSION = f"qstep-grading 2, math-verify {version('math-verify')}"
+GRADER_VERSION = f"qstep-grading 3, math-verify {version('math-verify')}"
 """The version of the grading rules. Every row with a verdict should record it."""

@@ -1,17 +1,21 @@
 """The part of a response that states its final answer.
 
 The last box, `####` line, `<answer>` tag or sentence "the answer is ..." states it. If there is none, or if words
-surround the number, math-verify's own patterns search the end of the response. Text inside `<think>` is not an
-answer. Each scan takes time linear in the length of the response.
+surround the number, math-verify's own patterns search the end of the response. An answer in words is searched for only
+if the gold answer is in words. Text inside `<think>` is not an answer. Each scan takes time linear in the length of the
+response.
 """
 
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from typing import NamedTuple
 
 from qstep.grading.rules import Rules
+from qstep.grading.spelling import words
+from qstep.grading.thinking import outside
 
 
 class Statement(NamedTuple):
@@ -22,18 +26,27 @@ class Statement(NamedTuple):
 
 
 _TAIL = 4000
+_NAME_WORDS = 4
 _LOOK_BACK = 20
-_HIDDEN = ("think", "thinking", "reasoning", "scratchpad")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
-_BETWEEN_BOXES = re.compile(r"[\s$.\\()\[\]]*(?:,|;|and|or)[\s$.\\()\[\]]*")
-_MARKED = re.compile(r"####[ \t]*(\S[^\n]*)|<answer>\s*(\S.*?)(?:</answer>|\Z)", re.I | re.S)
+_AND = re.compile(r"\\(?:text\w*|mathrm|mbox)\s*\{\s*(?:and|or|,)\s*\}|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|(?<!\\)[,;]")
+_NEXT = re.compile(r"\\q?quad(?![a-zA-Z])|\\[,;:!]|(?<![a-zA-Z\\])(?:\\[a-z]+|[a-zA-Z])(?:_(?:\w|\{\w+\}))?\s*=")
+_AROUND_BOXES = "$.&\\()[]" + string.whitespace
+_MARKED = re.compile(r"(?<!#)####(?!#)[ \t]*(\S[^\n]*)|<answer>\s*(\S.*?)(?:</answer>|\Z)", re.I | re.S)
+_HASHES = re.compile(r"(?<!#)####(?!#)|<answer>", re.I)
 _WORDED = re.compile(r"(?i)\banswer\b[^.:=\n]{0,60}?(?:\bis\b:?|[:=])[\s*]*")
+_CHOSEN = re.compile(r"(?i:\b(?:option|choice)\b[^.:=\n]{0,40}?(?:\bis\b:?|:)[\s*]*)(\(?[A-J]\)?)(?!\w)")
+_BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
+_NO_NAME = re.compile(r"(?i)(?:not|unknown|unclear|in|that|as|to)\b")
+_END_TOKENS = re.compile(r"(?:\s|</s>|<\|[^|<>\s]{1,40}\|>|<(?:eos|end_of_turn)>){1,20}\Z")
+_ARRAY = re.compile(r"(?:\$\$?|\\\(|\\\[)\s*\\begin\{(\w+)\}[^$]*\\end\{\1\}\s*(?:\$\$?|\\\)|\\\])")
 _DISPLAY = re.compile(r"(?:\$\$|\\\[|\\\()(.*?)(?:\$\$|\\\]|\\\))", re.S)
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n")
 _MATHEMATICAL = re.compile(r"\d|\\[a-zA-Z]")
 _STOP = re.compile(r"(?<!\\)[.,;:]{1,9}$")
-_CHOICE = re.compile(r"\(?[A-J]\)?")
+_CHOICE = re.compile(r"\(?[A-J]\)?(?:,\s[a-z]{2,}.*)?", re.S)
+_STRAY = re.compile(r"(?<!\\)\\{1,4}$")
 _LATEX = re.compile(r"\\(?:text\w*|math(?:rm|bf|it|sf)|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _FUNCTION = r"(?!(?:and|or|pi|sin|cos|tan|cot|sec|csc|ln|log|sqrt|mod|frac)(?![a-zA-Z]))"
 # Cyrillic, Hebrew, Arabic, scripts of India and Thai; Chinese, Japanese and Korean. (Greek letters are mathematics.)
@@ -54,11 +67,16 @@ _PASSING = re.compile(
 )
 
 
-def statement(response: str, rules: Rules) -> Statement | None:
-    """The part of `response` that states the final answer; None if there is nothing to read."""
-    text = _visible(response) if "visible" in rules else response
+def statement(response: str, rules: Rules, *, in_words: bool = False) -> Statement | None:
+    """The part of `response` that states the final answer; None if there is nothing to read.
+
+    `in_words` says that a name or a choice may be the answer, as the gold answer is one.
+    """
+    text = _END_TOKENS.sub("", _visible(response)) if "visible" in rules else response
     if "marks" in rules:
         where, value, in_box = max((-1, _bare(text), False), _boxes(text), _marked(text), _worded(text))
+        if where < 0 and not value:
+            value = _name(text, in_words)
         value = _unwrapped(value)
         if value and (in_box or not (_COUNTED.match(value) or (prose(value) and _MATHEMATICAL.search(value)))):
             return Statement(value, True)
@@ -72,6 +90,31 @@ def statement(response: str, rules: Rules) -> Statement | None:
     return Statement(text, False) if text.strip() else None
 
 
+def states_answer(response: str) -> bool:
+    """Whether a box, a `####` line, an `<answer>` tag or "the answer is ..." states the answer."""
+    text = _END_TOKENS.sub("", _visible(response))
+    return max(_boxes(text), _marked(text), _worded(text))[0] >= 0
+
+
+def readings(response: str) -> list[str]:
+    """The ways to read the stated answer of a response as text: to its end, or its line, with or without a full stop.
+
+    The answer begins after the last mark that `statement` knows. Without a mark it is the response, or its last line.
+    """
+    text = _END_TOKENS.sub("", _visible(response)).strip()
+    where, boxed, _ = _boxes(text)
+    start = max((mark.end() for pattern in (_HASHES, _WORDED) for mark in pattern.finditer(text)), default=-1)
+    if where > start:
+        found = [boxed]
+    elif start >= 0:
+        rest = text[start:].removesuffix("</answer>").strip()
+        found = [rest, rest.partition("\n")[0]]
+    else:
+        found = [text, text.rpartition("\n")[2]]
+    spelled = [reading for value in found for reading in (value, value.removesuffix("."), _unwrapped(value))]
+    return [*dict.fromkeys(reading.strip() for reading in spelled if reading.strip())]
+
+
 def prose(value: str) -> list[str]:
     """The words in `value` outside LaTeX. Two letters count as a word only if they are not variables."""
     return _PROSE.findall(_LATEX.sub(" ", value))
@@ -83,9 +126,7 @@ def _visible(text: str) -> str:
     Hidden reasoning may be closed, never closed, or opened in the prompt. Digits of every script become 0 to 9, and
     wide signs become ASCII.
     """
-    for name in _HIDDEN:
-        text = text.rpartition(f"</{name}>")[2] if f"</{name}>" in text else text
-        text = text.partition(f"<{name}>")[0]
+    text = outside(text)
     return text if text.isascii() else "".join(map(_legible, text))
 
 
@@ -103,19 +144,28 @@ _Mark = tuple[int, str, bool]
 
 
 def _boxes(text: str) -> _Mark:
-    """The last box with content, and earlier boxes that "and", "or" or a comma joins to it."""
+    """The last box with content, and earlier boxes that belong to the same answer."""
     contents: list[str] = []
     where, after = -1, len(text)
     for box in reversed([*_BOX.finditer(text)][-_LOOK_BACK:]):
         close = _closing_brace(text, box.end(), after)
         inner = text[box.end() : close] if close >= 0 else text[box.end() : after].partition("\n")[0]
-        if contents and (close < 0 or not _BETWEEN_BOXES.fullmatch(text[close + 1 : after])):
+        if contents and (close < 0 or not _joins(text[close + 1 : after])):
             break
         if inner.strip():
-            contents.insert(0, _NAMED.sub("", inner.strip()))
+            contents.insert(0, _STRAY.sub("", _NAMED.sub("", inner.strip())))
             where = max(where, close, box.end())
         after = box.start()
-    return where, ", ".join(contents), True
+    return where, ", ".join(dict.fromkeys(contents)), True
+
+
+def _joins(between: str) -> bool:
+    """Whether two boxes with this text between them are one answer: "and", "or", a comma; in a line also `x =`."""
+    rest = _AND.sub(" ", between)
+    if rest == between and "\n" in between:
+        return False
+    rest = _NEXT.sub(" ", rest)
+    return rest != between and not rest.strip(_AROUND_BOXES)
 
 
 def _closing_brace(text: str, start: int, end: int) -> int:
@@ -129,17 +179,28 @@ def _closing_brace(text: str, start: int, end: int) -> int:
 
 
 def _marked(text: str) -> _Mark:
-    last = max(_MARKED.finditer(text), key=re.Match.end, default=None)
-    return (last.end(), (last[1] or last[2])[:_TAIL], False) if last else (-1, "", False)
+    """The last `####` line or `<answer>` tag. Words after `####` are a heading if text or a box can be the answer."""
+    for mark in reversed([*_MARKED.finditer(text)][-_LOOK_BACK:]):
+        value = (mark[1] or mark[2])[:_TAIL]
+        if mark[2] or _COUNTED.match(value) or not prose(value):
+            return mark.end(), value, False
+        if not text[mark.end() :].strip():
+            return (mark.end() if _MATHEMATICAL.search(value) else 0), value, False
+    return -1, "", False
 
 
 def _worded(text: str) -> _Mark:
-    """The last "the answer is ..." with only a value in the rest of its sentence."""
+    """The last "the answer is ..." with only a value in the rest of its sentence, or the last "the option is B"."""
+    chosen = max(_CHOSEN.finditer(text), key=re.Match.end, default=None)
+    if chosen is not None:
+        return chosen.end(), chosen[1], False
     for phrase in reversed([*_WORDED.finditer(text)][-_LOOK_BACK:]):
         rest = text[phrase.end() : phrase.end() + _TAIL]
         display = _DISPLAY.match(rest)
         value = _unwrapped(display[1] if display else _SENTENCE_END.split(rest, maxsplit=1)[0])
-        if _CHOICE.fullmatch(value) or (_MATHEMATICAL.search(value) and not prose(value)):
+        if _CHOICE.fullmatch(value):
+            return phrase.end(), value.partition(",")[0], False
+        if _MATHEMATICAL.search(value) and not prose(value):
             return phrase.end(), value, False
         if _MATHEMATICAL.search(value):
             break
@@ -150,13 +211,36 @@ def _bare(text: str) -> str:
     """The response, if it is only an answer; otherwise an empty string."""
     value = _unwrapped(text)
     wordy = len(prose(value)) > (0 if _MATHEMATICAL.search(value) else 3)
-    return "" if wordy or len(value) > _TAIL or "\n" in value else value
+    wordy = wordy or _WORDED.search(value) is not None
+    return "" if wordy or len(value) > _TAIL or ("\n" in value and not _ARRAY.fullmatch(text.strip())) else value
+
+
+def _name(text: str, in_words: bool) -> str:
+    """The last answer in words, after "the answer is" or in bold; "" if there is none. A number in words always counts.
+
+    Words are the answer only where no digits could be it, unless `in_words`.
+    """
+    text = text[-_TAIL:]
+    if not in_words and _MATHEMATICAL.search(text):
+        return ""
+    stated = [_SENTENCE_END.split(text[phrase.end() :], maxsplit=1)[0] for phrase in _WORDED.finditer(text)]
+    for value in (*stated[-_LOOK_BACK:][::-1], *_BOLD.findall(text)[-_LOOK_BACK:][::-1]):
+        found = words(_unwrapped(value))
+        if 0 < len(found) <= _NAME_WORDS and not _NO_NAME.match(value) and (in_words or found[0].isdigit()):
+            return _unwrapped(value)
+    return ""
 
 
 def _unwrapped(value: str) -> str:
     """`value` without Markdown, delimiters of mathematics, and a final full stop."""
     value = _STOP.sub("", value.strip().strip("*_`").strip()).rstrip("*_`")
+    return undelimited(_STRAY.sub("", value))
+
+
+def undelimited(value: str) -> str:
+    """`value` without the dollar signs or brackets of LaTeX that enclose all of it."""
     for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
-        if len(value) > len(opening) and value.startswith(opening) and value.endswith(closing):
-            return value[len(opening) : -len(closing)].strip().rstrip(".")
+        inner = value[len(opening) : -len(closing)]
+        if inner and value.startswith(opening) and value.endswith(closing) and opening not in inner:
+            return _STRAY.sub("", inner.strip().rstrip("."))
     return value

@@ -9,20 +9,24 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from qstep.grading.extraction import prose, statement
+from qstep.grading.extraction import prose, statement, undelimited
 from qstep.grading.pool import pool
 from qstep.grading.rules import ALL, Rules
-from qstep.grading.spelling import known_side, measured, plain, respelled, uncounted, words
+from qstep.grading.spelling import ascending, interval, known_side, measured, plain, respelled, uncounted, words
 from qstep.types import Verdict
 
 _MAX_RESPONSE = 500_000
 _MAX_ALGEBRA = 2_000
 _MAX_DEPTH = 30
 _CHOICE = re.compile(r"(?:option|choice)?\s*\(?([A-J])(?:\)|[).:]\s.*)?", re.I | re.S)
+_INTERVAL = re.compile(r"(?:\\left)?\s*[\[(].*,.*[\])]$")
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
+_UNKNOWN = re.compile(r"(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z(])")
+_OPERATION = re.compile(r"[-+*/]|\\(?:cdot|times|frac)")
 _BASE = re.compile(r"\(?([0-9A-F]+)\)?_\{?(?:\\text\{)?(\w+)\}{0,2}")
 # What takes too long to compute: towers of powers, factorials of factorials or of large numbers, too many digits.
 _HOPELESS = re.compile(
-    r"(?:[\d)}]\s*(?:\^|\*\*)\s*[{(]*\s*){3}\d|[!)]\s*!|\d{4}\s*!|\d{1001}|\\(?:sum|prod|binom)[^=]*=?.{0,40}\d{5}"
+    r"(?:[\d)}]\s*(?:\^|\*\*)\s*[{(]*\s*){3}\d|!\s*\)?\s*!|(?:\d{4}|\^[^()!]{1,40}\))\s*\)?\s*!|\d{1001}|\\(?:sum|prod|binom)[^=]*=?.{0,40}\d{5}"
     r"|(?:\^|\*\*)\s*[{(]*\d+\s*(?:\^|\*\*)\s*[{(]*\d{2}"
 )
 
@@ -119,15 +123,19 @@ def grade_by(rules: Rules, gold: str, answer: str, deadline_s: float) -> Grade:
         raise ValueError(f"deadline_s is {deadline_s}; it must be positive")
     if len(answer) > _MAX_RESPONSE or len(gold) > _MAX_RESPONSE:
         return Grade("ungradable", f"longer than {_MAX_RESPONSE} characters", None)
+    own_text = gold.strip()
     if any(mark in gold for mark in (r"\boxed", r"\fbox", "####")):
         marked = statement(gold, ALL)
         gold = marked.text if marked else ""
-    if not gold.strip():
+    gold = undelimited(gold.strip())
+    if not gold:
         return Grade("ungradable", "the gold answer is empty", None)
-    found = statement(answer, rules)
+    if answer.strip() == own_text:
+        return Grade("right", "identical text", gold)
+    found = statement(answer, rules, in_words="words" in rules and _is_name(gold))
     if found is None:
         return Grade("wrong", "no final answer found", None)
-    return _compared(rules, gold.strip(), found.text, found.is_value, deadline_s)
+    return _compared(rules, gold, found.text, found.is_value, deadline_s)
 
 
 def _check_strings(**values: Any) -> None:
@@ -147,6 +155,7 @@ def _compared(rules: Rules, gold: str, text: str, is_value: bool, deadline_s: fl
         return Grade("ungradable", f"answers of more than {_MAX_ALGEBRA} characters", text if is_value else None)
     if same is None and "spelling" in rules:
         a, b = respelled(gold), respelled(text) if is_value else text
+        a, b = (interval(a) if _INTERVAL.match(b) else a), (interval(b) if _INTERVAL.match(a) else b)
     if same is None and is_value and "units" in rules:
         a, b, same = _converted(a, b)
     if same is None and is_value and "words" in rules:
@@ -159,7 +168,10 @@ def _compared(rules: Rules, gold: str, text: str, is_value: bool, deadline_s: fl
     if "exact" in rules and (_hopeless(a) or (is_value and _hopeless(b))):
         return Grade("ungradable", "too large to compute", text if is_value else None)
     found = _asked(rules, a, b, is_value, deadline_s)
-    return Grade(found.verdict, found.reason, text) if is_value else found
+    stated = text if is_value else found.answer
+    if found.verdict == "right" and "=" not in (stated or "") and _relates_unknowns(a):
+        return Grade("wrong", "the gold answer is an equation", stated)
+    return Grade(found.verdict, found.reason, stated)
 
 
 def _asked(rules: Rules, gold: str | None, text: str, is_value: bool, deadline_s: float) -> Grade:
@@ -187,13 +199,32 @@ def _same_words(gold: str, answer: str) -> bool | None:
     if re.fullmatch(r"\(?[A-J]\)?", gold):
         choice = _CHOICE.fullmatch(answer)
         return choice[1].upper() == gold.strip("()") if choice else None
-    based = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
+    based = [_BASE.fullmatch(value) for value in (gold, answer)]
     if based[0] and based[1]:
-        return based[0].groups() == based[1].groups()
+        return based[0][1] == based[1][1] and _base(based[0]) == _base(based[1])
+    if (chain := ascending(gold)) and chain == ascending(answer):
+        return True
     a, b = words(gold), words(answer)
     if len(b) == 1 and b[0].isdigit():
         return _same_digits(gold, b[0])
     return sorted(a) == sorted(b) if b and prose(" ".join(a)) else None
+
+
+def _base(numeral: re.Match[str]) -> str:
+    """The base of a numeral in digits: `204_{\\text{five}}` has the base 5."""
+    return "".join(words(numeral[2])) or numeral[2]
+
+
+def _is_name(gold: str) -> bool:
+    """Whether the gold answer is in words, or a choice."""
+    return bool(prose(" ".join(words(gold)))) or re.fullmatch(r"\(?[A-J]\)?", gold) is not None
+
+
+def _relates_unknowns(value: str) -> bool:
+    """Whether `value` is an equation between several unknowns, such as `x + z = 1`. It is not its right side."""
+    left, _, right = value.partition("=")
+    names = set(_UNKNOWN.findall(_COMMAND.sub(" ", left)))
+    return bool(right) and "=" not in right and "|" not in left and len(names) > 1 and bool(_OPERATION.search(left))
 
 
 def _converted(gold: str, answer: str) -> tuple[str, str, bool | None]:

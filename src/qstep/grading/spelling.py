@@ -17,6 +17,12 @@ _SYMBOLS = str.maketrans(
 )  # fmt: skip
 _Into = str | Callable[[re.Match[str]], str]
 _RESPELLED: list[tuple[str, _Into]] = [
+    (r"\\(?:mathrm|operatorname)\{([ei])\}", r"\1"),
+    (r"(?<=\d)\\text\{([ei])\}|\\text\{([ei])\}(?=\s*\^)", lambda m: m[1] or m[2]),
+    (r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (r"\*\*\s*(?:\(([^()]*)\)|(\d{2,}|[a-zA-Z]))", lambda m: f"^{{{m[1] or m[2]}}}"),
+    (r"\*\*\s*(?=\d)", "^"),
+    (r"^\s*[a-zA-Z]\s*\\in\s*(?=[\[(])", ""),
     (r"√\s*(\d+|[a-zA-Z]|\([^()]*\))", r"\\sqrt{\1}"),
     (r"\\!\s*|^\s*(?:\\approx|≈|~)\s*", ""),
     (r"(?<!\\)\\[,;: ]", " "),
@@ -44,7 +50,11 @@ _KNOWN = re.compile(
 )
 _WORDS = re.compile(r"[A-Za-z][A-Za-z ,.'()-]*")
 _NO_WORDS = re.compile(r"\b(?:the|an?|and|option|choice)\b|[^\w\s]", re.I)
-_NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_NUMBERS = {name: i for i, name in enumerate(_DIGITS + _TEENS)} | {name: 10 * i for i, name in enumerate(_TENS, 2)}
+_COMPOUND = re.compile(rf"\b({'|'.join(_TENS)})[- ]({'|'.join(_DIGITS[1:])})\b")
 _UNITS = {
     alias: (dimension, Fraction(size))
     for dimension, units in {
@@ -58,6 +68,10 @@ _UNITS = {
     for *aliases, size in map(str.split, units.split(","))
     for alias in aliases
 }
+_AT_MOST = re.compile(r"\\leq?(?:slant)?(?![a-zA-Z])")
+_AT_LEAST = re.compile(r"\\geq?(?:slant)?(?![a-zA-Z])")
+_RELATION = re.compile(r"[<>]=?")
+_BETWEEN = re.compile(r"([^<]+)(<=?)[a-zA-Z](<=?)([^<]+)")
 _MEASURED = re.compile(r"(.*?[\d}])\s*([a-zA-Z]+?)(?:(?<=h)es|(?<=[a-zA-Z]{2})s)?\s*(\^\{?[23]\}?)?\.?")
 
 
@@ -117,8 +131,35 @@ def known_side(value: str) -> str:
 def words(value: str) -> list[str]:
     """The words of an answer in words: `\\text{an Ellipse}` is ["ellipse"], `two` is ["2"]. Otherwise []."""
     value = _TEXT.sub(r" \1 ", value).strip()
-    found = _NO_WORDS.sub(" ", value.lower()).split() if _WORDS.fullmatch(value) else []
-    return [str(_NUMBERS.index(word)) if word in _NUMBERS else word for word in found]
+    if not _WORDS.fullmatch(value):
+        return []
+    value = _COMPOUND.sub(lambda m: str(_NUMBERS[m[1]] + _NUMBERS[m[2]]), value.lower())
+    return [str(_NUMBERS.get(word, word)) for word in _NO_WORDS.sub(" ", value).split()]
+
+
+def ascending(value: str) -> str | None:
+    """A chain of inequalities with the smallest term first, without blanks; None for other values.
+
+    `f(1) > f(2)` becomes `f(2)<f(1)`.
+    """
+    chain = _AT_LEAST.sub(">=", _AT_MOST.sub("<=", value)).replace(" ", "")
+    relations = _RELATION.findall(chain)
+    if not relations or len({relation[0] for relation in relations}) > 1:
+        return None
+    if relations[0][0] == "<":
+        return chain
+    terms = _RELATION.split(chain)[::-1]
+    ends = [relation.replace(">", "<") for relation in relations[::-1]]
+    return "".join(f"{term}{end}" for term, end in zip(terms, [*ends, ""], strict=True))
+
+
+def interval(value: str) -> str:
+    """`-2 \\le x < 7` as `[-2,7)`. Other values stay."""
+    match = _BETWEEN.fullmatch(ascending(value) or "")
+    if match is None:
+        return value
+    low, opened, closed, high = match.groups()
+    return f"{'[' if opened == '<=' else '('}{low},{high}{']' if closed == '<=' else ')'}"
 
 
 def measured(value: str) -> tuple[str, tuple[str, int], Fraction] | None:

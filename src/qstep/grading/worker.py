@@ -141,8 +141,14 @@ class _Child:
             return {"failed": f"no verdict within {deadline_s:g} s"}
         if self.replies not in ready:
             return None
-        reply = os.read(self.replies, 4096)
-        return json.loads(reply) if reply else {"failed": "the grading process died, most likely out of memory"}
+        reply = b""
+        while not reply.endswith(b"\n") and (part := os.read(self.replies, 65536)):
+            reply += part
+        return (
+            json.loads(reply)
+            if reply.endswith(b"\n")
+            else {"failed": "the grading process died, most likely out of memory"}
+        )
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -168,7 +174,7 @@ def _compute(requests: int, replies: int) -> None:
         for line in lines:
             request = json.loads(line)
             reply = _judge(request["gold"], request["text"], request["is_value"], request["exact"])
-            os.write(replies, json.dumps(reply).encode())
+            os.write(replies, json.dumps(reply).encode() + b"\n")
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from qstep.extras import missing
@@ -62,6 +62,23 @@ def load_adapter(folder: str | Path, load_base: Callable[[str, str | None], PreT
     from peft import PeftModel
 
     return PeftModel.from_pretrained(base, str(folder))
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """The model with its adapter added to the weights.
+
+    If the adapter changes the input embeddings or the head of a model in which both are one matrix, they are two
+    afterwards, and the model's config says so.
+    """
+    inner: Any = bare(model)
+    embeddings, head = inner.get_input_embeddings(), inner.get_output_embeddings()
+    is_changed = any(hasattr(layer, "base_layer") for layer in (embeddings, head))
+    if head is not None and is_changed and inner.config.get_text_config().tie_word_embeddings:
+        layer = getattr(head, "base_layer", head)
+        layer.weight = nn.Parameter(layer.weight.detach().clone())
+        inner.config.tie_word_embeddings = inner.config.get_text_config().tie_word_embeddings = False
+    whole: Any = model
+    return whole.merge_and_unload()
 
 
 def save_pretrained(

@@ -26,7 +26,7 @@ def load_for_sampling(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from qstep.models.adapters import load_adapter
+    from qstep.models.adapters import load_adapter, merged
     from qstep.models.loading import ADAPTER_CONFIG
 
     hide_loading_bars()
@@ -36,7 +36,7 @@ def load_for_sampling(
         def base(name: str, revision: str | None) -> PreTrainedModel:
             return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, revision=revision)
 
-        model = load_adapter(model_name_or_path, base).merge_and_unload()
+        model = merged(load_adapter(model_name_or_path, base))
     else:
         model = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=dtype, revision=revision)
     torch.nn.Module.to(model, choose_device(device))

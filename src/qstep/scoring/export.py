@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from qstep.models import ScorerModel, StepContract
+from qstep.models.adapters import merged
 from qstep.models.loading import bare
 from qstep.models.token_classifiers import head_name
 from qstep.scoring.formats import ContractFormat
@@ -37,7 +38,7 @@ def export_scorer(scorer: Scorer, folder: Path) -> None:
     theirs = [scorer.score(question, steps) for question, steps in probe]
     classifier: Any = scorer.model.pretrained
     if hasattr(classifier, "merge_and_unload"):
-        classifier = classifier.merge_and_unload()
+        classifier = merged(classifier)
     classifier = bare(classifier)
     _make_scalar(classifier)
     contract.attach(classifier.config)

@@ -14,19 +14,30 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from qstep.serving.app import Service
 from qstep.words import counted
 
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: text/plain\r\n"
+    b"content-length: 21\r\n\r\ntoo many connections\n"
+)
+
 
 class ImpatientProtocol(H11Protocol):
     """HTTP/1.1 with a time limit: a connection is closed if no complete request head arrives in `timeout_keep_alive` s.
 
     It is also closed if a client continues to send a body that was refused. (uvicorn alone waits for ever once a byte
-    has arrived.)
+    has arrived.) A connection beyond `max_connections` gets a 503 and is closed, and the others are served. (uvicorn's
+    own limit refuses every request while too many connections are open, also idle ones.)
     """
 
+    max_connections: int
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait()
+        if len(self.connections) > self.max_connections:
+            transport.write(_TOO_MANY)
+            transport.close()
+        else:
+            self._wait()
 
     def handle_events(self) -> None:
         answered = self.cycle
@@ -79,7 +90,7 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
     options = service.options
     config = uvicorn.Config(
         service.app(),
-        http=ImpatientProtocol,
+        http=type("Protocol", (ImpatientProtocol,), {"max_connections": options.max_connections}),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -87,7 +98,6 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=options.max_connections,
         timeout_keep_alive=options.client_s,
         timeout_graceful_shutdown=options.drain_s,
     )

@@ -2,8 +2,11 @@
 
 Only equations that are certainly false count. An equation has a calculation (numbers, + - * / and brackets) on the
 left, which is evaluated exactly, and one number on the right. That number may be rounded or truncated, so it is false
-only if it is off by at least one unit of its last digit. Everything else is ignored: variables, units, percentages,
-exponents, dates, mixed numbers, `= 3 million`, `3 / 1/4`.
+only if it is off by at least one unit of its last digit.
+
+Everything else is ignored: variables, percentages, exponents, dates, mixed numbers, `= 3 million`, `3 / 1/4`. The same
+holds if words before the calculation may belong to it ("half of 10 + 3 = 8"), if a unit or a clock explains the
+difference ("30 + 30 = 1 hour", "11 + 4 = 3 o'clock"), and in a sentence that asks, supposes, denies, or names a base.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ _SPELLINGS = (
     (re.compile(r"[\u00d7\u22c5\u00b7]"), "*"),
     (re.compile(r"\u00f7"), "/"),
     (re.compile(r"[\u2212\u2013]"), "-"),
+    (re.compile(r"(?<![\d.])0x(?=[\da-f])"), "hexadecimal "),
     (re.compile(r"(?<=[\d\s)])x(?=\s*[$(\d.])"), "*"),
     (re.compile(r"\\\$"), "$"),
 )
@@ -42,6 +46,32 @@ _GOES_ON = re.compile(
     re.IGNORECASE,
 )
 _MIXED = re.compile(r"\d\s+and\s*$")  # "12 x 1 and 1/4 = 15"
+_POINTS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}\.\d{3}(?![\d.,])")  # 1.000 may be a thousand
+_SENTENCE = re.compile(r"[.!?](?=\s|$)|\n")
+_OPEN = re.compile(  # a sentence in which an equation claims nothing, or is in other numerals
+    r"\?$|\b(?:suppose|assum\w+|imagine|if|unless|would|were true|not|instead|wrong|incorrect|false|mistake\w*|base"
+    r"|binary|octal|hexadecimal|mod|modulo|modular)\b|n't\b",
+    re.IGNORECASE,
+)
+_BEFORE = re.compile(  # words that may stand directly before a calculation without being a part of it
+    r"(?:"
+    r"a|additional|also|altogether|am|and|are|ate|be|because|been|bought|brought|buy|buys|caught|collect|collected"
+    r"|cost|costs|does|each|earn|earned|earns|eat|eats|equals|for|gave|get|gets|give|gives|got|grow|grows|had|has"
+    r"|have|he|her|him|hold|holds|i|is|it|leaves|left|made|make|makes|means|need|needs|now|only|paid|pay|pays|picked"
+    r"|received|runs|save|saved|saves|saw|scored|she|so|sold|spend|spends|spent|take|takes|that|then|therefore|they"
+    r"|thus|together|took|total|us|use|used|uses|was|we|weighs|were|which|will|worked|wrote|you"
+    r")",
+    re.IGNORECASE,
+)
+_UNIT = re.compile(
+    r"\s*(?:h|hrs?|hours?|mins?|minutes?|s|secs?|seconds?|days?|weeks?|months?|years?|o'clock|[ap]\.?m|dollars?|cents?"
+    r"|quarters?|dimes?|nickels?|pence|euros?|[mk]?g|(?:kilo)?grams?|[cmk]?m|(?:centi|milli|kilo)?(?:meters?|metres?)|m?l"
+    r"|(?:milli)?(?:liters?|litres?)|in|inch(?:es)?|ft|foot|feet|yds?|yards?|miles?|mi|lbs?|pounds?|oz|ounces?|tons?|cups?"
+    r"|pints?|quarts?|gallons?|degrees|dozens?|pairs?|scores?)(?![a-z])(?P<more>\s+(?:and\s+)?\d)?",
+    re.IGNORECASE,
+)
+_FACTORS = (2, 3, 4, 5, 7, 8, 12, 16, 20, 24, 25, 30, 36, 52, 60, 100, 365, 1000, 1760, 2000, 3600, 5280)
+_CLOCK = 12
 _FLOAT_ERROR = Fraction(1, 10**9)  # "0.06*60=3.5999999999999996"
 _LONGEST = 200
 """The maximum length of an evaluated calculation, in characters."""
@@ -58,7 +88,13 @@ def _has_false(text: str) -> bool:
         return False
     for pattern, sign in _SPELLINGS:
         text = pattern.sub(sign, text)
-    return any(_is_false(text[: match.start()], text[match.end() :]) for match in re.finditer("=", text))
+    start = 0
+    for end in (*(match.end() for match in _SENTENCE.finditer(text)), len(text)):
+        sentence, start = text[start:end], end
+        equations = () if _OPEN.search(sentence) else re.finditer("=", sentence)
+        if any(_is_false(sentence[: match.start()], sentence[match.end() :]) for match in equations):
+            return True
+    return False
 
 
 def _is_false(before: str, after: str) -> bool:
@@ -71,7 +107,9 @@ def _is_false(before: str, after: str) -> bool:
     # The calculation may begin earlier than the match: "1:30 + 2 = 3", "5% * 2 = 10", "x^2 + 1 = 3", "3y2 + 2 = 5".
     words, calculation = before[-_LONGEST:][: left.start()], left[0]
     glued = words[-1:].isalnum() and not calculation[0].isspace()
-    if _MIXED.search(words) or words.endswith(tuple(":%^_}]|")) or glued:
+    if _MIXED.search(words) or words.endswith(tuple(":%^_}]|!")) or glued:
+        return False
+    if words[-1:].isalpha() and not _BEFORE.fullmatch(re.split(r"[\W_]+", words)[-1]):
         return False
     try:
         value = _worked_out(calculation)
@@ -80,7 +118,22 @@ def _is_false(before: str, after: str) -> bool:
     digits = right["number"].replace(",", "")
     stated = Fraction(digits) * (-1 if right["minus"] or right["minus2"] else 1)
     unit = Fraction(1, 10 ** len(digits.partition(".")[2]))
-    return abs(value - stated) >= max(unit, abs(value) * _FLOAT_ERROR)
+    if _POINTS.search(calculation) and _POINTS.fullmatch(right["number"]):
+        return False
+    in_money = "$" in right[0] and "$" not in calculation
+    return abs(value - stated) >= max(unit, abs(value) * _FLOAT_ERROR) and not _explained(
+        value, stated, after[right.end("number") :], in_money
+    )
+
+
+def _explained(value: Fraction, stated: Fraction, after: str, in_money: bool) -> bool:
+    """Whether a unit after the stated number explains the difference: another unit, a clock, or a sign in words."""
+    unit = _UNIT.match(after)
+    if unit is None and not in_money:
+        return False
+    if unit is not None and (unit["more"] or value == -stated or (value - stated) % _CLOCK == 0):
+        return True
+    return any(value in (stated * factor, stated / factor) for factor in _FACTORS)
 
 
 def _worked_out(calculation: str) -> Fraction:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from qstep.data import checked_steps
-from qstep.grading import Grade, extract_answer
+from qstep.grading import Grade, extract_answer, readings
 from qstep.types import Problem, Row
 
 REASONING_GYM = "reasoning_gym:"
@@ -134,13 +134,14 @@ class ReasoningGym:
         entry = row.get("metadata", {}).get("entry")
         if entry is None:
             raise ValueError(f"row {row.get('id')!r}: metadata.entry is missing; the verifier of {self.name} needs it")
-        lines = row["completion"].strip().splitlines()
-        answer = extract_answer(row["completion"]) or (lines[-1].strip() if lines else None)
-        if answer is None:
+        as_text = readings(row["completion"])
+        if not as_text:
             return Grade("wrong", "no final answer", None)
-        if self.score_answer(answer, entry) == 1.0:
-            return Grade("right", "the verifier's full score", answer)
-        return Grade("wrong", "less than the verifier's full score", answer)
+        as_mathematics = extract_answer(row["completion"])
+        for answer in (*as_text, *([as_mathematics] if as_mathematics else [])):
+            if self.score_answer(answer, entry) == 1.0:
+                return Grade("right", "the verifier's full score", answer)
+        return Grade("wrong", "less than the verifier's full score", as_mathematics or as_text[-1])
 
 
 def with_options(name: str, options: Mapping[str, Any]) -> str:

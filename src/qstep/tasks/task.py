@@ -8,7 +8,8 @@ from functools import cache
 from typing import Protocol, cast
 
 from qstep.data import USER_CODE, code_version, load_code
-from qstep.grading import Grade
+from qstep.grading import Grade, states_answer
+from qstep.grading.thinking import never_ends
 from qstep.tasks.mathematics import Mathematics
 from qstep.tasks.miniature import Miniature
 from qstep.tasks.procedural import REASONING_GYM, ReasoningGym
@@ -99,15 +100,38 @@ def is_users(name: str) -> bool:
 
 
 def grade_rows(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[Grade]:
-    """Grades each row's `completion` against its `gold` by its task, in order; raises as `Tasks.of` does."""
+    """Grades each row's `completion` against its `gold` by its task, in order; raises as `Tasks.of` does.
+
+    A response without an answer is wrong (see `unanswered`), unless the user's own code grades it.
+    """
     by_task: dict[str, list[int]] = {}
-    for index, row in enumerate(rows):
-        by_task.setdefault(row.get("task", tasks.task), []).append(index)
     grades: dict[int, Grade] = {}
+    for index, row in enumerate(rows):
+        name = row.get("task", tasks.task)
+        reason = None if tasks.grader is not None or is_users(name) else unanswered(row)
+        if reason is not None:
+            grades[index] = Grade("wrong", reason, None)
+        else:
+            by_task.setdefault(name, []).append(index)
     for name, indices in by_task.items():
         found = tasks.named(name).grade([rows[index] for index in indices], deadline_s=tasks.deadline_s)
         grades.update(zip(indices, found, strict=True))
     return [grades[index] for index in range(len(rows))]
+
+
+def unanswered(row: Row) -> str | None:
+    """Why a response has no final answer, from how it ended; None if it may have one.
+
+    Thinking that its prompt opened must be closed. A response that was cut off (`finish_reason` is length) must have
+    stated its answer by a mark: its last number is an intermediate result.
+    """
+    prompt = row.get("prompt", "")
+    opened = row.get("thinking_opened") or (prompt if isinstance(prompt, str) else prompt[-1]["content"])
+    if never_ends(opened, row["completion"]):
+        return "no final answer: the thinking is never closed"
+    if row.get("finish_reason") == "length" and row.get("task") != "miniature" and not states_answer(row["completion"]):
+        return "no final answer: the response was cut off"
+    return None
 
 
 def graded_rows(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[Row]:
