@@ -104,16 +104,16 @@ def test_a_string_is_refused_where_steps_are_asked_for(scorer: StepScorer) -> No
     }
     for name, take in takers.items():
         take(["1+1=2", "#2"]) if name != "endpoint" else None
-        with pytest.raises(TypeError, match="is of type str, and has to be a list of strings, one for each step"):
+        with pytest.raises(TypeError, match="must be a list of strings, one for each step, not str"):
             take("1+1=2\n#2")
-    with pytest.raises(TypeError, match=r"row 'r': completions\[1\] is of type int, and has to be a string"):
+    with pytest.raises(TypeError, match=r"row 'r': completions\[1\] must be a string, the step's text, not int"):
         list(scorer.score_rows([as_row(["1+1=2", 7])]))
     assert scorer.score("1+1=\n", (step for step in ["1+1=2", "#2"])) == scorer.score("1+1=\n", ["1+1=2", "#2"])
 
 
 def test_several_questions_at_once_are_refused_with_the_way_to_score_them(scorer: StepScorer) -> None:
     for prompt in (["1+1=\n", "2+2=\n"], None, {"role": "user", "content": "1+1=\n"}):
-        with pytest.raises(TypeError, match=r"prompt is of type .*, and has to be one question: .* use score_rows"):
+        with pytest.raises(TypeError, match=r"prompt must be one question, not .* use score_rows"):
             scorer.score(prompt, ["#2"])  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""HTTP calls to the server of an engine or a scorer, repeated after a growing wait if an answer is unusable."""
+"""HTTP calls to the server of an engine or a scorer. A call without a usable answer is repeated after growing waits."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ T = TypeVar("T")
 _TRY_AGAIN = (408, 429, 500, 502, 503, 504)
 _LONGEST_WAIT_S = 60.0
 _LONGEST_LOOK_S = 10.0
-"""Of a call that has nothing computed."""
+"""Timeout of a GET, for which the server computes nothing."""
 _SHOWN = 300
 """Maximum number of characters that a message quotes from a server."""
 
 
 class EndpointError(ConnectionError):
-    """A server did not answer, or not with what was requested."""
+    """A server did not answer, or its answer is not what was requested."""
 
 
 class Unusable(Exception):
-    """An answer that cannot be used. The call is to be repeated after at least `after` seconds."""
+    """An answer that cannot be used. The call should be repeated after at least `after` seconds."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)
@@ -42,18 +42,18 @@ class Unusable(Exception):
 
 @dataclass
 class Server:
-    """A server, and how often and how long a call to it is tried.
+    """A server, and the limits on calls to it.
 
     A call is repeated after status 408, 429, 500, 502, 503 or 504, a lost connection, a timeout, or an answer that
     cannot be read. Any other status is an error at once, and so is a server that was never reached.
 
     Args:
         url: its address, with or without `/v1`.
-        api_key: sent as a bearer token; never part of a message.
-        timeout_s: maximum seconds of one call, with the time in the server's queue.
-        retries: how many failed calls in a row, after the first, end a request.
-        backoff_s: the wait after the first failure, or what the server asks for if that is longer; it doubles with
-            each, up to a minute.
+        api_key: sent as a bearer token. No message shows it.
+        timeout_s: maximum seconds of one call. They include the time in the server's queue.
+        retries: how many times a failed call is repeated.
+        backoff_s: the wait after the first failure. It doubles after each further one, up to a minute. If the server
+            asks for a longer wait, that is used.
     """
 
     url: str
@@ -66,11 +66,14 @@ class Server:
     def __post_init__(self) -> None:
         self.url = checked_url(self.url, "the server's address")
         if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
-            raise ValueError("the server's key has a character that no key has, such as a space or a line's end")
+            raise ValueError(
+                "The server's key contains a space, a line break or a character outside ASCII. Check the environment "
+                "variable"
+            )
 
     @contextmanager
     def connected(self) -> Iterator[tuple[BlockingPortal, httpx2.AsyncClient]]:
-        """Where calls are started, and what with; those under way are cancelled where this is left by an error."""
+        """A portal that starts calls, and the client to make them with. An error in the block cancels running calls."""
         headers = {"Accept-Encoding": "identity"}  # so that no small reply becomes a large one
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
@@ -88,13 +91,13 @@ class Server:
         name: str,
         most_bytes: int,
     ) -> T:
-        """The result of `read` for the answer to a POST (a GET if there is no body). `read` raises Unusable to repeat.
+        """Sends a POST, or a GET if `body` is None, and returns `read(answer)`. If `read` raises Unusable, it repeats.
 
         Args:
             name: how messages refer to the request.
-            most_bytes: no answer to it is longer.
+            most_bytes: the maximum size of an answer.
 
-        Raises EndpointError where the request is given up or refused, or the server was never reached.
+        Raises EndpointError if all tries failed, the server refused the request, or it was never reached.
         """
         url, failures, wait = self.url + path, 0, self.backoff_s
         while True:
@@ -104,8 +107,8 @@ class Server:
                 failures += 1
                 if failures > self.retries:
                     raise EndpointError(
-                        f"{name} is given up after {failures} tries without a usable answer of {url}: {error}. "
-                        "Rows that are done are kept: see to the server, and run the same again"
+                        f"{name}: no usable answer from {url} after {failures} tries: {error}. "
+                        "Finished rows are kept. Check the server, and run the command again"
                     ) from None
                 await anyio.sleep(min(max(error.after, wait * random.uniform(0.5, 1.0)), _LONGEST_WAIT_S))
                 wait = min(2 * wait, _LONGEST_WAIT_S)
@@ -122,7 +125,7 @@ class Server:
                         content += chunk
                         if len(content) > most_bytes:
                             raise EndpointError(
-                                f"{name}: {url} sent more than {most_bytes} bytes, which no answer to it has"
+                                f"{name}: {url} sent more than {most_bytes} bytes, the maximum for this request"
                             )
         except TimeoutError:
             raise Unusable(f"no answer within {longest:g} s") from None
@@ -130,7 +133,7 @@ class Server:
             said = self.shown(str(error))
             if not self._has_answered:
                 raise EndpointError(
-                    f"{url} is not to be reached ({said}): start the server, or mend its address"
+                    f"Cannot connect to {url} ({said}). Start the server, or correct the address"
                 ) from None
             raise Unusable(f"connection refused ({said})") from None
         except httpx2.RequestError as error:
@@ -140,7 +143,7 @@ class Server:
             said = f"HTTP {reply.status_code}: {self._message(bytes(content))}"
             if reply.status_code in _TRY_AGAIN:
                 raise Unusable(said, _retry_after(reply.headers.get("retry-after", "")))
-            raise EndpointError(f"{name}: {url} refuses it, {said}")
+            raise EndpointError(f"{name}: {url} refused it: {said}")
         try:
             return parse_row(bytes(content))
         except ValueError as error:
@@ -157,7 +160,7 @@ class Server:
         return self.shown(str(error.get("message", error) if isinstance(error, dict) else error))
 
     def shown(self, text: str) -> str:
-        """A server's answer as a message quotes it: one short printable line, without the key."""
+        """A server's answer for a message: one short printable line, without the key."""
         if self.api_key:
             text = text.replace(self.api_key, "***")
         text = "".join(character for character in " ".join(text.split()) if character.isprintable())
@@ -165,13 +168,14 @@ class Server:
 
 
 def checked_url(url: str, name: str) -> str:
-    """A server's address, without a `/v1`.
+    """A server's address, without a final `/v1`.
 
-    Raises ValueError, calling it by its name, for what is none, or holds more than one: it is written beside the rows.
+    Raises ValueError, naming the address `name`, if it is not an address or has more parts than one. It is stored with
+    the rows, so it must not contain a key.
     """
     if {*"@?#"} & {*url}:
         raise ValueError(
-            f"{name} has a user, a query or a fragment in it: give the address alone, and a key in the environment"
+            f"{name} contains a user, a query or a fragment. Give only the address; a key belongs in the environment"
         )
     try:
         address = urlsplit(url)
@@ -184,7 +188,7 @@ def checked_url(url: str, name: str) -> str:
 
 
 def _retry_after(value: str) -> float:
-    """Seconds that a server asks to wait, in number or date."""
+    """The seconds that a server asks to wait, from a number or a date."""
     if value.isdecimal():
         return float(value)
     try:

@@ -60,7 +60,7 @@ def test_a_shortened_table_says_so() -> None:
 def test_other_first_mistakes(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="scorer is None; give a scorer of load_scorer, a folder or a Hub id"):
         qstep.score(ROWS, None)  # type: ignore[type-var]
-    with pytest.raises(TypeError, match="the text is of type int, and has to be a string"):
+    with pytest.raises(TypeError, match="the text must be a string, not int"):
         qstep.split_steps(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^grader 'nope' is not of the form module:function"):
         qstep.grade(ROWS, grader="nope")

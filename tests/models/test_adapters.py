@@ -163,7 +163,7 @@ def test_an_adapter_names_its_base_by_its_whole_path(tmp_path: Path, monkeypatch
     monkeypatch.chdir("/")
     assert torch.equal(ScorerModel.load(tmp_path / "adapter").eval()(STEPS), expected)
     (tmp_path / "base").rename(tmp_path / "moved")
-    with pytest.raises(ValueError, match="base' as the adapter's base model, which is not there"):
+    with pytest.raises(ValueError, match=r"the adapter's base model .*base' was not found"):
         ScorerModel.load(tmp_path / "adapter")
 
 

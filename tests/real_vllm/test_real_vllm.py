@@ -188,9 +188,9 @@ def test_more_prompts_than_fit_a_step(engine: Engine) -> None:
 
 def test_an_adapter_and_reserved_options_are_refused(tmp_path: Path, hf: HFEngine) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds an adapter: `qstep merge`"):
+    with pytest.raises(ValueError, match=r"is an adapter\. Merge it with `qstep merge`"):
         VLLMEngine.load(str(tmp_path), hf.tokenizer)
-    with pytest.raises(ValueError, match=r"--vllm_options\.trust_remote_code is not yours to set"):
+    with pytest.raises(ValueError, match=r"--vllm_options\.trust_remote_code cannot be set, because qstep sets it"):
         VLLMEngine.load("m", hf.tokenizer, options={"trust_remote_code": True})
 
 

@@ -184,8 +184,8 @@ def test_a_scorer_is_compared_by_its_aggregations(tmp_path: Path) -> None:
             "comparison 'x': a and b must each be a way to choose",
         ),
         ({"results": "choise"}, r"results names an unknown stage 'choise' \(did you mean 'choice'"),
-        ({"comparisons": {"x": {"a": "a", "b": "b"}}}, "comparison 'x' must be a mapping with a, b"),
-        ({"comparisons": {"x": {"a": "a", "b": "b", "n": "2"}}}, "comparison 'x' must be a mapping with a, b"),
+        ({"comparisons": {"x": {"a": "a", "b": "b"}}}, "comparison 'x' must be a mapping with `a`, `b`"),
+        ({"comparisons": {"x": {"a": "a", "b": "b", "n": "2"}}}, "comparison 'x' must be a mapping with `a`, `b`"),
     ],
 )
 def test_a_malformed_study_is_refused_before_anything_runs(tmp_path: Path, study: dict[str, Any], message: str) -> None:

@@ -30,7 +30,7 @@ def test_a_new_format_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch, 
     saved = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(saved | {"architectures": ["ToyRewardModel"]}))
 
-    with pytest.raises(ValueError, match="ToyRewardModel, which may be a scorer of several kinds, or none"):
+    with pytest.raises(ValueError, match=r"ToyRewardModel\) is not recognisable"):
         recognise(str(tmp_path))
     monkeypatch.setitem(FORMATS, "toy", "toy_format")
     assert recognise(str(tmp_path)) == "toy"

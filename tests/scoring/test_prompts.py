@@ -134,7 +134,7 @@ def test_score_warns_and_scores(folder: Path, tmp_path: Path, capsys: pytest.Cap
         scorer = rewrite(folder, tmp_path / name, **form)
         out = score(ScoreConfig(tmp_path / "rows.jsonl", tmp_path / f"{name}.jsonl", scorer=str(scorer)))
         said = " ".join(capsys.readouterr().err.split())
-        assert ("3 of 3 prompts are unlike those that the scorer was trained on" in said) == (name == "other")
+        assert ("3 of 3 prompts differ from those of training" in said) == (name == "other")
         assert ("Give a conversation (--conversational true)" in said) == (name == "other")
         q_values.append([json.loads(line)["q_values"] for line in out.read_text().splitlines()])
     assert q_values[0] == q_values[1]
@@ -154,7 +154,7 @@ def test_search_and_evaluate_warn(base: Path, folder: Path, tmp_path: Path, caps
             max_new_tokens=4,
         )
     )
-    assert "miniature: 2 of 2 prompts are unlike" in " ".join(capsys.readouterr().err.split())
+    assert "miniature: 2 of 2 prompts differ" in " ".join(capsys.readouterr().err.split())
     rows = [
         {"prompt": problem.prompt, "completions": ["1", "#1"], "labels": [True, wrong]}
         for problem in miniature.problems("test", 3)
@@ -162,7 +162,7 @@ def test_search_and_evaluate_warn(base: Path, folder: Path, tmp_path: Path, caps
     ]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     evaluate(EvaluateStepsConfig(scorer=scorer, inputs=tmp_path / "rows.jsonl", output_dir=tmp_path / "judged"))
-    assert "rows.jsonl: 6 of 6 prompts are unlike" in " ".join(capsys.readouterr().err.split())
+    assert "rows.jsonl: 6 of 6 prompts differ" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_server_warns_in_its_reply(folder: Path) -> None:

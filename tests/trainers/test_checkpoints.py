@@ -303,7 +303,7 @@ def test_a_finished_model_that_was_changed_is_not_taken_for_finished(
 
 
 def test_a_failing_run_leaves_no_log_behind(inputs: TrainInputs, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="are longer than max_length"):
+    with pytest.raises(ValueError, match="are longer than --max_length"):
         run("rs", inputs, tmp_path / "run", max_length=4)
     assert not list((tmp_path / "run").glob("*log*"))
 

@@ -68,7 +68,7 @@ def test_a_response_graded_wrong_is_not_imitated_for_its_partial_reward(tmp_path
 def test_over_long_rows_are_refused_with_their_number_or_dropped_and_counted(tmp_path: Path) -> None:
     """A prompt " a" of 2 tokens, completions of n letters are n + 1 (the blank) + 1 (the end)."""
     rows = [{"prompt": "a", "completion": "x" * n} for n in (3, 30, 6, 40, 7)]
-    with pytest.raises(ValueError, match=r"3 rows are longer than max_length 10 tokens: line 2 \(34\), line 4 \(44\)"):
+    with pytest.raises(ValueError, match=r"3 rows are longer than --max_length 10 tokens: line 2 \(34\), line 4"):
         rows_of(tmp_path / "rows.jsonl", rows, max_length=10)
     found = rows_of(tmp_path / "rows.jsonl", rows, max_length=10, over_long="drop")
     assert found.rows.tolist() == [0, 2] and found.left_out == {"longer than max_length": 3}
@@ -142,5 +142,5 @@ def test_a_length_is_that_of_the_row_it_was_measured_on(tmp_path: Path) -> None:
         )
 
     assert only(0).rows.tolist() == [0]
-    with pytest.raises(ValueError, match=r"1 rows are longer than max_length 24 tokens: line 2"):
+    with pytest.raises(ValueError, match=r"1 rows are longer than --max_length 24 tokens: line 2"):
         only(1)

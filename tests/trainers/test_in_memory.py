@@ -137,7 +137,7 @@ def test_errors_name_the_rows_that_were_given(base: Path, rows: list[dict[str, A
         with pytest.raises(ValueError, match=says):
             RSTrainer(str(base), args, given)
     no_tables = [
-        ([*rows[:3], "a text"], r"^train_dataset\[3\] is of type str, and has to be a dict"),
+        ([*rows[:3], "a text"], r"^train_dataset\[3\] must be a dict, not str"),
         (DatasetDict(train=Dataset.from_list(rows)), r"^train_dataset is of type DatasetDict with train: .* one split"),
         (7, r"^train_dataset is of type int: give a list of dicts, a datasets.Dataset or a pandas DataFrame"),
     ]

@@ -171,7 +171,7 @@ def test_rows_left_out_are_counted(base: Path, rows_file: Path, tmp_path: Path) 
 def test_an_over_long_row_is_refused(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"rows\.jsonl: \d+ rows are longer than max_length 20 tokens: line 1 \(\d\d\), .*Raise max_length",
+        match=r"rows\.jsonl: \d+ rows are longer than --max_length 20 tokens: line 1 \(\d\d\), .*Raise --max_length",
     ):
         trainer(kind, base, rows_file, tmp_path, max_length=20)
 

@@ -138,7 +138,7 @@ def one_token(tokenizer: PreTrainedTokenizerBase, text: str, option: str) -> int
         ids = [tokenizer.added_tokens_encoder[text]]
     if len(ids) != 1:
         raise ValueError(
-            f"{option} {text!r} is {counted(len(ids), 'token')} for this tokenizer: {ids}. It is not the one this "
-            "scorer was trained with, or the option has to be changed"
+            f"{option} {text!r} is {counted(len(ids), 'token')} for this tokenizer: {ids}. Use the tokenizer saved "
+            f"with the scorer, or correct {option}"
         )
     return ids[0]

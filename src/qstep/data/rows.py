@@ -91,8 +91,8 @@ def checked_prompt(prompt: Any, where: str = "prompt") -> Prompt:
         return prompt
     held = f" of {type(prompt[0]).__name__}" if isinstance(prompt, list) and prompt else ""
     raise TypeError(
-        f"{where} is of type {type(prompt).__name__}{held}, and has to be one question: a string, or a list of "
-        'messages with "role" and "content". For several questions, use score_rows'
+        f"{where} must be one question, not {type(prompt).__name__}{held}: a string, or a list of messages with "
+        '"role" and "content". For several questions, use score_rows'
     )
 
 

@@ -1,4 +1,4 @@
-"""A response as steps: where its text is cut, and how given steps are checked."""
+"""Splits responses into steps, and checks given steps."""
 
 from __future__ import annotations
 
@@ -11,39 +11,38 @@ from qstep.data.splitters import cuts, is_named, is_users_splitter, use_splitter
 from qstep.types import Row
 
 Span = tuple[int, int]
-"""Where a step lies in a text: the index of its first character, and the one after its last."""
+"""The start and end of a step in a text: the index of its first character, and the one after its last."""
 
 
 def checked_steps(steps: Any, where: str = "steps") -> list[str]:
-    """`steps` as a list, if it is one of strings.
+    """`steps` as a list, if they are strings. A generator is read once.
 
-    A string is not: taken as a sequence, each of its characters would be a step. A generator is, and is read once.
+    A string is refused, because each of its characters would be a step.
 
     Raises TypeError, naming `where`, for anything else.
     """
     if not isinstance(steps, Iterable) or isinstance(steps, str | bytes | Mapping):
         raise TypeError(
-            f"{where} is of type {type(steps).__name__}, and has to be a list of strings, one for each step. "
+            f"{where} must be a list of strings, one for each step, not {type(steps).__name__}. "
             "qstep.data.split_steps cuts a response into steps"
         )
     taken = list(steps)
     for number, step in enumerate(taken):
         if not isinstance(step, str):
-            kind = type(step).__name__
-            raise TypeError(f"{where}[{number}] is of type {kind}, and has to be a string, the step's text")
+            raise TypeError(f"{where}[{number}] must be a string, the step's text, not {type(step).__name__}")
     return taken
 
 
 def step_spans(text: str, separator: str = "\n") -> list[Span]:
-    """Where the steps of `text` lie: its non-blank parts, without surrounding blanks.
+    """The spans of the steps of `text`: its non-blank parts, without surrounding blanks.
 
     `separator` is the text between parts, or names a splitter (`qstep.data.splitters`).
 
     Raises ValueError for an empty separator, and as `qstep.data.splitters.cuts` does. Raises TypeError for a text that
-    is no string.
+    is not a string.
     """
     if not isinstance(text, str):
-        raise TypeError(f"the text is of type {type(text).__name__}, and has to be a string")
+        raise TypeError(f"the text must be a string, not {type(text).__name__}")
     spans = []
     for start, end in _parts(text, separator):
         part = text[start:end]
@@ -83,9 +82,9 @@ def _parts(text: str, separator: str) -> Iterator[Span]:
 
 
 def locate_steps(text: str, steps: Sequence[str]) -> list[Span]:
-    """Where the given steps lie in `text`, in order, each at its first place after the one before.
+    """The spans of the given steps in `text`. Each is the first match after the step before it.
 
-    Raises ValueError, naming the step that is not there.
+    Raises ValueError, naming the step, if one is not found.
     """
     spans: list[Span] = []
     position = 0
@@ -103,14 +102,16 @@ def locate_steps(text: str, steps: Sequence[str]) -> list[Span]:
 
 
 def step_regions(text: str, steps: Sequence[str], separator: str = "\n") -> list[Span]:
-    """`text` cut into as many regions as it has steps: each step with what it owns, together the whole text.
+    """Cuts `text` into one region for each step. Together the regions are the complete text.
 
-    A step owns the separators after it. With a named splitter, it owns what follows up to the last line break before
-    the next step. The first step also owns what is before it, and the last one everything to the end.
+    A region holds the step and the separators after it. With a named splitter, it holds the step and what follows, up
+    to the last line break before the next step. The first region also holds what is before its step, and the last one
+    everything to the end.
 
     Raises:
-        ValueError: `steps` are not those of the text: at a literal separator, it is split otherwise; of a named
-            splitter, more than blanks is in none of them. (A user's function need not be loaded for that.)
+        ValueError: `steps` are not those of the text. At a literal separator, the text must be split into exactly these
+            steps. For a named splitter, all that is not blank must be in a step. (A user's function need not be loaded
+            for this.)
     """
     steps, named = checked_steps(steps), is_named(separator)
     spans = locate_steps(text, steps) if named else step_spans(text, separator)
@@ -130,10 +131,10 @@ def _after_line_break(gap: str) -> str:
 
 
 def check_separator(option: str, separator: str) -> None:
-    """Checks what a user gives as the text between steps, or as the name of a splitter (`use_splitter`).
+    """Checks a user's separator, or name of a splitter (`use_splitter`).
 
-    Raises ValueError, naming the option, for an empty separator, one with a backslash and an n or a t in it, or a
-    splitter that is not there.
+    Raises ValueError, naming the option, for an empty separator, one with the two characters of an escaped line break
+    or tab, or a splitter that cannot be loaded.
     """
     if not separator:
         raise ValueError(f"--{option} is empty; give the string between steps")
@@ -142,23 +143,24 @@ def check_separator(option: str, separator: str) -> None:
             use_splitter(separator)
         except ValueError as error:
             raise ValueError(f"--{option}: {error}") from None
-    elif re.search(r"\\[nt](?![a-zA-Z])", separator):
+    elif found := re.search(r"\\([nt])(?![a-zA-Z])", separator):
+        meant = "a line break" if found[1] == "n" else "a tab"
         raise ValueError(
-            f"--{option} {separator!r} holds a backslash and a letter, not a line break or a tab: in a shell write "
+            f"--{option} {separator} has the two characters \\ and {found[1]}, not {meant}. In a shell write "
             f"$'{separator}' (in YAML, \"{separator}\")"
         )
 
 
 def first_cut(steps: Sequence[str], separator: str, *, split_by_it: bool = False) -> str | None:
-    """The first of `steps` that `separator` would cut again, if there is one: a step is one step when it stands alone.
+    """The first of `steps` that `separator` would split again, or None.
 
-    Raises TypeError where `steps` is a string.
+    Raises TypeError if `steps` is a string.
 
     If the steps were `split_by_it` and it is the user's own function, they are accepted as they are. The function may
     have used the context of a step, and it is not loaded for this check.
     """
     if isinstance(steps, str):
-        checked_steps(steps)  # raises; lists are what rows hold by the million, and are checked where they are read
+        checked_steps(steps)  # raises. Lists of rows are checked when they are read; there may be millions.
     if split_by_it and is_users_splitter(separator):
         return None
     if is_named(separator):
@@ -167,10 +169,10 @@ def first_cut(steps: Sequence[str], separator: str, *, split_by_it: bool = False
 
 
 def steps_of(row: Row, separator: str) -> list[str]:
-    """The steps of a response: its `completions` if it was split before, else its completion, split.
+    """The steps of a response: its `completions` if it has them, else its completion, split.
 
     Raises:
-        ValueError: it was split at another separator, or a step would be split again; or as `step_spans` does.
+        ValueError: it was split at another separator, or a step would be split again. Also as `step_spans` does.
     """
     if "completions" not in row:
         return split_steps(row["completion"], separator)
@@ -178,7 +180,7 @@ def steps_of(row: Row, separator: str) -> list[str]:
     split_at = row.get("step_separator", separator)
     if split_at != separator:
         raise ValueError(
-            f"row {row.get('id')!r} was split into steps at {split_at!r}, not at {separator!r}: use the former"
+            f"row {row.get('id')!r} was split into steps at {split_at!r}, not at {separator!r}. Use {split_at!r}"
         )
     cut = first_cut(steps, separator, split_by_it="step_separator" in row)
     if cut is not None:

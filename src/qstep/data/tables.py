@@ -70,7 +70,7 @@ def _is_dataset(table: Any) -> bool:
 
 def _plain_row(row: Any, where: str) -> Row:
     if not isinstance(row, Mapping):
-        raise TypeError(f"{where} is of type {type(row).__name__}, and has to be a dict")
+        raise TypeError(f"{where} must be a dict, not {type(row).__name__}")
     plain = {str(name): _plain(value) for name, value in row.items()}
     for name, value in plain.items():
         if isinstance(value, float) and math.isinf(value):

@@ -1,7 +1,7 @@
 """Sampling from a server that speaks OpenAI's completions protocol: vLLM, SGLang, llama.cpp, a hosted service.
 
-A request is one call for all its samples. Every answer is checked: a call without a usable answer is repeated, and
-after one with too few choices another call requests the missing ones.
+A request is one call for all its samples. Every answer is checked. A call without a usable answer is repeated. If an
+answer has too few choices, another call requests the missing ones.
 
 See OpenAI's API reference (`/v1/completions`), and vLLM's OpenAI-compatible server for its additions: prompts as token
 ids, `return_token_ids`, `top_k`, `min_p`, `repetition_penalty`.
@@ -31,21 +31,23 @@ _Answer = tuple[Request, list[Response]]
 class HTTPEngine:
     """Samples from a server, with up to `concurrency` requests at the same time.
 
-    The seed of a call follows from (seed, key, samples), so that a call made again draws the same where the server
-    honours seeds, and another sample index draws another response.
+    The seed of a call is computed from (seed, key, samples). If the server honours seeds, a repeated call draws the
+    same responses, and another sample index draws another response.
 
-    `token_ids` are given where the server returns them, they end as `Response` says and read as the choice's text;
-    else the text is the server's. `logps` are given where these are, and the server's log-probabilities are known to
-    be those of the distribution drawn from: greedy, or at temperature 1 and top_p 1 (vLLM's are raw, before both), or
-    at any setting where the server is said to return processed ones.
+    A response has `token_ids` if the server returns them, they decode to the choice's text, and they end as `Response`
+    says. Otherwise it has only the server's text.
+
+    A response has `logps` if it has `token_ids` and the server's log-probabilities belong to the sampling distribution.
+    Raw ones, which vLLM returns by default, do so for greedy sampling and at temperature 1 with top_p 1. Processed ones
+    always do.
 
     Args:
         server: the server.
         model: the model's name at the server.
         tokenizer: the model's tokenizer.
-        prompts_as: `tokens` sends token ids, and asks for token ids and log-probabilities; `text` sends what OpenAI
-            itself accepts and no more, so that sampling beyond temperature and top_p is the server's default.
-        logprobs: `raw` or `processed`, as vLLM's `--logprobs-mode` names what the server returns.
+        prompts_as: `tokens` sends token ids, and requests token ids and log-probabilities. `text` sends only what
+            OpenAI accepts. Sampling parameters other than temperature and top_p are then the server's defaults.
+        logprobs: which log-probabilities the server returns, `raw` or `processed` (vLLM's `--logprobs-mode`).
         concurrency: maximum number of requests at the same time.
     """
 
@@ -74,16 +76,16 @@ class HTTPEngine:
         return decode_text(self.tokenizer, token_ids)
 
     def sample(self, requests: Iterable[Request], settings: SamplingSettings) -> Iterator[_Answer]:
-        """Yields every request once with its responses, as they come; see `Engine.sample`.
+        """Yields every request once with its responses, in the order of completion; see `Engine.sample`.
 
         Raises:
-            EndpointError: a request was given up or refused, or the server was never reached. What else had come is
-                yielded before.
-            ValueError: the server is to stop at a text and is sent texts.
+            EndpointError: all tries of a request failed, the server refused it, or it was never reached. Other
+                requests that are complete are yielded before.
+            ValueError: `settings.stop` is given, and prompts are sent as text.
         """
         if settings.stop is not None and self.prompts_as == "text":
             raise ValueError(
-                "a server can stop at a step's end only if it is sent token ids: leave out --engine_input text"
+                "A server can stop at a step's end only if prompts are sent as token ids. Remove --engine_input text"
             )
         with self.server.connected() as (portal, client):
             pending: set[Future[_Answer]] = set()
@@ -109,7 +111,7 @@ class HTTPEngine:
     def _usable(
         self, request: Request, samples: list[int], settings: SamplingSettings, reply: dict[str, Any]
     ) -> dict[int, Response]:
-        """The responses to these samples that came, at least one; Unusable where none did."""
+        """The responses to these samples that the answer has. Raises Unusable if it has none."""
         choices = reply.get("choices")
         came: dict[int, Response] = {}
         greedy = settings.temperature == 0
@@ -129,14 +131,14 @@ class HTTPEngine:
         body: dict[str, Any] = {
             "model": self.model,
             "prompt": request.prompt_ids if self.prompts_as == "tokens" else self._text(request.prompt_ids),
-            "n": len(samples) if settings.temperature else 1,  # greedy ones are equal, and vLLM refuses n > 1
+            "n": len(samples) if settings.temperature else 1,  # greedy responses are equal, and vLLM refuses n > 1
             "max_tokens": request.limit(settings),
             "temperature": settings.temperature,
             "top_p": settings.top_p,
             "seed": seed,
         }
         if self.prompts_as == "tokens":
-            # vLLM's defaults are those of the model's generation config, llama.cpp's are its own.
+            # By default vLLM takes these from the model's generation config, and llama.cpp has its own values.
             body |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
             if self._gives_logps(settings):
                 body["logprobs"] = 1
@@ -145,7 +147,7 @@ class HTTPEngine:
         return body
 
     def _text(self, prompt_ids: list[int]) -> str:
-        """The text whose tokens are these, less the beginning-of-sequence token where the server adds it again."""
+        """The text of these tokens, without the beginning-of-sequence token if the server adds it again."""
         added = beginning(self.tokenizer)
         prompt_ids = prompt_ids[len(added) :] if prompt_ids[: len(added)] == added else prompt_ids
         return str(self.tokenizer.decode(prompt_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
@@ -168,7 +170,9 @@ class HTTPEngine:
         if reason == "stop" and ids[-1] not in (self.tokenizer.eos_token_id, choice.get("stop_reason")):
             return Response(sample, text, None, None, reason)
         read = self.decode(ids[:-1] if reason == "stop" else ids)
-        letters = _letters(read)[: len(_letters(text))] if reason == "step" else _letters(read)  # a token may go on
+        letters = (
+            _letters(read)[: len(_letters(text))] if reason == "step" else _letters(read)
+        )  # a token may reach past it
         if letters != _letters(text):
             return Response(sample, text, None, None, reason)
         logps = _logps(choice.get("logprobs"), len(ids)) if self._gives_logps(settings) else None
@@ -176,7 +180,7 @@ class HTTPEngine:
 
 
 def _finished(pending: set[Future[_Answer]]) -> Generator[_Answer, None, set[Future[_Answer]]]:
-    """Waits until one is done; yields all that are, then raises what failed; returns those under way."""
+    """Waits until an answer is complete. Yields all complete ones, then raises the first error. Returns the others."""
     done, under_way = wait(pending, return_when=FIRST_COMPLETED)
     failed = None
     for future in done:
@@ -194,7 +198,7 @@ def _is_id(token: Any) -> bool:
 
 
 def _letters(text: str) -> str:
-    """A text without what incremental decoding may write differently: spaces, and characters cut in two."""
+    """A text without white space and split characters, which incremental decoding may write differently."""
     return "".join(text.replace("\N{REPLACEMENT CHARACTER}", "").split())
 
 

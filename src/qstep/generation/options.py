@@ -1,4 +1,4 @@
-"""The options of what draws responses: a model in this process, vLLM, or a server. Each engine has its own."""
+"""The options of engines, which draw responses: a model in this process, vLLM, or a server."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class SamplingOptions(Options):
     """How responses are drawn.
 
     Args:
-        max_new_tokens: length limit of a whole response, in tokens after its prompt.
+        max_new_tokens: length limit of a complete response, in tokens after its prompt.
         temperature: 0 is greedy.
         top_p: nucleus sampling; 1 keeps all tokens.
-        seed: of the sampling. Each response has its own random stream, whatever the batch.
+        seed: seed of sampling. The batch does not change a response.
     """
 
     GROUP = "sampling options"
@@ -35,7 +35,7 @@ class SamplingOptions(Options):
     seed: Annotated[int, ReadIf()] = 0
 
     def sampling(self) -> SamplingSettings:
-        """The same for an engine."""
+        """These options as an engine takes them."""
         from qstep.generation import SamplingSettings
 
         return SamplingSettings(self.max_new_tokens, self.temperature, self.top_p, self.seed)
@@ -46,7 +46,7 @@ class LocalOptions(DeviceOptions):
     """A model that is computed on this machine.
 
     Args:
-        max_rows: responses decoded at once.
+        max_rows: maximum number of responses decoded at once.
     """
 
     GROUP = "options of --engine hf and vllm"
@@ -59,7 +59,7 @@ class HFOptions(LocalOptions):
     """A model in this process.
 
     Args:
-        max_tokens: positions held in the cache at once; lower it when memory runs out.
+        max_tokens: maximum number of positions in the cache. Lower it if memory runs out.
     """
 
     GROUP = "options of --engine hf"
@@ -86,7 +86,7 @@ def check_vllm_options(option: str, given: Mapping[str, Any]) -> None:
     """Raises ValueError for an argument of vllm.LLM that qstep sets."""
     for name in given:
         if name in _OURS:
-            raise ValueError(f"--{option}.{name} is not yours to set: qstep sets {', '.join(_OURS)}")
+            raise ValueError(f"--{option}.{name} cannot be set, because qstep sets it. Remove it")
 
 
 @dataclass(kw_only=True)
@@ -103,15 +103,14 @@ class VLLMOptions(LocalOptions):
     vllm_options: Annotated[dict[str, Any] | None, Check(check_vllm_options)] = None
 
     def load(self, model_name_or_path: str, revision: str | None) -> Engine:
-        """The engine of a model that vLLM computes. Raises ValueError, with the remedy, where vLLM is not installed."""
+        """The engine of a model that vLLM computes. Raises ValueError if vLLM is not installed."""
         from qstep.models.inference import load_text_tokenizer
 
         try:
             from qstep.generation import VLLMEngine
         except ModuleNotFoundError as error:
             raise ValueError(
-                f"--engine vllm needs {error.name}, which is not installed: an environment with vLLM, see "
-                "docs/engines.md"
+                f"--engine vllm needs the package {error.name}. Use an environment with vLLM (docs/engines.md)"
             ) from None
         return VLLMEngine.load(
             model_name_or_path,
@@ -129,12 +128,12 @@ class HTTPOptions(CallOptions):
 
     Args:
         engine_url: address of the server, such as http://127.0.0.1:8000. `model_name_or_path` is then the model that it
-            serves, and gives the tokenizer and the fingerprint; its weights are not read.
-        engine_model: the model's name on the server; that of `model_name_or_path` by default.
-        engine_input: how prompts are sent. `tokens` is what vLLM, SGLang and llama.cpp take; they then return
-            token ids and log-probs too. `text` is what OpenAI takes.
-        engine_logprobs: what log-probs the server gives: raw, before temperature and top_p, or processed.
-        concurrency: requests under way at once.
+            serves. Only its tokenizer and fingerprint are read, not its weights.
+        engine_model: the model's name on the server; `model_name_or_path` by default.
+        engine_input: how prompts are sent. vLLM, SGLang and llama.cpp take `tokens`; they then return token ids and
+            log-probs too. OpenAI takes `text`.
+        engine_logprobs: which log-probs the server returns: raw, before temperature and top_p, or processed.
+        concurrency: maximum number of requests at the same time.
     """
 
     GROUP = "options of --engine http"
@@ -163,14 +162,14 @@ class HTTPOptions(CallOptions):
 
 
 EngineChoice = HFOptions | VLLMOptions | HTTPOptions
-"""The options of one engine, without those of the others."""
+"""The options of one engine."""
 
 _ENGINES: dict[str, type[EngineChoice]] = {"hf": HFOptions, "vllm": VLLMOptions, "http": HTTPOptions}
 
 
 @dataclass(kw_only=True)
 class EngineOptions(HFOptions, VLLMOptions, HTTPOptions):
-    """What draws responses. The command line has the options of every engine; `chosen` are those of one.
+    """The engine that draws responses. The command line has the options of all engines; `chosen` gives those of one.
 
     Args:
         engine: `hf` and `vllm` compute the model in this process; `http` asks an OpenAI-compatible server. A server's
@@ -208,7 +207,7 @@ class EngineOptions(HFOptions, VLLMOptions, HTTPOptions):
         return self.chosen().load(model_name_or_path, self.model_revision)
 
     def model_setting(self, model_name_or_path: str, engine: Engine | None) -> str:
-        """The model as settings have it: its fingerprint, or its name if `engine` replaces the model's own."""
+        """The model as the settings record it: its fingerprint, or its name if `engine` is given instead."""
         if engine is not None:
             return model_name_or_path
         return model_fingerprint(model_name_or_path, self.model_revision)

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 class VLLMEngine:
     """Samples by vLLM.
 
-    A response's seed follows from (seed, key, sample). vLLM's kernels round differently for other batches, so a draw
-    near the boundary of two tokens can still go either way. `logps` are under the distribution drawn from (vLLM's
-    processed log-probabilities); greedy ones at temperature 1, as those of `HFEngine`.
+    The seed of a response is computed from (seed, key, sample). vLLM's kernels round differently in other batches, so a
+    draw near the boundary between two tokens may still differ. `logps` are log-probabilities under the sampling
+    distribution (vLLM's processed ones). For greedy responses they are those at temperature 1, as in `HFEngine`.
 
     Args:
         llm: a vLLM made with `logprobs_mode="processed_logprobs"`.
-        tokenizer: the model's.
-        max_rows: maximum number of responses decoded together; as many more wait in its queue.
+        tokenizer: the model's tokenizer.
+        max_rows: maximum number of responses decoded together. As many more wait in the queue.
     """
 
     def __init__(self, llm: LLM, tokenizer: PreTrainedTokenizerBase, *, max_rows: int = 1024) -> None:
@@ -55,17 +55,17 @@ class VLLMEngine:
         max_rows: int = 1024,
         options: Mapping[str, Any] | None = None,
     ) -> VLLMEngine:
-        """An engine of a folder or Hub id. `options` are further arguments of `vllm.LLM`.
+        """The engine of a folder or Hub id. `options` are further arguments of `vllm.LLM`.
 
         Raises:
-            ValueError: the folder holds an adapter, or an option is one that qstep sets.
+            ValueError: the folder is an adapter, or qstep itself sets one of the options.
         """
         if (Path(model_name_or_path) / ADAPTER_CONFIG).exists():
             raise ValueError(
-                f"{model_name_or_path} holds an adapter: `qstep merge` it into its base, and give what that writes"
+                f"{model_name_or_path} is an adapter. Merge it with `qstep merge`, and give the merged folder"
             )
         check_vllm_options("vllm_options", options or {})
-        # After a part of a prompt, vLLM winds the request's random numbers back, which a CPU's cannot be: it would die.
+        # vLLM resets a request's random numbers after each chunk of its prompt. It cannot do so on a CPU, and crashes.
         whole_prompts = {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
         llm = LLM(
             model_name_or_path,
@@ -85,10 +85,10 @@ class VLLMEngine:
     def sample(
         self, requests: Iterable[Request], settings: SamplingSettings
     ) -> Iterator[tuple[Request, list[Response]]]:
-        """Yields every request once with its responses, as they come; see `Engine.sample`.
+        """Yields every request once with its responses, in the order of completion; see `Engine.sample`.
 
         Raises:
-            ValueError: prompt plus `max_new_tokens` of a request is longer than vLLM's `max_model_len`.
+            ValueError: a request's prompt and `max_new_tokens` exceed vLLM's `max_model_len`.
         """
         engine = self.llm.llm_engine
         positions = engine.model_config.max_model_len
@@ -135,7 +135,7 @@ def _parameters(request: Request, sample: int, settings: SamplingSettings) -> Sa
         temperature=settings.temperature,
         top_p=settings.top_p,
         seed=int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") >> 1,
-        logprobs=0,  # only that of the drawn token
+        logprobs=0,  # only the drawn token's
         stop=settings.stop,
         include_stop_str_in_output=True,
         detokenize=settings.stop is not None,

@@ -1,4 +1,4 @@
-"""Low-rank adapters (peft) on a model of transformers: put on, saved, restored, merged."""
+"""Low-rank adapters (peft) on models of transformers: adding, saving, restoring and merging them."""
 
 from __future__ import annotations
 
@@ -39,25 +39,27 @@ def saved_adapter(folder: str | Path) -> LoraConfig:
         raise missing(f"the adapter in {folder}", "peft", "peft") from None
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, LoraConfig):
-        raise ValueError(f"{Path(folder) / ADAPTER_CONFIG} is of a {type(config).__name__}; qstep knows LoRA")
+        raise ValueError(f"{Path(folder) / ADAPTER_CONFIG} is a {type(config).__name__}; qstep supports LoRA only")
     config.inference_mode = False
     return config
 
 
 def base_of(folder: str | Path) -> tuple[str, str | None]:
-    """The base model that a saved adapter names, and its revision. Raises ValueError where it names none, or one that
-    is not there."""
+    """The base model that a saved adapter names, and its revision.
+
+    Raises ValueError if it names no model, or a folder that does not exist.
+    """
     config = saved_adapter(folder)
     base = config.base_model_name_or_path
     if not base or (Path(base).is_absolute() and not Path(base).is_dir()):
         raise ValueError(
-            f"{Path(folder) / ADAPTER_CONFIG} names {base!r} as the adapter's base model, which is not there"
+            f"{Path(folder) / ADAPTER_CONFIG}: the adapter's base model {base!r} was not found. Restore that folder"
         )
     return base, config.revision
 
 
 def load_adapter(folder: str | Path, load_base: Callable[[str, str | None], PreTrainedModel]) -> PeftModel:
-    """A saved adapter on the base model, and revision, that it names; raises as `base_of` does."""
+    """A saved adapter on its base model, at the revision that it names. Raises as `base_of` does."""
     base = load_base(*base_of(folder))
     from peft import PeftModel
 
@@ -67,8 +69,8 @@ def load_adapter(folder: str | Path, load_base: Callable[[str, str | None], PreT
 def merged(model: PeftModel) -> PreTrainedModel:
     """The model with its adapter added to the weights.
 
-    If the adapter changes the input embeddings or the head of a model in which both are one matrix, they are two
-    afterwards, and the model's config says so.
+    In some models the input embeddings and the head are one matrix. If the adapter changes one of them, they become two
+    matrices, and the model's config says so.
     """
     inner: Any = bare(model)
     embeddings, head = inner.get_input_embeddings(), inner.get_output_embeddings()
@@ -84,7 +86,7 @@ def merged(model: PeftModel) -> PreTrainedModel:
 def save_pretrained(
     model: PreTrainedModel | PeftModel, folder: str | Path, state_dict: dict[str, Tensor] | None, prefix: str
 ) -> None:
-    """Writes a model, or an adapter with the config of its base, from its own state or a part of `state_dict`."""
+    """Writes a model, or an adapter with its base's config. If `state_dict` is given, weights come from it."""
     arguments: dict[str, Any] = {}
     if state_dict is not None:
         arguments["state_dict"] = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
@@ -106,6 +108,6 @@ def restore_pretrained(model: PreTrainedModel | PeftModel, folder: str | Path) -
         state = load_file(Path(folder) / "adapter_model.safetensors")
         set_peft_model_state_dict(model, state)
         return
-    # In fp32, which holds what was saved in any dtype: a head in fp32 on a trunk in bf16 comes back to the bit.
+    # fp32 represents all saved dtypes exactly, as for a head in fp32 on a trunk in bf16.
     saved = type(model).from_pretrained(str(folder), config=model.config, dtype=torch.float32)
     model.load_state_dict(saved.state_dict())

@@ -1,4 +1,4 @@
-"""Loading a causal language model and its tokenizer: the options, no dropout, and the model inside an adapter."""
+"""Loads causal language models and tokenizers. Dropout is turned off."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ _PEFT = ReadIf(use_peft=True)
 
 @dataclass(kw_only=True)
 class ModelOptions(Options):
-    """Which model to train, and whether all of it or a low-rank adapter (TRL's names).
+    """The model to train, completely or with a low-rank adapter. The options have TRL's names.
 
     Args:
         model_name_or_path: the causal language model to start from: a folder or a Hub id.
         model_revision: branch, tag or commit of a Hub id.
         dtype: type of the weights: float32, bfloat16, float16, or auto for the checkpoint's own.
-        trust_remote_code: run code that comes with the checkpoint.
-        use_peft: train a LoRA adapter on frozen weights instead of the weights; needs the extra `peft`,
+        trust_remote_code: run the checkpoint's own code.
+        use_peft: train a LoRA adapter and freeze the model's weights. Needs the extra `peft`,
             `pip install -e '.[peft]'` in a clone of the repository.
         lora_r: rank of the adapter.
-        lora_alpha: its scale is lora_alpha / lora_r.
+        lora_alpha: the adapter's scale is lora_alpha / lora_r.
         lora_dropout: dropout before the adapter.
-        lora_target_modules: the linear layers it changes; all but the head by default.
+        lora_target_modules: the linear layers that the adapter changes; all but the head by default.
     """
 
     GROUP = "model options"
@@ -86,19 +86,19 @@ class ModelOptions(Options):
     def load_arguments(self) -> dict[str, Any]:
         """The arguments of `from_pretrained`.
 
-        Raises ValueError where the model is an adapter without its base, or its name is neither a folder nor a Hub id.
+        Raises ValueError if the model is an adapter, or its name is neither a folder nor a Hub id.
         """
         check_model_name(self.model_name_or_path)
         if (Path(self.model_name_or_path) / ADAPTER_CONFIG).exists():
             raise ValueError(
-                f"{self.model_name_or_path} is an adapter: make a plain checkpoint from it with `qstep merge` first"
+                f"{self.model_name_or_path} is an adapter. Merge it with `qstep merge`, and give the merged folder"
             )
         return {"revision": self.model_revision, "trust_remote_code": self.trust_remote_code}
 
 
 @dataclass(kw_only=True)
 class LoadedModel(ModelOptions):
-    """A model that is in memory already, to be trained as it is.
+    """A model in memory, to be trained as it is.
 
     Args:
         model: a causal language model of transformers or, for a scorer, a token classifier.
@@ -109,18 +109,18 @@ class LoadedModel(ModelOptions):
 
 
 def is_scorer(config: PretrainedConfig) -> bool:
-    """Whether a checkpoint is a step scorer: it carries a step contract."""
+    """Whether a checkpoint is a step scorer: its config has a step contract."""
     return isinstance(getattr(config, "qstep", None), dict)
 
 
 def load_causal_lm(options: ModelOptions, **arguments: Any) -> PreTrainedModel:
-    """A causal language model to train or to take log-probabilities from, without dropout.
+    """Loads a causal language model without dropout.
 
     Args:
         arguments: further arguments of `from_pretrained`.
 
     Raises:
-        ValueError: qstep cannot compute its layers or its logits; the message says which.
+        ValueError: qstep cannot compute the model's layers or logits. The message says which.
     """
     if isinstance(options, LoadedModel):
         if is_scorer(options.model.config):
@@ -142,19 +142,19 @@ def load_causal_lm(options: ModelOptions, **arguments: Any) -> PreTrainedModel:
 def load_tokenizer(name: str | Path, **arguments: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id.
 
-    Raises ValueError for a folder without one, and a name that is neither a folder nor a Hub id.
+    Raises ValueError for a folder without a tokenizer, or a name that is neither a folder nor a Hub id.
     """
     check_model_name(name)
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).exists() for file in _TOKENIZER_FILES):
         raise ValueError(
-            f"{name} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}): copy it from the model it was trained from"
+            f"{name} has no tokenizer ({', '.join(_TOKENIZER_FILES)}). Copy it from the model it was trained from"
         )
     return AutoTokenizer.from_pretrained(name, **arguments)
 
 
 def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
-    """The config with every dropout at 0, in place: a Q-value is one number, the same in training and in use."""
+    """Sets every dropout of a config to 0, in place, so that Qs are the same in training and in use."""
     text = config.get_text_config()
     for name, value in vars(text).items():
         if ("dropout" in name or "pdrop" in name or name == "layerdrop") and isinstance(value, float):
@@ -165,7 +165,7 @@ def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
 
 
 def without_dropout_layers(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with its dropout at 0, in place: in its config, its layers, and what they have read of the config."""
+    """Sets a model's dropout to 0, in place: in its config, and in its layers with the values they read from it."""
     without_dropout(model.config)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -177,11 +177,11 @@ def without_dropout_layers(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def adapter_off(model: nn.Module) -> AbstractContextManager[Any]:
-    """A context in which a peft model computes what its base does. It changes nothing for other models."""
+    """A context in which a peft model computes as its base model does. Other models are unchanged."""
     peft_model: Any = model
     return peft_model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
 
 
 def bare(model: Any) -> PreTrainedModel:
-    """The model of transformers inside a peft model, its adapted layers in place."""
+    """The model of transformers inside a peft model. Its adapted layers stay in it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -59,7 +59,7 @@ class GroupConfig(TrainingArguments):
         super().__post_init__()
         check_options(self)
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
-            raise ValueError("the run has no steps: set max_steps or num_train_epochs above 0")
+            raise ValueError("the run has no steps. Set --max_steps or --num_train_epochs above 0")
         for name in self.report_to or ():
             _check_reporter(name)
 

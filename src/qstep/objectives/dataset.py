@@ -177,9 +177,9 @@ def _exact_lengths(
 def _too_long(source: RowsFile, rows: NDArray[np.int64], lengths: NDArray[np.int64], max_length: int) -> ValueError:
     named = ", ".join(f"{source.line(row)} ({tokens})" for row, tokens in zip(rows, lengths[:_NAMED], strict=False))
     return ValueError(
-        f"{source}: {len(rows)} rows are longer than max_length {max_length} tokens: {named}"
-        f"{', ...' if len(rows) > _NAMED else ''}. qstep truncates nothing. Raise max_length, or leave these rows out "
-        "with over_long: drop."
+        f"{source}: {len(rows)} rows are longer than --max_length {max_length} tokens: {named}"
+        f"{', ...' if len(rows) > _NAMED else ''}. qstep truncates nothing. Raise --max_length, or leave these rows "
+        "out with --over_long drop."
     )
 
 
@@ -189,8 +189,7 @@ def _refuse_other_separators(source: RowsFile, index: Index, wanted: str) -> Non
             raise source.error(
                 int(np.flatnonzero(index.table["separator"] == code)[0]),
                 "step_separator",
-                f"is {separator!r}, but this run's step_separator is {wanted!r}: set step_separator to that of the "
-                "rows",
+                f"is {separator!r}, but --step_separator is {wanted!r}. Give --step_separator {separator!r}",
             )
 
 

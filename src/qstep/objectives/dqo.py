@@ -76,8 +76,8 @@ class DQOConfig(ValueConfig):
         super().__post_init__()
         if self.process_rewards == "additive" and self.responses_per_prompt is not None:
             raise ValueError(
-                "process_rewards additive needs complete groups in a batch, because it centres rewards per problem: "
-                "set responses_per_prompt to null"
+                "--process_rewards additive needs complete groups in a batch, because it centres rewards per problem. "
+                "Set --responses_per_prompt to null"
             )
 
 
@@ -115,7 +115,7 @@ class DQO(Objective[RewardedBatch]):
         if assumed and self.config.importance != "none" and here()[0] == 0:
             _log.warning(
                 "%s: %d of %d rows have no logps_behavior, so they count as samples of the reference model. If another "
-                "model sampled them, their importance weights are wrong: set importance to none",
+                "model sampled them, their importance weights are wrong. Give --importance none",
                 train.source,
                 assumed,
                 len(train.rows),
@@ -201,8 +201,8 @@ class DQO(Objective[RewardedBatch]):
                 f"step {step}: the importance weights kept less than {self.config.min_effective_sample_size:.0%} of "
                 f"the batch for {self.steps_below} steps (effective sample size "
                 f"{diagnostics['effective_sample_size']:.2%}, mean weight {diagnostics['mean_weight']:.2e}). The "
-                "policy is too far from the data and no longer learns. Lower learning_rate, raise warmup_steps or "
-                "beta, or use importance: prefix or none."
+                "policy is too far from the data and no longer learns. Lower --learning_rate, raise --warmup_steps "
+                "or --beta, or give --importance prefix or none."
             )
         return {f"importance/{name}": torch.tensor(value) for name, value in diagnostics.items()}
 

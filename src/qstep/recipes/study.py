@@ -100,7 +100,8 @@ class Study:
             known = isinstance(entry, dict) and {"a", "b", "n"} <= set(entry) <= _COMPARISON
             if not known or type(entry["n"]) is not int:
                 raise recipe.error(
-                    f"study: comparison {name!r} must be a mapping with a, b, a whole n, and at most decides"
+                    f"study: comparison {name!r} must be a mapping with `a`, `b` and a whole number `n`; `decides` is "
+                    "optional"
                 )
             a, b = (tuple(side) if isinstance(side, list) else (side,) for side in (entry["a"], entry["b"]))
             if not a or not b or not all(isinstance(way, str) for way in (*a, *b)):

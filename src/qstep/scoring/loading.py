@@ -138,8 +138,8 @@ def recognise(name: str) -> ScorerKind:
         if format_of(kind).recognises(checkpoint):
             return kind
     raise ValueError(
-        f"{name} is a {checkpoint.architecture or config.get('model_type')}, which may be a scorer of several kinds, "
-        f"or none: give --scorer_kind, one of {', '.join(('qstep', *FORMATS))}"
+        f"The kind of scorer {name} (a {checkpoint.architecture or config.get('model_type')}) is not recognisable. "
+        f"Give --scorer_kind, one of {', '.join(('qstep', *FORMATS))}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The options of what gives steps their Q: a scorer in this process, or one at a server. Each has its own."""
+"""The options of scorers, which give steps their Qs: in this process, or at a server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LocalScorerOptions(DeviceOptions):
     Args:
         scorer: a folder or Hub id written by `qstep train pqm|bce|mse|orm`, a published process reward model, a policy,
             or a YAML file that names an ensemble's members.
-        scorer_kind: the kind of scorer. `auto` recognises it by the checkpoint.
+        scorer_kind: the kind of scorer. `auto` recognises it from the checkpoint.
         scorer_reference: the model that the kinds `implicit` and `policy` compare with.
         scorer_options: further options of the kind, such as `--scorer_options.max_length 4096`.
     """
@@ -62,7 +62,7 @@ class LocalScorerOptions(DeviceOptions):
             check_kind(kind, self.scorer_reference, self.scorer_options)
 
     def scorer_fingerprint(self) -> str:
-        """Names the scorer by all that its Qs follow from: its models, and an ensemble's file."""
+        """Identifies all that determines the Qs: the models, and an ensemble's file."""
         from qstep.scoring import is_ensemble, read_ensemble
 
         if not is_ensemble(self.scorer):
@@ -88,7 +88,7 @@ class LocalScorerOptions(DeviceOptions):
 
 
 _SCORER_KEY = "QSTEP_SCORER_API_KEY"
-"""Not the engine's: a key is sent to the server that it is of, and to no other."""
+"""Not the engine's variable, so that a key is sent only to its own server."""
 
 
 @dataclass(kw_only=True)
@@ -110,7 +110,7 @@ class EndpointOptions(CallOptions):
     endpoint: Annotated[ServerUrl | None, ONLY_WHETHER_GIVEN] = None
 
     def served_fingerprint(self, scorer: str) -> str:
-        """What the server says of its weights."""
+        """The server's description of its weights."""
         from qstep.scoring.endpoint import served_model
 
         assert self.endpoint is not None
@@ -145,40 +145,40 @@ class ScoringOptions(Options):
     step_separator: StepSeparator | None = None
 
     def check_steps(self, scorer: Scorer, name: str) -> Scorer:
-        """The scorer; ValueError where its steps are not cut as these options say."""
+        """Returns the scorer. Raises ValueError if `step_separator` is not the scorer's."""
         if self.step_separator not in (None, scorer.step_separator):
             raise ValueError(
-                f"--step_separator is {self.step_separator!r}, and {name} scores steps that were cut by "
-                f"{scorer.step_separator!r}: leave the option out, or name that"
+                f"--step_separator is {self.step_separator!r}, but {name} was trained on steps cut at "
+                f"{scorer.step_separator!r}. Remove the option, or give {scorer.step_separator!r}"
             )
         return scorer
 
 
 @dataclass(kw_only=True)
 class ScorerOptions(LocalScorerOptions, EndpointOptions, ScoringOptions):
-    """What gives steps their Q: a scorer here, or at a server."""
+    """A scorer in this process or at a server."""
 
     def scorer_fingerprint(self) -> str:
-        """Names the scorer by all that its Qs follow from; at a server, by what it says of its weights as well."""
+        """Identifies all that determines the Qs, including what a server says of its weights."""
         fingerprint = super().scorer_fingerprint()
         return fingerprint if self.endpoint is None else f"{fingerprint} {self.served_fingerprint(self.scorer)}"
 
     def load_scorer(self) -> Scorer:
-        """The scorer, ready to use. Raises ValueError where its steps are not cut as these options say."""
+        """The scorer, ready to use. Raises as `check_steps` does."""
         scorer = super().load_scorer() if self.endpoint is None else self.load_served(self.scorer)
         return self.check_steps(scorer, self.scorer)
 
 
 def warn_of_prompts(prompts: Iterable[Prompt], scorer: Scorer, where: str, instruction: str | None = None) -> None:
-    """Says how many prompts are unlike those that the scorer was trained on, a line for each difference."""
+    """Prints how many prompts differ from those of training, a line for each kind of difference."""
     total, found = 0, Counter[str]()
     for prompt in prompts:
         total += 1
         found.update(filter(None, [scorer.unlike_training(prompt, instruction)]))
     for difference, count in found.items():
         console.print(
-            f"Warning: {where}: {count} of {total} prompts are unlike those that the scorer was trained on, so its Qs "
-            f"may mean little. Such a prompt {difference}",
+            f"Warning: {where}: {count} of {total} prompts differ from those of training, so their Qs may be "
+            f"unreliable: each {difference}",
             markup=False,
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""Options that name problems, the task that knows their answers, and how they are put."""
+"""Options for problems, the task that knows their answers, and the form of prompts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FILES = (".jsonl", ".json", ".parquet")
 
 
 def _code_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
-    """`module:object` of the user's own, with the content of its file."""
+    """The user's `module:object`, with a digest of its file."""
     if is_users(value):
         yield value, code_version(value, option)
 
@@ -43,12 +43,12 @@ def _problem_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
 
 
 DatasetName = Annotated[str, Reads(_problem_inputs)]
-"""A file, a Hub id, or code of the user's own."""
+"""A file, a Hub id, or the user's own code."""
 
 
 @dataclass(kw_only=True)
 class TaskOptions(Options):
-    """Who knows the answers.
+    """The task that knows the answers.
 
     Args:
         task: the task of problems and rows that do not name one: `math`, `miniature`, `reasoning_gym:<family>`, or
@@ -65,9 +65,9 @@ class GradingOptions(TaskOptions):
     """How answers are graded.
 
     Args:
-        grader: `module:function`, a reward function as TRL has them (prompts, completions, **columns), instead of
-            the task's grading; 1 and more is right, less is wrong, None ungradable.
-        deadline_s: seconds one answer may take before its worker is killed.
+        grader: `module:function`, a TRL reward function (prompts, completions, **columns) that grades instead of the
+            task. 1 or more is right, less is wrong, None is ungradable.
+        deadline_s: maximum seconds for grading one answer. Its worker is killed after that.
     """
 
     GROUP = "grading options"
@@ -76,7 +76,7 @@ class GradingOptions(TaskOptions):
     deadline_s: Annotated[float, Bounds(least=0)] = 3.0
 
     def tasks(self) -> Tasks:
-        """Finds the task of a row, graded as these options say."""
+        """The tasks of rows, with these grading options."""
         from qstep.tasks import Tasks
 
         return Tasks(self.task, self.grader, self.deadline_s)
@@ -84,11 +84,11 @@ class GradingOptions(TaskOptions):
 
 @dataclass(kw_only=True)
 class PromptOptions(Options):
-    """How questions are put.
+    """How questions become prompts.
 
     Args:
         instruction: text put after each question and a blank line.
-        conversational: put the question through the model's chat template.
+        conversational: apply the model's chat template to the question.
     """
 
     GROUP = "prompt options"
@@ -98,7 +98,7 @@ class PromptOptions(Options):
 
 
 _SPLITS = ("train", "test")
-"""The splits that commands use by default. For a file they are part of the ids only."""
+"""The splits that commands use by default. For a file they only become part of the ids."""
 
 
 _FAMILY = Such(lambda name: name.startswith(REASONING_GYM), "a family of reasoning_gym as --{name}")
@@ -120,8 +120,8 @@ class ProblemOptions(PromptOptions, TaskOptions):
         num_problems: how many problems, all by default.
         offset: how many problems to skip first.
         data_seed: seed of generated problems.
-        unanswerable: whether a problem whose answer is the word None (GSM-Plus has such questions) is refused, or
-            dropped and counted.
+        unanswerable: `refuse` stops at a problem whose answer is the word None, as in GSM-Plus; `drop` leaves it out
+            and counts it.
     """
 
     GROUP = "problem options"
@@ -144,7 +144,7 @@ class ProblemOptions(PromptOptions, TaskOptions):
             )
 
     def problems(self) -> list[Problem]:
-        """The problems these options name; raises as `qstep.tasks.load_problems` does."""
+        """The problems that these options name. Raises as `qstep.tasks.load_problems` does."""
         from qstep.tasks.problems import problems_of
 
         left_out: Counter[str] = Counter()

@@ -32,18 +32,18 @@ def load_problems(
     """Problems `offset` to `offset + limit` (or to the end) of a data set, ids `<name>/<split>/<index>`.
 
     Args:
-        dataset_name: `miniature`; `reasoning_gym:<family>`; `module:object`, a task of the user's own; a .jsonl,
-            .json (a list) or .parquet file; or a Hub id, with its configuration after a colon where it needs one
+        dataset_name: `miniature`; `reasoning_gym:<family>`; `module:object`, the user's own task; a .jsonl,
+            .json (a list) or .parquet file; or a Hub id, followed by a colon and its configuration if it has several
             (`openai/gsm8k:main`).
         options: parameters of a reasoning_gym family.
-        split: which split. A file has none: there `train` or `test` is part of the ids, and nothing else is taken.
-            Splits of generated problems are disjoint, whatever the seeds.
-        limit: at most as many problems; generated data sets are endless and need one.
+        split: which split. A file has no splits; `train` or `test` then only becomes part of the ids. Splits of
+            generated problems are disjoint for all seeds.
+        limit: maximum number of problems. Generated data sets are endless and need a limit.
         offset: how many problems to skip.
-        seed: of generated problems; files keep their order.
+        seed: seed of generated problems. Files keep their order.
         instruction: text put after the question and a blank line.
-        conversational: make a prompt that is a string the only message of a user.
-        task: who grades the problems of a file or of the Hub.
+        conversational: turn a prompt that is a string into a user's message.
+        task: the task that grades the problems of a file or of the Hub.
         unanswerable: whether a problem of a file or the Hub is refused or dropped if its answer is the word None.
         left_out: counts the dropped problems, by reason.
 
@@ -79,7 +79,8 @@ def problems_of(asked: ProblemOptions, left_out: Counter[str]) -> list[Problem]:
         read = read_problems(name, split=split, task=asked.task, unanswerable=asked.unanswerable, left_out=left_out)
         chosen = list(islice(read, offset, stop))
     if not chosen:
-        raise ValueError(f"{name} has no problem from number {offset} on")
+        after = f" after --offset {offset}. Give a smaller one" if offset else ""
+        raise ValueError(f"{name} has no problem{after}")
     return [
         replace(problem, prompt=worded(problem.prompt, asked.instruction, asked.conversational)) for problem in chosen
     ]

@@ -30,7 +30,7 @@ def check_evaluation(args: GroupConfig, eval_rows: RowsFile | None) -> None:
     """Raises ValueError for rows to evaluate on without evaluations, or the reverse, before rows are read."""
     evaluates = args.eval_strategy != "no" or args.eval_on_start
     if evaluates and eval_rows is None:
-        raise ValueError("eval_strategy needs rows to evaluate on: give an eval_file (in Python, an eval_dataset)")
+        raise ValueError("--eval_strategy needs rows to evaluate on. Give --eval_file (in Python, eval_dataset)")
     if eval_rows is not None and not evaluates:
         named = eval_rows.argument or f"--eval_file {eval_rows}"
         raise ValueError(f"{named} has no effect without evaluations: give --eval_strategy steps or epoch")

@@ -52,8 +52,8 @@ class StepSampler(Sampler[list[int]]):
         self.epoch = 0
         if self.steps == 0:
             raise ValueError(
-                f"{len(lengths)} items do not fill a step of {step_items}, and dataloader_drop_last leaves out "
-                "incomplete steps: set it to false, or make the batch smaller"
+                f"{len(lengths)} items do not fill a step of {step_items}, and --dataloader_drop_last leaves out "
+                "incomplete steps. Set it to false, or make the batch smaller"
             )
 
     @property

@@ -34,8 +34,8 @@ class MathShepherd(WordVerdicts):
         ids, (before, tag, _) = encode_joined(self.tokenizer, ["1", f" {self.step_tag}", "\n"])
         if tag != before + 1:
             raise ValueError(
-                f"--scorer_options.step_tag {self.step_tag!r} is {tag - before} tokens for this tokenizer. It is not "
-                "the one this scorer was trained with, or the option has to be changed"
+                f"--scorer_options.step_tag {self.step_tag!r} is {tag - before} tokens for this tokenizer. Use the "
+                "tokenizer saved with the scorer, or give its tag with --scorer_options.step_tag"
             )
         self.tag_id = ids[tag]
 
