@@ -1,4 +1,4 @@
-"""Studies: a claim is answered over worlds, by hand-computed intervals."""
+"""Studies: a claim is answered over seeds, by hand-computed intervals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qstep.evals.measures import Measured
 from qstep.recipes import Recipe, RecipeError, Run, Work, read_recipe
 from qstep.recipes.command import RunConfig, run
 from qstep.recipes.recipe import Stage
-from qstep.recipes.study import Study, answer, over_worlds, page, verdict
+from qstep.recipes.study import Study, answer, over_seeds, page, verdict
 from qstep.recipes.summary import summarise
 from qstep.runs.provenance import provenance
 from qstep.stages.commands import COMMANDS
@@ -44,10 +44,10 @@ def recipe(folder: Path, **study: Any) -> Recipe:
     return read_recipe(folder / "claim.yaml")
 
 
-def runs(folder: Path, *worlds: list[tuple[list[int], list[float], list[float]]]) -> list[Run]:
-    """A run a world, each of problems with what is right among two responses, and the scores of a and of b."""
+def runs(folder: Path, *seeds: list[tuple[list[int], list[float], list[float]]]) -> list[Run]:
+    """A run for each seed, each of problems with what is right among two responses, and the scores of a and of b."""
     found = []
-    for seed, problems in enumerate(worlds):
+    for seed, problems in enumerate(seeds):
         groups = [
             ScoredGroup(str(i), right, [None, None], {"a": a, "b": b}) for i, (right, a, b) in enumerate(problems)
         ]
@@ -85,39 +85,39 @@ A_WINS = ([1, 0], [1.0, 0.0], [0.0, 1.0])
 TIE = ([1, 0], [1.0, 0.0], [1.0, 0.0])
 
 
-def test_students_interval_over_worlds() -> None:
-    # mean .2, standard deviation .1, three worlds: half = 4.302653 * .1 / sqrt(3) = .248414
-    estimate = over_worlds([0.1, 0.2, 0.3])
+def test_students_interval_over_seeds() -> None:
+    # mean .2, standard deviation .1, three seeds: half = 4.302653 * .1 / sqrt(3) = .248414
+    estimate = over_seeds([0.1, 0.2, 0.3])
     assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((0.2, -0.048414, 0.448414), abs=1e-6)
     assert estimate.n == 3
     for few in ([0.4], [0.4, 0.4], [0.3, 0.5]):
-        alone = over_worlds(few)
+        alone = over_seeds(few)
         assert (alone.mean, alone.low, alone.high, alone.n) == (pytest.approx(0.4), -1.0, 1.0, len(few))
 
 
-@pytest.mark.parametrize("worlds", [2, 3, 8])
-def test_equal_worlds_are_not_certain(worlds: int) -> None:
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_equal_seeds_are_not_certain(count: int) -> None:
     """All of two is open; of n >= 3 a share u = z^2 / (n + z^2) may be unlike: [.01 - 1.01 u, .01 + .99 u]."""
-    estimate = over_worlds([0.01] * worlds)
-    unseen = 1 if worlds == 2 else 3.841459 / (worlds + 3.841459)
-    low, high = (-1, 1) if worlds == 2 else (0.01 - 1.01 * unseen, 0.01 + 0.99 * unseen)
+    estimate = over_seeds([0.01] * count)
+    unseen = 1 if count == 2 else 3.841459 / (count + 3.841459)
+    low, high = (-1, 1) if count == 2 else (0.01 - 1.01 * unseen, 0.01 + 0.99 * unseen)
     assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-5)
     assert verdict([estimate]) == "cannot tell at this scale"
 
 
-def test_a_world_without_a_gradable_answer_is_left_out_and_named(tmp_path: Path) -> None:
-    """Three worlds in which a beats b by 1, .5, 1, and one in which nothing can be graded."""
+def test_a_seed_without_a_gradable_answer_is_left_out_and_named(tmp_path: Path) -> None:
+    """Three seeds in which a beats b by 1, .5, 1, and one in which nothing can be graded."""
     lost = ([None, None], [1.0, 0.0], [0.0, 1.0])
-    worlds = runs(tmp_path, [A_WINS, A_WINS], [A_WINS, TIE], [lost, lost], [A_WINS, A_WINS])
+    made_runs = runs(tmp_path, [A_WINS, A_WINS], [A_WINS, TIE], [lost, lost], [A_WINS, A_WINS])
     study = recipe(tmp_path)
-    summarise(study, worlds, tmp_path)
+    summarise(study, made_runs, tmp_path)
     found = json.loads((tmp_path / "claim.json").read_text())
     decided = found["comparisons"]["a above b"]
-    assert decided["left_out"] == ["2"] and set(decided["by_world"]) == {"0", "1", "3"}
-    assert decided["over_worlds"]["mean"] == pytest.approx(5 / 6) and decided["over_worlds"]["n"] == 3
+    assert decided["left_out"] == ["2"] and set(decided["by_seed"]) == {"0", "1", "3"}
+    assert decided["over_seeds"]["mean"] == pytest.approx(5 / 6) and decided["over_seeds"]["n"] == 3
     text = (tmp_path / "claim.md").read_text()
-    assert "Left out of a above b: worlds 2, where nothing that one of the two chose could be graded." in text
-    assert "3 of 3" in text and "(3 worlds)" in text
+    assert "Left out of a above b: seeds 2, where nothing that one of the two chose could be graded." in text
+    assert "3 of 3" in text and "(3 seeds)" in text
     nowhere = answer(study, runs(tmp_path, [lost]))
     assert nowhere.verdict == "cannot tell at this scale" and "nothing gradable" in page(study, nowhere)
     json.dumps(as_json(nowhere), allow_nan=False)
@@ -130,38 +130,37 @@ def test_verdicts() -> None:
     assert verdict([above, across]) == verdict([]) == "cannot tell at this scale"
 
 
-def test_a_claim_is_answered_over_worlds(tmp_path: Path) -> None:
+def test_a_claim_is_answered_over_seeds(tmp_path: Path) -> None:
     # of two problems a picks right where b picks wrong: in both, in one, in both
     found = answer(recipe(tmp_path), runs(tmp_path, [A_WINS, A_WINS], [A_WINS, TIE], [A_WINS, A_WINS]))
     decided = found.comparisons["a above b"]
-    assert [of.mean for of in decided.by_world.values()] == [1.0, 0.5, 1.0]
+    assert [of.mean for of in decided.by_seed.values()] == [1.0, 0.5, 1.0]
     half = 4.302652729911275 * (1 / 12) ** 0.5 / 3**0.5
-    over = dataclasses.asdict(decided.over_worlds)
+    over = dataclasses.asdict(decided.over_seeds)
     assert over == pytest.approx({"mean": 5 / 6, "low": 5 / 6 - half, "high": 5 / 6 + half, "n": 3})
     assert found.verdict == "holds"
     beside = found.comparisons["beside"]  # one response chosen of one is any response, whoever chooses
-    assert beside.over_worlds.mean == 0.0 and not beside.decides
-    assert found.worlds["1"]["b"] == {"1": 0.5, "2": 0.5}
+    assert beside.over_seeds.mean == 0.0 and not beside.decides
+    assert found.seeds["1"]["b"] == {"1": 0.5, "2": 0.5}
 
 
 def test_the_page_says_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = recipe(tmp_path)
-    worlds = runs(tmp_path, [A_WINS, TIE, A_WINS], [A_WINS] * 3, [A_WINS] * 3)
+    made_runs = runs(tmp_path, [A_WINS, TIE, A_WINS], [A_WINS] * 3, [A_WINS] * 3)
     monkeypatch.setattr("sys.argv", ["qstep", "run", str(study.file), "--seeds", "0,1"])
-    summarise(study, worlds, tmp_path)
+    summarise(study, made_runs, tmp_path)
     text = (tmp_path / "claim.md").read_text()
     assert text == page(study, read_result(tmp_path / "claim.json", StudyAnswer))
-    assert "**Holds**, over 3 worlds." in text
+    assert "**Holds**, over 3 seeds." in text
     # 2/3, 1, 1: standard deviation .19245, half 4.302653 * .19245 / sqrt(3) = .47807
     assert "| a above b | 2 | +88.9 [+41.1, +136.7] |" in text and "| 3 of 3 |" in text
     assert "| beside (does not decide) | 1 | +0.0 [-56.1, +56.1] |" in text
     assert "| a | 0.500 | 1.000 |" in text and "| majority |" in text and "a_weighted" not in text
-    assert "| AUC within a problem, mean over worlds | right responses | right steps |" in text
+    assert "| AUC within a problem, mean over seeds | right responses | right steps |" in text
     assert "| a | 0.750 | 0.500 |" in text
     made = provenance({})
     assert (
-        f"`qstep run {study.file} --seeds 0,1`, commit {made['git_commit']}, {made['hardware']}; worlds 0, 1, 2."
-        in text
+        f"`qstep run {study.file} --seeds 0,1`, commit {made['git_commit']}, {made['hardware']}; seeds 0, 1, 2." in text
     )
 
 
@@ -169,8 +168,8 @@ def test_a_scorer_is_compared_by_its_aggregations(tmp_path: Path) -> None:
     asked = recipe(tmp_path, comparisons={"the least above the last": {"a": "a/min", "b": "a/last", "n": 2}})
     found = answer(asked, runs(tmp_path, [A_WINS, A_WINS], [A_WINS, A_WINS]))
     # by the least Q a is always right; by the last, which is the same for both responses, every other time
-    assert found.comparisons["the least above the last"].over_worlds.mean == 0.5
-    assert set(found.worlds["0"]) == {"a/min", "a/last", "majority", "mean", "pass"}
+    assert found.comparisons["the least above the last"].over_seeds.mean == 0.5
+    assert set(found.seeds["0"]) == {"a/min", "a/last", "majority", "mean", "pass"}
 
 
 @pytest.mark.parametrize(
@@ -199,7 +198,7 @@ def test_a_way_to_choose_that_is_not_there_is_named(tmp_path: Path) -> None:
         answer(asked, runs(tmp_path, [A_WINS]))
 
 
-def test_a_world_of_several_variants_is_no_study(tmp_path: Path) -> None:
+def test_a_study_has_no_variants(tmp_path: Path) -> None:
     file = recipe(tmp_path).file
     written = yaml.safe_load(file.read_text())
     file.write_text(yaml.safe_dump({**written, "variants": {"x": {"choice": {"seed": 1}}, "y": {}}}))
@@ -216,10 +215,10 @@ def test_a_studys_results_are_those_of_best_of_n(tmp_path: Path) -> None:
 
 def test_the_command_of_a_page_is_the_one_that_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever ran the stages: a job shared with another study was run by that study's command."""
-    study, worlds = recipe(tmp_path), runs(tmp_path, [A_WINS], [A_WINS])
+    study, made_runs = recipe(tmp_path), runs(tmp_path, [A_WINS], [A_WINS])
     given = ["run", str(study.file), "--seeds", "0,1", "--values.k", "9"]
     monkeypatch.setattr("sys.argv", ["qstep", *given])
-    assert answer(study, worlds).provenance["command"] == " ".join(["qstep", *given])
+    assert answer(study, made_runs).provenance["command"] == " ".join(["qstep", *given])
 
 
 def test_a_stage_like_another_is_what_that_is(tmp_path: Path) -> None:

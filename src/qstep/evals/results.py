@@ -190,21 +190,21 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyComparison:
-    """The difference between choosing by `a` and by `b` in each world, over worlds and over problems."""
+    """The difference between choosing by `a` and by `b` for each seed, over seeds and over problems."""
 
     a: list[str]
     b: list[str]
     n: int
     decides: bool
-    over_worlds: Measured
+    over_seeds: Measured
     over_problems: Measured
-    by_world: dict[str, Measured]
+    by_seed: dict[str, Measured]
     left_out: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyAnswer:
-    """The answer of a recipe's study. `worlds` has accuracies by world, way to choose and n."""
+    """The answer of a recipe's study. `seeds` has accuracies by seed, way to choose and n."""
 
     kind: ClassVar[str] = "study"
     claim: str
@@ -212,7 +212,7 @@ class StudyAnswer:
     settings: str
     verdict: str
     comparisons: dict[str, StudyComparison]
-    worlds: dict[str, dict[str, dict[str, float | None]]]
+    seeds: dict[str, dict[str, dict[str, float | None]]]
     auc: dict[str, dict[str, dict[str, float]]]
     provenance: dict[str, Any]
 

@@ -14,10 +14,10 @@
 Each comparison is the accuracy of choosing by `a` minus that of choosing by `b`, among n responses. `a` and `b` are
 ways to choose, named as in `best-of-n`, or a scorer with one of its aggregations. A list stands for their mean.
 
-Each seed is a world with its own base model, problems and samples, so a comparison has one difference for each world.
-Student's interval of their mean generalises to similar worlds. The interval over problems (a paired bootstrap in each
-world) is about these worlds only. A claim holds if all deciding comparisons have an interval over worlds above 0. It
-does not hold if one has an interval below 0. Otherwise the study cannot tell at this scale.
+Each seed has its own base model, problems and samples, so a comparison has one difference for each seed. Student's
+interval of their mean generalises to other seeds. The interval over problems (a paired bootstrap for each seed) is
+about these seeds only. A claim holds if all deciding comparisons have an interval over seeds above 0. It does not hold
+if one has an interval below 0. Otherwise the study cannot tell at this scale.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from qstep.types import Estimate
 
 Verdict = Literal["holds", "does not hold", "cannot tell at this scale"]
 
-_LEAST_WORLDS = 3
-"""Fewer worlds are no evidence about others."""
+_LEAST_SEEDS = 3
+"""Fewer seeds are no evidence about others."""
 
 _AUCS = {
     "response_within_problem": "right responses",
@@ -113,15 +113,15 @@ class Study:
         return cls(**texts, comparisons=tuple(comparisons))
 
 
-def over_worlds(differences: Sequence[float]) -> Estimate:
-    """The mean of one difference for each world, with Student's 95 % interval. Below 3 worlds it is [-1, 1].
+def over_seeds(differences: Sequence[float]) -> Estimate:
+    """The mean of one difference for each seed, with Student's 95 % interval. Below 3 seeds it is [-1, 1].
 
-    Two worlds are hardly evidence about others. Student's limits are then 13 standard errors away, and if both agree,
+    Two seeds are hardly evidence about others. Student's limits are then 13 standard errors away, and if both agree,
     the interval has no width. If three or more agree exactly, the rule of `unseen_estimate` applies.
     """
     values = np.asarray(differences, dtype=np.float64)
     mean, n = float(values.mean()) if len(values) else math.nan, len(values)
-    if n < _LEAST_WORLDS:
+    if n < _LEAST_SEEDS:
         return Estimate(mean, -1.0, 1.0, n)
     if np.ptp(values) < 1e-12:
         return unseen_estimate(mean, n, lowest=-1.0)
@@ -130,15 +130,15 @@ def over_worlds(differences: Sequence[float]) -> Estimate:
 
 
 def answer(recipe: Recipe, runs: Sequence[Run]) -> StudyAnswer:
-    """The study's comparisons over the worlds of `runs`, and the verdict on its claim.
+    """The study's comparisons over the seeds of `runs`, and the verdict on its claim.
 
     Raises:
         RecipeError: a comparison names a way to choose, or an n, that the results do not have.
     """
     study = Study.of(recipe)
-    worlds: dict[int, BestOfN] = {run.seed: read_result(run.stages[study.results].output, BestOfN) for run in runs}
-    compared = {comparison.name: _compared(recipe, comparison, worlds) for comparison in study.comparisons}
-    deciding = [comparison.over_worlds for comparison in compared.values() if comparison.decides]
+    reports: dict[int, BestOfN] = {run.seed: read_result(run.stages[study.results].output, BestOfN) for run in runs}
+    compared = {comparison.name: _compared(recipe, comparison, reports) for comparison in study.comparisons}
+    deciding = [comparison.over_seeds for comparison in compared.values() if comparison.decides]
     named = (method for comparison in study.comparisons for method in (*comparison.a, *comparison.b))
     chosen = [*dict.fromkeys(named), "majority", "mean", "pass"]
     return StudyAnswer(
@@ -147,10 +147,10 @@ def answer(recipe: Recipe, runs: Sequence[Run]) -> StudyAnswer:
         settings=study.settings,
         verdict=verdict(deciding),
         comparisons=compared,
-        worlds={str(seed): _means(report, chosen) for seed, report in worlds.items()},
-        auc={str(seed): _aucs(report, chosen) for seed, report in worlds.items()},
+        seeds={str(seed): _means(report, chosen) for seed, report in reports.items()},
+        auc={str(seed): _aucs(report, chosen) for seed, report in reports.items()},
         # Another study's command may have run a shared stage.
-        provenance=next(iter(worlds.values())).provenance | {"command": provenance({})["command"]},
+        provenance=next(iter(reports.values())).provenance | {"command": provenance({})["command"]},
     )
 
 
@@ -163,24 +163,24 @@ def verdict(deciding: Sequence[Interval]) -> Verdict:
     return "cannot tell at this scale"
 
 
-def _compared(recipe: Recipe, comparison: Comparison, worlds: Mapping[int, BestOfN]) -> StudyComparison:
-    by_world: dict[str, Estimate] = {}
+def _compared(recipe: Recipe, comparison: Comparison, reports: Mapping[int, BestOfN]) -> StudyComparison:
+    by_seed: dict[str, Estimate] = {}
     left_out = []
-    for seed, report in worlds.items():
+    for seed, report in reports.items():
         a, b = (_outcomes(recipe, comparison, report, side) for side in (comparison.a, comparison.b))
         if a[1].any() and b[1].any():
-            by_world[str(seed)] = ratio_difference(a, b)
+            by_seed[str(seed)] = ratio_difference(a, b)
         else:
             left_out.append(str(seed))
-    known = list(by_world.values())
+    known = list(by_seed.values())
     return StudyComparison(
         a=list(comparison.a),
         b=list(comparison.b),
         n=comparison.n,
         decides=comparison.decides,
-        over_worlds=Measured.of(over_worlds([estimate.mean for estimate in known])),
+        over_seeds=Measured.of(over_seeds([estimate.mean for estimate in known])),
         over_problems=Measured.of(pooled(known) if known else Estimate(math.nan, -1.0, 1.0, 0)),
-        by_world={world: Measured.of(estimate) for world, estimate in by_world.items()},
+        by_seed={seed: Measured.of(estimate) for seed, estimate in by_seed.items()},
         left_out=left_out or None,
     )
 
@@ -222,44 +222,44 @@ def _aucs(report: BestOfN, methods: Sequence[str]) -> dict[str, dict[str, float]
 
 def page(recipe: Recipe, found: StudyAnswer) -> str:
     """The study's answer as a page of Markdown."""
-    worlds = found.worlds
-    methods = dict.fromkeys(method for curves in worlds.values() for method in curves)
+    seeds = found.seeds
+    methods = dict.fromkeys(method for curves in seeds.values() for method in curves)
     ns = sorted({comparison.n for comparison in found.comparisons.values()})
     lines = [
         f"# {recipe.title}",
         "",
         found.claim,
         "",
-        f"**{found.verdict.capitalize()}**, over {len(worlds)} worlds.",
+        f"**{found.verdict.capitalize()}**, over {len(seeds)} seeds.",
         "",
     ]
     lines += [f"The paper: {found.paper}", "", f"Settings: {found.settings}", ""]
-    lines += ["| difference of accuracy, in points | n | over worlds, 95 % | over problems, 95 % | worlds above 0 |"]
+    lines += ["| difference of accuracy, in points | n | over seeds, 95 % | over problems, 95 % | seeds above 0 |"]
     lines += ["|---|---|---|---|---|"]
     for name, comparison in found.comparisons.items():
-        above = sum(estimate.estimate.mean > 0 for estimate in comparison.by_world.values())
+        above = sum(estimate.estimate.mean > 0 for estimate in comparison.by_seed.values())
         note = "" if comparison.decides else " (does not decide)"
-        cells = [_points(comparison.over_worlds), _points(comparison.over_problems)]
-        lines.append(f"| {name}{note} | {comparison.n} | {' | '.join(cells)} | {above} of {len(comparison.by_world)} |")
+        cells = [_points(comparison.over_seeds), _points(comparison.over_problems)]
+        lines.append(f"| {name}{note} | {comparison.n} | {' | '.join(cells)} | {above} of {len(comparison.by_seed)} |")
     lines += _left_out(found.comparisons)
     lines += [
         "",
-        f"| accuracy, mean over worlds | {' | '.join(f'n = {n}' for n in ns)} |",
+        f"| accuracy, mean over seeds | {' | '.join(f'n = {n}' for n in ns)} |",
         "|---" * (len(ns) + 1) + "|",
     ]
     for method in methods:
-        cells = [_mean_over([curves[method][str(n)] for curves in worlds.values()]) for n in ns]
+        cells = [_mean_over([curves[method][str(n)] for curves in seeds.values()]) for n in ns]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     lines += _auc_table(list(found.auc.values()))
     made = found.provenance
     how = f"`{made['command']}`, commit {made['git_commit']}, {made['hardware']}"
-    lines += ["", f"{how}; worlds {', '.join(worlds)}.", ""]
+    lines += ["", f"{how}; seeds {', '.join(seeds)}.", ""]
     return "\n".join(lines)
 
 
 def _left_out(comparisons: Mapping[str, StudyComparison]) -> list[str]:
     said = [
-        f"Left out of {name}: worlds {', '.join(comparison.left_out)}, "
+        f"Left out of {name}: seeds {', '.join(comparison.left_out)}, "
         "where nothing that one of the two chose could be graded."
         for name, comparison in comparisons.items()
         if comparison.left_out
@@ -267,22 +267,22 @@ def _left_out(comparisons: Mapping[str, StudyComparison]) -> list[str]:
     return ["", *said] if said else []
 
 
-def _mean_over(worlds: Sequence[float | None]) -> str:
+def _mean_over(means: Sequence[float | None]) -> str:
     """The mean of the known values, and their number if some are unknown."""
-    known = [mean for mean in worlds if mean is not None]
+    known = [mean for mean in means if mean is not None]
     if not known:
         return "nothing gradable"
-    return f"{np.mean(known):.3f}" + ("" if len(known) == len(worlds) else f" ({len(known)} worlds)")
+    return f"{np.mean(known):.3f}" + ("" if len(known) == len(means) else f" ({len(known)} seeds)")
 
 
-def _auc_table(worlds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
-    kinds = [kind for kind in _AUCS if all(kind in measured for world in worlds for measured in world.values())]
-    if not kinds or not worlds[0]:
+def _auc_table(by_seed: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
+    kinds = [kind for kind in _AUCS if all(kind in measured for aucs in by_seed for measured in aucs.values())]
+    if not kinds or not by_seed[0]:
         return []
-    head = f"| AUC within a problem, mean over worlds | {' | '.join(_AUCS[kind] for kind in kinds)} |"
+    head = f"| AUC within a problem, mean over seeds | {' | '.join(_AUCS[kind] for kind in kinds)} |"
     rows = [
-        f"| {method} | {' | '.join(f'{np.mean([world[method][kind] for world in worlds]):.3f}' for kind in kinds)} |"
-        for method in worlds[0]
+        f"| {method} | {' | '.join(f'{np.mean([aucs[method][kind] for aucs in by_seed]):.3f}' for kind in kinds)} |"
+        for method in by_seed[0]
     ]
     return ["", head, "|---" * (len(kinds) + 1) + "|", *rows]
 
