@@ -140,7 +140,7 @@ def test_what_cannot_be_trusted_is_refused() -> None:
     good = row("\n".join(LINES))
     other_ids = [(i + 1) % EOS for i in good["completion_ids"]]
     bad: list[tuple[Row, str]] = [
-        ({**good, "completion_ids": other_ids}, "made by another tokenizer"),
+        ({**good, "completion_ids": other_ids}, "another tokenizer .* made its completion_ids"),
         ({**good, "verdict": "ungradable"}, "right and wrong rows only"),
         ({**good, "grader": "miniature 0"}, "use the same grader"),
         ({**good, "completions": LINES, "step_separator": "\n\n"}, r"split into steps at '\\n\\n', not at '\\n'"),

@@ -144,7 +144,7 @@ def test_bad_groups_are_named() -> None:
         scored = group(scores={"v": [1.0, 2.0]})
         best_of_n_curves([scored, group(problem_id="y", scores={"w": [1.0, 2.0]})], [1])
     for name in ("majority", "pass", "mean"):
-        with pytest.raises(ValueError, match=f"two ways to choose are called '{name}': give the verifier another name"):
+        with pytest.raises(ValueError, match=f"two ways to choose are called '{name}': give the scorer another name"):
             best_of_n_curves([group(scores={name: [1.0, 2.0]})], [1])
     with pytest.raises(ValueError, match="two ways to choose are called 'v_weighted'"):
         best_of_n_curves([group(scores={"v": [1.0, 2.0], "v_weighted": [1.0, 2.0]})], [1])

@@ -63,7 +63,7 @@ def test_a_response_ends_at_a_text() -> None:
     wanted = settings(stop="\n")
     with serving() as server:
         responses = drawn(server, Request("p", [5, 12, 7, 10, 3, 13, 15], range(8)), wanted)
-        with pytest.raises(ValueError, match="leave out --engine_input text"):
+        with pytest.raises(ValueError, match="Remove --engine_input text"):
             drawn(server, Request("p", PROMPT, [0]), wanted, prompts_as="text")
     (body,) = server.bodies
     assert body["stop"] == ["\n"] and body["include_stop_str_in_output"] is True

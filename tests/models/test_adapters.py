@@ -141,7 +141,7 @@ def test_an_adapter_is_sampled_from_on_its_base_and_not_trained_further(tmp_path
     miniature.tokenizer().save_pretrained(tmp_path / "adapter")
     merged, _ = load_for_sampling(str(tmp_path / "adapter"), device="cpu", dtype="float32")
     torch.testing.assert_close(PolicyModel(merged)(BATCH), model(BATCH), rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="is an adapter: make a plain checkpoint from it"):
+    with pytest.raises(ValueError, match=r"is an adapter\. Merge it with"):
         PolicyModel.new(ModelOptions(model_name_or_path=str(tmp_path / "adapter")))
 
 

@@ -209,7 +209,7 @@ def test_a_scorers_fp32_head_on_bf16_weights_comes_back_to_the_bit(tmp_path: Pat
 
 def test_beyond_learned_positions_a_sentence_says_so(tmp_path: Path) -> None:
     policy = PolicyModel(tiny("gpt2"))
-    with pytest.raises(ValueError, match="130 tokens outside its positions"):
+    with pytest.raises(ValueError, match="130 tokens are longer than its positions"):
         policy(collate_groups([[1] * 100], [[[2] * 30]]))
 
 

@@ -170,7 +170,7 @@ def test_importance_weights_are_explained_where_they_are_logged(tmp_path: Path) 
 def test_provenance_alone_is_enough(tmp_path: Path) -> None:
     text = Page(html({"provenance": {"date": "2026-01-01"}}, [], tmp_path)).text
     assert "makes no claim of improvement" in text and "2026-01-01" in text
-    assert "better" not in text and "Verifiers" not in text
+    assert "better" not in text and "Scorers" not in text
 
 
 def test_empty_parts_and_unknown_numbers_are_shown_as_such(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_scorers_may_have_the_names_of_the_reports_parts(tmp_path: Path) -> None
         assert made["curves"][name]["2"]["mean"] == 1
         assert made["auc"][name]["step_within_problem"]["mean"] == 1
     for name in ("mean", "majority", "pass"):
-        with pytest.raises(ValueError, match=f"called '{name}': give the verifier another name"):
+        with pytest.raises(ValueError, match=f"called '{name}': give the scorer another name"):
             report(tmp_path, {name: rows})
 
 

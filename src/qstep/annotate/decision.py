@@ -1,4 +1,4 @@
-"""When the rollouts of a prefix are enough to decide about it."""
+"""Decides whether a prefix has had enough rollouts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ Level = Annotated[float, Bounds(above=0, below=1)]
 class Decision:
     """Whether a prefix succeeds more often than `threshold`, decided after as few rollouts as possible.
 
-    It is decided once the equal-tailed interval of Beta(1 + successes, 1 + failures), the posterior of the success
-    probability under a flat prior, lies beyond `threshold` on the side of the rate at confidence `level`, or once the
-    rollouts that are left could not bring the rate to the other side. With a threshold of 0 the first success decides,
-    and only a prefix whose every rollout failed is wrong: Math-Shepherd's hard label (arXiv 2312.08935, Eq. 3).
+    One of two things decides:
+
+    - The interval of Beta(1 + successes, 1 + failures) at confidence `level` is on one side of `threshold`, the side of
+      the rate. This is the posterior of the success probability under a flat prior; the interval is equal-tailed.
+    - The remaining rollouts could not move the rate to the other side.
+
+    With threshold 0 the first success decides, and a prefix is wrong only if all its rollouts failed. This is
+    Math-Shepherd's hard label (arXiv 2312.08935, Eq. 3).
 
     Raises:
-        ValueError: `threshold` lies outside [0, 1), or `level` outside (0, 1).
+        ValueError: `threshold` is outside [0, 1), or `level` outside (0, 1).
     """
 
     FORM: ClassVar[str] = "{}"
@@ -48,7 +52,7 @@ class Decision:
         return above if (below if above else 1 - below) < (1 - self.level) / 2 else None
 
     def fewest(self, successes: int, trials: int, left: int) -> int:
-        """The fewest further rollouts that could decide it; 0 if it is decided or none is left."""
+        """The smallest number of further rollouts that could decide; 0 if it is decided or none is left."""
         if self.side(successes, trials, left) is not None:
             return 0
         for more in range(1, left + 1):

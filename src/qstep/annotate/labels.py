@@ -17,9 +17,10 @@ def with_labels(
     counts: Sequence[tuple[int, int]] | None = None,
     rollouts: Mapping[str, int | None] | None = None,
 ) -> Row:
-    """The row with its steps in `completions`, their `labels`, and the source of these.
+    """The row with its steps in `completions`, their `labels`, and the source of the labels.
 
-    `counts` holds the successes and trials of each step, `rollouts` what the rollouts took; None if there were none.
+    `counts` has the successes and trials of each step, and `rollouts` the cost of the rollouts. Both are None if there
+    were no rollouts.
     """
     before = {name: value for name, value in row.items() if name != "rollouts"}
     return {
@@ -37,7 +38,7 @@ def with_labels(
 def flip_labels(row: Row, share: float, seed: int) -> Row:
     """The row with each hard label flipped with probability `share`, drawn by the row's id and `seed`.
 
-    `flipped` lists the indices of the steps whose label was flipped; `label_source` says so too. Null stays null.
+    The column `flipped` has the indices of the flipped steps, and `label_source` ends with "flipped". Null stays null.
     """
     draw = random.Random(f"{seed}/{row['id']}").random
     flipped = [t for t, label in enumerate(row["labels"]) if draw() < share and label is not None]

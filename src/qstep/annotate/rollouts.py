@@ -34,10 +34,10 @@ class Prefix:
 
 @dataclass(slots=True)
 class Counts:
-    """How the rollouts of a prefix ended. Of those `drawn`, the ones that could be graded are `trials`.
+    """How the rollouts of a prefix ended. `trials` counts those of the `drawn` ones that could be graded.
 
-    A right response may count as a trial of its prefixes too. `left` more may be drawn. `tokens` counts those of all
-    rollouts; None if the engine gives no token ids.
+    A right response may also count as a trial of its prefixes. `left` more rollouts may be drawn. `tokens` is the
+    length of all rollouts; None if the engine returns no token ids.
     """
 
     left: int
@@ -67,9 +67,8 @@ def prefixes_of(engine: Engine, row: Row, separator: str, max_new_tokens: int) -
         ends = row_step_ends(engine.tokenizer, row, steps, separator)
     except ValueError as error:
         raise ValueError(
-            f"row {row['id']!r}: {error}. If its completion_ids were made by another tokenizer than this model's, "
-            "remove "
-            "that column"
+            f"row {row['id']!r}: {error}. If another tokenizer than this model's made its completion_ids, remove that "
+            "column"
         ) from None
     if row.get("finish_reason", "stop") == "stop" or row["verdict"] == "right" or len(ids) >= max_new_tokens:
         ends = ends[:-1]
@@ -175,11 +174,11 @@ class RolloutPool:
 
 
 def total(numbers: list[int | None]) -> int | None:
-    """Their sum; None if one is unknown."""
+    """The sum of the numbers; None if one is unknown."""
     known = [number for number in numbers if number is not None]
     return sum(known) if len(known) == len(numbers) else None
 
 
 def _of_problem(row: Row) -> Row:
-    """The columns that a rollout shares with its response: all that a grader may read, except for the response."""
+    """The columns that a rollout has from its row: all that a grader may read, except for the response's own."""
     return {name: value for name, value in row.items() if name not in _OF_RESPONSE}

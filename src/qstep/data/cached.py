@@ -1,4 +1,4 @@
-"""Arrays derived from a file, such as its index, which are kept next to it and mapped into memory."""
+"""Caches arrays that are derived from a file, such as its index, next to the file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from qstep.data.jsonl import canonical_json, write_whole
 def cached_array(
     path: Path, suffix: str, key: dict[str, Any], dtype: np.dtype[Any], build: Any
 ) -> tuple[dict[str, Any], NDArray[Any]]:
-    """An array derived from the file at `path`, and a few words about it, mapped from `<path>.<suffix>`.
+    """An array derived from the file at `path`, and a dict that describes it.
 
-    `build() -> (words, array)` makes both where no cache of the same `key` is found. The cache is one line of
-    JSON and the array's bytes, replaced as a whole: a reader sees an old one or a new one.
+    They are read from the cache `<path>.<suffix>`; the array is mapped into memory. If there is no cache with this
+    `key`, `build() -> (words, array)` makes both, and they are cached. The cache is a line of JSON and the array's
+    bytes. It is replaced atomically.
     """
     places = [folder / f"{path.name}.{suffix}" for folder in cache_folders(path)]
     for place in places:
@@ -33,7 +34,7 @@ def cached_array(
     for place in places:
         with suppress(OSError):
             write_whole(place, [canonical_json(header) + b"\n", np.ascontiguousarray(array).view(np.uint8).data])
-            with suppress(ValueError):  # of another key by now
+            with suppress(ValueError):  # another process may have replaced it
                 return _mapped(place, key, dtype)
             break
     return words, array
@@ -47,9 +48,9 @@ def cache_folders(path: Path) -> Iterator[Path]:
 
 
 def _mapped(place: Path, key: dict[str, Any], dtype: np.dtype[Any]) -> tuple[dict[str, Any], NDArray[Any]]:
-    """The words and the array of a cache. Raises ValueError if it is not a whole one of that key.
+    """The words and the array of a cache. Raises ValueError if it is incomplete or has another key.
 
-    The file is opened once: another run may put one of another key in its place at any moment.
+    The file is opened only once, because another run may replace it at any moment.
     """
     with place.open("rb") as file:
         line = file.readline()
@@ -57,5 +58,5 @@ def _mapped(place: Path, key: dict[str, Any], dtype: np.dtype[Any]) -> tuple[dic
         if not isinstance(header, dict) or not {"key", "rows", "words"} <= header.keys() or header["key"] != key:
             raise ValueError(f"{place} is not a cache of this key")
         if os.fstat(file.fileno()).st_size != len(line) + header["rows"] * dtype.itemsize:
-            raise ValueError(f"{place} is not whole")
+            raise ValueError(f"{place} is incomplete")
         return header["words"], np.memmap(file, dtype, "r", len(line), (header["rows"],))

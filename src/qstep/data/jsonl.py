@@ -1,4 +1,4 @@
-"""JSONL: one JSON object a line, read with line numbers for errors, and files that are replaced whole or not at all."""
+"""Reads JSONL (one JSON object a line) with line numbers for errors, and replaces files atomically."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class RowError(ValueError):
 def read_rows(path: Path, *, allow_torn: bool = False) -> Iterator[Row]:
     """Yields the rows of a JSONL file in order.
 
-    Raises RowError at a line that is not a JSON object. A broken last line is typical of an unfinished stage: with
-    `allow_torn` it is left out instead.
+    Raises RowError at a line that is not a JSON object. With `allow_torn`, a broken last line is left out instead. An
+    unfinished stage may leave such a line.
     """
     for _, row in numbered_rows(Path(path), allow_torn=allow_torn):
         yield row
@@ -44,7 +44,7 @@ def numbered_rows(path: Path, *, allow_torn: bool = False) -> Iterator[tuple[int
 
 
 def count_rows(path: Path) -> int:
-    """The number of lines of a JSONL file, which are not parsed."""
+    """The number of lines of a JSONL file. They are not parsed."""
     with Path(path).open("rb") as lines:
         return sum(1 for _ in lines)
 
@@ -59,7 +59,7 @@ def file_fingerprint(path: Path) -> str:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON text of a value, UTF-8, keys sorted. Raises ValueError at NaN and infinities."""
+    """The canonical JSON text of a value: UTF-8, keys sorted. Raises ValueError at NaN and infinities."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -75,9 +75,9 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
 
 
 def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """Replaces `path` by the chunks, one after another: a reader sees the old file or the new one, never a part.
+    """Replaces `path` by the joined chunks. A reader sees the old file or the new one, never a part.
 
-    Makes its folder. Raises OSError where it cannot be written.
+    Makes the folder. Raises OSError if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -134,7 +134,7 @@ _LINES = (".jsonl", ".ndjson", ".json", "")
 
 
 def bad_line(path: Path, error: ValueError) -> str:
-    """What to do about a line that is no row."""
+    """The error of a line that is not a row, and what to do about it."""
     if path.suffix not in _LINES:
         kind = {".csv": "from_csv", ".parquet": "from_parquet"}.get(path.suffix)
         how = f": datasets.Dataset.{kind}('{path}').to_json('{path.stem}.jsonl')" if kind else ""
@@ -158,14 +158,14 @@ def is_json(value: Any) -> bool:
 
 _DIGITS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
 _MAY_OVERFLOW = (b"0e00", b"0e+00", b"0" * 300)
-"""How a number beyond floating point looks, once all its digits are replaced by 0."""
+"""Patterns of a number that may overflow, after all its digits are replaced by 0."""
 
 
 _A = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a truth value", type(None): "null"}
 
 
 def parse_row(text: bytes) -> Row:
-    """Parses one JSON object. Raises ValueError, with a message for the file's user, for anything else."""
+    """Parses one JSON object. Raises ValueError for anything else, with a message for the file's user."""
     try:
         row = json.loads(text.decode(), parse_constant=refuse_constant)
     except json.JSONDecodeError as error:

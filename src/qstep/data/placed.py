@@ -1,4 +1,4 @@
-"""From text to token ids, with the places of its parts: a published scorer needs to know where each step ends."""
+"""Tokenises texts made of parts, and reports where the parts end. Published scorers read at the end of each step."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class Placed(str):
-    """A string within a turn; the place of its last token is returned."""
+    """A text in a turn. `encode_chat` returns the index of its last token."""
 
 
 Turn = tuple[str, Sequence[str | int]]
-"""A turn of a conversation: its role, and its content as texts and token ids in their order."""
+"""A turn of a conversation: its role, and its content as a sequence of texts and token ids."""
 
 
 def encode_joined(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[list[int], list[int]]:
-    """The tokens of texts joined (`encode_text` of the whole), and for each text the index of the token that
-    completes it; of a text that nothing precedes and that is empty, 0.
+    """The tokens of the joined texts (`encode_text`), and for each text the index of the token that completes it.
 
-    Raises ValueError for a tokenizer that does not know where its tokens lie.
+    For an empty text at the beginning, that index is 0. Raises ValueError if the tokenizer cannot report the spans of
+    its tokens.
     """
     ids, offsets = text_offsets(tokenizer, "".join(texts))
     reached = list(accumulate((end for _, end in offsets), max))
@@ -38,8 +38,8 @@ def encode_joined(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> t
 def encode_ended(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], end: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """The tokens of texts that are tokenised one by one, each followed by the tokens `end`, and for each text the
-    index of the last of these."""
+    """Tokenises each text on its own, and puts the tokens `end` after it. Returns the tokens, and for each text the
+    index of its last `end` token."""
     ids: list[int] = []
     ends: list[int] = []
     for own in encode_texts(tokenizer, texts):
@@ -51,18 +51,18 @@ def encode_ended(
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], *, add_generation_prompt: bool = False
 ) -> tuple[list[int], list[int]]:
-    """The tokens of a conversation in the tokenizer's chat template, and the places of those given by their ids and of
-    the last ones of `Placed` texts, in their order.
+    """The tokens of a conversation in the tokenizer's chat template, and the indices of some of them.
 
-    The template's special tokens are special; those written in a turn's text are the characters they are written with.
-    The texts between two tokens are tokenised as one, so that a text without special tokens has the tokens that
-    `apply_chat_template` gives it.
+    The indices are, in order, those of tokens given by id and of the last token of each `Placed` text.
 
-    Raises ValueError where the tokenizer has no chat template.
+    The template's special tokens become special tokens. If a turn's text contains the characters of one, they stay
+    text. All text between two special tokens is tokenised together, as `apply_chat_template` does.
+
+    Raises ValueError if the tokenizer has no chat template.
     """
     ids: list[int] = []
     places: list[int] = []
-    texts: list[str] = []  # since the last token that is not text
+    texts: list[str] = []  # since the last special token
 
     def flush() -> None:
         if any(texts):
@@ -92,14 +92,15 @@ class _Special(int):
 def _rendered(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], add_generation_prompt: bool
 ) -> Iterator[str | int]:
-    """The parts of a conversation in the chat template: texts, the turns' token ids, and the template's own tokens.
+    """The parts of a conversation in the chat template: texts, the turns' token ids, and the template's special tokens.
 
-    Token ids, `Placed` texts and texts of special tokens stand in the template as marks, so that they come out as they
-    were given.
+    Marks stand for token ids, `Placed` texts and texts of special tokens while the template is applied. Afterwards each
+    mark is replaced by what it stands for.
     """
     if tokenizer.chat_template is None:
         raise ValueError(
-            "this format is a conversation, and the tokenizer has no chat template: use the scorer's own tokenizer"
+            "This format is a conversation, but the tokenizer has no chat template. Use the tokenizer saved with the "
+            "scorer"
         )
     added = sorted(tokenizer.added_tokens_encoder, key=len, reverse=True)
     special = re.compile("|".join(map(re.escape, added)) or r"(?!)")
@@ -132,7 +133,7 @@ def _rendered(
 
 
 def one_token(tokenizer: PreTrainedTokenizerBase, text: str, option: str) -> int:
-    """The id of a string that is one token. Raises ValueError, naming its option, if it is several."""
+    """The id of a string that is one token. Raises ValueError, naming the option, if it is several tokens."""
     ids = encode_text(tokenizer, text)
     if text in tokenizer.added_tokens_encoder:
         ids = [tokenizer.added_tokens_encoder[text]]

@@ -1,4 +1,4 @@
-"""Reading the user's own data: problems from files and the Hub, and responses that were made elsewhere."""
+"""Reads the user's own data: problems from files and the Hub, and responses that were made elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|([^\s{}\\$]))")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
 
 Unanswerable = Literal["refuse", "drop"]
-"""What becomes of a problem that has no answer."""
+"""What to do with a problem that has no answer."""
 
 
 def read_problems(
@@ -44,13 +44,13 @@ def read_problems(
     zeros (AIME's `025`); grading ignores them.
 
     Args:
-        unanswerable: whether a row is refused or dropped if its answer is the word None. GSM-Plus has such questions,
-            which cannot be answered.
+        unanswerable: whether to refuse or drop a row whose answer is the word None. GSM-Plus marks questions without
+            an answer so.
         left_out: counts the dropped rows, by reason.
 
     Raises:
         RowError: a column of a row is missing or blank, or its problem has no answer.
-        ValueError: the file is not what its name says.
+        ValueError: the file's content does not fit its suffix.
     """
     source = Source.of(dataset_name, split=split)
     for index, (line, row) in enumerate(source.rows()):
@@ -100,7 +100,7 @@ def _gold(path: Path, line: int, column: str, answer: Any, solution: Any = None)
 
 
 def _boxed(path: Path, line: int, solution: Any) -> str:
-    """The content of a solution's last box, its braces balanced."""
+    """The content of a solution's last box, up to the matching brace."""
     boxes = [*_BOX.finditer(solution)] if isinstance(solution, str) else []
     if not boxes:
         raise RowError(path, line, "solution", "has no \\boxed{...}; give the answer in a column 'answer'")
@@ -126,25 +126,25 @@ def read_responses(
     need: Sequence[str] = (),
     accept: Callable[[Row], object] | None = None,
 ) -> Iterator[Row]:
-    """The responses of a JSONL file, written by qstep or made elsewhere, one row each, as `qstep.data.rows` says.
+    """The responses of a JSONL file, written by qstep or made elsewhere, as rows (`qstep.data.rows`).
 
-    The question may be called `prompt`, `problem` or `question`; the gold answer `gold` or `answer` (of GSM8K's form
-    the part after `####` is taken, and the rest kept as `metadata["solution"]`); the response `completion`,
-    `response` or `text`, or be given as steps (`completions`). A row with a list `responses` holds several responses
-    to its question, texts or objects; its `id` is their `problem_id` where it has none. Columns of other names are
-    kept. What is missing is made: `problem_id` (of the prompt), `sample` (counted in each problem), `id`
-    (`<problem_id>#<sample>`), `task`.
+    The question may be called `prompt`, `problem` or `question`. The gold answer may be called `gold` or `answer`; in
+    GSM8K's form it is the part after `####`, and the complete text is kept as `metadata["solution"]`. The response may
+    be called `completion`, `response` or `text`, or be given as steps (`completions`). A row with a list `responses`
+    has several responses to its question, as strings or objects. If it has no `problem_id`, its `id` is used. Other
+    columns are kept. Missing ones are added: `problem_id` (from the prompt), `sample` (counted in each problem), `id`
+    (`<problem_id>#<sample>`) and `task`.
 
     Args:
         path: the file.
         task: the task of rows that do not name one.
         offset: how many problems to skip, in order of appearance.
-        limit: at most as many problems.
+        limit: maximum number of problems.
         need: further columns that a row must have.
         accept: raises ValueError for a row whose task it does not know.
 
     Raises:
-        RowError: a row is bad, or two rows have one id.
+        RowError: a row is bad, or two rows have the same id.
     """
     path = Path(path)
     chosen = numbered_responses(
@@ -163,9 +163,9 @@ def numbered_responses(
     need: Sequence[str] = (),
     accept: Callable[[Row], object] | None = None,
 ) -> Iterator[tuple[int, Row]]:
-    """The responses of numbered rows, as `read_responses` makes them of those of a file, each with its row's number.
+    """As `read_responses`, from numbered rows. Each response comes with the number of its row.
 
-    `path` names the rows in errors. The other arguments, and what is raised, are as in `read_responses`.
+    Errors name the rows by `path`.
     """
     numbers: dict[tuple[str, str], int] = {}
     names: dict[tuple[str, str], str] = {}
@@ -202,7 +202,7 @@ def numbered_responses(
 
 
 def count_responses(path: Path) -> int:
-    """How many responses a file holds, nested ones too."""
+    """The number of responses in a file, including nested ones."""
     _, first = next(iter(numbered_rows(path)), (0, {}))
     if "responses" not in first:
         return count_rows(path)
@@ -227,9 +227,9 @@ def _flat(path: Path, line: int, row: Row) -> Iterator[Row]:
 
 
 def _renamed(path: Path, line: int, row: Row, written: Row, need: Sequence[str]) -> Row:
-    """The row with this package's names for its question, gold answer and response, and texts for its ids.
+    """The row with this package's names for question, gold answer and response, and with ids as strings.
 
-    `written` is what stands in the file: this row, or one that has it among its `responses`.
+    `written` is the row of the file: this one, or the one whose `responses` it is from.
     """
     row = dict(row)
 
@@ -260,7 +260,7 @@ def _renamed(path: Path, line: int, row: Row, written: Row, need: Sequence[str])
 
 
 def _name_in(row: Row, column: str | None) -> str | None:
-    """What a row calls a column of ours."""
+    """The row's own name for one of this package's columns."""
     for columns in (_PROMPT_COLUMNS, _GOLD_COLUMNS, _COMPLETION_COLUMNS):
         if column == columns[0]:
             return next((name for name in columns if name in row), column)
@@ -272,7 +272,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _first(path: Path, line: int, row: Row, columns: Sequence[str], written: Row | None = None) -> str:
-    """The first of `columns` that the row has. `written` is what stands in the file, where that is another row."""
+    """The first of `columns` that the row has. `written` is the row of the file, if that is another one."""
     for column in columns:
         if column in row:
             return column

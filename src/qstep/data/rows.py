@@ -3,19 +3,17 @@
 A row is one response. Sampling writes the first columns, and every later stage adds its own:
 
     sampled    id ("<problem_id>#<sample>"), problem_id, sample, task, prompt, gold, completion, finish_reason,
-               metadata where the problem has any, and, of an engine that gives them, completion_ids and
-               logps_behavior
+               metadata if the problem has any; completion_ids and logps_behavior if the engine returns them
     graded     answer, verdict, reason, grader, label (true, false, null), reward (number, null)
-    annotated  completions (the step texts), step_separator (what was between them, or the name of the splitter that
-               cut them: `qstep.data.splitters`), labels, label_source, successes, trials, and rollouts (what these
-               took) where a model made them
+    annotated  completions (the step texts), step_separator (the string between them, or the name of the splitter:
+               `qstep.data.splitters`), labels, label_source, successes, trials, and rollouts (their cost) if a model
+               made any
     scored     q_values, score, step_rewards
 
-Rows that people bring need only the columns of their format: `prompt-completion` (prompt, completion),
-`unpaired` (also label or reward) or `stepwise` (prompt, completions, labels). A prompt is text or a conversation.
-Nothing is cast: `true` is a hard label, `0.75` a soft one, and `null` means unknown, so losses leave the step out.
-Null instead of the list `labels` means that the row has no labels. A problem is its `problem_id` together
-with its prompt.
+Rows made elsewhere need only the columns of their format: `prompt-completion` (prompt, completion), `unpaired` (also
+label or reward) or `stepwise` (prompt, completions, labels). A prompt is text or a conversation. Types are not
+converted: `true` is a hard label and `0.75` a soft one. `null` means unknown, and losses leave that step out. If
+`labels` itself is null, the row has no labels. A problem is identified by its `problem_id` and its prompt.
 """
 
 from __future__ import annotations
@@ -78,12 +76,12 @@ def group_key(row: Row) -> tuple[str, str]:
 
 
 def prompt_id(row: Row) -> str:
-    """The `problem_id` of a row that has none: the same for the same prompt."""
+    """The `problem_id` for a row that has none. It is a digest of the prompt."""
     return hashlib.sha256(canonical_json(row["prompt"])).hexdigest()[:16]
 
 
 def checked_prompt(prompt: Any, where: str = "prompt") -> Prompt:
-    """`prompt`, if it is a string or a conversation.
+    """Returns `prompt` if it is a string or a conversation.
 
     Raises TypeError, naming `where`, for anything else.
     """
@@ -102,7 +100,7 @@ def prompt_kind(prompt: Prompt) -> Literal["string", "messages"]:
 
 
 def last_text(prompt: Prompt) -> str:
-    """A prompt that is a string, or the content of a conversation's last message."""
+    """A prompt's text: the string, or the content of a conversation's last message."""
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
@@ -112,10 +110,9 @@ def how_to_add(column: str) -> str:
 
 
 def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collection[str] = ()) -> Row:
-    """A copy of `row` after a check of every column that this package knows. Those of `format` and `need` are required.
+    """Checks every column that this package knows, and returns a copy. Columns of `format` and `need` are required.
 
-    Conversational completions (one assistant message) become their text, which is what the chat template
-    would put after the prompt.
+    A completion that is a conversation of one assistant message becomes its text.
 
     Raises:
         RowError: a column is missing, of a wrong type or out of range, or contradicts another.
@@ -166,7 +163,7 @@ def _bad_value(row: Row) -> _Fault:
 def _bad_steps(row: Row) -> _Fault:
     if "completions" not in row:
         return None
-    # Only a sampled response can have no steps: it ended at once.
+    # A response without steps is possible if it is empty.
     if not row["completions"] and row.get("completion", "?").strip():
         return "completions", "is empty; give at least one step, or drop the row"
     if "step_separator" not in row:
@@ -195,23 +192,23 @@ def _bad_lists(row: Row) -> _Fault:
 
 
 def _completion_text(completion: Any) -> Any:
-    """The text of a one-message conversation; anything else as it is, for the rules to judge."""
+    """The text of a one-message conversation. Anything else is returned unchanged, and checked later."""
     if is_conversation(completion) and len(completion) == 1 and completion[0]["role"] == "assistant":
         return completion[0]["content"]
     return completion
 
 
 def outcome(row: Row) -> float | None:
-    """The reward of a response: `reward`, else 1 or 0 by its `label`, else None (not gradable)."""
+    """The reward of a response: its `reward`, or 1 or 0 by its `label`, or None (not gradable)."""
     if row.get("reward") is not None:
         return float(row["reward"])
     return None if row.get("label") is None else float(row["label"])
 
 
 def is_right(row: Row) -> bool | None:
-    """Whether a response is right: its `label`, else whether its `reward` is 1 and more; None where nobody knows.
+    """Whether a response is right: its `label`, or whether its `reward` is at least 1. None if it has neither.
 
-    A reward may be partial, so one above 0 does not say that the response is right.
+    A reward may be partial, so a reward above 0 does not mean that the response is right.
     """
     if row.get("label") is not None:
         return bool(row["label"])
@@ -219,7 +216,7 @@ def is_right(row: Row) -> bool | None:
 
 
 def judged_right(row: Row) -> bool | None:
-    """Whether a graded row's `verdict` is right; None where it is ungradable."""
+    """Whether a graded row's `verdict` is right; None if it is ungradable."""
     return {"right": True, "wrong": False}.get(row["verdict"])
 
 

@@ -1,4 +1,4 @@
-"""Tables in memory: lists of dicts, `datasets.Dataset` and pandas frames become rows, and rows become such a table."""
+"""Converts tables in memory (lists of dicts, `datasets.Dataset`, pandas frames) to rows and back."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Table = TypeVar("Table", list[Row], "Dataset", "DataFrame")
 
 
 def plain_rows(table: Any, argument: str = "rows") -> Iterator[Row]:
-    """Yields copies of a table's rows, made of what JSON knows. `argument` is what the caller calls the table.
+    """Yields copies of a table's rows as JSON's types. Messages call the table by its name `argument`.
 
-    NumPy's and torch's numbers and arrays become Python's. NaN, and what pandas has for a missing value, becomes None.
-    A column is left out of a row where it is None and cannot be null.
+    Numbers and arrays of NumPy and torch become Python's. NaN and pandas' missing values become None. If a value is
+    None and its column cannot be null, the row does not have the column.
 
-    Raises TypeError for what is no table of rows.
+    Raises TypeError for anything but a table of rows.
     """
     if isinstance(table, str | bytes | Path):
         raise TypeError(
@@ -48,9 +48,9 @@ def plain_rows(table: Any, argument: str = "rows") -> Iterator[Row]:
 
 
 def table_like(table: Any, rows: list[Row], places: Sequence[int]) -> Any:
-    """Rows as a table of the same kind. `places` says which row of `table` each comes from.
+    """Rows as a table of the same kind. `places` has, for each row, the index of its row in `table`.
 
-    A frame keeps its index: a row has the label of the one that it comes from.
+    In a frame, each row keeps the label of that row.
     """
     if _is_frame(table):
         return type(table)(rows, index=table.index.take(list(places)))

@@ -1,4 +1,4 @@
-"""From text to token ids, in the same way for sampling, training and scoring."""
+"""Tokenises prompts and responses, in the same way for sampling, training and scoring."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Count = TypeVar("Count", int, NDArray[np.int64])
 
 PROMPT_DATE = date(2024, 7, 26)
-"""The date that chat templates see, so that a prompt does not change from day to day: Llama 3.1's default."""
+"""The date that chat templates see, so that prompts do not change from day to day. It is Llama 3.1's default."""
 
 
 _CODES = (*"YymdBbAajHIMSpDFTx", "-d", "-m", "-H", "-I")
@@ -28,9 +28,9 @@ _CODES = (*"YymdBbAajHIMSpDFTx", "-d", "-m", "-H", "-I")
 
 @cache
 def undated(template: str) -> str:
-    """A chat template in which `strftime_now(format)` is `PROMPT_DATE`, at midnight, whatever the day.
+    """A chat template in which `strftime_now(format)` always gives `PROMPT_DATE`, at midnight.
 
-    (What a template is given besides the conversation has to be data, so the function is one of the template's own.)
+    A template's arguments must be data. So the function is defined in the template, as a macro.
     """
     if "strftime_now" not in template:
         return template
@@ -39,12 +39,14 @@ def undated(template: str) -> str:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """The tokens a model continues from: a conversation through the chat template, with the assistant's turn
-    opened and the day `PROMPT_DATE`, or a text as it is. The beginning-of-sequence token is there once if the
-    tokenizer adds one, and no end-of-sequence token is.
+    """The tokens of a prompt, from which a model continues.
+
+    A conversation goes through the chat template, with the date `PROMPT_DATE`; the assistant's turn is opened. A string
+    is tokenised as it is. There is one beginning-of-sequence token if the tokenizer adds it, and no end-of-sequence
+    token.
 
     Raises:
-        ValueError: a conversation is given, and the tokenizer has no chat template.
+        ValueError: the prompt is a conversation, and the tokenizer has no chat template.
     """
     bos = tokenizer.bos_token_id
     if isinstance(prompt, str):
@@ -53,7 +55,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     else:
         if tokenizer.chat_template is None:
             raise ValueError(
-                "the prompt is a conversation, and the tokenizer has no chat template. Give the question as a string "
+                "the prompt is a conversation, but the tokenizer has no chat template. Give the question as a string "
                 "(--conversational false), or use a model that has one"
             )
         template = undated(tokenizer.get_chat_template())
@@ -64,19 +66,19 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The beginning-of-sequence token, where the tokenizer puts one before a text by itself."""
+    """The beginning-of-sequence token if the tokenizer adds it before a text, else nothing."""
     bos = tokenizer.bos_token_id
     return [bos] if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else []
 
 
 def decode_text(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """The text of a response's tokens, without special ones."""
+    """The text of a response's tokens, without special tokens."""
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The tokens of a model's own text. No special token is added, and none is recognised: `<|im_end|>` in
-    the text becomes the characters it is written with."""
+    """The tokens of a text that a model wrote. No special token is added or recognised: `<|im_end|>` in the text is
+    tokenised as characters."""
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
@@ -86,31 +88,36 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
 
 
 def text_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """`encode_text`, and for each token the characters of `text` it stands for: its first, and the one behind its last.
+    """`encode_text`, and for each token its span in `text`: its first character, and the one after its last.
 
-    Raises ValueError for a tokenizer that does not know them.
+    Raises ValueError if the tokenizer cannot report spans.
     """
     if not tokenizer.is_fast:
         raise ValueError(
-            f"{type(tokenizer).__name__} does not report which characters its tokens cover: use a fast tokenizer"
+            f"{type(tokenizer).__name__} does not report which characters its tokens cover. Use a fast tokenizer"
         )
     encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     return encoded["input_ids"], encoded["offset_mapping"]
 
 
 def most_text_tokens(size: Count, extra: Count, texts: Count, growth: int) -> Count:
-    """No fewer than the tokens of texts (`encode_text`), in all `size` bytes, `extra` of them beyond one a character.
+    """An upper bound on the number of tokens of texts (`encode_text`).
 
-    A token covers a byte of the normalised text at least, so most texts need not be tokenised to know that they are
-    short enough. `growth` is the tokenizer's `bytes_growth`.
+    A token covers at least one byte of the normalised text. So most texts need not be tokenised to know that they are
+    short enough.
+
+    Args:
+        size: bytes of the texts.
+        extra: bytes minus characters of the texts.
+        texts: number of texts.
+        growth: the tokenizer's `bytes_growth`.
     """
-    # A character of more than one byte has at most two bytes for each it has beyond the first; and a tokenizer may put
-    # a token before each text.
+    # A character of k > 1 bytes has k <= 2 (k - 1). Also, a tokenizer may put a token before each text.
     return size + (growth - 1) * 2 * extra + texts
 
 
 def bytes_growth(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Bytes that normalisation makes of one, at most, outside ASCII (Unicode's annex 15); None if not known."""
+    """The factor by which normalisation may lengthen text outside ASCII (Unicode's annex 15); None if unknown."""
     if not tokenizer.is_fast:
         return None
     backend: Any = tokenizer
@@ -126,7 +133,7 @@ def bytes_growth(tokenizer: PreTrainedTokenizerBase) -> int | None:
             case "NFKC" | "NFKD":
                 growth *= 11
             case "Prepend":
-                pass  # one token, which is counted
+                pass  # adds one token, which `most_text_tokens` counts
             case "Replace" if part["pattern"] == {"String": " "} and len(part["content"]) == 1:
                 pass
             case _:
@@ -135,8 +142,9 @@ def bytes_growth(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]:
-    """The tokens of a response: its `completion_ids`, else its `completion` and, unless it was cut off at a
-    length limit, the end-of-sequence token.
+    """The tokens of a response: its `completion_ids`, or else those of its `completion` and the end-of-sequence token.
+
+    The latter is left out if the response was cut off at a length limit.
 
     Raises:
         ValueError: the tokenizer has no end-of-sequence token to end a text with.
@@ -160,9 +168,9 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def check_completion_ids(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> None:
-    """Refuses a row whose `completion_ids` do not decode to its `completion`: another tokenizer made them.
+    """Checks that a row's `completion_ids` decode to its `completion`. If not, another tokenizer made them.
 
-    The token that ended a response (`finish_reason` is stop) is not in its text, even where it is no special one.
+    If `finish_reason` is stop, the last token is not in the text, even if it is not a special token.
 
     Raises ValueError, naming `where`.
     """
@@ -174,7 +182,7 @@ def check_completion_ids(tokenizer: PreTrainedTokenizerBase, row: Row, where: st
     text, *others = (decode_text(tokenizer, part) if known else "?" for part in readings)
     if row["completion"].strip() not in (reading.strip() for reading in (text, *others)):
         raise ValueError(
-            f"{where}, field 'completion_ids': this tokenizer reads them as {text[:60]!r}, and the completion is "
-            f"{row['completion'][:60]!r}. Another tokenizer sampled them: train with its model, or drop the column "
+            f"{where}, field 'completion_ids': this tokenizer reads them as {text[:60]!r}, but the completion is "
+            f"{row['completion'][:60]!r}. Another tokenizer made them. Use that model, or drop the column "
             "(and logps_behavior)"
         )

@@ -1,4 +1,4 @@
-"""The user's own code, `module:object`. It is imported only if the user named it, never because a file of rows did."""
+"""Loads the user's own code, `module:object`. Only a name that the user gave is imported, never one from a file."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 USER_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-"""The pattern of such names."""
+"""The pattern of `module:object`."""
 
 
 def load_code(name: str, what: str) -> Any:
-    """The object `module:object`, also of a module in the working directory.
+    """Loads `module:object`. The module may be in the working directory.
 
-    Raises ValueError, beginning with `what` it is to be, where there is none.
+    Raises ValueError if it cannot be loaded. The message begins with `what`, the object's role.
     """
     return _load(name, what)[0]
 
 
 def code_version(name: str, what: str) -> str:
-    """Names a user's `module:object` and the content of its file. Raises ValueError where it cannot be loaded."""
+    """A user's `module:object` with a digest of its file. Raises ValueError if it cannot be loaded."""
     return _load(name, what)[1]
 
 

@@ -31,7 +31,7 @@ from qstep.evals.measures import (
 )
 
 ANSWERS = ("chosen", "majority", "weighted", "pass")
-"""The ways in which a search's candidates give an answer: its own choice, two votes, or a perfect verifier."""
+"""The ways in which a search's candidates give an answer: its own choice, two votes, or a perfect scorer."""
 
 MODES = ("greedy", "sampled")
 """How a policy's responses are drawn."""

@@ -1,4 +1,4 @@
-"""How well verifiers choose among the responses to a problem: best-of-n and votes."""
+"""How well scorers choose among the responses to a problem: best-of-n and votes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from qstep.types import Aggregation
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """The N responses to one problem, with the scores of verifiers.
+    """The N responses to one problem, with their scores by each scorer.
 
     `correct` [N] is 1, 0, or None for an ungradable response. Equal `answers` [N] are equivalent, and None is no
-    answer. `scores` maps each verifier to a score per response [N], on the scale of a Q. A response that must lose has
+    answer. `scores` maps each scorer to a score per response [N], on the scale of a Q. A response that must lose has
     -inf. Raises ValueError, naming the problem, for different lengths, no responses, another `correct`, or a NaN score.
     """
 
@@ -68,14 +68,14 @@ def best_of_n_curves(
 ) -> dict[str, dict[int, Outcomes]]:
     """The outcomes of each way to choose among n responses: `curves[method][n]` over G problems.
 
-    `mean` is one response, `majority` the vote, and `pass` a perfect verifier. For a verifier V, `V` is best-of-n and
+    `mean` is one response, `majority` the vote, and `pass` a perfect scorer. For a scorer V, `V` is best-of-n and
     `V_weighted` is the vote weighted by sigmoid(score). Chances are over subsets of n of the N responses of a group.
     They are exact, except for votes with more than `draws` subsets (see `vote_accuracy`). Those use the same random
     subsets for all methods and groups. A chosen response may be ungradable. `pass` is ungradable if no response of the
     subset is right and one is ungradable.
 
-    Raises ValueError, naming the group, if it has fewer than n responses or other verifiers than the first. Also raises
-    it if a verifier has the name of another method.
+    Raises ValueError, naming the group, if it has fewer than n responses or other scorers than the first. Also raises
+    it if a scorer has the name of another method.
     """
     if not groups or not ns:
         raise ValueError("best-of-n needs at least one problem and one n")
@@ -83,7 +83,7 @@ def best_of_n_curves(
     methods = [*UNSCORED, *verifiers, *map(weighted, verifiers)]
     if len(set(methods)) < len(methods):
         taken = next(name for name in methods if methods.count(name) > 1)
-        raise ValueError(f"two ways to choose are called {taken!r}: give the verifier another name")
+        raise ValueError(f"two ways to choose are called {taken!r}: give the scorer another name")
     chances = {method: {n: np.empty((2, len(groups))) for n in ns} for method in methods}
     for g, group in enumerate(groups):
         if not 1 <= min(ns) <= max(ns) <= len(group.correct):
@@ -129,8 +129,8 @@ def best_of_n_report(
 
     `outcomes["pqm"]["8"]` has the `right` and `gradable` shares of each problem, for comparisons elsewhere.
 
-    `differences["pqm_minus_majority"]` is paired, at the largest n. Each verifier V and its `V_weighted` are compared
-    with `majority` and `mean`, V with each later verifier (name the proposed one first), and `V_weighted` with V.
+    `differences["pqm_minus_majority"]` is paired, at the largest n. Each scorer V and its `V_weighted` are compared
+    with `majority` and `mean`, V with each later scorer (name the proposed one first), and `V_weighted` with V.
 
     `over_optimisation["pqm"]` is about each V and `V_weighted`. `peak_n` is the n of its highest accuracy. `drop` is
     the paired difference from there to the largest n, or None if the curve is highest there. A choice that gets worse
@@ -192,9 +192,9 @@ def aggregation_report(
     draws: int = 2048,
     seed: int = 0,
 ) -> tuple[dict[str, Aggregated], dict[str, dict[str, Shares]]]:
-    """Best-of-n and the weighted vote of each verifier, for several aggregations of a response's Qs.
+    """Best-of-n and the weighted vote of each scorer, for several aggregations of a response's Qs.
 
-    `q_values` maps each verifier to Qs by group, response and step. In the first result,
+    `q_values` maps each scorer to Qs by group, response and step. In the first result,
     `["pqm"].curves["min"]["8"]` is an accuracy of best-of-n, and `min_weighted` is the vote. `differences` are paired,
     for each pair of aggregations at the largest n. The second result, `["pqm/min"]`, has outcomes as in
     `best_of_n_report`. Raises ValueError for an unknown aggregation, and as `best_of_n_curves` does.

@@ -1,10 +1,9 @@
 """Groups as one packed sequence: a prompt is computed once, and nothing is padded.
 
-A batch of G prompts with B responses in all is one row of L tokens, each prompt followed by its responses. Every
-layer of a decoder but attention treats positions on their own, so it computes just the tokens there are; attention
-(`packed_attention`) lets a prompt see itself, and a response see its prompt and itself. One ordinary call of the
-model, so precision, distribution, adapters and gradient checkpointing need to know nothing of it.
-
+A batch of G prompts with B responses is one row of L tokens: each prompt, followed by its responses. All layers of a
+decoder except attention treat each token separately, so they need no padding. `packed_attention` lets a prompt attend
+to itself, and a response to its prompt and itself. The model is called once, as usual. So mixed precision,
+distribution, adapters and gradient checkpointing work unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Batch(TypedDict):
     input_ids: Int[Tensor, " L"]
     """Each prompt, followed by its responses."""
     prompt_lengths: Int[Tensor, " G"]
-    """In tokens, as `response_lengths`."""
+    """In tokens, like `response_lengths`."""
     response_lengths: Int[Tensor, " B"]
     group_index: Int[Tensor, " B"]
     """The prompt of each response."""
@@ -38,7 +37,7 @@ class Batch(TypedDict):
 
 
 class StepBatch(Batch):
-    """Groups with the places where the Q of their steps is read."""
+    """Groups with the positions where the Qs of their steps are read."""
 
     step_ends: Int[Tensor, "B S"]
     """The index of each step's separator among the response's tokens; -1 where there is no step."""
@@ -47,7 +46,7 @@ class StepBatch(Batch):
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 PACKED_ATTENTION = "qstep_packed"
-"""The name under which `packed_attention` is known to transformers (`set_attn_implementation`)."""
+"""The name of `packed_attention` in transformers (`set_attn_implementation`)."""
 
 
 def collate_groups(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> Batch:
@@ -82,7 +81,8 @@ def moved(batch: AnyBatch, device: torch.device) -> AnyBatch:
 class Spans(NamedTuple):
     """The queries and keys of S segments, one after another.
 
-    key_positions: where in the packed row each key lies. query_starts, key_starts: [S + 1] where each segment's begin.
+    key_positions: the index of each key in the packed row. query_starts, key_starts: [S + 1], the first index of each
+    segment's queries and keys.
     """
 
     key_positions: Int[Tensor, " N"]
@@ -94,9 +94,10 @@ class Spans(NamedTuple):
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the segments of a batch lie: each prompt, then its responses. Every attention layer receives it.
+    """The segments of a batch: each prompt, then its responses. Every attention layer receives it.
 
-    lengths: tokens of each segment. prompt_of: for each segment, the segment of its prompt (a prompt's is itself).
+    lengths: tokens of each segment. prompt_of: for each segment, the index of its prompt's segment; for a prompt, its
+    own index.
     """
 
     lengths: list[int]
@@ -125,7 +126,7 @@ class Packing:
         )
 
     def spans(self, device: torch.device) -> Spans:
-        """What each segment sees: its prompt, and itself."""
+        """What each segment attends to: its prompt and itself."""
         if not self.kept:
             own = torch.arange(sum(self.lengths)).split(self.lengths)
             seen = [
@@ -141,7 +142,7 @@ class Packing:
         return self.kept[0]
 
     def mask(self, before: int, window: int | None, query: Tensor) -> Tensor:
-        """What is added to the scores of the last positions, one a query, and `before + length` keys: 0 or -inf."""
+        """The attention mask, 0 or -inf, of queries at the last positions of `before + length` keys."""
         length = query.shape[2]
         key = (before, length, window, query.dtype)
         if key not in self.masks:
@@ -173,7 +174,7 @@ def packed_attention(
     The decoders of transformers call it as their attention. It supports grouped keys, sliding windows and soft-capped
     scores.
 
-    Raises RuntimeError if a model does not pass the packing on, or uses dropout.
+    Raises RuntimeError if the model does not pass `packing`, or uses dropout.
     """
     if packing is None or attention_mask is not None:
         raise RuntimeError(f"{type(module).__name__} was called without a packed batch; use qstep.models to call it")
@@ -197,7 +198,7 @@ def packed_attention(
 
 
 def _flash_attention_takes(query: Tensor) -> bool:
-    """Half precision, on a GPU since Ampere, with heads of the widths that it knows."""
+    """Whether FlashAttention can run: half precision, a GPU since Ampere, and a supported head width."""
     if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
         return False
     width = query.shape[-1]
@@ -207,9 +208,9 @@ def _flash_attention_takes(query: Tensor) -> bool:
 def _one_kernel(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
 ) -> Float[Tensor, "1 L H d"]:
-    """All segments at once by FlashAttention; the keys of a prompt are copied for each of its responses.
+    """Computes all segments at once by FlashAttention. A prompt's keys are copied for each of its responses.
 
-    Where there are more keys than queries its last query sees the last key, as a response that follows a prompt.
+    If a segment has more keys than queries, FlashAttention aligns their ends. So a response follows its prompt.
     """
     from torch.nn.attention.varlen import varlen_attn  # brings a compiler, which no CPU needs
 
@@ -226,7 +227,7 @@ def _one_kernel(
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=key.shape[1] != query.shape[1],
     )
-    assert isinstance(output, Tensor)  # a pair with what else may be asked for
+    assert isinstance(output, Tensor)  # it is a pair only if more results are requested
     return output.unsqueeze(0)
 
 
@@ -251,7 +252,7 @@ def _attend(
             query, key, value, attn_mask=mask, is_causal=plain, scale=scaling, enable_gqa=grouped
         )
     mask = packing.mask(before, window, query)
-    if grouped:  # no kernel of a GPU takes grouped keys and a mask together
+    if grouped:  # no GPU kernel takes both grouped keys and a mask
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     if softcap is None:
@@ -265,7 +266,7 @@ AttentionInterface.register(PACKED_ATTENTION, packed_attention)
 
 
 def packed_hidden(trunk: nn.Module, batch: Batch) -> Float[Tensor, "L D"]:
-    """The last hidden state of every token of a batch; `trunk` is a decoder without its head."""
+    """The last hidden state of every token of a batch. `trunk` is a decoder without its head."""
     packing = Packing.of(batch)
     ids = batch["input_ids"].unsqueeze(0)
     positions = packing.positions(ids.device).unsqueeze(0)
@@ -274,13 +275,13 @@ def packed_hidden(trunk: nn.Module, batch: Batch) -> Float[Tensor, "L D"]:
     except IndexError as error:
         raise ValueError(
             f"a token is outside the model's vocabulary, or a prompt and response of {int(positions.max()) + 1} tokens "
-            f"outside its positions ({error})"
+            f"are longer than its positions ({error})"
         ) from error
     return output.last_hidden_state.squeeze(0)
 
 
 def response_starts(batch: Batch) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
-    """Where each response begins in the packed row, and where its prompt's last token is."""
+    """For each response, the index of its first token in the packed row, and that of its prompt's last token."""
     lengths, groups = batch["response_lengths"], batch["group_index"]
     before = lengths.cumsum(0) - lengths  # tokens of earlier responses
     through_prompt = batch["prompt_lengths"].cumsum(0)[groups]
@@ -291,7 +292,7 @@ def response_starts(batch: Batch) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]
 
 
 def states_before(hidden: Float[Tensor, "L D"], batch: Batch) -> Float[Tensor, "M D"]:
-    """The states in which the M response tokens were chosen, in the order of `response_mask`'s ones."""
+    """The states in which the M response tokens were chosen, in the order of the ones in `response_mask`."""
     starts, prompt_ends = response_starts(batch)
     mask = batch["response_mask"].bool()
     index = starts[:, None] - 1 + torch.arange(mask.shape[1], device=mask.device)

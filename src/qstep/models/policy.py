@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
 ValueNetwork = Literal["separate", "head"]
-"""`separate`: a second network initialised from the policy (the paper); `head`: a linear head on its trunk."""
+"""`separate`: a second network initialised from the policy, as in the paper; `head`: a linear head on its trunk."""
 
 VALUE_FILE = "value.safetensors"
 
 
 class PolicyModel(PretrainedModule):
-    """A policy as one module: `forward(batch)` gives log pi(a_t | s_t) of every response token, `[B, T]`, in fp32.
+    """A policy. `forward(batch)` gives log pi(a_t | s_t) of every response token, `[B, T]`, in fp32.
 
     `pretrained` is a causal language model of transformers, or a peft model around one.
     """
 
     @classmethod
     def new(cls, options: ModelOptions) -> PolicyModel:
-        """A policy about to be trained.
+        """A policy to be trained.
 
-        Raises ValueError if qstep cannot compute the layers or logits of its family; the message says which.
+        Raises ValueError if qstep cannot compute the layers or logits of its family. The message says which.
         """
         model = load_causal_lm(options)
         lora = options.lora("CAUSAL_LM")
@@ -56,17 +56,19 @@ class PolicyModel(PretrainedModule):
         return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).masked_scatter(mask, chosen)
 
     def reference(self) -> AbstractContextManager[Any]:
-        """A context in which the adapter is off: then this is the policy that training began with."""
+        """A context in which the adapter is off. The policy is then the one at the start of training."""
         return adapter_off(self.pretrained)
 
 
 class PolicyWithValue(PolicyModel):
     """A policy pi_theta and its value function V_phi, called together: `(logps [B, T], values [B, T])`.
 
-    `values[:, t]` is V of the state in which token t is chosen. With `value="separate"` V is a network of its own,
-    initialised from the policy's weights (under an adapter: one of its own on the same frozen weights); with `"head"`
-    a linear head reads the policy's trunk, in one forward pass. The head's weights start at zero, so V starts constant:
-    at its bias, which `start_value` sets (the mean reward is a good one).
+    `values[:, t]` is V of the state in which token t is chosen. With `value="separate"`, V is a network of its own,
+    initialised from the policy's weights. If the policy has an adapter, V has its own adapter on the same frozen
+    weights. With `value="head"`, V is a linear head on the policy's trunk, computed in the same forward pass.
+
+    The head's weights start at zero, so V is constant at first. `start_value` sets this constant; the mean reward is a
+    good choice.
     """
 
     def __init__(self, pretrained: PreTrainedModel | PeftModel, value_trunk: PreTrainedModel | None) -> None:
@@ -79,20 +81,20 @@ class PolicyWithValue(PolicyModel):
 
     @classmethod
     def new_with_value(cls, options: ModelOptions, value: ValueNetwork) -> PolicyWithValue:
-        """A policy about to be trained with its value function; raises as `PolicyModel.new` does."""
+        """A policy and its value function, to be trained. Raises as `PolicyModel.new` does."""
         return cls._made_of(load_causal_lm(options), options.lora("CAUSAL_LM"), value)
 
     @classmethod
     def load(cls, folder: str | Path, dtype: Dtype = "float32") -> PolicyWithValue:
-        """A policy and its V, from what `save` or `qstep merge` wrote. An adapter is put on its base.
+        """Loads a policy and its V that `save` or `qstep merge` wrote. An adapter is put on its base.
 
-        Raises ValueError if the folder holds no value function.
+        Raises ValueError if the folder has no value function.
         """
         from safetensors import safe_open
 
         file = Path(folder) / VALUE_FILE
         if not file.exists():
-            raise ValueError(f"{folder} holds no value function ({VALUE_FILE}): it was not trained by DQO or DRO")
+            raise ValueError(f"{folder} has no value function ({VALUE_FILE}). Give a model trained by DQO or DRO")
         with safe_open(file, "pt") as tensors:
             separate = any(name.startswith("value_trunk.") for name in tensors.keys())  # noqa: SIM118 (not a dict)
         lora = saved_adapter(folder) if (Path(folder) / ADAPTER_CONFIG).exists() else None
@@ -120,7 +122,7 @@ class PolicyWithValue(PolicyModel):
                 own.target_modules = [name.removeprefix(prefix) for name in own.target_modules]
             inject_adapter_in_model(own, trunk)
             for parameter in trunk.parameters():
-                if parameter.requires_grad:  # in fp32, as the policy's: updates are small beside what bf16 tells apart
+                if parameter.requires_grad:  # fp32, because bf16 would round small updates away
                     parameter.data = parameter.data.float()
         return cls(adapted(model, lora), trunk)
 
@@ -139,19 +141,19 @@ class PolicyWithValue(PolicyModel):
         return logps, torch.zeros_like(logps).masked_scatter(batch["response_mask"].bool(), chosen)
 
     def policy_logps(self, batch: Batch) -> Float[Tensor, "B T"]:
-        """The policy's log-probabilities alone, as `PolicyModel` computes them."""
+        """Only the policy's log-probabilities, as `PolicyModel` computes them."""
         return super().forward(batch)
 
     def networks(self) -> list[PreTrainedModel]:
         return super().networks() if self.value_trunk is None else [*super().networks(), self.value_trunk]
 
     def value_parameters(self) -> list[nn.Parameter]:
-        """The trained state of V alone."""
+        """The trained parameters of V."""
         trunk = [] if self.value_trunk is None else list(self.value_trunk.parameters())
         return [p for p in (*trunk, *self.value_head.parameters()) if p.requires_grad]
 
     def save(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Writes the policy as `PolicyModel.save` does, and what is trained of V as `value.safetensors`."""
+        """Writes the policy as `PolicyModel.save` does, and V's trained parameters as `value.safetensors`."""
         from safetensors.torch import save_file
 
         super().save(folder, state_dict)
@@ -160,7 +162,7 @@ class PolicyWithValue(PolicyModel):
         save_file({name: state[name].contiguous() for name in sorted(trained)}, Path(folder) / VALUE_FILE)
 
     def restore(self, folder: str | Path) -> None:
-        """Loads what `save` wrote, exactly. Raises ValueError if V's file does not fit this network."""
+        """Loads exactly what `save` wrote. Raises ValueError if V's file does not fit this network."""
         from safetensors.torch import load_file
 
         super().restore(folder)

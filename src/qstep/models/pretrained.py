@@ -1,4 +1,4 @@
-"""What all trained modules share: a model of transformers inside, which is saved and restored completely."""
+"""The base class of trained modules, which wrap a model of transformers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class PretrainedModule(nn.Module):
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """Recomputes each layer in the backward pass instead of keeping what is in it; arguments as transformers'."""
+        """Recomputes layers in the backward pass instead of keeping activations. Arguments as in transformers."""
         arguments = {"use_reentrant": False} | (activation_checkpointing_kwargs or {})
         for network in self.networks():
             network.activation_checkpointing_enable(arguments, every_n_layers, offload)
@@ -73,8 +73,10 @@ class PretrainedModule(nn.Module):
             network.activation_checkpointing_disable()
 
     def keep_products_only(self) -> None:
-        """Keeps the results of a layer's matrix products and attention for the backward pass, and computes what is
-        cheap (norms, activations, rotations) again: about half the memory for a few hundredths of the time on a CPU.
+        """Keeps only the results of matrix products and attention for the backward pass.
+
+        Cheap results (norms, activations, rotations) are computed again. On a CPU this saves about half the memory for
+        a few percent more time.
         """
         contexts = partial(create_selective_checkpoint_contexts, _PRODUCTS)
         self.activation_checkpointing_enable({"context_fn": contexts})
@@ -87,5 +89,5 @@ class PretrainedModule(nn.Module):
         save_pretrained(self.pretrained, folder, state_dict, "pretrained.")
 
     def restore(self, folder: str | Path) -> None:
-        """Loads the weights that `save` wrote, exactly."""
+        """Loads exactly the weights that `save` wrote."""
         restore_pretrained(self.pretrained, folder)

@@ -1,4 +1,4 @@
-"""The step scorer: a plain `AutoModelForTokenClassification` and the step contract that travels with it."""
+"""The step scorer: a plain `AutoModelForTokenClassification` with a step contract in its config."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _OTHER_KIND = {
 
 @dataclass(frozen=True)
 class StepContract:
-    """How a response is cut, tokenised and read by a scorer; stored in its `config.json` under `qstep`.
+    """How a scorer splits, tokenises and reads a response. It is stored in `config.json` under `qstep`.
 
-    Each step's text is tokenised on its own, as text (never as special tokens), and followed by the separator
-    token, inserted by id; the scorer's output at that token is the step's Q-value (a logit, with Q = 0 for the
-    question). Training, scoring and search all go through `encode_steps`, so they cannot disagree.
+    Each step is tokenised on its own, as text without special tokens. The separator token is put after it, by id. The
+    scorer's output at that token is the step's Q, a logit; the question has Q = 0. Training, scoring and search all use
+    `encode_steps`, so they agree.
 
-    `prompts` and `instruction` describe the prompts of training: strings, conversations or both, and what all of them
-    end with after a blank line. Checkpoints of an older qstep do not say (None).
+    `prompts` says whether the prompts of training were strings, conversations or both. `instruction` is the text that
+    all of them end with, after a blank line. Both are None in checkpoints of an older qstep.
     """
 
     step_separator: str
@@ -99,8 +99,8 @@ class StepContract:
         """The contract of a checkpoint, checked against the tokenizer that it is used with.
 
         Raises:
-            ValueError: if the checkpoint has no contract, one of another version, or was trained with
-                another separator token or chat template.
+            ValueError: the checkpoint has no contract or one of another version, or it was trained with another
+                separator token or chat template.
         """
         stored = getattr(config, "qstep", None)
         if not isinstance(stored, dict):
@@ -138,7 +138,7 @@ class StepContract:
     def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
         """How a prompt differs from those of training, and what to do about it; None if it does not differ.
 
-        `instruction` is the one that the current command has put after the question.
+        `instruction` is the one that the current command put after the question.
         """
         kind = prompt_kind(prompt)
         if self.prompts not in (None, "mixed", kind):
@@ -176,16 +176,16 @@ def encode_steps(
     prompt: Prompt,
     steps: Sequence[str],
 ) -> tuple[list[int], list[int], list[int]]:
-    """Token ids of the prompt, of the steps with their separators, and each separator's index in the latter."""
+    """The token ids of the prompt, those of the steps with their separators, and each separator's index in these."""
     ended = encode_ended(tokenizer, checked_steps(steps), [contract.separator_token_id])
     return encode_prompt(tokenizer, checked_prompt(prompt)), *ended
 
 
 class ScorerModel(PretrainedModule):
-    """A step scorer as one module: `forward(batch)` gives the Q of each step, `[B, S]`, in fp32.
+    """A step scorer. `forward(batch)` gives the Q of each step, `[B, S]`, in fp32.
 
-    `pretrained` is an `AutoModelForTokenClassification`, or a peft model around one. A head with one output gives Q. A
-    head with two outputs, wrong and right, gives Q as their difference: sigmoid(Q) is then the softmax of the second.
+    `pretrained` is an `AutoModelForTokenClassification`, or a peft model around one. A head with one output gives Q.
+    For a head with two outputs, wrong and right, Q is right minus wrong. Then sigmoid(Q) is the softmax of the second.
     """
 
     @classmethod
@@ -236,7 +236,7 @@ class ScorerModel(PretrainedModule):
         """A published scorer, read from safetensors: a backbone of transformers and a head with `labels` outputs.
 
         Args:
-            head: makes the head if it is not one linear layer; its weights are called `score.<...>`.
+            head: makes the head if it is not one linear layer. Its weights are called `score.<...>`.
             renamed: patterns of weight names in the file, and their names here.
 
         Raises:
@@ -246,15 +246,15 @@ class ScorerModel(PretrainedModule):
         return cls(load_token_classifier(name, config, dtype=dtype, head=head, complete=True, key_mapping=renamed))
 
     def forward(self, batch: StepBatch) -> Float[Tensor, "B S"]:
-        """Q of each step, read at its separator: `batch["step_ends"] [B, S]` indexes response tokens, -1 absent.
+        """The Q of each step, read at its separator, whose index is in `batch["step_ends"] [B, S]`.
 
-        Values at absent steps are 0.
+        The index -1 means that there is no step. Its Q is 0.
         """
         states = step_states(packed_hidden(bare(self.pretrained).base_model, batch), batch)
         return self._read(states).masked_fill(batch["step_ends"] < 0, 0.0)
 
     def q_of_tokens(self, batch: Batch) -> Float[Tensor, " L"]:
-        """The value read at every token of the packed batch, of prompts and steps, in fp32."""
+        """The Q read at every token of the packed batch, including prompts, in fp32."""
         return self._read(packed_hidden(bare(self.pretrained).base_model, batch))
 
     def _read(self, states: Float[Tensor, "... D"]) -> Float[Tensor, ...]:
@@ -265,7 +265,7 @@ class ScorerModel(PretrainedModule):
 
 
 def step_states(hidden: Float[Tensor, "L D"], batch: StepBatch) -> Float[Tensor, "B S D"]:
-    """The states at the tokens where steps are read. Absent steps get an arbitrary state."""
+    """The states at the tokens where steps are read. The state of an absent step is arbitrary."""
     starts, _ = response_starts(batch)
     ends = batch["step_ends"]
     places = (starts[:, None] + ends.clamp(min=0)).clamp(max=len(hidden) - 1)
@@ -277,7 +277,7 @@ def collate_steps(
     responses: Sequence[Sequence[Sequence[int]]],
     step_ends: Sequence[Sequence[int]],
 ) -> StepBatch:
-    """A batch of groups with `step_ends [B, S]`, one list per response, padded with -1."""
+    """A batch of groups with `step_ends [B, S]`: a list for each response, padded with -1."""
     batch = collate_groups(prompts, responses)
     width = max((len(ends) for ends in step_ends), default=0)
     padded = [[*ends, *[-1] * (width - len(ends))] for ends in step_ends]

@@ -28,7 +28,7 @@ def _seeds(option: str, seeds: str) -> list[int]:
 
 @dataclass(kw_only=True)
 class DemoConfig(Options):
-    """Trains a better reasoner from nothing, on the embedded miniature task: base policy, samples, labels, verifiers,
+    """Trains a better reasoner from nothing, on the embedded miniature task: base policy, samples, labels, scorers,
     offline RL, evaluation, report. Runs the packaged recipe `qstep/recipes/miniature.yaml`.
 
     Args:

@@ -42,12 +42,12 @@ class Work:
 
     @property
     def output(self) -> Path:
-        """The path that `${stage}` stands for."""
+        """The path that replaces `${stage}`."""
         return next(iter(self.outputs.values()))
 
     @property
     def done(self) -> bool:
-        """Whether the files that `done.json` names are there and unchanged; there may be more, such as an index."""
+        """Whether all files in `done.json` exist and are unchanged. Further files, such as an index, are allowed."""
         try:
             files = json.loads((self.folder / "done.json").read_text())["files"]
             return all(_is_unchanged(self.folder / name, was) for name, was in files.items())
@@ -61,7 +61,7 @@ class Work:
         write_json(self.folder / "done.json", {"seconds": round(seconds, 1), "files": files})
 
     def job(self) -> Job:
-        """The command, its options written to `options.yaml`."""
+        """The job's command. Writes its options to `options.yaml`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "options.yaml"
         file.write_text(yaml.safe_dump(dict(self.options), sort_keys=False, allow_unicode=True))
@@ -73,7 +73,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Run:
-    """One variant with one seed: its stages' jobs, and the folder of its links."""
+    """One variant with one seed: the jobs of its stages, and the folder of its links."""
 
     variant: str | None
     seed: int
@@ -114,13 +114,13 @@ def run(
     only: str | None = None,
     processes: int | None = None,
 ) -> list[Run]:
-    """Runs the jobs of a recipe whose output is not there yet. The outputs are `stages[name].output` of its runs.
+    """Runs the jobs of a recipe that have no output yet. The outputs are `stages[name].output` of the returned runs.
 
     Args:
         recipe: a recipe or its file.
         output_dir: the folder for all output; by default the recipe's.
         seeds: the seeds to run; by default the recipe's.
-        only: run this stage and what it needs, no more.
+        only: run only this stage and the stages that it needs.
         processes: how many commands run side by side; by default the recipe's number.
 
     Raises:
@@ -167,7 +167,7 @@ class OutputBusy(RuntimeError):
 
 
 def _stamp(path: Path) -> list[int]:
-    """What the system changes whenever a file's content is changed, and also when it is copied or moved."""
+    """A file's size, times and inode. The system changes one of them if the file is changed, copied or moved."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
@@ -177,21 +177,21 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _is_unchanged(path: Path, was: Mapping[str, Any]) -> bool:
-    """Whether a file has the content that `_content` noted; it is read only where its stamp differs."""
+    """Whether a file has the content that `_content` recorded. It is read only if its stamp differs."""
     return _stamp(path) == was["stamp"] or why_changed(path, was["stamp"][0], was["sha256"]) is None
 
 
 def _upstream(stages: Mapping[str, Stage], name: str) -> list[str]:
     """A stage and all stages that it needs. The order of `stages`, which can be run, is kept."""
     needed = {name}
-    for stage in reversed(list(stages)):  # each after what it needs
+    for stage in reversed(list(stages)):  # each stage after those it needs
         if stage in needed:
             needed |= references(stages[stage].options)
     return [stage for stage in stages if stage in needed]
 
 
 def _work(recipe: Recipe, stage: Stage, configs: Sequence[Any], done: Mapping[str, Work], output_dir: Path) -> Work:
-    """The job of a stage whose references are resolved by the jobs before it; `configs` hold its options, checked."""
+    """The job of a stage. The jobs in `done` resolve its references; `configs` has its checked options."""
     used = references(stage.options)
     content = fill(dict(stage.options), {name: f"${{{done[name].key}}}" for name in used})
     options = fill(dict(stage.options), {name: str(done[name].output) for name in used})
@@ -218,7 +218,7 @@ def _work(recipe: Recipe, stage: Stage, configs: Sequence[Any], done: Mapping[st
 def _inputs(about: About, option: str, value: Any) -> Iterator[tuple[str, str]]:
     """Each file, model folder or object of the user's code that an option names, with its fingerprint.
 
-    The outputs of stages are not among them. Raises ValueError for a path where nothing is.
+    The outputs of stages are not included. Raises ValueError for a path that does not exist.
     """
     if isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
@@ -243,7 +243,7 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def _longest_first(works: Mapping[str, Work]) -> list[str]:
-    """The keys, ordered by the seconds of the longest chain of jobs that begins with each."""
+    """The keys, sorted by the seconds of the longest chain of jobs that begins with each, longest first."""
     remaining = {key: work.stage.seconds for key, work in works.items()}
     for key in reversed(list(works)):  # each after what it needs
         for needed in works[key].after & works.keys():

@@ -41,12 +41,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as its file has it.
+    """The content of a recipe's file.
 
     Args:
         file: the file it was read from.
-        title: what it is, in one line.
-        about: what it does, the command, the hardware, and where its results are.
+        title: a description in one line.
+        about: what the recipe does, its command, the hardware, and where its results are.
         stages: the stages as written: `command`, options, and `seconds` if known.
         values: named values that several stages share or that a user may want to set.
         variants: for each variant, the changed options by stage. Without variants the stages run as they are.
@@ -114,7 +114,7 @@ class Recipe:
     def _options(
         self, name: str, changes: Mapping[str, Mapping[str, Any]], after: tuple[str, ...] = ()
     ) -> dict[str, Any]:
-        """The options of a stage: those of the stage it is like, its own, and the variant's changes of both."""
+        """The options of a stage: those of the stage it is like, its own, and the variant's changes to both."""
         own = {**self.stages[name], **changes.get(name, {})}
         model = own.pop("like", None)
         if model is None:

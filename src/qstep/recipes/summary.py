@@ -54,7 +54,7 @@ def summarise(recipe: Recipe, runs: Sequence[Run], output_dir: Path) -> None:
 
 
 def _pooled_results(title: str, variants: Mapping[str | None, Mapping[int, Page]]) -> RecipeResult:
-    """The claims over seeds, and the report of each seed without its training curves."""
+    """The claims over seeds, and each seed's report without its training curves."""
     of_variants = {
         variant: OfSeeds(
             claims=claims(pages), seeds={str(seed): replace(page, training=None) for seed, page in pages.items()}
@@ -84,7 +84,7 @@ def across_variants(title: str, variants: Mapping[str, Mapping[int, Page]]) -> I
 
 
 def _accuracies(page: Page) -> dict[str, Accuracy]:
-    """Of each policy and mode, and of each way to choose at the largest n."""
+    """The accuracy of each policy and mode, and of each way to choose at the largest n."""
     found: dict[str, Accuracy] = {}
     for name, modes in (page.policies or {}).items():
         found |= {f"{label(name)} ({mode})": of for mode, of in modes.items()}
@@ -109,10 +109,10 @@ def _pooled_text(measured: Sequence[Accuracy]) -> str:
 
 
 def claims(of_seeds: Mapping[int, Page]) -> dict[str, Claim]:
-    """Each comparison that all seeds have, pooled over them, and each seed's own.
+    """Each comparison that all seeds have, pooled over the seeds, with the comparison of each seed.
 
-    The seeds are independent: each has its own model, problems and samples. A comparison that only some seeds have is
-    of what happened to be best there, and no claim.
+    The seeds are independent: each has its own model, problems and samples. A comparison that only some seeds have was
+    chosen by its result, so it is not a claim.
     """
     pages = {str(seed): page.comparisons or {} for seed, page in of_seeds.items()}
     names = dict.fromkeys(name for comparisons in pages.values() for name in comparisons)
@@ -121,7 +121,9 @@ def claims(of_seeds: Mapping[int, Page]) -> dict[str, Claim]:
         if not all(name in comparisons for comparisons in pages.values()):
             continue
         by_seed = {seed: comparisons[name] for seed, comparisons in pages.items()}
-        known = [estimate for estimate in by_seed.values() if estimate.mean is not None]  # else nothing was gradable
+        known = [
+            estimate for estimate in by_seed.values() if estimate.mean is not None
+        ]  # the mean is None if nothing was gradable
         over_all = pooled(known) if known else None
         found[name] = Claim(
             mean=None if over_all is None else over_all.mean,

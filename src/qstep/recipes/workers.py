@@ -52,7 +52,7 @@ class Follower:
         self.offset = self.rows = 0
 
     def progress(self) -> tuple[int, int | None]:
-        """How much is done, and how much there is in all, if that is known yet."""
+        """How much is done, and the total if it is known yet."""
         if self.job.output.suffix != ".jsonl":
             last = _last_line(self.job.output / TRAINING_LOG)
             return last.get("step", 0), last.get("max_steps")
@@ -66,7 +66,7 @@ class Follower:
 
 
 class Workers:
-    """Processes that run qstep commands, one at a time each. They end with the process that started them.
+    """Processes that each run one qstep command at a time. They end with the process that started them.
 
     Args:
         processes: how many.
@@ -92,14 +92,14 @@ class Workers:
     ) -> None:
         """Runs the named jobs, as many at a time as there are processes, earlier ones first.
 
-        Calls `done(name, seconds)` after each, and prints what it wrote. When a job fails, no other starts, and those
-        that run are waited for.
+        After each job it calls `done(name, seconds)` and prints what the job wrote. After a job has failed, no other
+        job starts; running jobs are finished.
 
         Args:
-            already: how many jobs were done before, which the count of jobs includes.
+            already: how many jobs were done before. The printed count includes them.
 
         Raises:
-            JobFailed: with the end of the log of the job that failed.
+            JobFailed: a job failed. The message has the end of its log.
         """
         waiting, busy, failure = dict(jobs), dict[_Worker, _Running](), ""
         hints = {name: job.seconds for name, job in jobs.items()}
@@ -152,7 +152,7 @@ class _Running:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """The time since the job began."""
         return time.monotonic() - self.start
 
 
@@ -161,7 +161,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "qstep.recipes.worker", *sys.argv[1:]],  # what provenance names as the command
+            [sys.executable, "-m", "qstep.recipes.worker", *sys.argv[1:]],  # provenance records these arguments
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},

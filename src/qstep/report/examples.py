@@ -15,7 +15,7 @@ from qstep.tasks import BUILT_IN, Tasks, answer_classes_of
 from qstep.types import Row
 
 Cell = tuple[bool, bool]
-"""Whether the verifier's choice is right, and whether the choice of the majority is right."""
+"""Whether the scorer's choice is right, and whether the choice of the majority is right."""
 
 _WIN, _LOSS = (True, False), (False, True)
 _VERDICTS = {"True": "right", "False": "wrong"}
@@ -25,7 +25,7 @@ _VERDICTS = {"True": "right", "False": "wrong"}
 class Examples:
     """Problems to show, the rule by which they were chosen, and the number of problems in each `Cell`.
 
-    `cells` is None if there is no verifier to compare. `ungradable` counts the problems outside all cells.
+    `cells` is None if there is no scorer to compare. `ungradable` counts the problems outside all cells.
     """
 
     rule: str
@@ -44,9 +44,9 @@ class Examples:
 def choose_examples(
     scored: Iterable[Row], verifier: str = "verifier", *, problems: int = 6, responses: int = 8, tasks: Tasks = BUILT_IN
 ) -> Examples:
-    """Some problems of a scored file, with the first `responses` of each and the choices of verifier and majority.
+    """Some problems of a scored file, each with its first `responses` and the choices of the scorer and the majority.
 
-    Up to a third are problems where only the verifier is right, and equally many where only the majority is. The others
+    Up to a third are problems where only the scorer is right, and equally many where only the majority is. The others
     are the first problems on which both agree, or where a choice is ungradable. If these are too few, more of the first
     two kinds follow.
     """

@@ -21,7 +21,7 @@ _NAMES = {
     "majority": "majority vote",
     "pass": "any right (oracle)",
     "mean": "one response",
-    "verifier": "the verifier",
+    "verifier": "the scorer",
 }
 ANSWERS_SAID = {"chosen": "its choice", "majority": "majority", "weighted": "weighted vote", "pass": "any right"}
 """The titles of the ways in which a search's candidates give an answer."""

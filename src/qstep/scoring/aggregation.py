@@ -1,4 +1,4 @@
-"""One score of a response from the Qs of its steps. The scorer's contract names the rule."""
+"""Aggregates the Qs of a response's steps to its score. The scorer's contract names the rule."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from qstep.types import Aggregation, Row
 
 
 def aggregate(step_scores: Sequence[float], how: Aggregation) -> float:
-    """The score of a response from its step Q-values [S], on the scale of one Q.
+    """The score of a response from the Qs of its steps, [S].
 
-    So sigmoid(score) can weigh its vote, whatever the aggregation. `product` is the product of the steps'
-    sigmoids, given as the Q whose sigmoid it is; it ranks responses as the product does and stays finite
-    where the product rounds to 0 or 1. A response without a step scores -inf: it loses to every other and
-    its vote weighs nothing. Raises ValueError on a Q that is not finite.
+    The score is on the scale of a Q, so sigmoid(score) can always weight a vote. `product` is the product of the steps'
+    sigmoids, converted back to a Q. It ranks responses as the product does, and stays finite where the product rounds
+    to 0 or 1. The score of a response without steps is -inf. It loses to every other one, and its vote has weight 0.
+
+    Raises ValueError for a Q that is not finite.
     """
     scores = np.asarray(step_scores, dtype=np.float64)
     if scores.ndim != 1:
@@ -56,5 +57,5 @@ def with_scores(scored: Scored, scorer: Scorer) -> Row:
 
 
 def _and(a: float, b: float) -> float:
-    """logit(sigmoid(a) * sigmoid(b)), from the odds against: (1 + e^-a)(1 + e^-b) - 1."""
+    """logit(sigmoid(a) * sigmoid(b)). Its odds against are (1 + e^-a)(1 + e^-b) - 1."""
     return -np.logaddexp(np.logaddexp(-a, -b), -a - b)

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: its config.json and the names of its weights."""
+"""Reads a checkpoint's config.json and the names of its weights."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Checkpoint:
 
     @property
     def architecture(self) -> str:
-        """The name of the model's class; empty if the config does not say it."""
+        """The name of the model's class; empty if the config does not name it."""
         [architecture] = (self.config.get("architectures") or [""])[:1]
         return str(architecture)
 
     @property
     def labels(self) -> int:
-        """How many outputs a classifier has."""
+        """The number of outputs of a classifier."""
         return len(self.config.get("id2label") or "01")
 
     @cached_property
     def weights(self) -> list[str]:
-        """The names of the weights, as the safetensors files give them; empty if there are no such files."""
+        """The names of the weights in the safetensors files; empty if there are no such files."""
         index = cached_file(self.name, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
         if index is not None:
             return list(json.loads(Path(index).read_text())["weight_map"])

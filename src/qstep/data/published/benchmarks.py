@@ -1,4 +1,4 @@
-"""Benchmarks of step verifiers: solutions whose first wrong step, or every wrong step, is known."""
+"""Benchmarks of step scorers: solutions whose first wrong step, or every wrong step, is known."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Published process reward models, a file a format: its template, where each step is read, and what is read there."""
+"""Formats of published process reward models: the template, where each step is read, and what is read there."""

@@ -1,8 +1,8 @@
-"""What the formats of published process reward models share.
+"""The base classes of the formats of published process reward models.
 
-A format is a dataclass in a file of its own, which is named after its kind (`qstep.scoring.kinds`). It says how a
-prompt and steps become tokens, at which of them each step is read, and which model reads them. Every Q is the logit of
-the owner's probability, computed from logits and never from a rounded probability.
+A format is a dataclass in a file named after its kind (`qstep.scoring.kinds`). It defines how a prompt and steps become
+tokens, at which token each step is read, and which model reads it. Every Q is the logit of the owner's probability. It
+is computed from logits, because a probability is rounded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Published(ABC):
     """A format. Its fields are the options of its kind of scorer, except for the tokenizer. `check` checks them.
 
     Args:
-        max_length: in tokens; that of the model and its tokenizer by default.
+        max_length: maximum number of tokens; by default the limit of the model and its tokenizer.
         step_separator: the string at which responses are cut into steps.
         aggregation: how a response's score is computed from its Qs.
     """
@@ -52,7 +52,7 @@ class Published(ABC):
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
-        """Raises ValueError for an option that the format does not have, or a value that it cannot have."""
+        """Raises ValueError for an option that the format does not have, or a value that is not allowed."""
         known = cls.options()
         for option, value in options.items():
             name = f"--scorer_options.{option}"
@@ -82,7 +82,7 @@ class Published(ABC):
 
     @abstractmethod
     def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
-        """The model that reads the steps: `forward(batch)` gives their Qs, `[B, S]`."""
+        """The model that reads the steps. Its `forward(batch)` gives their Qs, `[B, S]`."""
 
     @abstractmethod
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
@@ -96,20 +96,20 @@ class Published(ABC):
         )
 
     def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
-        """None: `encode` puts every prompt that it takes into the owner's format."""
+        """Always None, because `encode` puts every prompt into the owner's format."""
         return None
 
     def contract(self) -> StepContract:
         """The step contract that describes the same format, for `qstep export`.
 
-        Raises ValueError if no contract does.
+        Raises ValueError if no contract can describe it.
         """
         raise ValueError(f"a scorer of kind {self.kind} has a format that the step contract does not express")
 
     def contract_with(self, separator: Sequence[int], prompts: PromptKind) -> StepContract:
-        """The step contract of this format if each step ends with these tokens and prompts are of this kind.
+        """The step contract of this format, whose steps end with `separator`.
 
-        Raises ValueError if they are several.
+        Raises ValueError if `separator` is not one token.
         """
         if len(separator) != 1:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A verifier that answers in words, without a chain of thought (arXiv 2408.15240)."""
+"""A scorer that answers in words, without a chain of thought (arXiv 2408.15240)."""
 
 from __future__ import annotations
 

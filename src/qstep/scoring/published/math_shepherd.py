@@ -15,8 +15,8 @@ from qstep.types import Prompt
 
 @dataclass(kw_only=True)
 class MathShepherd(WordVerdicts):
-    """The text `question Step 1: ... <tag>`, then on lines of their own `Step 2: ... <tag>` and so on. The verdict is
-    read at each tag.
+    """The text is `question Step 1: ... <tag>`. Each further step, `Step 2: ... <tag>`, is on a line of its own. The
+    verdict is read at each tag.
 
     Args:
         step_tag: the word after each step, one token.
@@ -52,6 +52,6 @@ class MathShepherd(WordVerdicts):
         tags = ends[2::2]
         for step, tag in zip(steps, tags, strict=True):
             if ids[tag] != self.tag_id:
-                raise ValueError(f"the tag {self.step_tag!r} is not a token of its own after the step {step!r}")
+                raise ValueError(f"the tag {self.step_tag!r} is not a separate token after the step {step!r}")
         shared = [*first, *encode_text(self.tokenizer, question)]
         return [split_shared(shared, [*first, *ids], [tag + len(first) for tag in tags])]

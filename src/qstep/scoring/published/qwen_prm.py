@@ -19,9 +19,9 @@ from qstep.types import Dtype, Prompt
 
 @dataclass(kw_only=True)
 class QwenPRM(Published):
-    """The chat template with a system prompt, the question, and as the assistant's turn the steps, each followed by
-    `<extra_0>`. At that token a head of two layers (`score.0`, ReLU, `score.2`) has two outputs. The second one's share
-    of their softmax is the probability that the step is right.
+    """The text is a conversation in the chat template: a system prompt, the question, and the steps as the assistant's
+    turn. The token `<extra_0>` follows each step. There a head of two layers (`score.0`, ReLU, `score.2`) gives two
+    logits. The softmax of the second is the probability that the step is right.
 
     Args:
         system_prompt: used if the prompt has no system turn of its own.
@@ -34,8 +34,10 @@ class QwenPRM(Published):
 
     def __post_init__(self) -> None:
         if self.tag not in self.tokenizer.added_tokens_encoder:
-            raise ValueError(f"the tokenizer has no token {self.tag}: use the one saved with the scorer")
-        self.tokenizer.add_special_tokens({"extra_special_tokens": [self.tag]})  # so that no text becomes it
+            raise ValueError(f"the tokenizer has no token {self.tag}. Use the tokenizer saved with the scorer")
+        self.tokenizer.add_special_tokens(
+            {"extra_special_tokens": [self.tag]}
+        )  # so that text is never tokenised as the tag
         self.tag_id = self.tokenizer.added_tokens_encoder[self.tag]
 
     @classmethod

@@ -17,8 +17,8 @@ from qstep.types import Prompt
 
 @dataclass(kw_only=True)
 class RLHFlow(WordVerdicts):
-    """A conversation. The question, a blank and the first step are the user's first turn, and each further step is a
-    turn. After each the assistant answers `+`; the verdict is read where it is about to.
+    """The text is a conversation. The user's first turn is the question, a blank and the first step. Each further step
+    is a turn. The assistant answers each turn with `+`. The verdict is read at the token before this answer.
     """
 
     kind: ClassVar[str] = "rlhflow"
@@ -34,6 +34,6 @@ class RLHFlow(WordVerdicts):
         ids, answers = encode_chat(self.tokenizer, turns)
         if any(ids[answer] != self.words[0] for answer in answers):
             raise ValueError(
-                f"the answer {self.good_token!r} is not a token of its own in this tokenizer's conversations"
+                f"the answer {self.good_token!r} is not a separate token in this tokenizer's conversations"
             )
         return [split_shared(shared, ids, [answer - 1 for answer in answers])]

@@ -24,10 +24,10 @@ _TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }
 
 @dataclass(kw_only=True)
 class Skywork(Published):
-    """The beginning-of-sequence token, the question and a line break; then the steps, each followed by a line break.
+    """The text is the beginning-of-sequence token, the question, and the steps, with a line break after each.
 
-    At the line break after a step the value head `v_head.summary`, one linear layer, is read. Its sigmoid is the step's
-    reward.
+    The value head `v_head.summary`, one linear layer, is read at the line break after each step. Its sigmoid is the
+    step's reward.
     """
 
     step_separator: str = "\n"
@@ -37,7 +37,9 @@ class Skywork(Published):
     def __post_init__(self) -> None:
         self.end_id = one_token(self.tokenizer, "\n", "the line break")
         if self.tokenizer.bos_token_id is None:
-            raise ValueError("the tokenizer has no beginning-of-sequence token: use the one saved with the scorer")
+            raise ValueError(
+                "the tokenizer has no beginning-of-sequence token. Use the tokenizer saved with the scorer"
+            )
 
     @classmethod
     def recognises(cls, checkpoint: Checkpoint) -> bool:
@@ -53,6 +55,6 @@ class Skywork(Published):
         return [(shared, *encode_ended(self.tokenizer, steps, [self.end_id]))]
 
     def contract(self) -> StepContract:
-        """As `Published.contract`. The tokenizer is given a chat template that makes the same prompt."""
+        """As `Published.contract`. Gives the tokenizer a chat template that makes the same prompt."""
         self.tokenizer.chat_template = _TEMPLATE
         return self.contract_with([self.end_id], "messages")

@@ -18,8 +18,8 @@ from qstep.types import Dtype, Prompt
 
 @dataclass(kw_only=True)
 class TRLClassifier(Published):
-    """The beginning-of-sequence token, if the tokenizer knows one, the prompt, and the steps' tokens, each followed by
-    those of the separator. At the last of these the softmax over two labels is read; label 1 is a right step.
+    """The text is the beginning-of-sequence token, if the tokenizer adds one, the prompt, and the steps. The separator
+    follows each step. A softmax over two labels is read at its last token; label 1 is a right step.
     """
 
     step_separator: str = "\n"
