@@ -21,7 +21,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_misspelt_kind_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"'qwen_prn' is no kind of scorer \(did you mean qwen_prm\?\): choose one of"):
+    with pytest.raises(
+        ValueError, match=r"'qwen_prn' is not a kind of scorer \(did you mean qwen_prm\?\): choose one of"
+    ):
         qstep.load_scorer(folder, kind="qwen_prn")  # type: ignore[arg-type]
 
 

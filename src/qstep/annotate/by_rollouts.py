@@ -157,7 +157,7 @@ def _hard_labels(plan: _Plan, right: set[str], pool: RolloutPool, decision: Deci
         return [True for _ in plan.steps]
     low, high, _ = _narrowed(plan, right, pool, decision)
     if high == sum(_can_be_tried(pool.counts[prefix.key]) for prefix in plan.prefixes):
-        high = len(plan.prefixes)  # if the last step is no prefix, the verdict says that it is wrong
+        high = len(plan.prefixes)  # if the last step has no prefix, it is wrong by its verdict
     return [True if step < low else False if step >= high else None for step in range(len(plan.steps))]
 
 

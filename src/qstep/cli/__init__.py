@@ -32,8 +32,8 @@ KNOWN: Mapping[str, Command] = MappingProxyType({**RECIPES, **COMMANDS})
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status.
 
-    It is 0 when done, 1 when failed as the message says, 2 for wrong usage, 130 after Ctrl-C, and 141 when whoever
-    reads the output has closed it.
+    It is 0 after success, 1 after an error, 2 for wrong usage, 130 after Ctrl-C, and 141 if the reader of the output
+    has closed it.
     """
     try:
         try:
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_stdout_closed() -> bool:
-    """Whether whoever reads the output has closed it."""
+    """Whether the reader of the output has closed it."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)  # errors are reported always
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -81,7 +81,7 @@ def _place(shell: str) -> tuple[Path, str]:
 
 
 def _table(known: Mapping[str, Command]) -> dict[str, _Words]:
-    """Every command by its name, and by the first word of its name where that is no command itself."""
+    """Every command by its name, and by the first word of its name if that is not a command."""
     table = {name: _Words((_FILE,) if command.positional else (), _options(command)) for name, command in known.items()}
     seconds: dict[str, list[str]] = defaultdict(list)
     for name in known:

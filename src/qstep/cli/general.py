@@ -18,7 +18,7 @@ ABOUT = {
     "env": "versions, devices and folders, for a bug report",
     "help": "a command's options; so does qstep COMMAND --help",
 }
-"""What the words are for that are no commands of the table."""
+"""What the words do that are not in the table of commands."""
 
 HELP = """Every command also takes:
   --dry_run                      show what would be read and written, and check the settings; run nothing
@@ -66,7 +66,7 @@ def split_general(arguments: Sequence[str]) -> tuple[General, list[str]]:
 
 @contextmanager
 def verbosity(general: General) -> Iterator[None]:
-    """Prints as much as these options ask for. Output that is no terminal gets no progress bars of libraries."""
+    """Sets how much is printed. Libraries show progress bars only on a terminal."""
     level = general.log_level or ("error" if general.quiet else None)
     variables = {} if level is None else dict.fromkeys(_LEVEL_VARIABLES, level)
     variables |= {} if level is None else dict.fromkeys(_UPPERCASE_LEVEL_VARIABLES, level.upper())

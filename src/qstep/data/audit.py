@@ -32,7 +32,7 @@ def repeated_rows(index: Index) -> NDArray[np.int64]:
 
 
 def contradicting_rows(index: Index) -> NDArray[np.int64]:
-    """The numbers of rows whose response has both true and false labels, for a step or for the whole response."""
+    """The numbers of rows whose response has both true and false labels, for a step or for the complete response."""
     table = index.table
     if index.format == "stepwise":
         said, may = table["labelling"], (table["labelling"] != 0) & (table["soft"] == 0)

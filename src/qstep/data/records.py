@@ -22,7 +22,7 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("labelling", "<u8"),  # hash of the labels, 0 where no step has one
         ("id", "<u8"),  # hash of the id, 0 without one
         ("content", "<u8"),  # hash of the line's bytes
-        ("outcome", "<f8"),  # the reward, NaN where nobody knows
+        ("outcome", "<f8"),  # the reward, NaN if unknown
         ("lowest", "<f8"),  # of the labels, NaN where no step has one
         ("highest", "<f8"),
         ("last", "<f8"),  # the last step's label, NaN where it has none
@@ -34,7 +34,7 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("labelled", "<i4"),  # number of steps with a label
         ("above", "<i4"),  # number of steps with a label above 0
         ("soft", "<i4"),  # number of steps with a number for a label
-        ("right", "<i4"),  # whether the response is right: 1 or 0, -1 where nobody knows
+        ("right", "<i4"),  # whether the response is right: 1 or 0, -1 if unknown
         ("ids", "<i4"),  # number of `completion_ids`, -1 without
         ("roles", "<i4"),  # who speaks in the prompt, an entry of `Index.roles`
         ("separator", "<i4"),  # an entry of `Index.separators`

@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens from hidden states, without the logits of a whole batch."""
+"""Log-probabilities of tokens from hidden states, without the logits of a complete batch."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def _load_policy(folder: str | Path) -> PolicyModel:
 
 @torch.no_grad()
 def _outputs(model: ScorerModel | PolicyModel, vocabulary: int) -> list[Tensor]:
-    """The Qs, or log-probabilities and values, of 64 tokens from the whole vocabulary."""
+    """The Qs, or log-probabilities and values, of 64 tokens from the complete vocabulary."""
     ids = [vocabulary * n // 64 for n in range(64)]
     model.eval()
     if isinstance(model, ScorerModel):

@@ -40,7 +40,7 @@ class StepBatch(Batch):
     """Groups with the positions where the Qs of their steps are read."""
 
     step_ends: Int[Tensor, "B S"]
-    """The index of each step's separator among the response's tokens; -1 where there is no step."""
+    """The index of each step's separator among the response's tokens; -1 if there is no step."""
 
 
 AnyBatch = TypeVar("AnyBatch", bound=Batch)

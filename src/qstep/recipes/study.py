@@ -44,7 +44,7 @@ from qstep.types import Estimate
 Verdict = Literal["holds", "does not hold", "cannot tell at this scale"]
 
 _LEAST_SEEDS = 3
-"""Fewer seeds are no evidence about others."""
+"""With fewer seeds the verdict is "cannot tell"."""
 
 _AUCS = {
     "response_within_problem": "right responses",

@@ -1,4 +1,4 @@
-"""Exporting a scorer as a plain token classifier with a step contract. Its Q has to be linear in one token's state."""
+"""Exports a scorer as a plain token classifier with a step contract. Its Q must be linear in one token's state."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def export_scorer(scorer: Scorer, folder: Path) -> None:
 
 
 def _spread(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
-    """A prompt and steps made of tokens from the whole vocabulary, which may be small and without letters."""
+    """A prompt and steps made of tokens from the complete vocabulary, which may be small and without letters."""
     ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
     words = [ids[len(ids) * n // 64] for n in range(64)]
     return str(tokenizer.decode(words[:16])), [str(tokenizer.decode(words[n : n + 16])) for n in (16, 32, 48)]

@@ -89,7 +89,9 @@ def check_kind(kind: str, reference: str | None, options: Mapping[str, Any] | No
     """
     kinds = ("auto", "qstep", *FORMATS, "ensemble")
     if kind not in kinds:
-        raise ValueError(f"{kind!r} is no kind of scorer{did_you_mean(kind, kinds)}: choose one of {', '.join(kinds)}")
+        raise ValueError(
+            f"{kind!r} is not a kind of scorer{did_you_mean(kind, kinds)}: choose one of {', '.join(kinds)}"
+        )
     if kind == "auto":
         known = {name for found in FORMATS for name in format_of(found).options()}
         for name in (options or {}).keys() - known:

@@ -37,7 +37,7 @@ class GroupScorer(ABC):
         Raises:
             ValueError: prompt and steps are longer than `max_length` (nothing is truncated), or a step is blank or
                 contains the separator.
-            TypeError: the steps are no list of strings, or the prompt is not one question.
+            TypeError: the steps are not a list of strings, or the prompt is not one question.
         """
         row = {"prompt": checked_prompt(prompt), "completions": self._checked(steps)}
         [[(_, q_values)]] = self.score_rows([{"id": "score()", **row}])
@@ -63,7 +63,7 @@ class GroupScorer(ABC):
 
         Raises:
             ValueError: a row is longer than `max_length`; the message names it. Nothing is truncated.
-            TypeError: a row's `completions` are no list of strings, or its `prompt` is not one question.
+            TypeError: a row's `completions` are not a list of strings, or its `prompt` is not one question.
         """
         return self._score_batches(self._batches(rows, max_tokens))
 
@@ -183,7 +183,7 @@ class Pending:
 
 
 def _check(row: Row) -> None:
-    """Raises TypeError where a row's steps are no list of strings, or its prompt is not one question."""
+    """Raises TypeError if a row's steps are not a list of strings, or its prompt is not one question."""
     where = f"row {row.get('id')!r}: "
     checked_prompt(row["prompt"], f"{where}prompt")
     checked_steps(row["completions"], f"{where}completions")

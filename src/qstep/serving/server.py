@@ -112,7 +112,7 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
             ready()
         await serving
 
-    # uvicorn raises the signal again after draining. A requested stop is no failure, so it is ignored.
+    # uvicorn raises the signal again after draining. A requested stop is not a failure, so it is ignored.
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         asyncio.run(serve())

@@ -25,7 +25,7 @@ def rows_file(rows: Rows | RowsFile, argument: str) -> RowsFile:
         argument: the caller's name for the rows, for errors.
 
     Raises:
-        TypeError: `rows` is no table of rows.
+        TypeError: `rows` is not a table of rows.
         ValueError: `rows` has no rows, or one that JSON cannot hold.
     """
     if isinstance(rows, RowsFile):
