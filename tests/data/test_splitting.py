@@ -425,7 +425,7 @@ def test_the_page_says_what_happens(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert {row["step_separator"] for row in (right, wrong)} == {"split:sentence"}
     assert len(index_rows(tmp_path / "labels.jsonl", "stepwise", forbidden=["split:sentence", "<|endoftext|>"])) == 2
     with pytest.raises(
-        RowError, match=r"contains the separator '\. This': .*choose another one \(--step_separator, --sep"
+        RowError, match=r"a step contains '\. This', where this run splits .* Give --step_separator and"
     ):
         write_jsonl(
             tmp_path / "lines.jsonl",

@@ -184,7 +184,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     for config, says in (
         (ReportConfig(tmp_path / "other.json", page), "other.json is not a result of"),
         (ReportConfig(tmp_path / "list.json", page), "list.json is not a result of"),
-        (ReportConfig(rows, page), "rows.jsonl is not JSON"),
+        (ReportConfig(rows, page), "rows.jsonl holds rows, one on each line"),
         (ReportConfig([result, result], page), "are both called 'c'"),
         (ReportConfig(result, page, labels={"exact": rows}), "give two files, --labels.exact and --labels.monte_carlo"),
         (ReportConfig(result, page, labels={"exact": other, "monte_carlo": rows}), "no row 'a#0' with the steps of"),

@@ -43,16 +43,16 @@ def checked_line(path: Path, line: int, text: bytes, format: Format, forbidden: 
                 path,
                 line,
                 "step_separator",
-                f"is {split_at!r}, and a step contains {separator!r}, at which this run splits or reads Q: give "
-                f"--step_separator and, for a literal one, --separator_token as the rows have it",
+                f"is {split_at!r}, but a step contains {separator!r}, where this run splits or reads Q. Give "
+                "--step_separator and, for a literal one, --separator_token as in the rows",
             )
         if cut is not None:
             raise RowError(
                 path,
                 line,
                 "completions",
-                f"the step {cut[:60]!r} contains the separator {separator!r}: split it there, or choose another one "
-                "(--step_separator, --separator_token)",
+                f"the step {cut[:60]!r} contains the separator {separator!r}. Split it there, or choose another "
+                "separator (--step_separator, --separator_token)",
             )
     return row
 

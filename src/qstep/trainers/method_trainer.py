@@ -38,7 +38,7 @@ class MethodTrainer(GroupTrainer):
 
     Raises:
         RowError: a row of a file is bad.
-        TypeError: the rows in memory are not a table.
+        TypeError: the rows in memory are no table.
         ValueError: a row in memory is bad, options contradict each other, the rows teach nothing, or the model cannot
             be used.
 
