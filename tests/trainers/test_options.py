@@ -224,9 +224,9 @@ def test_evaluation_needs_a_file_and_lengths_are_not_grouped(
     rows_file: Path,
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(ValueError, match="give an eval_file"):
+    with pytest.raises(ValueError, match="Give --eval_file"):
         trainer("rs", base, rows_file, tmp_path, eval_strategy="steps", eval_steps=1)
-    with pytest.raises(ValueError, match="give an eval_file"):
+    with pytest.raises(ValueError, match="Give --eval_file"):
         trainer("rs", base, rows_file, tmp_path, eval_on_start=True)
     with pytest.raises(
         ValueError, match=r"--eval_file .* has no effect without evaluations: give --eval_strategy steps or epoch"
