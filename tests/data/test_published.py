@@ -321,7 +321,8 @@ def test_a_format_is_told_by_its_columns(tmp_path: Path) -> None:
 
 def test_a_json_file_is_a_list_without_nan(tmp_path: Path) -> None:
     path = tmp_path / "set.json"
-    for text, what in (('{\n"a": 1}', "list of objects"), ('[{"labels": [NaN]}]', "NaN is not JSON"), ("[", "not JSON")):
+    broken = {'{\n"a": 1}': "list of objects", '[{"labels": [NaN]}]': "NaN is not JSON", "[": "not JSON"}
+    for text, what in broken.items():
         path.write_text(text)
         with pytest.raises(ValueError, match=what):
             read(path)
