@@ -290,4 +290,4 @@ def test_unfinished_responses_lose_to_those_that_ended(tmp_path: Path, capsys: p
     assert found["unfinished"] == 6
     assert found["curves"]["prm"]["4"]["mean"] == 1 and found["curves"]["prm_weighted"]["4"]["mean"] == 1
     assert found["curves"]["majority"]["4"]["mean"] == 0.75, "42 and 41 tie in the first problem"
-    assert "6 responses cut off: chosen only if no response to the problem ended" in capsys.readouterr().out
+    assert "6 responses cut off: chosen only if no response to the problem ended" in capsys.readouterr().err

@@ -147,11 +147,11 @@ def audit_tables(found: Audit) -> Iterator[Table]:
 
 def _audit_findings(found: Audit) -> Iterator[list[str]]:
     yield ["rows", f"{found.rows} ({found.format}), of {found.problems} problems"]
-    for name, counted in (("labels", found.labels), ("responses", found.responses)):
-        if counted is not None and counted.right_share is not None:
-            counts = {field: count for field, count in asdict(counted).items() if field != "right_share"}
+    for name, kinds in (("labels", found.labels), ("responses", found.responses)):
+        if kinds is not None and kinds.right_share is not None:
+            counts = {field: count for field, count in asdict(kinds).items() if field != "right_share"}
             listed = ", ".join(f"{field} {count}" for field, count in counts.items())
-            yield [name, f"{listed}; right {counted.right_share:.1%}"]
+            yield [name, f"{listed}; right {kinds.right_share:.1%}"]
     for name, count in (("without steps", found.without_steps), ("without labels", found.without_labels)):
         if count is not None:
             yield [f"rows {name}", str(count)]
