@@ -66,7 +66,7 @@ def test_other_first_mistakes(tmp_path: Path) -> None:
         qstep.grade(ROWS, grader="nope")
     with pytest.raises(ValueError, match=r"rows\[0\], column 'reward': is inf; give a finite number, or None"):
         qstep.grade([{**ROWS[0], "reward": math.inf}])
-    with pytest.raises(ValueError, match="is a folder: give a "):
+    with pytest.raises(ValueError, match="is a folder: give a file"):
         qstep.read_rows(tmp_path)
 
 

@@ -126,6 +126,7 @@ def _groups(rows: Any, task: str) -> list[ScoredGroup]:
     """The problems of a table, or of several tables with the same responses and different scorers."""
     from qstep.data import judged_right, read_groups
     from qstep.evals import ScoredGroup
+    from qstep.evals.verifiers import finished_first
     from qstep.tasks import Tasks, answer_classes_of
 
     by_name = rows if isinstance(rows, Mapping) else {None: rows}
@@ -146,11 +147,14 @@ def _groups(rows: Any, task: str) -> list[ScoredGroup]:
                 f"{name!r} and {next(iter(scores))!r} have different rows: score the same table with each scorer"
             )
     return [
-        ScoredGroup(
-            group[0]["problem_id"],
-            [judged_right(row) for row in group],
-            answer_classes_of(group, Tasks(task)),
-            {name: [by_id[row["id"]] for row in group] for name, by_id in scores.items()},
+        finished_first(
+            ScoredGroup(
+                group[0]["problem_id"],
+                [judged_right(row) for row in group],
+                answer_classes_of(group, Tasks(task)),
+                {name: [by_id[row["id"]] for row in group] for name, by_id in scores.items()},
+            ),
+            [row.get("finish_reason") != "length" for row in group],
         )
         for group in read_groups(first)
     ]
