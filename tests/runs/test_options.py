@@ -155,7 +155,7 @@ def test_a_file_to_write_is_no_setting() -> None:
     for command in COMMANDS.values():
         assert bool(command.outputs) == (command.name != "serve"), command.name
     for config in CONFIGS:
-        assert {"output", "output_dir", "summary"} & options_of(config).keys() == outputs_of(config).keys()
+        assert {"output", "output_dir", "summary", "chosen"} & options_of(config).keys() == outputs_of(config).keys()
         for name in outputs_of(config):
             assert changes_nothing(made(config), name), f"{config.__name__}.{name}"
     assert COMMANDS["report"].outputs == {"output": "{stage}.html", "summary": "results.json"}
