@@ -83,7 +83,7 @@ def test_cells_are_text_and_nothing_is_guessed(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n1\n", "a.csv, row 1: has another number of fields than the first line"),
         ("a.csv", b"a\n\xff\n", "a.csv, after line 0: 'utf-8' codec can't decode"),
         ("a.parquet", b"x", "a.parquet is not a Parquet file"),
-        ("a.json", b"[1]", "a.json, row 1: is no object"),
+        ("a.json", b"[1]", "a.json, row 1: is not an object"),
         ("a.json", b"[{]", "a.json is not JSON"),
         ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n{\n'), "a.jsonl.gz, line 2: not JSON"),
         ("a.txt", b"hello\n", "a.txt, row 1: not JSON .* or its name ends in .json, .parquet, .csv"),

@@ -1,7 +1,7 @@
-"""Files of rows as people have them: Parquet, Arrow folders, CSV, JSON arrays, and compressed files, as JSON lines.
+"""Converts files of rows to JSON lines: Parquet, Arrow folders, CSV, JSON arrays, and compressed files.
 
-A file that is no JSON lines already is converted once. The converted file is kept next to it, or in the user's cache,
-and made again if the file changes. Memory does not grow with the rows, except for a JSON array.
+A file that is not in JSON lines is converted once. The converted file is kept next to it, or in the user's cache, and
+made again if the file changes. Memory does not grow with the number of rows, except for a JSON array.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _TYPED = frozenset(
         *("completion_ids", "logps_behavior", "successes", "trials", "rollouts", "sample"),
     }
 )
-"""The columns of a CSV file that are read as JSON: its other cells are text."""
+"""The columns of a CSV file that are read as JSON. All other cells are text."""
 _MAY_BE_EMPTY = frozenset(("response", "completion", "text"))
 
 
 def is_converted(path: Path) -> bool:
-    """Whether the rows of a file or folder have to be converted to JSON lines before they are read."""
+    """Whether a file or folder must be converted to JSON lines before its rows are read."""
     return path.is_dir() or path.suffix in _COMPRESSED or _rows_of(path) is not None
 
 
 def as_lines(path: Path) -> Path:
-    """The file of JSON lines with the rows of `path`: the path itself, or what it was converted to.
+    """The file of JSON lines with the rows of `path`: the path itself, or its converted file.
 
     Raises:
         RowError: a row of the file cannot be a row.
-        ValueError: the file is not what its name says, or a package to read it is missing.
+        ValueError: the file's content does not fit its suffix, or a package to read it is missing.
     """
     if not is_converted(path):
         return path
@@ -68,14 +68,14 @@ def as_lines(path: Path) -> Path:
 
 
 def _stamp(path: Path) -> list[list[Any]]:
-    """What changes if the content of a file or folder does: names, sizes, times."""
+    """The names, sizes and times of a file or a folder's files. They change if the content changes."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     known = [(file, file.stat()) for file in files if file.is_file()]
     return [[file.name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for file, stat in known]
 
 
 def _converted(path: Path) -> Iterator[Row]:
-    """The rows, without what is null and cannot be. Raises RowError for a row that JSON cannot hold."""
+    """The rows, without values that are null but must not be. Raises RowError for a row that JSON cannot hold."""
     read = _rows_of(path) or _rows_of_lines
     for number, row in enumerate(read(path), 1):
         kept = {str(name): value for name, value in row.items() if value is not None or takes_null(str(name))}
@@ -138,7 +138,7 @@ def _rows_of_array(path: Path) -> Iterator[Row]:
         raise ValueError(f"{path} is not a list of objects")
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise RowError(path, number, None, "is no object")
+            raise RowError(path, number, None, "is not an object")
         yield row
 
 
@@ -186,7 +186,7 @@ def _rows_of_arrow(path: Path) -> Iterator[Row]:
 
 
 def _rows_of_folder(path: Path) -> Iterator[Row]:
-    """The rows of what `Dataset.save_to_disk` wrote."""
+    """The rows of a folder that `Dataset.save_to_disk` wrote."""
     import datasets
 
     try:
