@@ -66,10 +66,10 @@ def test_shared_options_are_named_by_group(capsys: pytest.CaptureFixture[str]) -
     text = shown(capsys, "annotate", "--help")
     assert text.index("--method") < text.index("--rows_at_once") < text.index("shared with other commands")
     assert "  sampling options (4): --max_new_tokens, --temperature, --top_p, --seed\n" in text
-    assert "length limit of a whole response" not in text
+    assert "length limit of a complete response" not in text
     whole = shown(capsys, "annotate", "--help-all")
     assert re.search(
-        r"^sampling options:\n  --max_new_tokens INT +length limit of a whole response", whole, re.MULTILINE
+        r"^sampling options:\n  --max_new_tokens INT +length limit of a complete response", whole, re.MULTILINE
     )
 
 
