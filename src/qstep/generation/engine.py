@@ -116,6 +116,6 @@ def check_length(request: Request, settings: SamplingSettings, positions: int) -
     if length + wanted > positions:
         raise ValueError(
             f"request {request.key!r}: a prompt of {length} tokens and max_new_tokens = "
-            f"{wanted} exceed the {positions} positions of the model; shorten the prompt or "
-            f"lower max_new_tokens (here to {max(positions - length, 0)} at most)"
+            f"{wanted} exceed the {positions} positions of the model. "
+            + (f"Lower max_new_tokens to {positions - length} or less" if length < positions else "Shorten the prompt")
         )

@@ -120,12 +120,15 @@ class HFEngine:
                     if len(job.responses) == len(job.request.samples):
                         yield job.request, [job.responses[sample] for sample in job.request.samples]
 
+    @property
+    def positions(self) -> int | None:
+        """The maximum number of tokens of a prompt and its response; None if the model has no limit."""
+        return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
     def _check(self, request: Request, settings: SamplingSettings) -> None:
-        config = self.model.config.get_text_config(decoder=True)
-        limit = getattr(config, "max_position_embeddings", None)
-        if limit is not None:
-            check_length(request, settings, limit)
-        vocabulary = config.vocab_size
+        if self.positions is not None:
+            check_length(request, settings, self.positions)
+        vocabulary = self.model.config.get_text_config(decoder=True).vocab_size
         lowest, highest = min(request.prompt_ids), max(request.prompt_ids)
         if lowest < 0 or highest >= vocabulary:
             raise ValueError(

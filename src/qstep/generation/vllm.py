@@ -82,6 +82,11 @@ class VLLMEngine:
         """The text of a response's tokens, without the end-of-sequence token."""
         return decode_text(self.tokenizer, token_ids)
 
+    @property
+    def positions(self) -> int:
+        """The maximum number of tokens of a prompt and its response."""
+        return self.llm.llm_engine.model_config.max_model_len
+
     def sample(
         self, requests: Iterable[Request], settings: SamplingSettings
     ) -> Iterator[tuple[Request, list[Response]]]:
@@ -91,7 +96,6 @@ class VLLMEngine:
             ValueError: a request's prompt and `max_new_tokens` exceed vLLM's `max_model_len`.
         """
         engine = self.llm.llm_engine
-        positions = engine.model_config.max_model_len
         rows: dict[str, tuple[Request, int]] = {}
         made: dict[int, dict[int, Response]] = {}
         source, names = iter(requests), count()
@@ -102,7 +106,7 @@ class VLLMEngine:
                     if (request := next(source, None)) is None:
                         exhausted = True
                         break
-                    check_length(request, settings, positions)
+                    check_length(request, settings, self.positions)
                     made[id(request)] = {}
                     for sample in request.samples:
                         name = str(next(names))

@@ -5,16 +5,17 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.cluster import ClusterOptions
 from qstep.runs.fingerprints import problems_fingerprint
-from qstep.runs.options import AtLeast1, OutputFile, settings_of
+from qstep.runs.options import NOT_IN_SETTINGS, AtLeast1, OutputFile, settings_of
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName
 from qstep.tasks.options import ProblemOptions
-from qstep.types import Problem, Response, Row
+from qstep.types import OverLong, Problem, Response, Row
+from qstep.words import counted
 
 if TYPE_CHECKING:
     from qstep.generation import Engine, SamplingSettings
@@ -27,10 +28,13 @@ class Sampling(ProblemOptions, SamplingOptions, EngineOptions, ClusterOptions):
     Args:
         model_name_or_path: the causal language model to sample from: a folder or a Hub id.
         num_samples: responses per problem.
+        over_long: `refuse` stops before the first response if a prompt and `max_new_tokens` exceed the model's
+            positions; `drop` leaves such problems out and counts them. A server and a cluster find them later.
     """
 
     model_name_or_path: ModelName
     num_samples: AtLeast1 = 16
+    over_long: Annotated[OverLong, NOT_IN_SETTINGS] = "refuse"
 
 
 @dataclass(kw_only=True)
@@ -62,26 +66,62 @@ def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
             for problem in problems.values()
             if (wanted := [i for i in range(config.num_samples) if _row_id(problem, i) not in done])
         ]
-        return Work(len(problems) * config.num_samples, _drawn(config, missing, engine), _finish_reasons)
+        drawn, left_out = _drawn(config, missing, engine)
+        total = (len(problems) - left_out) * config.num_samples
+        return Work(total, drawn, lambda rows: _finish_reasons(rows) | ({"over_long": left_out} if left_out else {}))
 
-    write_rows(config.output, "sample", settings, work)
+    left_out = write_rows(config.output, "sample", settings, work).get("over_long", 0)
+    if left_out and config.over_long == "refuse":
+        raise ValueError(
+            f"{config.output} was written with --over_long drop, without {counted(left_out, 'problem')} whose prompts "
+            "are too long: give this option again, or choose another output"
+        )
     return config.output
 
 
+_NAMED = 5
 _Wanted = Sequence[tuple[Problem, list[int]]]
 """Problems with the indices of the responses to draw."""
 
 
-def _drawn(config: SampleConfig, missing: _Wanted, engine: "Engine | None") -> Iterator[list[Row]]:
-    """The missing rows in groups, as they finish. They are drawn in this process or on the cluster."""
+def _drawn(config: SampleConfig, missing: _Wanted, engine: "Engine | None") -> tuple[Iterator[list[Row]], int]:
+    """The missing rows in groups, as they finish, and the number of problems that are left out.
+
+    They are drawn in this process or on the cluster.
+    """
     if config.executor == "ray" and engine is None:
         wanted = [{"problem": asdict(problem), "samples": samples} for problem, samples in missing]
         blocks = in_blocks(wanted, max(1, config.max_rows // config.num_samples))
-        return config.spread(partial(_Sampler, config), blocks)
-    return _draw(engine or config.load_engine(config.model_name_or_path), missing, config.sampling())
+        return config.spread(partial(_Sampler, config), blocks), 0
+    engine = engine or config.load_engine(config.model_name_or_path)
+    fitting = _fitting(engine, missing, config)
+    return _draw(engine, fitting, config.sampling()), len(missing) - len(fitting)
 
 
-def _finish_reasons(rows: Iterator[Row]) -> dict[str, dict[str, int]]:
+def _fitting(engine: "Engine", missing: _Wanted, config: SampleConfig) -> _Wanted:
+    """The problems whose prompt leaves room for `max_new_tokens` in the model's positions.
+
+    Raises ValueError, naming the first others, if `over_long` is `refuse`.
+    """
+    from qstep.data import encode_prompt
+
+    positions: int | None = getattr(engine, "positions", None)
+    if positions is None:
+        return missing
+    room = positions - config.max_new_tokens
+    lengths = [len(encode_prompt(engine.tokenizer, problem.prompt)) for problem, _ in missing]
+    long = [(problem.id, n) for (problem, _), n in zip(missing, lengths, strict=True) if n > room]
+    if long and config.over_long == "refuse":
+        named = ", ".join(f"{name} ({length} tokens)" for name, length in long[:_NAMED])
+        raise ValueError(
+            f"{counted(len(long), 'prompt')} and --max_new_tokens {config.max_new_tokens} exceed the {positions} "
+            f"positions of the model: {named}{', ...' if len(long) > _NAMED else ''}. Lower --max_new_tokens, or leave "
+            "these problems out with --over_long drop"
+        )
+    return [wanted for wanted, n in zip(missing, lengths, strict=True) if n <= room]
+
+
+def _finish_reasons(rows: Iterator[Row]) -> dict[str, Any]:
     return {"finish_reasons": dict(sorted(Counter(row["finish_reason"] for row in rows).items()))}
 
 
