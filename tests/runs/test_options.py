@@ -21,6 +21,7 @@ from qstep.runs.options import (
     About,
     Bounds,
     ChangesNothing,
+    Check,
     NotInSettings,
     Options,
     ReadIf,
@@ -131,6 +132,18 @@ def test_every_bound_of_every_command_is_kept() -> None:
     assert found > 60
 
 
+def test_every_number_has_bounds() -> None:
+    """Those of qstep's own options; every integer is a seed. Those of transformers are checked there."""
+    without = {
+        name
+        for config in CONFIGS
+        for name, about in options_of(config).items()
+        if {int, float} & {about.hint, *get_args(about.hint)} and not about.of(Bounds) and not about.of(Check)
+        if not (issubclass(config, TrainingArguments) and name in TrainingArguments.__dataclass_fields__)
+    }
+    assert without == {"seed", "data_seed"}
+
+
 def test_every_condition_names_options_and_values_that_exist() -> None:
     """A condition on an option that no command has, or on a value that it cannot have, would never hold."""
     known: dict[str, list[About]] = {}
@@ -155,7 +168,7 @@ def test_a_file_to_write_is_no_setting() -> None:
     for command in COMMANDS.values():
         assert bool(command.outputs) == (command.name != "serve"), command.name
     for config in CONFIGS:
-        assert {"output", "output_dir", "summary"} & options_of(config).keys() == outputs_of(config).keys()
+        assert {"output", "output_dir", "summary", "chosen"} & options_of(config).keys() == outputs_of(config).keys()
         for name in outputs_of(config):
             assert changes_nothing(made(config), name), f"{config.__name__}.{name}"
     assert COMMANDS["report"].outputs == {"output": "{stage}.html", "summary": "results.json"}

@@ -55,6 +55,7 @@ def test_an_input_is_never_written_over(tmp_path: Path, responses: Path) -> None
     [
         (GradeConfig, {"num_problems": -1}),
         (GradeConfig, {"offset": -1}),
+        (GradeConfig, {"deadline_s": 0}),
         (AnnotateConfig, {"max_problems": 0}),
         (AnnotateConfig, {"max_per_problem": 0}),
         (AnnotateConfig, {"rollouts": 0}),
@@ -138,7 +139,7 @@ def test_examples_of_unscored_rows_say_what_to_run(tmp_path: Path, responses: Pa
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
-    with pytest.raises(ValueError, match="--device foo cannot be used"):
+    with pytest.raises(ValueError, match="device foo cannot be used"):
         choose_device("foo")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="--device cuda cannot be used"):

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SearchKind:
-    """A search: its name on pages, and its `module:function`."""
+    """A search: its name on pages, and its `module:function`.
+
+    `reads` names the options of `qstep search` that only some searches read: `expand`, `lookahead_steps`, `max_steps`.
+    """
 
     label: str
     place: str
+    reads: tuple[str, ...] = ()
 
     def load(self) -> Callable[[Tree], Search[list[Rated]]]:
         """The function that searches a tree (see `qstep.search.tree`)."""
@@ -24,13 +28,20 @@ class SearchKind:
         return getattr(import_module(module), name)
 
 
+_STEPS = ("expand", "max_steps")
+
 SEARCHES = {
     "best_of_n": SearchKind("best of n", "qstep.search.guided:best_of_n"),
-    "beam": SearchKind("beam search", "qstep.search.guided:beam"),
-    "dvts": SearchKind("diverse verifier tree search", "qstep.search.guided:dvts"),
-    "lookahead": SearchKind("lookahead search", "qstep.search.guided:beam"),
+    "beam": SearchKind("beam search", "qstep.search.guided:beam", _STEPS),
+    "dvts": SearchKind("diverse verifier tree search", "qstep.search.guided:dvts", _STEPS),
+    "lookahead": SearchKind("lookahead search", "qstep.search.guided:beam", (*_STEPS, "lookahead_steps")),
 }
 """Each method by its name. `lookahead` is `beam` with `lookahead_steps`."""
+
+
+def readers_of(option: str) -> list[str]:
+    """The methods that read an option of `qstep search`."""
+    return [name for name, search in SEARCHES.items() if option in search.reads]
 
 
 if TYPE_CHECKING:

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.fingerprints import problems_fingerprint
-from qstep.runs.options import CHANGES_NOTHING, AtLeast1, OutputFile, ReadIf, is_read, settings_of
+from qstep.runs.options import CHANGES_NOTHING, AtLeast1, OutputFile, ReadIf, Such, is_read, settings_of
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
-from qstep.search.methods import SearchMethod
+from qstep.search.methods import SearchMethod, readers_of
 from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem, Row
+from qstep.words import listed
 
 if TYPE_CHECKING:
     from qstep.generation import Engine
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
 _SHAPE = ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
 """The options that shape a search. Rows record those that their method reads."""
 
-_BY_STEPS = ReadIf(method=("beam", "dvts", "lookahead"))
+
+def _read_by_some(option: str) -> ReadIf:
+    """The mark of an option that only some search methods read."""
+    return ReadIf(
+        method=Such(lambda method: method in readers_of(option), f"--{{name}} {listed(readers_of(option), 'or')}")
+    )
 
 
 @dataclass(kw_only=True)
@@ -60,9 +66,9 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
     output: OutputFile
     method: SearchMethod = "beam"
     width: AtLeast1 = 16
-    expand: Annotated[AtLeast1, _BY_STEPS] = 4
-    lookahead_steps: Annotated[AtLeast1, ReadIf(method="lookahead")] = 1
-    max_steps: Annotated[AtLeast1 | None, _BY_STEPS] = None
+    expand: Annotated[AtLeast1, _read_by_some("expand")] = 4
+    lookahead_steps: Annotated[AtLeast1, _read_by_some("lookahead_steps")] = 1
+    max_steps: Annotated[AtLeast1 | None, _read_by_some("max_steps")] = None
     token_budget: AtLeast1 | None = None
     problems_at_once: Annotated[AtLeast1, CHANGES_NOTHING] = 64
 

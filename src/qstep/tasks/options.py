@@ -73,7 +73,7 @@ class GradingOptions(TaskOptions):
     GROUP = "grading options"
 
     grader: Annotated[str | None, Reads(_code_inputs)] = None
-    deadline_s: Annotated[float, Bounds(least=0)] = 3.0
+    deadline_s: Annotated[float, Bounds(above=0)] = 3.0
 
     def tasks(self) -> Tasks:
         """Finds the task of a row, graded as these options say."""
@@ -137,6 +137,7 @@ class ProblemOptions(PromptOptions, TaskOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Not a mark: the ids of a file's problems contain its split, so `--split test` has an effect there.
         if self.split not in _SPLITS and not is_generated(self.dataset_name) and Source.of(self.dataset_name).is_file:
             raise ValueError(
                 f"--split {self.split!r} has no effect: {self.dataset_name} is a file, which has no splits. Leave "
