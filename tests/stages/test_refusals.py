@@ -142,10 +142,10 @@ def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match="device foo cannot be used"):
         choose_device("foo")
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="--device cuda cannot be used"):
+        with pytest.raises(ValueError, match="device cuda cannot be used"):
             choose_device("cuda")
     for device in ("meta", "hpu", ""):  # holds nothing; needs a module that is not there; is none
-        with pytest.raises(ValueError, match=f"--device {device} cannot be used here: .*Give cpu, cuda or auto"):
+        with pytest.raises(ValueError, match=f"device {device} cannot be used here: .*Give cpu, cuda or auto"):
             choose_device(device)
     assert choose_device("cpu").type == "cpu"
 
@@ -191,7 +191,6 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
         ),
         ("--output_dir=out --neftune_noise_alpha=5", "--neftune_noise_alpha is 5.*, but qstep's trainers do not"),
         ("--output_dir=out --responses_per_prompt=0", "--responses_per_prompt is 0; it must be at least 1"),
-        ("--learning_rate=1e-5", "--output_dir is missing"),
     ],
 )
 def test_training_options_that_cannot_be_meant_are_named(option: str, words: str) -> None:

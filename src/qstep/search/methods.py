@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
+from qstep.runs.options import Such
+from qstep.words import listed
+
 if TYPE_CHECKING:
     from qstep.search.tree import Rated, Search, Tree
 
@@ -39,9 +42,10 @@ SEARCHES = {
 """Each method by its name. `lookahead` is `beam` with `lookahead_steps`."""
 
 
-def readers_of(option: str) -> list[str]:
-    """The methods that read an option of `qstep search`."""
-    return [name for name, search in SEARCHES.items() if option in search.reads]
+def readers_of(option: str) -> Such:
+    """The methods that read an option of `qstep search`, for its `ReadIf`."""
+    names = [name for name, search in SEARCHES.items() if option in search.reads]
+    return Such(lambda method: option in SEARCHES[method].reads, f"--{{name}} {listed(names, 'or')}")
 
 
 if TYPE_CHECKING:

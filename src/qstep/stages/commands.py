@@ -72,8 +72,6 @@ class Command:
 
     def instances(self, options: Mapping[str, Any]) -> list[Any]:
         """The dataclasses filled with parsed options."""
-        if self.name.startswith("train ") and options.get("output_dir") is None:  # transformers would choose one
-            raise ValueError("--output_dir is missing: give the folder to write to")
         filled = []
         for config in self.classes():
             names = {f.name for f in fields(config) if f.init}
@@ -91,7 +89,10 @@ class Command:
             named.insert(0, f"--{self.positional}")
         config, flags = split_config(named)
         try:
-            return self.instances(self.parser().parse_args([*config, *flags]).as_dict())
+            options = self.parser().parse_args([*config, *flags]).as_dict()
+            if self.name.startswith("train ") and options["output_dir"] is None:  # transformers would choose one
+                raise jsonargparse.ArgumentError(None, "the following arguments are required: output_dir")
+            return self.instances(options)
         except (jsonargparse.ArgumentError, ValueError) as error:
             if not config:
                 raise
@@ -124,7 +125,7 @@ class Command:
             try:
                 configs = self.parse(arguments)
             except jsonargparse.ArgumentError as error:
-                known = {f.name for config in self.classes() for f in fields(config)} | GENERAL
+                known = {f.name for config in self.classes() for f in fields(config)} | {*GENERAL}
                 problem = plainly(str(error), known, self._near)
                 print(f"qstep {self.name}: {problem}\nqstep {self.name} --help lists its options.", file=sys.stderr)
                 return 2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.fingerprints import problems_fingerprint
-from qstep.runs.options import CHANGES_NOTHING, AtLeast1, OutputFile, ReadIf, Such, is_read, settings_of
+from qstep.runs.options import CHANGES_NOTHING, AtLeast1, OutputFile, ReadIf, is_read, settings_of
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName
@@ -20,7 +20,6 @@ from qstep.scoring.options import ScorerOptions, warn_of_prompts
 from qstep.search.methods import SearchMethod, readers_of
 from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem, Row
-from qstep.words import listed
 
 if TYPE_CHECKING:
     from qstep.generation import Engine
@@ -29,13 +28,6 @@ if TYPE_CHECKING:
 
 _SHAPE = ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
 """The options that shape a search. Rows record those that their method reads."""
-
-
-def _read_by_some(option: str) -> ReadIf:
-    """The mark of an option that only some search methods read."""
-    return ReadIf(
-        method=Such(lambda method: method in readers_of(option), f"--{{name}} {listed(readers_of(option), 'or')}")
-    )
 
 
 @dataclass(kw_only=True)
@@ -66,9 +58,9 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
     output: OutputFile
     method: SearchMethod = "beam"
     width: AtLeast1 = 16
-    expand: Annotated[AtLeast1, _read_by_some("expand")] = 4
-    lookahead_steps: Annotated[AtLeast1, _read_by_some("lookahead_steps")] = 1
-    max_steps: Annotated[AtLeast1 | None, _read_by_some("max_steps")] = None
+    expand: Annotated[AtLeast1, ReadIf(method=readers_of("expand"))] = 4
+    lookahead_steps: Annotated[AtLeast1, ReadIf(method=readers_of("lookahead_steps"))] = 1
+    max_steps: Annotated[AtLeast1 | None, ReadIf(method=readers_of("max_steps"))] = None
     token_budget: AtLeast1 | None = None
     problems_at_once: Annotated[AtLeast1, CHANGES_NOTHING] = 64
 
