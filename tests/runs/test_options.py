@@ -133,7 +133,7 @@ def test_every_bound_of_every_command_is_kept() -> None:
 
 
 def test_every_number_has_bounds() -> None:
-    """Those of qstep's own options; every integer is a seed. Those of transformers are checked there."""
+    """Those of transformers are checked there."""
     without = {
         name
         for config in CONFIGS
@@ -141,7 +141,7 @@ def test_every_number_has_bounds() -> None:
         if {int, float} & {about.hint, *get_args(about.hint)} and not about.of(Bounds) and not about.of(Check)
         if not (issubclass(config, TrainingArguments) and name in TrainingArguments.__dataclass_fields__)
     }
-    assert without == {"seed", "data_seed"}
+    assert without == set()
 
 
 def test_every_condition_names_options_and_values_that_exist() -> None:

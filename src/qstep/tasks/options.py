@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from qstep.data import Source, Unanswerable, code_version, file_fingerprint
-from qstep.runs.options import AtLeast1, Bounds, Options, ReadIf, Reads, Such
+from qstep.runs.options import AtLeast1, Bounds, Options, ReadIf, Reads, Seed, Such
 from qstep.runs.progress import reasons_text, say
 from qstep.runs.shared_options import path_inputs
 from qstep.tasks.procedural import REASONING_GYM
@@ -132,7 +132,7 @@ class ProblemOptions(PromptOptions, TaskOptions):
     split: str = "train"
     num_problems: AtLeast1 | None = None
     offset: Annotated[int, Bounds(least=0)] = 0
-    data_seed: int = 0
+    data_seed: Seed = 0
     unanswerable: Annotated[Unanswerable, ReadIf(dataset_name=_READ)] = "refuse"
 
     def __post_init__(self) -> None:
