@@ -66,5 +66,43 @@ def test_other_first_mistakes(tmp_path: Path) -> None:
         qstep.grade(ROWS, grader="nope")
     with pytest.raises(ValueError, match=r"rows\[0\], column 'reward': is inf; give a finite number, or None"):
         qstep.grade([{**ROWS[0], "reward": math.inf}])
-    with pytest.raises(ValueError, match="is a folder: give a "):
+    with pytest.raises(ValueError, match="is a folder: give a file"):
         qstep.read_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"value": "heads"}, "--value is 'heads'; it must be one of separate, head"),
+        (
+            {"reference": "unifrom"},
+            "--reference is 'unifrom'; it must be one of model, uniform",
+        ),
+        ({"over_long": "skip"}, "--over_long is 'skip'; it must be one of refuse, drop"),
+        ({"max_length": "many"}, "--max_length is 'many'; it must be a whole number"),
+        ({"train_file": "x.jsonl"}, "train_file is not an option here: give rows"),
+        ({"eval_file": "x.jsonl"}, "eval_file is not an option here: give eval_rows"),
+        ({"model_name_or_path": "x"}, "model_name_or_path is not an option here: give model"),
+    ],
+)
+def test_options_of_training_are_checked_as_the_commands_are(
+    options: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "1+1=", "completion": "2", "label": True}]
+    with pytest.raises(ValueError, match=problem):
+        qstep.train("dqo", rows, model="no/model", output_dir=tmp_path, **options)
+
+
+def test_an_output_folder_is_needed() -> None:
+    with pytest.raises(ValueError, match="--output_dir is missing"):
+        qstep.train("rs", [{"prompt": "a", "completion": "b"}], model="no/model", output_dir=None)  # type: ignore[arg-type]
+
+
+def test_tables_of_other_responses_are_not_compared() -> None:
+    graded = qstep.grade(ROWS)
+    scored = [{**row, "score": 1.0} for row in graded]
+    other = [{**row, "completion": "#### 7", "verdict": "wrong"} for row in scored]
+    with pytest.raises(ValueError, match=r"rows\[0\] of 'b' differs from the same row of another table"):
+        qstep.best_of_n({"a": scored, "b": other})
+    with pytest.raises(ValueError, match=r"rows\[1\] has another gold answer than earlier rows of its problem"):
+        qstep.best_of_n([graded[0], {**graded[1], "gold": "6"}])

@@ -211,7 +211,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for path, says in (
         (deep, "deep.json cannot be read: its JSON is nested too deeply"),
         (half, "half.json, row 2: holds something that is not JSON: .*surrogates not allowed"),
-        (tmp_path / "rows.csv", r"rows.csv is a file of a kind that is not read: give .jsonl, .json, .parquet"),
+        (tmp_path / "rows.csv", "rows.csv has no rows"),
         (listed, "list.jsonl, line 1: a list, not a JSON object. Correct or delete this line"),
         (separator, "line 1, field 'step_separator': is 5; it must be the string between steps"),
     ):
@@ -321,7 +321,8 @@ def test_a_format_is_told_by_its_columns(tmp_path: Path) -> None:
 
 def test_a_json_file_is_a_list_without_nan(tmp_path: Path) -> None:
     path = tmp_path / "set.json"
-    for text, what in (("{}", "list of objects"), ('[{"labels": [NaN]}]', "NaN is not JSON"), ("[", "not JSON")):
+    broken = {'{\n"a": 1}': "list of objects", '[{"labels": [NaN]}]': "NaN is not JSON", "[": "not JSON"}
+    for text, what in broken.items():
         path.write_text(text)
         with pytest.raises(ValueError, match=what):
             read(path)

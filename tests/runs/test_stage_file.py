@@ -166,7 +166,7 @@ def test_a_break_before_the_tail_is_an_error_and_repairs_nothing(tmp_path: Path)
         (b"\x00\x00\n", "line 2: not JSON"),
         (b"\n", "line 2: not JSON"),
         (b"\xff\n", "line 2: not UTF-8"),
-        (b"7\n", "line 2: a int"),
+        (b"7\n", "line 2: a number, not a JSON object"),
         (b'{"id": "x", "q": NaN}\n', "line 2: NaN is not JSON"),
         (b"[" * 100_000 + b"\n", "line 2: JSON nested too deeply"),
         (b'{"id": "\\ud800"}\n', "line 2: a lone surrogate"),

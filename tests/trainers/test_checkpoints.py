@@ -315,3 +315,28 @@ def test_two_trainings_of_one_folder_are_refused(inputs: TrainInputs, tmp_path: 
     ):
         run("rs", inputs, tmp_path)
     assert CONTEXT.get_start_method() == "forkserver"
+
+
+def test_the_best_checkpoint_is_found_where_the_folder_is_now(evaluated: TrainInputs, tmp_path: Path) -> None:
+    """A run that was killed after its last checkpoint, and whose folder then moved, ends with the best weights too."""
+    best = dict(load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=True)
+    options: dict[str, Any] = dict(eval_strategy="steps", eval_steps=2, save_steps=2, **best)
+    child = start(
+        "rs", evaluated, tmp_path / "run", tmp_path / "log", at="qstep.trainers.checkpoints:rotate:3:after", **options
+    )
+    child.join()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = run("rs", evaluated, tmp_path / "moved", **options)
+    assert same_weights(moved, run("rs", evaluated, tmp_path / "never", **options))
+
+
+def test_a_missing_best_checkpoint_is_refused(evaluated: TrainInputs, tmp_path: Path) -> None:
+    best = dict(load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=True)
+    options: dict[str, Any] = dict(eval_strategy="steps", eval_steps=2, save_steps=2, **best)
+    child = start(
+        "rs", evaluated, tmp_path / "run", tmp_path / "log", at="qstep.trainers.checkpoints:rotate:3:after", **options
+    )
+    child.join()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-2")
+    with pytest.raises(ValueError, match=r"names .*checkpoint-2 as the best checkpoint, which is not there"):
+        run("rs", evaluated, tmp_path / "run", **options)

@@ -84,7 +84,7 @@ def test_no_row_has_more_tokens_than_its_bytes_tell(normalizer: normalizers.Norm
     rows = [row for row in rows if str(row["prompt"]).strip()]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     tokenizer = byte_tokenizer(normalizer)
-    most = dataset._most_tokens(index_rows(tmp_path / "rows.jsonl", "prompt-completion"), tokenizer)
+    most = dataset._most_tokens(index_rows(tmp_path / "rows.jsonl", "prompt-completion"), tokenizer, reads_ids=True)
     real = [len(encode_prompt(tokenizer, r["prompt"])) + len(encode_text(tokenizer, r["completion"])) for r in rows]
     assert (most >= real).all()
     if normalizer is None:
@@ -144,3 +144,14 @@ def test_a_length_is_that_of_the_row_it_was_measured_on(tmp_path: Path) -> None:
     assert only(0).rows.tolist() == [0]
     with pytest.raises(ValueError, match=r"1 rows are longer than max_length 24 tokens: line 2"):
         only(1)
+
+
+def test_sampled_rows_are_measured_by_what_is_read(tmp_path: Path) -> None:
+    """A step scorer reads the texts of steps, whatever the number of sampled tokens: rows with ids are measured too."""
+    row = {"prompt": "1", "completions": ["2" * 30, "3" * 30], "labels": [True, True], "step_separator": "\n"}
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [{**row, "completion": "2", "completion_ids": [1, 2]}, {**row, "completions": ["2", "3"]}])
+    method = METHODS["pqm"]
+    config = method.config(str(tmp_path), use_cpu=True, report_to="none", max_length=20, over_long="drop")
+    found = method.objective(config, miniature.tokenizer()).rows(RowsFile(path))
+    assert found.rows.tolist() == [1] and found.left_out == {"longer than max_length": 1}

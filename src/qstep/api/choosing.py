@@ -9,6 +9,7 @@ from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from qstep.api.responses import responses_of
+from qstep.data import group_key
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def _groups(rows: Any, task: str) -> list[ScoredGroup]:
     """The problems of a table, or of several tables with the same responses and different scorers."""
     from qstep.data import judged_right, read_groups
     from qstep.evals import ScoredGroup
+    from qstep.evals.verifiers import finished_first
     from qstep.tasks import Tasks, answer_classes_of
 
     by_name = rows if isinstance(rows, Mapping) else {None: rows}
@@ -138,20 +140,43 @@ def _groups(rows: Any, task: str) -> list[ScoredGroup]:
     first = next(iter(tables.values()), [])
     if not first:
         raise ValueError("rows is empty: give at least one row")
+    _check_same(tables)
     for name, by_id in scores.items():
         if by_id.keys() != {row["id"] for row in first}:
             raise ValueError(
                 f"{name!r} and {next(iter(scores))!r} have different rows: score the same table with each scorer"
             )
     return [
-        ScoredGroup(
-            group[0]["problem_id"],
-            [judged_right(row) for row in group],
-            answer_classes_of(group, Tasks(task)),
-            {name: [by_id[row["id"]] for row in group] for name, by_id in scores.items()},
+        finished_first(
+            ScoredGroup(
+                group[0]["problem_id"],
+                [judged_right(row) for row in group],
+                answer_classes_of(group, Tasks(task)),
+                {name: [by_id[row["id"]] for row in group] for name, by_id in scores.items()},
+            ),
+            [row.get("finish_reason") != "length" for row in group],
         )
         for group in read_groups(first)
     ]
+
+
+def _check_same(tables: Mapping[Any, list[Row]]) -> None:
+    """Raises ValueError if tables differ in a response or its verdict, or a problem has two gold answers."""
+    contents: dict[str, tuple[Any, ...]] = {}
+    golds: dict[tuple[str, str], Any] = {}
+    for name, table in tables.items():
+        for place, row in enumerate(table):
+            content = (row["prompt"], row["completion"], row["verdict"])
+            if contents.setdefault(row["id"], content) != content:
+                raise ValueError(
+                    f"rows[{place}] of {name!r} differs from the same row of another table in its prompt, completion "
+                    "or verdict: score the same table with each scorer"
+                )
+            if golds.setdefault(group_key(row), row.get("gold")) != row.get("gold"):
+                raise ValueError(
+                    f"rows[{place}] has another gold answer than earlier rows of its problem: give each problem its "
+                    "own problem_id"
+                )
 
 
 def _scores(name: str, rows: list[Row]) -> dict[str, float]:

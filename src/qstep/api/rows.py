@@ -21,7 +21,8 @@ def read_rows(path: str | Path) -> list[Row]:
     """The rows of a file as a list of dicts.
 
     Args:
-        path: a `.jsonl`, `.json` (a list of objects) or `.parquet` file, or a Hub id such as `openai/gsm8k`.
+        path: a `.jsonl`, `.json`, `.parquet`, `.csv`, `.tsv` or `.arrow` file, also with `.gz` or `.zst`; a folder of
+            `Dataset.save_to_disk`; or a Hub id such as `openai/gsm8k`.
 
     Raises:
         ValueError: the file's content does not fit its name.
@@ -33,8 +34,8 @@ def read_rows(path: str | Path) -> list[Row]:
     """
     from qstep.data import Source
 
-    if Path(path).is_dir():
-        raise ValueError(f"{path} is a folder: give a .jsonl, .json or .parquet file, or a Hub id")
+    if Path(path).is_dir() and not (Path(path) / "dataset_info.json").is_file():
+        raise ValueError(f"{path} is a folder: give a file, a folder of Dataset.save_to_disk, or a Hub id")
     return [row for _, row in Source.of(str(path)).rows()]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,12 @@ def train(
         >>> qstep.load_scorer(folder).objective
         'pqm'
     """
+    from jsonargparse import ArgumentError
+
     from qstep.objectives import METHODS
+    from qstep.runs.command_line import plainly
     from qstep.runs.near import did_you_mean
+    from qstep.stages.commands import COMMANDS
     from qstep.stages.train import TrainInputs, train_on
     from qstep.trainers.given_rows import rows_file
 
@@ -51,15 +56,24 @@ def train(
     of_inputs, of_config = ({field.name for field in fields(kind) if field.init} for kind in (TrainInputs, config_type))
     for name in options.keys() - of_inputs - of_config:
         raise ValueError(f"{method} has no option {name}{did_you_mean(name, of_inputs | of_config)}")
+    for name, argument in {"model_name_or_path": "model", "train_file": "rows", "eval_file": "eval_rows"}.items():
+        if name in options:
+            raise ValueError(f"{name} is not an option here: give {argument}")
     learned = rows_file(rows, "rows")
     evaluated = None if eval_rows is None else rows_file(eval_rows, "eval_rows")
-    inputs = TrainInputs(
-        model_name_or_path=str(model),
-        train_file=learned.path,
-        eval_file=None if evaluated is None else evaluated.path,
-        **{name: value for name, value in options.items() if name in of_inputs},
-    )
-    config = config_type(
-        output_dir=str(output_dir), **{name: value for name, value in options.items() if name in of_config}
-    )
+    given = {
+        "model_name_or_path": str(model),
+        "train_file": str(learned.path),
+        **({} if evaluated is None else {"eval_file": str(evaluated.path)}),
+        "output_dir": None if output_dir is None else str(output_dir),
+        **{name: _plain(value) for name, value in options.items()},
+    }
+    try:
+        inputs, config = COMMANDS[f"train {method}"].check(given)
+    except ArgumentError as error:
+        raise ValueError(plainly(str(error), of_inputs | of_config, lambda word: "")) from None
     return train_on(method, inputs, config, learned, evaluated)
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value

@@ -15,6 +15,7 @@ from qstep.runs.options import outputs_of
 from qstep.stages.commands import Command
 from qstep.words import counted
 
+_SECRET = ("hub_token", "push_to_hub_token")
 _SHOWN = (int, float, str, Path, Enum, list, tuple, Mapping)
 
 _COUNTED_BYTES = 2**30
@@ -121,7 +122,7 @@ def _chosen(configs: Sequence[Any]) -> dict[str, Any]:
             default = f.default if f.default_factory is MISSING else f.default_factory()
             worked_out = default is None and not value  # by the config itself, as some of the trainer's are
             if f.init and value != default and not worked_out and isinstance(value, _SHOWN):
-                chosen[f.name] = _plain(value)
+                chosen[f.name] = "(not shown)" if f.name in _SECRET else _plain(value)
     return chosen
 
 

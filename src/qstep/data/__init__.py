@@ -46,7 +46,7 @@ from qstep.data.rows import (
     prompt_kind,
     read_groups,
 )
-from qstep.data.sources import Source
+from qstep.data.sources import FILES, Source
 from qstep.data.splitters import is_users_splitter, splitter_version, use_splitter
 from qstep.data.step_tokens import StepTokens, map_steps, row_step_ends, spread_scores, step_token_ends
 from qstep.data.steps import (
@@ -77,6 +77,7 @@ from qstep.data.tokens import (
 from qstep.data.user_code import USER_CODE, code_version, load_code
 
 __all__ = [
+    "FILES",
     "NO_ERROR",
     "USER_CODE",
     "Audit",

@@ -8,7 +8,7 @@ knows nothing of tokenizers, models or methods, so all of these share it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from qstep.data.cached import cached_array
 from qstep.data.jsonl import RowError, file_fingerprint
 from qstep.data.records import COLUMNS, bytes_hash
+from qstep.data.row_files import as_lines
 from qstep.data.rows import Format
 from qstep.data.scanning import checked_line, scan_file
 from qstep.data.splitters import splitter_version
@@ -42,6 +43,10 @@ class Index:
     separators: list[str | None]
     roles: list[tuple[str, ...]]
     ending: str | None
+    lines: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lines", as_lines(self.path))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -60,7 +65,7 @@ class Index:
 
     def row(self, index: int) -> Row:
         """The row of that number, read from the file. Raises RowError if it was changed since."""
-        with self.path.open("rb") as file:
+        with self.lines.open("rb") as file:
             file.seek(int(self.table["offset"][index]))
             text = file.read(int(self.table["size"][index]))
         if bytes_hash(text) != self.table["content"][index]:

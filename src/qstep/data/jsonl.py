@@ -13,12 +13,14 @@ from typing import Any, NoReturn
 
 from qstep.types import Row
 
+_LINES = (".jsonl", ".ndjson", "")
+
 
 class RowError(ValueError):
     """A row that cannot be used. The message names the file, the line, the field, and what to do."""
 
     def __init__(self, path: Path, line: int, field: str | None, problem: str) -> None:
-        unit = "row" if path.suffix in (".json", ".parquet") else "line"
+        unit = "line" if path.suffix in _LINES or path.name.endswith((".jsonl.gz", ".jsonl.zst")) else "row"
         where = f"{path}, {unit} {line}" + (f", field {field!r}" if field else "")
         super().__init__(f"{where}: {problem}")
         self.path = path
@@ -28,7 +30,7 @@ class RowError(ValueError):
 
 
 def read_rows(path: Path, *, allow_torn: bool = False) -> Iterator[Row]:
-    """Yields the rows of a JSONL file in order.
+    """Yields the rows of a file in order: JSON lines, or what `qstep.data.row_files` converts to them.
 
     Raises RowError at a line that is not a JSON object. A broken last line is typical of an unfinished stage: with
     `allow_torn` it is left out instead.
@@ -44,17 +46,23 @@ def numbered_rows(path: Path, *, allow_torn: bool = False) -> Iterator[tuple[int
 
 
 def count_rows(path: Path) -> int:
-    """The number of lines of a JSONL file, which are not parsed."""
-    with Path(path).open("rb") as lines:
+    """The number of a file's rows. JSON lines are not parsed."""
+    from qstep.data.row_files import as_lines
+
+    with as_lines(Path(path)).open("rb") as lines:
         return sum(1 for _ in lines)
 
 
 def file_fingerprint(path: Path) -> str:
-    """SHA-256 of a file's bytes. A stage records it for each input."""
+    """SHA-256 of a file's bytes, or of the names and bytes of a folder's files. A stage records it for each input."""
+    path = Path(path)
     digest = hashlib.sha256()
-    with Path(path).open("rb") as content:
-        while block := content.read(1 << 20):
-            digest.update(block)
+    for file in sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]:
+        if path.is_dir():
+            digest.update(f"{file.relative_to(path)}\0".encode())
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -106,7 +114,9 @@ def sync(path: Path) -> None:
 
 def lines_of(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]]:
     """Yields each line's number, counted from 1, its bytes and its row."""
-    with path.open("rb") as lines:
+    from qstep.data.row_files import as_lines
+
+    with as_lines(path).open("rb") as lines:
         line = lines.readline()
         number = 0
         while line:
@@ -130,15 +140,15 @@ def lines_of(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]
             line = following
 
 
-_LINES = (".jsonl", ".ndjson", ".json", "")
-
-
 def bad_line(path: Path, error: ValueError) -> str:
     """What to do about a line that is no row."""
+    if path.suffix == ".json":
+        return f"{error}. A .json file is a list of objects, or has an object on each line"
     if path.suffix not in _LINES:
-        kind = {".csv": "from_csv", ".parquet": "from_parquet"}.get(path.suffix)
-        how = f": datasets.Dataset.{kind}('{path}').to_json('{path.stem}.jsonl')" if kind else ""
-        return f"{error}. A file of rows has a JSON object on each line; convert this one first{how}"
+        return (
+            f"{error}. A file of rows has a JSON object on each line, or its name ends in .json, .parquet, .csv, .tsv, "
+            ".arrow, .gz or .zst"
+        )
     return f"{error}. Correct or delete this line"
 
 
@@ -167,15 +177,10 @@ _A = {list: "a list", str: "a string", int: "a number", float: "a number", bool:
 def parse_row(text: bytes) -> Row:
     """Parses one JSON object. Raises ValueError, with a message for the file's user, for anything else."""
     try:
-        row = json.loads(text.decode(), parse_constant=refuse_constant)
+        row = json.loads(text.removeprefix(codecs.BOM_UTF8).decode(), parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
-        if text.startswith(codecs.BOM_UTF8):
-            raise ValueError("the file begins with a byte-order mark: save it as UTF-8 without one") from None
         if text.startswith(b"["):
-            raise ValueError(
-                "a JSON list begins here: a .jsonl file has one object on each line, as `qstep convert` or "
-                "`jq -c '.[]'` writes"
-            ) from None
+            raise ValueError("a JSON list begins here: rename the file to end in .json") from None
         what = error.msg.removesuffix(" at").removesuffix(" starting")
         raise ValueError(f"not JSON ({what} at column {error.colno})") from None
     except UnicodeDecodeError as error:

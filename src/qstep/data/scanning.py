@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from qstep.cores import cores
 from qstep.data.jsonl import RowError, bad_line, parse_row
 from qstep.data.records import COLUMNS, record
+from qstep.data.row_files import as_lines
 from qstep.data.rows import Format, check_row, last_text
 from qstep.data.splitters import is_named, use_splitter
 from qstep.data.steps import first_cut
@@ -64,7 +65,7 @@ def scan_file(path: Path, format: Format, forbidden: Sequence[str]) -> tuple[NDA
         RowError: a row is bad, or a step contains a forbidden string.
         ValueError: the file is empty.
     """
-    size = path.stat().st_size
+    size = as_lines(path).stat().st_size
     workers = min(cores(), max(1, size // _BYTES_A_PROCESS))
     bounds = [size * i // workers for i in range(workers + 1)]
     if workers == 1:
@@ -154,7 +155,7 @@ def _scan(
     ending = _Ending()
     rows = 0
     stopped_at: int | None = None
-    with path.open("rb") as file:
+    with as_lines(path).open("rb") as file:
         if start > 0:
             file.seek(start - 1)
             start += len(file.readline()) - 1
@@ -209,7 +210,7 @@ class _Ending:
 
 
 def _raise_what_is_wrong(path: Path, line: int, offset: int, format: Format, forbidden: Sequence[str]) -> None:
-    with path.open("rb") as file:
+    with as_lines(path).open("rb") as file:
         file.seek(offset)
         text = file.readline()
     checked_line(path, line, text, format, forbidden)

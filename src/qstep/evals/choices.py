@@ -15,14 +15,20 @@ from qstep.evals.measures import Measured
 from qstep.evals.results import BestOfN
 from qstep.evals.scores import Responses, q_values_of, response_auc, score_facts, score_lengths
 from qstep.evals.steps import LabelledSteps, step_auroc_within_problem
-from qstep.evals.verifiers import ScoredGroup, aggregation_report, best_of_n_report, numbers_to_compare
+from qstep.evals.verifiers import (
+    ScoredGroup,
+    aggregation_report,
+    best_of_n_report,
+    finished_first,
+    numbers_to_compare,
+)
 from qstep.tasks import Tasks, answer_classes_of
 from qstep.types import Aggregation, Row
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Problems with their scored responses, and the ids of these.
+    """Problems with their scored responses, and the ids of these. `unfinished` of the responses were cut off.
 
     `steps` and `responses` map each scorer to its labelled steps and rows.
     """
@@ -31,6 +37,7 @@ class Choices:
     ids: list[list[str]]
     steps: dict[str, LabelledSteps]
     responses: dict[str, Responses]
+    unfinished: int = 0
 
     @property
     def sizes(self) -> list[int]:
@@ -64,6 +71,7 @@ def judge_choices(
     return BestOfN(
         problems=len(kept),
         responses=len(verdicts),
+        unfinished=choices.unfinished or None,
         ungradable_share=verdicts.count(None) / len(verdicts),
         left_out={"problems": len(large) - len(kept), "with_fewer_responses_than": max(ns)},
         ns=ns,
@@ -108,19 +116,23 @@ def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
     read.check_same_rows()
     scorers = [name for name in inputs if name]
     groups = [
-        ScoredGroup(
-            problem_id,
-            [judged_right(row) for row in rows],
-            answer_classes_of(rows, Tasks(task)),
-            {name: [read.scores[name][row["id"]] for row in rows] for name in scorers},
+        finished_first(
+            ScoredGroup(
+                problem_id,
+                [judged_right(row) for row in rows],
+                answer_classes_of(rows, Tasks(task)),
+                {name: [read.scores[name][row["id"]] for row in rows] for name in scorers},
+            ),
+            [row["finish_reason"] != "length" for row in rows],
         )
         for (problem_id, _), rows in read.groups.items()
     ]
+    unfinished = sum(row["finish_reason"] == "length" for rows in read.groups.values() for row in rows)
     responses = {
         name: [[read.facts[name][row["id"]] for row in rows] for rows in read.groups.values()] for name in scorers
     }
     ids = [[row["id"] for row in rows] for rows in read.groups.values()]
-    return Choices(groups, ids, {name: read.steps[name] for name in scorers}, responses)
+    return Choices(groups, ids, {name: read.steps[name] for name in scorers}, responses, unfinished)
 
 
 class _Read:
@@ -164,7 +176,7 @@ class _Read:
                 f"{path}: row {row['id']!r} has another gold answer than earlier rows with its problem_id and "
                 "prompt: give each problem its own problem_id"
             )
-        slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer")}
+        slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer", "finish_reason")}
         self.groups.setdefault(problem, []).append(slim)
 
     def check_same_rows(self) -> None:

@@ -42,11 +42,15 @@ _REST = {"inline": ()}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestOfN:
-    """The result of `qstep best-of-n`: see `qstep.evals.best_of_n_report`."""
+    """The result of `qstep best-of-n`: see `qstep.evals.best_of_n_report`.
+
+    `unfinished` counts responses that were cut off; None if there is none. They lose to those that ended.
+    """
 
     kind: ClassVar[str] = "best-of-n"
     problems: int
     responses: int
+    unfinished: int | None = None
     ungradable_share: float
     left_out: dict[str, int]
     ns: list[int]

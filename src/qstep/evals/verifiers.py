@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,26 @@ class ScoredGroup:
                 raise ValueError(f"{problem}: {n} responses but {len(scores)} scores by {name!r}")
             if np.isnan(scores).any():
                 raise ValueError(f"{problem}: score {int(np.isnan(scores).argmax())} by {name!r} is NaN")
+
+
+def finished_first(group: ScoredGroup, finished: Sequence[bool]) -> ScoredGroup:
+    """The group in which responses that were cut off [N] lose to those that ended.
+
+    Their scores become -inf, and they have no vote if a response that ended has one. Without a response that ended, the
+    group stays as it is.
+    """
+    if all(finished) or not any(finished):
+        return group
+    votes = [answer if ended else None for answer, ended in zip(group.answers, finished, strict=True)]
+    return ScoredGroup(
+        group.problem_id,
+        group.correct,
+        votes if any(answer is not None for answer in votes) else group.answers,
+        {
+            name: [score if ended else -math.inf for score, ended in zip(scores, finished, strict=True)]
+            for name, scores in group.scores.items()
+        },
+    )
 
 
 def numbers_to_compare(

@@ -114,6 +114,7 @@ def select_rows(
     fixed_tokens: Callable[[NDArray[np.void]], NDArray[np.int64]],
     step_separator: str | None,
     forbidden: Sequence[str] = (),
+    reads_ids: bool = False,
 ) -> GroupDataset:
     """The rows of a file that can be trained on.
 
@@ -124,6 +125,7 @@ def select_rows(
             known exactly.
         step_separator: the separator that the rows must have; None if steps do not matter.
         forbidden: strings that no step may contain.
+        reads_ids: whether `encode` takes the `completion_ids` of a row instead of its text. `fixed_tokens` counts them.
 
     Raises:
         RowError: a row is bad, or another separator split its steps.
@@ -138,7 +140,7 @@ def select_rows(
     for reason, rows in leave_out(index).items():
         left_out[reason] += int((rows & kept).sum())
         kept &= ~rows
-    most = _most_tokens(index, tokenizer) + fixed_tokens(table)
+    most = _most_tokens(index, tokenizer, reads_ids=reads_ids) + fixed_tokens(table)
     doubtful = np.flatnonzero(kept & (most > config.max_length))
     lengths = _exact_lengths(index, doubtful, config.max_length, tokenizer, encode)
     long = doubtful[lengths > config.max_length]
@@ -194,8 +196,8 @@ def _refuse_other_separators(source: RowsFile, index: Index, wanted: str) -> Non
             )
 
 
-def _most_tokens(index: Index, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
-    """An upper limit for the tokens of each row's prompt and, without `completion_ids`, of its texts.
+def _most_tokens(index: Index, tokenizer: PreTrainedTokenizerBase, *, reads_ids: bool) -> NDArray[np.int64]:
+    """An upper limit for the tokens of each row's prompt and texts; with `reads_ids` without texts that have ids.
 
     The limit is the largest integer if it is not known for this kind of tokenizer.
     """
@@ -210,7 +212,7 @@ def _most_tokens(index: Index, tokenizer: PreTrainedTokenizerBase) -> NDArray[np
         return most_text_tokens(size, extra, texts, growth)
 
     response = most("response", 1 + np.maximum(table["steps"], 0).astype(np.int64))
-    return most("prompt", framing) + np.where(table["ids"] >= 0, 0, response)
+    return most("prompt", framing) + (np.where(table["ids"] >= 0, 0, response) if reads_ids else response)
 
 
 def _framing(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> int:

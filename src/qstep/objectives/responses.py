@@ -54,6 +54,7 @@ def policy_rows(
         encode=count_tokens,
         fixed_tokens=lambda table: np.where(table["ids"] >= 0, table["ids"], 1).astype(np.int64),
         step_separator=step_separator,
+        reads_ids=True,
     )
 
     def check() -> None:

@@ -9,6 +9,7 @@ from qstep.evals.measures import Accuracy, Measured, NamedRows
 from qstep.evals.results import ANSWERS, Audit, BestOfN, PolicyEvaluation, SearchComparison, StepJudgement
 from qstep.report.findings import ANSWERS_SAID, label
 from qstep.runs.progress import reasons_text
+from qstep.words import counted
 
 Table = tuple[str, list[str], list[list[str]]]
 """Title, columns and rows. The first column names the rows."""
@@ -51,6 +52,8 @@ def best_of_n_notes(found: BestOfN) -> Iterator[str]:
             )
             yield f"{label(name)} is best at n = {falls.peak_n} and then loses {numbers} points"
     yield f"{found.problems} problems, {found.responses} responses, {found.ungradable_share:.1%} ungradable"
+    if found.unfinished:
+        yield f"{counted(found.unfinished, 'response')} cut off: chosen only if no response to the problem ended"
     if left_out := found.left_out["problems"]:
         yield f"{left_out} problems with fewer than {max(found.ns)} responses are left out"
 
@@ -144,11 +147,11 @@ def audit_tables(found: Audit) -> Iterator[Table]:
 
 def _audit_findings(found: Audit) -> Iterator[list[str]]:
     yield ["rows", f"{found.rows} ({found.format}), of {found.problems} problems"]
-    for name, counted in (("labels", found.labels), ("responses", found.responses)):
-        if counted is not None and counted.right_share is not None:
-            counts = {field: count for field, count in asdict(counted).items() if field != "right_share"}
+    for name, kinds in (("labels", found.labels), ("responses", found.responses)):
+        if kinds is not None and kinds.right_share is not None:
+            counts = {field: count for field, count in asdict(kinds).items() if field != "right_share"}
             listed = ", ".join(f"{field} {count}" for field, count in counts.items())
-            yield [name, f"{listed}; right {counted.right_share:.1%}"]
+            yield [name, f"{listed}; right {kinds.right_share:.1%}"]
     for name, count in (("without steps", found.without_steps), ("without labels", found.without_labels)):
         if count is not None:
             yield [f"rows {name}", str(count)]

@@ -73,7 +73,11 @@ class StageFile:
         meta_path = sidecar(path)
         asked = new_meta(stage, settings)
         if is_dry_run():
-            raise WouldWrite(path, outcome(path, asked, may_grow))
+            state, meta = state_of(path, asked, may_grow)
+            done, size, digest = _scan(path, key) if path.exists() and state != "new" else (set(), 0, None)
+            if digest is not None and meta["complete"]:
+                _refuse_changed_rows(path, meta, len(done), size, digest.hexdigest())
+            raise WouldWrite(path, outcome(state, len(done)))
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = _lock(path)
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from qstep.data import Source, Unanswerable, code_version, file_fingerprint
+from qstep.data import FILES, Source, Unanswerable, code_version, file_fingerprint
 from qstep.runs.options import AtLeast1, Bounds, Options, ReadIf, Reads, Seed, Such
 from qstep.runs.progress import reasons_text, say
 from qstep.runs.shared_options import path_inputs
@@ -18,9 +18,6 @@ from qstep.tasks.task import is_generated, is_users
 if TYPE_CHECKING:
     from qstep.tasks import Tasks
     from qstep.types import Problem
-
-
-_FILES = (".jsonl", ".json", ".parquet")
 
 
 def _code_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
@@ -37,7 +34,7 @@ def _problem_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
         yield value, " ".join(f"{file.relative_to(folder)} {file_fingerprint(file)}" for file in files)
         return
     found = [*_code_inputs(option, value)] or [*path_inputs(option, value)]
-    if not found and value.endswith(_FILES):
+    if not found and value.endswith(FILES):
         raise ValueError(f"{value} is missing")
     yield from found
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 
 from qstep.models import PretrainedModule
@@ -68,6 +68,7 @@ class GroupTrainer(Trainer):
         callbacks: list[Any] | None = None,
     ) -> None:
         check_arguments(args, model)
+        self._resumed_from: Path | None = None
         self.objective = objective
         objective.begin(model, train_dataset)
         super().__init__(
@@ -275,7 +276,23 @@ class GroupTrainer(Trainer):
             self.write_card()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.bare_model.restore(Path(resume_from_checkpoint))
+        self._resumed_from = Path(resume_from_checkpoint)
+        self.bare_model.restore(self._resumed_from)
+
+    def _load_callback_state(self) -> None:
+        """Finds the best checkpoint next to the resumed one. Its recorded path is relative to where the run began."""
+        super()._load_callback_state()
+        if self._resumed_from is None:
+            return
+        recorded = TrainerState.load_from_json(str(self._resumed_from / "trainer_state.json")).best_model_checkpoint
+        if recorded is not None:
+            best = self._resumed_from.parent / Path(recorded).name
+            if not best.is_dir():
+                raise ValueError(
+                    f"{self._resumed_from} names {best} as the best checkpoint, which is not there. Restore it, or "
+                    "resume from another checkpoint"
+                )
+            self.state.best_model_checkpoint = str(best)
 
     def _load_best_model(self) -> None:
         best = Path(str(self.state.best_model_checkpoint))

@@ -1,0 +1,198 @@
+"""Files of rows as people have them: Parquet, Arrow folders, CSV, JSON arrays, and compressed files, as JSON lines.
+
+A file that is no JSON lines already is converted once. The converted file is kept next to it, or in the user's cache,
+and made again if the file changes. Memory does not grow with the rows, except for a JSON array.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from qstep.data.cached import cache_folders
+from qstep.data.columns import takes_null
+from qstep.data.jsonl import RowError, dump_row, refuse_constant, write_json, write_whole
+from qstep.types import Row
+
+_VERSION = 1
+_COMPRESSED = (".gz", ".zst")
+_JSON_LINES = (".jsonl", ".ndjson")
+_ROWS_AT_ONCE = 1024
+_TYPED = frozenset(
+    {
+        *("label", "labels", "reward", "completions", "responses", "q_values", "score", "step_rewards", "metadata"),
+        *("completion_ids", "logps_behavior", "successes", "trials", "rollouts", "sample"),
+    }
+)
+"""The columns of a CSV file that are read as JSON: its other cells are text."""
+_MAY_BE_EMPTY = frozenset(("response", "completion", "text"))
+
+
+def is_converted(path: Path) -> bool:
+    """Whether the rows of a file or folder have to be converted to JSON lines before they are read."""
+    return path.is_dir() or path.suffix in _COMPRESSED or _rows_of(path) is not None
+
+
+def as_lines(path: Path) -> Path:
+    """The file of JSON lines with the rows of `path`: the path itself, or what it was converted to.
+
+    Raises:
+        RowError: a row of the file cannot be a row.
+        ValueError: the file is not what its name says, or a package to read it is missing.
+    """
+    if not is_converted(path):
+        return path
+    if not path.exists():
+        raise FileNotFoundError(2, "no such file or directory", str(path))
+    key = {"version": _VERSION, "of": _stamp(path)}
+    places = [folder / f".{path.name}.rows.jsonl" for folder in cache_folders(path.resolve())]
+    for place in places:
+        with suppress(OSError, ValueError):
+            if json.loads(place.with_suffix(".json").read_text()) == key and place.is_file():
+                return place
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, (dump_row(row) + b"\n" for row in _converted(path)))
+            write_json(place.with_suffix(".json"), key)
+        except PermissionError:
+            continue
+        return place
+    raise OSError(f"{path} cannot be converted to JSON lines: neither its folder nor the cache can be written")
+
+
+def _stamp(path: Path) -> list[list[Any]]:
+    """What changes if the content of a file or folder does: names, sizes, times."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    known = [(file, file.stat()) for file in files if file.is_file()]
+    return [[file.name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for file, stat in known]
+
+
+def _converted(path: Path) -> Iterator[Row]:
+    """The rows, without what is null and cannot be. Raises RowError for a row that JSON cannot hold."""
+    read = _rows_of(path) or _rows_of_lines
+    for number, row in enumerate(read(path), 1):
+        kept = {str(name): value for name, value in row.items() if value is not None or takes_null(str(name))}
+        try:
+            dump_row(kept)
+        except (TypeError, ValueError) as error:
+            raise RowError(path, number, None, f"holds something that is not JSON: {error}") from None
+        yield kept
+
+
+def _rows_of(path: Path) -> Callable[[Path], Iterator[Row]] | None:
+    """The reader of a file's rows, by its name or, for .json, its first character. None for JSON lines."""
+    if path.is_dir():
+        return _rows_of_folder
+    suffix = (path.with_suffix("") if path.suffix in _COMPRESSED else path).suffix
+    readers = {".parquet": _rows_of_parquet, ".csv": _rows_of_csv, ".tsv": _rows_of_csv, ".arrow": _rows_of_arrow}
+    if suffix == ".json" and path.is_file():
+        with _opened(path) as file:
+            return _rows_of_array if file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") else None
+    return readers.get(suffix)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The content of a file, without its compression."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".zst":
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+
+            return zstd.open(path, "rb")
+        try:
+            import zstandard
+        except ImportError:
+            raise ValueError(f"{path} needs a package that is not installed: pip install zstandard") from None
+        return zstandard.open(path, "rb")
+    return path.open("rb")
+
+
+def _rows_of_lines(path: Path) -> Iterator[Row]:
+    from qstep.data.jsonl import parse_row
+
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield parse_row(line)
+            except ValueError as error:
+                raise RowError(path, number, None, f"{error}. Correct or delete this line") from None
+
+
+def _rows_of_array(path: Path) -> Iterator[Row]:
+    with _opened(path) as file:
+        try:
+            rows = json.loads(file.read().decode("utf-8-sig"), parse_constant=refuse_constant)
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+        except RecursionError:
+            raise ValueError(f"{path} cannot be read: its JSON is nested too deeply") from None
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} is not a list of objects")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise RowError(path, number, None, "is no object")
+        yield row
+
+
+def _rows_of_csv(path: Path) -> Iterator[Row]:
+    """Cells are text. Columns that are never text, such as `label`, are read as JSON; empty cells are left out."""
+    import io
+
+    csv.field_size_limit(1 << 30)
+    delimiter = "\t" if ".tsv" in path.suffixes else ","
+    with _opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+        try:
+            for number, cells in enumerate(reader, 1):
+                if None in cells or None in cells.values():
+                    raise RowError(path, number, None, "has another number of fields than the first line")
+                yield {name: _cell(name, cell) for name, cell in cells.items() if cell != "" or name in _MAY_BE_EMPTY}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}, after line {reader.line_num}: {error}") from None
+
+
+def _cell(name: str, cell: str) -> Any:
+    if name not in _TYPED:
+        return cell
+    with suppress(ValueError):
+        return json.loads(cell.lower() if cell.lower() in ("true", "false", "null") else cell)
+    return cell
+
+
+def _rows_of_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with _opened(path) as file:
+            for batch in parquet.ParquetFile(pyarrow.PythonFile(file)).iter_batches(_ROWS_AT_ONCE):
+                yield from batch.to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a Parquet file: {error}") from None
+
+
+def _rows_of_arrow(path: Path) -> Iterator[Row]:
+    import datasets
+
+    yield from datasets.Dataset.from_file(str(path))
+
+
+def _rows_of_folder(path: Path) -> Iterator[Row]:
+    """The rows of what `Dataset.save_to_disk` wrote."""
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(path))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is a folder, but not one that Dataset.save_to_disk wrote") from None
+    if not isinstance(found, datasets.Dataset):
+        raise ValueError(f"{path} has the splits {', '.join(found)}: give the folder of one of them")
+    yield from found

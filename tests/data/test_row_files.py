@@ -1,0 +1,110 @@
+"""Files of rows as people have them: each kind gives the same rows, to a command, an index and Python."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+import qstep
+from qstep.data import RowError, index_rows, read_rows
+from qstep.data.row_files import as_lines
+from qstep.stages.grade import GradeConfig, grade
+
+ROWS: list[dict[str, Any]] = [
+    {"prompt": "1+1=", "completion": "1+1=2\n#2", "label": True, "gold": "2"},
+    {"prompt": "1+1=", "completion": "", "label": False, "gold": "2"},
+]
+
+
+def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
+    path = folder / name
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    if name.endswith(".jsonl"):
+        path.write_text("\ufeff" + lines, encoding="utf-8")
+    elif name.endswith(".json"):
+        path.write_text(json.dumps(rows))
+    elif name.endswith(".jsonl.gz"):
+        path.write_bytes(gzip.compress(lines.encode()))
+    elif name.endswith(".parquet"):
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif name.endswith("folder"):
+        datasets.Dataset.from_list(rows).save_to_disk(path)
+    else:
+        with path.open("w", newline="") as file:
+            names = list(dict.fromkeys(name for row in rows for name in row))
+            writer = csv.DictWriter(file, names, delimiter="\t" if name.endswith(".tsv") else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+KINDS = ["rows.jsonl", "rows.json", "rows.jsonl.gz", "rows.parquet", "folder", "rows.csv", "rows.tsv"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_gives_the_same_rows(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, name, ROWS)
+    assert list(read_rows(path)) == ROWS
+    index = index_rows(path, "unpaired")
+    assert [index.row(i)["label"] for i in range(len(index))] == [True, False]
+    output = grade(GradeConfig(input=path, output=tmp_path / "graded" / "out.jsonl"))
+    assert [row["verdict"] for row in read_rows(output)] == ["right", "wrong"]
+    assert qstep.read_rows(path) == ROWS
+
+
+def test_a_changed_file_is_converted_again(tmp_path: Path) -> None:
+    path = write(tmp_path, "rows.csv", ROWS)
+    first = as_lines(path)
+    written = first.stat().st_mtime_ns
+    assert as_lines(path) == first and first.stat().st_mtime_ns == written
+    write(tmp_path, "rows.csv", [*ROWS, ROWS[0]])
+    assert len(list(read_rows(path))) == 3
+
+
+def test_cells_are_text_and_nothing_is_guessed(tmp_path: Path) -> None:
+    """A number is an answer's text, an empty cell is no value, and only columns that are never text are JSON."""
+    path = tmp_path / "rows.csv"
+    path.write_text('question,answer,response,note,labels\n2+3?,05,5,,"[true, null]"\n')
+    assert list(read_rows(path)) == [{"question": "2+3?", "answer": "05", "response": "5", "labels": [True, None]}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.csv", b"a,b\n1,2,3\n", "a.csv, row 1: has another number of fields than the first line"),
+        ("a.csv", b"a,b\n1\n", "a.csv, row 1: has another number of fields than the first line"),
+        ("a.csv", b"a\n\xff\n", "a.csv, after line 0: 'utf-8' codec can't decode"),
+        ("a.parquet", b"x", "a.parquet is not a Parquet file"),
+        ("a.json", b"[1]", "a.json, row 1: is no object"),
+        ("a.json", b"[{]", "a.json is not JSON"),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n{\n'), "a.jsonl.gz, line 2: not JSON"),
+        ("a.txt", b"hello\n", "a.txt, row 1: not JSON .* or its name ends in .json, .parquet, .csv"),
+    ],
+)
+def test_what_is_no_rows_is_named(name: str, content: bytes, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises((RowError, ValueError), match=problem):
+        list(read_rows(path))
+    assert not as_lines_left(tmp_path)
+
+
+def as_lines_left(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if file.name.endswith(".rows.jsonl")]
+
+
+def test_folders_that_are_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a folder, but not one that Dataset\.save_to_disk wrote"):
+        list(read_rows(tmp_path))
+    both = {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS)}
+    datasets.DatasetDict(both).save_to_disk(tmp_path / "both")
+    with pytest.raises(ValueError, match="has the splits train, test: give the folder of one of them"):
+        list(read_rows(tmp_path / "both"))
