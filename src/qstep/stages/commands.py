@@ -72,6 +72,10 @@ class Command:
 
     def instances(self, options: Mapping[str, Any]) -> list[Any]:
         """The dataclasses filled with parsed options."""
+        import jsonargparse
+
+        if self.name.startswith("train ") and options.get("output_dir") is None:  # transformers would choose one
+            raise jsonargparse.ArgumentError(None, "the following arguments are required: output_dir")
         filled = []
         for config in self.classes():
             names = {f.name for f in fields(config) if f.init}
@@ -89,10 +93,7 @@ class Command:
             named.insert(0, f"--{self.positional}")
         config, flags = split_config(named)
         try:
-            options = self.parser().parse_args([*config, *flags]).as_dict()
-            if self.name.startswith("train ") and options["output_dir"] is None:  # transformers would choose one
-                raise jsonargparse.ArgumentError(None, "the following arguments are required: output_dir")
-            return self.instances(options)
+            return self.instances(self.parser().parse_args([*config, *flags]).as_dict())
         except (jsonargparse.ArgumentError, ValueError) as error:
             if not config:
                 raise
