@@ -119,6 +119,8 @@ class Recipe:
         model = own.pop("like", None)
         if model is None:
             return own
+        if not isinstance(model, str):
+            raise self.error(f"stage {name!r} is like {model!r}: give the name of one stage")
         if model not in self.stages:
             raise self.error(f"stage {name!r} is like an unknown stage {model!r}", str(model), self.stages)
         if model in (*after, name):
@@ -162,6 +164,12 @@ def read_recipe(file: Path, values: Mapping[str, Any] | None = None) -> Recipe:
     for key in ("title", "about", "stages", "output_dir"):
         if not written.get(key):
             raise bare.error(f"{key!r} is missing")
+    for key in ("title", "about", "output_dir"):
+        if not isinstance(written[key], str):
+            raise bare.error(f"{key} is {written[key]!r}; it must be text")
+    for key in ("processes", "threads"):
+        if written.get(key) is not None and (type(written[key]) is not int or written[key] < 1):
+            raise bare.error(f"{key} is {written[key]!r}; it must be a whole number from 1")
     for name, stage in written["stages"].items():
         _check_mapping(bare, stage, f"stage {name!r}")
     for name, variant in written.get("variants", {}).items():

@@ -64,6 +64,8 @@ def read_ensemble(path: Path) -> EnsembleFile:
         member = {"scorer": member} if isinstance(member, str) else member
         if not isinstance(member, dict) or "scorer" not in member or set(member) - set(_MEMBER):
             raise ValueError(f"{path}: member {n} is {member!r}; give the name of a scorer, or {', '.join(_MEMBER)}")
+        if not isinstance(member.get("options", {}), dict):
+            raise ValueError(f"{path}: member {n} has the options {member['options']!r}; give names with values")
         if is_ensemble(str(member["scorer"])) or member.get("kind") == "ensemble":
             raise ValueError(f"{path}: member {n} is an ensemble itself; name its members here")
         if member.get("kind", "auto") not in ("auto", "qstep", *FORMATS):
