@@ -96,7 +96,7 @@ def test_options_of_training_are_checked_as_the_commands_are(
 
 
 def test_an_output_folder_is_needed() -> None:
-    with pytest.raises(ValueError, match="--output_dir is missing"):
+    with pytest.raises(ValueError, match="missing: --output_dir"):
         qstep.train("rs", [{"prompt": "a", "completion": "b"}], model="no/model", output_dir=None)  # type: ignore[arg-type]
 
 

@@ -196,6 +196,7 @@ def test_a_value_that_an_option_cannot_have_is_told_in_plain_words(capsys: pytes
             "annotate --input a --output b.jsonl --method montecarlo",
             "binary_search, adaptive (did you mean monte_carlo?)",
         ),
+        ("train pqm --train_file a --model_name_or_path m", "missing: --output_dir\n"),
         ("train pqm --output_dir x --bf16 perhaps", "--bf16 is 'perhaps'; it must be true or false\n"),
     ):
         assert main(arguments.split()) == 2

@@ -21,6 +21,7 @@ from qstep.runs.options import (
     About,
     Bounds,
     ChangesNothing,
+    Check,
     NotInSettings,
     Options,
     ReadIf,
@@ -129,6 +130,18 @@ def test_every_bound_of_every_command_is_kept() -> None:
                 with pytest.raises(ValueError, match=rf"^--{name} is {bound + step}; it must be {bounds}$"):
                     made(config, **{name: bound + step})
     assert found > 60
+
+
+def test_every_number_has_bounds() -> None:
+    """Those of transformers are checked there."""
+    without = {
+        name
+        for config in CONFIGS
+        for name, about in options_of(config).items()
+        if {int, float} & {about.hint, *get_args(about.hint)} and not about.of(Bounds) and not about.of(Check)
+        if not (issubclass(config, TrainingArguments) and name in TrainingArguments.__dataclass_fields__)
+    }
+    assert without == set()
 
 
 def test_every_condition_names_options_and_values_that_exist() -> None:

@@ -175,6 +175,15 @@ def test_a_policys_adapter_is_compared_with_its_base(tmp_path: Path) -> None:
     assert uniform == pytest.approx(wanted.tolist(), abs=1e-5)
 
 
+def test_a_policy_whose_v_values_no_steps_is_refused(tmp_path: Path) -> None:
+    """DRO trains V at the prompt only. With and without `--scorer_kind policy`."""
+    folder = policy(tmp_path / "policy")
+    (folder / "qstep_checkpoint.json").write_text(json.dumps({"settings": {"method": "dro", "beta": 0.3}}))
+    for kind in ("auto", "policy"):
+        with pytest.raises(ValueError, match=r"was trained by `qstep train dro`, whose V does not value steps"):
+            load_scorer(str(folder), kind, reference="uniform")
+
+
 def test_an_implicit_prm_can_be_asked_as_a_chat(folders: dict[str, Path]) -> None:
     text = load(folders["implicit"], options={"conversational": True}).score(QUESTION, SOLUTIONS[0])
     turn = load(folders["implicit"]).score([{"role": "user", "content": QUESTION}], SOLUTIONS[0])

@@ -16,6 +16,7 @@ from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
 from qstep.evals import Audit, read_result
 from qstep.evals.measures import OverLongRows
+from qstep.models import ScorerModel
 from qstep.objectives import METHODS
 from qstep.objectives.classification import ClassificationConfig
 from qstep.objectives.labels import check_labels
@@ -201,11 +202,15 @@ def test_training_refuses_labels_that_rise_if_told_to(tmp_path: Path, caplog: py
     assert "2 rows contradict another row of the same response, first on line 1" in caplog.text
 
 
-def test_training_keeps_no_best_by_shared_problems(base: Path, rows_file: Path, tmp_path: Path) -> None:
-    """The best by problems that are trained on is not kept; without keeping any, the run goes on."""
+def test_training_keeps_no_best_by_shared_problems(
+    base: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused before a model is loaded. If no best checkpoint is kept, training only warns."""
     options: dict[str, Any] = dict(report_to=[], max_steps=1, eval_strategy="steps", eval_steps=1, use_cpu=True)
     inputs = TrainInputs(model_name_or_path=str(base), train_file=rows_file, eval_file=rows_file)
     keeping = {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1}
-    with pytest.raises(ValueError, match=r"share 16 problems \(one is on line 1 of the first\), and the evaluation"):
+    shared = r"share 16 problems \(one is on line 1 of the first\), and the evaluation"
+    with monkeypatch.context() as no_model, pytest.raises(ValueError, match=shared):
+        no_model.delattr(ScorerModel, "new")
         train("bce", inputs, ClassificationConfig(output_dir=str(tmp_path / "a"), **options, **keeping))
     train("bce", inputs, ClassificationConfig(output_dir=str(tmp_path / "b"), save_strategy="no", **options))

@@ -55,6 +55,7 @@ def test_an_input_is_never_written_over(tmp_path: Path, responses: Path) -> None
     [
         (GradeConfig, {"num_problems": -1}),
         (GradeConfig, {"offset": -1}),
+        (GradeConfig, {"deadline_s": 0}),
         (AnnotateConfig, {"max_problems": 0}),
         (AnnotateConfig, {"max_per_problem": 0}),
         (AnnotateConfig, {"rollouts": 0}),
@@ -112,7 +113,6 @@ def test_a_bad_row_is_told_in_its_own_columns(tmp_path: Path, changed: dict[str,
     [
         (b'{"a": 1e999}\n', "line 1: a number too large to be finite"),
         (b'{"a": 1' + b"0" * 320 + b".5}\n", "too large"),
-        (b'\xef\xbb\xbf{"a": 1}\n', "byte-order mark"),
         (b'{"a": 1\n', r"not JSON .* Correct or delete this line"),
         (b'{"a": 1', r"The last line is incomplete"),
     ],
@@ -138,13 +138,13 @@ def test_examples_of_unscored_rows_say_what_to_run(tmp_path: Path, responses: Pa
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
-    with pytest.raises(ValueError, match="--device foo cannot be used"):
+    with pytest.raises(ValueError, match="device foo cannot be used"):
         choose_device("foo")
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="--device cuda cannot be used"):
+        with pytest.raises(ValueError, match="device cuda cannot be used"):
             choose_device("cuda")
     for device in ("meta", "hpu", ""):  # holds nothing; needs a module that is not there; is none
-        with pytest.raises(ValueError, match=f"--device {device} cannot be used here: .*Give cpu, cuda or auto"):
+        with pytest.raises(ValueError, match=f"device {device} cannot be used here: .*Give cpu, cuda or auto"):
             choose_device(device)
     assert choose_device("cpu").type == "cpu"
 
@@ -190,7 +190,6 @@ def test_a_base_model_is_no_scorer(tmp_path: Path) -> None:
         ),
         ("--output_dir=out --neftune_noise_alpha=5", "--neftune_noise_alpha is 5.*, but qstep's trainers do not"),
         ("--output_dir=out --responses_per_prompt=0", "--responses_per_prompt is 0; it must be at least 1"),
-        ("--learning_rate=1e-5", "--output_dir is missing"),
     ],
 )
 def test_training_options_that_cannot_be_meant_are_named(option: str, words: str) -> None:

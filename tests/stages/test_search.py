@@ -80,19 +80,17 @@ def test_rows_of_a_model_and_a_scorer(
 def test_a_search_method_is_one_file_and_one_line(
     base: Path, scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The toy finishes the best of 4 first steps; nothing else in the package knows of it."""
+    """The toy finishes the best of 4 first steps twice. The line says which options it reads, and the rest follows."""
     options = {"model_name_or_path": str(base), "scorer": str(scorer), "output": tmp_path / "found.jsonl"}
-    common: dict[str, Any] = {**COMMON, **options, "method": "best_start", "width": 4}
-    monkeypatch.setitem(SEARCHES, "best_start", SearchKind("best start", "toy_search:best_start"))
+    common: dict[str, Any] = {**COMMON, **options, "method": "best_start", "width": 4, "expand": 2}
+    monkeypatch.setitem(SEARCHES, "best_start", SearchKind("best start", "toy_search:best_start", reads=("expand",)))
     rows = list(read_rows(search(SearchConfig(**common, token_budget=120))))
-    assert [row["problem_id"] for row in rows] == [problem.id for problem in miniature.problems("test", 3)]
-    assert all(row["chosen"] and row["search"]["candidates"] == 1 for row in rows)
-    assert all(row["search"].keys() >= {"method", "width", "token_budget"} for row in rows)
-    assert all("expand" not in row["search"] and row["search"]["tokens_generated"] <= 120 for row in rows)
-    with pytest.raises(
-        ValueError, match="--expand is 2, but it has no effect without --method beam, dvts or lookahead"
-    ):
-        SearchConfig(**common, expand=2)
+    assert {row["problem_id"] for row in rows} == {problem.id for problem in miniature.problems("test", 3)}
+    assert max(row["search"]["candidates"] for row in rows) == 2  # equal ones, and those beyond the budget, are fewer
+    assert all(row["search"].keys() >= {"method", "width", "expand", "token_budget"} for row in rows)
+    assert all("max_steps" not in row["search"] and row["search"]["tokens_generated"] <= 120 for row in rows)
+    with pytest.raises(ValueError, match="--max_steps is 2, but it has no effect without --method beam, dvts"):
+        SearchConfig(**common, max_steps=2)
     toy = (Path(__file__).parents[1] / "support" / "toy_search.py").read_text()
     assert len(toy.splitlines()) < 60
 

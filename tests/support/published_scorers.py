@@ -173,7 +173,7 @@ def policy(folder: Path, lora: bool = False) -> Path:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     model.save(folder)
     chatml_tokenizer().save_pretrained(folder)
-    (folder / "qstep_checkpoint.json").write_text(json.dumps({"settings": {"beta": 0.3}}))
+    (folder / "qstep_checkpoint.json").write_text(json.dumps({"settings": {"method": "dqo", "beta": 0.3}}))
     return folder
 
 

@@ -190,12 +190,15 @@ def test_evaluation_is_the_training_loss_of_another_file(
 
 def test_the_best_checkpoint_is_kept(base: Path, rows_file: Path, tmp_path: Path) -> None:
     """At a huge learning rate the loss only grows: the first checkpoint is the best, and the run ends with it."""
+    rows, other = list(read_rows(rows_file)), tmp_path / "other.jsonl"
+    write_jsonl(tmp_path / "train.jsonl", rows[:40])
+    write_jsonl(other, [row for row in rows[40:] if row["prompt"] not in {row["prompt"] for row in rows[:40]}])
     run = trainer(
         "pqm",
         base,
-        rows_file,
+        tmp_path / "train.jsonl",
         tmp_path,
-        eval_file=rows_file,
+        eval_file=other,
         per_device_train_batch_size=8,
         max_steps=3,
         learning_rate=3.0,

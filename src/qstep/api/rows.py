@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -137,23 +137,18 @@ def score(rows: Table, scorer: str | Path | Scorer, *, task: str = "math", max_t
         >>> len(scored["q_values"])
         3
     """
-    from qstep.data import steps_of
+    from qstep.data import with_steps
     from qstep.scoring.aggregation import with_scores
     from qstep.scoring.options import warn_of_prompts
 
     loaded = _scorer(scorer)
     responses, places = responses_of(rows, task=task)
-    separator = loaded.step_separator
     warn_of_prompts((row["prompt"] for row in responses), loaded, "rows")
 
-    def split() -> Iterator[Row]:
-        for row in responses:
-            steps = steps_of(row, separator)
-            yield row if "completions" in row else {**row, "completions": steps, "step_separator": separator}
-
+    split = (with_steps(row, loaded.step_separator) for row in responses)
     scored: list[Row] = []
     with _progress("score", len(responses)) as advance:
-        for batch in loaded.score_rows(split(), max_tokens=max_tokens):
+        for batch in loaded.score_rows(split, max_tokens=max_tokens):
             scored += [with_scores(of_row, loaded) for of_row in batch]
             advance(len(batch))
     return cast(Table, table_like(rows, scored, places))

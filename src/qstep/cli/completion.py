@@ -18,18 +18,16 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from qstep.cli.general import ABOUT, FLAGS, LEVELS
+from qstep.cli.general import ABOUT, LEVELS
 from qstep.cli.options import command_options
+from qstep.runs.command_line import GENERAL
 from qstep.stages.commands import Command
 
 _SHELLS = ("bash", "zsh", "fish")
 _FILE = "<file>"
 """Stands for file names among the values of an option."""
 
-_EVERYWHERE = {
-    **dict.fromkeys((flag.removeprefix("--") for flag in FLAGS), ()),
-    **{"log_level": LEVELS, "config": (_FILE,), "print_config": (), "help": ()},
-}
+_EVERYWHERE = {**dict.fromkeys(GENERAL, ()), "log_level": LEVELS, "config": (_FILE,)}
 _OTHER = {"help": {}, "env": {"json": ()}}
 _TOP = ("--help", "--version", "--install-completion", "--show-completion")
 
@@ -173,7 +171,7 @@ def _fish(table: Mapping[str, _Words], known: Mapping[str, Command]) -> str:
             else:
                 lines.append(f"complete -c qstep -n {_quoted(seen)} -F")
         for option, values in of.options.items():
-            flag = option in (*(flag.removeprefix("--") for flag in FLAGS), "print_config", "help", "json")
+            flag = option == "json" or _EVERYWHERE.get(option) == ()
             takes = "" if flag else " -r -F" if _FILE in values else f" -x -a {_quoted(' '.join(values))}"
             lines.append(f"complete -c qstep -n {_quoted(seen)} -l {option}{takes}")
     return "\n".join(lines) + "\n"

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from qstep.runs.command_line import FLAGS
+
 LEVELS = ("debug", "info", "warning", "error", "critical")
-FLAGS = ("--dry_run", "--quiet", "--debug")
 
 ABOUT = {
     "train": "train a scorer or a policy",
@@ -20,7 +21,7 @@ ABOUT = {
 }
 """What the words do that are not in the table of commands."""
 
-HELP = """Every command also takes:
+HELP = """Every command but env also takes:
   --dry_run                      show what would be read and written, and check the settings; run nothing
   --quiet                        show results and errors only: no progress bars, no notices
   --log_level LEVEL              debug, info, warning, error or critical: what qstep and its libraries log
@@ -50,7 +51,8 @@ def split_general(arguments: Sequence[str]) -> tuple[General, list[str]]:
     Raises:
         ValueError: the log level is not one.
     """
-    rest = [argument for argument in arguments if argument not in FLAGS]
+    given = {f"--{flag}" for flag in FLAGS}
+    rest = [argument for argument in arguments if argument not in given]
     level: str | None = None
     for place, argument in enumerate(rest):
         if argument == "--log_level" or argument.startswith("--log_level="):
@@ -60,7 +62,7 @@ def split_general(arguments: Sequence[str]) -> tuple[General, list[str]]:
                 del rest[place:end]
                 _check_level(level)
             break
-    flags = {flag.removeprefix("--"): flag in arguments for flag in FLAGS}
+    flags = {flag: f"--{flag}" in arguments for flag in FLAGS}
     return General(**flags, log_level=level if level in LEVELS else None), rest
 
 

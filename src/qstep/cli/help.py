@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterable
 
 from qstep.cli.options import Option, command_options
+from qstep.runs.command_line import GENERAL
 from qstep.stages.commands import Command
 
 _WIDTH = 116
@@ -15,9 +16,6 @@ _INDENT = 33
 
 _COMMON = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "save_steps")
 """The most used options of transformers."""
-
-_TAKEN = ("help", "config", "print_config", "debug", "log_level")
-"""Options that every command takes, or that the command line reads before the parser."""
 
 _CONFIG = "  --config FILE.yaml             read options from a YAML file; flags override it"
 
@@ -66,7 +64,7 @@ def _foreign(command: Command, known: set[str]) -> list[Option]:
     return [
         Option(action.dest, "VALUE", repr(action.default), action.help or "")
         for action in parser._actions
-        if action.dest not in {*known, *_TAKEN} and "." not in action.dest
+        if action.dest not in {*known, *GENERAL} and "." not in action.dest
     ]
 
 

@@ -1,4 +1,4 @@
-"""The options of a command, read from the source of its dataclasses. Nothing is imported, so this is fast."""
+"""The options of a command, read from the source of its dataclasses. They are not imported, so this is fast."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +156,21 @@ def _value(module: str, node: ast.expr) -> Any:
         value = _assigned(origin, name) if origin.partition(".")[0] == "qstep" else None
         return None if value is None else _value(origin, value)
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "ReadIf":
-        return ReadIf(**{keyword.arg: _value(module, keyword.value) for keyword in node.keywords if keyword.arg})
+        return ReadIf(**{keyword.arg: _wanted(module, keyword.value) for keyword in node.keywords if keyword.arg})
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "get_args":
         return ast.literal_eval(_type(module, node.args[0]).replace("Literal[", "(").replace("]", ",)"))
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "Such":
         return Such(bool, *(_value(module, words) for words in node.args[1:]))
     return None
+
+
+def _wanted(module: str, node: ast.expr) -> Any:
+    """The values in a `ReadIf`. A function of qstep that makes them is called, so its module must import fast."""
+    function = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+    origin, name = _imported(module).get(function, ("", ""))
+    if isinstance(node, ast.Call) and origin.startswith("qstep.") and name.islower():
+        return getattr(import_module(origin), name)(*map(ast.literal_eval, node.args))
+    return _value(module, node)
 
 
 @cache

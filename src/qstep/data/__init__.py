@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qstep.data.audit import contradicting_rows, repeated_rows, rising_rows
 from qstep.data.cached import cache_folders, cached_array
-from qstep.data.columns import takes_null
+from qstep.data.columns import is_conversation, takes_null
 from qstep.data.first_wrong import NO_ERROR, first_wrong, labels_until
 from qstep.data.index import Index, index_rows
 from qstep.data.jsonl import (
@@ -58,6 +58,7 @@ from qstep.data.steps import (
     step_regions,
     step_spans,
     steps_of,
+    with_steps,
 )
 from qstep.data.tables import Table, plain_rows, table_like
 from qstep.data.tokens import (
@@ -122,6 +123,7 @@ __all__ = [
     "group_key",
     "how_to_add",
     "index_rows",
+    "is_conversation",
     "is_right",
     "is_users_splitter",
     "judged_right",
@@ -161,6 +163,7 @@ __all__ = [
     "text_offsets",
     "tokenizer_fingerprint",
     "use_splitter",
+    "with_steps",
     "write_json",
     "write_jsonl",
     "write_whole",

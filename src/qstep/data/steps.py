@@ -168,6 +168,12 @@ def first_cut(steps: Sequence[str], separator: str, *, split_by_it: bool = False
     return next((step for step in steps if separator in step), None)
 
 
+def with_steps(row: Row, separator: str) -> Row:
+    """The row with its steps in `completions`. A row without steps is split. Raises ValueError as `steps_of` does."""
+    steps = steps_of(row, separator)
+    return row if "completions" in row else {**row, "completions": steps, "step_separator": separator}
+
+
 def steps_of(row: Row, separator: str) -> list[str]:
     """The steps of a response: its `completions` if it has them, else its completion, split.
 

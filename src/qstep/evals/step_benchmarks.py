@@ -126,6 +126,7 @@ def read_benchmarks(
         if not benchmark.rows:
             left_out = f"; left out: {dict(benchmark.left_out)}" if benchmark.left_out else ""
             raise ValueError(f"{benchmark.source} has no row with a known first wrong step{left_out}")
+    # Not a mark: only the content of the files says whether they have their own prompts.
     if not some_published and (instruction is not None or conversational):
         option = "conversational" if conversational else "instruction"
         raise ValueError(f"--{option} has no effect: all rows have their own prompts. Remove the option")

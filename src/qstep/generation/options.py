@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from qstep.generation.engine import Temperature, TopP
 from qstep.runs.fingerprints import model_fingerprint
-from qstep.runs.options import CHANGES_NOTHING, GIVEN, AtLeast1, Check, Options, ReadIf
+from qstep.runs.options import CHANGES_NOTHING, GIVEN, AtLeast1, Check, Options, ReadIf, Seed
 from qstep.runs.shared_options import CallOptions, DeviceOptions, ServerUrl
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class SamplingOptions(Options):
     max_new_tokens: AtLeast1 = 512
     temperature: Temperature = 1.0
     top_p: TopP = 1.0
-    seed: Annotated[int, ReadIf()] = 0
+    seed: Annotated[Seed, ReadIf()] = 0
 
     def sampling(self) -> SamplingSettings:
         """These options as an engine takes them."""

@@ -20,7 +20,7 @@ from transformers import (
 from qstep.data import check_model_name
 from qstep.extras import missing
 from qstep.models.packable import pack
-from qstep.runs.options import Options, ReadIf
+from qstep.runs.options import AtLeast1, Bounds, Options, ReadIf
 from qstep.runs.shared_options import ModelName
 from qstep.types import Dtype
 
@@ -57,9 +57,9 @@ class ModelOptions(Options):
     dtype: Dtype = "float32"
     trust_remote_code: bool = False
     use_peft: bool = False
-    lora_r: Annotated[int, _PEFT] = 16
-    lora_alpha: Annotated[int, _PEFT] = 32
-    lora_dropout: Annotated[float, _PEFT] = 0.0
+    lora_r: Annotated[AtLeast1, _PEFT] = 16
+    lora_alpha: Annotated[AtLeast1, _PEFT] = 32
+    lora_dropout: Annotated[float, Bounds(least=0, below=1), _PEFT] = 0.0
     lora_target_modules: Annotated[list[str] | None, _PEFT] = None
 
     def lora(self, task_type: str, modules_to_save: list[str] | None = None) -> LoraConfig | None:

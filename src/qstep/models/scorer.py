@@ -213,7 +213,7 @@ class ScorerModel(PretrainedModule):
         if not is_scorer(config):
             raise ValueError(
                 f"{folder} is not a scorer: its config.json has no step contract ('qstep'). Give the output_dir of "
-                "`qstep train pqm|bce|mse|orm`"
+                "`qstep train METHOD`, with a method that trains a scorer"
             )
         if not (Path(folder) / ADAPTER_CONFIG).exists():
             return cls(load_token_classifier(folder, config, dtype=dtype, complete=True))

@@ -106,6 +106,8 @@ _MARKS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (NotInSettings(unless=lambda config: config.max_steps > 0), ("max_steps",)),
     (NotInSettings(unless=lambda config: config.max_steps <= 0), ("num_train_epochs",)),
     (Bounds(least=1), _COUNTS),
+    (Bounds(least=0, most=2**32 - 1), ("seed",)),
+    (Bounds(least=0), ("data_seed",)),
     (Check(_unused), _UNUSED),
     (Check(_batch_order), ("train_sampling_strategy",)),
     (Reads(_config_file), _FILES),

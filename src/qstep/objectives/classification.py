@@ -13,8 +13,8 @@ from qstep.data import Index
 from qstep.losses import bce_loss, mse_loss, orm_loss
 from qstep.objectives.dataset import Reasons
 from qstep.objectives.labels import check_verdicts, verdict_label
-from qstep.objectives.steps import ScorerConfig, StepScoring, StepwiseConfig, by_step_labels
-from qstep.runs.options import Bounds, ReadIf
+from qstep.objectives.steps import ScorerConfig, StepScoring, StepwiseConfig, Threshold, by_step_labels
+from qstep.runs.options import ReadIf
 
 
 @dataclass
@@ -26,7 +26,7 @@ class ClassificationConfig(StepwiseConfig):
             counts as right.
     """
 
-    threshold: Annotated[float, Bounds(least=0, below=1), ReadIf(stop_at_first_error=True)] = 0.0
+    threshold: Annotated[Threshold, ReadIf(stop_at_first_error=True)] = 0.0
 
 
 def bce(config: ClassificationConfig, tokenizer: PreTrainedTokenizerBase, name: str) -> StepScoring:

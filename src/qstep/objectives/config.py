@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
 
 from qstep.objectives.arguments import MARKS
-from qstep.runs.options import CHANGES_NOTHING, Bounds, check_options
+from qstep.runs.options import AtLeast1, check_options
 from qstep.types import OverLong
 
 _REPORTERS = {
@@ -43,15 +43,16 @@ class GroupConfig(TrainingArguments):
         over_long: `refuse` stops at rows longer than max_length and names them; `drop` leaves them out and counts them.
         responses_per_prompt: maximum number of responses in a batch that share one pass over their prompt. Null means
             all responses of the problem.
-        logging_steps: optimizer steps between two lines of the log. Each line shows averages since the line before.
+        logging_steps: optimizer steps between two lines of the log. Losses and metrics are averages since the line
+            before.
     """
 
     MARKS: ClassVar[Mapping[str, tuple[Any, ...]]] = MARKS
 
-    max_length: Annotated[int, Bounds(least=1)] = 2048
+    max_length: AtLeast1 = 2048
     over_long: OverLong = "refuse"
-    responses_per_prompt: Annotated[int | None, Bounds(least=1)] = 1
-    logging_steps: Annotated[float, CHANGES_NOTHING] = 10
+    responses_per_prompt: AtLeast1 | None = 1
+    logging_steps: float = 10
 
     def __post_init__(self) -> None:
         if not torch.accelerator.is_available():  # else accelerate treats several processes as one each

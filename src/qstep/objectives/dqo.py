@@ -67,7 +67,7 @@ class DQOConfig(ValueConfig):
     importance: ImportanceMode = "trajectory"
     importance_clip: Annotated[float, Bounds(above=0), _WEIGHTED] = 1.0
     process_rewards: ProcessRewards = "none"
-    process_reward_weight: Annotated[float, _BY_STEPS] = 1.0
+    process_reward_weight: Annotated[float, Bounds(least=0), _BY_STEPS] = 1.0
     min_effective_sample_size: Annotated[float, Bounds(least=0), _WEIGHTED] = 0.02
     collapse_patience: Annotated[int, Bounds(least=1), _WEIGHTED] = 10
     step_separator: Annotated[StepSeparator, _BY_STEPS] = "\n"

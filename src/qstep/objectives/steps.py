@@ -21,9 +21,12 @@ from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
 from qstep.objectives.labels import check_labels, hard_labels, soft_labels
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.source import RowsFile
-from qstep.runs.options import CHANGES_NOTHING, Bounds, Check, ReadIf
+from qstep.runs.options import CHANGES_NOTHING, AtLeast1, Bounds, Check, ReadIf
 from qstep.runs.shared_options import StepSeparator
 from qstep.types import ABSENT, Aggregation, Row
+
+Threshold = Annotated[float, Bounds(least=0, below=1)]
+"""The type of a threshold for soft labels."""
 
 
 @dataclass
@@ -40,7 +43,7 @@ class ScorerConfig(GroupConfig):
 
     step_separator: StepSeparator = "\n"
     separator_token: Annotated[str, Check(check_separator)] = "\n"
-    responses_per_prompt: Annotated[int | None, Bounds(least=1)] = 16
+    responses_per_prompt: AtLeast1 | None = 16
 
     @property
     def forbidden(self) -> list[str]:
@@ -61,7 +64,7 @@ class StepwiseConfig(ScorerConfig):
             on them (a ranking loss counts that step as wrong); `refuse` stops with an error.
     """
 
-    threshold: Annotated[float, Bounds(least=0, below=1)] = 0.0
+    threshold: Threshold = 0.0
     stop_at_first_error: bool = True
     rising: Annotated[Literal["keep", "refuse"], CHANGES_NOTHING, ReadIf(stop_at_first_error=False)] = "keep"
 

@@ -40,7 +40,7 @@ class ValueConfig(GroupConfig):
     beta: Annotated[float, Bounds(above=0)] = 0.2
     reference: Literal["model", "uniform"] = "model"
     value: ValueNetwork = "separate"
-    value_learning_rate: float = 1e-5
+    value_learning_rate: Annotated[float, Bounds(least=0)] = 1e-5
 
 
 class ValueFunction:

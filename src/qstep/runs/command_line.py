@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from qstep.runs.near import did_you_mean
 
-GENERAL = {"config", "print_config", "dry_run", "quiet", "log_level", "debug", "help"}
-"""The options that every command takes."""
+FLAGS = ("dry_run", "quiet", "debug")
+GENERAL = (*FLAGS, "log_level", "config", "print_config", "help")
+"""The options that every command takes. `qstep env` takes none of them."""
 
 
 def refuse_repeated(arguments: list[str]) -> None:

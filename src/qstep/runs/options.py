@@ -48,6 +48,9 @@ class Bounds:
 AtLeast1 = Annotated[int, Bounds(least=1)]
 """The type of an option that counts something."""
 
+Seed = Annotated[int, Bounds(least=0)]
+"""The type of a seed. numpy takes no negative ones."""
+
 
 @dataclass(frozen=True)
 class Check:

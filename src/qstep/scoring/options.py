@@ -36,7 +36,7 @@ class LocalScorerOptions(DeviceOptions):
     """A scorer in this process.
 
     Args:
-        scorer: a folder or Hub id written by `qstep train pqm|bce|mse|orm`, a published process reward model, a policy,
+        scorer: a folder or Hub id of a scorer that `qstep train` wrote, a published process reward model, a policy,
             or a YAML file that names an ensemble's members.
         scorer_kind: the kind of scorer. `auto` recognises it from the checkpoint.
         scorer_reference: the model that the kinds `implicit` and `policy` compare with.

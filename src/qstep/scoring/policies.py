@@ -93,11 +93,17 @@ class Policy(LogRatio):
         return "dqo"
 
     def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
+        method = (settings_of_marker(Path(name)) or {}).get("method", "dqo")
+        if method != "dqo":
+            raise ValueError(
+                f"{name} was trained by `qstep train {method}`, whose V does not value steps, so it is no scorer. Give "
+                "a policy of `qstep train dqo`"
+            )
         beta = self.beta or _trained_beta(Path(name))
         policy = PolicyWithValue.load(name, dtype)
         if reference == "uniform":
             return LogRatioModel(policy, None, beta)
-        if (Path(name) / ADAPTER_CONFIG).exists():
+        if (Path(name) / ADAPTER_CONFIG).exists():  # checked here, because only the folder says it
             if reference is not None:
                 raise ValueError(
                     f"--scorer_reference {reference} has no effect: {name} is an adapter, whose reference is its base. "

@@ -112,7 +112,7 @@ class StepScorer(GroupScorer):
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "auto", dtype: Dtype = "float32") -> StepScorer:
-        """Loads a checkpoint or an adapter written by `qstep train pqm|bce|mse|orm`, or by `qstep export`.
+        """Loads a checkpoint or an adapter of a step scorer, written by `qstep train` or `qstep export`.
 
         `device` is as in `load_scorer`.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 
 def pass_at_k(n_samples: int, n_correct: int, k: int) -> float:
     """The unbiased estimate `1 - C(n-c, k) / C(n, k)` from n samples of which c are right.
@@ -12,6 +10,8 @@ def pass_at_k(n_samples: int, n_correct: int, k: int) -> float:
     product of `1 - k/i` for i in n-c+1..n, so no binomial overflows. Raises ValueError unless 0 <= c <= n and
     1 <= k <= n.
     """
+    import numpy as np  # not above, because the help of `qstep search` imports this package
+
     if not 0 <= n_correct <= n_samples:
         raise ValueError(f"n_correct must be within 0..{n_samples}, got {n_correct}")
     if not 1 <= k <= n_samples:

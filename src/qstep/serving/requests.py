@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from qstep.data import first_cut
+from qstep.data import first_cut, is_conversation
 from qstep.models import encode_steps
 from qstep.scoring.formats import ContractFormat
 from qstep.words import counted
@@ -149,18 +149,7 @@ class RequestReader:
 
 
 def _is_prompt(value: Any) -> bool:
-    if isinstance(value, str):
-        return True
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(turn, dict)
-            and turn.keys() == {"role", "content"}
-            and all(isinstance(text, str) for text in turn.values())
-            for turn in value
-        )
-    )
+    return isinstance(value, str) or is_conversation(value)
 
 
 def _kind(value: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 from qstep.runs.dry_run import stop_dry_run
-from qstep.runs.options import AtLeast1, Check, Output
+from qstep.runs.options import AtLeast1, Check, Output, Seed
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
@@ -67,7 +67,7 @@ class BestOfNConfig(TaskOptions):
     ns: Annotated[list[int] | str | None, Check(_numbers)] = None
     aggregations: Annotated[list[str] | str | None, Check(_aggregations)] = None
     draws: AtLeast1 = 2048
-    seed: int = 0
+    seed: Seed = 0
 
 
 def best_of_n(config: BestOfNConfig) -> Path:

@@ -72,8 +72,10 @@ class Command:
 
     def instances(self, options: Mapping[str, Any]) -> list[Any]:
         """The dataclasses filled with parsed options."""
+        import jsonargparse
+
         if self.name.startswith("train ") and options.get("output_dir") is None:  # transformers would choose one
-            raise ValueError("--output_dir is missing: give the folder to write to")
+            raise jsonargparse.ArgumentError(None, "the following arguments are required: output_dir")
         filled = []
         for config in self.classes():
             names = {f.name for f in fields(config) if f.init}
@@ -124,7 +126,7 @@ class Command:
             try:
                 configs = self.parse(arguments)
             except jsonargparse.ArgumentError as error:
-                known = {f.name for config in self.classes() for f in fields(config)} | GENERAL
+                known = {f.name for config in self.classes() for f in fields(config)} | {*GENERAL}
                 problem = plainly(str(error), known, self._near)
                 print(f"qstep {self.name}: {problem}\nqstep {self.name} --help lists its options.", file=sys.stderr)
                 return 2

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from qstep.runs.dry_run import stop_dry_run
-from qstep.runs.options import Check, Output
+from qstep.runs.options import Check, Output, Seed
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
@@ -36,7 +36,7 @@ class CompareSearchConfig(TaskOptions):
 
     inputs: Annotated[dict[str, Path], Check(_not_empty)]
     output: Annotated[Path, Output("{stage}.json")]
-    seed: int = 0
+    seed: Seed = 0
 
 
 def compare_search(config: CompareSearchConfig) -> Path:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from qstep.runs.options import Bounds, OutputFolder, settings_of
+from qstep.runs.options import Bounds, OutputFolder, Seed, settings_of
 from qstep.runs.outputs import begins_with, refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
@@ -59,7 +59,7 @@ class EvaluateStepsConfig(PromptOptions, ScorerOptions):
     threshold_file: Path | None = None
     threshold_split: str | None = None
     over_long: OverLong = "refuse"
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qstep.runs.fingerprints import model_files
 from qstep.runs.folders import written_whole
-from qstep.runs.options import AtLeast1, Options, OutputFolder, settings_of
+from qstep.runs.options import AtLeast1, Options, OutputFolder, Seed, settings_of
 
 
 @dataclass
@@ -23,7 +23,7 @@ class MiniatureConfig(Options):
 
     output_dir: OutputFolder
     textbook_rows: AtLeast1 = 16_000
-    seed: int = 0
+    seed: Seed = 0
 
 
 def miniature(config: MiniatureConfig) -> Path:

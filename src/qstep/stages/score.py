@@ -113,18 +113,17 @@ def write_scored(
 
 def _split_rows(config: ScoreConfig, scorer: Scorer) -> Iterator[Row]:
     """The rows with their steps in `completions`. A row without steps is split at the scorer's separator."""
-    from qstep.data import read_responses, steps_of
+    from qstep.data import read_responses, with_steps
 
-    wanted = scorer.step_separator
     for row in read_responses(config.input, task=config.task):
         try:
-            steps = steps_of(row, wanted)
+            split = with_steps(row, scorer.step_separator)
         except ValueError as error:
             raise ValueError(
                 f"{config.input}: {error}. Write the rows again with the scorer's separator (--step_separator of "
                 "`qstep convert` or `annotate`), or use `qstep evaluate processbench`, which scores steps as they are"
             ) from None
-        yield row if "completions" in row else {**row, "completions": steps, "step_separator": wanted}
+        yield split
 
 
 def _too_long(rows: Iterable[Row], scorer: Scorer, over_long: OverLong, source: str) -> tuple[int, set[str]]:

@@ -17,7 +17,7 @@ from qstep.runs.progress import console
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
-from qstep.search.methods import SearchMethod
+from qstep.search.methods import SearchMethod, readers_of
 from qstep.tasks.options import ProblemOptions
 from qstep.types import Problem, Row
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 _SHAPE = ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
 """The options that shape a search. Rows record those that their method reads."""
-
-_BY_STEPS = ReadIf(method=("beam", "dvts", "lookahead"))
 
 
 @dataclass(kw_only=True)
@@ -60,9 +58,9 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
     output: OutputFile
     method: SearchMethod = "beam"
     width: AtLeast1 = 16
-    expand: Annotated[AtLeast1, _BY_STEPS] = 4
-    lookahead_steps: Annotated[AtLeast1, ReadIf(method="lookahead")] = 1
-    max_steps: Annotated[AtLeast1 | None, _BY_STEPS] = None
+    expand: Annotated[AtLeast1, ReadIf(method=readers_of("expand"))] = 4
+    lookahead_steps: Annotated[AtLeast1, ReadIf(method=readers_of("lookahead_steps"))] = 1
+    max_steps: Annotated[AtLeast1 | None, ReadIf(method=readers_of("max_steps"))] = None
     token_budget: AtLeast1 | None = None
     problems_at_once: Annotated[AtLeast1, CHANGES_NOTHING] = 64
 

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 from transformers import PrinterCallback, ProgressCallback
 
 from qstep.data import check_model_name
@@ -19,7 +18,6 @@ from qstep.models.inference import hide_loading_bars
 from qstep.objectives import METHODS
 from qstep.objectives.arguments import follows_evaluation, training_settings
 from qstep.objectives.config import GroupConfig
-from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.source import RowsFile
 from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
@@ -114,8 +112,6 @@ def train_on(
             }
             if left_out and run.log:
                 console.print(f"{dataset.source}: left out {reasons_text(left_out)}")
-        if trainer.eval_dataset is not None:
-            _check_shared(trainer.train_dataset, trainer.eval_dataset, decides=follows_evaluation(config))
         trainer.write_card = partial(write_card, output, run.settings, summary)
         trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.state.global_step > trainer.state.max_steps:
@@ -129,22 +125,6 @@ def train_on(
             seal(output, run.settings, model_files(output))
             run.log.finish(summary)
     return output
-
-
-def _check_shared(train: GroupDataset, evaluated: GroupDataset, *, decides: bool) -> None:
-    """Warns of problems in both files. Raises ValueError if the evaluation decides on the weights."""
-    trained = train.index.table["prompt"][train.rows]
-    shared = np.intersect1d(trained, evaluated.index.table["prompt"][evaluated.rows])
-    if not len(shared):
-        return
-    place = train.source.line(int(train.rows[np.isin(trained, shared)].min()))
-    overlap = f"{train.source} and {evaluated.source} share {len(shared)} problems (one is on {place} of the first)"
-    if decides:
-        raise ValueError(
-            f"{overlap}, and the evaluation decides on the weights (load_best_model_at_end, lr_scheduler_type). It "
-            "would prefer weights that memorise. Drop these rows from one of the files; `qstep audit` counts them"
-        )
-    console.print(f"Warning: {overlap}. The evaluation does not measure generalisation")
 
 
 def _base_model(inputs: TrainInputs) -> dict[str, Any]:

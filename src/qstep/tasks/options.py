@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from qstep.data import FILES, Source, Unanswerable, code_version, file_fingerprint
-from qstep.runs.options import AtLeast1, Bounds, Options, ReadIf, Reads, Such
+from qstep.runs.options import AtLeast1, Bounds, Options, ReadIf, Reads, Seed, Such
 from qstep.runs.progress import reasons_text, say
 from qstep.runs.shared_options import path_inputs
 from qstep.tasks.procedural import REASONING_GYM
@@ -70,7 +70,7 @@ class GradingOptions(TaskOptions):
     GROUP = "grading options"
 
     grader: Annotated[str | None, Reads(_code_inputs)] = None
-    deadline_s: Annotated[float, Bounds(least=0)] = 3.0
+    deadline_s: Annotated[float, Bounds(above=0)] = 3.0
 
     def tasks(self) -> Tasks:
         """The tasks of rows, with these grading options."""
@@ -129,11 +129,12 @@ class ProblemOptions(PromptOptions, TaskOptions):
     split: str = "train"
     num_problems: AtLeast1 | None = None
     offset: Annotated[int, Bounds(least=0)] = 0
-    data_seed: int = 0
+    data_seed: Seed = 0
     unanswerable: Annotated[Unanswerable, ReadIf(dataset_name=_READ)] = "refuse"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Not a mark: the ids of a file's problems contain its split, so `--split test` has an effect there.
         if self.split not in _SPLITS and not is_generated(self.dataset_name) and Source.of(self.dataset_name).is_file:
             raise ValueError(
                 f"--split {self.split!r} has no effect: {self.dataset_name} is a file, which has no splits. Leave "

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
+
 from qstep.models import PretrainedModule
 from qstep.objectives.config import GroupConfig
+from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.source import RowsFile
+from qstep.runs.progress import console
 
 _log = logging.getLogger(__name__)
 
@@ -27,10 +31,29 @@ def check_arguments(args: GroupConfig, model: PretrainedModule) -> None:
 
 
 def check_evaluation(args: GroupConfig, eval_rows: RowsFile | None) -> None:
-    """Raises ValueError for rows to evaluate on without evaluations, or the reverse, before rows are read."""
+    """Raises ValueError for rows to evaluate on without evaluations, or the reverse, before rows are read.
+
+    It is no mark, because the option that names the rows is not among the arguments.
+    """
     evaluates = args.eval_strategy != "no" or args.eval_on_start
     if evaluates and eval_rows is None:
         raise ValueError("--eval_strategy needs rows to evaluate on. Give --eval_file (in Python, eval_dataset)")
     if eval_rows is not None and not evaluates:
         named = eval_rows.argument or f"--eval_file {eval_rows}"
         raise ValueError(f"{named} has no effect without evaluations: give --eval_strategy steps or epoch")
+
+
+def check_shared(train: GroupDataset, evaluated: GroupDataset, *, decides: bool) -> None:
+    """Warns of problems in both files. Raises ValueError if the evaluation decides on the weights."""
+    trained = train.index.table["prompt"][train.rows]
+    shared = np.intersect1d(trained, evaluated.index.table["prompt"][evaluated.rows])
+    if not len(shared):
+        return
+    place = train.source.line(int(train.rows[np.isin(trained, shared)].min()))
+    overlap = f"{train.source} and {evaluated.source} share {len(shared)} problems (one is on {place} of the first)"
+    if decides:
+        raise ValueError(
+            f"{overlap}, and the evaluation decides on the weights (load_best_model_at_end, lr_scheduler_type). It "
+            "would prefer weights that memorise. Drop these rows from one of the files; `qstep audit` counts them"
+        )
+    console.print(f"Warning: {overlap}. The evaluation does not measure generalisation")

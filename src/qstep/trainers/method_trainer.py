@@ -12,9 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from qstep.models import LoadedModel, ModelOptions, PretrainedModule
 from qstep.models.loading import load_tokenizer
 from qstep.objectives import Method
+from qstep.objectives.arguments import follows_evaluation
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.source import RowsFile
-from qstep.trainers.arguments import check_evaluation
+from qstep.trainers.arguments import check_evaluation, check_shared
 from qstep.trainers.given_rows import rows_file
 from qstep.trainers.group_trainer import GroupTrainer
 
@@ -39,8 +40,8 @@ class MethodTrainer(GroupTrainer):
     Raises:
         RowError: a row of a file is bad.
         TypeError: the rows in memory are no table.
-        ValueError: a row in memory is bad, options contradict each other, the rows teach nothing, or the model cannot
-            be used.
+        ValueError: a row in memory is bad, options contradict each other, the rows teach nothing, both data sets share
+            a problem and the evaluation decides on the weights, or the model cannot be used.
 
     After `train()`, `save_model()` writes a transformers folder to `args.output_dir`. `qstep train` also writes a log
     and a model card, and resumes after a kill.
@@ -66,6 +67,8 @@ class MethodTrainer(GroupTrainer):
         objective.check(train_rows)
         train = objective.rows(train_rows)
         evaluated = None if eval_rows is None else objective.rows(eval_rows)
+        if evaluated is not None:
+            check_shared(train, evaluated, decides=follows_evaluation(args))
         if isinstance(options, ModelOptions):
             set_seed(args.seed)
             options = objective.new_model(options)
