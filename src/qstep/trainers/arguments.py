@@ -53,7 +53,7 @@ def check_shared(train: GroupDataset, evaluated: GroupDataset, *, decides: bool)
     overlap = f"{train.source} and {evaluated.source} share {len(shared)} problems (one is on {place} of the first)"
     if decides:
         raise ValueError(
-            f"{overlap}, and the evaluation decides on the weights (load_best_model_at_end, lr_scheduler_type). It "
+            f"{overlap}, and the evaluation decides on the weights (--load_best_model_at_end, --lr_scheduler_type). It "
             "would prefer weights that memorise. Drop these rows from one of the files; `qstep audit` counts them"
         )
     console.print(f"Warning: {overlap}. The evaluation does not measure generalisation")
