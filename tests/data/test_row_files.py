@@ -32,7 +32,7 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
     elif name.endswith(".json"):
         path.write_text(json.dumps(rows))
     elif name.endswith(".jsonl.gz"):
-        path.write_bytes(gzip.compress(lines.encode()))
+        path.write_bytes(gzip.compress(lines.encode(), mtime=0))
     elif name.endswith(".parquet"):
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     elif name.endswith("folder"):
@@ -85,7 +85,7 @@ def test_cells_are_text_and_nothing_is_guessed(tmp_path: Path) -> None:
         ("a.parquet", b"x", "a.parquet is not a Parquet file"),
         ("a.json", b"[1]", "a.json, row 1: is not an object"),
         ("a.json", b"[{]", "a.json is not JSON"),
-        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n{\n'), "a.jsonl.gz, line 2: not JSON"),
+        ("a.jsonl.gz", gzip.compress(mtime=0, data=b'{"a": 1}\n{\n'), "a.jsonl.gz, line 2: not JSON"),
         ("a.txt", b"hello\n", "a.txt, row 1: not JSON .* or its name ends in .json, .parquet, .csv"),
     ],
 )
