@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import pyarrow
 import pytest
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 import qstep
 from qstep.data import RowError, index_rows, read_rows
@@ -35,6 +35,8 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
         path.write_bytes(gzip.compress(lines.encode(), mtime=0))
     elif name.endswith(".parquet"):
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif name.endswith(".arrow"):
+        feather.write_feather(pyarrow.Table.from_pylist(rows), str(path), compression="uncompressed")
     elif name.endswith("folder"):
         datasets.Dataset.from_list(rows).save_to_disk(path)
     else:
@@ -46,7 +48,7 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-KINDS = ["rows.jsonl", "rows.json", "rows.jsonl.gz", "rows.parquet", "folder", "rows.csv", "rows.tsv"]
+KINDS = ["rows.arrow", "rows.jsonl", "rows.json", "rows.jsonl.gz", "rows.parquet", "folder", "rows.csv", "rows.tsv"]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -79,9 +81,12 @@ def test_cells_are_text_and_nothing_is_guessed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("a.csv", b"a,b\n1,2,3\n", "a.csv, row 1: has another number of fields than the first line"),
-        ("a.csv", b"a,b\n1\n", "a.csv, row 1: has another number of fields than the first line"),
-        ("a.csv", b"a\n\xff\n", "a.csv, after line 0: 'utf-8' codec can't decode"),
+        ("a.csv", b"a,b\n1,2,3\n", "a.csv, row 1: has 3 fields, and the first line has 2"),
+        ("a.csv", b"a,b\n1\n", "a.csv, row 1: has 1 fields, and the first line has 2"),
+        ("a.csv", b"a,a\n1,2\n", "a.csv: the first line has 'a' twice; rename one"),
+        ("a.csv", b'a,b\n1,"2\n', "a.csv, after line .: a quotation mark is never closed"),
+        ("a.arrow", b"x", "a.arrow is not an Arrow file"),
+        ("a.csv", b"a\n\xff\n", "a.csv, after line 0: not UTF-8. Save the file as UTF-8"),
         ("a.parquet", b"x", "a.parquet is not a Parquet file"),
         ("a.json", b"[1]", "a.json, row 1: is not an object"),
         ("a.json", b"[{]", "a.json is not JSON"),

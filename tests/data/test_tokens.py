@@ -159,3 +159,14 @@ def test_a_prompt_is_the_same_on_all_days(family: str, text: str) -> None:
     for form in ("%d %b %Y", "%Y-%m-%d", "%B %d, %Y"):
         today = today.replace(date.today().strftime(form), PROMPT_DATE.strftime(form))
     assert rendered == today
+
+
+def test_a_text_without_tokens_is_named() -> None:
+    """A tokenizer of words without an unknown one, such as the miniature's."""
+    from qstep.data import encode_texts
+    from qstep.tasks import miniature
+
+    tokenizer = miniature.tokenizer()
+    for encode in (encode_text, encode_prompt, lambda t, text: encode_texts(t, ["1", text])):
+        with pytest.raises(ValueError, match=r"the tokenizer has no tokens for the text '1?apples'"):
+            encode(tokenizer, "apples")

@@ -151,12 +151,20 @@ def _rows_of_csv(path: Path) -> Iterator[Row]:
     with _opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         reader = csv.DictReader(text, delimiter=delimiter, strict=True)
         try:
+            names = reader.fieldnames or ()
+            if twice := {name for name in names if list(names).count(name) > 1}:
+                raise ValueError(f"{path}: the first line has {', '.join(map(repr, sorted(twice)))} twice; rename one")
             for number, cells in enumerate(reader, 1):
                 if None in cells or None in cells.values():
-                    raise RowError(path, number, None, "has another number of fields than the first line")
+                    more = len(cells[None]) if None in cells else -list(cells.values()).count(None)
+                    fields = f"has {len(names) + more} fields, and the first line has {len(names)}"
+                    raise RowError(path, number, None, fields)
                 yield {name: _cell(name, cell) for name, cell in cells.items() if cell != "" or name in _MAY_BE_EMPTY}
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}, after line {reader.line_num}: {error}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}, after line {reader.line_num}: not UTF-8. Save the file as UTF-8") from None
+        except csv.Error as error:
+            what = "a quotation mark is never closed" if "unexpected end" in str(error) else str(error)
+            raise ValueError(f"{path}, after line {reader.line_num}: {what}") from None
 
 
 def _cell(name: str, cell: str) -> Any:
@@ -180,9 +188,27 @@ def _rows_of_parquet(path: Path) -> Iterator[Row]:
 
 
 def _rows_of_arrow(path: Path) -> Iterator[Row]:
-    import datasets
+    import pyarrow
 
-    yield from datasets.Dataset.from_file(str(path))
+    try:
+        with pyarrow.memory_map(str(path)) as file:
+            for batch in _batches_of_arrow(file):
+                yield from batch.to_pylist()
+    except pyarrow.ArrowInvalid:
+        raise ValueError(f"{path} is not an Arrow file") from None
+
+
+def _batches_of_arrow(file: Any) -> Any:
+    """The batches of an Arrow file: pandas writes the file form, and datasets writes the stream form."""
+    import pyarrow
+    from pyarrow import ipc
+
+    try:
+        reader = ipc.open_file(file)
+    except pyarrow.ArrowInvalid:
+        file.seek(0)
+        return ipc.open_stream(file)
+    return (reader.get_batch(number) for number in range(reader.num_record_batches))
 
 
 def _rows_of_folder(path: Path) -> Iterator[Row]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,7 +51,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     """
     bos = tokenizer.bos_token_id
     if isinstance(prompt, str):
-        ids = tokenizer.encode(prompt, add_special_tokens=False)
+        with _writable(prompt):
+            ids = tokenizer.encode(prompt, add_special_tokens=False)
         ids = [*beginning(tokenizer), *ids]
     else:
         if tokenizer.chat_template is None:
@@ -63,6 +65,17 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
             prompt, chat_template=template, add_generation_prompt=True, return_dict=False
         )
     return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+@contextmanager
+def _writable(text: str) -> Iterator[None]:
+    """Raises ValueError for a text that the tokenizer has no tokens for. The library raises a bare Exception."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ValueError(f"the tokenizer has no tokens for the text {text[:60]!r} ({error})") from None
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -79,12 +92,14 @@ def decode_text(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) ->
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The tokens of a text that a model wrote. No special token is added or recognised: `<|im_end|>` in the text is
     tokenised as characters."""
-    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    with _writable(text):
+        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """`encode_text` of each text, in one call."""
-    return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+    with _writable("".join(texts)):
+        return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
 
 
 def text_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:

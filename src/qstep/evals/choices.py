@@ -28,7 +28,7 @@ from qstep.types import Aggregation, Row
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Problems with their scored responses, and the ids of these. `unfinished` of the responses were cut off.
+    """Problems with their scored responses, their ids, and how many of each problem's responses were cut off.
 
     `steps` and `responses` map each scorer to its labelled steps and rows.
     """
@@ -37,7 +37,7 @@ class Choices:
     ids: list[list[str]]
     steps: dict[str, LabelledSteps]
     responses: dict[str, Responses]
-    unfinished: int = 0
+    unfinished: list[int]
 
     @property
     def sizes(self) -> list[int]:
@@ -71,7 +71,7 @@ def judge_choices(
     return BestOfN(
         problems=len(kept),
         responses=len(verdicts),
-        unfinished=choices.unfinished or None,
+        unfinished=sum(compress(choices.unfinished, large)) or None,
         ungradable_share=verdicts.count(None) / len(verdicts),
         left_out={"problems": len(large) - len(kept), "with_fewer_responses_than": max(ns)},
         ns=ns,
@@ -127,7 +127,7 @@ def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
         )
         for (problem_id, _), rows in read.groups.items()
     ]
-    unfinished = sum(row["finish_reason"] == "length" for rows in read.groups.values() for row in rows)
+    unfinished = [sum(row["finish_reason"] == "length" for row in rows) for rows in read.groups.values()]
     responses = {
         name: [[read.facts[name][row["id"]] for row in rows] for rows in read.groups.values()] for name in scorers
     }

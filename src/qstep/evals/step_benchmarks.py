@@ -103,6 +103,8 @@ def read_benchmarks(
         ValueError: a file is unfinished or has no row with a known first error, or one of the two has no effect.
     """
     sources: dict[str, Source] = {}
+    if dataset_name is not None and Path(dataset_name).is_file():
+        raise ValueError(f"{dataset_name} is a file: give it with --inputs")
     if dataset_name is not None:
         import datasets
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from qstep.objectives.source import RowsFile
 
 if TYPE_CHECKING:
     from jaxtyping import Int
+
+logger = logging.getLogger(__name__)
 
 
 class Likelihood(Objective[Batch]):
@@ -59,5 +62,11 @@ def rs(config: GroupConfig, tokenizer: PreTrainedTokenizerBase) -> Likelihood:
 def not_right(index: Index) -> Reasons:
     """Keeps right responses, and rows without any reward or label (plain demonstrations)."""
     graded, right = index.table["graded"], index.table["right"]
+    if not graded.all():
+        logger.warning(
+            "%d of %d rows have no label or reward, so they count as right. `qstep grade` grades responses",
+            (~graded).sum(),
+            len(graded),
+        )
     ungradable: NDArray[np.bool_] = graded & (right < 0)
     return {"ungradable": ungradable, "not right": right == 0}

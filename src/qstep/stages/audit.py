@@ -36,7 +36,7 @@ class AuditConfig(Options):
     read as `qstep train` reads them. Their index is stored next to them. A soft label above 0 counts as right.
 
     Args:
-        train_file: the JSONL rows to check.
+        train_file: the file of rows to check.
         test_files: test sets that must not share problems with train_file, each under a name that you choose:
             `--test_files.math500 math500.jsonl`. Prompts and responses are compared exactly. A benchmark's own file has
             a column `problem` or `question`, which is compared as a prompt without an instruction.

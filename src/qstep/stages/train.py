@@ -35,8 +35,8 @@ class TrainInputs(ModelOptions):
     """The model and the rows that a training run starts from.
 
     Args:
-        train_file: the JSONL rows to learn from.
-        eval_file: JSONL rows to evaluate on during training, at the times that eval_strategy sets. Give
+        train_file: the file of rows to learn from.
+        eval_file: a file of rows to evaluate on during training, at the times that eval_strategy sets. Give
             load_best_model_at_end and metric_for_best_model to keep the best checkpoint.
     """
 
