@@ -130,7 +130,7 @@ def test_what_pandas_and_numpy_have_for_values_is_plain() -> None:
         (datasets.DatasetDict(train=datasets.Dataset.from_list(QUESTIONS)), r"DatasetDict with train.*one split"),
         (42, "rows is of type int"),
         (None, "rows is of type NoneType"),
-        (["a response"], r"rows\[0\] is of type str"),
+        (["a response"], r"rows\[0\] must be a dict, not str"),
     ],
 )
 def test_what_is_no_table_is_refused(rows: Any, says: str) -> None:

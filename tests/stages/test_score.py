@@ -66,7 +66,7 @@ def test_steps_of_another_separator_are_refused(scorer: Path, tmp_path: Path) ->
     for changes, says in (
         (
             {"completions": ["7+8=5"], "step_separator": "\n\n"},
-            r"rows.jsonl: row 'other' was split into steps at '\\n\\n', not at '\\n': .* Write the rows again",
+            r"rows.jsonl: row 'other' was split into steps at '\\n\\n', not at '\\n'.* Write the rows again",
         ),
         ({"completions": ["7+8=5\n5*3=5", "#5"]}, r"row 'other' has a step that contains the separator"),
     ):
@@ -87,7 +87,9 @@ def test_a_scorer_of_steps_that_a_users_function_cuts_runs_it_only_where_it_is_n
         ValueError, match=r"your own function, and it is not loaded\. Give --step_separator split:my_splitter:before_an"
     ):
         scored(tmp_path / "refused", rows, folder)
-    with pytest.raises(ValueError, match=r"--step_separator is 'split:line', and .* were cut by 'split:my_splitter"):
+    with pytest.raises(
+        ValueError, match=r"is 'split:line', but .* was trained on steps cut at 'split:my_splitter"
+    ):
         scored(tmp_path / "refused", rows, folder, step_separator="split:line")
     split = [{**row, "completions": ["7+8=5"], "step_separator": "split:my_splitter:before_answers"} for row in rows]
     assert len(scored(tmp_path / "split", split, folder)) == 2, "rows that are split need no splitter"

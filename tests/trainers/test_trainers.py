@@ -115,7 +115,7 @@ def test_a_collapse_of_the_effective_sample_size_stops_with_advice(base: Path, r
         min_effective_sample_size=1.1,
         collapse_patience=3,
     )
-    with pytest.raises(ImportanceCollapse, match=r"for 3 steps .* Lower learning_rate"):
+    with pytest.raises(ImportanceCollapse, match=r"for 3 steps .* Lower --learning_rate"):
         run.train()
     assert run.state.global_step < 5
 

@@ -185,9 +185,7 @@ def steps_of(row: Row, separator: str) -> list[str]:
     steps = checked_steps(row["completions"], f"row {row.get('id')!r}: completions")
     split_at = row.get("step_separator", separator)
     if split_at != separator:
-        raise ValueError(
-            f"row {row.get('id')!r} was split into steps at {split_at!r}, not at {separator!r}. Use {split_at!r}"
-        )
+        raise ValueError(f"row {row.get('id')!r} was split into steps at {split_at!r}, not at {separator!r}")
     cut = first_cut(steps, separator, split_by_it="step_separator" in row)
     if cut is not None:
         raise ValueError(f"row {row.get('id')!r} has a step that contains the separator {separator!r}: {cut!r}")

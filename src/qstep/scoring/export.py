@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
+from qstep.data import split_steps
 from qstep.models import ScorerModel, StepContract
 from qstep.models.adapters import merged
 from qstep.models.loading import bare
 from qstep.models.token_classifiers import head_name
-from qstep.scoring.formats import ContractFormat
+from qstep.scoring.formats import ContractFormat, Format
 from qstep.scoring.published.base import Published
 from qstep.scoring.scorer import Scorer
 from qstep.scoring.step_scorer import StepScorer
@@ -34,7 +34,7 @@ def export_scorer(scorer: Scorer, folder: Path) -> None:
     if not isinstance(scorer, StepScorer):
         raise ValueError("an ensemble is several models: export its members one by one")
     contract, form = _contract(scorer), scorer.format
-    probe = _PROBE if isinstance(form, Published) else [_spread(form.tokenizer)]
+    probe = _PROBE if isinstance(form, Published) else [_spread(form)]
     theirs = [scorer.score(question, steps) for question, steps in probe]
     classifier: Any = scorer.model.pretrained
     if hasattr(classifier, "merge_and_unload"):
@@ -56,11 +56,13 @@ def export_scorer(scorer: Scorer, folder: Path) -> None:
             raise ValueError(f"the exported checkpoint gives other Qs: {q_values} instead of {wanted}")
 
 
-def _spread(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
+def _spread(form: Format) -> tuple[str, list[str]]:
     """A prompt and steps made of tokens from the complete vocabulary, which may be small and without letters."""
+    tokenizer = form.tokenizer
     ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
     words = [ids[len(ids) * n // 64] for n in range(64)]
-    return str(tokenizer.decode(words[:16])), [str(tokenizer.decode(words[n : n + 16])) for n in (16, 32, 48)]
+    texts = [str(tokenizer.decode(words[n : n + 16])) for n in (0, 16, 32, 48)]
+    return texts[0], [step for text in texts[1:] for step in split_steps(text, form.step_separator)]
 
 
 def _contract(scorer: StepScorer) -> StepContract:
