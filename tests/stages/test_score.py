@@ -87,9 +87,7 @@ def test_a_scorer_of_steps_that_a_users_function_cuts_runs_it_only_where_it_is_n
         ValueError, match=r"your own function, and it is not loaded\. Give --step_separator split:my_splitter:before_an"
     ):
         scored(tmp_path / "refused", rows, folder)
-    with pytest.raises(
-        ValueError, match=r"is 'split:line', but .* was trained on steps cut at 'split:my_splitter"
-    ):
+    with pytest.raises(ValueError, match=r"is 'split:line', but .* was trained on steps cut at 'split:my_splitter"):
         scored(tmp_path / "refused", rows, folder, step_separator="split:line")
     split = [{**row, "completions": ["7+8=5"], "step_separator": "split:my_splitter:before_answers"} for row in rows]
     assert len(scored(tmp_path / "split", split, folder)) == 2, "rows that are split need no splitter"
