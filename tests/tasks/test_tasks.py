@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from reasoning_gym.factory import DATASETS
 
+from byte_tokenizer import byte_tokenizer
 from qstep.annotate import label_exactly
-from qstep.tasks import Tasks, answer_classes_of, grade_rows, load_problems, miniature
+from qstep.tasks import Tasks, answer_classes_of, grade_rows, load_problems, miniature, opened_thinking
 from qstep.tasks.procedural import ReasoningGym
 from qstep.types import Row
 
@@ -251,6 +252,7 @@ THINKS = "<|user|>How many?<|assistant|><think>\n"
             "wrong",
             None,
         ),
+        ("Reason between <think> and </think>, or only in <think>. How many?", "\\boxed{143}", "stop", "right", "143"),
         ("<think>a</think>How many?", "\\boxed{143}", "stop", "right", "143"),
         ("Q", "6*7=42 pens.\nNow 286/2=143 and then", "length", "wrong", None),
         ("Q", "<think>so \\boxed{143}", "length", "wrong", None),
@@ -270,3 +272,15 @@ def test_thinking_that_the_template_opened_is_known_from_the_row() -> None:
     given = row("math", "1", "\\boxed{1}", prompt=[{"role": "user", "content": "Q"}], thinking_opened="<think>\n")
     assert grade_rows([given])[0].reason == "no final answer: the thinking is never closed"
     assert grade_rows([given | {"completion": "</think>\\boxed{1}"}])[0].verdict == "right"
+
+
+def test_the_template_says_whether_it_opens_thinking() -> None:
+    """The mark is found at the end of the rendered prompt, not where an instruction speaks of it."""
+    tokenizer = byte_tokenizer()
+    turns = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    prompt = [{"role": "user", "content": "Reason in <think>. 2+2?"}]
+    tokenizer.chat_template = turns + "assistant: <think>\n"
+    assert opened_thinking(tokenizer, prompt) == {"thinking_opened": "<think>"}
+    tokenizer.chat_template = turns + "assistant: "
+    assert opened_thinking(tokenizer, prompt) == {}
+    assert opened_thinking(tokenizer, "<think>") == {}, "a text shows it itself"

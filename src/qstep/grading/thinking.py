@@ -28,15 +28,16 @@ def outside(text: str) -> str:
     return text
 
 
-def left_open(text: str) -> tuple[str, str] | None:
-    """The marks of a thinking that the text opens and does not close; None if there is none."""
-    for opening, closing in MARKS:
-        if text.rfind(opening) > text.rfind(closing):
-            return opening, closing
-    return None
+def opened_by(prompt: str) -> str | None:
+    """The opening mark with which a prompt ends, so that its response begins inside the thinking; None if it does not.
+
+    A prompt that only speaks of the marks, as an instruction does, opens nothing.
+    """
+    end = prompt.rstrip()
+    return next((opening for opening, _ in MARKS if end.endswith(opening)), None)
 
 
 def never_ends(prompt: str, response: str) -> bool:
     """Whether thinking that `prompt` opened is never closed in `response`."""
-    marks = left_open(prompt)
-    return marks is not None and marks[1] not in response
+    opening = opened_by(prompt)
+    return opening is not None and dict(MARKS)[opening] not in response

@@ -140,11 +140,14 @@ def _draw(engine: "Engine", wanted: _Wanted, settings: "SamplingSettings") -> It
     """The rows of the wanted responses, one problem at a time, as they finish."""
     from qstep.data import encode_prompt
     from qstep.generation import Request
+    from qstep.tasks import opened_thinking
 
     problems = {problem.id: problem for problem, _ in wanted}
     requests = (Request(problem.id, encode_prompt(engine.tokenizer, problem.prompt), s) for problem, s in wanted)
     for request, responses in engine.sample(requests, settings):
-        yield _rows(problems[request.key], responses)
+        problem = problems[request.key]
+        opened = opened_thinking(engine.tokenizer, problem.prompt)
+        yield [{**row, **opened} for row in _rows(problem, responses)]
 
 
 def _row_id(problem: Problem, sample: int) -> str:

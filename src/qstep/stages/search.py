@@ -122,12 +122,18 @@ def _search(config: SearchConfig, problems: dict[str, Problem], engine: Engine |
         if row["sample"] + 1 == row["search"]["candidates"]
     }
 
+    from qstep.tasks import opened_thinking
+
+    def rows_of(problem: Problem, result: Found) -> list[Row]:
+        opened = opened_thinking(searching.tokenizer, problem.prompt)
+        return [{**row, **opened} for row in _rows(problem, result, config, judging.step_separator)]
+
     def candidates(block: list[Problem]) -> list[Row]:
         found = search_together(
             block, config.method, config.settings(), searching, judging, score_tokens=config.score_tokens
         )
         pairs = zip(block, found, strict=True)
-        return [row for problem, result in pairs for row in _rows(problem, result, config, judging.step_separator)]
+        return [row for problem, result in pairs for row in rows_of(problem, result)]
 
     blocks = in_blocks(problems.values(), config.problems_at_once)
     return Work(

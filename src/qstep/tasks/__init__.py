@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from qstep.tasks.problems import load_problems, worded
-from qstep.tasks.task import BUILT_IN, Task, Tasks, answer_classes_of, grade_rows, graded_rows, is_users
+from qstep.tasks.task import (
+    BUILT_IN,
+    Task,
+    Tasks,
+    answer_classes_of,
+    grade_rows,
+    graded_rows,
+    is_users,
+    opened_thinking,
+)
 
 __all__ = [
     "BUILT_IN",
@@ -14,5 +23,6 @@ __all__ = [
     "graded_rows",
     "is_users",
     "load_problems",
+    "opened_thinking",
     "worded",
 ]

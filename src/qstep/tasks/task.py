@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
-from qstep.data import USER_CODE, code_version, load_code
+from qstep.data import USER_CODE, code_version, encode_prompt, load_code
 from qstep.grading import Grade, states_answer
-from qstep.grading.thinking import never_ends
+from qstep.grading.thinking import never_ends, opened_by
 from qstep.tasks.mathematics import Mathematics
 from qstep.tasks.miniature import Miniature
 from qstep.tasks.procedural import REASONING_GYM, ReasoningGym
 from qstep.tasks.rewarded import Rewarded, RewardFunction
-from qstep.types import Problem, Row
+from qstep.types import Problem, Prompt, Row
 
 
 class Task(Protocol):
@@ -132,6 +132,18 @@ def unanswered(row: Row) -> str | None:
     if row.get("finish_reason") == "length" and row.get("task") != "miniature" and not states_answer(row["completion"]):
         return "no final answer: the response was cut off"
     return None
+
+
+def opened_thinking(tokenizer: Any, prompt: Prompt) -> Row:
+    """The column `thinking_opened` of responses to a conversation: the mark by which the chat template opens thinking.
+
+    It is empty if the template opens none, or the prompt is text, which shows it.
+    """
+    if isinstance(prompt, str):
+        return {}
+    rendered = tokenizer.decode(encode_prompt(tokenizer, prompt), skip_special_tokens=False)
+    opened = opened_by(str(rendered))
+    return {} if opened is None else {"thinking_opened": opened}
 
 
 def graded_rows(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[Row]:
