@@ -7,24 +7,12 @@ from typing import Any
 
 import pytest
 
+from indexed_rows import index, row
 from qstep.data import (
-    Format,
-    Index,
     contradicting_rows,
-    index_rows,
     repeated_rows,
     rising_rows,
-    write_jsonl,
 )
-
-
-def row(prompt: str, steps: list[str], labels: Any) -> dict[str, Any]:
-    return {"prompt": prompt, "completions": steps, "labels": labels}
-
-
-def index(path: Path, rows: list[dict[str, Any]], format: Format = "stepwise") -> Index:
-    write_jsonl(path, rows)
-    return index_rows(path, format)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -446,74 +445,3 @@ def test_the_page_says_what_happens(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_importing_it_needs_no_tokenizer() -> None:
     code = "import qstep.data, sys; assert not {'torch', 'transformers', 'tokenizers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize(
-    ("text", "separator", "steps"),
-    [
-        (
-            "1. add 1 to get 2\n2. double it\nThe answer is 4.",
-            "numbered",
-            ["1. add 1 to get 2", "2. double it\nThe answer is 4."],
-        ),
-        (
-            "Plan:\n1. a\n   1. s\n   2. t\n2) b\n\nNow\n1. c\n2. d",
-            "numbered",
-            ["Plan:", "1. a\n   1. s\n   2. t", "2) b\n\nNow", "1. c", "2. d"],
-        ),
-        ("3. not from one\n4. on", "numbered", ["3. not from one\n4. on"]),
-        ("1. alone\n7. not next", "numbered", ["1. alone\n7. not next"]),
-        ("Step 1: x\n1. a\n2. b\nStep 2: y", "numbered", ["Step 1: x\n1. a\n2. b", "Step 2: y"]),
-        (
-            "\u7b2c\u4e00\u6b65: a\n\u7b2c\u4e8c\u6b65: b",
-            "numbered",
-            ["\u7b2c\u4e00\u6b65: a", "\u7b2c\u4e8c\u6b65: b"],
-        ),
-        ("1. Add. 2. Multiply.", "sentence", ["1. Add.", "2. Multiply."]),
-        (
-            "A\n\n\\begin{align}\nx\n\ny\n\\end{align}\nB\n\n```\na\n\nb\n```\n\nC",
-            "blank_line",
-            ["A", "\\begin{align}\nx\n\ny\n\\end{align}\nB", "```\na\n\nb\n```", "C"],
-        ),
-        ("```\na\n\nb", "blank_line", ["```\na", "b"]),
-    ],
-)
-def test_lists_and_blocks(text: str, separator: str, steps: list[str]) -> None:
-    """And no step is split again."""
-    assert split_steps(text, f"split:{separator}") == steps
-    assert all(split_steps(step, f"split:{separator}") == [step] for step in steps)
-
-
-UNITS = [
-    "!",
-    "?",
-    ". ",
-    "\\[ ",
-    "\\( ",
-    "$$ ",
-    "\\begin{a} ",
-    "[asy]",
-    "```",
-    "\n",
-    "\n\n",
-    "1. a\n",
-    "Step 1: a\n",
-    "(!)",
-    "\r\n \r\n",
-    "a. b ",
-]
-
-
-@pytest.mark.parametrize("separator", ["line", "blank_line", "numbered", "sentence"])
-@pytest.mark.parametrize("unit", [*UNITS, "\\begin{a%d} "])
-def test_every_splitter_takes_linear_time(unit: str, separator: str) -> None:
-    """Four times the text takes less than ten times as long."""
-
-    def seconds(n: int) -> float:
-        text = "".join(unit % i if "%" in unit else unit for i in range(n)) + "x"
-        start = time.perf_counter()
-        split_steps(text, f"split:{separator}")
-        return time.perf_counter() - start
-
-    short, long = min(seconds(4_000) for _ in range(3)), min(seconds(16_000) for _ in range(3))
-    assert long < max(10 * short, 0.5)

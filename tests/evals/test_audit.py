@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from qstep.data import (
-    Format,
-    Index,
-    index_rows,
-    write_jsonl,
-)
+from indexed_rows import index, row
 from qstep.evals.audit import audit_rows, shared_rows_of
 from qstep.evals.measures import LabelShares, NamedRows, SharedRows, Spread, VerdictShares
-
-
-def row(prompt: str, steps: list[str], labels: Any) -> dict[str, Any]:
-    return {"prompt": prompt, "completions": steps, "labels": labels}
-
-
-def index(path: Path, rows: list[dict[str, Any]], format: Format = "stepwise") -> Index:
-    write_jsonl(path, rows)
-    return index_rows(path, format)
 
 
 def test_every_figure_of_a_stepwise_file(tmp_path: Path) -> None:

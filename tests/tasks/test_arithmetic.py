@@ -193,6 +193,7 @@ def test_true_sentences_have_no_false_equation(text: str) -> None:
         "It costs $4 + $5 = $8.",
         "She needs 6 * 2 = 11 hours.",
         "It is nice. So 2 + 2 = 5.",
+        "They have a total of 4 + 6 + 18 = 38 pets.",
         "Is it so? 2 + 2 = 5.",
     ],
 )
@@ -219,4 +220,4 @@ def test_on_real_solutions_it_flags_errors_and_little_else() -> None:
         for response in json.loads(line)["responses"]:
             counts[response["correct"]][has_false_equation(response["text"])] += 1
     assert counts[True][1] / sum(counts[True]) < 0.006
-    assert counts[False][1] / sum(counts[False]) > 0.06
+    assert counts[False][1] / sum(counts[False]) > 0.07

@@ -16,6 +16,7 @@ from reasoning_gym.factory import DATASETS
 
 from byte_tokenizer import byte_tokenizer
 from qstep.annotate import label_exactly
+from qstep.data import encode_prompt
 from qstep.tasks import Tasks, answer_classes_of, grade_rows, load_problems, miniature, opened_thinking
 from qstep.tasks.procedural import ReasoningGym
 from qstep.types import Row
@@ -280,7 +281,7 @@ def test_the_template_says_whether_it_opens_thinking() -> None:
     turns = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     prompt = [{"role": "user", "content": "Reason in <think>. 2+2?"}]
     tokenizer.chat_template = turns + "assistant: <think>\n"
-    assert opened_thinking(tokenizer, prompt) == {"thinking_opened": "<think>"}
+    assert opened_thinking(tokenizer, prompt, encode_prompt(tokenizer, prompt)) == {"thinking_opened": "<think>"}
     tokenizer.chat_template = turns + "assistant: "
-    assert opened_thinking(tokenizer, prompt) == {}
-    assert opened_thinking(tokenizer, "<think>") == {}, "a text shows it itself"
+    assert opened_thinking(tokenizer, prompt, encode_prompt(tokenizer, prompt)) == {}
+    assert opened_thinking(tokenizer, "<think>", []) == {}, "a text shows it itself"

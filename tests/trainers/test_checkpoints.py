@@ -189,19 +189,32 @@ def test_how_often_a_run_is_evaluated_does_not_change_it(inputs: TrainInputs, tm
     assert sum("eval_loss" in row for row in read_rows(often / "train_log.jsonl")) == 3
 
 
-def test_a_damaged_best_checkpoint_is_not_taken_for_the_best(evaluated: TrainInputs, tmp_path: Path) -> None:
-    """The first evaluation is the best one of a run that is asked for the largest loss."""
-    best = dict(load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=True)
-    options: dict[str, Any] = dict(eval_strategy="steps", eval_steps=2, save_steps=2, **best)
+BEST: dict[str, Any] = dict(
+    eval_strategy="steps",
+    eval_steps=2,
+    save_steps=2,
+    load_best_model_at_end=True,
+    metric_for_best_model="loss",
+    greater_is_better=True,
+)
+"""Options of a run that is asked for the largest loss: its first evaluation is the best one."""
+
+
+def killed_after_its_last_checkpoint(evaluated: TrainInputs, folder: Path) -> None:
     child = start(
-        "rs", evaluated, tmp_path / "run", tmp_path / "log", at="qstep.trainers.checkpoints:rotate:3:after", **options
+        "rs", evaluated, folder / "run", folder / "log", at="qstep.trainers.checkpoints:rotate:3:after", **BEST
     )
     child.join()
+
+
+def test_a_damaged_best_checkpoint_is_not_taken_for_the_best(evaluated: TrainInputs, tmp_path: Path) -> None:
+    """The first evaluation is the best one of a run that is asked for the largest loss."""
+    killed_after_its_last_checkpoint(evaluated, tmp_path)
     state = json.loads((tmp_path / "run" / "checkpoint-6" / "trainer_state.json").read_text())
     assert Path(state["best_model_checkpoint"]).name == "checkpoint-2"
     flip(tmp_path / "run" / "checkpoint-2" / "model.safetensors")
     with pytest.raises(ValueError, match=r"the best checkpoint, .*checkpoint-2, .*model\.safetensors has changed"):
-        run("rs", evaluated, tmp_path / "run", **options)
+        run("rs", evaluated, tmp_path / "run", **BEST)
 
 
 def test_a_run_that_saves_its_best_is_logged_as_an_undisturbed_one(evaluated: TrainInputs, tmp_path: Path) -> None:
@@ -319,24 +332,14 @@ def test_two_trainings_of_one_folder_are_refused(inputs: TrainInputs, tmp_path: 
 
 def test_the_best_checkpoint_is_found_where_the_folder_is_now(evaluated: TrainInputs, tmp_path: Path) -> None:
     """A run that was killed after its last checkpoint, and whose folder then moved, ends with the best weights too."""
-    best = dict(load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=True)
-    options: dict[str, Any] = dict(eval_strategy="steps", eval_steps=2, save_steps=2, **best)
-    child = start(
-        "rs", evaluated, tmp_path / "run", tmp_path / "log", at="qstep.trainers.checkpoints:rotate:3:after", **options
-    )
-    child.join()
+    killed_after_its_last_checkpoint(evaluated, tmp_path)
     (tmp_path / "run").rename(tmp_path / "moved")
-    moved = run("rs", evaluated, tmp_path / "moved", **options)
-    assert same_weights(moved, run("rs", evaluated, tmp_path / "never", **options))
+    moved = run("rs", evaluated, tmp_path / "moved", **BEST)
+    assert same_weights(moved, run("rs", evaluated, tmp_path / "never", **BEST))
 
 
 def test_a_missing_best_checkpoint_is_refused(evaluated: TrainInputs, tmp_path: Path) -> None:
-    best = dict(load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=True)
-    options: dict[str, Any] = dict(eval_strategy="steps", eval_steps=2, save_steps=2, **best)
-    child = start(
-        "rs", evaluated, tmp_path / "run", tmp_path / "log", at="qstep.trainers.checkpoints:rotate:3:after", **options
-    )
-    child.join()
+    killed_after_its_last_checkpoint(evaluated, tmp_path)
     shutil.rmtree(tmp_path / "run" / "checkpoint-2")
     with pytest.raises(ValueError, match=r"names .*checkpoint-2 as the best checkpoint, which is not there"):
-        run("rs", evaluated, tmp_path / "run", **options)
+        run("rs", evaluated, tmp_path / "run", **BEST)

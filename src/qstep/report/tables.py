@@ -161,7 +161,7 @@ def _audit_findings(found: Audit) -> Iterator[list[str]]:
     yield ["contradictions", lines_text(found.contradictions)]
     if found.tokens is not None:
         long = found.tokens.over_long
-        yield ["over-long", f"{lines_text(long)}, {long.labelled_steps} labels ({long.wrong_labels} wrong)"]
+        yield ["too long", f"{lines_text(long)}, {long.labelled_steps} labels ({long.wrong_labels} wrong)"]
     for name, shared in found.shared.items():
         text = f"{shared.problems} problems, {shared.responses} responses; {lines_text(shared)}"
         yield [f"also in {name}", text]

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The result of one problem's search: at least one candidate, and the tree with the tokens it used."""
+    """The result of one problem's search: at least one candidate, the tree with the tokens it used, and the prompt."""
 
     candidates: list[Rated]
     tree: Tree
+    prompt_ids: list[int]
 
 
 def search_together(
@@ -53,7 +54,7 @@ def search_together(
             try:
                 wanted: list[Any] = searches[i].send(answer)
             except StopIteration as end:
-                found[i] = Found(end.value, trees[i])
+                found[i] = Found(end.value, trees[i], prompts[i])
             else:
                 (draws if isinstance(wanted[0], Draw) else steps)[i] = wanted
         # Scoring comes first, so that afterwards all searches draw in one batch.

@@ -146,7 +146,7 @@ def _draw(engine: "Engine", wanted: _Wanted, settings: "SamplingSettings") -> It
     requests = (Request(problem.id, encode_prompt(engine.tokenizer, problem.prompt), s) for problem, s in wanted)
     for request, responses in engine.sample(requests, settings):
         problem = problems[request.key]
-        opened = opened_thinking(engine.tokenizer, problem.prompt)
+        opened = opened_thinking(engine.tokenizer, problem.prompt, request.prompt_ids)
         yield [{**row, **opened} for row in _rows(problem, responses)]
 
 

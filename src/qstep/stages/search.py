@@ -125,7 +125,7 @@ def _search(config: SearchConfig, problems: dict[str, Problem], engine: Engine |
     from qstep.tasks import opened_thinking
 
     def rows_of(problem: Problem, result: Found) -> list[Row]:
-        opened = opened_thinking(searching.tokenizer, problem.prompt)
+        opened = opened_thinking(searching.tokenizer, problem.prompt, result.prompt_ids)
         return [{**row, **opened} for row in _rows(problem, result, config, judging.step_separator)]
 
     def candidates(block: list[Problem]) -> list[Row]:

@@ -55,14 +55,15 @@ _OPEN = re.compile(  # a sentence in which an equation claims nothing, or is in 
 )
 _BEFORE = re.compile(  # words that may stand directly before a calculation without being a part of it
     r"(?:"
-    r"a|additional|also|altogether|am|and|are|ate|be|because|been|bought|brought|buy|buys|caught|collect|collected"
+    r"a|additional|also|altogether|am|and|are|ate|be|because|been|bought|brought|burn|burns|buy|buys|caught|charge|charges|collect|collected"
     r"|cost|costs|does|each|earn|earned|earns|eat|eats|equals|for|gave|get|gets|give|gives|got|grow|grows|had|has"
-    r"|have|he|her|him|hold|holds|i|is|it|leaves|left|made|make|makes|means|need|needs|now|only|paid|pay|pays|picked"
-    r"|received|runs|save|saved|saves|saw|scored|she|so|sold|spend|spends|spent|take|takes|that|then|therefore|they"
+    r"|have|he|her|him|hold|holds|i|is|it|leaves|left|made|make|makes|means|need|needs|now|only|paid|pay|pays|pick|picked|picks"
+    r"|received|runs|save|saved|saves|saw|scored|sees|she|slept|so|sold|spend|spends|spent|take|takes|that|then|therefore|they"
     r"|thus|together|took|total|us|use|used|uses|was|we|weighs|were|which|will|worked|wrote|you"
     r")",
     re.IGNORECASE,
 )
+_TOTAL = re.compile(r"\ba total of\Z", re.IGNORECASE)
 _UNIT = re.compile(
     r"\s*(?:h|hrs?|hours?|mins?|minutes?|s|secs?|seconds?|days?|weeks?|months?|years?|o'clock|[ap]\.?m|dollars?|cents?"
     r"|quarters?|dimes?|nickels?|pence|euros?|[mk]?g|(?:kilo)?grams?|[cmk]?m|(?:centi|milli|kilo)?(?:meters?|metres?)|m?l"
@@ -109,7 +110,7 @@ def _is_false(before: str, after: str) -> bool:
     glued = words[-1:].isalnum() and not calculation[0].isspace()
     if _MIXED.search(words) or words.endswith(tuple(":%^_}]|!")) or glued:
         return False
-    if words[-1:].isalpha() and not _BEFORE.fullmatch(re.split(r"[\W_]+", words)[-1]):
+    if words[-1:].isalpha() and not _TOTAL.search(words) and not _BEFORE.fullmatch(re.split(r"[\W_]+", words)[-1]):
         return False
     try:
         value = _worked_out(calculation)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, cast
 
-from qstep.data import USER_CODE, code_version, encode_prompt, load_code
+from qstep.data import USER_CODE, code_version, load_code
 from qstep.grading import Grade, states_answer
 from qstep.grading.thinking import never_ends, opened_by
 from qstep.tasks.mathematics import Mathematics
@@ -134,14 +134,14 @@ def unanswered(row: Row) -> str | None:
     return None
 
 
-def opened_thinking(tokenizer: Any, prompt: Prompt) -> Row:
+def opened_thinking(tokenizer: Any, prompt: Prompt, prompt_ids: Sequence[int]) -> Row:
     """The column `thinking_opened` of responses to a conversation: the mark by which the chat template opens thinking.
 
     It is empty if the template opens none, or the prompt is text, which shows it.
     """
     if isinstance(prompt, str):
         return {}
-    rendered = tokenizer.decode(encode_prompt(tokenizer, prompt), skip_special_tokens=False)
+    rendered = tokenizer.decode(list(prompt_ids), skip_special_tokens=False)
     opened = opened_by(str(rendered))
     return {} if opened is None else {"thinking_opened": opened}
 
