@@ -35,6 +35,9 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
         path.write_bytes(gzip.compress(lines.encode(), mtime=0))
     elif name.endswith(".parquet"):
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif name.endswith(".arrow.gz"):
+        plain = write(folder, name.removesuffix(".gz"), rows)
+        path.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
     elif name.endswith(".arrow"):
         feather.write_feather(pyarrow.Table.from_pylist(rows), str(path), compression="uncompressed")
     elif name.endswith("folder"):
@@ -48,7 +51,17 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-KINDS = ["rows.arrow", "rows.jsonl", "rows.json", "rows.jsonl.gz", "rows.parquet", "folder", "rows.csv", "rows.tsv"]
+KINDS = [
+    "rows.arrow",
+    "rows.arrow.gz",
+    "rows.jsonl",
+    "rows.json",
+    "rows.jsonl.gz",
+    "rows.parquet",
+    "folder",
+    "rows.csv",
+    "rows.tsv",
+]
 
 
 @pytest.mark.parametrize("name", KINDS)

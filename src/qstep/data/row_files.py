@@ -22,7 +22,6 @@ from qstep.types import Row
 
 _VERSION = 1
 _COMPRESSED = (".gz", ".zst")
-_JSON_LINES = (".jsonl", ".ndjson")
 _ROWS_AT_ONCE = 1024
 _TYPED = frozenset(
     {
@@ -191,8 +190,8 @@ def _rows_of_arrow(path: Path) -> Iterator[Row]:
     import pyarrow
 
     try:
-        with pyarrow.memory_map(str(path)) as file:
-            for batch in _batches_of_arrow(file):
+        with _opened(path) as file:
+            for batch in _batches_of_arrow(pyarrow.PythonFile(file)):
                 yield from batch.to_pylist()
     except pyarrow.ArrowInvalid:
         raise ValueError(f"{path} is not an Arrow file") from None
