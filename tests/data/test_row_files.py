@@ -35,7 +35,7 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
         path.write_bytes(gzip.compress(lines.encode(), mtime=0))
     elif name.endswith(".parquet"):
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    elif name.endswith(".arrow.gz"):
+    elif name.endswith((".arrow.gz", ".parquet.gz")):
         plain = write(folder, name.removesuffix(".gz"), rows)
         path.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
     elif name.endswith(".arrow"):

@@ -180,7 +180,7 @@ def _rows_of_parquet(path: Path) -> Iterator[Row]:
 
     try:
         with _opened(path) as file:
-            for batch in parquet.ParquetFile(pyarrow.PythonFile(file)).iter_batches(_ROWS_AT_ONCE):
+            for batch in parquet.ParquetFile(pyarrow.PythonFile(file, mode="r")).iter_batches(_ROWS_AT_ONCE):
                 yield from batch.to_pylist()
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path} is not a Parquet file: {error}") from None
@@ -191,7 +191,7 @@ def _rows_of_arrow(path: Path) -> Iterator[Row]:
 
     try:
         with _opened(path) as file:
-            for batch in _batches_of_arrow(pyarrow.PythonFile(file)):
+            for batch in _batches_of_arrow(pyarrow.PythonFile(file, mode="r")):
                 yield from batch.to_pylist()
     except pyarrow.ArrowInvalid:
         raise ValueError(f"{path} is not an Arrow file") from None
