@@ -54,6 +54,7 @@ def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
 KINDS = [
     "rows.arrow",
     "rows.arrow.gz",
+    "rows.parquet.gz",
     "rows.jsonl",
     "rows.json",
     "rows.jsonl.gz",
