@@ -4,6 +4,10 @@
 
 A solution has a line for each sum, from left to right, and the answer behind `####`, as GSM8K's have. The problems are
 the first of the train split: `qstep sample --offset 1500` begins behind them.
+
+With `--thinking`, the lines are hidden reasoning, which the chat template has opened: `</think>` comes before the
+answer. Every second solution checks itself by working the sum a second time, so that the same problem is answered
+after a short or a long trace.
 """
 
 from __future__ import annotations
@@ -30,15 +34,23 @@ def worked(expression: str) -> str:
     return "\n".join([*lines, f"#### {total}"])
 
 
-def row(problem: Problem) -> dict[str, Any]:
+def thought(expression: str, *, twice: bool) -> str:
+    """`worked` as the rest of a response whose thinking is open. With `twice`, the sum is worked again."""
+    lines, _, answer = worked(expression).rpartition("\n")
+    again = f"\n\nWait, let me check.\n{lines}" if twice else ""
+    return f"{lines}{again}\n</think>\n\n{answer}"
+
+
+def row(number: int, problem: Problem, *, thinking: bool) -> dict[str, Any]:
     """A right response to a problem."""
+    expression = problem.metadata["entry"]["metadata"]["expression"]
     return {
         "id": f"{problem.id}#worked",
         "problem_id": problem.id,
         "task": problem.task,
         "prompt": problem.prompt,
         "gold": problem.gold,
-        "completion": worked(problem.metadata["entry"]["metadata"]["expression"]),
+        "completion": thought(expression, twice=number % 2 == 1) if thinking else worked(expression),
         "label": True,
     }
 
@@ -46,12 +58,13 @@ def row(problem: Problem) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_problems", type=int, default=1500)
+    parser.add_argument("--thinking", action="store_true")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     problems = load_problems(
         "reasoning_gym:chain_sum", options=OPTIONS, split="train", limit=args.num_problems, conversational=True
     )
-    write_jsonl(args.output, map(row, problems))
+    write_jsonl(args.output, (row(number, each, thinking=args.thinking) for number, each in enumerate(problems)))
 
 
 if __name__ == "__main__":
