@@ -88,6 +88,24 @@ def test_contradictions_and_shared_problems(file: Path, tmp_path: Path) -> None:
     assert found.failures == [] and found == read_result(tmp_path / "audit.json", Audit), "an audit may be repeated"
 
 
+def test_near_copies_of_test_problems_fail_and_overlaps_are_counted(tmp_path: Path) -> None:
+    """The instruction is that of `qstep sample --instruction`, which a benchmark's own file lacks."""
+    words = " ".join(f"w{n}" for n in range(15))
+    asked = ["what is $2+2$", "What is 3+3?", "Now: " + words]
+    rows = [{**ROWS[0], "prompt": f"{text}\n\nReason step by step."} for text in asked]
+    write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[0]])
+    write_jsonl(tmp_path / "test.jsonl", [{"problem": "What is $2\\,+\\,2$?"}, {"problem": f"Then {words}!"}])
+    given: dict[str, Any] = {"train_file": tmp_path / "rows.jsonl", "test_files": {"t": tmp_path / "test.jsonl"}}
+    with pytest.raises(ValueError, match=r"1 problems are near copies of problems in t: 2 rows \(line 1, 4\)\. Drop"):
+        audit(AuditConfig(**given, output=tmp_path / "audit.json"))
+    found = read_result(tmp_path / "audit.json", Audit).shared["t"]
+    assert (found.problems, found.near_copies.problems, found.overlaps.problems) == (0, 1, 1)
+    [near], [over] = found.near_copies.examples, found.overlaps.examples
+    assert (near.line, near.test_line, near.words, near.problem) == (1, 1, None, rows[0]["prompt"])
+    assert (over.line, over.test_line, over.words) == (3, 2, " ".join(f"w{n}" for n in range(13)))
+    assert audit(AuditConfig(**given, max_shared_problems=1)).failures == []
+
+
 def test_a_benchmarks_own_file_and_a_set_that_is_not_converted(file: Path, tmp_path: Path) -> None:
     """Problems are compared as prompts; rows of a published format are told from rows of one's own."""
     asked = next(read_rows(file))["prompt"]
@@ -142,7 +160,7 @@ def test_the_pages_commands_run(base: Path, rows_file: Path, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     rows = list(read_rows(rows_file))
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    write_jsonl(tmp_path / "test.jsonl", [{**row, "prompt": row["prompt"] + " "} for row in rows[:4]])
+    write_jsonl(tmp_path / "test.jsonl", [{**row, "prompt": "0+" + row["prompt"]} for row in rows[:4]])
     (tmp_path / "model").symlink_to(base)
     audits = commands("docs/data.md", "## Check a file before you train")
     assert len(audits) == 4

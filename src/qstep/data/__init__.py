@@ -5,6 +5,7 @@ from __future__ import annotations
 from qstep.data.audit import contradicting_rows, repeated_rows, rising_rows
 from qstep.data.cached import cache_folders, cached_array
 from qstep.data.columns import is_conversation, takes_null
+from qstep.data.copies import Instruction, KnownProblems, Match, problem_text
 from qstep.data.first_wrong import NO_ERROR, first_wrong, labels_until
 from qstep.data.index import Index, index_rows
 from qstep.data.jsonl import (
@@ -83,6 +84,9 @@ __all__ = [
     "Audit",
     "Format",
     "Index",
+    "Instruction",
+    "KnownProblems",
+    "Match",
     "Neutral",
     "Placed",
     "PublishedFormat",
@@ -139,6 +143,7 @@ __all__ = [
     "one_token",
     "outcome",
     "plain_rows",
+    "problem_text",
     "prompt_id",
     "prompt_kind",
     "read_groups",

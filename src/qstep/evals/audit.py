@@ -5,28 +5,20 @@ A soft label above 0 counts as right, because some rollout succeeded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qstep.data import (
-    Format,
     Index,
-    RowError,
-    Source,
     contradicting_rows,
     encode_completion,
     encode_prompt,
-    index_rows,
-    numbered_rows,
     repeated_rows,
     rising_rows,
 )
-from qstep.data.records import prompt_hash
 from qstep.evals.measures import LabelShares, NamedRows, OverLongRows, SharedRows, Spread, TokenSpread, VerdictShares
 from qstep.evals.results import Audit
 from qstep.models import StepContract, encode_steps
@@ -91,52 +83,6 @@ def _with_steps(found: Audit, index: Index) -> Audit:
         without_labels=int(((steps > 0) & (table["labelled"] == 0)).sum()),
         rising=NamedRows.of(rising_rows(index)),
     )
-
-
-def format_of(path: Path) -> Format:
-    """The format of a file by its first row's columns: the most informative that fits."""
-    row = next((row for _, row in numbered_rows(path)), {})
-    if row.get("completions") is not None and row.get("labels") is not None:
-        return "stepwise"
-    return "unpaired" if {"label", "reward"} & row.keys() else "prompt-completion"
-
-
-def shared_with(index: Index, path: Path) -> SharedRows:
-    """What the rows of `index` share with a file, which holds rows or a benchmark's problems."""
-    source = Source.of(str(path))
-    _, first = next(source.rows(), (0, {}))
-    question = next((column for column in ("problem", "question") if isinstance(first.get(column), str)), None)
-    if "prompt" in first or question is None:
-        return shared_rows_of(index, index_rows(path, format_of(path)))
-
-    def questions() -> Iterator[str]:
-        for line, row in source.rows():
-            if not isinstance(row.get(question), str):
-                raise RowError(source.path, line, question, f"is {row.get(question)!r}; give the question as a string")
-            yield row[question]
-
-    return shared_problems_of(index, questions())
-
-
-def shared_rows_of(index: Index, other: Index) -> SharedRows:
-    """What a file shares with another: problems (by their prompts, not their ids), the rows of these, and responses.
-
-    Responses are compared only if both files have the same format.
-    """
-    same = index.format == other.format
-    responses = np.isin(index.table["response"], np.unique(other.table["response"])) if same else np.zeros(0, bool)
-    return _shared(index, other.table["prompt"], int(responses.sum()))
-
-
-def shared_problems_of(index: Index, prompts: Iterable[str]) -> SharedRows:
-    """What a file shares with a file of problems only."""
-    return _shared(index, np.fromiter(map(prompt_hash, prompts), "<u8"), responses=0)
-
-
-def _shared(index: Index, prompts: NDArray[np.uint64], responses: int) -> SharedRows:
-    ours = index.table["prompt"]
-    rows = np.flatnonzero(np.isin(ours, prompts))
-    return SharedRows(problems=len(np.unique(ours[rows])), responses=responses, **asdict(NamedRows.of(rows)))
 
 
 def token_lengths(

@@ -165,6 +165,17 @@ def _audit_findings(found: Audit) -> Iterator[list[str]]:
     for name, shared in found.shared.items():
         text = f"{shared.problems} problems, {shared.responses} responses; {lines_text(shared)}"
         yield [f"also in {name}", text]
+        for what, part in (("near copies", shared.near_copies), ("overlaps", shared.overlaps)):
+            yield [f"{what} of {name}", f"{part.problems} problems; {lines_text(part)}"]
+
+
+def audit_notes(found: Audit) -> Iterator[str]:
+    """Problems that resemble a test problem, each with both lines and what they have in common."""
+    for name, shared in found.shared.items():
+        for what, part in (("near copy", shared.near_copies), ("overlap", shared.overlaps)):
+            for example in part.examples:
+                common = example.words or " ".join(example.problem.split())
+                yield f"{what}: line {example.line}, and line {example.test_line} of {name}: {common}"
 
 
 def lines_text(found: NamedRows) -> str:
