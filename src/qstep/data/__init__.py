@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qstep.data.audit import contradicting_rows, repeated_rows, rising_rows
+from qstep.data.audit import contradicting_rows, repeated_rows, rising_rows, two_golds
 from qstep.data.cached import cache_folders, cached_array
 from qstep.data.columns import is_conversation, takes_null
 from qstep.data.copies import Instruction, KnownProblems, Match, problem_text
@@ -167,6 +167,7 @@ __all__ = [
     "takes_null",
     "text_offsets",
     "tokenizer_fingerprint",
+    "two_golds",
     "use_splitter",
     "with_steps",
     "write_json",

@@ -251,6 +251,23 @@ class SharedRows(NamedRows):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TwoGolds:
+    """Two rows of one prompt with different gold answers."""
+
+    line: int
+    gold: str
+    other_line: int
+    other_gold: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldRows(NamedRows):
+    """The rows whose prompt has another gold answer in an earlier row, and the first ones as examples."""
+
+    examples: list[TwoGolds]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OverLongRows(NamedRows):
     """The rows longer than the maximum, and the labels lost with them."""
 
@@ -260,9 +277,13 @@ class OverLongRows(NamedRows):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSpread(Spread):
-    """Tokens of each prompt with its response."""
+    """Tokens of each prompt with its response.
+
+    `merging` names rows whose prompt and response have other tokens when they are tokenised as one text.
+    """
 
     over_long: OverLongRows
+    merging: NamedRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

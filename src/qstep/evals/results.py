@@ -15,6 +15,7 @@ from qstep.evals.measures import (
     Calibration,
     Curve,
     Difference,
+    GoldRows,
     LabelAgreement,
     LabelShares,
     Lengths,
@@ -266,6 +267,7 @@ class Audit:
     responses: VerdictShares
     duplicates: NamedRows
     contradictions: NamedRows
+    golds: GoldRows
     steps_per_response: Spread | None = None
     labels: LabelShares | None = None
     without_steps: int | None = None

@@ -54,7 +54,8 @@ class AuditConfig(Options):
         max_right_share: maximum share of right among all labels.
         max_unlabelled_share: maximum share of rows without any labelled step. Training skips such rows.
         max_duplicate_share: maximum share of rows that repeat the response of an earlier row.
-        max_contradictions: maximum number of rows that contradict another row with the same response.
+        max_contradictions: maximum number of rows that contradict another row with the same response, and of rows
+            whose prompt has another gold answer in an earlier row.
         max_over_long_share: maximum share of rows longer than max_length. Training refuses or drops such rows.
         max_shared_problems: maximum number of problems that train_file may share with each of the test_files. Near
             copies count: they differ only in blanks, capitals, LaTeX spacing, the punctuation at the end, or an
@@ -207,6 +208,11 @@ def _row_failures(found: Audit, config: AuditConfig) -> Iterator[str]:
         yield (
             f"rows with the same response have contradicting labels: {lines_text(found.contradictions)}. Keep one of "
             f"each, or raise --max_contradictions, which is {config.max_contradictions}"
+        )
+    if found.golds.rows > config.max_contradictions:
+        yield (
+            f"prompts have two gold answers: {lines_text(found.golds)}. Correct or drop one of each, or raise "
+            f"--max_contradictions, which is {config.max_contradictions}"
         )
     for name, shared in found.shared.items():
         if shared.problems + shared.near_copies.problems <= config.max_shared_problems:
