@@ -91,7 +91,7 @@ def test_a_problem_has_one_gold_answer(tmp_path: Path) -> None:
     rows = problem("a", "rw", gold="5")
     assert report(tmp_path, rows)["problems"] == 1
     rows[1]["gold"] = "6"
-    with pytest.raises(ValueError, match=r"row 'a#1' has another gold answer than earlier rows with its problem_id"):
+    with pytest.raises(ValueError, match=r"line 2, field 'gold': is '6', but the same problem has '5' on line 1\. Cor"):
         report(tmp_path, rows)
 
 

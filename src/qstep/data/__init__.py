@@ -7,6 +7,7 @@ from qstep.data.cached import cache_folders, cached_array
 from qstep.data.columns import is_conversation, takes_null
 from qstep.data.copies import Instruction, KnownProblems, Match, problem_text
 from qstep.data.first_wrong import NO_ERROR, first_wrong, labels_until
+from qstep.data.golds import Answers
 from qstep.data.index import Index, index_rows
 from qstep.data.jsonl import (
     RowError,
@@ -81,6 +82,7 @@ __all__ = [
     "FILES",
     "NO_ERROR",
     "USER_CODE",
+    "Answers",
     "Audit",
     "Format",
     "Index",
