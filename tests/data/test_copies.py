@@ -24,7 +24,7 @@ def match(text: str, tests: list[str], others: Iterable[str] = ()) -> Match | No
         "What is 2\\,+\\!2?",
         "What is~2 + 2 .",
         "What is \\left 2+2\\right?",
-        "What is 2 \\quad + \\  2?",
+        "What is 2 \\QUAD + \\  2?",
     ],
 )
 def test_spelling_makes_no_other_problem(text: str) -> None:

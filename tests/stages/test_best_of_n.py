@@ -177,6 +177,13 @@ def test_no_cell_of_a_table_is_cut(width: int, monkeypatch: pytest.MonkeyPatch, 
     assert text.count("n = ") == 9
 
 
+def test_a_column_wider_than_the_terminal_is_not_cut(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "shown").open("w") as shown:
+        monkeypatch.setattr(progress, "console", progress.Console(file=shown, width=40))
+        progress.print_table("title", ["", "found"], [["a name that is long", "a finding " * 5]])
+    assert "a finding " * 5 in (tmp_path / "shown").read_text()
+
+
 @needs("gsm8k_responses.jsonl")
 def test_real_responses_made_elsewhere(tmp_path: Path) -> None:
     """12 models' responses to 40 problems, as published: graded, then chosen among, without a scorer.

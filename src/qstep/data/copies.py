@@ -38,7 +38,7 @@ def near_form(text: str) -> str:
 
     A text of punctuation alone is returned as it is.
     """
-    return _SPACING.sub("", text).casefold().rstrip(_AT_END) or text
+    return _SPACING.sub("", text.casefold()).rstrip(_AT_END) or text
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def audit(config: AuditConfig) -> Audit:
     for table in audit_tables(found):
         print_table(*table)
     for note in audit_notes(found):
-        print_result(note, markup=False)
+        print_result(note, markup=False, soft_wrap=True)
     if found.failures:
         raise ValueError(f"{config.train_file} fails:\n" + "\n".join(f"- {failure}" for failure in found.failures))
     print_result(f"audit {config.train_file}: it passes")
