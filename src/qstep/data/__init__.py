@@ -19,6 +19,7 @@ from qstep.data.jsonl import (
     write_jsonl,
     write_whole,
 )
+from qstep.data.messages import TURNS, conversation_text, final_text, has_turns, refuse_turns, turn_texts
 from qstep.data.model_names import check_model_name
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
@@ -74,11 +75,13 @@ from qstep.data.tokens import (
     text_offsets,
     tokenizer_fingerprint,
 )
+from qstep.data.turns import ResponseTokens, encode_response, encode_turn_steps
 from qstep.data.user_code import USER_CODE, code_version, load_code
 
 __all__ = [
     "FILES",
     "NO_ERROR",
+    "TURNS",
     "USER_CODE",
     "Audit",
     "Format",
@@ -87,6 +90,7 @@ __all__ = [
     "Placed",
     "PublishedFormat",
     "Reading",
+    "ResponseTokens",
     "RowError",
     "SeparatorInside",
     "Source",
@@ -107,6 +111,7 @@ __all__ = [
     "checked_steps",
     "code_version",
     "contradicting_rows",
+    "conversation_text",
     "count_responses",
     "count_rows",
     "decode_text",
@@ -115,12 +120,16 @@ __all__ = [
     "encode_ended",
     "encode_joined",
     "encode_prompt",
+    "encode_response",
     "encode_text",
     "encode_texts",
+    "encode_turn_steps",
     "file_fingerprint",
+    "final_text",
     "first_cut",
     "first_wrong",
     "group_key",
+    "has_turns",
     "how_to_add",
     "index_rows",
     "is_conversation",
@@ -147,6 +156,7 @@ __all__ = [
     "read_responses",
     "read_rows",
     "recognise",
+    "refuse_turns",
     "repeated_rows",
     "rising_rows",
     "row_step_ends",
@@ -162,6 +172,7 @@ __all__ = [
     "takes_null",
     "text_offsets",
     "tokenizer_fingerprint",
+    "turn_texts",
     "use_splitter",
     "with_steps",
     "write_json",

@@ -19,8 +19,8 @@ from qstep.data import (
     RowError,
     Source,
     contradicting_rows,
-    encode_completion,
     encode_prompt,
+    encode_response,
     index_rows,
     numbered_rows,
     repeated_rows,
@@ -29,7 +29,7 @@ from qstep.data import (
 from qstep.data.records import prompt_hash
 from qstep.evals.measures import LabelShares, NamedRows, OverLongRows, SharedRows, Spread, TokenSpread, VerdictShares
 from qstep.evals.results import Audit
-from qstep.models import StepContract, encode_steps
+from qstep.models import StepContract, encode_row_steps
 from qstep.runs.progress import bar
 from qstep.types import Row
 
@@ -155,12 +155,12 @@ def token_lengths(
         )
 
         def count(row: Row) -> int:
-            prompt, response, _ = encode_steps(tokenizer, contract, row["prompt"], row["completions"])
+            prompt, response, _ = encode_row_steps(tokenizer, contract, row)
             return len(prompt) + len(response)
     else:
 
         def count(row: Row) -> int:
-            return len(encode_prompt(tokenizer, row["prompt"])) + len(encode_completion(tokenizer, row))
+            return len(encode_prompt(tokenizer, row["prompt"])) + len(encode_response(tokenizer, row).ids)
 
     tokens = np.zeros(len(index), np.int64)
     with bar("audit", len(index)) as advance:
