@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 import qstep
-from chats import CALL, PROMPT, TURNS
-from qstep.data import RowError, check_row, read_problems, write_jsonl
+from chats import CALL, PROMPT, TURNS, chat_tokenizer
+from qstep.data import RowError, check_row, encode_response, read_problems, write_jsonl
 
 
 def checked(**row: Any) -> dict[str, Any]:
@@ -98,3 +100,22 @@ def test_every_reader_takes_such_messages(tmp_path: Path) -> None:
 def test_the_last_message_is_graded() -> None:
     [graded] = qstep.grade([{"prompt": PROMPT, "answer": "4", "completion": TURNS}])
     assert (graded["verdict"], graded["completion"]) == ("right", TURNS)
+
+
+def test_the_row_of_the_page(tmp_path: Path) -> None:
+    """docs/rows.md: its row of several turns is graded and has two turns to train on."""
+    page = (Path(__file__).parents[2] / "docs" / "rows.md").read_text(encoding="utf-8")
+    block = page.split("## Several turns")[1].split("```json\n")[1].split("```")[0]
+    [graded] = qstep.grade([json.loads(block)])
+    assert graded["verdict"] == "right"
+    assert len(encode_response(chat_tokenizer(), graded).ends) == 2
+
+
+def test_a_data_set_may_mix_one_turn_and_several() -> None:
+    """`datasets` adds null keys, and its columns have one type."""
+    one = [{"role": "assistant", "content": "The answer is 4."}]
+    table = datasets.Dataset.from_list([{"prompt": PROMPT, "answer": "4", "completion": c} for c in (TURNS, one)])
+    graded = qstep.grade(table)
+    assert graded["verdict"] == ["right", "right"]
+    rows = [checked(**row)["completion"] for row in graded]
+    assert rows == [TURNS, "The answer is 4."]

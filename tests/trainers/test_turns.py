@@ -136,6 +136,12 @@ def run(*arguments: str) -> None:
     assert main(list(arguments)) == 0
 
 
+def test_rollouts_refuse_turns(tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--input", str(grade(tmp_path)), "--method", "monte_carlo", "--model_name_or_path", str(base)]
+    assert main(["annotate", *arguments, "--output", str(tmp_path / "labels.jsonl")]) == 1
+    assert "has a response of several turns, and" in capsys.readouterr().err
+
+
 def grade(folder: Path) -> Path:
     rows = [{"prompt": PROMPT, "answer": "4", "completion": turns(tool, f"The answer is {tool}.")} for tool in "4567"]
     write_jsonl(folder / "rows.jsonl", rows)

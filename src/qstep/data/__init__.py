@@ -19,7 +19,7 @@ from qstep.data.jsonl import (
     write_jsonl,
     write_whole,
 )
-from qstep.data.messages import TURNS, conversation_text, final_text, has_turns, refuse_turns, turn_texts
+from qstep.data.messages import TURNS, conversation_text, final_text, has_turns, plain_prompt, refuse_turns, turn_texts
 from qstep.data.model_names import check_model_name
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
@@ -147,6 +147,7 @@ __all__ = [
     "numbered_rows",
     "one_token",
     "outcome",
+    "plain_prompt",
     "plain_rows",
     "prompt_id",
     "prompt_kind",

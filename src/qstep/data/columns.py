@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
 from qstep.data.messages import is_message
-from qstep.types import FinishReason, Verdict
+from qstep.types import FinishReason, Message, Verdict
 
 
 def shown(value: Any) -> str:
@@ -32,7 +32,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def is_conversation(value: Any) -> bool:
+def is_conversation(value: Any) -> TypeGuard[list[Message]]:
     """Whether a value is a list of messages with role and content."""
     return isinstance(value, list) and bool(value) and all(map(is_message, value))
 

@@ -133,6 +133,8 @@ def _turn_text(message: Message) -> str:
 
 
 def _plain(message: Mapping[str, Any], number: int) -> Message:
+    if message.keys() == {"role", "content"} and is_message(message):
+        return dict(message)
     if "role" not in message or not {"content", "tool_calls", *_THINKING} & message.keys():
         return dict(message)  # not a message: the column's rule says what it should be
     where = f"has messages[{number}]"

@@ -11,9 +11,10 @@ A row is one response. Sampling writes the first columns, and every later stage 
     scored     q_values, score, step_rewards
 
 Rows made elsewhere need only the columns of their format: `prompt-completion` (prompt, completion), `unpaired` (also
-label or reward) or `stepwise` (prompt, completions, labels). A prompt is text or a conversation. Types are not
-converted: `true` is a hard label and `0.75` a soft one. `null` means unknown, and losses leave that step out. If
-`labels` itself is null, the row has no labels. A problem is identified by its `problem_id` and its prompt.
+label or reward) or `stepwise` (prompt, completions, labels). A prompt is text or a conversation, and a completion may
+have several turns (`qstep.data.messages`). Types are not converted: `true` is a hard label and `0.75` a soft one.
+`null` means unknown, and losses leave that step out. If `labels` itself is null, the row has no labels. A problem is
+identified by its `problem_id` and its prompt.
 """
 
 from __future__ import annotations
@@ -84,9 +85,13 @@ def prompt_id(row: Row) -> str:
 def checked_prompt(prompt: Any, where: str = "prompt") -> Prompt:
     """Returns `prompt` if it is a string or a conversation.
 
-    Raises TypeError, naming `where`, for anything else.
+    Messages come into one form (`qstep.data.messages`). Raises ValueError for messages that cannot, and TypeError for
+    anything else. Both name `where`.
     """
-    prompt = plain_prompt(prompt)
+    try:
+        prompt = plain_prompt(prompt)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from None
     if isinstance(prompt, str) or is_conversation(prompt):
         return prompt
     held = f" of {type(prompt[0]).__name__}" if isinstance(prompt, list) and prompt else ""

@@ -6,7 +6,8 @@ from qstep.models.packing import Batch, StepBatch, collate_groups, moved
 from qstep.models.policy import PolicyModel, PolicyWithValue, ValueNetwork
 from qstep.models.pretrained import PretrainedModule
 from qstep.models.readers import LogRatioModel, WordPairModel
-from qstep.models.scorer import ScorerModel, StepContract, check_length, collate_steps, encode_row_steps, encode_steps
+from qstep.models.row_steps import encode_row_steps
+from qstep.models.scorer import ScorerModel, StepContract, check_length, collate_steps, encode_steps
 
 __all__ = [
     "Batch",

@@ -14,14 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from qstep.data import (
-    TURNS,
     check_model_name,
     checked_prompt,
     checked_steps,
     encode_ended,
     encode_prompt,
-    encode_turn_steps,
-    has_turns,
     last_text,
     prompt_kind,
 )
@@ -30,7 +27,7 @@ from qstep.models.loading import ADAPTER_CONFIG, LoadedModel, ModelOptions, bare
 from qstep.models.packing import Batch, StepBatch, collate_groups, packed_hidden, response_starts
 from qstep.models.pretrained import PretrainedModule
 from qstep.models.token_classifiers import head_name, load_token_classifier, token_classifier_of
-from qstep.types import Aggregation, Dtype, Prompt, PromptKind, Row
+from qstep.types import Aggregation, Dtype, Prompt, PromptKind
 from qstep.words import counted
 
 _NEWER = {"prompts", "instruction"}
@@ -182,29 +179,6 @@ def encode_steps(
     """The token ids of the prompt, those of the steps with their separators, and each separator's index in these."""
     ended = encode_ended(tokenizer, checked_steps(steps), [contract.separator_token_id])
     return encode_prompt(tokenizer, checked_prompt(prompt)), *ended
-
-
-def encode_row_steps(
-    tokenizer: PreTrainedTokenizerBase, contract: StepContract, row: Row, steps: int | None = None
-) -> tuple[list[int], list[int], list[int]]:
-    """`encode_steps` of a row, or of its first `steps` steps. In a response of several turns, the steps are turns.
-
-    Raises ValueError, naming the row, if its steps are turns and those of the contract are not.
-    """
-    steps = len(row["completions"]) if steps is None else steps
-    if not has_turns(row.get("completion")):
-        return encode_steps(tokenizer, contract, row["prompt"], row["completions"][:steps])
-    where = f"row {row.get('id')!r}, field 'completion'"
-    if contract.step_separator != TURNS:
-        raise ValueError(
-            f"{where}: has several turns, and the scorer's steps are cut at {contract.step_separator!r}. Use a scorer "
-            f"that was trained with --step_separator {TURNS}"
-        )
-    try:
-        ids, ends = encode_turn_steps(tokenizer, row, contract.separator_token_id, steps)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return encode_prompt(tokenizer, row["prompt"]), ids, ends
 
 
 class ScorerModel(PretrainedModule):
