@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from qstep.data.audit import contradicting_rows, repeated_rows, rising_rows
+from qstep.data.audit import contradicting_rows, repeated_rows, rising_rows, two_golds
 from qstep.data.cached import cache_folders, cached_array
 from qstep.data.columns import is_conversation, takes_null
+from qstep.data.copies import Instruction, KnownProblems, Match, problem_text
 from qstep.data.first_wrong import NO_ERROR, first_wrong, labels_until
+from qstep.data.golds import Answers
 from qstep.data.index import Index, index_rows
 from qstep.data.jsonl import (
     RowError,
@@ -83,9 +85,13 @@ __all__ = [
     "NO_ERROR",
     "TURNS",
     "USER_CODE",
+    "Answers",
     "Audit",
     "Format",
     "Index",
+    "Instruction",
+    "KnownProblems",
+    "Match",
     "Neutral",
     "Placed",
     "PublishedFormat",
@@ -149,6 +155,7 @@ __all__ = [
     "outcome",
     "plain_prompt",
     "plain_rows",
+    "problem_text",
     "prompt_id",
     "prompt_kind",
     "read_groups",
@@ -174,6 +181,7 @@ __all__ = [
     "text_offsets",
     "tokenizer_fingerprint",
     "turn_texts",
+    "two_golds",
     "use_splitter",
     "with_steps",
     "write_json",

@@ -22,6 +22,7 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("response", "<u8"),  # hash of the prompt and the steps; of the completion in a format without steps
         ("labelling", "<u8"),  # hash of the labels, 0 where no step has one
         ("id", "<u8"),  # hash of the id, 0 without one
+        ("gold", "<u8"),  # hash of the gold answer, 0 without one
         ("content", "<u8"),  # hash of the line's bytes
         ("outcome", "<f8"),  # the reward, NaN if unknown
         ("lowest", "<f8"),  # of the labels, NaN where no step has one
@@ -47,7 +48,7 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("structured", "?"),  # has several turns, or tools: its number of tokens is known only when it is rendered
     ]
 )
-_PACK = struct.Struct("<qi" + "Q" * 6 + "d" * 4 + "i" * 12 + "?" * 6).pack
+_PACK = struct.Struct("<qi" + "Q" * 7 + "d" * 4 + "i" * 12 + "?" * 6).pack
 
 
 def record(
@@ -80,6 +81,7 @@ def record(
         _hash((turns or prompt, compared)),
         _hash(labels) if known else 0,
         _hash(row["id"]) if "id" in row else 0,
+        0 if row.get("gold") is None else _hash(row["gold"]),
         bytes_hash(text),
         nan if reward is None else reward,
         min(known, default=nan),

@@ -13,6 +13,7 @@ from qstep.data import Format, Index, ResponseTokens, check_completion_ids, enco
 from qstep.models import Batch, collate_groups
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
+from qstep.objectives.labels import warn_of_contradictions
 from qstep.objectives.source import RowsFile
 from qstep.processes import together
 from qstep.types import Row
@@ -69,6 +70,7 @@ def policy_rows(
             check_completion_ids(tokenizer, dataset.row(number), dataset.where(number))
 
     together(check)
+    warn_of_contradictions(source, dataset.index)
     return dataset
 
 
