@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from qstep.grading.thinking import MARKS, opened_by
-from qstep.types import Prompt
+from qstep.types import Message, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,14 +45,28 @@ def undated(template: str) -> str:
 
 
 def rendered(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool
-) -> str:
-    """The text of a conversation in the chat template, with the date `PROMPT_DATE`."""
-    template, turns = undated(tokenizer.get_chat_template()), [dict(message) for message in messages]
-    return str(
-        tokenizer.apply_chat_template(
-            turns, chat_template=template, add_generation_prompt=add_generation_prompt, tokenize=False
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, opens: bool = True, tokenize: bool = False
+) -> Any:
+    """A conversation in the chat template, as a text or as tokens. With `opens`, the assistant's turn is opened.
+
+    Raises ValueError if the tokenizer has no chat template, or one that does not read the conversation's tools.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "the prompt is a conversation, but the tokenizer has no chat template. Give the question as a string "
+            "(--conversational false), or use a model that has one"
         )
+    tools = messages[0].get("tools")
+    template = undated(tokenizer.get_chat_template(tools=tools))
+    if tools and not re.search(r"\btools\b", template):
+        raise ValueError("the prompt has tools, which this chat template does not read. Write them into a message")
+    return tokenizer.apply_chat_template(
+        [{name: part for name, part in message.items() if name != "tools"} for message in messages],
+        chat_template=template,
+        add_generation_prompt=opens,
+        tokenize=tokenize,
+        return_dict=False,
+        **({"tools": tools} if tools else {}),
     )
 
 
@@ -135,7 +149,7 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
         turn = rendered(
             tokenizer,
             [{"role": "user", "content": "A question."}, {"role": "assistant", "content": _ANSWER}],
-            add_generation_prompt=False,
+            opens=False,
         )
     except jinja2.TemplateError as error:
         _log.warning(
@@ -170,7 +184,7 @@ def _template_opening(tokenizer: PreTrainedTokenizerBase) -> str:
     import jinja2
 
     try:
-        return _opening(rendered(tokenizer, [{"role": "user", "content": "A question."}], add_generation_prompt=True))
+        return _opening(rendered(tokenizer, [{"role": "user", "content": "A question."}]))
     except jinja2.TemplateError:
         return ""
 

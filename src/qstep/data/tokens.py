@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qstep.data.chat import ending, special_marks, undated, without_opening
+from qstep.data.chat import ending, rendered, special_marks, without_opening
+from qstep.data.messages import refuse_turns
 from qstep.types import Prompt, Row
 
 if TYPE_CHECKING:
@@ -37,15 +38,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
             ids = tokenizer.encode(prompt, add_special_tokens=False)
         ids = [*beginning(tokenizer), *ids]
     else:
-        if tokenizer.chat_template is None:
-            raise ValueError(
-                "the prompt is a conversation, but the tokenizer has no chat template. Give the question as a string "
-                "(--conversational false), or use a model that has one"
-            )
-        template = undated(tokenizer.get_chat_template())
-        ids = tokenizer.apply_chat_template(
-            prompt, chat_template=template, add_generation_prompt=True, return_dict=False
-        )
+        ids = rendered(tokenizer, prompt, tokenize=True)
     return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
 
 
@@ -186,6 +179,7 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]
     """
     if row.get("completion_ids") is not None:
         return list(row["completion_ids"])
+    refuse_turns(row, "this command reads responses of one turn. Leave the row out")
     ids = encode_text(tokenizer, without_opening(tokenizer, row["prompt"], row["completion"]))
     if row.get("finish_reason") == "length":
         return ids
