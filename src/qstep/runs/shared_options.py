@@ -77,7 +77,8 @@ class ChatOptions(Options):
         from qstep.data.chat import say_ending, with_chat
 
         changed = with_chat(tokenizer, self.chat_template_kwargs, self.end_of_turn)
-        say_ending(changed)
+        if self.end_of_turn is None:
+            say_ending(changed)
         return changed
 
 
