@@ -1,16 +1,16 @@
 """`qstep annotate`: graded responses in, step labels out."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from qstep.annotate import Level, Threshold
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.cluster import ClusterOptions
-from qstep.runs.options import CHANGES_NOTHING, AtLeast1, Bounds, OutputFile, ReadIf, Such, settings_of
+from qstep.runs.options import CHANGES_NOTHING, GIVEN, AtLeast1, Bounds, OutputFile, ReadIf, Such, settings_of
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.shared_options import ModelName, StepSeparator
@@ -52,7 +52,8 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
         level: confidence at which rollouts stop.
         step_separator: the string between steps, or a splitter such as `split:line`. The splitters are `split:line`,
             `split:blank_line`, `split:numbered` (headings `Step 1:`), `split:sentence`, and `split:module:function`
-            for your own function, which returns the parts of a string.
+            for your own function, which returns the parts of a string. If a response has several turns, its steps are
+            the assistant's turns (`split:turn`).
         flip_share: probability of flipping each label, to study the effect of noise. The column `flipped` names the
             flipped steps.
         max_per_problem: label only this many responses of each problem, in order of `sample`.
@@ -60,6 +61,8 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
         rows_at_once: responses whose rollouts are drawn together. Responses to one problem stay together. A resumed
             job repeats at most one such batch.
     """
+
+    MARKS: ClassVar[Mapping[str, tuple[ReadIf, ...]]] = {"seed": (ReadIf(method=_BY_ROLLOUTS, flip_share=GIVEN),)}
 
     input: Path
     output: OutputFile

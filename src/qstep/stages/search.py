@@ -88,7 +88,7 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
 
 def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | None = None) -> Path:
     """Runs the stage and returns its output. `engine` and `scorer` replace the ones named by the options."""
-    from qstep.data.tokens import PROMPT_DATE
+    from qstep.data.chat import PROMPT_DATE
 
     problems = {problem.id: problem for problem in config.problems()}
     settings = settings_of(
