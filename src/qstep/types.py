@@ -39,6 +39,9 @@ Ending = FinishReason | Literal["step"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """The type of a model's weights. `auto` is the type in the checkpoint."""
 
+Truncated = Literal["keep", "drop", "mask"]
+"""What training does with responses that were cut off and are not right."""
+
 OverLong = Literal["refuse", "drop"]
 """Whether rows longer than `max_length` tokens are refused or dropped."""
 

@@ -215,6 +215,11 @@ def is_right(row: Row) -> bool | None:
     return None if row.get("reward") is None else float(row["reward"]) >= 1
 
 
+def is_truncated(row: Row) -> bool:
+    """Whether a response was cut off and is not known to be right. Nobody knows how it would have ended."""
+    return row.get("finish_reason") == "length" and not is_right(row)
+
+
 def judged_right(row: Row) -> bool | None:
     """Whether a graded row's `verdict` is right; None if it is ungradable."""
     return {"right": True, "wrong": False}.get(row["verdict"])
