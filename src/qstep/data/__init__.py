@@ -20,6 +20,7 @@ from qstep.data.jsonl import (
     write_whole,
 )
 from qstep.data.model_names import check_model_name
+from qstep.data.parts import Part, of_part, part_of
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
     Audit,
@@ -85,6 +86,7 @@ __all__ = [
     "Format",
     "Index",
     "Neutral",
+    "Part",
     "Placed",
     "PublishedFormat",
     "Reading",
@@ -138,8 +140,10 @@ __all__ = [
     "most_text_tokens",
     "numbered_responses",
     "numbered_rows",
+    "of_part",
     "one_token",
     "outcome",
+    "part_of",
     "plain_rows",
     "prompt_id",
     "prompt_kind",

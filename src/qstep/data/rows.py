@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 from qstep.data.columns import RULES, is_conversation, shown
 from qstep.data.jsonl import RowError, canonical_json
+from qstep.data.parts import part_of
 from qstep.data.steps import first_cut
 from qstep.types import Prompt, Row
 from qstep.words import counted
@@ -163,8 +164,9 @@ def _bad_value(row: Row) -> _Fault:
 def _bad_steps(row: Row) -> _Fault:
     if "completions" not in row:
         return None
-    # A response without steps is possible if it is empty.
-    if not row["completions"] and row.get("completion", "?").strip():
+    # A response without steps is possible if it is empty, or lacks the part that is cut.
+    partly = part_of(str(row.get("step_separator"))) is not None
+    if not row["completions"] and not partly and row.get("completion", "?").strip():
         return "completions", "is empty; give at least one step, or drop the row"
     if "step_separator" not in row:
         return None

@@ -35,7 +35,8 @@ class ScorerConfig(GroupConfig):
 
     Args:
         step_separator: the string that separates steps in a response, or the `split:<name>` that cut it. The name is
-            line, blank_line, numbered, sentence or `module:function` (see `qstep annotate`).
+            line, blank_line, paragraph, numbered, sentence or `module:function`, after `thinking:` or `answer:` if
+            only this part has steps (see `qstep annotate`).
         separator_token: the single token that follows each step in the model's input. The step's Q is read there.
         responses_per_prompt: maximum number of responses in a batch that share one pass over their prompt. Null means
             all responses of the problem.

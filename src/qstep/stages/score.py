@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from qstep.runs.options import NOT_IN_SETTINGS, OutputFile, settings_of
+from qstep.runs.progress import say
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.stage_file import finished
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
@@ -98,7 +99,14 @@ def write_scored(
         skipped = {*done, *dropped}
         todo = (row for row in rows(scorer) if row["id"] not in skipped)
         scored = scorer.score_rows(todo, max_tokens=config.score_tokens)
+        without = sum(not row["completions"] for row in rows(scorer))
+        if without:
+            say(
+                f"{source}: {without} of {total} responses have no steps at {scorer.step_separator!r}, so they have no "
+                "score and lose to all others"
+            )
         about = {"objective": scorer.objective, "aggregation": scorer.aggregation, "over_long": len(dropped)}
+        about |= {"without_steps": without} if without else {}
         blocks = ([with_scores(row, scorer) for row in block] for block in scored)
         return Work(total - len(dropped), blocks, lambda _: {**about, **more(scorer)})
 
