@@ -45,6 +45,9 @@ Truncated = Literal["keep", "drop", "mask"]
 OverLong = Literal["refuse", "drop"]
 """Whether rows longer than `max_length` tokens are refused or dropped."""
 
+OverLongScored = Literal[OverLong, "window"]
+"""What a scorer does with rows longer than its `max_length`."""
+
 Aggregation = Literal["min", "last", "mean", "product"]
 """How a response's score is computed from its steps' Q-values."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from qstep.data import checked_prompt, checked_steps, first_cut
 from qstep.models import ScorerModel, StepContract, check_length, collate_steps, moved
 from qstep.models.inference import choose_device
 from qstep.models.loading import load_tokenizer
-from qstep.scoring.formats import ContractFormat, Format
+from qstep.scoring.formats import ContractFormat, Encoded, Format
 from qstep.scoring.scorer import Scored
+from qstep.scoring.windows import encode_windows, longest
 from qstep.types import Dtype, Prompt, Row
 
 
@@ -25,6 +26,9 @@ class GroupScorer(ABC):
 
     A Format turns rows into token sequences. A subclass computes them, in this process or at a server.
     """
+
+    windows: bool = False
+    """Whether responses longer than `max_length` are read in windows (`qstep.scoring.windows`)."""
 
     def __init__(self, format: Format) -> None:
         self.format = format
@@ -68,9 +72,31 @@ class GroupScorer(ABC):
         return self._score_batches(self._batches(rows, max_tokens))
 
     def fits(self, row: Row) -> bool:
-        """Whether a row, as `score_rows` takes it, is within `max_length`."""
+        """Whether a row, as `score_rows` takes it, is within `max_length`, or can be read in windows."""
         _check(row)
-        return self.format.fits(row)
+        if self.format.fits(row):
+            return True
+        return self.windows and encode_windows(self.format, row["prompt"], row["completions"]) is not None
+
+    def in_windows(self, row: Row) -> bool:
+        """Whether a row that fits is read in windows."""
+        return self.windows and not self.format.fits(row)
+
+    def use_windows(self) -> None:
+        """Reads responses longer than `max_length` in windows from now on. Raises ValueError if this kind cannot."""
+        if self.format.sums_over_response:
+            raise ValueError(
+                f"a scorer of kind {self.objective} sums over all tokens of a response, so it cannot read it in "
+                "windows. Leave long rows out with --over_long drop"
+            )
+        self.windows = True
+
+    def _encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
+        """The sequences of a row. If it is too long and has no windows, they are longer than `max_length`."""
+        encoded = self.format.encode(prompt, steps)
+        if not self.windows or longest(encoded) <= self.max_length:
+            return encoded
+        return encode_windows(self.format, prompt, steps) or encoded
 
     def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
         """How a prompt differs from those of training (`StepContract.unlike_training`)."""
@@ -83,7 +109,7 @@ class GroupScorer(ABC):
     def _batches(self, rows: Iterable[Row], max_tokens: int) -> Iterator[Pending]:
         batch = Pending()
         for row in rows:
-            batch.add(row, self.format)
+            batch.add(row, self._encode, self.max_length)
             if batch.tokens >= max_tokens or len(batch.rows) >= max_tokens:
                 yield batch
                 batch = Pending()
@@ -156,14 +182,14 @@ class Pending:
     known: dict[tuple[str, str], list[_Sequence]] = field(default_factory=dict)
     tokens: int = 0
 
-    def add(self, row: Row, format: Format) -> None:
+    def add(self, row: Row, encode: Callable[[Prompt, Sequence[str]], list[Encoded]], max_length: int) -> None:
         _check(row)
         name = repr(row["prompt"]), repr(row["completions"])
         if name not in self.known:
-            encoded = format.encode(row["prompt"], row["completions"])
+            encoded = encode(row["prompt"], row["completions"])
             self.known[name] = [(tuple(shared), tuple(ids), tuple(ends)) for shared, ids, ends in encoded]
             for shared, ids, ends in self.known[name]:
-                check_length(len(shared) + len(ids), format.max_length, f"row {row.get('id')!r}")
+                check_length(len(shared) + len(ids), max_length, f"row {row.get('id')!r}")
                 if shared not in self.groups:
                     self.groups[shared] = {}
                     self.tokens += len(shared)
