@@ -91,7 +91,7 @@ def test_a_problem_has_one_gold_answer(tmp_path: Path) -> None:
     rows = problem("a", "rw", gold="5")
     assert report(tmp_path, rows)["problems"] == 1
     rows[1]["gold"] = "6"
-    with pytest.raises(ValueError, match=r"row 'a#1' has another gold answer than earlier rows with its problem_id"):
+    with pytest.raises(ValueError, match=r"line 2, field 'gold': is '6', but the same problem has '5' on line 1\. Cor"):
         report(tmp_path, rows)
 
 
@@ -175,6 +175,13 @@ def test_no_cell_of_a_table_is_cut(width: int, monkeypatch: pytest.MonkeyPatch, 
     assert all(cell in text for row in cells for cell in row)
     assert max(map(len, text.splitlines())) <= width
     assert text.count("n = ") == 9
+
+
+def test_a_column_wider_than_the_terminal_is_not_cut(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "shown").open("w") as shown:
+        monkeypatch.setattr(progress, "console", progress.Console(file=shown, width=40))
+        progress.print_table("title", ["", "found"], [["a name that is long", "a finding " * 5]])
+    assert "a finding " * 5 in (tmp_path / "shown").read_text()
 
 
 @needs("gsm8k_responses.jsonl")

@@ -10,6 +10,7 @@ A `step_separator` is the string between steps, or `split:` and the name of a sp
     numbered     before every heading `Step 1:` at the start of a line, also `Step 1.`, `**Step 1**`, `### Step 1` and
                  `第一步`. Without such headings, before every item of a list whose numbers count up from 1
     sentence     after every sentence, and after line breaks outside displayed mathematics and code
+    turn         nowhere: the steps of a response of several turns are the assistant's turns (`qstep.data.messages`)
     thinking:s   as splitter s cuts the thinking of a response. What is outside of it has no steps
     answer:s     as splitter s cuts what follows the thinking
     m:f          as the user's function `f(text) -> list[str]` in module `m` does
@@ -282,5 +283,6 @@ _SPLITTERS: dict[str, tuple[Callable[[str], Iterator[int]], str]] = {
     "paragraph": (behind_paragraphs, "\n\n"),
     "numbered": (_before_headings, "\n"),
     "sentence": (_behind_sentences, " "),
+    "turn": (lambda text: iter(()), "\n\n"),
 }
 """For each splitter, its function and the string to put between its steps."""

@@ -153,7 +153,7 @@ def _read(path: Path, task: str) -> tuple[Row, dict[tuple[str, str], Searched]]:
 
 def _checked(path: Path, task: str) -> Iterator[Row]:
     """The rows of a graded search. Raises ValueError, naming the row, if one is not."""
-    for row in read_responses(path, task=task):
+    for row in read_responses(path, task=task, accept=Tasks(task).of):
         for column, command in (("search", "search"), ("chosen", "search"), ("verdict", "grade")):
             if column not in row:
                 raise ValueError(f"{path}: row {row['id']!r} has no {column}: run `qstep {command}` on the file first")

@@ -68,7 +68,7 @@ def check_verdicts(source: RowsFile, forbidden: Sequence[str]) -> None:
     known = verdict[~np.isnan(verdict) & (table["steps"] > 0)]
     if len(known) and known.min() == known.max():
         raise ValueError(_one_sided(source, "verdicts on responses", f"{known.min():g}"))
-    _warn_of_contradictions(source, index)
+    warn_of_contradictions(source, index)
 
 
 def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[str], *, soft: bool) -> None:
@@ -100,7 +100,7 @@ def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[s
             "and --rising is refuse. Correct or drop these rows, give --rising keep, or read each row only through "
             "its first wrong step (--stop_at_first_error true)"
         )
-    _warn_of_contradictions(source, index)
+    warn_of_contradictions(source, index)
 
 
 def _one_sided(source: RowsFile, what: str, says: str) -> str:
@@ -110,7 +110,8 @@ def _one_sided(source: RowsFile, what: str, says: str) -> str:
     )
 
 
-def _warn_of_contradictions(source: RowsFile, index: Index) -> None:
+def warn_of_contradictions(source: RowsFile, index: Index) -> None:
+    """Logs a warning if rows give one response different labels, verdicts or rewards."""
     contradictions = contradicting_rows(index)
     if len(contradictions):
         _log.warning(

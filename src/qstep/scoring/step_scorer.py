@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qstep.data import checked_prompt, checked_steps, first_cut
+from qstep.data import checked_prompt, checked_steps, first_cut, has_turns, refuse_turns
 from qstep.models import ScorerModel, StepContract, check_length, collate_steps, moved
 from qstep.models.inference import choose_device
 from qstep.models.loading import load_tokenizer
@@ -74,9 +74,7 @@ class GroupScorer(ABC):
     def fits(self, row: Row) -> bool:
         """Whether a row, as `score_rows` takes it, is within `max_length`, or can be read in windows."""
         _check(row)
-        if self.format.fits(row):
-            return True
-        return self.windows and encode_windows(self.format, row["prompt"], row["completions"]) is not None
+        return self.format.fits(row) or self._windows(row) is not None
 
     def in_windows(self, row: Row) -> bool:
         """Whether a row that fits is read in windows."""
@@ -91,12 +89,16 @@ class GroupScorer(ABC):
             )
         self.windows = True
 
-    def _encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
+    def _encode(self, row: Row) -> list[Encoded]:
         """The sequences of a row. If it is too long and has no windows, they are longer than `max_length`."""
-        encoded = self.format.encode(prompt, steps)
-        if not self.windows or longest(encoded) <= self.max_length:
-            return encoded
-        return encode_windows(self.format, prompt, steps) or encoded
+        encoded = _encoded(row, self.format)
+        return encoded if longest(encoded) <= self.max_length else self._windows(row) or encoded
+
+    def _windows(self, row: Row) -> list[Encoded] | None:
+        """The windows of a row that is too long. A response of several turns has none."""
+        if not self.windows or has_turns(row.get("completion")):
+            return None
+        return encode_windows(self.format, row["prompt"], row["completions"])
 
     def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
         """How a prompt differs from those of training (`StepContract.unlike_training`)."""
@@ -182,11 +184,12 @@ class Pending:
     known: dict[tuple[str, str], list[_Sequence]] = field(default_factory=dict)
     tokens: int = 0
 
-    def add(self, row: Row, encode: Callable[[Prompt, Sequence[str]], list[Encoded]], max_length: int) -> None:
+    def add(self, row: Row, encode: Callable[[Row], list[Encoded]], max_length: int) -> None:
         _check(row)
-        name = repr(row["prompt"]), repr(row["completions"])
+        turns = has_turns(row.get("completion"))
+        name = repr(row["prompt"]), repr(row["completion"] if turns else row["completions"])
         if name not in self.known:
-            encoded = encode(row["prompt"], row["completions"])
+            encoded = encode(row)
             self.known[name] = [(tuple(shared), tuple(ids), tuple(ends)) for shared, ids, ends in encoded]
             for shared, ids, ends in self.known[name]:
                 check_length(len(shared) + len(ids), max_length, f"row {row.get('id')!r}")
@@ -206,6 +209,14 @@ class Pending:
         """The rows with their Qs, from the Qs of the sequences, which may be padded."""
         q_of = {sequence: q[: len(sequence[2])] for sequence, q in zip(self.sequences(), q_values, strict=True)}
         return [(row, [q for sequence in sequences for q in q_of[sequence]]) for row, sequences in self.rows]
+
+
+def _encoded(row: Row, format: Format) -> list[Encoded]:
+    """The sequences of a row. Raises ValueError for several turns, if the format reads one."""
+    if isinstance(format, ContractFormat):
+        return format.encode_row(row)
+    refuse_turns(row, "this kind of scorer reads one turn. Use a scorer of `qstep train`")
+    return format.encode(row["prompt"], row["completions"])
 
 
 def _check(row: Row) -> None:

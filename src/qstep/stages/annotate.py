@@ -1,17 +1,27 @@
 """`qstep annotate`: graded responses in, step labels out."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from qstep.annotate import Level, Threshold
 from qstep.data import Part, of_part
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.cluster import ClusterOptions
-from qstep.runs.options import CHANGES_NOTHING, AtLeast1, Bounds, NotInSettings, OutputFile, ReadIf, Such, settings_of
+from qstep.runs.options import (
+    CHANGES_NOTHING,
+    GIVEN,
+    AtLeast1,
+    Bounds,
+    NotInSettings,
+    OutputFile,
+    ReadIf,
+    Such,
+    settings_of,
+)
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.shared_options import ModelName, StepSeparator
@@ -58,6 +68,7 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
         step_separator: the string between steps, or a splitter such as `split:line`. The splitters are `split:line`,
             `split:blank_line`, `split:numbered` (headings `Step 1:`), `split:sentence`, `split:paragraph` (for
             reasoning traces), and `split:module:function` for your own function, which returns the parts of a string.
+            If a response has several turns, its steps are the assistant's turns (`split:turn`).
         steps_of: which part of a response has steps: its hidden reasoning (`thinking`), what follows it (`answer`), or
             `both`. The separator in the rows names the part, as in `split:thinking:paragraph`.
         flip_share: probability of flipping each label, to study the effect of noise. The column `flipped` names the
@@ -67,6 +78,8 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
         rows_at_once: responses whose rollouts are drawn together. Responses to one problem stay together. A resumed
             job repeats at most one such batch.
     """
+
+    MARKS: ClassVar[Mapping[str, tuple[ReadIf, ...]]] = {"seed": (ReadIf(method=_BY_ROLLOUTS, flip_share=GIVEN),)}
 
     input: Path
     output: OutputFile

@@ -32,7 +32,7 @@ class CompareSearchConfig(TaskOptions):
         inputs: files of `qstep search` that `qstep grade` has graded, each under a name: `--inputs.beam_400 beam.jsonl
             --inputs.best_of_n_400 best.jsonl`. Name the proposed search first.
         output: the JSON file to write, which `qstep report` reads.
-        seed: seed of the bootstrap.
+        seed: seed of the bootstrap. Means over problems have an interval in closed form, which needs no seed.
     """
 
     inputs: Annotated[dict[str, Path], Check(_not_empty)]

@@ -16,7 +16,7 @@ from qstep.data import check_model_name
 from qstep.models import ModelOptions
 from qstep.models.inference import hide_loading_bars
 from qstep.objectives import METHODS
-from qstep.objectives.arguments import follows_evaluation, training_settings
+from qstep.objectives.arguments import EVALUATES, follows_evaluation, training_settings
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.source import RowsFile
@@ -38,8 +38,9 @@ class TrainInputs(ModelOptions):
 
     Args:
         train_file: the file of rows to learn from.
-        eval_file: a file of rows to evaluate on during training, at the times that eval_strategy sets. Give
-            load_best_model_at_end and metric_for_best_model to keep the best checkpoint.
+        eval_file: a file of rows to evaluate on during training, at the times that eval_strategy sets. It needs
+            eval_strategy steps or epoch, or eval_on_start. Give load_best_model_at_end and metric_for_best_model to
+            keep the best checkpoint.
     """
 
     MARKS: ClassVar[Mapping[str, tuple[NotInSettings, ...]]] = dict.fromkeys(
@@ -47,7 +48,7 @@ class TrainInputs(ModelOptions):
     )
 
     train_file: Path
-    eval_file: Annotated[Path | None, NOT_IN_SETTINGS] = None
+    eval_file: Annotated[Path | None, NOT_IN_SETTINGS, EVALUATES] = None
 
 
 def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
