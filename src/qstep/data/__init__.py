@@ -23,6 +23,7 @@ from qstep.data.jsonl import (
 )
 from qstep.data.messages import TURNS, conversation_text, final_text, has_turns, plain_prompt, refuse_turns, turn_texts
 from qstep.data.model_names import check_model_name
+from qstep.data.parts import Part, of_part, part_of
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
     Audit,
@@ -41,6 +42,7 @@ from qstep.data.rows import (
     group_key,
     how_to_add,
     is_right,
+    is_truncated,
     judged_right,
     label_kind,
     last_text,
@@ -93,6 +95,7 @@ __all__ = [
     "KnownProblems",
     "Match",
     "Neutral",
+    "Part",
     "Placed",
     "PublishedFormat",
     "Reading",
@@ -140,6 +143,7 @@ __all__ = [
     "index_rows",
     "is_conversation",
     "is_right",
+    "is_truncated",
     "is_users_splitter",
     "judged_right",
     "label_kind",
@@ -151,8 +155,10 @@ __all__ = [
     "most_text_tokens",
     "numbered_responses",
     "numbered_rows",
+    "of_part",
     "one_token",
     "outcome",
+    "part_of",
     "plain_prompt",
     "plain_rows",
     "problem_text",

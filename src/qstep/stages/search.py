@@ -189,4 +189,9 @@ def _summary(max_length: int, rows: Iterator[Row]) -> dict[str, Any]:
             f"{spent['too_long']} partial responses were longer than the scorer's max_length of {max_length} tokens. "
             "They have no score, and rank below all that have one"
         )
+    if cut_off := ended["length"]:
+        console.print(
+            f"{cut_off} of {spent['problems']} answers were cut off: no candidate for these problems ended. Raise "
+            "--max_new_tokens, --max_steps or --token_budget"
+        )
     return {**spent, "finish_reasons": dict(sorted(ended.items()))}
