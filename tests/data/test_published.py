@@ -230,7 +230,7 @@ def test_prmbench(tmp_path: Path) -> None:
             {**PRMBENCH, "modified_question": "again"},
             {**redundant, "error_steps": [1]},
             {**PRMBENCH, "idx": "x", "error_steps": [4]},
-            {**PRMBENCH, "idx": "y", "modified_process": ["1.", " "]},
+            {**PRMBENCH, "idx": "y", "modified_process": ["1.", " ", "3."], "error_steps": [2, 3]},
         )
     )
     shown = [(row["id"], row["classification"], row["labels"], row["first_error"]) for row in rows]
@@ -239,14 +239,18 @@ def test_prmbench(tmp_path: Path) -> None:
         ("redundency_prm_test_p1_1", "redundency", [True, True, False], 2),
         ("correct_prm_test_p1_1", "correct", [True, True], -1),
         ("multi_solutions_1", "multi_solutions", [True] * 3, -1),
+        ("circular_y", "circular", [True, False], 1),
     ]
     assert [row["prompt"] for row in rows[1:3]] == ["What is 2 + 3?", "What?"]
     assert found["rows_not_used"] == {
         "its id is there already": 2,
         "no error step is among the steps": 1,
-        "a step is blank": 1,
     }
-    assert found["parts_not_used"] == {"an error step beyond the last step": 1}
+    assert found["parts_not_used"] == {
+        "an error step beyond the last step": 1,
+        "a blank error step": 1,
+        "a blank step": 1,
+    }
 
 
 def test_bigbench_mistake(tmp_path: Path) -> None:
@@ -256,7 +260,7 @@ def test_bigbench_mistake(tmp_path: Path) -> None:
     assert (wrong["id"], wrong["prompt"], wrong["gold"]) == ("dyck/0", "( ( ) -9 + 2 =", "-7")
     assert (wrong["labels"], wrong["first_error"], wrong["model_answer"]) == ([True, False, None], 1, "-8")
     assert (right["labels"], right["first_error"]) == ([True] * 3, -1) and "model_answer" not in right
-    assert wrong["task"] == "my_task:dyck" and found["rows_not_used"] == {"a step is blank": 1}
+    assert wrong["task"] == "my_task:dyck" and found["rows_not_used"] == {"the first wrong step is blank": 1}
 
 
 def test_trl_stepwise(tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def _rows_of(path: Path) -> Callable[[Path], Iterator[Row]] | None:
     readers = {".parquet": _rows_of_parquet, ".csv": _rows_of_csv, ".tsv": _rows_of_csv, ".arrow": _rows_of_arrow}
     if suffix == ".json" and path.is_file():
         with _opened(path) as file:
-            return _rows_of_array if file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") else None
+            first = file.readline(1024).lstrip(b"\xef\xbb\xbf \t\r\n").rstrip()
+            return _rows_of_array if first.startswith(b"[") or first == b"{" else None
     return readers.get(suffix)
 
 
@@ -133,8 +134,10 @@ def _rows_of_array(path: Path) -> Iterator[Row]:
             raise ValueError(f"{path} is not JSON: {error}") from None
         except RecursionError:
             raise ValueError(f"{path} cannot be read: its JSON is nested too deeply") from None
+    if isinstance(rows, dict) and all(isinstance(held, list) for held in rows.values()):
+        rows = [row for held in rows.values() for row in held]
     if not isinstance(rows, list):
-        raise ValueError(f"{path} is not a list of objects")
+        raise ValueError(f"{path} is neither a list of objects nor an object of such lists")
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise RowError(path, number, None, "is not an object")

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from qstep.data.jsonl import RowError
 from qstep.data.published.benchmarks import read_bigbench_mistake, read_prmbench, read_processbench
+from qstep.data.published.judged import read_mrben, read_stepverify
 from qstep.data.published.math_shepherd import read_math_shepherd
 from qstep.data.published.prm800k import Neutral, read_prm800k
 from qstep.data.published.record import LeftOut, Record
@@ -27,7 +28,16 @@ from qstep.words import counted
 
 __all__ = ["Audit", "Neutral", "PublishedFormat", "Reading", "SeparatorInside", "read_published", "recognise"]
 
-PublishedFormat = Literal["math_shepherd", "prm800k", "processbench", "prmbench", "bigbench_mistake", "trl_stepwise"]
+PublishedFormat = Literal[
+    "math_shepherd",
+    "prm800k",
+    "processbench",
+    "prmbench",
+    "bigbench_mistake",
+    "mrben",
+    "stepverify",
+    "trl_stepwise",
+]
 """The formats that have a reader."""
 
 SeparatorInside = Literal["blank", "refuse", "keep"]
@@ -57,6 +67,8 @@ _KNOWN: dict[PublishedFormat, _Known] = {
     "processbench": _Known(frozenset({"problem", "steps", "label"}), read_processbench, "\n\n", ids="own"),
     "prmbench": _Known(frozenset({"modified_process", "error_steps"}), read_prmbench, ids="own, the first counts"),
     "bigbench_mistake": _Known(frozenset({"input", "steps", "mistake_index"}), read_bigbench_mistake),
+    "mrben": _Known(frozenset({"Model_Solution_Steps", "Model_Solution_First_Error_Step"}), read_mrben),
+    "stepverify": _Known(frozenset({"problem", "steps", "incorrect_index"}), read_stepverify),
     "trl_stepwise": _Known(frozenset({"prompt", "completions", "labels"}), read_trl_stepwise, ids="own"),
 }
 

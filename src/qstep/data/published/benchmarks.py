@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from qstep.data.columns import shown
 from qstep.data.first_wrong import labels_until
+from qstep.data.published.judged import BLANK_ERROR
 from qstep.data.published.record import LeftOut, Record
 from qstep.types import Row
 
@@ -20,18 +21,20 @@ def read_processbench(record: Record) -> Iterator[Row | LeftOut]:
     judged, so their labels are null. The step separator is a blank line. The set is for evaluation only.
     """
     steps = record.steps("steps")
-    if steps is None:
-        yield LeftOut("a step is blank")
+    label = record.number("label", -1, steps.entries - 1)
+    if label >= 0 and label not in steps.place:
+        yield LeftOut(BLANK_ERROR)
         return
-    label = record.number("label", -1, len(steps) - 1)
+    yield from steps.blank
+    label = steps.place.get(label, -1)
     name = record.text("id")
     correct = record.field("final_answer_correct")
     if not isinstance(correct, bool):
         raise record.error("final_answer_correct", f"is {shown(correct)}; it must be true or false")
     yield record.stepwise(
         record.text("problem"),
-        steps,
-        labels_until(label, len(steps)),
+        steps.texts,
+        labels_until(label, len(steps.texts)),
         "processbench",
         id=name,
         generator=record.text("generator"),
@@ -60,39 +63,37 @@ def read_prmbench(record: Record) -> Iterator[Row | LeftOut]:
     """
     kind, idx = record.text("classification"), record.text("idx")
     steps, wrong = record.steps("modified_process"), record.items("error_steps")
-    if steps is None:
-        yield LeftOut("a step is blank")
-        return
     for i, number in enumerate(wrong):
         if type(number) is not int or number < 1:
             raise record.error(f"error_steps[{i}]", f"is {shown(number)}; it must be a whole number from 1")
-    known = [number for number in wrong if number <= len(steps)]
+    known = [steps.place[number - 1] for number in wrong if number - 1 in steps.place]
     if wrong and not known:
         yield LeftOut("no error step is among the steps")
         return
-    yield from [LeftOut("an error step beyond the last step", "part")] * (len(wrong) - len(known))
+    beyond = sum(number > steps.entries for number in wrong)
+    yield from [LeftOut("an error step beyond the last step", "part")] * beyond
+    yield from [LeftOut("a blank error step", "part")] * (len(wrong) - len(known) - beyond)
+    yield from steps.blank
     name = idx.removeprefix(f"{kind}_")
     yield record.stepwise(
         record.text("modified_question"),
-        steps,
-        [t not in known for t in range(1, len(steps) + 1)],
+        steps.texts,
+        [t not in known for t in range(len(steps.texts))],
         "prmbench",
         id=f"{kind}_{name}",
         classification=kind,
-    ) | {"first_error": min(known) - 1 if known else -1}
+    ) | {"first_error": min(known, default=-1)}
     if kind == _REDUNDANT:
         original = record.steps("original_process")
-        if original is None:
-            yield LeftOut("an original process with a blank step", "part")
-        else:
-            yield record.stepwise(
-                record.text("original_question"),
-                original,
-                [True] * len(original),
-                "prmbench",
-                id=f"{_CORRECT}_{name}",
-                classification=_CORRECT,
-            ) | {"first_error": -1}
+        yield from original.blank
+        yield record.stepwise(
+            record.text("original_question"),
+            original.texts,
+            [True] * len(original.texts),
+            "prmbench",
+            id=f"{_CORRECT}_{name}",
+            classification=_CORRECT,
+        ) | {"first_error": -1}
 
 
 def read_bigbench_mistake(record: Record) -> Iterator[Row | LeftOut]:
@@ -106,18 +107,21 @@ def read_bigbench_mistake(record: Record) -> Iterator[Row | LeftOut]:
     gave one, and is kept as `model_answer`.
     """
     steps = record.steps("steps")
-    if steps is None:
-        yield LeftOut("a step is blank")
-        return
-    no_mistake = record.field("mistake_index") is None
-    first = -1 if no_mistake else record.number("mistake_index", 0, len(steps) - 1)
+    first = -1
+    if record.field("mistake_index") is not None:
+        place = steps.place.get(record.number("mistake_index", 0, steps.entries - 1))
+        if place is None:
+            yield LeftOut(BLANK_ERROR)
+            return
+        first = place
+    yield from steps.blank
     answer = record.field("answer")
     if answer is not None and not isinstance(answer, str):
         raise record.error("answer", f"is {shown(answer)}; it must be a string or null")
     yield record.stepwise(
         record.text("input"),
-        steps,
-        labels_until(first, len(steps)),
+        steps.texts,
+        labels_until(first, len(steps.texts)),
         "bigbench_mistake",
         gold=record.text("target"),
         model_answer=answer,

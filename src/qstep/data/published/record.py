@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,24 @@ class LeftOut:
 
     reason: str
     what: Literal["row", "part"] = "row"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a list that are not blank.
+
+    texts: the steps. entries: how many entries the list has. place: for each entry of the list that is a step, the
+    index among the steps. So an index that counts blank entries too is counted down.
+    """
+
+    texts: list[str]
+    entries: int
+    place: Mapping[int, int]
+
+    @property
+    def blank(self) -> list[LeftOut]:
+        """A part that is not used, for each blank entry."""
+        return [LeftOut("a blank step", "part")] * (self.entries - len(self.texts))
 
 
 @dataclass(frozen=True)
@@ -68,18 +86,19 @@ class Record:
             raise self.error(field, f"is {shown(value)}; it must be a list")
         return value
 
-    def steps(self, field: str) -> list[str] | None:
-        """The steps of a list without surrounding white space, or None if one is blank.
+    def steps(self, field: str) -> Steps:
+        """The steps of a list without surrounding white space. Blank ones are left out.
 
-        Raises RowError for an empty list, or an entry that is not a string.
+        Raises RowError for a list without steps, or an entry that is not a string.
         """
         steps = self.items(field)
         for i, step in enumerate(steps):
             if not isinstance(step, str):
                 raise self.error(f"{field}[{i}]", f"is {shown(step)}; a step must be a string")
-        if not steps:
+        kept = [i for i, step in enumerate(steps) if step.strip()]
+        if not kept:
             raise self.error(field, "is empty; it must contain the steps")
-        return None if any(not step.strip() for step in steps) else [step.strip() for step in steps]
+        return Steps([steps[i].strip() for i in kept], len(steps), {i: place for place, i in enumerate(kept)})
 
     def number(self, field: str, least: int, most: int, row: Row | None = None) -> int:
         """A whole number within limits, which excludes `1.0` and `true`."""

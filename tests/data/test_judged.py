@@ -1,0 +1,113 @@
+"""Blank steps are left out and the first wrong step is counted down; Mr-Ben and StepVerify as published."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from published_rows import MISTAKE, PROCESSBENCH, read
+from raw_rows import write
+from real_data import DATA, needs
+
+MRBEN: dict[str, Any] = {
+    "Question_UUID": "u1",
+    "Subject": "college_physics",
+    "Question": "How fast?",
+    "Options": "A: 1 \nB: 2 ",
+    "Ground_Truth_Answer": "B",
+    "Sampled_Model": "Claude2",
+    "Model_Solution_Steps": ["Let us see.", "", "Step 1: It is 1.", " ", "Step 2: So A.", "Solution: A"],
+    "Model_Solution_Correctness": "incorrect",
+    "Model_Solution_First_Error_Step": "2",
+}
+
+
+@pytest.mark.parametrize(
+    ("steps", "label", "first", "labels"),
+    [
+        (["", "a", "b"], 1, 0, [False, None]),
+        (["a", " ", "b", "c"], 2, 1, [True, False, None]),
+        (["a", "b", "", "c"], 1, 1, [True, False, None]),
+        (["a", "", "b"], -1, -1, [True, True]),
+    ],
+)
+def test_an_index_over_blank_steps_is_counted_down(
+    steps: list[str], label: int, first: int, labels: list[bool | None], tmp_path: Path
+) -> None:
+    (row,), found = read(write(tmp_path / "p.jsonl", {**PROCESSBENCH, "steps": steps, "label": label}))
+    assert (row["first_error"], row["labels"]) == (first, labels)
+    assert row["completions"] == [step for step in steps if step.strip()] and found["parts_not_used"] == {
+        "a blank step": 1
+    }
+    index = None if label < 0 else label
+    (other,), _ = read(write(tmp_path / "m.jsonl", {**MISTAKE, "steps": steps, "mistake_index": index}))
+    assert (other["first_error"], other["labels"]) == (first, labels)
+
+
+def test_a_wrong_step_that_is_blank_leaves_the_row_out(tmp_path: Path) -> None:
+    rows, found = read(write(tmp_path / "p.jsonl", {**PROCESSBENCH, "steps": ["a", "", "b"], "label": 1}))
+    assert not rows and found["rows_not_used"] == {"the first wrong step is blank": 1}
+
+
+@pytest.mark.parametrize(
+    ("changed", "first"),
+    [
+        ({}, 2),
+        ({"Model_Solution_First_Error_Step": "N/A"}, -1),
+        ({"Model_Solution_Steps": ["a", "", "b"]}, 1),
+        ({"Model_Solution_First_Error_Step": 1}, 1),
+    ],
+)
+def test_mrben_names_the_step_by_its_own_number(changed: dict[str, Any], first: int, tmp_path: Path) -> None:
+    (row,), _ = read(write(tmp_path / "mrben.jsonl", {**MRBEN, **changed}))
+    assert row["first_error"] == first and row["prompt"] == "How fast?\nA: 1 \nB: 2"
+    assert (row["gold"], row["generator"], row["subset"]) == ("B", "Claude2", "college_physics")
+
+
+def test_mrben_without_the_step_and_with_a_bad_one(tmp_path: Path) -> None:
+    rows, found = read(write(tmp_path / "mrben.jsonl", {**MRBEN, "Model_Solution_First_Error_Step": "9"}))
+    assert not rows and found["rows_not_used"] == {"no step has the number of the first wrong one": 1}
+    with pytest.raises(ValueError, match=r"First_Error_Step.*is 'two'; it must be the number of a step"):
+        read(write(tmp_path / "bad.jsonl", {**MRBEN, "Model_Solution_First_Error_Step": "two"}))
+
+
+def test_an_object_of_lists_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "mrben.json"
+    file.write_text(json.dumps({"u1": [MRBEN], "u2": [MRBEN, MRBEN]}, indent=2))
+    rows, _ = read(file)
+    assert [row["id"] for row in rows] == ["mrben/0", "mrben/1", "mrben/2"]
+    file.write_text(json.dumps({"u1": MRBEN}, indent=2))
+    with pytest.raises(ValueError, match="neither a list of objects nor an object of such lists"):
+        read(file)
+
+
+@needs("mrben_physics.json")
+def test_the_published_mrben() -> None:
+    """445 of 667 rows have blank steps, and none is lost. The marked step is the one whose correction names it."""
+    rows, found = read(DATA / "mrben_physics.json")
+    assert len(rows) == 667 and sum(row["first_error"] < 0 for row in rows) == 319
+    assert found["parts_not_used"]["a blank step"] > 445
+    raw = [row for held in json.loads((DATA / "mrben_physics.json").read_text()).values() for row in held]
+    numbered = [
+        (row, named)
+        for row, given in zip(rows, raw, strict=True)
+        if row["first_error"] >= 0
+        for named in re.findall(r"^Step (\d+)", str(given["Model_Solution_Rectified_First_Error_Step"][0]))
+        if re.match(r"Step \d+", row["completions"][row["first_error"]])
+    ]
+    assert len(numbered) > 200
+    same = [row["completions"][row["first_error"]].startswith(f"Step {named}") for row, named in numbered]
+    assert sum(same) >= len(same) - 2
+
+
+@needs("stepverify.jsonl")
+def test_the_published_stepverify() -> None:
+    rows, _ = read(DATA / "stepverify.jsonl")
+    raw = [json.loads(line) for line in (DATA / "stepverify.jsonl").open()]
+    assert len(rows) == 797 and all(row["labels"][row["first_error"]] is False for row in rows)
+    marked = [given["steps"][given["incorrect_index"]].strip() for given in raw]
+    assert [row["completions"][row["first_error"]] for row in rows] == marked
