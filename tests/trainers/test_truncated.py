@@ -57,7 +57,7 @@ def test_plain_demonstrations_that_were_cut_off_are_not_known_to_be_right(tmp_pa
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in (*SCORERS, "dqo")])
 def test_methods_that_judge_only_the_whole_response_mask_nothing(method: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--truncated mask has no effect on this method.*drop"):
+    with pytest.raises(ValueError, match=r"--truncated mask does not work here.*drop"):
         objective(method, tmp_path, truncated="mask")
 
 

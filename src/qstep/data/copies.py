@@ -34,7 +34,7 @@ def problem_text(prompt: Prompt) -> str:
 
 
 def near_form(text: str) -> str:
-    """The text in small letters, without blanks, spacing of LaTeX, and punctuation at the end.
+    """The text in lower case, without blanks, spacing of LaTeX, and punctuation at the end.
 
     A text of punctuation alone is returned as it is.
     """

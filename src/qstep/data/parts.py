@@ -53,8 +53,10 @@ def part_span(text: str, part: Part, *, opened: bool = False) -> tuple[int, int]
     closings = [*_CLOSING.finditer(text)]
     opening = _OPENING.search(text)
     if not closings:
-        begins = opening.start() if opening else 0 if opened else len(text)
-        return (0, begins) if part == "answer" else (opening.end() if opening else begins, len(text))
+        begins = 0 if opened else opening.start() if opening else len(text)
+        if part == "answer":
+            return 0, begins
+        return (opening.end() if opening and not text[begins : opening.start()].strip() else begins), len(text)
     last = closings[-1]
     if part == "answer":
         again = _OPENING.search(text, last.end())

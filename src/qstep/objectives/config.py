@@ -37,8 +37,8 @@ _MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}
 def _no_mask(option: str, value: Truncated) -> None:
     if value == "mask":
         raise ValueError(
-            f"--{option} mask has no effect on this method: it judges a response as a whole, so nothing is left of "
-            "one whose end is not judged. Leave these responses out with drop, or give keep"
+            f"--{option} mask does not work here: this method judges a response as a whole, so it cannot leave out the "
+            "end alone. Give drop or keep"
         )
 
 

@@ -53,7 +53,8 @@ class DQOConfig(ValueConfig):
         truncated: what happens to responses that were cut off (`finish_reason` is `length`) and are not right. `keep`
             takes them as they are graded; `drop` leaves them out and counts them; `mask` keeps their tokens, and the
             return continues from V where they were cut.
-        lam: lambda of the lambda-return, from 0 to 1. With 1, the paper's best value, returns never bootstrap from V.
+        lam: lambda of the lambda-return, from 0 to 1. With 1, the paper's best value, returns never bootstrap from V,
+            except where `--truncated mask` cuts a response.
         importance: importance weights: the product of pi/mu over the `trajectory`, over the `prefix` up to each token,
             or always 1 (`none`).
         importance_clip: upper limit of the importance weights.

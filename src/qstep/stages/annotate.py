@@ -28,6 +28,7 @@ from qstep.runs.shared_options import ModelName, StepSeparator
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import GradingOptions
 from qstep.types import RolloutMethod, Row
+from qstep.words import counted
 
 if TYPE_CHECKING:
     from qstep.annotate import Budgets, Chosen, RolloutSettings
@@ -216,7 +217,9 @@ def _summary(config: AnnotateConfig, ungradable: int, rows: Iterator[Row]) -> di
             f"Warning: no response has more than one step. Check --step_separator, which is {config.separator!r}"
         )
     if without:
-        console.print(f"{without} responses have no steps, because they are empty or have no {config.steps_of} part")
+        console.print(
+            f"{counted(without, 'response')} without steps: empty, or without the part that is cut into steps"
+        )
     summary = {"left_out_ungradable": ungradable, "steps": dict(sorted(labels.items()))}
     summary |= {"without_steps": without} if without else {}
     return {**summary, **({"rollouts": rollouts} if rollouts else {})}

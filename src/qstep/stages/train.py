@@ -136,7 +136,7 @@ def train_on(
 
 def _of_truncated(dataset: GroupDataset, how: Truncated) -> str:
     """A sentence on the responses that were cut off and are not right."""
-    what = "their ends are not judged" if how == "mask" else "they count as they are"
+    what = "their ends are not judged" if how == "mask" else "they are trained on as they are labelled or graded"
     found = f"{dataset.truncated} of {len(dataset.rows)} responses were cut off and are not right"
     return f"{dataset.source}: {found}; {what} (--truncated {how})"
 

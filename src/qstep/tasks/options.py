@@ -112,7 +112,8 @@ class ProblemOptions(PromptOptions, TaskOptions):
         dataset_name: `miniature`, `reasoning_gym:<family>`, `module:object` (a task of your own), a
             .jsonl/.json/.parquet file, or a Hub id.
         dataset_options: parameters of a reasoning_gym family, such as `--dataset_options.min_terms 2`.
-        split: the split of the data set. Of a file, `train` or `test` becomes part of the ids of its problems.
+        split: the split of the data set. For a file, only `train` and `test` are accepted, and become part of the
+            ids of its problems.
         num_problems: how many problems, all by default.
         offset: how many problems to skip first.
         data_seed: seed of generated problems.
