@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from byte_tokenizer import byte_tokenizer
 from qstep.data import (
+    RowError,
     check_completion_ids,
     decode_text,
     encode_completion,
@@ -22,8 +24,11 @@ from qstep.data import (
     text_offsets,
 )
 from qstep.data.chat import end_of_turn, ending, with_chat
+from qstep.data.rows import check_row
 from qstep.models.scorer import StepContract, encode_steps
+from qstep.scoring.policies import Policy
 from qstep.tasks.task import opened_thinking
+from tokenizer_families import unigram
 
 PROMPT = [{"role": "user", "content": "What is 2 + 2?"}]
 TURNS = (
@@ -102,7 +107,29 @@ def test_arguments_of_the_template_are_kept_with_the_weights(tmp_path: Path) -> 
         with_chat(plain, {"thinking": False}, None)
 
 
-@pytest.mark.parametrize("value", ["{{ 7 * 7 }}", "{% raw %}", '"quoted"', "a\nb", "", 3, 0.5, True])
+def test_the_newest_argument_counts_and_named_templates_stay() -> None:
+    made = tokenizer(SWITCH)
+    for value, thinks in ((False, False), (True, True), (False, False)):
+        made = with_chat(made, {"enable_thinking": value}, None)
+        assert made.decode(encode_prompt(made, PROMPT)).endswith("</think>\n\n") == (not thinks)
+    named = tokenizer()
+    named.chat_template = {"default": SWITCH, "tool_use": SWITCH + "tools"}
+    changed = with_chat(named, {"enable_thinking": False}, None)
+    assert {*changed.chat_template} == {"default", "tool_use"}
+    assert changed.decode(encode_prompt(changed, PROMPT)).endswith("</think>\n\n")
+
+
+@pytest.mark.parametrize("name", ["messages", "add_generation_prompt", "m", "im_start", "eos_token"])
+def test_what_is_no_argument_of_the_template_is_refused(name: str) -> None:
+    """What every template is given, a template's own variable, a word of its text."""
+    template = "{# im_start #}{{ eos_token }}" + TURNS + "{% generation %}{% endgeneration %}{% endif %}"
+    with pytest.raises(ValueError, match=f"--chat_template_kwargs.{name}: .* does not read it"):
+        with_chat(tokenizer(template), {name: False}, None)
+
+
+@pytest.mark.parametrize(
+    "value", ["a \U0001f600 b", "\uff5c\u2581", "{{ 7 * 7 }}", "{% raw %}", '"quoted"', "a\nb", "", 3, 0.5, True]
+)
 def test_an_argument_is_data(value: Any) -> None:
     made = with_chat(tokenizer("[{{ mood }}]{% for m in messages %}{{ m.content }}{% endfor %}"), {"mood": value}, None)
     assert made.decode(encode_prompt(made, PROMPT)).strip().startswith(f"[{value}]")
@@ -150,3 +177,66 @@ def test_a_scorer_reads_one_mark() -> None:
     contract = StepContract.create(made, separator_token="<eos>", **given)
     once = encode_steps(made, contract, PROMPT, ["2 + 2", "4"])
     assert encode_steps(made, contract, PROMPT, ["<think>\n2 + 2", "4"]) == once
+    shared, ids, ends = encode_steps(made, contract, PROMPT, ["<think>", "2 + 2", "4"])
+    assert (shared, ids, ends) == (*once[:2], [once[2][0], *once[2]]), "a step of the mark alone ends with the next"
+    scorer = Policy(tokenizer=made, max_length=99)
+    [(_, ids, ends)] = scorer.encode(PROMPT, ["2 + 2", "4"])
+    assert scorer.encode(PROMPT, ["<think>", "2 + 2", "4"]) == [(shared, ids, [ends[0], *ends])]
+
+
+def test_whether_a_prompt_opens_thinking_is_read_from_its_own_rendering() -> None:
+    """As SmolLM3's template does: a word of the system's message decides."""
+    switch = "{% if messages[0].content == '/no_think' %}{% else %}<think>\n{% endif %}{% endif %}"
+    made = tokenizer(TURNS + switch)
+    row = {"prompt": PROMPT, "completion": "<think>\n2 + 2\n</think>\n4"}
+    quiet = {**row, "prompt": [{"role": "system", "content": "/no_think"}, *PROMPT]}
+    assert decode_text(made, encode_completion(made, row)).startswith("2 + 2")
+    assert decode_text(made, encode_completion(made, quiet)) == row["completion"]
+
+
+def test_text_beside_a_special_mark_has_the_tokens_of_its_model() -> None:
+    """A tokenizer that puts a blank before a text, as Mistral's do, puts none behind a mark."""
+    text = "<think>so x is 5.\n</think>So 5"
+    special, plain = (copy.deepcopy(unigram()) for _ in range(2))
+    special.add_tokens([AddedToken(mark, special=True) for mark in MARKS])
+    plain.add_tokens([AddedToken(mark, special=False) for mark in MARKS])
+    assert encode_text(special, text) == encode_text(plain, text)
+    assert decode_text(special, encode_text(special, text)) == text
+
+
+def test_arguments_in_a_row_are_refused(tmp_path: Path) -> None:
+    row = {"prompt": "1", "completion": "1", "chat_template_kwargs": {"enable_thinking": False}}
+    with pytest.raises(RowError, match=r"chat_template_kwargs.* --chat_template_kwargs.NAME VALUE"):
+        check_row(tmp_path, 1, row, "prompt-completion")
+    assert check_row(tmp_path, 1, {**row, "chat_template_kwargs": None}, "prompt-completion")
+
+
+# Written after what these models' templates do. The last turn opens thinking or not, and earlier thinking is removed.
+EARLIER = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] if m.role == 'assistant' "
+    "else m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments", "opened"),
+    [
+        (EARLIER + "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+         "{% endif %}", {"enable_thinking": False}, {}),
+        (EARLIER + "<think>\n{% endif %}", None, {"thinking_opened": "<think>"}),
+        (EARLIER + "{% if enable_thinking is not defined or enable_thinking %}<think>\n{% else %}<think></think>"
+         "{% endif %}{% endif %}", {"enable_thinking": False}, {}),
+        (EARLIER + "{% endif %}", None, {}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("special", [(), MARKS])
+def test_thinking_is_opened_only_where_the_last_turn_opens_it(
+    template: str, arguments: Any, opened: dict[str, str], special: tuple[str, ...]
+) -> None:
+    made = with_chat(tokenizer(template, special), arguments, None)
+    earlier = [{"role": "assistant", "content": "<think>\nso\n</think>\n\n4"}, {"role": "user", "content": "And 3?"}]
+    for prompt in (PROMPT, [*PROMPT, *earlier]):
+        ids = encode_prompt(made, prompt)
+        assert opened_thinking(made, prompt, ids) == opened
+        assert "so" not in made.decode(ids)
+    assert ending(made, PROMPT) == of(made, "<|im_end|>")

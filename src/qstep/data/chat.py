@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from qstep.grading.thinking import MARKS, opened_by
+from qstep.grading.thinking import MARKS, opened_by, opened_first
 from qstep.types import Message, Prompt
 
 if TYPE_CHECKING:
@@ -83,26 +83,45 @@ def with_chat(
     option = "--chat_template_kwargs" if template_kwargs else "--end_of_turn"
     if tokenizer.chat_template is None:
         raise ValueError(f"{option} is given, but the tokenizer has no chat template. Remove it")
-    template = tokenizer.get_chat_template()
+    held: Any = tokenizer.chat_template
+    read = _names_read("".join(held.values()) if isinstance(held, dict) else held)
     for name in template_kwargs or {}:
-        if not re.search(rf"\b{re.escape(name)}\b", template):
+        if name not in read - {*_GIVEN, *tokenizer.special_tokens_map}:
             raise ValueError(f"--chat_template_kwargs.{name}: this model's chat template does not read it. Remove it")
     if end_of_turn is not None and end_of_turn not in tokenizer.get_vocab():
         raise ValueError(f"--end_of_turn {end_of_turn!r} is not a token of this model's vocabulary")
-    settings = {**(template_kwargs or {}), **({} if end_of_turn is None else {_END: end_of_turn})}
+    settings = "" if end_of_turn is None else f"{{% set {_END} = {_literal(end_of_turn)} %}}"
+    for name, value in (template_kwargs or {}).items():  # the first of several settings counts, and it is the newest
+        settings += f"{{% if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}"
     changed = copy(tokenizer)
-    changed.chat_template = "".join(f"{{% set {name} = {_literal(settings[name])} %}}" for name in settings) + template
+    changed.chat_template = (
+        {name: settings + one for name, one in held.items()} if isinstance(held, dict) else settings + held
+    )
     return changed
+
+
+_GIVEN = (
+    *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message"),
+    *("strftime_now", "raise_exception"),
+)
+"""The names that every template is given."""
+
+
+def _names_read(template: str) -> set[str]:
+    """The names that a template takes from its caller."""
+    from jinja2 import Environment, meta
+
+    plain = re.sub(r"{%-?\s*(?:end)?generation\s*-?%}", "", template)  # a tag of transformers alone
+    return meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain))
 
 
 def _literal(value: Any) -> str:
     """A value as Jinja writes it. Its literals are JSON's, but for null and for what looks like Jinja in a string."""
-    text = json.dumps(value).replace("{", r"\u007b").replace("}", r"\u007d") if isinstance(value, str) else None
-    if text is None and isinstance(value, bool | int | float):
-        text = json.dumps(value)
-    if text is None:
-        raise ValueError(f"--chat_template_kwargs takes texts, numbers, true and false, not {value!r}")
-    return text
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("{", r"\u007b").replace("}", r"\u007d")
+    if isinstance(value, bool | int | float) and value == value and abs(value) != float("inf"):
+        return json.dumps(value)
+    raise ValueError(f"--chat_template_kwargs takes texts, numbers, true and false, not {value!r}")
 
 
 _known: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
@@ -177,16 +196,7 @@ def opening_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     """What opens the thinking at the end of a prompt, with the blanks behind it; empty if nothing does."""
     if isinstance(prompt, str):
         return _opening(prompt)
-    return "" if tokenizer.chat_template is None else _once(tokenizer, "opening", _template_opening)
-
-
-def _template_opening(tokenizer: PreTrainedTokenizerBase) -> str:
-    import jinja2
-
-    try:
-        return _opening(rendered(tokenizer, [{"role": "user", "content": "A question."}]))
-    except jinja2.TemplateError:
-        return ""
+    return "" if tokenizer.chat_template is None else _opening(rendered(tokenizer, prompt))
 
 
 def _opening(prompt: str) -> str:
@@ -196,6 +206,8 @@ def _opening(prompt: str) -> str:
 
 def without_opening(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str) -> str:
     """A response without the mark that opens its thinking, if its prompt or the chat template has opened it."""
+    if opened_first(text) is None:
+        return text
     opening = opening_of(tokenizer, prompt)
     mark = opening.strip()
     if not mark or not text.lstrip().startswith(mark):
@@ -203,13 +215,40 @@ def without_opening(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: st
     return text.lstrip()[len(mark) :].removeprefix(opening[len(mark) :])
 
 
-def special_marks(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The marks around thinking that are special tokens of this tokenizer, with their ids."""
-    found: dict[str, int] = _once(tokenizer, "marks", _special_marks)
-    return found
+def steps_without_opening(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, steps: Sequence[str]
+) -> tuple[list[str], int]:
+    """The steps to tokenise, and how many steps are left out before them: the first, if it is only the mark that the
+    prompt has opened already. It ends where the step after it ends."""
+    if not steps:
+        return [], 0
+    first = without_opening(tokenizer, prompt, steps[0])
+    if len(first) == len(steps[0]):
+        return [*steps], 0
+    first = first.strip()
+    return ([first, *steps[1:]], 0) if first or len(steps) == 1 else ([*steps[1:]], 1)
 
 
-def _special_marks(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def marks_as_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer with the same tokens in which the marks around thinking are not special.
+
+    It is the tokenizer itself if none of them is a special token. Raises ValueError for one of the slow kind.
+    """
+    found: PreTrainedTokenizerBase | None = _once(tokenizer, "marks", _marks_as_text)
+    return tokenizer if found is None else found
+
+
+def _marks_as_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
     marks = {mark for pair in MARKS for mark in pair}
-    added = tokenizer.added_tokens_decoder.items()
-    return {token.content: number for number, token in added if token.special and token.content in marks}
+    if not any(token.special and token.content in marks for token in tokenizer.added_tokens_decoder.values()):
+        return None
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} has special tokens around thinking. Use a fast tokenizer")
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    backend: Any = tokenizer
+    state = json.loads(backend.backend_tokenizer.to_str())
+    for token in state["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in marks
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))

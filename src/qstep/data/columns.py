@@ -87,6 +87,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sample": (_is_count, "give a whole number from 0"),
     "task": (_is_name, "give a string"),
     "metadata": (lambda value: isinstance(value, dict), "give an object"),
+    "chat_template_kwargs": (
+        lambda value: not value,
+        "rows have no arguments of their own. Drop the column, and give --chat_template_kwargs.NAME VALUE for all rows",
+    ),
     "prompt": (_is_prompt, 'give a string, or messages {"role", "content"} of strings'),
     "gold": (_is_text, "give a string, in quotes even if it is a number"),
     "completion": (

@@ -86,7 +86,7 @@ def row_step_ends(
     if row.get("completion_ids") is not None:
         return step_token_ends(tokenizer, ids, steps, separator)
     text = row["completion"]
-    written = without_opening(tokenizer, row["prompt"], text)
+    written = without_opening(tokenizer, row.get("prompt", ""), text)
     if len(written) < len(text):
         return _ends_without_opening(tokenizer, text, written, ids, step_regions(text, steps, separator))
     if decode_text(tokenizer, encode_text(tokenizer, text)) == text:

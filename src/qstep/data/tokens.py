@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qstep.data.chat import ending, rendered, special_marks, without_opening
+from qstep.data.chat import ending, marks_as_text, rendered, without_opening
 from qstep.data.messages import refuse_turns
 from qstep.types import Prompt, Row
 
@@ -61,44 +60,23 @@ def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def decode_text(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     """The text of a response's tokens, without special tokens. The marks around thinking are text."""
-    marks = special_marks(tokenizer).values()
-    if marks and not set(marks).isdisjoint(token_ids):
-        added = tokenizer.added_tokens_decoder
-        kept = [token for token in token_ids if token in marks or token not in added or not added[token].special]
-        return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    reader = marks_as_text(tokenizer)
+    return str(reader.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The tokens of a text that a model wrote. No special token is added or recognised: `<|im_end|>` in the text is
     tokenised as characters. The exception is a mark around thinking, if the vocabulary has it as one token."""
     with _writable(text):
-        return [
-            token
-            for part in _at_marks(tokenizer, text)
-            for token in (
-                [part]
-                if isinstance(part, int)
-                else tokenizer.encode(part, add_special_tokens=False, split_special_tokens=True)
-            )
-        ]
-
-
-def _at_marks(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str | int]:
-    """The parts of a text between marks that are special tokens, and the ids of these."""
-    marks = special_marks(tokenizer)
-    if not any(mark in text for mark in marks):
-        return [text]
-    parts = re.split(f"({'|'.join(map(re.escape, marks))})", text)
-    return [marks.get(part, part) for part in parts if part]
+        return marks_as_text(tokenizer).encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """`encode_text` of each text; in one call, if none has a mark that is a special token."""
-    if any(mark in text for text in texts for mark in special_marks(tokenizer)):
-        return [encode_text(tokenizer, text) for text in texts]
+    """`encode_text` of each text, in one call."""
+    if not texts:
+        return []
     with _writable("".join(texts)):
-        return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+        return marks_as_text(tokenizer)(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def text_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -110,21 +88,9 @@ def text_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[in
         raise ValueError(
             f"{type(tokenizer).__name__} does not report which characters its tokens cover. Use a fast tokenizer"
         )
-    ids: list[int] = []
-    offsets: list[tuple[int, int]] = []
-    start = 0
-    for part in _at_marks(tokenizer, text):
-        if isinstance(part, int):
-            length = len(tokenizer.added_tokens_decoder[part].content)
-            ids.append(part)
-            offsets.append((start, start + length))
-        else:
-            length = len(part)
-            own = tokenizer(part, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-            ids += own["input_ids"]
-            offsets += [(start + first, start + behind) for first, behind in own["offset_mapping"]]
-        start += length
-    return ids, offsets
+    reader = marks_as_text(tokenizer)
+    encoded = reader(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    return encoded["input_ids"], encoded["offset_mapping"]
 
 
 def most_text_tokens(size: Count, extra: Count, texts: Count, growth: int) -> Count:
@@ -180,10 +146,10 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]
     if row.get("completion_ids") is not None:
         return list(row["completion_ids"])
     refuse_turns(row, "this command reads responses of one turn. Leave the row out")
-    ids = encode_text(tokenizer, without_opening(tokenizer, row["prompt"], row["completion"]))
+    ids = encode_text(tokenizer, without_opening(tokenizer, row.get("prompt", ""), row["completion"]))
     if row.get("finish_reason") == "length":
         return ids
-    end = ending(tokenizer, row["prompt"])
+    end = ending(tokenizer, row.get("prompt", ""))
     if end is None:
         raise ValueError("the tokenizer has no end-of-sequence token, so a completion cannot be ended")
     return [*ids, end]

@@ -19,7 +19,7 @@ import httpx2
 
 from qstep.calls import Server, Unusable
 from qstep.data import beginning, decode_text
-from qstep.data.chat import end_of_turn
+from qstep.data.chat import end_of_turn, marks_as_text
 from qstep.generation.engine import Request, SamplingSettings
 from qstep.types import Ending, Response
 
@@ -147,7 +147,22 @@ class HTTPEngine:
                 body["stop_token_ids"] = [end]
             if settings.stop is not None:
                 body |= {"stop": [settings.stop], "include_stop_str_in_output": True}
+            if self._marked:
+                body["skip_special_tokens"] = False
+        elif (end := end_of_turn(self.tokenizer)) is not None:
+            body["stop"] = [self.tokenizer.convert_ids_to_tokens(end)]
         return body
+
+    @property
+    def _marked(self) -> bool:
+        """Whether marks around thinking are special tokens, so that servers leave them out of texts by default."""
+        return marks_as_text(self.tokenizer) is not self.tokenizer
+
+    def _without_special(self, text: str) -> str:
+        """The text of a server that was asked to leave special tokens in, without those that are not marks."""
+        for token in marks_as_text(self.tokenizer).added_tokens_decoder.values():
+            text = text.replace(token.content, "") if token.special else text
+        return text
 
     def _text(self, prompt_ids: list[int]) -> str:
         """The text of these tokens, without the beginning-of-sequence token if the server adds it again."""
@@ -168,6 +183,7 @@ class HTTPEngine:
         text, said = choice.get("text"), choice.get("finish_reason")
         if not isinstance(text, str) or said not in ("stop", "length"):
             return None
+        text = self._without_special(text) if self._marked else text
         reason: Ending = "stop" if said == "stop" else "length"
         if reason == "stop" and settings.stop is not None and settings.stop in text:
             reason = "step"  # servers report "stop" for both
@@ -177,10 +193,12 @@ class HTTPEngine:
         if reason == "stop" and ids[-1] not in self._ends(choice):
             return Response(sample, text, None, None, reason)
         read = self.decode(ids[:-1] if reason == "stop" else ids)
-        letters = (
-            _letters(read)[: len(_letters(text))] if reason == "step" else _letters(read)
-        )  # a token may reach past it
-        if letters != _letters(text):
+        # A server may leave the marks out of its text all the same.
+        readings = {read, str(self.tokenizer.decode(ids, skip_special_tokens=True))} if self._marked else {read}
+        letters = {_letters(one) for one in readings}
+        if reason == "step":  # a token may reach past it
+            letters = {one[: len(_letters(text))] for one in letters}
+        if _letters(text) not in letters:
             return Response(sample, text, None, None, reason)
         logps = _logps(choice.get("logprobs"), len(ids)) if self._gives_logps(settings) else None
         return Response(sample, read, ids, logps, reason)

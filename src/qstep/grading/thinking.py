@@ -37,6 +37,12 @@ def opened_by(prompt: str) -> str | None:
     return next((opening for opening, _ in MARKS if end.endswith(opening)), None)
 
 
+def opened_first(response: str) -> str | None:
+    """The opening mark with which a response begins; None if it begins with none."""
+    begin = response.lstrip()
+    return next((opening for opening, _ in MARKS if begin.startswith(opening)), None)
+
+
 def never_ends(prompt: str, response: str) -> bool:
     """Whether thinking that `prompt` opened is never closed in `response`."""
     opening = opened_by(prompt)

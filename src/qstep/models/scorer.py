@@ -22,7 +22,7 @@ from qstep.data import (
     last_text,
     prompt_kind,
 )
-from qstep.data.chat import without_opening
+from qstep.data.chat import steps_without_opening
 from qstep.models.adapters import adapted, load_adapter
 from qstep.models.loading import ADAPTER_CONFIG, LoadedModel, ModelOptions, bare, is_scorer
 from qstep.models.packing import Batch, StepBatch, collate_groups, packed_hidden, response_starts
@@ -178,10 +178,10 @@ def encode_steps(
     steps: Sequence[str],
 ) -> tuple[list[int], list[int], list[int]]:
     """The token ids of the prompt, those of the steps with their separators, and each separator's index in these."""
-    prompt, texts = checked_prompt(prompt), checked_steps(steps)
-    written = [without_opening(tokenizer, prompt, text) for text in texts[:1]] + texts[1:]
-    ended = encode_ended(tokenizer, written, [contract.separator_token_id])
-    return encode_prompt(tokenizer, prompt), *ended
+    prompt = checked_prompt(prompt)
+    written, left_out = steps_without_opening(tokenizer, prompt, checked_steps(steps))
+    ids, ends = encode_ended(tokenizer, written, [contract.separator_token_id])
+    return encode_prompt(tokenizer, prompt), ids, [*ends[:left_out], *ends]
 
 
 class ScorerModel(PretrainedModule):

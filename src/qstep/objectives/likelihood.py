@@ -16,7 +16,7 @@ from qstep.models import Batch, ModelOptions, PolicyModel
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons
 from qstep.objectives.objective import Losses, Objective
-from qstep.objectives.responses import collate_rows, policy_rows
+from qstep.objectives.responses import collate_rows, policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ class Likelihood(Objective[Batch]):
 
     def rows(self, source: RowsFile) -> GroupDataset:
         return policy_rows(source, self.config, self.tokenizer, "prompt-completion", self.leave_out)
+
+    def begin(self, model: PolicyModel, train: GroupDataset) -> None:
+        stop_at_end_of_turn(model, self.tokenizer, train)
 
     def collate(self, items: list[Item]) -> Batch:
         return collate_rows(self.tokenizer, items)

@@ -10,7 +10,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from qstep.data import Format, Index, ResponseTokens, check_completion_ids, encode_prompt, encode_response, has_turns
-from qstep.models import Batch, collate_groups
+from qstep.data.chat import end_of_turn
+from qstep.models import Batch, PolicyModel, collate_groups
+from qstep.models.loading import bare
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
 from qstep.objectives.labels import warn_of_contradictions
@@ -72,6 +74,19 @@ def policy_rows(
     together(check)
     warn_of_contradictions(source, dataset.index)
     return dataset
+
+
+def stop_at_end_of_turn(model: PolicyModel, tokenizer: PreTrainedTokenizerBase, train: GroupDataset) -> None:
+    """Makes the end of a turn an end of text in the model's generation config, if it is trained on conversations.
+
+    So other programs stop the trained model where its responses ended in training.
+    """
+    config, end = bare(model.pretrained).generation_config, end_of_turn(tokenizer)
+    if config is None or end is None or train.index.prompts == "string":
+        return
+    declared = config.eos_token_id
+    known = declared if isinstance(declared, list) else [declared]
+    config.eos_token_id = sorted({*known, end} - {None})
 
 
 def collate_rows(tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> Batch:

@@ -16,7 +16,7 @@ from qstep.models import ModelOptions, PolicyWithValue, ValueNetwork
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons
-from qstep.objectives.responses import collate_rows, policy_rows
+from qstep.objectives.responses import collate_rows, policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
 from qstep.processes import here
 from qstep.runs.options import Bounds
@@ -62,6 +62,7 @@ class ValueFunction:
 
         Raises ValueError if `truncated` is `mask` and no row has a reward that counts.
         """
+        stop_at_end_of_turn(model, self.tokenizer, train)
         table = train.index.table[train.rows]
         outcomes = table["outcome"][~table["truncated"]] if self.config.truncated == "mask" else table["outcome"]
         if not len(outcomes):

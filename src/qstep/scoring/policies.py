@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from torch import nn
 
 from qstep.data import encode_joined, encode_prompt
+from qstep.data.chat import steps_without_opening
 from qstep.models import LogRatioModel, ModelOptions, PolicyModel, PolicyWithValue
 from qstep.models.loading import ADAPTER_CONFIG, load_causal_lm, load_tokenizer
 from qstep.runs.options import Bounds
@@ -38,9 +39,11 @@ class LogRatio(Published):
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
         if self.conversational and isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
-        texts = [part for step in steps for part in (step, self.step_separator)][:-1]
-        ids, ends = encode_joined(self.tokenizer, texts)
-        return [(encode_prompt(self.tokenizer, prompt), ids, ends[::2])]
+        written, left_out = steps_without_opening(self.tokenizer, prompt, steps)
+        texts = [part for step in written for part in (step, self.step_separator)][:-1]
+        ids, places = encode_joined(self.tokenizer, texts)
+        ends = places[::2]
+        return [(encode_prompt(self.tokenizer, prompt), ids, [*ends[:left_out], *ends])]
 
     def reference(self, name: str, dtype: Dtype) -> PolicyModel:
         """The reference model. Raises ValueError if its vocabulary is not the policy's."""
