@@ -217,9 +217,7 @@ def _summary(config: AnnotateConfig, ungradable: int, rows: Iterator[Row]) -> di
             f"Warning: no response has more than one step. Check --step_separator, which is {config.separator!r}"
         )
     if without:
-        console.print(
-            f"{counted(without, 'response')} without steps: empty, or without the part that is cut into steps"
-        )
+        console.print(f"{counted(without, 'response')} without steps: empty, or without the part for steps")
     summary = {"left_out_ungradable": ungradable, "steps": dict(sorted(labels.items()))}
     summary |= {"without_steps": without} if without else {}
     return {**summary, **({"rollouts": rollouts} if rollouts else {})}
