@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Message = dict[str, str]
-"""One turn of a conversation, `{"role": ..., "content": ...}`."""
+Message = dict[str, Any]
+"""One turn of a conversation, `{"role": ..., "content": ...}`, perhaps with `tool_calls` (`qstep.data.messages`)."""
 
 Prompt = str | list[Message]
 """A string that the model reads unchanged, or a conversation for the model's chat template."""

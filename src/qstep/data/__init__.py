@@ -21,6 +21,7 @@ from qstep.data.jsonl import (
     write_jsonl,
     write_whole,
 )
+from qstep.data.messages import TURNS, conversation_text, final_text, has_turns, plain_prompt, refuse_turns, turn_texts
 from qstep.data.model_names import check_model_name
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
@@ -76,11 +77,13 @@ from qstep.data.tokens import (
     text_offsets,
     tokenizer_fingerprint,
 )
+from qstep.data.turns import ResponseTokens, encode_response, encode_turn_steps
 from qstep.data.user_code import USER_CODE, code_version, load_code
 
 __all__ = [
     "FILES",
     "NO_ERROR",
+    "TURNS",
     "USER_CODE",
     "Answers",
     "Audit",
@@ -93,6 +96,7 @@ __all__ = [
     "Placed",
     "PublishedFormat",
     "Reading",
+    "ResponseTokens",
     "RowError",
     "SeparatorInside",
     "Source",
@@ -113,6 +117,7 @@ __all__ = [
     "checked_steps",
     "code_version",
     "contradicting_rows",
+    "conversation_text",
     "count_responses",
     "count_rows",
     "decode_text",
@@ -121,12 +126,16 @@ __all__ = [
     "encode_ended",
     "encode_joined",
     "encode_prompt",
+    "encode_response",
     "encode_text",
     "encode_texts",
+    "encode_turn_steps",
     "file_fingerprint",
+    "final_text",
     "first_cut",
     "first_wrong",
     "group_key",
+    "has_turns",
     "how_to_add",
     "index_rows",
     "is_conversation",
@@ -144,6 +153,7 @@ __all__ = [
     "numbered_rows",
     "one_token",
     "outcome",
+    "plain_prompt",
     "plain_rows",
     "problem_text",
     "prompt_id",
@@ -154,6 +164,7 @@ __all__ = [
     "read_responses",
     "read_rows",
     "recognise",
+    "refuse_turns",
     "repeated_rows",
     "rising_rows",
     "row_step_ends",
@@ -169,6 +180,7 @@ __all__ = [
     "takes_null",
     "text_offsets",
     "tokenizer_fingerprint",
+    "turn_texts",
     "two_golds",
     "use_splitter",
     "with_steps",

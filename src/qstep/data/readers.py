@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from qstep.data.columns import is_conversation
 from qstep.data.golds import Answers, Golds
 from qstep.data.jsonl import RowError, count_rows, numbered_rows
+from qstep.data.messages import plain_prompt
 from qstep.data.rows import check_row, group_key, prompt_id
 from qstep.data.sources import Source
 from qstep.data.splitters import joint_of
@@ -78,12 +80,11 @@ def _problem(path: Path, line: int, row: Row, identifier: str, task: str) -> Pro
     else:
         answer = _first(path, line, row, _GOLD_COLUMNS)
         gold, solution = _gold(path, line, answer, row[answer], row.get("solution"))
-    conversation = (
-        isinstance(prompt, list)
-        and bool(prompt)
-        and all(isinstance(message, dict) and isinstance(message.get("content"), str) for message in prompt)
-    )
-    if not conversation and not (isinstance(prompt, str) and prompt.strip()):
+    try:
+        prompt = plain_prompt(prompt, row.get("tools"))
+    except ValueError as error:
+        raise RowError(path, line, question, str(error)) from None
+    if not is_conversation(prompt) and not (isinstance(prompt, str) and prompt.strip()):
         raise RowError(path, line, question, f"is {prompt!r}; give a string or a list of messages")
     metadata = {} if solution is None else {"solution": solution}
     return Problem(identifier, prompt, gold, task, metadata)

@@ -7,6 +7,7 @@ A `step_separator` is the string between steps, or `split:` and the name of a sp
     numbered     before every heading `Step 1:` at the start of a line, also `Step 1.`, `**Step 1**`, `### Step 1` and
                  `第一步`. Without such headings, before every item of a list whose numbers count up from 1
     sentence     after every sentence, and after line breaks outside displayed mathematics and code
+    turn         nowhere: the steps of a response of several turns are the assistant's turns (`qstep.data.messages`)
     m:f          as the user's function `f(text) -> list[str]` in module `m` does
 
 A splitter of this package does not split one of its own steps again.
@@ -308,5 +309,6 @@ _SPLITTERS: dict[str, tuple[Callable[[str], Iterator[int]], str]] = {
     "blank_line": (_behind_blank_lines, "\n\n"),
     "numbered": (_before_headings, "\n"),
     "sentence": (_behind_sentences, " "),
+    "turn": (lambda text: iter(()), "\n\n"),
 }
 """For each splitter, its function and the string to put between its steps."""

@@ -8,8 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qstep.data.messages import has_turns
 from qstep.data.steps import Span, checked_steps, step_regions
 from qstep.data.tokens import decode_text, encode_completion, encode_text, text_offsets
+from qstep.data.turns import encode_response
 from qstep.types import Row
 from qstep.words import counted
 
@@ -77,6 +79,8 @@ def row_step_ends(
 
     Raises ValueError if `steps` are not those of the tokens.
     """
+    if has_turns(row["completion"]):
+        return encode_response(tokenizer, row).ends
     ids = encode_completion(tokenizer, row)
     if row.get("completion_ids") is not None:
         return step_token_ends(tokenizer, ids, steps, separator)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from qstep.data.messages import TURNS, has_turns, turn_texts
 from qstep.data.splitters import cuts, is_named, is_users_splitter, use_splitter
 from qstep.types import Row
 
@@ -171,6 +172,8 @@ def first_cut(steps: Sequence[str], separator: str, *, split_by_it: bool = False
 def with_steps(row: Row, separator: str) -> Row:
     """The row with its steps in `completions`. A row without steps is split. Raises ValueError as `steps_of` does."""
     steps = steps_of(row, separator)
+    if has_turns(row.get("completion")):
+        separator = TURNS
     return row if "completions" in row else {**row, "completions": steps, "step_separator": separator}
 
 
@@ -180,6 +183,8 @@ def steps_of(row: Row, separator: str) -> list[str]:
     Raises:
         ValueError: it was split at another separator, or a step would be split again. Also as `step_spans` does.
     """
+    if has_turns(row.get("completion")):
+        return turn_texts(row["completion"])
     if "completions" not in row:
         return split_steps(row["completion"], separator)
     steps = checked_steps(row["completions"], f"row {row.get('id')!r}: completions")

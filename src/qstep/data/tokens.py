@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qstep.types import Prompt, Row
+from qstep.data.messages import refuse_turns
+from qstep.types import Message, Prompt, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,16 +57,32 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
             ids = tokenizer.encode(prompt, add_special_tokens=False)
         ids = [*beginning(tokenizer), *ids]
     else:
-        if tokenizer.chat_template is None:
-            raise ValueError(
-                "the prompt is a conversation, but the tokenizer has no chat template. Give the question as a string "
-                "(--conversational false), or use a model that has one"
-            )
-        template = undated(tokenizer.get_chat_template())
-        ids = tokenizer.apply_chat_template(
-            prompt, chat_template=template, add_generation_prompt=True, return_dict=False
-        )
+        ids = rendered(tokenizer, prompt, tokenize=True)
     return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tokenize: bool = False) -> Any:
+    """A conversation in the chat template, with the assistant's turn opened, as a text or as tokens.
+
+    Raises ValueError if the tokenizer has no chat template, or one that does not read the conversation's tools.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "the prompt is a conversation, but the tokenizer has no chat template. Give the question as a string "
+            "(--conversational false), or use a model that has one"
+        )
+    tools = messages[0].get("tools")
+    template = undated(tokenizer.get_chat_template(tools=tools))
+    if tools and not re.search(r"\btools\b", template):
+        raise ValueError("the prompt has tools, which this chat template does not read. Write them into a message")
+    return tokenizer.apply_chat_template(
+        [{name: part for name, part in message.items() if name != "tools"} for message in messages],
+        chat_template=template,
+        add_generation_prompt=True,
+        tokenize=tokenize,
+        return_dict=False,
+        **({"tools": tools} if tools else {}),
+    )
 
 
 @contextmanager
@@ -166,6 +184,7 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]
     """
     if row.get("completion_ids") is not None:
         return list(row["completion_ids"])
+    refuse_turns(row, "this command reads responses of one turn. Leave the row out")
     ids = encode_text(tokenizer, row["completion"])
     if row.get("finish_reason") == "length":
         return ids

@@ -16,8 +16,8 @@ from qstep.data import (
     Format,
     Index,
     contradicting_rows,
-    encode_completion,
     encode_prompt,
+    encode_response,
     encode_text,
     encode_texts,
     repeated_rows,
@@ -37,7 +37,7 @@ from qstep.evals.measures import (
     VerdictShares,
 )
 from qstep.evals.results import Audit
-from qstep.models import StepContract, encode_steps
+from qstep.models import StepContract, encode_row_steps
 from qstep.runs.progress import bar
 from qstep.tasks import BUILT_IN, is_users
 from qstep.types import Row
@@ -132,12 +132,12 @@ def token_lengths(
         )
 
         def count(row: Row) -> int:
-            prompt, response, _ = encode_steps(tokenizer, contract, row["prompt"], row["completions"])
+            prompt, response, _ = encode_row_steps(tokenizer, contract, row)
             return len(prompt) + len(response)
     else:
 
         def count(row: Row) -> int:
-            return len(encode_prompt(tokenizer, row["prompt"])) + len(encode_completion(tokenizer, row))
+            return len(encode_prompt(tokenizer, row["prompt"])) + len(encode_response(tokenizer, row).ids)
 
     tokens = np.zeros(len(index), np.int64)
     merging = np.zeros(len(index), bool)

@@ -211,7 +211,8 @@ def _most_tokens(index: Index, tokenizer: PreTrainedTokenizerBase, *, reads_ids:
         return most_text_tokens(size, extra, texts, growth)
 
     response = most("response", 1 + np.maximum(table["steps"], 0).astype(np.int64))
-    return most("prompt", framing) + (np.where(table["ids"] >= 0, 0, response) if reads_ids else response)
+    texts = most("prompt", framing) + (np.where(table["ids"] >= 0, 0, response) if reads_ids else response)
+    return np.where(table["structured"], np.iinfo(np.int32).max, texts)
 
 
 def _framing(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> int:

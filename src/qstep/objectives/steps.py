@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from qstep.data import Index, check_separator
-from qstep.models import ModelOptions, ScorerModel, StepContract, collate_steps, encode_steps
+from qstep.models import ModelOptions, ScorerModel, StepContract, collate_steps, encode_row_steps
 from qstep.objectives.batch import LabelledStepBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
@@ -125,7 +125,7 @@ class StepScoring(Objective[LabelledStepBatch]):
 
     def _count_tokens(self, row: Row) -> int:
         """Counts the tokens of prompt, steps and separators."""
-        prompt_ids, response_ids, _ = encode_steps(self.tokenizer, self.contract, row["prompt"], row["completions"])
+        prompt_ids, response_ids, _ = encode_row_steps(self.tokenizer, self.contract, row)
         return len(prompt_ids) + len(response_ids)
 
     def begin(self, model: ScorerModel, train: GroupDataset) -> None:
@@ -137,7 +137,7 @@ class StepScoring(Objective[LabelledStepBatch]):
         wanted = [[self.labels_of(row) for row in item["rows"]] for item in items]
         encoded = [
             [
-                encode_steps(self.tokenizer, self.contract, row["prompt"], row["completions"][: len(labels)])
+                encode_row_steps(self.tokenizer, self.contract, row, len(labels))
                 for row, labels in zip(item["rows"], group, strict=True)
             ]
             for item, group in zip(items, wanted, strict=True)

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from qstep.data import checked_prompt, checked_steps, first_cut
+from qstep.data import checked_prompt, checked_steps, first_cut, has_turns, refuse_turns
 from qstep.models import ScorerModel, StepContract, check_length, collate_steps, moved
 from qstep.models.inference import choose_device
 from qstep.models.loading import load_tokenizer
-from qstep.scoring.formats import ContractFormat, Format
+from qstep.scoring.formats import ContractFormat, Encoded, Format
 from qstep.scoring.scorer import Scored
 from qstep.types import Dtype, Prompt, Row
 
@@ -158,9 +158,10 @@ class Pending:
 
     def add(self, row: Row, format: Format) -> None:
         _check(row)
-        name = repr(row["prompt"]), repr(row["completions"])
+        turns = has_turns(row.get("completion"))
+        name = repr(row["prompt"]), repr(row["completion"] if turns else row["completions"])
         if name not in self.known:
-            encoded = format.encode(row["prompt"], row["completions"])
+            encoded = _encoded(row, format)
             self.known[name] = [(tuple(shared), tuple(ids), tuple(ends)) for shared, ids, ends in encoded]
             for shared, ids, ends in self.known[name]:
                 check_length(len(shared) + len(ids), format.max_length, f"row {row.get('id')!r}")
@@ -180,6 +181,14 @@ class Pending:
         """The rows with their Qs, from the Qs of the sequences, which may be padded."""
         q_of = {sequence: q[: len(sequence[2])] for sequence, q in zip(self.sequences(), q_values, strict=True)}
         return [(row, [q for sequence in sequences for q in q_of[sequence]]) for row, sequences in self.rows]
+
+
+def _encoded(row: Row, format: Format) -> list[Encoded]:
+    """The sequences of a row. Raises ValueError for several turns, if the format reads one."""
+    if isinstance(format, ContractFormat):
+        return format.encode_row(row)
+    refuse_turns(row, "this kind of scorer reads one turn. Use a scorer of `qstep train`")
+    return format.encode(row["prompt"], row["completions"])
 
 
 def _check(row: Row) -> None:

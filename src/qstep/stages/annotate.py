@@ -52,7 +52,8 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
         level: confidence at which rollouts stop.
         step_separator: the string between steps, or a splitter such as `split:line`. The splitters are `split:line`,
             `split:blank_line`, `split:numbered` (headings `Step 1:`), `split:sentence`, and `split:module:function`
-            for your own function, which returns the parts of a string.
+            for your own function, which returns the parts of a string. If a response has several turns, its steps are
+            the assistant's turns (`split:turn`).
         flip_share: probability of flipping each label, to study the effect of noise. The column `flipped` names the
             flipped steps.
         max_per_problem: label only this many responses of each problem, in order of `sample`.
