@@ -148,7 +148,8 @@ def renamed(path: Path, line: int, row: Row, written: Row, need: Sequence[str], 
         if type(row.get(column)) is int:
             row[column] = str(row[column])
     rename("prompt")
-    if column_of(path, line, row, "completion", chosen) is None and _are_texts(row.get("completions")):
+    response = column_of(path, line, row, "completion", chosen)
+    if (response is None or row[response] is None) and _are_texts(row.get("completions")):
         try:
             row["completion"] = joint_of(row.get("step_separator", "\n")).join(row["completions"])
         except ValueError as error:
