@@ -10,8 +10,8 @@ _BEGINNING = 1 << 16
 _WRITE = "Write one JSON object on each line"
 _READ = "qstep reads JSON lines, and files whose names end in .json, .parquet, .csv, .tsv, .arrow, .gz or .zst"
 _SPREAD = (
-    "The file has a JSON object over several lines: write each object on one line (`jq -c . FILE`), or a list of objects "
-    "to a file that ends in .json"
+    "The file has a JSON object over several lines: write each object on one line (`jq -c . FILE`), or a list of "
+    "objects to a file that ends in .json"
 )
 
 _MAGIC = {
