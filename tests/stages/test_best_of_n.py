@@ -284,17 +284,20 @@ def test_unfinished_responses_lose_to_those_that_ended(tmp_path: Path, capsys: p
     kinds = [("42", "stop", 1.0), ("30", "length", 3.0), ("41", "stop", -2.0), ("30", "length", 2.0)]
     rows = [
         {**common, "id": f"p#{i}", "problem_id": "p", "answer": answer, "finish_reason": reason, "score": score,
-         "verdict": "right" if answer == "42" else "wrong"}
+         "q_values": [score], "verdict": "right" if answer == "42" else "wrong"}
         for i, (answer, reason, score) in enumerate(kinds)
     ] + [
         {**common, "id": f"s#{i}", "problem_id": "s", "answer": "42", "finish_reason": "length", "score": 1.0 * i,
-         "verdict": "right"} for i in range(4)
+         "q_values": [1.0 * i], "verdict": "right"} for i in range(4)
     ]  # fmt: skip
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, rows)
-    output = best_of_n(BestOfNConfig(inputs={"prm": path}, output=tmp_path / "best.json", ns=[4]))
+    output = best_of_n(
+        BestOfNConfig(inputs={"prm": path}, output=tmp_path / "best.json", ns=[4], aggregations=["last"])
+    )
     found = json.loads(output.read_text())
     assert found["unfinished"] == 6
+    assert found["aggregations"]["prm"]["curves"]["last"]["4"]["mean"] == 1
     assert found["curves"]["prm"]["4"]["mean"] == 1 and found["curves"]["prm_weighted"]["4"]["mean"] == 1
     assert found["curves"]["majority"]["4"]["mean"] == 0.75, "42 and 41 tie in the first problem"
     assert "6 responses cut off: chosen only if no response to the problem ended" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from qstep.data.jsonl import (
 from qstep.data.messages import TURNS, conversation_text, final_text, has_turns, plain_prompt, refuse_turns, turn_texts
 from qstep.data.model_names import check_model_name
 from qstep.data.naming import check_columns
+from qstep.data.parts import Part, of_part, part_of
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
     Audit,
@@ -42,6 +43,7 @@ from qstep.data.rows import (
     group_key,
     how_to_add,
     is_right,
+    is_truncated,
     judged_right,
     label_kind,
     last_text,
@@ -94,6 +96,7 @@ __all__ = [
     "KnownProblems",
     "Match",
     "Neutral",
+    "Part",
     "Placed",
     "PublishedFormat",
     "Reading",
@@ -142,6 +145,7 @@ __all__ = [
     "index_rows",
     "is_conversation",
     "is_right",
+    "is_truncated",
     "is_users_splitter",
     "judged_right",
     "label_kind",
@@ -153,8 +157,10 @@ __all__ = [
     "most_text_tokens",
     "numbered_responses",
     "numbered_rows",
+    "of_part",
     "one_token",
     "outcome",
+    "part_of",
     "plain_prompt",
     "plain_rows",
     "problem_text",

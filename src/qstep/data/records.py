@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qstep.data.messages import all_text, has_turns, identity
-from qstep.data.rows import Format, is_right, outcome
+from qstep.data.rows import Format, is_right, is_truncated, outcome
 from qstep.types import Prompt, Row
 
 COLUMNS: np.dtype[np.void] = np.dtype(
@@ -27,6 +27,8 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("outcome", "<f8"),  # the reward, NaN if unknown
         ("lowest", "<f8"),  # of the labels, NaN where no step has one
         ("highest", "<f8"),
+        ("lowest_before", "<f8"),  # of the labels before the last step's, NaN where there is none
+        ("highest_before", "<f8"),
         ("last", "<f8"),  # the last step's label, NaN where it has none
         ("prompt_bytes", "<i4"),  # of the prompt's text, or its messages' texts
         ("prompt_extra", "<i4"),  # bytes beyond one a character
@@ -46,9 +48,10 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("rises", "?"),  # a step has a higher label than one before it
         ("blank", "?"),  # has neither a text nor completion_ids
         ("structured", "?"),  # has several turns, or tools: its number of tokens is known only when it is rendered
+        ("truncated", "?"),  # was cut off and is not known to be right
     ]
 )
-_PACK = struct.Struct("<qi" + "Q" * 7 + "d" * 4 + "i" * 12 + "?" * 6).pack
+_PACK = struct.Struct("<qi" + "Q" * 7 + "d" * 6 + "i" * 12 + "?" * 7).pack
 
 
 def record(
@@ -72,6 +75,7 @@ def record(
     prompt_bytes, response_bytes = len(prompt_text.encode()), len(response.encode())
     reward, right, labels = outcome(row), is_right(row), row.get("labels") or [None]
     known = [label for label in labels if label is not None]
+    before = known if labels[-1] is None else known[:-1]
     separator, nan = row.get("step_separator"), float("nan")
     return _PACK(
         offset,
@@ -86,6 +90,8 @@ def record(
         nan if reward is None else reward,
         min(known, default=nan),
         max(known, default=nan),
+        min(before, default=nan),
+        max(before, default=nan),
         nan if labels[-1] is None else labels[-1],
         prompt_bytes,
         prompt_bytes - len(prompt_text),
@@ -105,6 +111,7 @@ def record(
         any(after > before for after, before in zip(known[1:], accumulate(known, min), strict=False)),
         ids is None and not response.strip(),
         structured,
+        is_truncated(row),
     )
 
 

@@ -28,6 +28,7 @@ from typing import Any, Literal
 from qstep.data.columns import RULES, is_conversation, shown
 from qstep.data.jsonl import RowError, canonical_json
 from qstep.data.messages import TURNS, final_text, plain_completion, plain_prompt, turn_texts
+from qstep.data.parts import part_of
 from qstep.data.steps import first_cut
 from qstep.types import Prompt, Row
 from qstep.words import counted
@@ -210,8 +211,9 @@ def _bad_value(row: Row) -> _Fault:
 def _bad_steps(row: Row) -> _Fault:
     if "completions" not in row:
         return None
-    # A response without steps is possible if it is empty.
-    if not row["completions"] and final_text(row.get("completion", "?")).strip():
+    # A response without steps is possible if it is empty, or lacks the part that is cut.
+    partly = part_of(str(row.get("step_separator"))) is not None
+    if not row["completions"] and not partly and final_text(row.get("completion", "?")).strip():
         return "completions", "is empty; give at least one step, or drop the row"
     if "step_separator" not in row:
         return None
@@ -253,6 +255,11 @@ def is_right(row: Row) -> bool | None:
     if row.get("label") is not None:
         return bool(row["label"])
     return None if row.get("reward") is None else float(row["reward"]) >= 1
+
+
+def is_truncated(row: Row) -> bool:
+    """Whether a response was cut off and is not known to be right. Nobody knows how it would have ended."""
+    return row.get("finish_reason") == "length" and not is_right(row)
 
 
 def judged_right(row: Row) -> bool | None:

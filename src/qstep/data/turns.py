@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from qstep.data.chat import ending, rendered, without_opening
 from qstep.data.messages import has_turns
-from qstep.data.tokens import encode_completion, encode_text, rendered
+from qstep.data.tokens import encode_completion, encode_text
 from qstep.types import Message, Row
 
 if TYPE_CHECKING:
@@ -77,12 +78,15 @@ class _Turn(NamedTuple):
 
 def _turns(tokenizer: PreTrainedTokenizerBase, row: Row) -> Iterator[_Turn]:
     prompt, completion = row["prompt"], row["completion"]
-    ending, end_id = _end_of_turn(tokenizer)
+    end_id = ending(tokenizer, prompt)
+    if end_id is None:
+        raise ValueError("the tokenizer has no end-of-sequence token, so a turn cannot be ended")
+    end = str(tokenizer.convert_ids_to_tokens(end_id))
     before = str(rendered(tokenizer, prompt))
     places = [place for place, message in enumerate(completion) if message["role"] == "assistant"]
     for number, place in enumerate(places):
         message, is_last = completion[place], number == len(places) - 1
-        text = encode_text(tokenizer, message["content"])
+        text = encode_text(tokenizer, without_opening(tokenizer, prompt, message["content"]))
         if is_last and "tool_calls" not in message:
             yield _Turn(text, [] if row.get("finish_reason") == "length" else [end_id], [])
             return
@@ -90,20 +94,13 @@ def _turns(tokenizer: PreTrainedTokenizerBase, row: Row) -> Iterator[_Turn]:
         _check_calls(tokenizer, message, where)
         following = len(completion) if is_last else places[number + 1]
         after = str(rendered(tokenizer, [*prompt, *completion[:following]]))
-        markup, found, context = _written_after(before, message, after, where).partition(ending)
-        rest = tokenizer.encode(ending + context, add_special_tokens=False)
+        markup, found, context = _written_after(before, message, after, where).partition(end)
+        rest = tokenizer.encode(end + context, add_special_tokens=False)
         if not found or rest[0] != end_id:
-            raise ValueError(f"{where}: the chat template does not end it with {ending!r}. Use a model whose does")
+            raise ValueError(f"{where}: the chat template does not end it with {end!r}. Use a model whose does")
         text += tokenizer.encode(markup, add_special_tokens=False) if markup else []
         yield _Turn(text, [end_id], [] if is_last else rest[1:])
         before = after
-
-
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int]:
-    """The token that ends a turn, as text and as id."""
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no end-of-sequence token, so a turn cannot be ended")
-    return str(tokenizer.eos_token), int(tokenizer.eos_token_id)
 
 
 def _check_calls(tokenizer: PreTrainedTokenizerBase, message: Message, where: str) -> None:

@@ -90,7 +90,11 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """A search: its method and settings, the accuracies of its answers, and the tokens it used."""
+    """A search: its method and settings, the accuracies of its answers, and the tokens it used.
+
+    `cut_off` is the share of problems whose chosen candidate was cut off. `unfinished` counts the candidates that were
+    cut off; None in results of earlier versions.
+    """
 
     method: str
     settings: dict[str, Any] = field(default_factory=dict, metadata=_REST)
@@ -98,6 +102,7 @@ class Search:
     tokens_generated: Tokens
     tokens_scored: Tokens
     cut_off: float
+    unfinished: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

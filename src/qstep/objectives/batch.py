@@ -41,5 +41,7 @@ class RewardedBatch(GradedBatch):
     """Graded responses, with each token as an action."""
 
     rewards: Float[Tensor, "B T"]
+    cut_off: NotRequired[Bool[Tensor, " B"]]
+    """Whether the end of the response is not judged."""
     behavior_logps: NotRequired[Float[Tensor, "B T"]]
     """Log-probabilities of the tokens under the policy that sampled them."""

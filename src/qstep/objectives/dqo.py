@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import how_to_add, row_step_ends, steps_of
+from qstep.data import how_to_add, is_truncated, row_step_ends, steps_of
 from qstep.losses import (
     ImportanceMode,
     additive_rewards,
@@ -20,6 +20,7 @@ from qstep.losses import (
     importance_weights,
     potential_based_rewards,
 )
+from qstep.losses.precision import last_tokens
 from qstep.models import ModelOptions, PolicyWithValue
 from qstep.objectives.batch import GradedBatch, RewardedBatch
 from qstep.objectives.dataset import GroupDataset, Item
@@ -29,7 +30,7 @@ from qstep.objectives.value_function import ValueConfig, ValueFunction, by_outco
 from qstep.processes import gathered, here
 from qstep.runs.options import Bounds, ReadIf
 from qstep.runs.shared_options import StepSeparator
-from qstep.types import Row
+from qstep.types import Row, Truncated
 
 ProcessRewards = Literal["none", "potential", "additive"]
 
@@ -49,6 +50,9 @@ class DQOConfig(ValueConfig):
     """How to train a policy by DQO (arXiv 2410.09302).
 
     Args:
+        truncated: what happens to responses that were cut off (`finish_reason` is `length`) and are not right. `keep`
+            takes them as they are graded; `drop` leaves them out and counts them; `mask` keeps their tokens, and the
+            return continues from V where they were cut.
         lam: lambda of the lambda-return, from 0 to 1. With 1, the paper's best value, returns never bootstrap from V.
         importance: importance weights: the product of pi/mu over the `trajectory`, over the `prefix` up to each token,
             or always 1 (`none`).
@@ -63,6 +67,7 @@ class DQOConfig(ValueConfig):
             whichever tokenizer the scorer had.
     """
 
+    truncated: Truncated = "keep"
     lam: Annotated[float, Bounds(least=0, most=1)] = 1.0
     importance: ImportanceMode = "trajectory"
     importance_clip: Annotated[float, Bounds(above=0), _WEIGHTED] = 1.0
@@ -131,10 +136,12 @@ class DQO(Objective[RewardedBatch]):
     def collate(self, items: list[Item]) -> RewardedBatch:
         graded = self.value.collate(items)
         rows = [row for item in items for row in item["rows"]]
-        mask = graded["response_mask"].bool()
-        last = mask.cumsum(1).eq(mask.sum(1, keepdim=True)) & mask
-        rewards = last * graded["outcomes"].unsqueeze(1) + self._process_rewards(rows, graded)
+        rewards = last_tokens(graded["response_mask"].bool()) * graded["outcomes"].unsqueeze(1) + self._process_rewards(
+            rows, graded
+        )
         batch: RewardedBatch = {**graded, "rewards": rewards}
+        if self.config.truncated == "mask":
+            batch["cut_off"] = torch.tensor([is_truncated(row) for row in rows])
         if self.config.importance != "none":
             batch["behavior_logps"] = _behavior_logps(rows, graded)
         return batch
@@ -176,6 +183,7 @@ class DQO(Objective[RewardedBatch]):
             beta=self.config.beta,
             lam=self.config.lam,
             weights=weights,
+            cut_off=batch.get("cut_off"),
         )
         recorded = {
             "loss/value": losses.value,

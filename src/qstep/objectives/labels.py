@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qstep.data import NO_ERROR, Index, contradicting_rows, first_wrong, is_right, rising_rows
+from qstep.data import NO_ERROR, Index, contradicting_rows, first_wrong, is_right, is_truncated, rising_rows
 from qstep.objectives.source import RowsFile
 from qstep.types import ABSENT, Row
 
@@ -33,6 +33,19 @@ def soft_labels(row: Row, threshold: float = 0.0, stop_at_first_error: bool = Fa
     labels = [float(ABSENT) if label is None else float(label) for label in row["labels"]]
     first = first_wrong(row["labels"], threshold) if stop_at_first_error else NO_ERROR
     return labels if first == NO_ERROR else labels[: first + 1]
+
+
+def without_end(row: Row) -> Row:
+    """The row; if it is truncated, without the label of its last step, which is not finished."""
+    return {**row, "labels": [*row["labels"][:-1], None]} if is_truncated(row) and row["labels"] else row
+
+
+def label_range(index: Index, *, mask: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lowest and the highest label of each row, NaN without labels. With `mask`, as `without_end` leaves them."""
+    table = index.table
+    masked = table["truncated"] & mask
+    lowest, highest = (np.where(masked, table[f"{name}_before"], table[name]) for name in ("lowest", "highest"))
+    return lowest, highest
 
 
 def verdict_label(row: Row) -> list[float]:
@@ -70,10 +83,11 @@ def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[s
     """
     index = source.index("stepwise", forbidden)
     table, threshold = index.table, config.threshold
-    known = ~np.isnan(table["lowest"]) & (table["steps"] > 0)
+    lowest, highest = label_range(index, mask=config.truncated == "mask")
+    known = ~np.isnan(lowest) & (table["steps"] > 0)
     if not known.any():
         return  # reading the rows reports why each is left out
-    low, high = float(table["lowest"][known].min()), float(table["highest"][known].max())
+    low, high = float(lowest[known].min()), float(highest[known].max())
     as_they_are = soft and not config.stop_at_first_error
     if low == high if as_they_are else (low > threshold or high <= threshold):
         side = "wrong" if high <= threshold else "right"

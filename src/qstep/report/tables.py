@@ -69,6 +69,15 @@ def search_table(found: SearchComparison) -> Table:
     return "accuracy of searches, 95 % intervals, and tokens a problem", columns, rows
 
 
+def search_notes(found: SearchComparison) -> Iterator[str]:
+    """Notes on candidates and choices that were cut off."""
+    yield f"{found.problems} problems"
+    for name, search in found.searches.items():
+        if search.unfinished:
+            chosen = f"{counted(round(search.cut_off * found.problems), 'choice')} among them"
+            yield f"{label(name)}: {counted(search.unfinished, 'candidate')} cut off, {chosen}"
+
+
 def evaluation_table(found: PolicyEvaluation, data: str) -> Table:
     """A policy's accuracies with the counts of verdicts."""
     columns = ["", "accuracy, 95 % interval", "problems", "responses", "right", "wrong", "ungradable"]

@@ -20,6 +20,11 @@ class Format(StepReading, Protocol):
     """Everything about a scorer except its model: how it reads and encodes steps."""
 
     @property
+    def sums_over_response(self) -> bool:
+        """Whether a step's Q is a sum over all tokens before it, so that a window would change it."""
+        ...
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
@@ -29,6 +34,8 @@ class Format(StepReading, Protocol):
 
 class ContractFormat:
     """The format of our own checkpoints, which their step contract describes."""
+
+    sums_over_response = False
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, contract: StepContract) -> None:
         self.tokenizer = tokenizer

@@ -42,6 +42,7 @@ class Published(ABC):
 
     kind: ClassVar[str]
     """The format's name in `qstep.scoring.kinds`."""
+    sums_over_response: ClassVar[bool] = False
     reads_reference: ClassVar[bool] = False
     """Whether `model` compares with a reference model."""
 
