@@ -105,7 +105,7 @@ def test_cells_are_text_and_nothing_is_guessed(tmp_path: Path) -> None:
         ("a.json", b"[1]", "a.json, row 1: is not an object"),
         ("a.json", b"[{]", "a.json is not JSON"),
         ("a.jsonl.gz", gzip.compress(mtime=0, data=b'{"a": 1}\n{\n'), "a.jsonl.gz, line 2: not JSON"),
-        ("a.txt", b"hello\n", "a.txt, row 1: not JSON .* or its name ends in .json, .parquet, .csv"),
+        ("a.txt", b"hello\n", "a.txt, row 1: not JSON .* plain text.* names end in .json, .parquet, .csv"),
     ],
 )
 def test_what_is_no_rows_is_named(name: str, content: bytes, problem: str, tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def best_of_n(
     task: str = "math",
     draws: int = 2048,
     seed: int = 0,
+    columns: Mapping[str, str] | None = None,
 ) -> ChoiceAccuracies:
     """Compares ways to choose one of n responses: at random, by majority, by the scores, and by a perfect choice.
 
@@ -85,6 +86,7 @@ def best_of_n(
         task: the task of rows that do not name one.
         draws: number of random subsets for votes that have more subsets than this.
         seed: seed of the draws and of the intervals.
+        columns: the tables' columns by the names of those that qstep reads, such as `{"answer": "ground_truth"}`.
 
     Raises:
         TypeError: `rows` is not a table.
@@ -103,7 +105,7 @@ def best_of_n(
 
     if ns is not None and (isinstance(ns, str) or not isinstance(ns, Sequence) or not all(_counts(n) for n in ns)):
         raise ValueError(f"ns is {ns!r}; give a list of whole numbers of at least 1, such as [1, 8]")
-    groups = _groups(rows, task)
+    groups = _groups(rows, task, columns)
     numbers, large = numbers_to_compare(groups, ns)
     kept = [*compress(groups, large)]
     report = best_of_n_report(kept, numbers, draws=draws, seed=seed)
@@ -121,7 +123,7 @@ def _counts(n: object) -> bool:
     return isinstance(n, int) and not isinstance(n, bool) and n >= 1
 
 
-def _groups(rows: Any, task: str) -> list[ScoredGroup]:
+def _groups(rows: Any, task: str, columns: Mapping[str, str] | None) -> list[ScoredGroup]:
     """The problems of a table, or of several tables with the same responses and different scorers."""
     from qstep.data import judged_right, read_groups
     from qstep.evals import ScoredGroup
@@ -131,7 +133,11 @@ def _groups(rows: Any, task: str) -> list[ScoredGroup]:
     by_name = rows if isinstance(rows, Mapping) else {None: rows}
     tables = {
         name: responses_of(
-            table, task=task, need=("verdict",) if name is None else ("verdict", "score"), accept=Tasks(task).of
+            table,
+            task=task,
+            need=("verdict",) if name is None else ("verdict", "score"),
+            accept=Tasks(task).of,
+            columns=columns,
         )[0]
         for name, table in by_name.items()
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -63,6 +63,7 @@ def grade(
     task: str = "math",
     grader: str | Callable[..., list[float | None]] | None = None,
     deadline_s: float = 3.0,
+    columns: Mapping[str, str] | None = None,
 ) -> Table:
     """Grades each response against its answer: `right`, `wrong`, or `ungradable`.
 
@@ -73,11 +74,12 @@ def grade(
     Args:
         rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame` with a question (`question`, `problem` or
             `prompt`), its answer (`answer` or `gold`) and a response (`response`, `completion` or `text`, or a list of
-            `responses`). It is not changed.
+            `responses`). docs/files.md lists more names. The table is not changed.
         task: the task that grades: `math`, `miniature`, `reasoning_gym:<family>`, or your own, `module:object`.
         grader: a reward function with TRL's signature that grades instead, or its name `module:function`. A reward
             of 1 or more is right, less is wrong, and None is ungradable.
         deadline_s: maximum time for one answer in seconds. After that it is ungradable.
+        columns: the table's columns by the names of those that qstep reads, such as `{"answer": "ground_truth"}`.
 
     Returns:
         A table of the same kind, with a row for each response.
@@ -98,7 +100,7 @@ def grade(
 
     tasks = Tasks(task, grader, deadline_s)
     tasks.named(task)
-    responses, places = responses_of(rows, task=task, need=("gold",), accept=tasks.of)
+    responses, places = responses_of(rows, task=task, need=("gold",), accept=tasks.of, columns=columns)
     graded: list[Row] = []
     with _progress("grade", len(responses)) as advance:
         for start in range(0, len(responses), _AT_ONCE):
@@ -108,7 +110,14 @@ def grade(
     return cast(Table, table_like(rows, graded, places))
 
 
-def score(rows: Table, scorer: str | Path | Scorer, *, task: str = "math", max_tokens: int = 8192) -> Table:
+def score(
+    rows: Table,
+    scorer: str | Path | Scorer,
+    *,
+    task: str = "math",
+    max_tokens: int = 8192,
+    columns: Mapping[str, str] | None = None,
+) -> Table:
     """Scores every step of every response with a process reward model.
 
     It adds `completions` (the steps), `step_separator`, `q_values` (a logit for each step), `step_rewards` (their
@@ -121,6 +130,7 @@ def score(rows: Table, scorer: str | Path | Scorer, *, task: str = "math", max_t
         scorer: a scorer from `load_scorer`, or the folder or Hub id of one.
         task: the task of rows that do not name one.
         max_tokens: maximum number of tokens in a batch. More tokens need more memory and may be faster.
+        columns: the table's columns by the names of those that qstep reads, such as `{"answer": "ground_truth"}`.
 
     Returns:
         A table of the same kind, with a row for each response.
@@ -142,7 +152,7 @@ def score(rows: Table, scorer: str | Path | Scorer, *, task: str = "math", max_t
     from qstep.scoring.options import warn_of_prompts
 
     loaded = _scorer(scorer)
-    responses, places = responses_of(rows, task=task)
+    responses, places = responses_of(rows, task=task, columns=columns)
     warn_of_prompts((row["prompt"] for row in responses), loaded, "rows")
 
     split = (with_steps(row, loaded.step_separator) for row in responses)
@@ -154,7 +164,9 @@ def score(rows: Table, scorer: str | Path | Scorer, *, task: str = "math", max_t
     return cast(Table, table_like(rows, scored, places))
 
 
-def annotate_outcome(rows: Table, *, step_separator: str = "\n", task: str = "math") -> Table:
+def annotate_outcome(
+    rows: Table, *, step_separator: str = "\n", task: str = "math", columns: Mapping[str, str] | None = None
+) -> Table:
     """Labels the steps of graded responses by the outcomes of the problem's responses. It needs no model.
 
     A step is right (True) if a right response of the problem begins with the same steps up to it. It is wrong (False)
@@ -167,6 +179,7 @@ def annotate_outcome(rows: Table, *, step_separator: str = "\n", task: str = "ma
         step_separator: the string between steps, or `split:line`, `split:blank_line`, `split:numbered`,
             `split:sentence` or `split:module:function`.
         task: the task that checks the steps of rows that do not name one.
+        columns: the table's columns by the names of those that qstep reads, such as `{"answer": "ground_truth"}`.
 
     Returns:
         A table of the same kind. Responses with the verdict `ungradable` are left out.
@@ -189,7 +202,7 @@ def annotate_outcome(rows: Table, *, step_separator: str = "\n", task: str = "ma
 
     check_separator("step_separator", step_separator)
     tasks = Tasks(task)
-    responses, places = responses_of(rows, task=task, need=("gold", "verdict"), accept=tasks.of)
+    responses, places = responses_of(rows, task=task, need=("gold", "verdict"), accept=tasks.of, columns=columns)
     pool = OutcomePool.of(responses, step_separator)
     kept = [place for place, row in zip(places, responses, strict=True) if row["verdict"] != "ungradable"]
     labelled = [

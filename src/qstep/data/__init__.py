@@ -23,6 +23,7 @@ from qstep.data.jsonl import (
 )
 from qstep.data.messages import TURNS, conversation_text, final_text, has_turns, plain_prompt, refuse_turns, turn_texts
 from qstep.data.model_names import check_model_name
+from qstep.data.naming import check_columns
 from qstep.data.parts import Part, of_part, part_of
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
@@ -112,6 +113,7 @@ __all__ = [
     "cache_folders",
     "cached_array",
     "canonical_json",
+    "check_columns",
     "check_completion_ids",
     "check_model_name",
     "check_row",

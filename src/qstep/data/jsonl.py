@@ -37,8 +37,8 @@ def line_of(path: Path, line: int) -> str:
 def read_rows(path: Path, *, allow_torn: bool = False) -> Iterator[Row]:
     """Yields the rows of a file in order: JSON lines, or what `qstep.data.row_files` converts to them.
 
-    Raises RowError at a line that is not a JSON object. With `allow_torn`, a broken last line is left out instead. An
-    unfinished stage may leave such a line.
+    Blank lines are skipped. Raises RowError at another line that is not a JSON object. With `allow_torn`, which is for
+    the file of an unfinished stage, a broken last line is left out instead, and blank lines are errors.
     """
     for _, row in numbered_rows(Path(path), allow_torn=allow_torn):
         yield row
@@ -51,11 +51,11 @@ def numbered_rows(path: Path, *, allow_torn: bool = False) -> Iterator[tuple[int
 
 
 def count_rows(path: Path) -> int:
-    """The number of a file's rows. JSON lines are not parsed."""
+    """The number of a file's rows. JSON lines are not parsed, and blank ones do not count."""
     from qstep.data.row_files import as_lines
 
     with as_lines(Path(path)).open("rb") as lines:
-        return sum(1 for _ in lines)
+        return sum(1 for line in lines if not line.isspace())
 
 
 def file_fingerprint(path: Path) -> str:
@@ -127,33 +127,30 @@ def lines_of(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]
         while line:
             number += 1
             following = lines.readline()
+            if line.isspace() and not allow_torn:
+                line = following
+                continue
             try:
                 row = parse_row(line)
             except ValueError as error:
                 whole = line.endswith(b"\n") or line.startswith(b"[")
-                if following or (whole and not allow_torn):
-                    raise RowError(path, number, None, bad_line(path, error)) from None
-                if not allow_torn:
-                    raise RowError(
-                        path,
-                        number,
-                        None,
-                        f"{error}. The last line is incomplete: finish the stage that wrote it, or correct the line",
-                    ) from None
-                return
+                if not following and allow_torn:
+                    return
+                raise RowError(path, number, None, bad_line(path, error, torn=not following and not whole)) from None
             yield number, line, row
             line = following
 
 
-def bad_line(path: Path, error: ValueError) -> str:
-    """The error of a line that is not a row, and what to do about it."""
+def bad_line(path: Path, error: ValueError, *, torn: bool = False) -> str:
+    """The error of a line that is not a row, and what to do about it. `torn` lines are the last and may lack a part."""
+    from qstep.data.file_kinds import other_kind
+
+    if (kind := other_kind(path)) is not None:
+        return f"{error}. {kind}"
+    if torn:
+        return f"{error}. The last line is incomplete: finish the stage that wrote it, or correct the line"
     if path.suffix == ".json":
         return f"{error}. A .json file is a list of objects, or has an object on each line"
-    if path.suffix not in _LINES:
-        return (
-            f"{error}. A file of rows has a JSON object on each line, or its name ends in .json, .parquet, .csv, .tsv, "
-            ".arrow, .gz or .zst"
-        )
     return f"{error}. Correct or delete this line"
 
 

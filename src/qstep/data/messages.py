@@ -83,6 +83,20 @@ def plain_completion(completion: Any) -> Any:
     return messages[0]["content"] if len(messages) == 1 and "tool_calls" not in messages[0] else messages
 
 
+def split_conversation(messages: Any) -> tuple[Any, Any]:
+    """A conversation as the messages before the assistant's last one, and that message.
+
+    Raises ValueError if it does not end with an assistant's message, or has nothing before it.
+    """
+    if not _are_messages(messages):
+        raise ValueError('is not a conversation; give a list of messages with "role" and "content"')
+    if messages[-1].get("role") != "assistant":
+        raise ValueError(f"ends with a message of {messages[-1].get('role')!r}, so it has no response")
+    if len(messages) == 1:
+        raise ValueError("has no message before the response; give the question too")
+    return messages[:-1], messages[-1:]
+
+
 def has_turns(completion: Any) -> TypeGuard[list[Message]]:
     """Whether a response is a list of messages instead of a text."""
     return isinstance(completion, list)

@@ -94,21 +94,23 @@ def _step_auroc(steps: LabelledSteps) -> dict[str, Measured | None]:
     return {name: value for name, value in step_auroc_within_problem(steps).items() if value is not None}
 
 
-def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
+def read_choices(
+    inputs: dict[str, Path] | Path, task: str = "math", columns: Mapping[str, str] | None = None
+) -> Choices:
     """The problems of graded files, with the scores of each file that names a scorer.
 
     The scorer of a single file without a name is called `scorer`, if its rows are scored. A problem is a `problem_id`
-    with its prompt. `task` is the task of rows that name none.
+    with its prompt. `task` is the task of rows that name none. `columns` are those of `qstep.data.read_responses`.
 
     Raises:
         ValueError: the files have different responses or verdicts, or a row is malformed, not graded or not scored.
     """
     if isinstance(inputs, Path):
-        first_row = next(read_responses(inputs, task=task), {})
+        first_row = next(read_responses(inputs, task=task, columns=columns), {})
         inputs = {"scorer" if "score" in first_row else "": inputs}
     read = _Read(inputs)
     for name, path in inputs.items():
-        for row in read_responses(path, task=task, accept=Tasks(task).of):
+        for row in read_responses(path, task=task, accept=Tasks(task).of, columns=columns):
             _require(row, path, scored=bool(name))
             read.add(name, path, row)
     if not read.groups:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from scipy.special import expit
@@ -18,7 +18,9 @@ CHOSEN_BY = "chosen_by"
 """The column of a chosen response: the ways that chose it."""
 
 
-def chosen_rows(choices: Choices, path: Path, task: str = "math") -> Iterator[Row]:
+def chosen_rows(
+    choices: Choices, path: Path, task: str = "math", columns: Mapping[str, str] | None = None
+) -> Iterator[Row]:
     """The rows of `path` that some way chooses, with the names of these ways in `chosen_by`.
 
     A vote chooses the first response with the winning answer. If no response has an answer, it chooses none.
@@ -27,7 +29,7 @@ def chosen_rows(choices: Choices, path: Path, task: str = "math") -> Iterator[Ro
     for group, ids in zip(choices.groups, choices.ids, strict=True):
         for way, index in _choices_of(group):
             ways.setdefault(ids[index], []).append(way)
-    for row in read_responses(path, task=task):
+    for row in read_responses(path, task=task, columns=columns):
         if row["id"] in ways:
             yield {**row, CHOSEN_BY: ways[row["id"]]}
 

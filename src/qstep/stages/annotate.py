@@ -26,7 +26,7 @@ from qstep.runs.progress import console
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.shared_options import ModelName, StepSeparator
 from qstep.runs.stage_file import finished
-from qstep.tasks.options import GradingOptions
+from qstep.tasks.options import ColumnOptions, GradingOptions
 from qstep.types import RolloutMethod, Row
 from qstep.words import counted
 
@@ -42,7 +42,7 @@ def _is_part(config: Any) -> bool:
 
 
 @dataclass
-class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOptions):
+class AnnotateConfig(GradingOptions, ColumnOptions, SamplingOptions, EngineOptions, ClusterOptions):
     """Labels the steps of graded responses: exactly, by rollouts of a model, or from the outcomes of responses.
 
     `exact` needs a task that can check a step. Three methods let a model continue each response after a step, and count
@@ -226,4 +226,6 @@ def _summary(config: AnnotateConfig, ungradable: int, rows: Iterator[Row]) -> di
 def _read(config: AnnotateConfig) -> Iterator[Row]:
     from qstep.data import read_responses
 
-    return read_responses(config.input, task=config.task, need=("gold", "verdict"), accept=config.tasks().of)
+    return read_responses(
+        config.input, task=config.task, need=("gold", "verdict"), accept=config.tasks().of, columns=config.columns
+    )

@@ -11,7 +11,7 @@ from qstep.runs.options import AtLeast1, Check, Output, Seed
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
-from qstep.tasks.options import TaskOptions
+from qstep.tasks.options import ColumnOptions, TaskOptions
 from qstep.types import Aggregation
 
 
@@ -36,7 +36,7 @@ def _numbers(option: str, ns: list[int] | str) -> list[int]:
 
 
 @dataclass
-class BestOfNConfig(TaskOptions):
+class BestOfNConfig(TaskOptions, ColumnOptions):
     """Compares ways to choose among n responses: scorers, majority and weighted votes, and pass@n as the upper limit.
 
     Ungradable answers do not count as wrong. Accuracies cover the gradable answers. The ungradable share and both
@@ -83,7 +83,7 @@ def best_of_n(config: BestOfNConfig) -> Path:
         refuse_foreign("chosen", config.chosen, _has_chosen_rows)
     stop_dry_run(config.output)
     hows = _aggregations("aggregations", config.aggregations or [])
-    choices = read_choices(config.inputs, config.task)
+    choices = read_choices(config.inputs, config.task, config.columns)
     ns = None if config.ns is None else _numbers("ns", config.ns)
     made = provenance(asdict(config))
     found = judge_choices(choices, ns, hows, draws=config.draws, seed=config.seed, provenance=made)
@@ -99,7 +99,7 @@ def best_of_n(config: BestOfNConfig) -> Path:
     say_written(config.output)
     if config.chosen is not None:
         first = config.inputs if isinstance(config.inputs, Path) else next(iter(config.inputs.values()))
-        write_jsonl(config.chosen, chosen_rows(choices, first, config.task))
+        write_jsonl(config.chosen, chosen_rows(choices, first, config.task, config.columns))
         say_written(config.chosen)
     return config.output
 

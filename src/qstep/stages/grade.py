@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 from qstep.runs.options import AtLeast1, Bounds, OutputFile, settings_of
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.stage_file import finished
-from qstep.tasks.options import GradingOptions
+from qstep.tasks.options import ColumnOptions, GradingOptions
 from qstep.types import Row, Verdict
 
 if TYPE_CHECKING:
@@ -22,13 +22,12 @@ _ROWS_AT_ONCE = 256
 
 
 @dataclass
-class GradeConfig(GradingOptions):
+class GradeConfig(GradingOptions, ColumnOptions):
     """Grades every response as `right`, `wrong` or `ungradable`. An ungradable response never counts as wrong.
 
     Args:
-        input: rows written by `qstep sample`, or your own JSONL file of responses. A line of your own has a question
-            (`question`, `problem` or `prompt`), its right answer (`answer` or `gold`), and a response (`text`,
-            `response` or `completion`) or a list of `responses`.
+        input: rows written by `qstep sample`, or your own file of responses. A row of your own has a `question`, its
+            right `answer`, and a `response` or a list of `responses`. docs/files.md lists other names that are read.
         output: the JSONL file to write.
         offset: number of problems to skip, in order of appearance.
         num_problems: maximum number of problems to grade; all by default.
@@ -73,6 +72,7 @@ def _read(config: GradeConfig, tasks: Tasks) -> Iterator[Row]:
         limit=config.num_problems,
         need=("gold",),
         accept=tasks.of,
+        columns=config.columns,
     )
 
 
@@ -81,9 +81,10 @@ def _number(config: GradeConfig, tasks: Tasks) -> int:
     from qstep.data import count_responses, group_key, read_responses
 
     some = config.offset or config.num_problems is not None
-    rows = sum(1 for _ in _read(config, tasks)) if some else count_responses(config.input)
+    rows = sum(1 for _ in _read(config, tasks)) if some else count_responses(config.input, config.columns)
     if not rows:
-        problems = len({group_key(row) for row in read_responses(config.input, task=config.task)})
+        every = read_responses(config.input, task=config.task, columns=config.columns)
+        problems = len({group_key(row) for row in every})
         reason = f"{problems} problems: give an --offset below that, not {config.offset}" if problems else "no rows"
         raise ValueError(f"{config.input} has {reason}")
     return rows

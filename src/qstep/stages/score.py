@@ -12,7 +12,7 @@ from qstep.runs.progress import say
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.stage_file import finished
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
-from qstep.tasks.options import TaskOptions
+from qstep.tasks.options import ColumnOptions, TaskOptions
 from qstep.types import OverLongScored, Row
 from qstep.words import counted
 
@@ -27,7 +27,7 @@ def _in_windows(config: Any) -> bool:
 
 
 @dataclass
-class ScoreConfig(TaskOptions, ScorerOptions):
+class ScoreConfig(TaskOptions, ColumnOptions, ScorerOptions):
     """Scores every step of every response.
 
     Each row gets `q_values`, `score` and `step_rewards`. `score` aggregates the Qs as the scorer's step contract says.
@@ -140,7 +140,7 @@ def _split_rows(config: ScoreConfig, scorer: Scorer) -> Iterator[Row]:
     """The rows with their steps in `completions`. A row without steps is split at the scorer's separator."""
     from qstep.data import read_responses, with_steps
 
-    for row in read_responses(config.input, task=config.task):
+    for row in read_responses(config.input, task=config.task, columns=config.columns):
         try:
             split = with_steps(row, scorer.step_separator)
         except ValueError as error:

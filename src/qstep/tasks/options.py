@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from qstep.data import FILES, Source, Unanswerable, code_version, file_fingerprint
-from qstep.runs.options import AtLeast1, Bounds, Options, ReadIf, Reads, Seed, Such
+from qstep.data import FILES, Source, Unanswerable, check_columns, code_version, file_fingerprint
+from qstep.runs.options import AtLeast1, Bounds, Check, NotInSettings, Options, ReadIf, Reads, Seed, Such
 from qstep.runs.progress import reasons_text, say
 from qstep.runs.shared_options import path_inputs
 from qstep.tasks.procedural import REASONING_GYM
@@ -41,6 +41,22 @@ def _problem_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
 
 DatasetName = Annotated[str, Reads(_problem_inputs)]
 """A file, a Hub id, or the user's own code."""
+
+
+@dataclass(kw_only=True)
+class ColumnOptions(Options):
+    """Which columns are read.
+
+    Args:
+        columns: the file's column for one that qstep reads, such as `--columns.answer ground_truth`. It is renamed, and
+            replaces a column that has qstep's name already.
+    """
+
+    GROUP = "column options"
+
+    columns: Annotated[
+        dict[str, str] | None, Check(check_columns), NotInSettings(unless=lambda config: config.columns is not None)
+    ] = None
 
 
 @dataclass(kw_only=True)
@@ -105,7 +121,7 @@ _IN_WORDS = ReadIf(
 
 
 @dataclass(kw_only=True)
-class ProblemOptions(PromptOptions, TaskOptions):
+class ProblemOptions(PromptOptions, ColumnOptions, TaskOptions):
     """Which problems.
 
     Args:
@@ -122,7 +138,11 @@ class ProblemOptions(PromptOptions, TaskOptions):
     """
 
     GROUP = "problem options"
-    MARKS: ClassVar[Mapping[str, tuple[ReadIf, ...]]] = {"instruction": (_IN_WORDS,), "conversational": (_IN_WORDS,)}
+    MARKS: ClassVar[Mapping[str, tuple[ReadIf, ...]]] = {
+        "instruction": (_IN_WORDS,),
+        "conversational": (_IN_WORDS,),
+        "columns": (ReadIf(dataset_name=_READ),),
+    }
 
     dataset_name: DatasetName = "miniature"
     dataset_options: Annotated[dict[str, Any] | None, ReadIf(dataset_name=_FAMILY)] = None

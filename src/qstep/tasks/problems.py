@@ -28,6 +28,7 @@ def load_problems(
     task: str = "math",
     unanswerable: Unanswerable = "refuse",
     left_out: Counter[str] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> list[Problem]:
     """Problems `offset` to `offset + limit` (or to the end) of a data set, ids `<name>/<split>/<index>`.
 
@@ -46,6 +47,7 @@ def load_problems(
         task: the task that grades the problems of a file or of the Hub.
         unanswerable: whether a problem of a file or the Hub is refused or dropped if its answer is the word None.
         left_out: counts the dropped problems, by reason.
+        columns: columns of a file or the Hub, as `qstep.data.read_problems` takes them.
 
     Raises:
         RowError: a row of a file lacks a column, or it is blank.
@@ -62,6 +64,7 @@ def load_problems(
         conversational=conversational,
         task=task,
         unanswerable=unanswerable,
+        columns=None if columns is None else dict(columns),
     )
     return problems_of(asked, Counter() if left_out is None else left_out)
 
@@ -76,7 +79,14 @@ def problems_of(asked: ProblemOptions, left_out: Counter[str]) -> list[Problem]:
         chosen = [replace(problem, task=name) for problem in found]
     else:
         stop = None if limit is None else offset + limit
-        read = read_problems(name, split=split, task=asked.task, unanswerable=asked.unanswerable, left_out=left_out)
+        read = read_problems(
+            name,
+            split=split,
+            task=asked.task,
+            unanswerable=asked.unanswerable,
+            left_out=left_out,
+            columns=asked.columns,
+        )
         chosen = list(islice(read, offset, stop))
     if not chosen:
         after = f" after --offset {offset}. Give a smaller one" if offset else ""

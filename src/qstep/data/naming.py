@@ -1,0 +1,249 @@
+"""The names that columns have in users' files, and the choice between two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qstep.data.columns import RULES
+from qstep.data.golds import written_gold
+from qstep.data.jsonl import RowError
+from qstep.data.messages import split_conversation
+from qstep.data.splitters import joint_of
+from qstep.types import Row
+from qstep.words import counted, listed
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "prompt": ("prompt", "problem", "question"),
+    "gold": ("gold", "answer", "gt", "ground_truth", "target"),
+    "completion": ("completion", "response", "text", "generation", "responses", "generations", "code"),
+}
+"""Each of this package's columns, and the names under which it is read."""
+
+_LISTS = ("responses", "generations", "code")
+"""The names of a list of responses. These columns are no response if they are a string."""
+
+_OF_EACH = ("finish_reason", "pred", "report", "score")
+"""Columns that have an entry for each response, if the row has a list of responses."""
+
+_MEANING = {"prompt": "question", "gold": "gold answer", "completion": "response"}
+_ADDED = {"problem_id", "sample", "task"}
+"""The columns that every row has which this package wrote."""
+
+
+def chosen_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
+    """The file's name for each column that the user chose, by this package's name.
+
+    Raises ValueError for a column that this package does not read, or a name that is given twice.
+    """
+    chosen: dict[str, str] = {}
+    for name, column in (columns or {}).items():
+        own = next((own for own, names in NAMES.items() if name in names), name)
+        known = {*RULES, *NAMES, "messages"}
+        if own not in known:
+            raise ValueError(
+                f"--columns.{name}: qstep reads no column of this name. It reads question, answer, response, "
+                f"{', '.join(sorted(known - {*NAMES, 'answer'}))}"
+            )
+        if not isinstance(column, str) or not column:
+            raise ValueError(f"--columns.{name} is {column!r}; give the name of a column of the file")
+        if own in chosen or column in chosen.values():
+            raise ValueError(f"--columns.{name} {column}: the column {own!r} or {column!r} is chosen twice. Remove one")
+        chosen[own] = column
+    return chosen
+
+
+def check_columns(option: str, columns: Mapping[str, str]) -> None:
+    """Raises ValueError for columns that cannot be chosen."""
+    chosen_columns(columns)
+
+
+def with_chosen(path: Path, line: int, written: Row, chosen: Mapping[str, str]) -> Row:
+    """The row with the chosen columns under this package's names. Raises RowError if it lacks one."""
+    row, lacking = _taken(written, chosen)
+    _refuse_lacking(path, line, written, lacking)
+    return row
+
+
+def is_chosen(chosen: Collection[str], own: str) -> bool:
+    """Whether the user chose what is read as this column."""
+    return own in chosen or (own != "gold" and "messages" in chosen)
+
+
+def column_of(path: Path, line: int, row: Row, own: str, chosen: Collection[str]) -> str | None:
+    """The row's name for one of this package's columns, None if it has none.
+
+    Raises RowError if two names have different values, and nobody chose between them.
+    """
+    if is_chosen(chosen, own) or (own in row and row.keys() >= _ADDED):
+        return own
+    found = [name for name in NAMES[own] if name in row and _suits(row, name)]
+    found = [name for name in found if row[name] is not None] or found[:1]
+    for other in found[1:]:
+        if _content(path, line, row, own, other) != _content(path, line, row, own, found[0]):
+            raise RowError(
+                path,
+                line,
+                other,
+                f"is not the same as {found[0]!r}, and both are read as the {_MEANING[own]}. Choose one with "
+                f"--columns.{own} {found[0]} or --columns.{own} {other}, or remove the other",
+            )
+    return found[0] if found else None
+
+
+def required_column(
+    path: Path, line: int, row: Row, own: str, chosen: Collection[str], written: Row | None = None
+) -> str:
+    """As `column_of`. Raises RowError if the row has no such column. `written` is the row of the file."""
+    if (column := column_of(path, line, row, own, chosen)) is not None:
+        return column
+    file_row = row if written is None else written
+    missing = f"is missing, and so are {listed([repr(name) for name in NAMES[own][1:]])}"
+    advice = f"If one of them is the {_MEANING[own]}, name it with --columns.{own} COLUMN"
+    if "messages" in file_row and own != "gold":
+        advice = "Give --columns.messages messages to read question and response from the conversation"
+    raise RowError(path, line, own, f"{missing}. The row has {', '.join(file_row) or 'no columns'}. {advice}")
+
+
+def name_in(row: Row, column: str | None) -> str | None:
+    """The row's own name for one of this package's columns, for messages."""
+    return next((name for name in NAMES.get(column or "", ()) if name in row), column)
+
+
+def responses_in(path: Path, line: int, written: Row, chosen: Mapping[str, str]) -> Iterator[Row]:
+    """The responses of a row of the file, each as a row with the chosen columns under this package's names."""
+    row, lacking = _taken(written, chosen)
+    if "messages" in chosen or ("messages" in row and not _names_in(row)):
+        row = _with_turns(path, line, row)
+    if (column := _list_in(path, line, row, chosen.keys() - lacking.keys())) is None:
+        _refuse_lacking(path, line, written, lacking)
+        yield row
+        return
+    shared = {name: value for name, value in row.items() if name != column}
+    if "id" in shared and "problem_id" not in shared:  # the question's, not that of each response
+        shared["problem_id"] = shared.pop("id")
+    for number, response in enumerate(row[column]):
+        if not isinstance(response, str | dict | list):
+            raise RowError(path, line, column, f"has {response!r}; give a string, or an object with a 'text'")
+        own = response if isinstance(response, dict) else {"completion": response}
+        given, still = _taken({**_of_one(path, line, shared, number, column, len(row[column])), **own}, lacking)
+        _refuse_lacking(path, line, written, still)
+        yield given
+
+
+def renamed(path: Path, line: int, row: Row, written: Row, need: Sequence[str], chosen: Collection[str]) -> Row:
+    """The row with this package's names for question, gold answer and response, and with ids as strings.
+
+    `written` is the row of the file: this one, or the one with the list of responses that it is from.
+    """
+    row = dict(row)
+
+    def rename(own: str) -> None:
+        column = required_column(path, line, row, own, chosen, written)
+        if column != own:
+            row[own] = row.pop(column)
+
+    for column in ("id", "problem_id"):
+        if type(row.get(column)) is int:
+            row[column] = str(row[column])
+    rename("prompt")
+    response = column_of(path, line, row, "completion", chosen)
+    if (response is None or row[response] is None) and _are_texts(row.get("completions")):
+        try:
+            row["completion"] = joint_of(row.get("step_separator", "\n")).join(row["completions"])
+        except ValueError as error:
+            raise RowError(
+                path, line, "completion", f"is missing, and {error}. Give the text that the steps were cut from"
+            ) from None
+    rename("completion")
+    # A graded row's answer is the model's.
+    if column_of(path, line, row, "gold", chosen) is not None or ("gold" in need and "verdict" not in row):
+        rename("gold")
+        row["gold"], solution = written_gold(path, line, "gold", row["gold"])
+        if solution is not None and isinstance(row.setdefault("metadata", {}), dict):
+            row["metadata"] = {"solution": solution, **row["metadata"]}
+    return row
+
+
+def _suits(row: Row, name: str) -> bool:
+    """Whether a column can be what its name says. Others are kept as the user's own columns."""
+    if name == "answer":
+        return "verdict" not in row
+    if name in ("gt", "ground_truth", "target"):
+        return isinstance(row[name], str | int | float)
+    return name not in ("generations", "code") or isinstance(row[name], list)
+
+
+def _content(path: Path, line: int, row: Row, own: str, name: str) -> Any:
+    """What is compared of a column: its value, or the gold answer that is read from it."""
+    return written_gold(path, line, name, row[name])[0] if own == "gold" else row[name]
+
+
+def _names_in(row: Row) -> bool:
+    """Whether a row names its question or its response."""
+    return "completions" in row or any(
+        name in row and _suits(row, name) for own in ("prompt", "completion") for name in NAMES[own]
+    )
+
+
+def _taken(row: Row, chosen: Mapping[str, str]) -> tuple[Row, dict[str, str]]:
+    """The row with those of the chosen columns that it has, and those that it lacks."""
+    lacking = {own: column for own, column in chosen.items() if column not in row}
+    taken = {column: own for own, column in chosen.items() if column in row}
+    replaced = {*taken.values()} - taken.keys()
+    return {taken.get(name, name): value for name, value in row.items() if name not in replaced}, lacking
+
+
+def _refuse_lacking(path: Path, line: int, written: Row, lacking: Mapping[str, str]) -> None:
+    for own, column in lacking.items():
+        found = ", ".join(written) or "no columns"
+        raise RowError(path, line, column, f"is missing, but --columns.{own} names it. The row has {found}")
+
+
+def _with_turns(path: Path, line: int, row: Row) -> Row:
+    """A row with a conversation in `messages`, divided into question and response."""
+    try:
+        prompt, completion = split_conversation(row["messages"])
+    except ValueError as error:
+        raise RowError(path, line, "messages", str(error)) from None
+    others = {name: value for name, value in row.items() if name not in ("messages", "prompt", "completion")}
+    return {**others, "prompt": prompt, "completion": completion}
+
+
+def _list_in(path: Path, line: int, row: Row, chosen: Collection[str]) -> str | None:
+    """The column with a list of responses, None if the row has one response."""
+    column = column_of(path, line, row, "completion", chosen)
+    value = row.get(column) if column else None
+    if column == "responses" and not isinstance(value, list):
+        raise RowError(
+            path, line, "responses", "is not a list; give the responses as strings, or as objects with a 'text'"
+        )
+    if column in _LISTS:
+        return column
+    are_responses = isinstance(value, list) and value and all(map(_is_response, value))
+    return column if are_responses else None
+
+
+def _is_response(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, dict) and "role" not in value)
+
+
+def _of_one(path: Path, line: int, shared: Row, number: int, column: str, count: int) -> Row:
+    """What a row with `count` responses says of one of them."""
+    row = dict(shared)
+    for name in _OF_EACH:
+        value = shared.get(name)
+        if not isinstance(value, list):
+            continue
+        if len(value) != count:
+            entries = counted(len(value), "entry", "entries")
+            raise RowError(path, line, name, f"has {entries}, and {column} has {count}; give one for each")
+        # The score of other projects says whether the answer is right.
+        own = "correct" if name == "score" and isinstance(value[number], bool) else name
+        row = {other: held for other, held in row.items() if other != name} | {own: value[number]}
+    return row
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -1,0 +1,184 @@
+"""Columns under the names that people give them: one meaning a row, or an error that names the choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import qstep
+from qstep.data import RowError, check_columns, count_responses, read_responses, read_rows
+from qstep.stages.grade import GradeConfig, grade
+from qstep.tasks import load_problems
+from raw_rows import write
+
+ROW = {"question": "2+2?", "answer": "4", "response": "It is 4."}
+
+
+@pytest.mark.parametrize(
+    ("more", "column", "other"),
+    [
+        ({"prompt": "What is 2+2?"}, "question", "prompt"),
+        ({"problem": "What is 2+2?"}, "question", "problem"),
+        ({"completion": "5"}, "response", "completion"),
+        ({"text": "5"}, "text", "response"),
+        ({"responses": ["5"]}, "responses", "response"),
+        ({"code": ["5"]}, "code", "response"),
+        ({"gold": "5"}, "answer", "gold"),
+        ({"ground_truth": 5}, "ground_truth", "answer"),
+    ],
+)
+def test_two_names_with_different_values_are_refused(
+    tmp_path: Path, more: dict[str, Any], column: str, other: str
+) -> None:
+    path = write(tmp_path / "r.jsonl", ROW, {**ROW, **more})
+    with pytest.raises(RowError, match=rf"line 2, field '{column}': is not the same as '{other}'.*--columns"):
+        list(read_responses(path, need=("gold",)))
+    if column not in ("response", "text", "responses", "code"):
+        with pytest.raises(RowError, match=rf"line 2, field '{column}': is not the same as '{other}'"):
+            load_problems(str(path))
+
+
+def test_equal_values_and_nulls_under_two_names_are_no_conflict(tmp_path: Path) -> None:
+    equal = {**ROW, "problem": "2+2?", "gold": 4, "gt": "2 + 2 = 4\n#### 4", "text": None, "target": None}
+    [row] = read_responses(write(tmp_path / "r.jsonl", equal))
+    assert (row["prompt"], row["gold"], row["completion"]) == ("2+2?", "4", "It is 4.")
+    [problem] = load_problems(str(tmp_path / "r.jsonl"))
+    assert (problem.prompt, problem.gold) == ("2+2?", "4")
+
+
+def test_the_columns_that_the_user_chose_are_read(tmp_path: Path) -> None:
+    """What the other columns say does not matter; they stay, and the commands that follow do not stumble over them."""
+    row = {**ROW, "prompt": "Q: 2+2?", "gold": "5", "text": "6", "output": "It is 5."}
+    path = write(tmp_path / "r.jsonl", row)
+    columns = {"prompt": "question", "answer": "answer", "response": "output"}
+    graded = grade(GradeConfig(path, tmp_path / "graded.jsonl", columns=columns))
+    [row] = read_rows(graded)
+    assert (row["prompt"], row["gold"], row["completion"]) == ("2+2?", "4", "It is 5.")
+    assert row["verdict"] == "wrong" and row["text"] == "6" and "output" not in row
+    [again] = read_responses(graded, need=("gold", "verdict"))
+    assert again["completion"] == "It is 5." and again["gold"] == "4"
+    [problem] = load_problems(str(path), columns={"question": "question", "gold": "gold"})
+    assert (problem.prompt, problem.gold) == ("2+2?", "5")
+
+
+def test_a_chosen_column_that_a_row_lacks_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.jsonl", {**ROW, "final": "4"}, ROW)
+    message = r"line 2, field 'final': is missing, but --columns.gold names it. The row has question, answer, response"
+    with pytest.raises(RowError, match=message):
+        list(read_responses(path, columns={"answer": "final"}))
+    with pytest.raises(RowError, match=message):
+        load_problems(str(path), columns={"answer": "final"})
+    bad = write(tmp_path / "bad.jsonl", {**ROW, "final": [4]})
+    with pytest.raises(RowError, match=r"line 1, field 'final': is \[4\]; give the answer"):
+        list(read_responses(bad, columns={"answer": "final"}))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"anwser": "final"}, "--columns.anwser: qstep reads no column of this name. It reads question, answer"),
+        ({"answer": "a", "gold": "b"}, "chosen twice"),
+        ({"answer": "a", "question": "a"}, "chosen twice"),
+        ({"answer": 5}, "--columns.answer is 5; give the name"),
+    ],
+)
+def test_columns_that_cannot_be_chosen_are_refused(tmp_path: Path, columns: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_columns("columns", columns)
+    with pytest.raises(ValueError, match=message):
+        GradeConfig(tmp_path / "r.jsonl", tmp_path / "graded.jsonl", columns=columns)
+
+
+def test_generated_problems_have_no_columns() -> None:
+    with pytest.raises(ValueError, match="no effect without a file or a Hub id"):
+        load_problems("miniature", limit=1, columns={"answer": "final"})
+
+
+def test_python_names_its_argument() -> None:
+    rows = [{**ROW, "prompt": "Another?"}]
+    with pytest.raises(ValueError, match=r'rows\[0\], column .question.: .* with columns={"prompt": "prompt"}'):
+        qstep.grade(rows)
+    with pytest.raises(ValueError, match=r'but columns\["gold"\] names it'):
+        qstep.grade([ROW], columns={"answer": "final"})
+    [row] = qstep.grade(rows, columns={"question": "question"})
+    assert row["prompt"] == "2+2?" and row["verdict"] == "right"
+
+
+QWEN = {
+    "idx": 0,
+    "question": "2+2?",
+    "gt_cot": "2 + 2 = 4",
+    "gt": "4",
+    "code": ["It is \\boxed{4}.", "It is \\boxed{5}."],
+    "pred": ["4", "5"],
+    "report": [None, None],
+    "score": [True, False],
+}
+
+
+@pytest.mark.parametrize("column", ["code", "response", "generations", "completion", "text", "generation"])
+def test_a_list_of_responses_under_any_name(tmp_path: Path, column: str) -> None:
+    """As Qwen2.5-Math and DeepSeek write them: lists, whose entries belong to one response each."""
+    row = {column if name == "code" else name: value for name, value in QWEN.items()}
+    path = write(tmp_path / "qwen.jsonl", row, {**row, "question": "3+1?"})
+    rows = list(read_rows(grade(GradeConfig(path, tmp_path / "graded.jsonl"))))
+    assert [row["completion"] for row in rows[:2]] == QWEN["code"]
+    assert [row["verdict"] for row in rows] == ["right", "wrong"] * 2 and {row["gold"] for row in rows} == {"4"}
+    assert [(row["sample"], row["pred"], row["correct"]) for row in rows[:2]] == [(0, "4", True), (1, "5", False)]
+    assert all(("score" not in row and column not in row) or column == "completion" for row in rows)
+    assert count_responses(path) == 4
+
+
+def test_lists_that_do_not_fit_their_responses_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "qwen.jsonl", {**QWEN, "score": [True]})
+    with pytest.raises(RowError, match="field 'score': has 1 entry, and code has 2; give one for each"):
+        list(read_responses(path))
+
+
+def test_a_chosen_list_and_a_chosen_column_of_its_objects(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.jsonl", {"question": "Q", "outputs": ["a", "b"]})
+    assert [row["completion"] for row in read_responses(path, columns={"response": "outputs"})] == ["a", "b"]
+    assert count_responses(path, {"response": "outputs"}) == 2
+    path = write(tmp_path / "o.jsonl", {"question": "Q", "responses": [{"output": "a"}, {"output": "b"}]})
+    assert [row["completion"] for row in read_responses(path, columns={"response": "output"})] == ["a", "b"]
+
+
+def test_a_string_of_code_is_no_response(tmp_path: Path) -> None:
+    [row] = read_responses(write(tmp_path / "r.jsonl", {**ROW, "code": "print(4)"}))
+    assert row["completion"] == "It is 4." and row["code"] == "print(4)"
+
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "2+2?"},
+    {"role": "assistant", "content": "It is 4.", "reasoning_content": "Two and two."},
+]
+
+
+def test_a_conversation_ends_with_the_response(tmp_path: Path) -> None:
+    path = write(tmp_path / "chat.jsonl", {"messages": CHAT, "ground_truth": "4"})
+    [row] = read_responses(path)
+    assert row["prompt"] == CHAT[:2] and "messages" not in row and row["gold"] == "4"
+    assert row["completion"] == "<think>\nTwo and two.\n</think>\n\nIt is 4."
+    [problem] = load_problems(str(path))
+    assert (problem.prompt, problem.gold) == (CHAT[:2], "4")
+    asked = write(tmp_path / "asked.jsonl", {"messages": CHAT[:2], "answer": "4"})
+    assert load_problems(str(asked))[0].prompt == CHAT[:2]
+    with pytest.raises(RowError, match="field 'messages': ends with a message of 'user', so it has no response"):
+        list(read_responses(asked))
+
+
+def test_a_conversation_is_read_only_where_nothing_else_is_or_it_was_chosen(tmp_path: Path) -> None:
+    """Published sets of problems have their messages as another form of the same row."""
+    path = write(tmp_path / "r1.jsonl", {"problem": "Q", "answer": "4", "generations": ["a", "b"], "messages": CHAT})
+    assert [(row["prompt"], row["completion"]) for row in read_responses(path)] == [("Q", "a"), ("Q", "b")]
+    assert load_problems(str(path))[0].prompt == "Q"
+    [row] = read_responses(path, columns={"messages": "messages"})
+    assert row["prompt"] == CHAT[:2] and row["completion"].endswith("It is 4.")
+    path = write(tmp_path / "half.jsonl", {"problem": "Q", "answer": "4", "messages": CHAT})
+    with pytest.raises(RowError, match=r"field 'completion': is missing, .*--columns.messages messages"):
+        list(read_responses(path))
+    [row] = read_responses(path, columns={"messages": "messages"})
+    assert row["prompt"] == CHAT[:2] and row["problem"] == "Q"
