@@ -174,6 +174,23 @@ def test_nothing_is_left_to_learn_at_the_optimum(name: str, lam: float, mode: Im
         reference=tree.reference_logps,
     )
     assert by_logits.abs().max() < 1e-10 and by_values.abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("name", TREES)
+def test_nothing_is_left_to_learn_at_the_optimum_from_trajectories_that_were_cut_off(name: str, lam: float) -> None:
+    """Those cut off after three of four tokens, as wrong ones with reward 0; counted as wrong they do teach."""
+    tree = TREES[name]
+    rows, solution = tree.trajectories, tree.solve(BETA)
+    long = rows.mask.all(dim=1)
+    mask, rewards = rows.mask.clone(), rows.rewards.clone()
+    mask[long, 3], rewards[long, 3] = False, 0.0
+    rewards[long, 2] = 0.0
+    logps, reference = rows.of_tokens(solution.log_policy), rows.of_tokens(tree.reference_logps)
+    arguments = logps, reference, rows.of_states(solution.v), rewards, mask
+    losses = dqo_losses(*arguments, beta=BETA, lam=lam, cut_off=long)
+    assert losses.value.max() < 1e-10 and losses.q.max() < 1e-10
+    assert dqo_losses(*arguments, beta=BETA, lam=lam).q[long].max() > 1e-2
     elsewhere = dqo_losses(
         logps, reference, rows.of_states(solution.v + 0.1), rows.rewards, rows.mask, beta=BETA, lam=lam
     )

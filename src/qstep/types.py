@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Message = dict[str, str]
-"""One turn of a conversation, `{"role": ..., "content": ...}`."""
+Message = dict[str, Any]
+"""One turn of a conversation, `{"role": ..., "content": ...}`, perhaps with `tool_calls` (`qstep.data.messages`)."""
 
 Prompt = str | list[Message]
 """A string that the model reads unchanged, or a conversation for the model's chat template."""
@@ -39,8 +39,14 @@ Ending = FinishReason | Literal["step"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """The type of a model's weights. `auto` is the type in the checkpoint."""
 
+Truncated = Literal["keep", "drop", "mask"]
+"""What training does with responses that were cut off and are not right."""
+
 OverLong = Literal["refuse", "drop"]
 """Whether rows longer than `max_length` tokens are refused or dropped."""
+
+OverLongScored = Literal[OverLong, "window"]
+"""What a scorer does with rows longer than its `max_length`."""
 
 Aggregation = Literal["min", "last", "mean", "product"]
 """How a response's score is computed from its steps' Q-values."""

@@ -233,13 +233,14 @@ def test_flipped_labels_are_said_and_are_the_same_again(tmp_path: Path) -> None:
         AnnotateConfig(source, tmp_path / "c.jsonl", "monte_carlo", "model", flip_share=0.1)
 
 
-@pytest.mark.parametrize("option", [{"rollouts": 8}, {"temperature": 0.5}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize("option", [{"rollouts": 8}, {"temperature": 0.5}, {"dtype": "bfloat16"}, {"seed": 3}])
 @pytest.mark.parametrize("method", ["exact", "outcome"])
 def test_options_of_rollouts_are_refused_where_there_are_none(method: Any, option: Row, tmp_path: Path) -> None:
     paths = write_jsonl_at(tmp_path / "rows.jsonl", GROUP), tmp_path / "out.jsonl"
     with pytest.raises(ValueError, match=f"--{next(iter(option))} is .*, but it has no effect without --method monte"):
         AnnotateConfig(*paths, method, **option)
-    AnnotateConfig(*paths, method, seed=3, device="cpu")  # as a recipe gives them to all of its stages
+    AnnotateConfig(*paths, method, seed=3, flip_share=0.5)
+    AnnotateConfig(*paths, method, device="cpu")  # as a recipe gives it to all of its stages
 
 
 def test_responses_made_elsewhere_are_annotated_by_outcome(tmp_path: Path) -> None:

@@ -106,5 +106,7 @@ def test_tables_of_other_responses_are_not_compared() -> None:
     other = [{**row, "completion": "#### 7", "verdict": "wrong"} for row in scored]
     with pytest.raises(ValueError, match=r"rows\[0\] of 'b' differs from the same row of another table"):
         qstep.best_of_n({"a": scored, "b": other})
-    with pytest.raises(ValueError, match=r"rows\[1\] has another gold answer than earlier rows of its problem"):
+    with pytest.raises(
+        ValueError, match=r"rows\[1\], column 'gold': is '6', but the same problem has '5' in rows\[0\]"
+    ):
         qstep.best_of_n([graded[0], {**graded[1], "gold": "6"}])

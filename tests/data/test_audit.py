@@ -12,6 +12,7 @@ from qstep.data import (
     contradicting_rows,
     repeated_rows,
     rising_rows,
+    two_golds,
 )
 
 
@@ -42,3 +43,34 @@ def test_contradictions_are_of_hard_labels_and_of_one_response(tmp_path: Path) -
     of = index(tmp_path / "graded.jsonl", graded, "unpaired")
     assert contradicting_rows(of).tolist() == [0, 2]
     assert repeated_rows(of).tolist() == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "contradict"),
+    [
+        ([{"reward": 1.0}, {"reward": 0.0}], True),
+        ([{"reward": 0.25}, {"reward": 0.75}], True),  # both are wrong, and one of them is half wrong
+        ([{"reward": 1.0}, {"label": True}], False),
+        ([{"label": True, "reward": 0.5}, {"label": False, "reward": 0.5}], True),
+        ([{"reward": 0.5}, {"reward": None}, {"label": None}], False),
+    ],
+)
+def test_one_completion_has_one_reward(tmp_path: Path, verdicts: list[Any], contradict: bool) -> None:
+    rows = [{"prompt": "p", "completion": "x", **verdict} for verdict in verdicts]
+    found = contradicting_rows(index(tmp_path / "rows.jsonl", rows, "unpaired"))
+    assert found.tolist() == ([0, 1] if contradict else [])
+
+
+def test_verdicts_on_the_same_steps_contradict(tmp_path: Path) -> None:
+    """`train orm` learns from them."""
+    rows = [{**row("p", ["a"], [None]), "label": right} for right in (True, False)]
+    assert contradicting_rows(index(tmp_path / "rows.jsonl", rows)).tolist() == [0, 1]
+
+
+def test_two_gold_answers_of_one_prompt(tmp_path: Path) -> None:
+    """Row 1 has none, and row 4 has that of row 0; row 5 is the first other one of its prompt."""
+    golds = [("p", "4"), ("p", None), ("q", "4"), ("p", "5"), ("p", "4"), ("q", "6"), ("q", "4.0"), ("p", "5")]
+    rows = [{**row(prompt, ["a"], [True]), **({"gold": gold} if gold else {})} for prompt, gold in golds]
+    of = index(tmp_path / "rows.jsonl", [{**r, "problem_id": str(n)} for n, r in enumerate(rows)])
+    assert two_golds(of, lambda a, b: False) == [(0, 3), (2, 5), (2, 6)]
+    assert two_golds(of, lambda a, b: float(a["gold"]) == float(b["gold"])) == [(0, 3), (2, 5)]

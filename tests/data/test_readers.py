@@ -412,7 +412,7 @@ def test_a_split_of_a_file_is_refused_where_it_cannot_be_a_default(tmp_path: Pat
     """A file has no splits, so `tset` is a slip; `train` and `test`, the defaults of commands, name the ids."""
     path = str(write(tmp_path / "gsm.jsonl", GSM8K))
     assert [load_problems(path, split=split)[0].id for split in ("train", "test")] == ["gsm/train/0", "gsm/test/0"]
-    with pytest.raises(ValueError, match=r"--split 'tset' has no effect: .*gsm.jsonl is a file, .* Leave --split out"):
+    with pytest.raises(ValueError, match=r"--split is 'tset', but .* than a file, which has no splits: remove it"):
         load_problems(path, split="tset")
 
 

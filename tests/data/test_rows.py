@@ -178,7 +178,7 @@ def test_a_conversational_completion_becomes_its_text(tmp_path: Path) -> None:
     path = write(tmp_path / "r.jsonl", {"prompt": prompt, "completion": reply, "reward": 0})
     (row,) = checked(path, "unpaired")
     assert row["prompt"] == prompt and row["completion"] == "a"
-    with pytest.raises(RowError, match="one assistant message"):
+    with pytest.raises(RowError, match="begins with a message of 'user'"):
         checked(write(path, {"prompt": prompt, "completion": prompt + reply, "reward": 0}), "unpaired")
 
 

@@ -62,10 +62,14 @@ UNITS = [
     "(!)",
     "\r\n \r\n",
     "a. b ",
+    "</think>\n\n",
+    "a:\n\n",
+    "Wait\n\n",
+    "<think>",
 ]
 
 
-@pytest.mark.parametrize("separator", ["line", "blank_line", "numbered", "sentence"])
+@pytest.mark.parametrize("separator", ["line", "blank_line", "paragraph", "numbered", "sentence", "answer:line"])
 @pytest.mark.parametrize("unit", [*UNITS, "\\begin{a%d} "])
 def test_every_splitter_takes_linear_time(unit: str, separator: str) -> None:
     """Four times the text takes less than ten times as long."""

@@ -183,7 +183,8 @@ def test_a_step_owns_the_line_breaks_behind_it_and_no_indentation() -> None:
 def test_unknown_splitters_are_refused() -> None:
     for refused in ("split:lines", "split:", "split:a:b:c"):
         with pytest.raises(
-            ValueError, match=r"unknown; choose one of line, blank_line, numbered, sentence, or your own"
+            ValueError,
+            match=r"unknown; choose one of line, blank_line, paragraph, numbered, sentence, turn, or your own",
         ):
             split_steps("a", refused)
     for name, says in (

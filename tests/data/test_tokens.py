@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from qstep.data import check_completion_ids, encode_completion, encode_prompt, encode_text, split_steps, step_token_ends
-from qstep.data.tokens import PROMPT_DATE
+from qstep.data.chat import PROMPT_DATE
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
@@ -79,7 +79,7 @@ def test_text_never_becomes_a_special_token() -> None:
 
 def test_completions_end_as_they_were_sampled() -> None:
     tokens = tokenizer()
-    row: dict[str, Any] = {"completion": "a</s>"}
+    row: dict[str, Any] = {"prompt": "Q", "completion": "a</s>"}
     assert encode_completion(tokens, row) == [*encode_text(tokens, "a</s>"), tokens.eos_token_id]
     assert encode_completion(tokens, {**row, "finish_reason": "length"}) == encode_text(tokens, "a</s>")
     ids = [1, 2, 3]

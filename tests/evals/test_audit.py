@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from indexed_rows import index, row
-from qstep.evals.audit import audit_rows, shared_rows_of
-from qstep.evals.measures import LabelShares, NamedRows, SharedRows, Spread, VerdictShares
+from qstep.evals.audit import audit_rows
+from qstep.evals.contamination import shared_rows_of
+from qstep.evals.measures import LabelShares, NamedRows, ResemblingRows, SharedRows, Spread, VerdictShares
+
+NONE = ResemblingRows(problems=0, rows=0, lines=[], examples=[])
 
 
 def test_every_figure_of_a_stepwise_file(tmp_path: Path) -> None:
@@ -49,6 +52,10 @@ def test_quantiles_are_values_that_are_there() -> None:
 def test_problems_are_shared_whatever_their_ids(tmp_path: Path) -> None:
     ours = index(tmp_path / "a.jsonl", [row("p", ["a"], [True]), row("q", ["a"], [True]), row("p", ["b"], [True])])
     theirs = index(tmp_path / "b.jsonl", [{**row("p", ["b"], [False]), "problem_id": "7"}, row("r", ["a"], [True])])
-    assert shared_rows_of(ours, theirs) == SharedRows(problems=1, responses=1, rows=2, lines=[1, 3])
+    assert shared_rows_of(ours, theirs) == SharedRows(
+        problems=1, responses=1, rows=2, lines=[1, 3], near_copies=NONE, overlaps=NONE
+    )
     asked = index(tmp_path / "c.jsonl", [{"prompt": "q", "completion": "a"}], "prompt-completion")
-    assert shared_rows_of(ours, asked) == SharedRows(problems=1, responses=0, rows=1, lines=[2])
+    assert shared_rows_of(ours, asked) == SharedRows(
+        problems=1, responses=0, rows=1, lines=[2], near_copies=NONE, overlaps=NONE
+    )

@@ -50,7 +50,16 @@ def test_a_calibrated_scorer_has_a_small_error_and_a_shifted_one_its_shift() -> 
     found = calibration(np.log(shifted / (1 - shifted)), right, problems).ece
     assert found.mean == pytest.approx(0.2, abs=0.015) and found.low < 0.2 < found.high
     counts = [bin.steps for bin in calibration(q, right, problems).reliability]
-    assert len(counts) == 10 and max(counts) - min(counts) <= 2
+    assert counts == [2000] * 10
+
+
+@pytest.mark.parametrize(
+    ("steps", "sizes"), [(10, [1] * 10), (12630, [1263] * 10), (5, [1] * 5), (12, [2, 1, 1, 1, 1, 2, 1, 1, 1, 1])]
+)
+def test_bins_have_equally_many_steps(steps: int, sizes: list[int]) -> None:
+    """Bin i of 10 ends with step ceil(i N / 10): of 12 steps with 2, 3, 4, 5, 6, 8, 9, 10, 11, 12."""
+    found = calibration(np.linspace(-3, 3, steps), np.arange(steps) % 2, list(range(steps)))
+    assert [bin.steps for bin in found.reliability] == sizes
 
 
 def test_the_auc_of_all_is_resampled_by_problem() -> None:

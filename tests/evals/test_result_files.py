@@ -56,6 +56,10 @@ def best_of_n(**changes: Any) -> dict[str, Any]:
         ({"curves": {"mean": {"1": {"mean": 0.9, "low": 0.1, "high": 0.5}}}}, r".*\['1'\]: the interval \[0.1, 0.5\]"),
         ({"problems": True}, r"\['problems'\] is True, not a whole number"),
         ({"auc": None}, r"\['auc'\] is None, not a mapping"),
+        ({"auc": {"v": {}}}, r": differences has none of 'v' and 'majority'"),
+        ({"ns": [1, 2]}, r": curves\['mean'\] has no '2', which is in ns"),
+        ({"ns": []}, r": ns is empty"),
+        ({"kind": []}, r" is not a result of `qstep best-of-n`"),
     ],
 )
 def test_what_does_not_fit_is_named(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -82,7 +86,9 @@ def test_a_missing_field_and_another_kind_are_named(tmp_path: Path) -> None:
 
 
 def test_what_was_not_measured_is_left_out_and_null_stays(tmp_path: Path) -> None:
-    write_json(tmp_path / "r.json", best_of_n(length={}, auc={"v": {"response": None}}))
+    of = {"mean": 0.0, "low": -0.5, "high": 0.5, "n": 4, "a": "v"}
+    differences = {b: {**of, "b": b} for b in ("majority", "mean")}
+    write_json(tmp_path / "r.json", best_of_n(length={}, auc={"v": {"response": None}}, differences=differences))
     found = read_result(tmp_path / "r.json", BestOfN)
     assert found.aggregations is None and found.length == {}
     written = as_json(found)

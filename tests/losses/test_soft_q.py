@@ -32,6 +32,27 @@ def test_by_hand() -> None:
     assert by_prefix.value.tolist() == [1.0] and by_prefix.q.tolist() == [2.0]
 
 
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_a_trajectory_that_was_cut_off_continues_from_its_last_value(lam: float) -> None:
+    """As `test_by_hand`, twice; the second was cut off at its second token, of which 1000 is not read.
+
+    returns G_0 = u_0 + V(s_1) = -1 + 5 = 4 for every lambda
+    value (3 - 4)^2 = 1; Q 1 + 3 = 4 against 0 + 5: 1
+    """
+    logps, reference = torch.tensor([[-1.0, -5.0, 0.0]] * 2), torch.tensor([[-3.0, -1.0, 0.0]] * 2)
+    values, rewards = torch.tensor([[3.0, 5.0, 0.0]] * 2), torch.tensor([[0.0, 1.0, 0.0], [0.0, 1000.0, 0.0]])
+    logps.requires_grad_(), values.requires_grad_()
+    mask, cut_off = MASK.expand(2, 3), torch.tensor([False, True])
+    losses = dqo_losses(logps, reference, values, rewards, mask, beta=0.5, lam=lam, cut_off=cut_off)
+    whole = dqo_losses(logps[:1], reference[:1], values[:1], rewards[:1], MASK, beta=0.5, lam=lam)
+    assert losses.value[0] == whole.value[0] and losses.q[0] == whole.q[0]
+    assert losses.returns[1].tolist() == [4.0, 5.0, 0.0]
+    assert losses.value[1] == 1.0 and losses.q[1] == 1.0
+    by_logps, by_values = torch.autograd.grad((losses.value + losses.q)[1], [logps, values])
+    assert by_logps.tolist() == [[0.0] * 3, [-1.0, 0.0, 0.0]]  # 2 beta (Q - target)
+    assert by_values.tolist() == [[0.0] * 3, [-2.0, 0.0, 0.0]]
+
+
 def test_without_a_reference() -> None:
     """The log-ratio is log pi itself: -1 and -5 give u = 1/2 and 7/2, and with lam = 1 returns 4 and 7/2."""
     logps, zeros = torch.tensor([[-1.0, -5.0, 0.0]]), torch.zeros(1, 3)

@@ -83,6 +83,21 @@ def test_every_shipped_recipe_is_checked_against_its_commands(file: Path) -> Non
             recipe.check(stage)
 
 
+def test_an_option_is_checked_with_the_file_that_a_reference_becomes(tmp_path: Path) -> None:
+    """The output of a stage is a file, which has no splits. The dry run took `${raw}` for the id of a Hub data set."""
+    made = {"raw": {"command": "convert", "dataset_name": "owner/name", "split": "gsm8k"}}
+    made["again"] = {"command": "convert", "dataset_name": "${raw}", "split": "gsm8k"}
+    file = write(tmp_path)
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "stages": made}))
+    with pytest.raises(
+        RecipeError, match=r"stage 'again', .* --split is 'gsm8k', but it has no effect without a Hub id"
+    ):
+        plan(read_recipe(file), tmp_path / "out", [0])
+    del made["again"]["split"]
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "stages": made}))
+    assert list(plan(read_recipe(file), tmp_path / "out", [0])[0].stages) == ["raw", "again"]
+
+
 def test_references_are_filled_in() -> None:
     names = {"model": "m", "steps": 3}
     assert fill("${steps}", names) == 3
@@ -200,7 +215,7 @@ def test_keys_follow_the_users_own_code(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_seed_goes_where_it_is_referred_to_and_variants_share_the_rest(tmp_path: Path) -> None:
     file = write(
         tmp_path,
-        stages=stages(tmp_path, labels={"seed": "${seed}"}),
+        stages=stages(tmp_path, labels={"seed": "${seed}", "flip_share": 0.5}),
         variants={"one": {}, "two": {"labels": {"max_per_problem": 2}}},
     )
     runs = plan(read_recipe(file), tmp_path / "out", [1, 2])
@@ -214,7 +229,9 @@ def test_the_seed_goes_where_it_is_referred_to_and_variants_share_the_rest(tmp_p
 def test_a_stage_is_like_another_and_follows_its_variants(tmp_path: Path) -> None:
     file = write(
         tmp_path,
-        stages=stages(tmp_path, more={"like": "labels", "seed": 7}, most={"like": "more", "seed": 8}),
+        stages=stages(
+            tmp_path, more={"like": "labels", "flip_share": 0.5, "seed": 7}, most={"like": "more", "seed": 8}
+        ),
         variants={"one": {}, "two": {"labels": {"max_problems": 1}, "most": {"max_problems": 2}}},
     )
     one, two = plan(read_recipe(file), tmp_path / "out", [0])

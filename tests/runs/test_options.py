@@ -73,6 +73,7 @@ class Toy(Options):
     pace: Annotated[int, ChangesNothing(unless=lambda config: config.way == "c")] = 1
     source: Annotated[str, NOT_IN_SETTINGS] = "a"
     scale: Annotated[int, NotInSettings(unless=lambda config: config.way == "c")] = 2
+    mood: Annotated[str, ReadIf("calm", way="b")] = "none"
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,7 @@ class Toy(Options):
         ({"share": math.nan}, "--share is nan; it must be above 0 and below 1"),
         ({"depth": 4}, "--depth is 4, but it has no effect without --way b or c: remove it"),
         ({"level": 0.5}, "--level is 0.5, but it has no effect without --way b or c: remove it"),
+        ({"mood": "wild"}, "--mood is 'wild', but it has no effect without --way b: remove it"),
         ({"level": 0.5, "way": "b", "depth": 0}, "--level is 0.5, but it has no effect without --depth: remove it"),
     ],
 )
@@ -94,13 +96,14 @@ def test_an_option_is_checked_by_what_its_field_says(options: dict[str, Any], wo
 def test_what_can_be_meant_is_taken() -> None:
     Toy(count=1, way="b", depth=4, level=0.5, url="http://a")
     assert Toy(rows=9).rows == 9, "it changes nothing, so it may be given although way is a"
+    assert is_read(Toy(mood="calm"), "mood") and is_read(Toy(mood="wild", way="b"), "mood")
     assert why_unread(Toy(way="b"), "level") is None and not is_read(Toy(), "depth")
 
 
 def test_the_settings_are_the_options_that_change_something() -> None:
     assert settings_of(Toy(url="http://a"), extra=1) == {
         **{"count": None, "share": 0.5, "way": "a", "depth": 3, "level": 0.9},
-        **{"url": True, "extra": 1},
+        **{"url": True, "mood": "none", "extra": 1},
     }
     assert settings_of(Toy(way="c")).items() >= {"pace": 1, "scale": 2}.items() and settings_of(Toy())["url"] is None
     assert not changes_nothing(Toy(), "source"), "a recipe's key has it"

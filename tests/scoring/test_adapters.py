@@ -264,7 +264,7 @@ def test_conversations_keep_their_turns_or_are_refused(folders: dict[str, Path])
     assert skywork.score([user], SOLUTIONS[0]) == skywork.score(QUESTION, SOLUTIONS[0])
     with pytest.raises(ValueError, match=r"turns of system, user; .* one question only"):
         skywork.score([system, user], SOLUTIONS[0])
-    with pytest.raises(ValueError, match="ends with a turn of 'assistant'"):
+    with pytest.raises(ValueError, match="prompt ends with an assistant's message"):
         qwen.score([user, {"role": "assistant", "content": "Well"}], SOLUTIONS[0])
 
 

@@ -15,7 +15,7 @@ from pages import commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
 from qstep.evals import Audit, read_result
-from qstep.evals.measures import OverLongRows
+from qstep.evals.measures import OverLongRows, TwoGolds
 from qstep.models import ScorerModel
 from qstep.objectives import METHODS
 from qstep.objectives.classification import ClassificationConfig
@@ -88,6 +88,59 @@ def test_contradictions_and_shared_problems(file: Path, tmp_path: Path) -> None:
     assert found.failures == [] and found == read_result(tmp_path / "audit.json", Audit), "an audit may be repeated"
 
 
+def test_two_gold_answers_to_one_problem_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """1/2 and 0.5 are one answer to the task math, and two to a task that audit does not import."""
+    given = [("p", "1/2", "math"), ("p", "0.5", "math"), ("q", "4", "math"), ("q", "5", "math")]
+    given += [("r", "1/2", "mine:task"), ("r", "0.5", "mine:task")]
+    rows = [{**ROWS[0], "prompt": prompt, "gold": gold, "task": task} for prompt, gold, task in given]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(ValueError, match=r"prompts have two gold answers: 2 rows \(line 4, 6\)"):
+        audit(AuditConfig(train_file=tmp_path / "rows.jsonl"))
+    assert "gold answers: '5' on line 4, and '4' on line 3" in capsys.readouterr().err
+    found = audit(AuditConfig(train_file=tmp_path / "rows.jsonl", max_contradictions=2)).golds
+    assert (found.rows, found.lines) == (2, [4, 6])
+    assert found.examples[0] == TwoGolds(line=4, gold="5", other_line=3, other_gold="4")
+
+
+def test_prompts_whose_last_token_would_merge_with_the_response(tmp_path: Path) -> None:
+    """Of the tokenizer, "ab" is one token. A conversation and sampled tokens have no such border."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"a": 0, "b": 1, "ab": 2, "<eos>": 3}
+    bpe = Tokenizer(models.BPE(words, [("a", "b")]))
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", chat_template="a").save_pretrained(tmp_path)
+    chat = [{"role": "user", "content": "a"}]
+    sampled = {"prompt": "a", "completion": "b", "completion_ids": [1, 3], "finish_reason": "stop"}
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "b", "completion": "b"}, {"prompt": chat, "completion": "b"}]
+    write_jsonl(tmp_path / "rows.jsonl", [*rows, sampled, {"prompt": "ba", "completion": "bb"}])
+    found = audit(AuditConfig(train_file=tmp_path / "rows.jsonl", model_name_or_path=str(tmp_path)))
+    assert found.tokens is not None and found.tokens.merging.lines == [1, 5]
+    steps = [{"prompt": "a", "completions": ["b", "a"], "labels": [True, False], "completion_ids": [1]}]
+    write_jsonl(tmp_path / "steps.jsonl", steps)
+    given: dict[str, Any] = {"train_file": tmp_path / "steps.jsonl", "model_name_or_path": str(tmp_path)}
+    found = audit(AuditConfig(**given, step_separator="<eos>", separator_token="<eos>"))
+    assert found.tokens is not None and found.tokens.merging.lines == [1]
+
+
+def test_near_copies_of_test_problems_fail_and_overlaps_are_counted(tmp_path: Path) -> None:
+    """The instruction is that of `qstep sample --instruction`, which a benchmark's own file lacks."""
+    words = " ".join(f"w{n}" for n in range(15))
+    asked = ["what is $2+2$", "What is 3+3?", "Now: " + words]
+    rows = [{**ROWS[0], "prompt": f"{text}\n\nReason step by step."} for text in asked]
+    write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[0]])
+    write_jsonl(tmp_path / "test.jsonl", [{"problem": "What is $2\\,+\\,2$?"}, {"problem": f"Then {words}!"}])
+    given: dict[str, Any] = {"train_file": tmp_path / "rows.jsonl", "test_files": {"t": tmp_path / "test.jsonl"}}
+    with pytest.raises(ValueError, match=r"1 problems are near copies of problems in t: 2 rows \(line 1, 4\)\. Drop"):
+        audit(AuditConfig(**given, output=tmp_path / "audit.json"))
+    found = read_result(tmp_path / "audit.json", Audit).shared["t"]
+    assert (found.problems, found.near_copies.problems, found.overlaps.problems) == (0, 1, 1)
+    [near], [over] = found.near_copies.examples, found.overlaps.examples
+    assert (near.line, near.test_line, near.words, near.problem) == (1, 1, None, rows[0]["prompt"])
+    assert (over.line, over.test_line, over.words) == (3, 2, " ".join(f"w{n}" for n in range(13)))
+    assert audit(AuditConfig(**given, max_shared_problems=1)).failures == []
+
+
 def test_a_benchmarks_own_file_and_a_set_that_is_not_converted(file: Path, tmp_path: Path) -> None:
     """Problems are compared as prompts; rows of a published format are told from rows of one's own."""
     asked = next(read_rows(file))["prompt"]
@@ -142,7 +195,7 @@ def test_the_pages_commands_run(base: Path, rows_file: Path, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     rows = list(read_rows(rows_file))
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    write_jsonl(tmp_path / "test.jsonl", [{**row, "prompt": row["prompt"] + " "} for row in rows[:4]])
+    write_jsonl(tmp_path / "test.jsonl", [{**row, "prompt": "0+" + row["prompt"]} for row in rows[:4]])
     (tmp_path / "model").symlink_to(base)
     audits = commands("docs/data.md", "## Check a file before you train")
     assert len(audits) == 4

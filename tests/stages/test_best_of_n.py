@@ -91,7 +91,7 @@ def test_a_problem_has_one_gold_answer(tmp_path: Path) -> None:
     rows = problem("a", "rw", gold="5")
     assert report(tmp_path, rows)["problems"] == 1
     rows[1]["gold"] = "6"
-    with pytest.raises(ValueError, match=r"row 'a#1' has another gold answer than earlier rows with its problem_id"):
+    with pytest.raises(ValueError, match=r"line 2, field 'gold': is '6', but the same problem has '5' on line 1\. Cor"):
         report(tmp_path, rows)
 
 
@@ -175,6 +175,13 @@ def test_no_cell_of_a_table_is_cut(width: int, monkeypatch: pytest.MonkeyPatch, 
     assert all(cell in text for row in cells for cell in row)
     assert max(map(len, text.splitlines())) <= width
     assert text.count("n = ") == 9
+
+
+def test_a_column_wider_than_the_terminal_is_not_cut(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "shown").open("w") as shown:
+        monkeypatch.setattr(progress, "console", progress.Console(file=shown, width=40))
+        progress.print_table("title", ["", "found"], [["a name that is long", "a finding " * 5]])
+    assert "a finding " * 5 in (tmp_path / "shown").read_text()
 
 
 @needs("gsm8k_responses.jsonl")
@@ -277,17 +284,20 @@ def test_unfinished_responses_lose_to_those_that_ended(tmp_path: Path, capsys: p
     kinds = [("42", "stop", 1.0), ("30", "length", 3.0), ("41", "stop", -2.0), ("30", "length", 2.0)]
     rows = [
         {**common, "id": f"p#{i}", "problem_id": "p", "answer": answer, "finish_reason": reason, "score": score,
-         "verdict": "right" if answer == "42" else "wrong"}
+         "q_values": [score], "verdict": "right" if answer == "42" else "wrong"}
         for i, (answer, reason, score) in enumerate(kinds)
     ] + [
         {**common, "id": f"s#{i}", "problem_id": "s", "answer": "42", "finish_reason": "length", "score": 1.0 * i,
-         "verdict": "right"} for i in range(4)
+         "q_values": [1.0 * i], "verdict": "right"} for i in range(4)
     ]  # fmt: skip
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, rows)
-    output = best_of_n(BestOfNConfig(inputs={"prm": path}, output=tmp_path / "best.json", ns=[4]))
+    output = best_of_n(
+        BestOfNConfig(inputs={"prm": path}, output=tmp_path / "best.json", ns=[4], aggregations=["last"])
+    )
     found = json.loads(output.read_text())
     assert found["unfinished"] == 6
+    assert found["aggregations"]["prm"]["curves"]["last"]["4"]["mean"] == 1
     assert found["curves"]["prm"]["4"]["mean"] == 1 and found["curves"]["prm_weighted"]["4"]["mean"] == 1
     assert found["curves"]["majority"]["4"]["mean"] == 0.75, "42 and 41 tie in the first problem"
     assert "6 responses cut off: chosen only if no response to the problem ended" in capsys.readouterr().err

@@ -73,3 +73,23 @@ def test_rollouts_are_graded_as_their_rows_were(tmp_path: Path) -> None:
     assert all(set(row["trials"]) == {4, 1} for row in labels("same", "my_task:reward_by_gold"))
     with pytest.raises(ValueError, match="use the same grader"):
         labels("other", None)
+
+
+@pytest.mark.parametrize(
+    ("command", "graded"),
+    [("grade", {}), ("annotate --method outcome", {"verdict": "right", "label": True, "reward": 1.0, "answer": "4"})],
+)
+def test_a_problem_with_two_gold_answers_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, graded: dict[str, Any]
+) -> None:
+    """By the first command that reads both. 4 and 4.0 are one answer, and an id makes another problem."""
+    row = {"prompt": "2+2?", "completion": "2+2=4\nThe answer is 4.", **graded}
+    golds = ["4", "4.0", "5"]
+    rows = [{**row, "id": f"r{number}", "gold": gold} for number, gold in enumerate(golds)]
+    file = written(tmp_path / "rows.jsonl", rows)
+    assert qstep(*command.split(), "--input", file, "--output", tmp_path / "out.jsonl") == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "rows.jsonl, line 3, field 'gold': is '5', but the same problem has '4' on line 1. Correct one" in error
+    ids = [{**row, "problem_id": gold.partition(".")[0]} for row, gold in zip(rows, golds, strict=True)]
+    file = written(tmp_path / "ids.jsonl", ids)
+    assert qstep(*command.split(), "--input", file, "--output", tmp_path / "ids_out.jsonl") == 0

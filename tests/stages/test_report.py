@@ -200,3 +200,24 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert main(["report", "--results.dqo", str(dqo), "--results.base", str(base), "--output", page]) == 0
     assert main(["report", "--results", str(dqo), "--output", page]) == 0
     assert main(["report", "--results", json.dumps([str(dqo), str(base)]), "--output", page]) == 0
+
+
+def test_a_damaged_result_is_named_with_its_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: a difference, a count and a line of the provenance are deleted. The page needs no provenance."""
+    graded = scored(tmp_path / "v.jsonl", {"p": [1.0, 0.0], "q": [0.0, 1.0]})
+    chosen = best_of_n(BestOfNConfig({"v": graded}, tmp_path / "bon.json"))
+    whole = json.loads(chosen.read_text())
+    less = {name: value for name, value in whole["differences"].items() if name != "v_minus_mean"}
+    write_json(chosen, {**whole, "differences": less})
+    assert main(["report", "--results", str(chosen), "--output", str(tmp_path / "report.html")]) == 1
+    assert "bon.json: differences has none of 'v' and 'mean'" in " ".join(capsys.readouterr().err.split())
+    write_json(chosen, {**whole, "provenance": {"date": "2026-01-01"}})
+    assert main(["report", "--results", str(chosen), "--output", str(tmp_path / "report.html")]) == 0
+    both = [evaluation(tmp_path / f"{name}.json", p=(3, 1, 0), q=(1, 3, 0)) for name in ("a", "b")]
+    counts = json.loads(both[1].read_text())
+    counts["problems"]["sampled"]["p"] = [3, 1]
+    write_json(both[1], counts)
+    with pytest.raises(
+        ValueError, match=r"b\.json: problems\['sampled'\]\['p'\] is \[3, 1\]; give the numbers of right"
+    ):
+        report(ReportConfig(both, tmp_path / "report.html"))

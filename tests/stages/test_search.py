@@ -218,6 +218,26 @@ def test_searches_are_compared_and_drawn(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["report", "--results", str(summary), "--output", str(tmp_path / "again.html")]) == 0
 
 
+def test_candidates_that_were_cut_off_do_not_vote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """p: the wrong answer 1 has two votes, but of candidates that were cut off. q: none ended, so all vote."""
+    base = {"task": "miniature", "prompt": "1+1=\n", "gold": "2"}
+    spent = {"method": "beam", "width": 4, "expand": 2, "max_steps": None, "token_budget": None}
+    spent |= {"tokens_generated": 30, "tokens_scored": 40, "too_long": 0, "candidates": 3}
+    rows = [
+        base | {"problem_id": p, "id": f"{p}#{i}", "sample": i, "completion": f"#{a}", "score": q, "chosen": i == 2,
+                "search": spent, "finish_reason": end if i < 2 else last}
+        for p, end, last in (("p", "length", "stop"), ("q", "length", "length"))
+        for i, (a, q) in enumerate([(1, 3.0), (1, 3.0), (2, -3.0)])
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    graded = grade(GradeConfig(tmp_path / "rows.jsonl", tmp_path / "graded.jsonl"))
+    output = compare_search(CompareSearchConfig({"beam": graded}, tmp_path / "out.json"))
+    of = json.loads(output.read_text())["searches"]["beam"]
+    assert [of[how]["mean"] for how in ("majority", "weighted")] == [0.5, 0.5]
+    assert of["cut_off"] == 0.5 and of["unfinished"] == 5
+    assert "5 candidates cut off, 1 choice among them" in capsys.readouterr().err
+
+
 def test_votes_of_candidates(tmp_path: Path) -> None:
     """Answers 1, 1 and 2 with scores -3, -3 and 3: chosen and weighted are 2, the majority is 1."""
     base = {"problem_id": "p", "task": "miniature", "prompt": "1+1=\n", "gold": "2", "finish_reason": "stop"}
@@ -233,6 +253,8 @@ def test_votes_of_candidates(tmp_path: Path) -> None:
     of = json.loads(output.read_text())["searches"]["beam"]
     assert [of[how]["mean"] for how in ANSWERS] == [1.0, 0.0, 1.0, 1.0]
     assert of["tokens_generated"] == {"mean": 30.0, "max": 30} and of["cut_off"] == 0.0
+
+    assert of["unfinished"] == 0
 
     for change, message in (
         (lambda rows: [row | {"chosen": False} for row in rows], "has 3 rows, 0 of them chosen"),

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from qstep.generation import Request, SamplingSettings
 from qstep.tasks import miniature
@@ -24,6 +25,7 @@ class CharacterTokenizer:
 
     bos_token_id = None
     chat_template = None
+    added_tokens_decoder: ClassVar[dict[int, object]] = {}
     eos_token_id = EOS
 
     def encode(self, text: str, **options: bool) -> list[int]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from qstep.generation import Request, SamplingSettings
 from qstep.scoring.scorer import Scored
@@ -26,6 +26,7 @@ class Characters:
 
     bos_token_id = None
     chat_template = None
+    added_tokens_decoder: ClassVar[dict[int, object]] = {}
     eos_token_id = EOS
 
     def encode(self, text: str, **options: bool) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +156,12 @@ def test_sampled_rows_are_measured_by_what_is_read(tmp_path: Path) -> None:
     config = method.config(str(tmp_path), use_cpu=True, report_to="none", max_length=20, over_long="drop")
     found = method.objective(config, miniature.tokenizer()).rows(RowsFile(path))
     assert found.rows.tolist() == [1] and found.left_out == {"longer than max_length": 1}
+
+
+def test_a_policys_rows_that_contradict_each_other_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": "a", "completion": "c", "reward": reward} for reward in (1.0, 0.0, 1.0)]
+    with caplog.at_level(logging.WARNING):
+        rows_of(tmp_path / "one.jsonl", [rows[0], rows[2]])
+        assert "contradict" not in caplog.text
+        rows_of(tmp_path / "rows.jsonl", [{**rows[0], "prompt": "b"}, *rows])
+    assert "3 rows contradict another row of the same response, first on line 2" in caplog.text

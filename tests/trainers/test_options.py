@@ -17,6 +17,9 @@ from model_families import tiny
 from qstep.data import read_rows, write_jsonl
 from qstep.models import ModelOptions, PolicyModel, collate_groups
 from qstep.objectives import METHODS
+from qstep.objectives.arguments import EVALUATES
+from qstep.runs.options import ReadIf, options_of
+from qstep.stages.train import TrainInputs
 from qstep.tasks import miniature
 from qstep.trainers import NonFiniteLoss, RSTrainer, reference
 from qstep.trainers.reference import ReferenceStore
@@ -235,6 +238,7 @@ def test_evaluation_needs_a_file_and_lengths_are_not_grouped(
         ValueError, match=r"--eval_file .* has no effect without evaluations: give --eval_strategy steps or epoch"
     ):
         trainer("rs", base, rows_file, tmp_path, eval_file=rows_file)
+    assert options_of(TrainInputs)["eval_file"].of(ReadIf) == [EVALUATES], "the field says what the check reads"
     with pytest.raises(ValueError, match="choose random or sequential"):
         trainer("rs", base, rows_file, tmp_path, train_sampling_strategy="group_by_length")
 

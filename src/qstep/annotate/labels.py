@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
+from qstep.data import TURNS, has_turns
 from qstep.types import Row
 
 
@@ -26,7 +27,7 @@ def with_labels(
     return {
         **before,
         "completions": steps,
-        "step_separator": separator,
+        "step_separator": TURNS if has_turns(row.get("completion")) else separator,
         "labels": list(labels),
         "label_source": source,
         "successes": None if counts is None else [successes for successes, _ in counts],

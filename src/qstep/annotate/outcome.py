@@ -16,9 +16,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from qstep.annotate.labels import with_labels
-from qstep.data import group_key, steps_of
+from qstep.data import group_key, has_turns, steps_of
 from qstep.tasks import BUILT_IN, Tasks
 from qstep.types import Row
 
@@ -89,6 +90,15 @@ def label_by_outcome(row: Row, pool: OutcomePool, separator: str = "\n", tasks: 
 def _prefixes(row: Row, steps: Sequence[str]) -> Iterator[int]:
     """A hash of each sequence of steps that begins the response, the same for the same sequence."""
     state = hashlib.blake2b(repr(group_key(row)).encode(), digest_size=8)
-    for step in steps:
+    for step in _compared(row, steps):
         state.update(f"{len(step)}:{step}".encode(errors="surrogatepass"))
         yield int.from_bytes(state.copy().digest(), "little")
+
+
+def _compared(row: Row, steps: Sequence[str]) -> Sequence[str]:
+    """What makes two steps the same: their text, and in a response of several turns also the messages before it."""
+    completion = row.get("completion")
+    if not has_turns(completion):
+        return steps
+    places = [place for place, message in enumerate(completion) if message["role"] == "assistant"]
+    return [repr(completion[start:end]) for start, end in pairwise([0, *(place + 1 for place in places)])]

@@ -9,7 +9,6 @@ from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from qstep.api.responses import responses_of
-from qstep.data import group_key
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -131,7 +130,9 @@ def _groups(rows: Any, task: str) -> list[ScoredGroup]:
 
     by_name = rows if isinstance(rows, Mapping) else {None: rows}
     tables = {
-        name: responses_of(table, task=task, need=("verdict",) if name is None else ("verdict", "score"))[0]
+        name: responses_of(
+            table, task=task, need=("verdict",) if name is None else ("verdict", "score"), accept=Tasks(task).of
+        )[0]
         for name, table in by_name.items()
     }
     if None in tables and any("score" in row for row in tables[None]):
@@ -161,21 +162,15 @@ def _groups(rows: Any, task: str) -> list[ScoredGroup]:
 
 
 def _check_same(tables: Mapping[Any, list[Row]]) -> None:
-    """Raises ValueError if tables differ in a response or its verdict, or a problem has two gold answers."""
+    """Raises ValueError if tables differ in a response, its verdict or its gold answer."""
     contents: dict[str, tuple[Any, ...]] = {}
-    golds: dict[tuple[str, str], Any] = {}
     for name, table in tables.items():
         for place, row in enumerate(table):
-            content = (row["prompt"], row["completion"], row["verdict"])
+            content = (row["prompt"], row["completion"], row["verdict"], row.get("gold"))
             if contents.setdefault(row["id"], content) != content:
                 raise ValueError(
-                    f"rows[{place}] of {name!r} differs from the same row of another table in its prompt, completion "
-                    "or verdict: score the same table with each scorer"
-                )
-            if golds.setdefault(group_key(row), row.get("gold")) != row.get("gold"):
-                raise ValueError(
-                    f"rows[{place}] has another gold answer than earlier rows of its problem: give each problem its "
-                    "own problem_id"
+                    f"rows[{place}] of {name!r} differs from the same row of another table in its prompt, completion, "
+                    "verdict or gold answer: score the same table with each scorer"
                 )
 
 

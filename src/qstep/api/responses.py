@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qstep.data import RowError, numbered_responses, plain_rows
+from qstep.data import Answers, RowError, numbered_responses, plain_rows
 from qstep.types import Row
 
 
 def responses_of(
-    table: Any, *, task: str, need: Sequence[str] = (), accept: Callable[[Row], object] | None = None
+    table: Any, *, task: str, need: Sequence[str] = (), accept: Callable[[Row], Answers] | None = None
 ) -> tuple[list[Row], list[int]]:
     """The responses in a table as rows (see `qstep.data.rows`), and for each the index of its row in the table.
 
@@ -26,5 +27,6 @@ def responses_of(
         found = list(numbered)
     except RowError as error:
         where = f"rows[{error.line}]" + (f", column {error.field!r}" if error.field else "")
-        raise ValueError(f"{where}: {error.problem}") from None
+        problem = re.sub(r"\bon line (\d+)", r"in rows[\1]", error.problem)
+        raise ValueError(f"{where}: {problem}") from None
     return [row for _, row in found], [place for place, _ in found]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from qstep.data.audit import contradicting_rows, repeated_rows, rising_rows
+from qstep.data.audit import contradicting_rows, repeated_rows, rising_rows, two_golds
 from qstep.data.cached import cache_folders, cached_array
 from qstep.data.columns import is_conversation, takes_null
+from qstep.data.copies import Instruction, KnownProblems, Match, problem_text
 from qstep.data.first_wrong import NO_ERROR, first_wrong, labels_until
+from qstep.data.golds import Answers
 from qstep.data.index import Index, index_rows
 from qstep.data.jsonl import (
     RowError,
@@ -19,7 +21,9 @@ from qstep.data.jsonl import (
     write_jsonl,
     write_whole,
 )
+from qstep.data.messages import TURNS, conversation_text, final_text, has_turns, plain_prompt, refuse_turns, turn_texts
 from qstep.data.model_names import check_model_name
+from qstep.data.parts import Part, of_part, part_of
 from qstep.data.placed import Placed, Turn, encode_chat, encode_ended, encode_joined, one_token
 from qstep.data.published import (
     Audit,
@@ -38,6 +42,7 @@ from qstep.data.rows import (
     group_key,
     how_to_add,
     is_right,
+    is_truncated,
     judged_right,
     label_kind,
     last_text,
@@ -74,19 +79,27 @@ from qstep.data.tokens import (
     text_offsets,
     tokenizer_fingerprint,
 )
+from qstep.data.turns import ResponseTokens, encode_response, encode_turn_steps
 from qstep.data.user_code import USER_CODE, code_version, load_code
 
 __all__ = [
     "FILES",
     "NO_ERROR",
+    "TURNS",
     "USER_CODE",
+    "Answers",
     "Audit",
     "Format",
     "Index",
+    "Instruction",
+    "KnownProblems",
+    "Match",
     "Neutral",
+    "Part",
     "Placed",
     "PublishedFormat",
     "Reading",
+    "ResponseTokens",
     "RowError",
     "SeparatorInside",
     "Source",
@@ -107,6 +120,7 @@ __all__ = [
     "checked_steps",
     "code_version",
     "contradicting_rows",
+    "conversation_text",
     "count_responses",
     "count_rows",
     "decode_text",
@@ -115,16 +129,21 @@ __all__ = [
     "encode_ended",
     "encode_joined",
     "encode_prompt",
+    "encode_response",
     "encode_text",
     "encode_texts",
+    "encode_turn_steps",
     "file_fingerprint",
+    "final_text",
     "first_cut",
     "first_wrong",
     "group_key",
+    "has_turns",
     "how_to_add",
     "index_rows",
     "is_conversation",
     "is_right",
+    "is_truncated",
     "is_users_splitter",
     "judged_right",
     "label_kind",
@@ -136,9 +155,13 @@ __all__ = [
     "most_text_tokens",
     "numbered_responses",
     "numbered_rows",
+    "of_part",
     "one_token",
     "outcome",
+    "part_of",
+    "plain_prompt",
     "plain_rows",
+    "problem_text",
     "prompt_id",
     "prompt_kind",
     "read_groups",
@@ -147,6 +170,7 @@ __all__ = [
     "read_responses",
     "read_rows",
     "recognise",
+    "refuse_turns",
     "repeated_rows",
     "rising_rows",
     "row_step_ends",
@@ -162,6 +186,8 @@ __all__ = [
     "takes_null",
     "text_offsets",
     "tokenizer_fingerprint",
+    "turn_texts",
+    "two_golds",
     "use_splitter",
     "with_steps",
     "write_json",

@@ -1,17 +1,20 @@
-"""Doubtful rows of a file: labels that rise, repeated responses, and labels that contradict one another.
+"""Doubtful rows of a file: labels that rise, repeated responses, contradicting labels, and two gold answers.
 
-Nearly all of it follows from the file's index. Rows are read again only for soft labels that may rise and for repeats
-whose labels differ.
+Nearly all of it follows from the file's index. Rows are read again only for soft labels that may rise, for repeats
+whose labels differ, and for gold answers that are written differently.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qstep.data.index import Index
+from qstep.types import Row
 
 
 def rising_rows(index: Index, threshold: float = 0.0) -> NDArray[np.int64]:
@@ -32,24 +35,43 @@ def repeated_rows(index: Index) -> NDArray[np.int64]:
 
 
 def contradicting_rows(index: Index) -> NDArray[np.int64]:
-    """The numbers of rows whose response has both true and false labels, for a step or for the complete response."""
+    """The numbers of rows whose response also has another verdict or reward, or both true and false for a step."""
     table = index.table
-    if index.format == "stepwise":
-        said, may = table["labelling"], (table["labelling"] != 0) & (table["soft"] == 0)
-    else:
-        said, may = table["right"], table["right"] >= 0
-    numbers = np.flatnonzero(may)
+    verdicts = np.unique(np.stack([table["right"], np.nan_to_num(table["outcome"])]), axis=1, return_inverse=True)[1]
+    graded = _differing(table, verdicts, table["right"] >= 0)
+    if index.format != "stepwise":
+        return graded
+    groups: dict[int, list[int]] = {}
+    for number in _differing(table, table["labelling"], (table["labelling"] != 0) & (table["soft"] == 0)).tolist():
+        groups.setdefault(int(table["response"][number]), []).append(number)
+    contradict = [rows for rows in groups.values() if _contradict([index.row(number)["labels"] for number in rows])]
+    return np.union1d(graded, np.array([*chain.from_iterable(contradict)], np.int64))
+
+
+def _differing(table: NDArray[np.void], said: NDArray[Any], known: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The numbers of the rows whose response has two different known values."""
+    numbers = np.flatnonzero(known)
     numbers = numbers[np.lexsort((said[numbers], table["response"][numbers]))]
     responses, said = table["response"][numbers], said[numbers]
     differ = np.unique(responses[1:][(responses[1:] == responses[:-1]) & (said[1:] != said[:-1])])
-    differing = np.sort(numbers[np.isin(responses, differ)])
-    if index.format != "stepwise":
-        return differing
-    groups: dict[int, list[int]] = {}
-    for number in differing.tolist():
-        groups.setdefault(int(table["response"][number]), []).append(number)
-    contradict = [rows for rows in groups.values() if _contradict([index.row(number)["labels"] for number in rows])]
-    return np.array(sorted(chain.from_iterable(contradict)), np.int64)
+    return np.sort(numbers[np.isin(responses, differ)])
+
+
+def two_golds(index: Index, same: Callable[[Row, Row], bool]) -> list[tuple[int, int]]:
+    """Pairs of rows with one prompt and different gold answers: the first row of the prompt, and a later one.
+
+    `same` says whether two gold answers that are written differently are the same answer. Ids do not matter.
+    """
+    known = np.flatnonzero(index.table["gold"])
+    answers = index.table[["prompt", "gold"]][known]
+    firsts = np.sort(known[np.unique(answers, return_index=True)[1]])  # the first row of each prompt with each answer
+    first_of: dict[int, int] = {}
+    found = []
+    for number in firsts.tolist():
+        first = first_of.setdefault(int(index.table["prompt"][number]), number)
+        if first != number and not same(index.row(first), index.row(number)):
+            found.append((first, number))
+    return found
 
 
 def _contradict(labels: list[list[bool | None]]) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
-from qstep.types import FinishReason, Verdict
+from qstep.data.messages import is_message
+from qstep.types import FinishReason, Message, Verdict
 
 
 def shown(value: Any) -> str:
@@ -31,18 +32,9 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def is_conversation(value: Any) -> bool:
+def is_conversation(value: Any) -> TypeGuard[list[Message]]:
     """Whether a value is a list of messages with role and content."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(message, dict)
-            and set(message) == {"role", "content"}
-            and all(isinstance(part, str) for part in message.values())
-            for message in value
-        )
-    )
+    return isinstance(value, list) and bool(value) and all(map(is_message, value))
 
 
 def _is_prompt(value: Any) -> bool:
@@ -97,7 +89,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "metadata": (lambda value: isinstance(value, dict), "give an object"),
     "prompt": (_is_prompt, 'give a string, or messages {"role", "content"} of strings'),
     "gold": (_is_text, "give a string, in quotes even if it is a number"),
-    "completion": (_is_text, "give a string, or one assistant message"),
+    "completion": (
+        lambda value: _is_text(value) or is_conversation(value),
+        "give a string, or messages that begin and end with an assistant's",
+    ),
     "completion_ids": (
         lambda ids: _are_counts(ids) and bool(ids),
         "give a non-empty list of token ids",

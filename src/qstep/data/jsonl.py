@@ -20,13 +20,18 @@ class RowError(ValueError):
     """A row that cannot be used. The message names the file, the line, the field, and what to do."""
 
     def __init__(self, path: Path, line: int, field: str | None, problem: str) -> None:
-        unit = "line" if path.suffix in _LINES or path.name.endswith((".jsonl.gz", ".jsonl.zst")) else "row"
-        where = f"{path}, {unit} {line}" + (f", field {field!r}" if field else "")
+        where = f"{path}, {line_of(path, line)}" + (f", field {field!r}" if field else "")
         super().__init__(f"{where}: {problem}")
         self.path = path
         self.line = line
         self.field = field
         self.problem = problem
+
+
+def line_of(path: Path, line: int) -> str:
+    """The name of a row in a message that already names the file, such as `line 3`. CSV files and lists have rows."""
+    unit = "line" if path.suffix in _LINES or path.name.endswith((".jsonl.gz", ".jsonl.zst")) else "row"
+    return f"{unit} {line}"
 
 
 def read_rows(path: Path, *, allow_torn: bool = False) -> Iterator[Row]:

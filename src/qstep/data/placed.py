@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from qstep.data.tokens import encode_text, encode_texts, text_offsets, undated
+from qstep.data.chat import undated
+from qstep.data.tokens import encode_text, encode_texts, text_offsets
 from qstep.words import counted
 
 if TYPE_CHECKING:

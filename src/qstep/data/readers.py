@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from qstep.data.columns import is_conversation
+from qstep.data.golds import Answers, Golds
 from qstep.data.jsonl import RowError, count_rows, numbered_rows
+from qstep.data.messages import plain_prompt
 from qstep.data.rows import check_row, group_key, prompt_id
 from qstep.data.sources import Source
 from qstep.data.splitters import joint_of
@@ -77,12 +80,11 @@ def _problem(path: Path, line: int, row: Row, identifier: str, task: str) -> Pro
     else:
         answer = _first(path, line, row, _GOLD_COLUMNS)
         gold, solution = _gold(path, line, answer, row[answer], row.get("solution"))
-    conversation = (
-        isinstance(prompt, list)
-        and bool(prompt)
-        and all(isinstance(message, dict) and isinstance(message.get("content"), str) for message in prompt)
-    )
-    if not conversation and not (isinstance(prompt, str) and prompt.strip()):
+    try:
+        prompt = plain_prompt(prompt, row.get("tools"))
+    except ValueError as error:
+        raise RowError(path, line, question, str(error)) from None
+    if not is_conversation(prompt) and not (isinstance(prompt, str) and prompt.strip()):
         raise RowError(path, line, question, f"is {prompt!r}; give a string or a list of messages")
     metadata = {} if solution is None else {"solution": solution}
     return Problem(identifier, prompt, gold, task, metadata)
@@ -124,7 +126,7 @@ def read_responses(
     offset: int = 0,
     limit: int | None = None,
     need: Sequence[str] = (),
-    accept: Callable[[Row], object] | None = None,
+    accept: Callable[[Row], Answers] | None = None,
 ) -> Iterator[Row]:
     """The responses of a JSONL file, written by qstep or made elsewhere, as rows (`qstep.data.rows`).
 
@@ -141,10 +143,11 @@ def read_responses(
         offset: how many problems to skip, in order of appearance.
         limit: maximum number of problems.
         need: further columns that a row must have.
-        accept: raises ValueError for a row whose task it does not know.
+        accept: returns the task of a row, which compares gold answers. It raises ValueError for a task that it does
+            not know. Without it, gold answers are not compared.
 
     Raises:
-        RowError: a row is bad, or two rows have the same id.
+        RowError: a row is bad, two rows have the same id, or two rows of one problem have different gold answers.
     """
     path = Path(path)
     chosen = numbered_responses(
@@ -161,7 +164,7 @@ def numbered_responses(
     offset: int = 0,
     limit: int | None = None,
     need: Sequence[str] = (),
-    accept: Callable[[Row], object] | None = None,
+    accept: Callable[[Row], Answers] | None = None,
 ) -> Iterator[tuple[int, Row]]:
     """As `read_responses`, from numbered rows. Each response comes with the number of its row.
 
@@ -169,6 +172,7 @@ def numbered_responses(
     """
     numbers: dict[tuple[str, str], int] = {}
     names: dict[tuple[str, str], str] = {}
+    golds = Golds(path)
     prompts: Counter[str] = Counter()
     samples: Counter[tuple[str, str]] = Counter()
     seen: set[str] = set()
@@ -191,9 +195,10 @@ def numbered_responses(
             row.setdefault("task", task)
             if accept is not None:
                 try:
-                    accept(row)
+                    answers = accept(row)
                 except ValueError as error:
                     raise RowError(path, line, "task", str(error)) from error
+                golds.check(line, row, answers)
             if row["id"] in seen:
                 raise RowError(path, line, "id", f"{row['id']!r} occurs twice; give each row its own id")
             seen.add(row["id"])

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from qstep.data.rows import Format, is_right, outcome
+from qstep.data.messages import all_text, has_turns, identity
+from qstep.data.rows import Format, is_right, is_truncated, outcome
 from qstep.types import Prompt, Row
 
 COLUMNS: np.dtype[np.void] = np.dtype(
@@ -21,10 +22,13 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("response", "<u8"),  # hash of the prompt and the steps; of the completion in a format without steps
         ("labelling", "<u8"),  # hash of the labels, 0 where no step has one
         ("id", "<u8"),  # hash of the id, 0 without one
+        ("gold", "<u8"),  # hash of the gold answer, 0 without one
         ("content", "<u8"),  # hash of the line's bytes
         ("outcome", "<f8"),  # the reward, NaN if unknown
         ("lowest", "<f8"),  # of the labels, NaN where no step has one
         ("highest", "<f8"),
+        ("lowest_before", "<f8"),  # of the labels before the last step's, NaN where there is none
+        ("highest_before", "<f8"),
         ("last", "<f8"),  # the last step's label, NaN where it has none
         ("prompt_bytes", "<i4"),  # of the prompt's text, or its messages' texts
         ("prompt_extra", "<i4"),  # bytes beyond one a character
@@ -43,9 +47,11 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("rewarded", "?"),  # has step_rewards
         ("rises", "?"),  # a step has a higher label than one before it
         ("blank", "?"),  # has neither a text nor completion_ids
+        ("structured", "?"),  # has several turns, or tools: its number of tokens is known only when it is rendered
+        ("truncated", "?"),  # was cut off and is not known to be right
     ]
 )
-_PACK = struct.Struct("<qi" + "Q" * 6 + "d" * 4 + "i" * 12 + "?" * 5).pack
+_PACK = struct.Struct("<qi" + "Q" * 7 + "d" * 6 + "i" * 12 + "?" * 7).pack
 
 
 def record(
@@ -58,26 +64,34 @@ def record(
 ) -> bytes:
     """The record of a row whose line begins at `offset`. New separators and roles get the next number."""
     prompt, steps, ids = row["prompt"], row.get("completions"), row.get("completion_ids")
-    turns = [] if isinstance(prompt, str) else [(message["role"], message["content"]) for message in prompt]
-    speakers = tuple(role for role, _ in turns)
-    prompt_text = prompt if isinstance(prompt, str) else "".join(content for _, content in turns)
-    response = "".join(steps) if format == "stepwise" and steps else row.get("completion", "")
+    turns = [] if isinstance(prompt, str) else list(map(identity, prompt))
+    prompt_text = prompt if isinstance(prompt, str) else all_text(prompt)
+    completion = row.get("completion", "")
+    several = completion if has_turns(completion) else []
+    structured = bool(several) or any(len(turn) > 2 for turn in turns)
+    speakers = ("user",) if structured else tuple(turn[0] for turn in turns)
+    response = all_text(several) if several else "".join(steps) if format == "stepwise" and steps else completion
+    compared = list(map(identity, several)) or (steps if format == "stepwise" else response)
     prompt_bytes, response_bytes = len(prompt_text.encode()), len(response.encode())
     reward, right, labels = outcome(row), is_right(row), row.get("labels") or [None]
     known = [label for label in labels if label is not None]
+    before = known if labels[-1] is None else known[:-1]
     separator, nan = row.get("step_separator"), float("nan")
     return _PACK(
         offset,
         len(text),
         _hash((row.get("problem_id"), turns or prompt)),
         prompt_hash(prompt),
-        _hash((turns or prompt, steps if format == "stepwise" else response)),
+        _hash((turns or prompt, compared)),
         _hash(labels) if known else 0,
         _hash(row["id"]) if "id" in row else 0,
+        0 if row.get("gold") is None else _hash(row["gold"]),
         bytes_hash(text),
         nan if reward is None else reward,
         min(known, default=nan),
         max(known, default=nan),
+        min(before, default=nan),
+        max(before, default=nan),
         nan if labels[-1] is None else labels[-1],
         prompt_bytes,
         prompt_bytes - len(prompt_text),
@@ -96,12 +110,14 @@ def record(
         row.get("step_rewards") is not None,
         any(after > before for after, before in zip(known[1:], accumulate(known, min), strict=False)),
         ids is None and not response.strip(),
+        structured,
+        is_truncated(row),
     )
 
 
 def prompt_hash(prompt: Prompt) -> int:
     """The number that represents a prompt in an index."""
-    return _hash(prompt if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt])
+    return _hash(prompt if isinstance(prompt, str) else list(map(identity, prompt)))
 
 
 def _hash(value: Any) -> int:

@@ -11,9 +11,10 @@ A row is one response. Sampling writes the first columns, and every later stage 
     scored     q_values, score, step_rewards
 
 Rows made elsewhere need only the columns of their format: `prompt-completion` (prompt, completion), `unpaired` (also
-label or reward) or `stepwise` (prompt, completions, labels). A prompt is text or a conversation. Types are not
-converted: `true` is a hard label and `0.75` a soft one. `null` means unknown, and losses leave that step out. If
-`labels` itself is null, the row has no labels. A problem is identified by its `problem_id` and its prompt.
+label or reward) or `stepwise` (prompt, completions, labels). A prompt is text or a conversation, and a completion may
+have several turns (`qstep.data.messages`). Types are not converted: `true` is a hard label and `0.75` a soft one.
+`null` means unknown, and losses leave that step out. If `labels` itself is null, the row has no labels. A problem is
+identified by its `problem_id` and its prompt.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import Any, Literal
 
 from qstep.data.columns import RULES, is_conversation, shown
 from qstep.data.jsonl import RowError, canonical_json
+from qstep.data.messages import TURNS, final_text, plain_completion, plain_prompt, turn_texts
+from qstep.data.parts import part_of
 from qstep.data.steps import first_cut
 from qstep.types import Prompt, Row
 from qstep.words import counted
@@ -83,8 +86,13 @@ def prompt_id(row: Row) -> str:
 def checked_prompt(prompt: Any, where: str = "prompt") -> Prompt:
     """Returns `prompt` if it is a string or a conversation.
 
-    Raises TypeError, naming `where`, for anything else.
+    Messages come into one form (`qstep.data.messages`). Raises ValueError for messages that cannot, and TypeError for
+    anything else. Both name `where`.
     """
+    try:
+        prompt = plain_prompt(prompt)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from None
     if isinstance(prompt, str) or is_conversation(prompt):
         return prompt
     held = f" of {type(prompt[0]).__name__}" if isinstance(prompt, list) and prompt else ""
@@ -112,7 +120,8 @@ def how_to_add(column: str) -> str:
 def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collection[str] = ()) -> Row:
     """Checks every column that this package knows, and returns a copy. Columns of `format` and `need` are required.
 
-    A completion that is a conversation of one assistant message becomes its text.
+    Messages come into one form (`qstep.data.messages`). A completion of one assistant message becomes its text. The
+    steps of one with several turns are the assistant's turns.
 
     Raises:
         RowError: a column is missing, of a wrong type or out of range, or contradicts another.
@@ -120,12 +129,51 @@ def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collecti
     row = dict(row)
     if row.get("labels", ()) is None:
         del row["labels"]
-    if "completion" in row:
-        row["completion"] = _completion_text(row["completion"])
-    fault = _missing_column(row, format, need) or _bad_value(row) or _bad_steps(row) or _bad_lists(row)
+    fault = (
+        _bad_messages(row)
+        or _bad_turns(row, format)
+        or _missing_column(row, format, need)
+        or _bad_value(row)
+        or _bad_steps(row)
+        or _bad_lists(row)
+    )
     if fault is not None:
         raise RowError(path, line, *fault)
     return row
+
+
+def _bad_messages(row: Row) -> _Fault:
+    """Brings the row's messages into one form. What is no message is left, and checked later."""
+    for column, plain in (
+        ("prompt", lambda prompt: plain_prompt(prompt, row.pop("tools", None))),
+        ("completion", plain_completion),
+    ):
+        if column in row:
+            try:
+                row[column] = plain(row[column])
+            except ValueError as error:
+                return column, str(error)
+    return None
+
+
+def _bad_turns(row: Row, format: Format) -> _Fault:
+    """Checks a response of several turns. The turns become its steps if steps matter."""
+    completion = row.get("completion")
+    if not is_conversation(completion):
+        return None
+    if row.get("completion_ids") is not None:
+        return (
+            "completion_ids",
+            "is given for a response of several turns, whose tokens qstep makes; drop the column",
+        )
+    if isinstance(row.get("prompt"), str):
+        return "prompt", "is a string, and the response has several turns; give the prompt as messages"
+    if format != "stepwise" and not row.keys() & {"completions", "labels", "q_values", "step_rewards"}:
+        return None
+    steps = turn_texts(completion)
+    if row.setdefault("step_separator", TURNS) != TURNS or row.setdefault("completions", steps) != steps:
+        return "completions", f"differs from the assistant's turns of the completion, which are its steps ({TURNS})"
+    return None
 
 
 def _missing_column(row: Row, format: Format, need: Collection[str]) -> _Fault:
@@ -163,8 +211,9 @@ def _bad_value(row: Row) -> _Fault:
 def _bad_steps(row: Row) -> _Fault:
     if "completions" not in row:
         return None
-    # A response without steps is possible if it is empty.
-    if not row["completions"] and row.get("completion", "?").strip():
+    # A response without steps is possible if it is empty, or lacks the part that is cut.
+    partly = part_of(str(row.get("step_separator"))) is not None
+    if not row["completions"] and not partly and final_text(row.get("completion", "?")).strip():
         return "completions", "is empty; give at least one step, or drop the row"
     if "step_separator" not in row:
         return None
@@ -191,13 +240,6 @@ def _bad_lists(row: Row) -> _Fault:
     return None
 
 
-def _completion_text(completion: Any) -> Any:
-    """The text of a one-message conversation. Anything else is returned unchanged, and checked later."""
-    if is_conversation(completion) and len(completion) == 1 and completion[0]["role"] == "assistant":
-        return completion[0]["content"]
-    return completion
-
-
 def outcome(row: Row) -> float | None:
     """The reward of a response: its `reward`, or 1 or 0 by its `label`, or None (not gradable)."""
     if row.get("reward") is not None:
@@ -213,6 +255,11 @@ def is_right(row: Row) -> bool | None:
     if row.get("label") is not None:
         return bool(row["label"])
     return None if row.get("reward") is None else float(row["reward"]) >= 1
+
+
+def is_truncated(row: Row) -> bool:
+    """Whether a response was cut off and is not known to be right. Nobody knows how it would have ended."""
+    return row.get("finish_reason") == "length" and not is_right(row)
 
 
 def judged_right(row: Row) -> bool | None:

@@ -4,9 +4,15 @@ A `step_separator` is the string between steps, or `split:` and the name of a sp
 
     line         after every line break (\n, \r\n or \r)
     blank_line   after every run of empty or blank lines outside displayed mathematics and code
+    paragraph    at blank lines outside displayed mathematics and code, if the step so far has at least 80 characters
+                 and does not end in a colon; always before "Wait", "Alternatively" and the like, and after the mark
+                 that closes the thinking. A mark alone is no step
     numbered     before every heading `Step 1:` at the start of a line, also `Step 1.`, `**Step 1**`, `### Step 1` and
                  `第一步`. Without such headings, before every item of a list whose numbers count up from 1
     sentence     after every sentence, and after line breaks outside displayed mathematics and code
+    turn         nowhere: the steps of a response of several turns are the assistant's turns (`qstep.data.messages`)
+    thinking:s   as splitter s cuts the thinking of a response. What is outside of it has no steps
+    answer:s     as splitter s cuts what follows the thinking
     m:f          as the user's function `f(text) -> list[str]` in module `m` does
 
 A splitter of this package does not split one of its own steps again.
@@ -15,42 +21,38 @@ A splitter of this package does not split one of its own steps again.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from qstep.data.blocks import BLANK, BLANK_LINES, BREAK, blocks, outside
+from qstep.data.paragraphs import behind_paragraphs
+from qstep.data.parts import base_of, part_of
 from qstep.data.user_code import USER_CODE, code_version, load_code
 
 _PREFIX = "split:"
 
-_BLANK = r"[^\S\r\n]"
-_BREAK = r"(?:\r\n|\n|\r(?!\n))"
+_LINE = re.compile(BREAK)
 
-_LINE = re.compile(_BREAK)
-_BLANK_LINES = re.compile(rf"{_BREAK}(?:{_BLANK}*{_BREAK})+")
-
-_STEP = re.compile(rf"step{_BLANK}|\u7b2c", re.IGNORECASE)
+_STEP = re.compile(rf"step{BLANK}|\u7b2c", re.IGNORECASE)
 _CHINESE_STEP = r"\u7b2c[\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341\u767e\d]{1,4}\u6b65"
 _HEADING = re.compile(
-    rf"""(?:\A|(?<=[\r\n])) {_BLANK}*
-    (?:[-+*>\u2022]{_BLANK}+)?                                # - Step 1:
-    (?P<marked> \#{{1,6}}{_BLANK}* | \\[a-z]+\*?\{{ )?        # ### Step 1, \textbf{{Step 1}}
-    [*_]{{0,3}} step{_BLANK}+
-    (?:\d+|[ivx]+|[a-z]|one|two|three|four|five|six|seven|eight|nine|ten)\b {_BLANK}*
-    (?:\([^()\r\n]*\))? {_BLANK}*
+    rf"""(?:\A|(?<=[\r\n])) {BLANK}*
+    (?:[-+*>\u2022]{BLANK}+)?                                # - Step 1:
+    (?P<marked> \#{{1,6}}{BLANK}* | \\[a-z]+\*?\{{ )?        # ### Step 1, \textbf{{Step 1}}
+    [*_]{{0,3}} step{BLANK}+
+    (?:\d+|[ivx]+|[a-z]|one|two|three|four|five|six|seven|eight|nine|ten)\b {BLANK}*
+    (?:\([^()\r\n]*\))? {BLANK}*
     (?(marked)|(?:[*_:\uff1a)]|\.(?!\d)|[-\u2013\u2014](?=\s)|(?=[\r\n]|\Z)))
-    | (?:\A|(?<=[\r\n\u3002\uff01\uff1f\uff1b])) {_BLANK}* (?:\#{{1,6}}{_BLANK}*)? [*_]{{0,3}} {_CHINESE_STEP}""",
+    | (?:\A|(?<=[\r\n\u3002\uff01\uff1f\uff1b])) {BLANK}* (?:\#{{1,6}}{BLANK}*)? [*_]{{0,3}} {_CHINESE_STEP}""",
     re.IGNORECASE | re.VERBOSE,
 )
-_NUMBERED_LINE = re.compile(rf"(?:\A|(?<=[\r\n]))({_BLANK}*)(?:\*\*)?(\d{{1,3}})[.)](?:\*\*)?{_BLANK}+\S")
+_NUMBERED_LINE = re.compile(rf"(?:\A|(?<=[\r\n]))({BLANK}*)(?:\*\*)?(\d{{1,3}})[.)](?:\*\*)?{BLANK}+\S")
 
-_OPENING = re.compile(r"\\\[|\\\(|\$\$|\\begin\{\w+\*?\}|```|\[asy\]")
-_CLOSING = re.compile(r"\\\]|\\\)|\$\$|\\end\{\w+\*?\}|```|\[/asy\]|[\r\n]")
 _FULL_DISPLAY = re.compile(r"[.!?]\s*(?:\\\]|\$\$|\\end\{\w+\*?\})\Z")
-_DISPLAY = re.compile(rf"{_BLANK}*(?:\\\[|\$\$|\\begin\{{)")
+_DISPLAY = re.compile(rf"{BLANK}*(?:\\\[|\$\$|\\begin\{{)")
 
 _MARK = re.compile(
-    rf"""(?<![.!?\u2026])[.!?\u2026]++ (?P<closing>["'\u201d\u2019\u00bb)\]}}*_$]*+) (?={_BLANK})
+    rf"""(?<![.!?\u2026])[.!?\u2026]++ (?P<closing>["'\u201d\u2019\u00bb)\]}}*_$]*+) (?={BLANK})
       | [\u3002\uff01\uff1f\r\n] (?:
         (?<=[\u3002\uff01\uff1f]) [\u3002\uff01\uff1f]* ["'\u300d\u300f\u201d\u2019\uff09]*
       | (?<=\r) \n?
@@ -68,16 +70,16 @@ _BEFORE_NUMBERS = re.compile(
 _DOTTED = re.compile(r"(?:[A-Z]\.){2,}")
 _INITIAL = re.compile(r"[A-Z]\.")
 _ITEM = re.compile(
-    rf"""{_BLANK}*(?:[-+>\u2022]{_BLANK}+)?[*_(\#]*{_BLANK}*
-    (?:\d{{1,3}}|[a-zA-Z]|[ivxIVX]{{1,4}}|(?i:step|case|part|problem|question|example){_BLANK}+\w{{1,8}})\.""",
+    rf"""{BLANK}*(?:[-+>\u2022]{BLANK}+)?[*_(\#]*{BLANK}*
+    (?:\d{{1,3}}|[a-zA-Z]|[ivxIVX]{{1,4}}|(?i:step|case|part|problem|question|example){BLANK}+\w{{1,8}})\.""",
     re.VERBOSE,
 )
 """The beginning of a numbered line."""
 _LONGEST_ITEM = 40
 
 _VISIBLE = re.compile(r"[\S\r\n]")
-_EQUATION = re.compile(rf"{_BLANK}*[^\W\d_]{_BLANK}*[=<>\u2264\u2265]")
-_OPERATOR = re.compile(rf"{_BLANK}*[-,;:)\]}}%=+*/^<>|&\u00d7\u00f7\u00b7\u2248](?:\s|\Z)")
+_EQUATION = re.compile(rf"{BLANK}*[^\W\d_]{BLANK}*[=<>\u2264\u2265]")
+_OPERATOR = re.compile(rf"{BLANK}*[-,;:)\]}}%=+*/^<>|&\u00d7\u00f7\u00b7\u2248](?:\s|\Z)")
 
 
 def is_named(separator: str) -> bool:
@@ -87,7 +89,8 @@ def is_named(separator: str) -> bool:
 
 def is_users_splitter(separator: str) -> bool:
     """Whether a `step_separator` names a user's function."""
-    return is_named(separator) and USER_CODE.fullmatch(separator[len(_PREFIX) :]) is not None
+    base = base_of(separator)
+    return is_named(base) and part_of(base) is None and USER_CODE.fullmatch(base[len(_PREFIX) :]) is not None
 
 
 def use_splitter(separator: str) -> None:
@@ -98,12 +101,12 @@ def use_splitter(separator: str) -> None:
 
     Raises ValueError for an unknown name, or a function that cannot be loaded.
     """
-    name = separator[len(_PREFIX) :]
+    name = base_of(separator)[len(_PREFIX) :]
     if is_users_splitter(separator):
         function = load_code(name, "splitter")
         if not callable(function):
             raise ValueError(f"splitter {name!r} is {function!r}; it must be a function")
-        _users[separator] = function
+        _users[base_of(separator)] = function
     elif name not in _SPLITTERS:
         raise ValueError(
             f"splitter {name!r} of step_separator {separator!r} is unknown; choose one of {', '.join(_SPLITTERS)}, or "
@@ -115,16 +118,19 @@ def splitter_version(separator: str) -> str:
     """A `step_separator`, with a digest of the file of a user's function, which together determine the steps."""
     if not is_users_splitter(separator):
         return separator
-    return _PREFIX + code_version(separator[len(_PREFIX) :], "splitter")
+    name = base_of(separator)[len(_PREFIX) :]
+    return separator.removesuffix(name) + code_version(name, "splitter")
 
 
 def joint_of(separator: str) -> str:
     """The string to put between steps so that they are split at the same places again.
 
-    Raises ValueError for a user's function, for which it is unknown.
+    Raises ValueError for a user's function, for which it is unknown, and for steps of a part of the response.
     """
     if not is_named(separator):
         return separator
+    if part_of(separator):
+        raise ValueError(f"steps of {separator!r} cannot be joined again, because they are a part of the response")
     if is_users_splitter(separator):
         raise ValueError(
             f"steps of {separator!r}, your own function, cannot be joined again, because their separator is unknown"
@@ -136,6 +142,8 @@ def joint_of(separator: str) -> str:
 def cuts(text: str, separator: str) -> list[int]:
     """The ends of the parts into which a named splitter splits `text`, in order. Some parts may be blank.
 
+    `thinking:` or `answer:` in the name has no effect here: `text` is that part (`qstep.data.steps`).
+
     Raises:
         ValueError: the splitter is unknown, or is a user's function that was not loaded with `use_splitter`, or its
             parts do not join to the text.
@@ -144,7 +152,9 @@ def cuts(text: str, separator: str) -> list[int]:
         found = _users_cuts(text, separator)
     else:
         use_splitter(separator)
-        found = [position for position in _SPLITTERS[separator[len(_PREFIX) :]][0](text) if 0 < position < len(text)]
+        found = [
+            position for position in _SPLITTERS[base_of(separator)[len(_PREFIX) :]][0](text) if 0 < position < len(text)
+        ]
     return [*found, len(text)]
 
 
@@ -152,12 +162,12 @@ _users: dict[str, Callable[[str], Any]] = {}
 
 
 def _users_cuts(text: str, separator: str) -> list[int]:
-    if separator not in _users:
+    if base_of(separator) not in _users:
         raise ValueError(
             f"{separator!r} is your own function, and it is not loaded. Give --step_separator {separator} (in Python, "
             "call qstep.data.use_splitter)"
         )
-    parts = _users[separator](text)
+    parts = _users[base_of(separator)](text)
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise ValueError(
             f"{separator!r} returned {parts!r}; it must return a list of strings, the parts of its argument"
@@ -204,49 +214,13 @@ def _before_items(text: str) -> Iterator[int]:
     return (start for starts in lists if len(starts) > 1 for start in starts)
 
 
-def _whole(text: str) -> list[tuple[int, int]]:
-    """The spans of mathematics, code and drawings, in linear time. No sentence ends inside them.
-
-    `\\(...\\)` must end in its line. What is never closed has no span.
-    """
-    ends: dict[str, list[int]] = {}
-    for closing in _CLOSING.finditer(text):
-        ends.setdefault("\n" if closing[0] == "\r" else closing[0], []).append(closing.start())
-    spans: list[tuple[int, int]] = []
-    position = 0
-    while opening := _OPENING.search(text, position):
-        close = _closing_of(opening[0])
-        end = _next(ends.get(close, []), opening.end())
-        if end is None or (close == r"\)" and (_next(ends.get("\n", []), opening.end()) or len(text)) < end):
-            position = opening.start() + 1
-            continue
-        position = end + len(close)
-        spans.append((opening.start(), position))
-    return spans
-
-
-def _closing_of(opening: str) -> str:
-    pairs = {r"\[": r"\]", r"\(": r"\)", "[asy]": "[/asy]"}
-    return pairs.get(opening, opening.replace(r"\begin", r"\end"))
-
-
-def _next(positions: list[int], start: int) -> int | None:
-    """The first of the sorted positions that is not before `start`."""
-    index = bisect_left(positions, start)
-    return positions[index] if index < len(positions) else None
-
-
 def _behind_blank_lines(text: str) -> Iterator[int]:
-    whole = _whole(text)
-    starts = [start for start, _ in whole]
-    for match in _BLANK_LINES.finditer(text):
-        index = bisect_left(starts, match.start())
-        if not index or whole[index - 1][1] <= match.start():
-            yield match.end()
+    whole = blocks(text)
+    return (match.end() for match in BLANK_LINES.finditer(text) if outside(whole, match.start()))
 
 
 def _behind_sentences(text: str) -> Iterator[int]:
-    whole = _whole(text)
+    whole = blocks(text)
     ends = {end for start, end in whole if _FULL_DISPLAY.search(text, start, end) and text[end : end + 1].isupper()}
     inside = iter(whole)
     first, last = next(inside, (len(text), len(text)))
@@ -306,7 +280,9 @@ def _introduces_display(text: str, line: int, start: int, end: int) -> bool:
 _SPLITTERS: dict[str, tuple[Callable[[str], Iterator[int]], str]] = {
     "line": (_behind(_LINE), "\n"),
     "blank_line": (_behind_blank_lines, "\n\n"),
+    "paragraph": (behind_paragraphs, "\n\n"),
     "numbered": (_before_headings, "\n"),
     "sentence": (_behind_sentences, " "),
+    "turn": (lambda text: iter(()), "\n\n"),
 }
 """For each splitter, its function and the string to put between its steps."""

@@ -8,8 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qstep.data.chat import without_opening
+from qstep.data.messages import has_turns
 from qstep.data.steps import Span, checked_steps, step_regions
 from qstep.data.tokens import decode_text, encode_completion, encode_text, text_offsets
+from qstep.data.turns import encode_response
 from qstep.types import Row
 from qstep.words import counted
 
@@ -77,14 +80,30 @@ def row_step_ends(
 
     Raises ValueError if `steps` are not those of the tokens.
     """
+    if has_turns(row["completion"]):
+        return encode_response(tokenizer, row).ends
     ids = encode_completion(tokenizer, row)
     if row.get("completion_ids") is not None:
         return step_token_ends(tokenizer, ids, steps, separator)
     text = row["completion"]
+    written = without_opening(tokenizer, row["prompt"], text)
+    if len(written) < len(text):
+        return _ends_without_opening(tokenizer, text, written, ids, step_regions(text, steps, separator))
     if decode_text(tokenizer, encode_text(tokenizer, text)) == text:
         return step_token_ends(tokenizer, ids, steps, separator)
     _, offsets = text_offsets(tokenizer, text)
     ends = map_steps(offsets, step_regions(text, steps, separator)).ends
+    return [*ends[:-1], len(ids) - 1] if ends else []
+
+
+def _ends_without_opening(
+    tokenizer: PreTrainedTokenizerBase, text: str, written: str, ids: Sequence[int], regions: Sequence[Span]
+) -> list[int]:
+    """The steps' ends in the tokens of `written`, the end of `text`. A step before it ends at the first token."""
+    _, offsets = text_offsets(tokenizer, written)
+    before = len(text) - len(written)
+    inside = [(max(first - before, 0), behind - before) for first, behind in regions if behind > before]
+    ends = [*[0] * (len(regions) - len(inside)), *(map_steps(offsets, inside).ends if inside else [])]
     return [*ends[:-1], len(ids) - 1] if ends else []
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from qstep.data.messages import TURNS, has_turns, turn_texts
+from qstep.data.parts import base_of, part_of, part_span, thinking_is_open
 from qstep.data.splitters import cuts, is_named, is_users_splitter, use_splitter
 from qstep.types import Row
 
@@ -33,18 +35,22 @@ def checked_steps(steps: Any, where: str = "steps") -> list[str]:
     return taken
 
 
-def step_spans(text: str, separator: str = "\n") -> list[Span]:
+def step_spans(text: str, separator: str = "\n", *, thinking_opened: bool = False) -> list[Span]:
     """The spans of the steps of `text`: its non-blank parts, without surrounding blanks.
 
-    `separator` is the text between parts, or names a splitter (`qstep.data.splitters`).
+    `separator` is the text between parts, or names a splitter (`qstep.data.splitters`). `thinking_opened` says whether
+    the text begins inside thinking, for a splitter of one part of a response. A text without that part has no steps.
 
     Raises ValueError for an empty separator, and as `qstep.data.splitters.cuts` does. Raises TypeError for a text that
     is not a string.
     """
     if not isinstance(text, str):
         raise TypeError(f"the text must be a string, not {type(text).__name__}")
+    cut_part = part_of(separator)
+    first, last = part_span(text, cut_part, opened=thinking_opened) if cut_part else (0, len(text))
     spans = []
-    for start, end in _parts(text, separator):
+    for start, end in _parts(text[first:last], base_of(separator)):
+        start, end = start + first, end + first
         part = text[start:end]
         if step := part.strip():
             start += len(part) - len(part.lstrip())
@@ -58,7 +64,9 @@ def split_steps(text: str, separator: str = "\n") -> list[str]:
     Args:
         text: a response.
         separator: the text between steps, or `split:line`, `split:blank_line`, `split:numbered` (headings `Step 1:`),
-            `split:sentence` or `split:module:function`, a function of your own that returns the parts of a text.
+            `split:sentence`, `split:paragraph` for reasoning traces, or `split:module:function`, a function of your own
+            that returns the parts of a text. `split:thinking:line` cuts only the thinking of a response, and
+            `split:answer:line` only what follows it.
 
     Example:
         >>> qstep.split_steps("3 * 4 = 12\\n\\n2 + 12 = 14")
@@ -81,13 +89,13 @@ def _parts(text: str, separator: str) -> Iterator[Span]:
             start += len(part) + len(separator)
 
 
-def locate_steps(text: str, steps: Sequence[str]) -> list[Span]:
-    """The spans of the given steps in `text`. Each is the first match after the step before it.
+def locate_steps(text: str, steps: Sequence[str], start: int = 0) -> list[Span]:
+    """The spans of the given steps in `text` from `start`. Each is the first match after the step before it.
 
     Raises ValueError, naming the step, if one is not found.
     """
     spans: list[Span] = []
-    position = 0
+    position = start
     steps = checked_steps(steps)
     for number, step in enumerate(steps, 1):
         start = text.find(step, position)
@@ -110,14 +118,19 @@ def step_regions(text: str, steps: Sequence[str], separator: str = "\n") -> list
 
     Raises:
         ValueError: `steps` are not those of the text. At a literal separator, the text must be split into exactly these
-            steps. For a named splitter, all that is not blank must be in a step. (A user's function need not be loaded
-            for this.)
+            steps. For a named splitter, all that is not blank must be in a step, or outside the part that it cuts. (A
+            user's function need not be loaded for this.)
     """
-    steps, named = checked_steps(steps), is_named(separator)
-    spans = locate_steps(text, steps) if named else step_spans(text, separator)
+    steps, named, part = checked_steps(steps), is_named(separator), part_of(separator)
+    first = part_span(text, part, opened=True)[0] if part == "thinking" else part_span(text, part)[0] if part else 0
+    spans = locate_steps(text, steps, first) if named else step_spans(text, separator)
     starts, ends = [*(start for start, _ in spans), len(text)], [0, *(end for _, end in spans)]
     gaps = [text[end:start] for end, start in zip(ends, starts, strict=True)]
-    if any(map(str.strip, gaps)) if named else [text[start:end] for start, end in spans] != list(steps):
+    if (
+        any(map(str.strip, gaps[1:-1] if part else gaps))
+        if named
+        else [text[start:end] for start, end in spans] != list(steps)
+    ):
         raise ValueError(f"the steps {list(steps)!r} are not those of the text {text!r}")
     if not spans:
         return []
@@ -164,13 +177,16 @@ def first_cut(steps: Sequence[str], separator: str, *, split_by_it: bool = False
     if split_by_it and is_users_splitter(separator):
         return None
     if is_named(separator):
-        return next((step for step in steps if len(step_spans(step, separator)) > 1), None)
+        base = base_of(separator)
+        return next((step for step in steps if len(step_spans(step, base)) > 1), None)
     return next((step for step in steps if separator in step), None)
 
 
 def with_steps(row: Row, separator: str) -> Row:
     """The row with its steps in `completions`. A row without steps is split. Raises ValueError as `steps_of` does."""
     steps = steps_of(row, separator)
+    if has_turns(row.get("completion")):
+        separator = TURNS
     return row if "completions" in row else {**row, "completions": steps, "step_separator": separator}
 
 
@@ -180,8 +196,11 @@ def steps_of(row: Row, separator: str) -> list[str]:
     Raises:
         ValueError: it was split at another separator, or a step would be split again. Also as `step_spans` does.
     """
+    if has_turns(row.get("completion")):
+        return turn_texts(row["completion"])
     if "completions" not in row:
-        return split_steps(row["completion"], separator)
+        text, opened = row["completion"], part_of(separator) is not None and thinking_is_open(row)
+        return [text[start:end] for start, end in step_spans(text, separator, thinking_opened=opened)]
     steps = checked_steps(row["completions"], f"row {row.get('id')!r}: completions")
     split_at = row.get("step_separator", separator)
     if split_at != separator:

@@ -56,8 +56,21 @@ def table_like(table: Any, rows: list[Row], places: Sequence[int]) -> Any:
         return type(table)(rows, index=table.index.take(list(places)))
     if _is_dataset(table):
         names = dict.fromkeys(name for row in rows for name in row)
+        rows = _of_one_type(rows)
         return type(table).from_dict({name: [row.get(name) for row in rows] for name in names})
     return rows
+
+
+def _of_one_type(rows: list[Row]) -> list[Row]:
+    """The rows, all completions as messages if some are, because a column of `datasets` has one type."""
+    if not any(isinstance(row.get("completion"), list) for row in rows):
+        return rows
+    return [
+        {**row, "completion": [{"role": "assistant", "content": row["completion"]}]}
+        if isinstance(row.get("completion"), str)
+        else row
+        for row in rows
+    ]
 
 
 def _is_frame(table: Any) -> bool:

@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qstep.data.chat import ending, rendered, special_marks, without_opening
+from qstep.data.messages import refuse_turns
 from qstep.types import Prompt, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Count = TypeVar("Count", int, NDArray[np.int64])
-
-PROMPT_DATE = date(2024, 7, 26)
-"""The date that chat templates see, so that prompts do not change from day to day. It is Llama 3.1's default."""
-
-
-_CODES = (*"YymdBbAajHIMSpDFTx", "-d", "-m", "-H", "-I")
-
-
-@cache
-def undated(template: str) -> str:
-    """A chat template in which `strftime_now(format)` always gives `PROMPT_DATE`, at midnight.
-
-    A template's arguments must be data. So the function is defined in the template, as a macro.
-    """
-    if "strftime_now" not in template:
-        return template
-    parts = "".join(f" | replace('%{code}', {PROMPT_DATE.strftime('%' + code)!r})" for code in _CODES)
-    return f"{{% macro strftime_now(format) %}}{{{{ format{parts} }}}}{{% endmacro %}}\n{template}"
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
@@ -55,15 +38,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
             ids = tokenizer.encode(prompt, add_special_tokens=False)
         ids = [*beginning(tokenizer), *ids]
     else:
-        if tokenizer.chat_template is None:
-            raise ValueError(
-                "the prompt is a conversation, but the tokenizer has no chat template. Give the question as a string "
-                "(--conversational false), or use a model that has one"
-            )
-        template = undated(tokenizer.get_chat_template())
-        ids = tokenizer.apply_chat_template(
-            prompt, chat_template=template, add_generation_prompt=True, return_dict=False
-        )
+        ids = rendered(tokenizer, prompt, tokenize=True)
     return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
 
 
@@ -85,19 +60,43 @@ def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def decode_text(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """The text of a response's tokens, without special tokens."""
+    """The text of a response's tokens, without special tokens. The marks around thinking are text."""
+    marks = special_marks(tokenizer).values()
+    if marks and not set(marks).isdisjoint(token_ids):
+        added = tokenizer.added_tokens_decoder
+        kept = [token for token in token_ids if token in marks or token not in added or not added[token].special]
+        return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The tokens of a text that a model wrote. No special token is added or recognised: `<|im_end|>` in the text is
-    tokenised as characters."""
+    tokenised as characters. The exception is a mark around thinking, if the vocabulary has it as one token."""
     with _writable(text):
-        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return [
+            token
+            for part in _at_marks(tokenizer, text)
+            for token in (
+                [part]
+                if isinstance(part, int)
+                else tokenizer.encode(part, add_special_tokens=False, split_special_tokens=True)
+            )
+        ]
+
+
+def _at_marks(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str | int]:
+    """The parts of a text between marks that are special tokens, and the ids of these."""
+    marks = special_marks(tokenizer)
+    if not any(mark in text for mark in marks):
+        return [text]
+    parts = re.split(f"({'|'.join(map(re.escape, marks))})", text)
+    return [marks.get(part, part) for part in parts if part]
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """`encode_text` of each text, in one call."""
+    """`encode_text` of each text; in one call, if none has a mark that is a special token."""
+    if any(mark in text for text in texts for mark in special_marks(tokenizer)):
+        return [encode_text(tokenizer, text) for text in texts]
     with _writable("".join(texts)):
         return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
 
@@ -111,8 +110,21 @@ def text_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[in
         raise ValueError(
             f"{type(tokenizer).__name__} does not report which characters its tokens cover. Use a fast tokenizer"
         )
-    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-    return encoded["input_ids"], encoded["offset_mapping"]
+    ids: list[int] = []
+    offsets: list[tuple[int, int]] = []
+    start = 0
+    for part in _at_marks(tokenizer, text):
+        if isinstance(part, int):
+            length = len(tokenizer.added_tokens_decoder[part].content)
+            ids.append(part)
+            offsets.append((start, start + length))
+        else:
+            length = len(part)
+            own = tokenizer(part, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+            ids += own["input_ids"]
+            offsets += [(start + first, start + behind) for first, behind in own["offset_mapping"]]
+        start += length
+    return ids, offsets
 
 
 def most_text_tokens(size: Count, extra: Count, texts: Count, growth: int) -> Count:
@@ -157,21 +169,24 @@ def bytes_growth(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]:
-    """The tokens of a response: its `completion_ids`, or else those of its `completion` and the end-of-sequence token.
+    """The tokens of a response: its `completion_ids`, or else those of its `completion` and the token that ends it.
 
-    The latter is left out if the response was cut off at a length limit.
+    A response to a conversation ends as the chat template ends an assistant's turn. The end is left out if the response
+    was cut off at a length limit. A mark that opens thinking is left out if the prompt has opened it.
 
     Raises:
         ValueError: the tokenizer has no end-of-sequence token to end a text with.
     """
     if row.get("completion_ids") is not None:
         return list(row["completion_ids"])
-    ids = encode_text(tokenizer, row["completion"])
+    refuse_turns(row, "this command reads responses of one turn. Leave the row out")
+    ids = encode_text(tokenizer, without_opening(tokenizer, row["prompt"], row["completion"]))
     if row.get("finish_reason") == "length":
         return ids
-    if tokenizer.eos_token_id is None:
+    end = ending(tokenizer, row["prompt"])
+    if end is None:
         raise ValueError("the tokenizer has no end-of-sequence token, so a completion cannot be ended")
-    return [*ids, tokenizer.eos_token_id]
+    return [*ids, end]
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -5,32 +5,41 @@ A soft label above 0 counts as right, because some rollout succeeded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qstep.data import (
     Format,
     Index,
-    RowError,
-    Source,
     contradicting_rows,
-    encode_completion,
     encode_prompt,
-    index_rows,
-    numbered_rows,
+    encode_response,
+    encode_text,
+    encode_texts,
     repeated_rows,
     rising_rows,
+    two_golds,
 )
-from qstep.data.records import prompt_hash
-from qstep.evals.measures import LabelShares, NamedRows, OverLongRows, SharedRows, Spread, TokenSpread, VerdictShares
+from qstep.evals.measures import (
+    NAMED,
+    GoldRows,
+    LabelShares,
+    NamedRows,
+    OverLongRows,
+    SharedRows,
+    Spread,
+    TokenSpread,
+    TwoGolds,
+    VerdictShares,
+)
 from qstep.evals.results import Audit
-from qstep.models import StepContract, encode_steps
+from qstep.models import StepContract, encode_row_steps
 from qstep.runs.progress import bar
+from qstep.tasks import BUILT_IN, is_users
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -48,8 +57,8 @@ def audit_rows(
     """The findings of one file.
 
     A duplicate is a response that an earlier row has too: the same prompt and steps (completion). Two duplicates
-    contradict one another if one says true where the other says false. Soft labels, which are estimates, and null
-    contradict nothing.
+    contradict one another if one says true where the other says false, or if their rewards differ. Soft labels, which
+    are estimates, and null contradict nothing.
     """
     table = index.table
     right, wrong, unknown = (int((table["right"] == code).sum()) for code in (1, 0, -1))
@@ -65,12 +74,26 @@ def audit_rows(
         responses=VerdictShares(right=right, wrong=wrong, unknown=unknown, right_share=_share(right, right + wrong)),
         duplicates=NamedRows.of(repeated_rows(index)),
         contradictions=NamedRows.of(contradicting_rows(index)),
+        golds=_golds(index),
         tokens=tokens,
         shared=dict(shared or {}),
         failures=[],
         provenance=dict(provenance or {}),
     )
     return _with_steps(found, index) if index.format == "stepwise" else found
+
+
+def _golds(index: Index) -> GoldRows:
+    def same(first: Row, row: Row) -> bool:
+        task = row.get("task", BUILT_IN.task)
+        return not is_users(task) and BUILT_IN.named(task).same_answer(first["gold"], row["gold"])
+
+    pairs = two_golds(index, same)
+    examples = [
+        TwoGolds(line=b + 1, gold=index.row(b)["gold"], other_line=a + 1, other_gold=index.row(a)["gold"])
+        for a, b in pairs[:NAMED]
+    ]
+    return GoldRows(examples=examples, **asdict(NamedRows.of(np.array([b for _, b in pairs], np.int64))))
 
 
 def _with_steps(found: Audit, index: Index) -> Audit:
@@ -93,52 +116,6 @@ def _with_steps(found: Audit, index: Index) -> Audit:
     )
 
 
-def format_of(path: Path) -> Format:
-    """The format of a file by its first row's columns: the most informative that fits."""
-    row = next((row for _, row in numbered_rows(path)), {})
-    if row.get("completions") is not None and row.get("labels") is not None:
-        return "stepwise"
-    return "unpaired" if {"label", "reward"} & row.keys() else "prompt-completion"
-
-
-def shared_with(index: Index, path: Path) -> SharedRows:
-    """What the rows of `index` share with a file, which holds rows or a benchmark's problems."""
-    source = Source.of(str(path))
-    _, first = next(source.rows(), (0, {}))
-    question = next((column for column in ("problem", "question") if isinstance(first.get(column), str)), None)
-    if "prompt" in first or question is None:
-        return shared_rows_of(index, index_rows(path, format_of(path)))
-
-    def questions() -> Iterator[str]:
-        for line, row in source.rows():
-            if not isinstance(row.get(question), str):
-                raise RowError(source.path, line, question, f"is {row.get(question)!r}; give the question as a string")
-            yield row[question]
-
-    return shared_problems_of(index, questions())
-
-
-def shared_rows_of(index: Index, other: Index) -> SharedRows:
-    """What a file shares with another: problems (by their prompts, not their ids), the rows of these, and responses.
-
-    Responses are compared only if both files have the same format.
-    """
-    same = index.format == other.format
-    responses = np.isin(index.table["response"], np.unique(other.table["response"])) if same else np.zeros(0, bool)
-    return _shared(index, other.table["prompt"], int(responses.sum()))
-
-
-def shared_problems_of(index: Index, prompts: Iterable[str]) -> SharedRows:
-    """What a file shares with a file of problems only."""
-    return _shared(index, np.fromiter(map(prompt_hash, prompts), "<u8"), responses=0)
-
-
-def _shared(index: Index, prompts: NDArray[np.uint64], responses: int) -> SharedRows:
-    ours = index.table["prompt"]
-    rows = np.flatnonzero(np.isin(ours, prompts))
-    return SharedRows(problems=len(np.unique(ours[rows])), responses=responses, **asdict(NamedRows.of(rows)))
-
-
 def token_lengths(
     index: Index, tokenizer: PreTrainedTokenizerBase, *, step_separator: str, separator_token: str, max_length: int
 ) -> TokenSpread:
@@ -155,22 +132,37 @@ def token_lengths(
         )
 
         def count(row: Row) -> int:
-            prompt, response, _ = encode_steps(tokenizer, contract, row["prompt"], row["completions"])
+            prompt, response, _ = encode_row_steps(tokenizer, contract, row)
             return len(prompt) + len(response)
     else:
 
         def count(row: Row) -> int:
-            return len(encode_prompt(tokenizer, row["prompt"])) + len(encode_completion(tokenizer, row))
+            return len(encode_prompt(tokenizer, row["prompt"])) + len(encode_response(tokenizer, row).ids)
 
     tokens = np.zeros(len(index), np.int64)
+    merging = np.zeros(len(index), bool)
     with bar("audit", len(index)) as advance:
         for number in range(len(index)):
-            tokens[number] = count(index.row(number))
+            row = index.row(number)
+            tokens[number], merging[number] = count(row), _merges(tokenizer, row, index.format)
             advance(1)
     long = np.flatnonzero(tokens > max_length)
     labelled, above = (int(index.table[name][long].sum()) for name in ("labelled", "above"))
     over_long = OverLongRows(**asdict(NamedRows.of(long)), labelled_steps=labelled, wrong_labels=labelled - above)
-    return TokenSpread(**asdict(Spread.of(tokens)), over_long=over_long)
+    return TokenSpread(**asdict(Spread.of(tokens)), over_long=over_long, merging=NamedRows.of(np.flatnonzero(merging)))
+
+
+def _merges(tokenizer: PreTrainedTokenizerBase, row: Row, format: Format) -> bool:
+    """Whether prompt and response have other tokens as one text than apart, as training reads them.
+
+    It does not matter for a conversation, and for a response whose tokens the row has.
+    """
+    prompt, steps = row["prompt"], format == "stepwise"
+    if not isinstance(prompt, str) or (row.get("completion_ids") is not None and not steps):
+        return False
+    response = "".join(row["completions"][:1]) if steps else row["completion"]
+    apart = encode_texts(tokenizer, [prompt, response])
+    return encode_text(tokenizer, prompt + response) != [*chain.from_iterable(apart)]
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -108,7 +108,7 @@ def read_choices(inputs: dict[str, Path] | Path, task: str = "math") -> Choices:
         inputs = {"scorer" if "score" in first_row else "": inputs}
     read = _Read(inputs)
     for name, path in inputs.items():
-        for row in read_responses(path, task=task):
+        for row in read_responses(path, task=task, accept=Tasks(task).of):
             _require(row, path, scored=bool(name))
             read.add(name, path, row)
     if not read.groups:
@@ -141,7 +141,6 @@ class _Read:
     def __init__(self, inputs: Mapping[str, Path]) -> None:
         self.inputs, self.first = inputs, next(iter(inputs), "")
         self.groups: dict[tuple[str, str], list[Row]] = {}
-        self.golds: dict[tuple[str, str], Any] = {}
         # Digests of the first file's rows, because another model's responses may have the same ids.
         self.contents: dict[str, bytes] = {}
         self.scores: dict[str, dict[str, float]] = {name: {} for name in inputs}
@@ -158,7 +157,7 @@ class _Read:
         if name:
             self.facts[name][row["id"]] = score_facts(row)
         if name == self.first:
-            self._add_to_group(path, row)
+            self._add_to_group(row)
 
     def _check_content(self, path: Path, row: Row) -> None:
         content = [row["prompt"], row["completion"], row["verdict"]]
@@ -169,15 +168,9 @@ class _Read:
                 "completion or verdict. Score the same graded file with each scorer"
             )
 
-    def _add_to_group(self, path: Path, row: Row) -> None:
-        problem = group_key(row)
-        if self.golds.setdefault(problem, row.get("gold")) != row.get("gold"):
-            raise ValueError(
-                f"{path}: row {row['id']!r} has another gold answer than earlier rows with its problem_id and "
-                "prompt: give each problem its own problem_id"
-            )
+    def _add_to_group(self, row: Row) -> None:
         slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer", "finish_reason")}
-        self.groups.setdefault(problem, []).append(slim)
+        self.groups.setdefault(group_key(row), []).append(slim)
 
     def check_same_rows(self) -> None:
         """Raises ValueError if a file lacks rows of another."""

@@ -181,7 +181,7 @@ class LabelAgreement:
     half: Agreement
 
 
-_NAMED = 5
+NAMED = 5
 """The number of lines that a finding names."""
 
 _QUANTILES = {"least": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "most": 1.0}
@@ -213,15 +213,58 @@ class NamedRows:
 
     @classmethod
     def of(cls, numbers: NDArray[np.int64]) -> NamedRows:
-        return NamedRows(rows=len(numbers), lines=(numbers[:_NAMED] + 1).tolist())
+        return NamedRows(rows=len(numbers), lines=(numbers[:NAMED] + 1).tolist())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resemblance:
+    """A problem that resembles a test problem: their lines, its text, and the words that both have.
+
+    `words` is None for a near copy.
+    """
+
+    line: int
+    test_line: int
+    problem: str
+    words: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResemblingRows(NamedRows):
+    """Problems that resemble problems of another file, the rows of these, and the first ones as examples."""
+
+    problems: int
+    examples: list[Resemblance]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedRows(NamedRows):
-    """The problems and responses that another file has too, and the rows of these problems."""
+    """The problems and responses that another file has too, and the rows of these problems.
+
+    A problem that is not the same may be a near copy, and else may overlap: see `qstep.data.copies`.
+    """
 
     problems: int
     responses: int
+    near_copies: ResemblingRows
+    overlaps: ResemblingRows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwoGolds:
+    """Two rows of one prompt with different gold answers."""
+
+    line: int
+    gold: str
+    other_line: int
+    other_gold: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldRows(NamedRows):
+    """The rows whose prompt has another gold answer in an earlier row, and the first ones as examples."""
+
+    examples: list[TwoGolds]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,9 +277,13 @@ class OverLongRows(NamedRows):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSpread(Spread):
-    """Tokens of each prompt with its response."""
+    """Tokens of each prompt with its response.
+
+    `merging` names rows whose prompt and response have other tokens when they are tokenised as one text.
+    """
 
     over_long: OverLongRows
+    merging: NamedRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,7 +75,8 @@ def holds(*wanted: type[Result]) -> Callable[[Path], bool]:
 
 def _type_of(value: Any) -> type[Result] | None:
     kinds: dict[Any, type[Result]] = {result.kind: result for result in get_args(Result)}
-    return kinds.get(value.get("kind")) if isinstance(value, dict) else None
+    kind = value.get("kind") if isinstance(value, dict) else None
+    return kinds.get(kind) if isinstance(kind, str) else None
 
 
 def as_json(value: Any) -> Any:

@@ -15,6 +15,7 @@ from qstep.evals.measures import (
     Calibration,
     Curve,
     Difference,
+    GoldRows,
     LabelAgreement,
     LabelShares,
     Lengths,
@@ -63,6 +64,21 @@ class BestOfN:
     provenance: dict[str, Any]
     aggregations: dict[str, Aggregated] | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError if a number or comparison is missing that a page shows."""
+        if not self.ns:
+            raise ValueError("ns is empty")
+        for name, curve in self.curves.items():
+            if missing := [str(n) for n in self.ns if str(n) not in curve]:
+                raise ValueError(f"curves[{name!r}] has no {missing[0]!r}, which is in ns")
+        first, *others = self.auc or [""]
+        pairs = [(first, other) for other in ("majority", "mean", *others) if first]
+        pairs += [(name, "majority") for name in self.curves if name not in ("majority", "mean", "pass")]
+        known = {(difference.a, difference.b) for difference in self.differences.values()}
+        for a, b in pairs:
+            if (a, b) not in known:
+                raise ValueError(f"differences has none of {a!r} and {b!r}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
@@ -74,7 +90,11 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """A search: its method and settings, the accuracies of its answers, and the tokens it used."""
+    """A search: its method and settings, the accuracies of its answers, and the tokens it used.
+
+    `cut_off` is the share of problems whose chosen candidate was cut off. `unfinished` counts the candidates that were
+    cut off; None in results of earlier versions.
+    """
 
     method: str
     settings: dict[str, Any] = field(default_factory=dict, metadata=_REST)
@@ -82,6 +102,7 @@ class Search:
     tokens_generated: Tokens
     tokens_scored: Tokens
     cut_off: float
+    unfinished: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +126,15 @@ class PolicyEvaluation:
     problems: dict[str, dict[str, list[int]]]
     harness: dict[str, Any] = field(default_factory=dict, metadata=_REST)
     provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for counts that are not three, or negative."""
+        for mode, problems in self.problems.items():
+            for problem, counts in problems.items():
+                if len(counts) != 3 or min(counts) < 0:
+                    raise ValueError(
+                        f"problems[{mode!r}][{problem!r}] is {counts}; give the numbers of right, wrong and ungradable"
+                    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +296,7 @@ class Audit:
     responses: VerdictShares
     duplicates: NamedRows
     contradictions: NamedRows
+    golds: GoldRows
     steps_per_response: Spread | None = None
     labels: LabelShares | None = None
     without_steps: int | None = None

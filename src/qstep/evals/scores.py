@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from qstep.data import how_to_add, judged_right
+from qstep.data import has_turns, how_to_add, judged_right, turn_texts
 from qstep.evals.auc import auc_estimate, within_problem_auc
 from qstep.evals.length import length_report
 from qstep.evals.measures import Lengths, Measured
@@ -16,14 +16,14 @@ Responses = list[list[Row]]
 
 def score_facts(row: Row) -> Row:
     """The columns of a scored row that the diagnostics need."""
-    steps = row.get("completions")
+    steps, completion = row.get("completions"), row["completion"]
     return {
         "id": row["id"],
         "score": row["score"],
         "verdict": row["verdict"],
         "q_values": row.get("q_values"),
         "steps": None if steps is None else len(steps),
-        "characters": len(row["completion"]),
+        "characters": len("".join(turn_texts(completion)) if has_turns(completion) else completion),
     }
 
 

@@ -15,6 +15,7 @@ from scipy.special import expit
 from qstep.data import group_key, judged_right, read_groups, read_responses
 from qstep.evals.accuracy import Outcomes, accuracy, named_difference
 from qstep.evals.results import ANSWERS, Search, SearchComparison, Tokens
+from qstep.evals.verifiers import votes_of_finished
 from qstep.runs.stage_file import finished
 from qstep.search import vote
 from qstep.tasks import Tasks, answer_classes_of
@@ -29,15 +30,15 @@ class Searched:
     """The N candidates of one problem's search, and the tokens it used.
 
     `correct` [N] is 1, 0, or None for an ungradable candidate. Equal `answers` [N] are equivalent, and None is no
-    answer. `scores` [N] are on the scale of a Q. `chosen` is the index of the search's own answer. `cut_off` is true if
-    that answer did not end by itself.
+    answer. `scores` [N] are on the scale of a Q. `finished` [N] says whether a candidate ended by itself.
+    `chosen` is the index of the search's own answer.
     """
 
     correct: Sequence[int | None]
     answers: Sequence[Hashable | None]
     scores: Sequence[float]
+    finished: Sequence[bool]
     chosen: int
-    cut_off: bool
     tokens_generated: int
     tokens_scored: int
 
@@ -49,8 +50,9 @@ class Searched:
             case "pass":
                 return 1 if 1 in self.correct else None if None in self.correct else 0
             case "majority" | "weighted":
-                won = vote(self.answers, expit(self.scores) if how == "weighted" else None)
-                return self.correct[self.chosen if won is None else self.answers.index(won)]
+                answers = votes_of_finished(self.answers, self.finished)
+                won = vote(answers, expit(self.scores) if how == "weighted" else None)
+                return self.correct[self.chosen if won is None else answers.index(won)]
             case _:
                 raise ValueError(f"unknown way to answer {how!r}: use {', '.join(ANSWERS)}")
 
@@ -69,9 +71,10 @@ def compare_searches(
 ) -> SearchComparison:
     """Accuracies of graded searches in files, by name, and the tokens they used.
 
-    Differences are paired, of what two searches with the same budget chose, the earlier named first. If no candidate
-    has an answer, a vote counts the search's own choice. Raises ValueError if a file is not a graded search, or if its
-    problems differ from those of the first file.
+    Candidates that were cut off have no vote if one that ended has an answer. If no candidate has an answer, a vote
+    counts the search's own choice. Differences are paired, of what two searches with the same budget chose, the earlier
+    named first. Raises ValueError if a file is not a graded search, or if its problems differ from those of the first
+    file.
     """
     read = {name: _read(path, task) for name, path in files.items()}
     first = next(iter(read))
@@ -105,7 +108,8 @@ def _search(how: Row, found: Sequence[Searched]) -> Search:
         answers={way: accuracy(_outcomes(found, way)) for way in ANSWERS},
         tokens_generated=_tokens([search.tokens_generated for search in found]),
         tokens_scored=_tokens([search.tokens_scored for search in found]),
-        cut_off=float(np.mean([search.cut_off for search in found])),
+        cut_off=float(np.mean([not search.finished[search.chosen] for search in found])),
+        unfinished=sum(len(search.finished) - sum(search.finished) for search in found),
     )
 
 
@@ -137,8 +141,8 @@ def _read(path: Path, task: str) -> tuple[Row, dict[tuple[str, str], Searched]]:
             [judged_right(row) for row in rows],
             answer_classes_of(rows, Tasks(task)),
             [-math.inf if row["score"] is None else row["score"] for row in rows],
+            [row["finish_reason"] == "stop" for row in rows],
             chosen[0],
-            rows[chosen[0]]["finish_reason"] != "stop",
             spent["tokens_generated"],
             spent["tokens_scored"],
         )
@@ -149,7 +153,7 @@ def _read(path: Path, task: str) -> tuple[Row, dict[tuple[str, str], Searched]]:
 
 def _checked(path: Path, task: str) -> Iterator[Row]:
     """The rows of a graded search. Raises ValueError, naming the row, if one is not."""
-    for row in read_responses(path, task=task):
+    for row in read_responses(path, task=task, accept=Tasks(task).of):
         for column, command in (("search", "search"), ("chosen", "search"), ("verdict", "grade")):
             if column not in row:
                 raise ValueError(f"{path}: row {row['id']!r} has no {column}: run `qstep {command}` on the file first")

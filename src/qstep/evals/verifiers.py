@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, product
-from typing import get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from qstep.evals.ways import UNSCORED, aggregated, weighted
 from qstep.scoring.aggregation import aggregate
 from qstep.search import answer_classes, best_of_n_accuracy, pass_at_k, vote_accuracy
 from qstep.types import Aggregation
+
+Answer = TypeVar("Answer", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +58,21 @@ def finished_first(group: ScoredGroup, finished: Sequence[bool]) -> ScoredGroup:
     """
     if all(finished) or not any(finished):
         return group
-    votes = [answer if ended else None for answer, ended in zip(group.answers, finished, strict=True)]
     return ScoredGroup(
         group.problem_id,
         group.correct,
-        votes if any(answer is not None for answer in votes) else group.answers,
+        votes_of_finished(group.answers, finished),
         {
             name: [score if ended else -math.inf for score, ended in zip(scores, finished, strict=True)]
             for name, scores in group.scores.items()
         },
     )
+
+
+def votes_of_finished(answers: Sequence[Answer | None], finished: Sequence[bool]) -> Sequence[Answer | None]:
+    """The answers [N] of responses that ended, None for the others; all answers if no response that ended has one."""
+    votes = [answer if ended else None for answer, ended in zip(answers, finished, strict=True)]
+    return votes if any(answer is not None for answer in votes) else answers
 
 
 def numbers_to_compare(
@@ -215,10 +222,10 @@ def aggregation_report(
 ) -> tuple[dict[str, Aggregated], dict[str, dict[str, Shares]]]:
     """Best-of-n and the weighted vote of each scorer, for several aggregations of a response's Qs.
 
-    `q_values` maps each scorer to Qs by group, response and step. In the first result,
-    `["pqm"].curves["min"]["8"]` is an accuracy of best-of-n, and `min_weighted` is the vote. `differences` are paired,
-    for each pair of aggregations at the largest n. The second result, `["pqm/min"]`, has outcomes as in
-    `best_of_n_report`. Raises ValueError for an unknown aggregation, and as `best_of_n_curves` does.
+    `q_values` maps each scorer to Qs by group, response and step. A response that must lose by its score loses here
+    too. In the first result, `["pqm"].curves["min"]["8"]` is an accuracy of best-of-n, and `min_weighted` is the vote.
+    `differences` are paired, for each pair of aggregations at the largest n. The second result, `["pqm/min"]`, has
+    outcomes as in `best_of_n_report`. Raises ValueError for an unknown aggregation, and as `best_of_n_curves` does.
     """
     unknown = [how for how in hows if how not in get_args(Aggregation)]
     if unknown:
@@ -231,7 +238,7 @@ def aggregation_report(
                 group.problem_id,
                 group.correct,
                 group.answers,
-                {_BY + how: [aggregate(of_steps, how) for of_steps in of_responses] for how in hows},
+                {_BY + how: _aggregated(group.scores.get(name), of_responses, how) for how in hows},
             )
             for group, of_responses in zip(groups, of_groups, strict=True)
         ]
@@ -243,6 +250,14 @@ def aggregation_report(
         )
         outcomes |= {aggregated(name, how): _shares(curves[how]) for how in hows}
     return report, outcomes
+
+
+def _aggregated(scores: Sequence[float] | None, q_values: Sequence[Sequence[float]], how: Aggregation) -> list[float]:
+    """The responses' scores by an aggregation, -inf for those whose own score is."""
+    found = [aggregate(of_steps, how) for of_steps in q_values]
+    if scores is None:
+        return found
+    return [-math.inf if own == -math.inf else score for own, score in zip(scores, found, strict=True)]
 
 
 _BY = "by "

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from qstep.data import decode_text
+from qstep.data.chat import end_of_turn
 from qstep.generation.drawing import choose, uniforms
 from qstep.generation.engine import Request, SamplingSettings, check_length
 from qstep.generation.states import GrowingLayer, hosts_of, next_states, take_beginnings
@@ -56,7 +57,7 @@ class HFEngine:
     Args:
         model: a decoder with a language-modelling head. Its mode (train or eval) is restored afterwards.
         tokenizer: decodes the responses. Its end-of-sequence token ends a response, as do those of the model's
-            generation config.
+            generation config, and the token by which its chat template ends a turn.
         max_rows: maximum number of responses decoded at once. It bounds the logits, `[max_rows, V]`.
         max_tokens: maximum number of positions in the key-value cache, which bounds its memory. Each row counts with
             its prompt and its full `max_new_tokens`. A row that is longer than this is decoded alone.
@@ -295,7 +296,7 @@ class HFEngine:
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     declared = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = set(declared) if isinstance(declared, list) else {declared}
-    ids = (ids | {tokenizer.eos_token_id}) - {None}
+    ids = (ids | {tokenizer.eos_token_id, end_of_turn(tokenizer)}) - {None}
     if not ids:
         raise ValueError("no end-of-sequence token: set eos_token_id in the model's generation config or the tokenizer")
     return sorted(ids)

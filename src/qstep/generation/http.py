@@ -19,6 +19,7 @@ import httpx2
 
 from qstep.calls import Server, Unusable
 from qstep.data import beginning, decode_text
+from qstep.data.chat import end_of_turn
 from qstep.generation.engine import Request, SamplingSettings
 from qstep.types import Ending, Response
 
@@ -142,6 +143,8 @@ class HTTPEngine:
             body |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
             if self._gives_logps(settings):
                 body["logprobs"] = 1
+            if (end := end_of_turn(self.tokenizer)) is not None:
+                body["stop_token_ids"] = [end]
             if settings.stop is not None:
                 body |= {"stop": [settings.stop], "include_stop_str_in_output": True}
         return body
@@ -151,6 +154,10 @@ class HTTPEngine:
         added = beginning(self.tokenizer)
         prompt_ids = prompt_ids[len(added) :] if prompt_ids[: len(added)] == added else prompt_ids
         return str(self.tokenizer.decode(prompt_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def _ends(self, choice: dict[str, Any]) -> tuple[int | None, ...]:
+        """The tokens that may have ended a choice."""
+        return self.tokenizer.eos_token_id, end_of_turn(self.tokenizer), choice.get("stop_reason")
 
     def _gives_logps(self, settings: SamplingSettings) -> bool:
         as_drawn = settings.temperature == 0 or (settings.temperature == 1 and settings.top_p == 1)
@@ -167,7 +174,7 @@ class HTTPEngine:
         ids = choice.get("token_ids")
         if not isinstance(ids, list) or not 0 < len(ids) <= limit or not all(map(_is_id, ids)):
             return Response(sample, text, None, None, reason)
-        if reason == "stop" and ids[-1] not in (self.tokenizer.eos_token_id, choice.get("stop_reason")):
+        if reason == "stop" and ids[-1] not in self._ends(choice):
             return Response(sample, text, None, None, reason)
         read = self.decode(ids[:-1] if reason == "stop" else ids)
         letters = (

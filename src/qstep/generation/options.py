@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from qstep.generation.engine import Temperature, TopP
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.options import CHANGES_NOTHING, GIVEN, AtLeast1, Check, Options, ReadIf, Seed
-from qstep.runs.shared_options import CallOptions, DeviceOptions, ServerUrl
+from qstep.runs.shared_options import CallOptions, ChatOptions, DeviceOptions, ServerUrl
 
 if TYPE_CHECKING:
     from qstep.generation import Engine, SamplingSettings
@@ -42,7 +42,7 @@ class SamplingOptions(Options):
 
 
 @dataclass(kw_only=True)
-class LocalOptions(DeviceOptions):
+class LocalOptions(DeviceOptions, ChatOptions):
     """A model that is computed on this machine.
 
     Args:
@@ -75,7 +75,7 @@ class HFOptions(LocalOptions):
         model, tokenizer = load_for_sampling(
             model_name_or_path, device=self.device, dtype=self.dtype, revision=revision
         )
-        return HFEngine(model, tokenizer, max_rows=self.max_rows, max_tokens=self.max_tokens)
+        return HFEngine(model, self.with_chat(tokenizer), max_rows=self.max_rows, max_tokens=self.max_tokens)
 
 
 _OURS = ("dtype", "logprobs_mode", "max_num_seqs", "model", "revision", "tokenizer", "trust_remote_code")
@@ -114,7 +114,7 @@ class VLLMOptions(LocalOptions):
             ) from None
         return VLLMEngine.load(
             model_name_or_path,
-            load_text_tokenizer(model_name_or_path, revision),
+            self.with_chat(load_text_tokenizer(model_name_or_path, revision)),
             dtype=self.dtype,
             revision=revision,
             max_rows=self.max_rows,
@@ -123,7 +123,7 @@ class VLLMOptions(LocalOptions):
 
 
 @dataclass(kw_only=True)
-class HTTPOptions(CallOptions):
+class HTTPOptions(CallOptions, ChatOptions):
     """A model at an OpenAI-compatible server.
 
     Args:
@@ -154,7 +154,7 @@ class HTTPOptions(CallOptions):
         return HTTPEngine(
             self._server(self.engine_url, "OPENAI_API_KEY"),
             self.engine_model or model_name_or_path,
-            load_text_tokenizer(model_name_or_path, revision),
+            self.with_chat(load_text_tokenizer(model_name_or_path, revision)),
             prompts_as=self.engine_input,
             logprobs=self.engine_logprobs,
             concurrency=self.concurrency,
@@ -184,6 +184,8 @@ class EngineOptions(HFOptions, VLLMOptions, HTTPOptions):
         "dtype": ReadIf(engine=("hf", "vllm")),
         "request_timeout_s": ReadIf(engine="http"),
         "retries": ReadIf(engine="http"),
+        "chat_template_kwargs": ReadIf(model_name_or_path=GIVEN),
+        "end_of_turn": ReadIf(model_name_or_path=GIVEN),
     }
     MARKS: ClassVar[Mapping[str, tuple[ReadIf, ...]]] = {
         "executor": (ReadIf(model_name_or_path=GIVEN), ReadIf(engine=("hf", "vllm")))

@@ -17,6 +17,7 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 from qstep.data import decode_text
+from qstep.data.chat import end_of_turn
 from qstep.generation.engine import Request, SamplingSettings, check_length
 from qstep.generation.options import check_vllm_options
 from qstep.models.loading import ADAPTER_CONFIG
@@ -112,7 +113,9 @@ class VLLMEngine:
                         name = str(next(names))
                         rows[name] = (request, sample)
                         (prompt,) = engine.renderer.render_cmpl([TokensPrompt(prompt_token_ids=request.prompt_ids)])
-                        engine.add_request(name, prompt, _parameters(request, sample, settings))
+                        engine.add_request(
+                            name, prompt, _parameters(request, sample, settings, end_of_turn(self.tokenizer))
+                        )
                 for output in engine.step() if rows else []:
                     request, sample = rows.pop(output.request_id)
                     responses = made[id(request)]
@@ -132,7 +135,7 @@ class VLLMEngine:
         return Response(sample, self.decode(ids[:-1] if reason == "stop" else ids), ids, logps, reason)
 
 
-def _parameters(request: Request, sample: int, settings: SamplingSettings) -> SamplingParams:
+def _parameters(request: Request, sample: int, settings: SamplingSettings, end: int | None) -> SamplingParams:
     name = repr((settings.seed, request.key, sample)).encode()
     return SamplingParams(
         max_tokens=request.limit(settings),
@@ -141,6 +144,7 @@ def _parameters(request: Request, sample: int, settings: SamplingSettings) -> Sa
         seed=int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") >> 1,
         logprobs=0,  # only the drawn token's
         stop=settings.stop,
+        stop_token_ids=None if end is None else [end],
         include_stop_str_in_output=True,
         detokenize=settings.stop is not None,
         output_kind=RequestOutputKind.FINAL_ONLY,

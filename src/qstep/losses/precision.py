@@ -17,3 +17,8 @@ def masked(x: Tensor, mask: Tensor) -> Tensor:
     Values outside the mask, even NaN and infinity, reach neither the result nor the gradient.
     """
     return torch.where(mask, at_least_fp32(x), 0)
+
+
+def last_tokens(mask: Tensor) -> Tensor:
+    """Where the last token of each row of the mask is."""
+    return mask & (mask.cumsum(dim=1) == mask.sum(dim=1, keepdim=True))

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from qstep.losses.precision import at_least_fp32, masked
+from qstep.losses.precision import at_least_fp32, last_tokens, masked
 
 
 def potential_based_rewards(
@@ -34,8 +34,7 @@ def potential_based_rewards(
     last_end = torch.where(is_end, positions, -1).cummax(dim=1).values
     after = torch.cat([at_least_fp32(initial)[:, None], at_ends], dim=1).gather(1, last_end + 1)
     before = torch.cat([at_least_fp32(initial)[:, None], after[:, :-1]], dim=1)
-    is_last = mask & (mask.cumsum(dim=1) == mask.sum(dim=1, keepdim=True))
-    return masked(after.masked_fill(is_last, 0) - before, mask)
+    return masked(after.masked_fill(last_tokens(mask), 0) - before, mask)
 
 
 def additive_rewards(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from qstep.losses.precision import masked
+from qstep.losses.precision import last_tokens, masked
 from qstep.losses.returns import following, lambda_return
 
 
@@ -40,6 +40,7 @@ def dqo_losses(
     beta: float,
     lam: float,
     weights: Float[Tensor, " B"] | Float[Tensor, "B T"] | None = None,
+    cut_off: Bool[Tensor, " B"] | None = None,
 ) -> DQOLosses:
     """DQO's value and Q loss on the lambda-return of the soft rewards (arXiv 2410.09302).
 
@@ -47,6 +48,10 @@ def dqo_losses(
     value of the state before token t. Without a reference, Q = beta log pi + V, and the objective is maximum entropy.
     This equals a uniform reference up to a bonus of `beta log(vocabulary)` a token. `weights` are importance weights,
     one a trajectory or one a token.
+
+    `cut_off` marks trajectories whose last state is not terminal, as partial-episode bootstrapping does (arXiv
+    1712.00378). Their returns continue from V of the state before the last token. That token has neither a loss nor a
+    reward, because its targets need V of the state after it.
 
     Example:
         >>> logps, reference_logps = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.0]])
@@ -61,10 +66,14 @@ def dqo_losses(
     if reference_logps is not None:
         log_ratios = log_ratios - masked(reference_logps, mask).detach()
     soft_rewards = masked(rewards, mask) - beta * log_ratios.detach()
+    judged = mask
+    if cut_off is not None:
+        last = last_tokens(mask) & cut_off[:, None]
+        soft_rewards, judged = soft_rewards.where(~last, values.detach()), mask & ~last
     returns = lambda_return(soft_rewards, values.detach(), mask, lam)
     return DQOLosses(
-        value=dqo_value_loss(values, returns, mask, weights),
-        q=dqo_q_loss(log_ratios, values, rewards, following(returns, mask), mask, beta, weights),
+        value=dqo_value_loss(values, returns, judged, weights),
+        q=dqo_q_loss(log_ratios, values, rewards, following(returns, mask), judged, beta, weights),
         returns=returns,
         log_ratios=log_ratios.detach(),
     )

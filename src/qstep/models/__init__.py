@@ -6,6 +6,7 @@ from qstep.models.packing import Batch, StepBatch, collate_groups, moved
 from qstep.models.policy import PolicyModel, PolicyWithValue, ValueNetwork
 from qstep.models.pretrained import PretrainedModule
 from qstep.models.readers import LogRatioModel, WordPairModel
+from qstep.models.row_steps import encode_row_steps
 from qstep.models.scorer import ScorerModel, StepContract, check_length, collate_steps, encode_steps
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "check_length",
     "collate_groups",
     "collate_steps",
+    "encode_row_steps",
     "encode_steps",
     "merge_adapter",
     "moved",

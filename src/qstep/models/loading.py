@@ -20,8 +20,8 @@ from transformers import (
 from qstep.data import check_model_name
 from qstep.extras import missing
 from qstep.models.packable import pack
-from qstep.runs.options import AtLeast1, Bounds, Options, ReadIf
-from qstep.runs.shared_options import ModelName
+from qstep.runs.options import AtLeast1, Bounds, ReadIf
+from qstep.runs.shared_options import ChatOptions, ModelName
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _PEFT = ReadIf(use_peft=True)
 
 
 @dataclass(kw_only=True)
-class ModelOptions(Options):
+class ModelOptions(ChatOptions):
     """The model to train, completely or with a low-rank adapter. The options have TRL's names.
 
     Args:

@@ -33,7 +33,7 @@ class Batch(TypedDict):
     response_ids: Int[Tensor, "B T"]
     """Padded on the right, for the losses."""
     response_mask: Int[Tensor, "B T"]
-    """1 where a token is."""
+    """1 where a token of the model's is. Others' turns within a response have 0."""
 
 
 class StepBatch(Batch):

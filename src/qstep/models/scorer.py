@@ -22,6 +22,7 @@ from qstep.data import (
     last_text,
     prompt_kind,
 )
+from qstep.data.chat import without_opening
 from qstep.models.adapters import adapted, load_adapter
 from qstep.models.loading import ADAPTER_CONFIG, LoadedModel, ModelOptions, bare, is_scorer
 from qstep.models.packing import Batch, StepBatch, collate_groups, packed_hidden, response_starts
@@ -177,8 +178,10 @@ def encode_steps(
     steps: Sequence[str],
 ) -> tuple[list[int], list[int], list[int]]:
     """The token ids of the prompt, those of the steps with their separators, and each separator's index in these."""
-    ended = encode_ended(tokenizer, checked_steps(steps), [contract.separator_token_id])
-    return encode_prompt(tokenizer, checked_prompt(prompt)), *ended
+    prompt, texts = checked_prompt(prompt), checked_steps(steps)
+    written = [without_opening(tokenizer, prompt, text) for text in texts[:1]] + texts[1:]
+    ended = encode_ended(tokenizer, written, [contract.separator_token_id])
+    return encode_prompt(tokenizer, prompt), *ended
 
 
 class ScorerModel(PretrainedModule):

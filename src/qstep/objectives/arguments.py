@@ -14,7 +14,9 @@ from qstep.runs.options import (
     Check,
     NotInSettings,
     Output,
+    ReadIf,
     Reads,
+    Such,
     settings_of,
 )
 from qstep.runs.shared_options import path_inputs
@@ -26,6 +28,10 @@ LENGTH_FREE = ("constant", "constant_with_warmup", "inverse_sqrt")
 """The learning-rate schedules that do not depend on the length of a run."""
 
 _FOLLOWS_EVALUATION = ("reduce_lr_on_plateau", "greedy")
+
+
+EVALUATES = ReadIf(eval_strategy=Such(lambda strategy: strategy != "no", "--{name} steps or epoch"), eval_on_start=True)
+"""The condition of what only evaluations during training read."""
 
 
 def follows_evaluation(config: TrainingArguments) -> bool:

@@ -48,3 +48,5 @@ class RewardedBatch(WeightedBatch):
     """Graded responses, with each token as an action."""
 
     rewards: Float[Tensor, "B T"]
+    cut_off: NotRequired[Bool[Tensor, " B"]]
+    """Whether the end of the response is not judged."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
 
 from qstep.objectives.arguments import MARKS
-from qstep.runs.options import AtLeast1, check_options
-from qstep.types import OverLong
+from qstep.runs.options import AtLeast1, Check, check_options
+from qstep.types import OverLong, Truncated
 
 _REPORTERS = {
     "azure_ml": "azureml-core",
@@ -34,6 +34,14 @@ _MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}
 """The module of a package, if it differs from the name in `report_to`."""
 
 
+def _no_mask(option: str, value: Truncated) -> None:
+    if value == "mask":
+        raise ValueError(
+            f"--{option} mask has no effect on this method: it judges a response as a whole, so nothing is left of "
+            "one whose end is not judged. Leave these responses out with drop, or give keep"
+        )
+
+
 @dataclass
 class GroupConfig(TrainingArguments):
     """Options of every trainer. Batch sizes count groups of at most `responses_per_prompt` responses to one prompt.
@@ -41,6 +49,8 @@ class GroupConfig(TrainingArguments):
     Args:
         max_length: greatest length of a prompt with its response, in tokens.
         over_long: `refuse` stops at rows longer than max_length and names them; `drop` leaves them out and counts them.
+        truncated: what happens to responses that were cut off (`finish_reason` is `length`) and are not right. `keep`
+            takes them as they are graded or labelled; `drop` leaves them out and counts them.
         responses_per_prompt: maximum number of responses in a batch that share one pass over their prompt. Null means
             all responses of the problem.
         logging_steps: optimizer steps between two lines of the log. Losses and metrics are averages since the line
@@ -51,6 +61,7 @@ class GroupConfig(TrainingArguments):
 
     max_length: AtLeast1 = 2048
     over_long: OverLong = "refuse"
+    truncated: Annotated[Truncated, Check(_no_mask)] = "keep"
     responses_per_prompt: AtLeast1 | None = 1
     logging_steps: float = 10
 

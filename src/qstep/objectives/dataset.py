@@ -43,7 +43,8 @@ class GroupDataset(Dataset[Item]):
     `responses_per_prompt` responses of one problem (all of them if None). `row_index` has the rows' numbers in the
     file, and `where` their names for errors. Item ~i is the same with weight 0. `lengths[i]` estimates its tokens.
 
-    left_out: the number of rows left out for each reason. rows: the numbers of the kept rows, problem by problem.
+    left_out: the number of rows left out for each reason. truncated: the number of kept rows that were cut off and are
+    not right. rows: the numbers of the kept rows, problem by problem.
     columns: further columns of the items, by the row's number (reference log-probabilities, for example).
     """
 
@@ -63,6 +64,7 @@ class GroupDataset(Dataset[Item]):
         _, first, inverse = np.unique(problems, return_index=True, return_inverse=True)
         order = np.argsort(first[inverse], kind="stable")  # problems in order of first appearance, rows in file order
         self.rows = rows[order]
+        self.truncated = int(index.table["truncated"][self.rows].sum())
         problems = problems[order]
         begins = np.flatnonzero(np.r_[True, problems[1:] != problems[:-1]])
         sizes = np.diff(np.r_[begins, len(problems)])
@@ -137,7 +139,8 @@ def select_rows(
         _refuse_other_separators(source, index, step_separator)
     kept = np.ones(len(table), bool)
     left_out: Counter[str] = Counter()
-    for reason, rows in leave_out(index).items():
+    truncated = {"cut off and not right": table["truncated"]} if config.truncated == "drop" else {}
+    for reason, rows in {**leave_out(index), **truncated}.items():
         left_out[reason] += int((rows & kept).sum())
         kept &= ~rows
     most = _most_tokens(index, tokenizer, reads_ids=reads_ids) + fixed_tokens(table)
@@ -211,7 +214,8 @@ def _most_tokens(index: Index, tokenizer: PreTrainedTokenizerBase, *, reads_ids:
         return most_text_tokens(size, extra, texts, growth)
 
     response = most("response", 1 + np.maximum(table["steps"], 0).astype(np.int64))
-    return most("prompt", framing) + (np.where(table["ids"] >= 0, 0, response) if reads_ids else response)
+    texts = most("prompt", framing) + (np.where(table["ids"] >= 0, 0, response) if reads_ids else response)
+    return np.where(table["structured"], np.iinfo(np.int32).max, texts)
 
 
 def _framing(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> int:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import how_to_add, row_step_ends, steps_of
+from qstep.data import how_to_add, is_truncated, row_step_ends, steps_of
 from qstep.losses import additive_rewards, dqo_losses, potential_based_rewards
+from qstep.losses.precision import last_tokens
 from qstep.models import ModelOptions, PolicyWithValue
 from qstep.objectives.batch import GradedBatch, RewardedBatch
 from qstep.objectives.dataset import GroupDataset, Item
@@ -22,7 +23,7 @@ from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import ValueConfig, ValueFunction
 from qstep.runs.options import Bounds, ReadIf
 from qstep.runs.shared_options import StepSeparator
-from qstep.types import Row
+from qstep.types import Row, Truncated
 
 ProcessRewards = Literal["none", "potential", "additive"]
 
@@ -34,6 +35,9 @@ class DQOConfig(ImportanceConfig, ValueConfig):
     """How to train a policy by DQO (arXiv 2410.09302).
 
     Args:
+        truncated: what happens to responses that were cut off (`finish_reason` is `length`) and are not right. `keep`
+            takes them as they are graded; `drop` leaves them out and counts them; `mask` keeps their tokens, and the
+            return continues from V where they were cut.
         lam: lambda of the lambda-return, from 0 to 1. With 1, the paper's best value, returns never bootstrap from V.
         process_rewards: how `step_rewards` of a row add to its outcome reward. `potential` adds differences of
             potentials, which keep the optimal policy; `additive` adds rewards centred per problem.
@@ -42,6 +46,7 @@ class DQOConfig(ImportanceConfig, ValueConfig):
             whichever tokenizer the scorer had.
     """
 
+    truncated: Truncated = "keep"
     lam: Annotated[float, Bounds(least=0, most=1)] = 1.0
     process_rewards: ProcessRewards = "none"
     process_reward_weight: Annotated[float, Bounds(least=0), _BY_STEPS] = 1.0
@@ -97,10 +102,11 @@ class DQO(Objective[RewardedBatch]):
         graded = self.value.collate(items)
         rows = [row for item in items for row in item["rows"]]
         mask = graded["response_mask"].bool()
-        last = mask.cumsum(1).eq(mask.sum(1, keepdim=True)) & mask
-        rewards = last * graded["outcomes"].unsqueeze(1) + self._process_rewards(rows, graded)
-        behavior: Any = self.importance.columns(rows, mask, graded.get("reference_logps"))
-        return {**graded, "rewards": rewards, **behavior}
+        rewards = last_tokens(mask) * graded["outcomes"].unsqueeze(1) + self._process_rewards(rows, graded)
+        more: Any = self.importance.columns(rows, mask, graded.get("reference_logps"))
+        if self.config.truncated == "mask":
+            more["cut_off"] = torch.tensor([is_truncated(row) for row in rows])
+        return {**graded, "rewards": rewards, **more}
 
     def _process_rewards(self, rows: list[Row], batch: GradedBatch) -> Tensor:
         """The rewards `[B, T]` that `step_rewards` add at the tokens that end the steps."""
@@ -131,6 +137,7 @@ class DQO(Objective[RewardedBatch]):
             beta=self.config.beta,
             lam=self.config.lam,
             weights=self.importance.weights(model, logps, batch),
+            cut_off=batch.get("cut_off"),
         )
         recorded = {
             "loss/value": losses.value,

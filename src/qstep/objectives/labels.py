@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qstep.data import NO_ERROR, Index, contradicting_rows, first_wrong, is_right, rising_rows
+from qstep.data import NO_ERROR, Index, contradicting_rows, first_wrong, is_right, is_truncated, rising_rows
 from qstep.objectives.source import RowsFile
 from qstep.types import ABSENT, Row
 
@@ -35,6 +35,19 @@ def soft_labels(row: Row, threshold: float = 0.0, stop_at_first_error: bool = Fa
     return labels if first == NO_ERROR else labels[: first + 1]
 
 
+def without_end(row: Row) -> Row:
+    """The row; if it is truncated, without the label of its last step, which is not finished."""
+    return {**row, "labels": [*row["labels"][:-1], None]} if is_truncated(row) and row["labels"] else row
+
+
+def label_range(index: Index, *, mask: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lowest and the highest label of each row, NaN without labels. With `mask`, as `without_end` leaves them."""
+    table = index.table
+    masked = table["truncated"] & mask
+    lowest, highest = (np.where(masked, table[f"{name}_before"], table[name]) for name in ("lowest", "highest"))
+    return lowest, highest
+
+
 def verdict_label(row: Row) -> list[float]:
     """The verdict on the response as the label of its last step. Without a verdict, that step keeps its own label."""
     labels = soft_labels(row)
@@ -55,7 +68,7 @@ def check_verdicts(source: RowsFile, forbidden: Sequence[str]) -> None:
     known = verdict[~np.isnan(verdict) & (table["steps"] > 0)]
     if len(known) and known.min() == known.max():
         raise ValueError(_one_sided(source, "verdicts on responses", f"{known.min():g}"))
-    _warn_of_contradictions(source, index)
+    warn_of_contradictions(source, index)
 
 
 def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[str], *, soft: bool) -> None:
@@ -70,10 +83,11 @@ def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[s
     """
     index = source.index("stepwise", forbidden)
     table, threshold = index.table, config.threshold
-    known = ~np.isnan(table["lowest"]) & (table["steps"] > 0)
+    lowest, highest = label_range(index, mask=config.truncated == "mask")
+    known = ~np.isnan(lowest) & (table["steps"] > 0)
     if not known.any():
         return  # reading the rows reports why each is left out
-    low, high = float(table["lowest"][known].min()), float(table["highest"][known].max())
+    low, high = float(lowest[known].min()), float(highest[known].max())
     as_they_are = soft and not config.stop_at_first_error
     if low == high if as_they_are else (low > threshold or high <= threshold):
         side = "wrong" if high <= threshold else "right"
@@ -86,7 +100,7 @@ def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[s
             "and --rising is refuse. Correct or drop these rows, give --rising keep, or read each row only through "
             "its first wrong step (--stop_at_first_error true)"
         )
-    _warn_of_contradictions(source, index)
+    warn_of_contradictions(source, index)
 
 
 def _one_sided(source: RowsFile, what: str, says: str) -> str:
@@ -96,7 +110,8 @@ def _one_sided(source: RowsFile, what: str, says: str) -> str:
     )
 
 
-def _warn_of_contradictions(source: RowsFile, index: Index) -> None:
+def warn_of_contradictions(source: RowsFile, index: Index) -> None:
+    """Logs a warning if rows give one response different labels, verdicts or rewards."""
     contradictions = contradicting_rows(index)
     if len(contradictions):
         _log.warning(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import Format, Index, check_completion_ids, encode_completion, encode_prompt
+from qstep.data import Format, Index, ResponseTokens, check_completion_ids, encode_prompt, encode_response, has_turns
 from qstep.models import Batch, collate_groups
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
+from qstep.objectives.labels import warn_of_contradictions
 from qstep.objectives.source import RowsFile
 from qstep.processes import together
 from qstep.types import Row
@@ -19,13 +22,18 @@ _CHECKED = 200
 """How many rows' `completion_ids` are checked before training. The others are checked when training reads them."""
 
 
-def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> tuple[list[int], list[int]]:
-    """Token ids of a row's prompt and completion. The completion's are the sampled ones if the row has them.
+def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> tuple[list[int], ResponseTokens]:
+    """The tokens of a row's prompt and completion. The completion's are the sampled ones if the row has them.
 
-    Raises ValueError, naming `where`, if another tokenizer sampled them.
+    Raises ValueError, naming `where`, if another tokenizer sampled them, or if the chat template changes a turn.
     """
     check_completion_ids(tokenizer, row, where)
-    return encode_prompt(tokenizer, row["prompt"]), encode_completion(tokenizer, row)
+    if not has_turns(row["completion"]):
+        return encode_prompt(tokenizer, row["prompt"]), encode_response(tokenizer, row)
+    try:
+        return encode_prompt(tokenizer, row["prompt"]), encode_response(tokenizer, row)
+    except ValueError as error:
+        raise ValueError(f"{where}, field 'completion': {error}") from None
 
 
 def policy_rows(
@@ -42,8 +50,8 @@ def policy_rows(
     """
 
     def count_tokens(row: Row) -> int:
-        prompt_ids, response_ids = encode_row(tokenizer, row, str(source))
-        return len(prompt_ids) + len(response_ids)
+        prompt_ids, response = encode_row(tokenizer, row, f"{source}, row {row.get('id', '')!r}")
+        return len(prompt_ids) + len(response.ids)
 
     dataset = select_rows(
         source,
@@ -62,13 +70,20 @@ def policy_rows(
             check_completion_ids(tokenizer, dataset.row(number), dataset.where(number))
 
     together(check)
+    warn_of_contradictions(source, dataset.index)
     return dataset
 
 
 def collate_rows(tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> Batch:
-    """A batch of groups from the prompts and responses of some chunks."""
+    """A batch of groups from the prompts and responses of some chunks. Others' turns are outside `response_mask`."""
     encoded = [
         [encode_row(tokenizer, row, where) for row, where in zip(item["rows"], item["where"], strict=True)]
         for item in items
     ]
-    return collate_groups([group[0][0] for group in encoded], [[ids for _, ids in group] for group in encoded])
+    responses = [[response for _, response in group] for group in encoded]
+    batch = collate_groups(
+        [group[0][0] for group in encoded], [[response.ids for response in group] for group in responses]
+    )
+    for i, response in enumerate(chain.from_iterable(responses)):
+        batch["response_mask"][i, : len(response.own)] = torch.tensor(response.own)
+    return batch

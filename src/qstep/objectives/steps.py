@@ -14,16 +14,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from qstep.data import Index, check_separator
-from qstep.models import ModelOptions, ScorerModel, StepContract, collate_steps, encode_steps
+from qstep.models import ModelOptions, ScorerModel, StepContract, collate_steps, encode_row_steps
 from qstep.objectives.batch import LabelledStepBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
-from qstep.objectives.labels import check_labels, hard_labels, soft_labels
+from qstep.objectives.labels import check_labels, hard_labels, label_range, soft_labels, without_end
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.source import RowsFile
 from qstep.runs.options import CHANGES_NOTHING, AtLeast1, Bounds, Check, ReadIf
 from qstep.runs.shared_options import StepSeparator
-from qstep.types import ABSENT, Aggregation, Row
+from qstep.types import ABSENT, Aggregation, Row, Truncated
 
 Threshold = Annotated[float, Bounds(least=0, below=1)]
 """The type of a threshold for soft labels."""
@@ -35,7 +35,8 @@ class ScorerConfig(GroupConfig):
 
     Args:
         step_separator: the string that separates steps in a response, or the `split:<name>` that cut it. The name is
-            line, blank_line, numbered, sentence or `module:function` (see `qstep annotate`).
+            line, blank_line, paragraph, numbered, sentence or `module:function`, after `thinking:` or `answer:` if
+            only this part has steps (see `qstep annotate`).
         separator_token: the single token that follows each step in the model's input. The step's Q is read there.
         responses_per_prompt: maximum number of responses in a batch that share one pass over their prompt. Null means
             all responses of the problem.
@@ -60,10 +61,14 @@ class StepwiseConfig(ScorerConfig):
         stop_at_first_error: read each response only through its first wrong step, as PRM800K is labelled (arXiv
             2305.20050). Later steps repeat that step's label whatever they say, so they teach nothing. False reads all
             steps.
+        truncated: what happens to responses that were cut off (`finish_reason` is `length`) and are not right. `keep`
+            takes them as they are labelled; `drop` leaves them out and counts them; `mask` reads their steps but not
+            the label of the last one, which is not finished.
         rising: what happens to rows with a right step after a wrong one, if stop_at_first_error is false. `keep` trains
             on them (a ranking loss counts that step as wrong); `refuse` stops with an error.
     """
 
+    truncated: Truncated = "keep"
     threshold: Threshold = 0.0
     stop_at_first_error: bool = True
     rising: Annotated[Literal["keep", "refuse"], CHANGES_NOTHING, ReadIf(stop_at_first_error=False)] = "keep"
@@ -125,7 +130,7 @@ class StepScoring(Objective[LabelledStepBatch]):
 
     def _count_tokens(self, row: Row) -> int:
         """Counts the tokens of prompt, steps and separators."""
-        prompt_ids, response_ids, _ = encode_steps(self.tokenizer, self.contract, row["prompt"], row["completions"])
+        prompt_ids, response_ids, _ = encode_row_steps(self.tokenizer, self.contract, row)
         return len(prompt_ids) + len(response_ids)
 
     def begin(self, model: ScorerModel, train: GroupDataset) -> None:
@@ -137,7 +142,7 @@ class StepScoring(Objective[LabelledStepBatch]):
         wanted = [[self.labels_of(row) for row in item["rows"]] for item in items]
         encoded = [
             [
-                encode_steps(self.tokenizer, self.contract, row["prompt"], row["completions"][: len(labels)])
+                encode_row_steps(self.tokenizer, self.contract, row, len(labels))
                 for row, labels in zip(item["rows"], group, strict=True)
             ]
             for item, group in zip(items, wanted, strict=True)
@@ -178,18 +183,24 @@ def by_step_labels(
     soft: bool,
 ) -> StepScoring:
     """The objective of a loss on labelled steps. With `soft`, soft labels are its targets, else 1 or 0."""
-    labels_of = soft_labels if soft else hard_labels
+    labels_of = partial(
+        soft_labels if soft else hard_labels,
+        threshold=config.threshold,
+        stop_at_first_error=config.stop_at_first_error,
+    )
+    mask = config.truncated == "mask"
     return StepScoring(
         config,
         tokenizer,
         name,
         loss=loss,
-        labels_of=partial(labels_of, threshold=config.threshold, stop_at_first_error=config.stop_at_first_error),
+        labels_of=(lambda row: labels_of(without_end(row))) if mask else labels_of,
         check=lambda source, forbidden: check_labels(source, config, forbidden, soft=soft),
-        leave_out=_without_labels,
+        leave_out=partial(_without_labels, mask=mask),
     )
 
 
-def _without_labels(index: Index) -> Reasons:
-    """Leaves out rows in which no step has a label."""
-    return {"no steps": index.table["steps"] <= 0, "no step has a label": index.table["labelled"] == 0}
+def _without_labels(index: Index, *, mask: bool) -> Reasons:
+    """Leaves out rows in which no step has a label, or with `mask` no step before an unfinished one."""
+    lowest, _ = label_range(index, mask=mask)
+    return {"no steps": index.table["steps"] <= 0, "no step has a label": np.isnan(lowest)}

@@ -56,8 +56,17 @@ class ValueFunction:
         return policy_rows(source, self.config, self.tokenizer, "unpaired", ungraded, step_separator)
 
     def begin(self, model: PolicyWithValue, train: GroupDataset) -> None:
-        """Sets V to the mean reward, and warns if all rewards are the same."""
-        outcomes = train.index.table["outcome"][train.rows]
+        """Sets V to the mean reward, and warns if all rewards are the same.
+
+        Raises ValueError if `truncated` is `mask` and no row has a reward that counts.
+        """
+        table = train.index.table[train.rows]
+        outcomes = table["outcome"][~table["truncated"]] if self.config.truncated == "mask" else table["outcome"]
+        if not len(outcomes):
+            raise ValueError(
+                f"{train.source}: every response was cut off and is not right, so with --truncated mask no reward "
+                "counts. Sample with a greater --max_new_tokens"
+            )
         model.start_value(float(outcomes.mean()))
         if outcomes.min() == outcomes.max() and here()[0] == 0:
             _log.warning(

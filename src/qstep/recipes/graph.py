@@ -99,7 +99,8 @@ def plan(recipe: Recipe, output_dir: Path, seeds: Sequence[int], only: str | Non
                 stage = wanted[name]
                 identity = canonical_json([name, stage.command.name, stage.options])
                 if identity not in checked:
-                    checked[identity] = recipe.check(stage)
+                    outputs = {name: str(stages[name].output) for name in references(stage.options)}
+                    checked[identity] = recipe.check(replace(stage, options=fill(dict(stage.options), outputs)))
                 stages[name] = _work(recipe, stage, checked[identity], stages, output_dir)
             folder = output_dir / (variant or "") / (f"seed-{seed}" if len(seeds) > 1 else "")
             runs.append(Run(variant, seed, folder, stages))

@@ -35,8 +35,8 @@ def gathered(results: Mapping[str, Reported]) -> Page:
         if isinstance(result, Page):
             _add(page, {field.name: getattr(result, field.name) for field in fields(result)})
         elif result.provenance:
-            made = {key: result.provenance[key] for key in ("command", "git_commit", "hardware", "date")}
-            page["provenance"][name] = made
+            shown = ("command", "git_commit", "hardware", "date")
+            page["provenance"][name] = {key: result.provenance[key] for key in shown if key in result.provenance}
     evaluations = {name: result for name, result in results.items() if isinstance(result, PolicyEvaluation)}
     _add(page, {"policies": {name: result.accuracies for name, result in evaluations.items()}})
     _add(page, _comparisons("", _between_policies(evaluations)))

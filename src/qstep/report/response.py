@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qstep.data import NO_ERROR, first_wrong
+from qstep.data import NO_ERROR, conversation_text, first_wrong, has_turns
 from qstep.report.findings import is_number
 from qstep.types import Row
 
@@ -92,7 +92,7 @@ def view_problem(
     first = rows[0]
     prompt = first["prompt"]
     if not isinstance(prompt, str):
-        prompt = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+        prompt = conversation_text(prompt)
     verdicts = [row.get("verdict") for row in rows]
     return Problem(
         first.get("problem_id", first.get("id")),
@@ -117,6 +117,8 @@ def view_response(row: Row, chosen_by: Sequence[str] = (), where: str = "the row
     checked = [label if isinstance(label, bool) else None for label in labels]
     first = first_wrong(checked)
     completion, score = row.get("completion", ""), row.get("score")
+    if has_turns(completion):
+        completion = conversation_text(completion)
     return Response(
         [
             Step(text.strip("\n"), _known(q), label, _place(step, first))

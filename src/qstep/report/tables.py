@@ -69,6 +69,15 @@ def search_table(found: SearchComparison) -> Table:
     return "accuracy of searches, 95 % intervals, and tokens a problem", columns, rows
 
 
+def search_notes(found: SearchComparison) -> Iterator[str]:
+    """Notes on candidates and choices that were cut off."""
+    yield f"{found.problems} problems"
+    for name, search in found.searches.items():
+        if search.unfinished:
+            chosen = f"{counted(round(search.cut_off * found.problems), 'choice')} among them"
+            yield f"{label(name)}: {counted(search.unfinished, 'candidate')} cut off, {chosen}"
+
+
 def evaluation_table(found: PolicyEvaluation, data: str) -> Table:
     """A policy's accuracies with the counts of verdicts."""
     columns = ["", "accuracy, 95 % interval", "problems", "responses", "right", "wrong", "ungradable"]
@@ -159,12 +168,32 @@ def _audit_findings(found: Audit) -> Iterator[list[str]]:
         yield ["rising", lines_text(found.rising)]
     yield ["duplicates", lines_text(found.duplicates)]
     yield ["contradictions", lines_text(found.contradictions)]
+    yield ["other gold answers", lines_text(found.golds)]
     if found.tokens is not None:
         long = found.tokens.over_long
         yield ["too long", f"{lines_text(long)}, {long.labelled_steps} labels ({long.wrong_labels} wrong)"]
+        yield ["merging tokens", lines_text(found.tokens.merging)]
     for name, shared in found.shared.items():
         text = f"{shared.problems} problems, {shared.responses} responses; {lines_text(shared)}"
         yield [f"also in {name}", text]
+        for what, part in (("near copies", shared.near_copies), ("overlaps", shared.overlaps)):
+            yield [f"{what} of {name}", f"{part.problems} problems; {lines_text(part)}"]
+
+
+def audit_notes(found: Audit) -> Iterator[str]:
+    """Examples of different gold answers and of problems that resemble a test problem, and advice on merging tokens."""
+    for golds in found.golds.examples:
+        yield f"gold answers: {golds.gold!r} on line {golds.line}, and {golds.other_gold!r} on line {golds.other_line}"
+    for name, shared in found.shared.items():
+        for what, part in (("near copy", shared.near_copies), ("overlap", shared.overlaps)):
+            for example in part.examples:
+                common = example.words or " ".join(example.problem.split())
+                yield f"{what}: line {example.line}, and line {example.test_line} of {name}: {common}"
+    if found.tokens is not None and found.tokens.merging.rows:
+        yield (
+            "Merging tokens: where a prompt ends and its response begins, the tokenizer would write one token, but "
+            "training reads two. End prompts without a blank, or after a line break"
+        )
 
 
 def lines_text(found: NamedRows) -> str:

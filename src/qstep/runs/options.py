@@ -152,10 +152,12 @@ class ReadIf:
     """The option is read only if one of these other options has one of its values: `ReadIf(engine=("hf", "vllm"))`.
 
     A command that has none of the other options always reads it. If a field has several `ReadIf`, all must hold.
-    `READ_IF` of a class holds for each field of the class that has none of its own.
+    `READ_IF` of a class holds for each field of the class that has none of its own. `anyway` are values of the option
+    itself that are read under all conditions.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *anyway: Any, **options: Any) -> None:
+        self.anyway = anyway
         self.options = {name: value if isinstance(value, tuple) else (value,) for name, value in options.items()}
 
     def why_not(self, config: Any, *, deep: bool) -> Unread | None:
@@ -293,7 +295,8 @@ def why_unread(config: Any, name: str) -> Unread | None:
     """
     about = options_of(type(config))[name]
     deep = not about.of(ChangesNothing)
-    reasons = (condition.why_not(config, deep=deep) for condition in about.of(ReadIf))
+    conditions = (condition for condition in about.of(ReadIf) if getattr(config, name) not in condition.anyway)
+    reasons = (condition.why_not(config, deep=deep) for condition in conditions)
     return next((reason for reason in reasons if reason is not None), None)
 
 

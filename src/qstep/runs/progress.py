@@ -129,5 +129,6 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         while end < len(columns) and width(table(first, end + 1)) <= console.width:
             end += 1
         part = table(first, end)
-        print_result(part, width=max(width(part), console.width), crop=False, no_wrap=True, overflow="ignore")
+        part.width = width(part)  # rich cuts a table without a width to the terminal's
+        print_result(part, crop=False, no_wrap=True, overflow="ignore")
         first = end

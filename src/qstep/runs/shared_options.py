@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.data import check_separator, is_users_splitter, splitter_version
 from qstep.runs.fingerprints import model_fingerprint, remembered_fingerprint
@@ -14,6 +14,8 @@ from qstep.runs.options import CHANGES_NOTHING, Bounds, Check, InSettings, Optio
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from qstep.calls import Server
 
 _PATHS = ("/", "./", "../", "~")
@@ -50,6 +52,34 @@ ServerUrl = Annotated[str, Check(_check_url)]
 
 StepSeparator = Annotated[str, Check(check_separator), InSettings(splitter_version), Reads(_splitter_inputs)]
 """The string between steps, or the name of a splitter that cuts responses into steps."""
+
+
+@dataclass(kw_only=True)
+class ChatOptions(Options):
+    """How conversations become text.
+
+    Args:
+        chat_template_kwargs: arguments of the model's chat template, such as
+            `--chat_template_kwargs.enable_thinking false`. Trained weights keep them.
+        end_of_turn: the token that ends an assistant's turn. The default is the chat template's.
+    """
+
+    GROUP = "chat options"
+
+    chat_template_kwargs: dict[str, Any] | None = None
+    end_of_turn: str | None = None
+
+    def with_chat(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """The tokenizer with these options. Says by which token a conversation ends, if that is not the usual one.
+
+        Raises ValueError if the tokenizer has no chat template, or does not know what an option names.
+        """
+        from qstep.data.chat import say_ending, with_chat
+
+        changed = with_chat(tokenizer, self.chat_template_kwargs, self.end_of_turn)
+        if self.end_of_turn is None:
+            say_ending(changed)
+        return changed
 
 
 @dataclass(kw_only=True)

@@ -101,6 +101,15 @@ class Ensemble:
         """Whether the row is within every member's `max_length`."""
         return all(member.fits(row) for member in self.members)
 
+    def use_windows(self) -> None:
+        """Has every member read long responses in windows. Raises ValueError if one cannot."""
+        for member in self.members:
+            member.use_windows()
+
+    def in_windows(self, row: Row) -> bool:
+        """Whether a member reads the row in windows."""
+        return any(member.in_windows(row) for member in self.members)
+
     def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
         """How a prompt differs from those of training, as the first member that finds a difference describes it."""
         return next(filter(None, (member.unlike_training(prompt, instruction) for member in self.members)), None)

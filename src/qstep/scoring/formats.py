@@ -7,8 +7,8 @@ from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import bytes_growth, encode_prompt, encode_texts, most_text_tokens
-from qstep.models import StepContract, encode_steps
+from qstep.data import bytes_growth, encode_prompt, encode_texts, has_turns, most_text_tokens
+from qstep.models import StepContract, encode_row_steps, encode_steps
 from qstep.scoring.scorer import StepReading
 from qstep.types import Prompt, Row
 
@@ -20,6 +20,11 @@ class Format(StepReading, Protocol):
     """Everything about a scorer except its model: how it reads and encodes steps."""
 
     @property
+    def sums_over_response(self) -> bool:
+        """Whether a step's Q is a sum over all tokens before it, so that a window would change it."""
+        ...
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
@@ -29,6 +34,8 @@ class Format(StepReading, Protocol):
 
 class ContractFormat:
     """The format of our own checkpoints, which their step contract describes."""
+
+    sums_over_response = False
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, contract: StepContract) -> None:
         self.tokenizer = tokenizer
@@ -43,6 +50,10 @@ class ContractFormat:
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
         return [encode_steps(self.tokenizer, self.contract, prompt, steps)]
 
+    def encode_row(self, row: Row) -> list[Encoded]:
+        """`encode` of a row's steps. In a response of several turns, these are turns."""
+        return [encode_row_steps(self.tokenizer, self.contract, row)]
+
     def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
         return self.contract.unlike_training(prompt, instruction)
 
@@ -50,6 +61,8 @@ class ContractFormat:
         if self._prompt is None or self._prompt[0] != row["prompt"]:
             self._prompt = row["prompt"], len(encode_prompt(self.tokenizer, row["prompt"]))
         steps = row["completions"]
+        if has_turns(row.get("completion")):
+            return sum(map(len, self.encode_row(row)[0][:2])) <= self.max_length
         room = self.max_length - self._prompt[1] - len(steps)  # each step has a separator
         if self._growth is not None:
             text = "".join(steps)

@@ -39,6 +39,7 @@ def load_scorer(
     options: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
     dtype: Dtype = "float32",
+    windows: bool = False,
 ) -> Scorer:
     """The scorer of a folder or Hub id, or of a YAML file that names an ensemble (`read_ensemble`).
 
@@ -47,6 +48,8 @@ def load_scorer(
         reference: the model that `implicit` and `policy` compare with.
         options: the fields of the kind's dataclass (`qstep.scoring.kinds`).
         device: where the model runs. `auto` is the GPU if there is one, else the CPU.
+        windows: read responses longer than the scorer's `max_length` in windows over their steps. Without it, they are
+            refused.
 
     Raises:
         ValueError: the kind is not recognised, an option has no effect with it, it does not fit the checkpoint, or
@@ -59,7 +62,20 @@ def load_scorer(
         >>> len(scorer.score("1+2*3=", ["1+2=3", "3*3=9", "#9"]))
         3
     """
-    name, device = str(name), choose_device(device)
+    scorer = _loaded(str(name), kind, reference, options, choose_device(device), dtype)
+    if windows:
+        scorer.use_windows()
+    return scorer
+
+
+def _loaded(
+    name: str,
+    kind: ScorerKind,
+    reference: str | None,
+    options: Mapping[str, Any] | None,
+    device: torch.device,
+    dtype: Dtype,
+) -> Scorer:
     found = recognise(name) if kind == "auto" else kind
     check_kind(found, reference, options)
     if found == "ensemble":

@@ -63,6 +63,7 @@ class Implicit(LogRatio):
     beta: Annotated[float | None, Bounds(above=0)] = 0.05
 
     kind: ClassVar[str] = "implicit"
+    sums_over_response: ClassVar[bool] = True
 
     def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
         if reference is None or self.beta is None:

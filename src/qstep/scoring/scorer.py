@@ -46,6 +46,14 @@ class StepReading(Protocol):
 class Scorer(StepReading, Protocol):
     """Gives each step of a response its Q, a logit; that of the question is 0."""
 
+    def use_windows(self) -> None:
+        """Reads responses longer than `max_length` in windows from now on. Raises ValueError if it cannot."""
+        ...
+
+    def in_windows(self, row: Row) -> bool:
+        """Whether a row that fits is read in windows."""
+        ...
+
     def score(self, prompt: Prompt, steps: Sequence[str]) -> list[float]:
         """The Q of each step."""
         ...

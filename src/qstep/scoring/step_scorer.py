@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from qstep.data import checked_prompt, checked_steps, first_cut
+from qstep.data import checked_prompt, checked_steps, first_cut, has_turns, refuse_turns
 from qstep.models import ScorerModel, StepContract, check_length, collate_steps, moved
 from qstep.models.inference import choose_device
 from qstep.models.loading import load_tokenizer
-from qstep.scoring.formats import ContractFormat, Format
+from qstep.scoring.formats import ContractFormat, Encoded, Format
 from qstep.scoring.scorer import Scored
+from qstep.scoring.windows import encode_windows, longest
 from qstep.types import Dtype, Prompt, Row
 
 
@@ -25,6 +26,9 @@ class GroupScorer(ABC):
 
     A Format turns rows into token sequences. A subclass computes them, in this process or at a server.
     """
+
+    windows: bool = False
+    """Whether responses longer than `max_length` are read in windows (`qstep.scoring.windows`)."""
 
     def __init__(self, format: Format) -> None:
         self.format = format
@@ -68,9 +72,33 @@ class GroupScorer(ABC):
         return self._score_batches(self._batches(rows, max_tokens))
 
     def fits(self, row: Row) -> bool:
-        """Whether a row, as `score_rows` takes it, is within `max_length`."""
+        """Whether a row, as `score_rows` takes it, is within `max_length`, or can be read in windows."""
         _check(row)
-        return self.format.fits(row)
+        return self.format.fits(row) or self._windows(row) is not None
+
+    def in_windows(self, row: Row) -> bool:
+        """Whether a row that fits is read in windows."""
+        return self.windows and not self.format.fits(row)
+
+    def use_windows(self) -> None:
+        """Reads responses longer than `max_length` in windows from now on. Raises ValueError if this kind cannot."""
+        if self.format.sums_over_response:
+            raise ValueError(
+                f"a scorer of kind {self.objective} sums over all tokens of a response, so it cannot read it in "
+                "windows. Leave long rows out with --over_long drop"
+            )
+        self.windows = True
+
+    def _encode(self, row: Row) -> list[Encoded]:
+        """The sequences of a row. If it is too long and has no windows, they are longer than `max_length`."""
+        encoded = _encoded(row, self.format)
+        return encoded if longest(encoded) <= self.max_length else self._windows(row) or encoded
+
+    def _windows(self, row: Row) -> list[Encoded] | None:
+        """The windows of a row that is too long. A response of several turns has none."""
+        if not self.windows or has_turns(row.get("completion")):
+            return None
+        return encode_windows(self.format, row["prompt"], row["completions"])
 
     def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
         """How a prompt differs from those of training (`StepContract.unlike_training`)."""
@@ -83,7 +111,7 @@ class GroupScorer(ABC):
     def _batches(self, rows: Iterable[Row], max_tokens: int) -> Iterator[Pending]:
         batch = Pending()
         for row in rows:
-            batch.add(row, self.format)
+            batch.add(row, self._encode, self.max_length)
             if batch.tokens >= max_tokens or len(batch.rows) >= max_tokens:
                 yield batch
                 batch = Pending()
@@ -156,14 +184,15 @@ class Pending:
     known: dict[tuple[str, str], list[_Sequence]] = field(default_factory=dict)
     tokens: int = 0
 
-    def add(self, row: Row, format: Format) -> None:
+    def add(self, row: Row, encode: Callable[[Row], list[Encoded]], max_length: int) -> None:
         _check(row)
-        name = repr(row["prompt"]), repr(row["completions"])
+        turns = has_turns(row.get("completion"))
+        name = repr(row["prompt"]), repr(row["completion"] if turns else row["completions"])
         if name not in self.known:
-            encoded = format.encode(row["prompt"], row["completions"])
+            encoded = encode(row)
             self.known[name] = [(tuple(shared), tuple(ids), tuple(ends)) for shared, ids, ends in encoded]
             for shared, ids, ends in self.known[name]:
-                check_length(len(shared) + len(ids), format.max_length, f"row {row.get('id')!r}")
+                check_length(len(shared) + len(ids), max_length, f"row {row.get('id')!r}")
                 if shared not in self.groups:
                     self.groups[shared] = {}
                     self.tokens += len(shared)
@@ -180,6 +209,14 @@ class Pending:
         """The rows with their Qs, from the Qs of the sequences, which may be padded."""
         q_of = {sequence: q[: len(sequence[2])] for sequence, q in zip(self.sequences(), q_values, strict=True)}
         return [(row, [q for sequence in sequences for q in q_of[sequence]]) for row, sequences in self.rows]
+
+
+def _encoded(row: Row, format: Format) -> list[Encoded]:
+    """The sequences of a row. Raises ValueError for several turns, if the format reads one."""
+    if isinstance(format, ContractFormat):
+        return format.encode_row(row)
+    refuse_turns(row, "this kind of scorer reads one turn. Use a scorer of `qstep train`")
+    return format.encode(row["prompt"], row["completions"])
 
 
 def _check(row: Row) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from qstep.data import first_cut, is_conversation
+from qstep.data import first_cut, is_conversation, plain_prompt
 from qstep.models import encode_steps
 from qstep.scoring.formats import ContractFormat
 from qstep.words import counted
@@ -127,6 +127,10 @@ class RequestReader:
         if item.keys() != {"prompt", "steps"}:
             raise Refused(400, f"`{where}` must have `prompt` and `steps`, and nothing else")
         prompt, steps = item["prompt"], item["steps"]
+        try:
+            prompt = plain_prompt(prompt)
+        except ValueError as error:
+            raise Refused(400, f"`{where}.prompt` {error}") from None
         if not _is_prompt(prompt):
             raise Refused(400, f"`{where}.prompt` must be a string or a list of messages with `role` and `content`")
         if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):

@@ -1,16 +1,27 @@
 """`qstep annotate`: graded responses in, step labels out."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from qstep.annotate import Level, Threshold
+from qstep.data import Part, of_part
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.cluster import ClusterOptions
-from qstep.runs.options import CHANGES_NOTHING, AtLeast1, Bounds, OutputFile, ReadIf, Such, settings_of
+from qstep.runs.options import (
+    CHANGES_NOTHING,
+    GIVEN,
+    AtLeast1,
+    Bounds,
+    NotInSettings,
+    OutputFile,
+    ReadIf,
+    Such,
+    settings_of,
+)
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.shared_options import ModelName, StepSeparator
@@ -23,6 +34,10 @@ if TYPE_CHECKING:
     from qstep.generation import Engine
 
 _BY_ROLLOUTS = get_args(RolloutMethod)
+
+
+def _is_part(config: Any) -> bool:
+    return config.steps_of != "both"
 
 
 @dataclass
@@ -51,8 +66,11 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
         threshold: a step is right if more than this share of its rollouts succeed. With 0, one success is enough.
         level: confidence at which rollouts stop.
         step_separator: the string between steps, or a splitter such as `split:line`. The splitters are `split:line`,
-            `split:blank_line`, `split:numbered` (headings `Step 1:`), `split:sentence`, and `split:module:function`
-            for your own function, which returns the parts of a string.
+            `split:blank_line`, `split:numbered` (headings `Step 1:`), `split:sentence`, `split:paragraph` (for
+            reasoning traces), and `split:module:function` for your own function, which returns the parts of a string.
+            If a response has several turns, its steps are the assistant's turns (`split:turn`).
+        steps_of: which part of a response has steps: its hidden reasoning (`thinking`), what follows it (`answer`), or
+            `both`. The separator in the rows names the part, as in `split:thinking:paragraph`.
         flip_share: probability of flipping each label, to study the effect of noise. The column `flipped` names the
             flipped steps.
         max_per_problem: label only this many responses of each problem, in order of `sample`.
@@ -60,6 +78,8 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
         rows_at_once: responses whose rollouts are drawn together. Responses to one problem stay together. A resumed
             job repeats at most one such batch.
     """
+
+    MARKS: ClassVar[Mapping[str, tuple[ReadIf, ...]]] = {"seed": (ReadIf(method=_BY_ROLLOUTS, flip_share=GIVEN),)}
 
     input: Path
     output: OutputFile
@@ -70,6 +90,7 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
     threshold: Annotated[Threshold, ReadIf(method=("binary_search", "adaptive"))] = 0.0
     level: Annotated[Level, ReadIf(threshold=Such(bool, "a --{name} above 0"))] = 0.95
     step_separator: StepSeparator = "\n"
+    steps_of: Annotated[Literal[Part, "both"], NotInSettings(unless=_is_part)] = "both"
     flip_share: Annotated[float, Bounds(least=0, most=1), ReadIf(method=("exact", "outcome"))] = 0.0
     max_per_problem: AtLeast1 | None = None
     max_problems: AtLeast1 | None = None
@@ -80,13 +101,24 @@ class AnnotateConfig(GradingOptions, SamplingOptions, EngineOptions, ClusterOpti
         if self.method in _BY_ROLLOUTS and self.model_name_or_path is None:
             raise ValueError(f"--method {self.method} needs a model that draws rollouts: give --model_name_or_path")
 
+        if self.steps_of != "both":
+            try:
+                of_part(self.steps_of, self.step_separator)
+            except ValueError as error:
+                raise ValueError(f"--steps_of {self.steps_of}: {error}. Give --step_separator") from None
+
+    @property
+    def separator(self) -> str:
+        """The separator that rows record, with the part that is cut."""
+        return self.step_separator if self.steps_of == "both" else of_part(self.steps_of, self.step_separator)
+
     def rollout_settings(self) -> "RolloutSettings":
         """How rollouts are drawn."""
         from qstep.annotate import Decision, RolloutSettings
 
         assert self.method != "exact" and self.method != "outcome", "these draw no rollouts"
         decision = Decision(self.threshold, self.level)
-        return RolloutSettings(self.rollouts, self.sampling(), self.step_separator, self.method, decision)
+        return RolloutSettings(self.rollouts, self.sampling(), self.separator, self.method, decision)
 
 
 def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
@@ -129,7 +161,7 @@ def _labeller(config: AnnotateConfig, chosen: "Chosen", engine: "Engine | None")
     """The function that labels a block of rows."""
     from qstep.annotate import OutcomePool, flip_labels, label_by_outcome, label_exactly
 
-    tasks, separator = config.tasks(), config.step_separator
+    tasks, separator = config.tasks(), config.separator
     if config.method == "exact":
         label = partial(label_exactly, separator=separator, tasks=tasks)
     elif config.method == "outcome":
@@ -162,7 +194,7 @@ def _budgets(config: AnnotateConfig, chosen: "Chosen") -> "Budgets | None":
 
     if config.rollout_budget is None:
         return None
-    return share_budget(_read(config), chosen, config.rollout_budget, config.step_separator)
+    return share_budget(_read(config), chosen, config.rollout_budget, config.separator)
 
 
 def _summary(config: AnnotateConfig, ungradable: int, rows: Iterator[Row]) -> dict[str, Any]:
@@ -171,8 +203,9 @@ def _summary(config: AnnotateConfig, ungradable: int, rows: Iterator[Row]) -> di
 
     labels: Counter[str] = Counter()
     rollouts: dict[str, int | None] = {}
-    longest = 0
+    longest = without = 0
     for row in rows:
+        without += not row["labels"]
         labels.update(map(label_kind, row["labels"]))
         longest = max(longest, len(row["labels"]))
         for name, count in row.get("rollouts", {}).items():
@@ -180,9 +213,12 @@ def _summary(config: AnnotateConfig, ungradable: int, rows: Iterator[Row]) -> di
             rollouts[name] = None if count is None or before is None else before + count
     if longest < 2:
         console.print(
-            f"Warning: no response has more than one step. Check --step_separator, which is {config.step_separator!r}"
+            f"Warning: no response has more than one step. Check --step_separator, which is {config.separator!r}"
         )
+    if without:
+        console.print(f"{without} responses have no steps, because they are empty or have no {config.steps_of} part")
     summary = {"left_out_ungradable": ungradable, "steps": dict(sorted(labels.items()))}
+    summary |= {"without_steps": without} if without else {}
     return {**summary, **({"rollouts": rollouts} if rollouts else {})}
 
 

@@ -38,8 +38,8 @@ class AuditConfig(Options):
     Args:
         train_file: the file of rows to check.
         test_files: test sets that must not share problems with train_file, each under a name that you choose:
-            `--test_files.math500 math500.jsonl`. Prompts and responses are compared exactly. A benchmark's own file has
-            a column `problem` or `question`, which is compared as a prompt without an instruction.
+            `--test_files.math500 math500.jsonl`. Rows are compared by their prompts. A benchmark's own file has a
+            column `problem` or `question`.
         output: the JSON file to write.
         format: the format of train_file. `auto` looks at the first row's columns: `completions` with `labels` means
             stepwise, `label` or `reward` means unpaired, and anything else means prompt-completion.
@@ -54,9 +54,12 @@ class AuditConfig(Options):
         max_right_share: maximum share of right among all labels.
         max_unlabelled_share: maximum share of rows without any labelled step. Training skips such rows.
         max_duplicate_share: maximum share of rows that repeat the response of an earlier row.
-        max_contradictions: maximum number of rows that contradict another row with the same response.
+        max_contradictions: maximum number of rows that contradict another row with the same response, and of rows
+            whose prompt has another gold answer in an earlier row.
         max_over_long_share: maximum share of rows longer than max_length. Training refuses or drops such rows.
-        max_shared_problems: maximum number of problems that train_file may share with each of the test_files.
+        max_shared_problems: maximum number of problems that train_file may share with each of the test_files. Near
+            copies count: they differ only in blanks, capitals, LaTeX spacing, the punctuation at the end, or an
+            instruction.
     """
 
     train_file: Path
@@ -87,8 +90,9 @@ def audit(config: AuditConfig) -> Audit:
     """
     from qstep.data import RowError, index_rows
     from qstep.evals import Audit, holds, write_result
-    from qstep.evals.audit import audit_rows, format_of, shared_with
-    from qstep.report.tables import audit_tables
+    from qstep.evals.audit import audit_rows
+    from qstep.evals.contamination import format_of, shared_with
+    from qstep.report.tables import audit_notes, audit_tables
 
     if config.output is not None:
         refuse_foreign("output", config.output, holds(Audit))
@@ -117,6 +121,8 @@ def audit(config: AuditConfig) -> Audit:
         say_written(config.output)
     for table in audit_tables(found):
         print_table(*table)
+    for note in audit_notes(found):
+        print_result(note, markup=False, soft_wrap=True)
     if found.failures:
         raise ValueError(f"{config.train_file} fails:\n" + "\n".join(f"- {failure}" for failure in found.failures))
     print_result(f"audit {config.train_file}: it passes")
@@ -203,9 +209,17 @@ def _row_failures(found: Audit, config: AuditConfig) -> Iterator[str]:
             f"rows with the same response have contradicting labels: {lines_text(found.contradictions)}. Keep one of "
             f"each, or raise --max_contradictions, which is {config.max_contradictions}"
         )
+    if found.golds.rows > config.max_contradictions:
+        yield (
+            f"prompts have two gold answers: {lines_text(found.golds)}. Correct or drop one of each, or raise "
+            f"--max_contradictions, which is {config.max_contradictions}"
+        )
     for name, shared in found.shared.items():
-        if shared.problems > config.max_shared_problems:
-            yield (
-                f"{shared.problems} problems are also in {name}: {lines_text(shared)}. Drop these rows here, or raise "
-                f"--max_shared_problems, which is {config.max_shared_problems}"
-            )
+        if shared.problems + shared.near_copies.problems <= config.max_shared_problems:
+            continue
+        for part, words in ((shared, "are also in"), (shared.near_copies, "are near copies of problems in")):
+            if part.problems:
+                yield (
+                    f"{part.problems} problems {words} {name}: {lines_text(part)}. Drop these rows here, or raise "
+                    f"--max_shared_problems, which is {config.max_shared_problems}"
+                )

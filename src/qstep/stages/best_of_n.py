@@ -58,7 +58,8 @@ class BestOfNConfig(TaskOptions):
         aggregations: ways to combine the Qs of a response into one score, to compare: `min,last,mean,product`. Rows
             then need `q_values`.
         draws: subsets drawn at random if a vote has too many subsets to enumerate.
-        seed: seed of these draws and of the bootstrap.
+        seed: seed of these draws and of the bootstrap. Means over problems have an interval in closed form, which needs
+            no seed.
     """
 
     inputs: dict[str, Path] | Path

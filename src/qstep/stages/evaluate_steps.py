@@ -49,7 +49,7 @@ class EvaluateStepsConfig(PromptOptions, ScorerOptions):
         threshold_split: a subset on which to choose the threshold. It is then not evaluated.
         over_long: `refuse` stops at rows longer than the scorer's `max_length` before their subset is scored; `drop`
             leaves them out and counts them. Nothing is truncated.
-        seed: seed of the bootstrap.
+        seed: seed of the bootstrap. Means over problems have an interval in closed form, which needs no seed.
     """
 
     inputs: dict[str, Path] | Path | None = None

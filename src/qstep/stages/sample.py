@@ -50,7 +50,7 @@ class SampleConfig(Sampling):
 
 def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
     """Runs the stage and returns its output. `engine` replaces the model's own."""
-    from qstep.data.tokens import PROMPT_DATE
+    from qstep.data.chat import PROMPT_DATE
 
     problems = {problem.id: problem for problem in config.problems()}
     settings = settings_of(

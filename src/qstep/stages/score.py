@@ -7,17 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-from qstep.runs.options import NOT_IN_SETTINGS, OutputFile, settings_of
+from qstep.runs.options import NotInSettings, OutputFile, settings_of
+from qstep.runs.progress import say
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.stage_file import finished
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
 from qstep.tasks.options import TaskOptions
-from qstep.types import OverLong, Row
+from qstep.types import OverLongScored, Row
 
 if TYPE_CHECKING:
     from qstep.scoring import Scorer
 
 _NAMED = 5
+
+
+def _in_windows(config: Any) -> bool:
+    return config.over_long == "window"
 
 
 @dataclass
@@ -33,12 +38,14 @@ class ScoreConfig(TaskOptions, ScorerOptions):
             grade` reads.
         output: the JSONL file to write.
         over_long: `refuse` stops at rows longer than the scorer's `max_length` before any is scored; `drop` leaves them
-            out and counts them. Nothing is truncated.
+            out and counts them; `window` reads them in windows over their steps and counts them. Each window has the
+            prompt and consecutive steps, each step is scored once, with at least half a window of steps before it where
+            possible. Nothing is truncated.
     """
 
     input: Path
     output: OutputFile
-    over_long: Annotated[OverLong, NOT_IN_SETTINGS] = "refuse"
+    over_long: Annotated[OverLongScored, NotInSettings(unless=_in_windows)] = "refuse"
 
 
 def score(config: ScoreConfig) -> Path:
@@ -58,8 +65,10 @@ def score(config: ScoreConfig) -> Path:
 class _HowToScore(Protocol):
     """The options that `write_scored` reads."""
 
-    over_long: OverLong
     score_tokens: int
+
+    @property
+    def over_long(self) -> OverLongScored: ...
 
     def load_scorer(self) -> Scorer: ...
 
@@ -90,6 +99,8 @@ def write_scored(
 
     def work(done: Collection[str]) -> Work:
         scorer = config.load_scorer()
+        if config.over_long == "window":
+            scorer.use_windows()
         total, dropped = _too_long(rows(scorer), scorer, config.over_long, source)
         warn_of_prompts((row["prompt"] for row in rows(scorer)), scorer, source, instruction)
         if total == len(dropped):
@@ -98,7 +109,20 @@ def write_scored(
         skipped = {*done, *dropped}
         todo = (row for row in rows(scorer) if row["id"] not in skipped)
         scored = scorer.score_rows(todo, max_tokens=config.score_tokens)
+        without = sum(not row["completions"] for row in rows(scorer))
+        if without:
+            say(
+                f"{source}: {without} of {total} responses have no steps at {scorer.step_separator!r}, so they have no "
+                "score and lose to all others"
+            )
         about = {"objective": scorer.objective, "aggregation": scorer.aggregation, "over_long": len(dropped)}
+        if config.over_long == "window" and (read := sum(map(scorer.in_windows, rows(scorer)))):
+            say(
+                f"{source}: {read} of {total} responses are longer than this scorer's max_length of "
+                f"{scorer.max_length} tokens and are read in windows over their steps"
+            )
+            about |= {"in_windows": read}
+        about |= {"without_steps": without} if without else {}
         blocks = ([with_scores(row, scorer) for row in block] for block in scored)
         return Work(total - len(dropped), blocks, lambda _: {**about, **more(scorer)})
 
@@ -126,19 +150,21 @@ def _split_rows(config: ScoreConfig, scorer: Scorer) -> Iterator[Row]:
         yield split
 
 
-def _too_long(rows: Iterable[Row], scorer: Scorer, over_long: OverLong, source: str) -> tuple[int, set[str]]:
+def _too_long(rows: Iterable[Row], scorer: Scorer, over_long: OverLongScored, source: str) -> tuple[int, set[str]]:
     """The number of rows, and the ids of those that are longer than the scorer's `max_length`.
 
-    Raises ValueError if there are such rows and `over_long` is `refuse`.
+    Raises ValueError if there are such rows, unless `over_long` is `drop`.
     """
     total, long = 0, []
     for row in rows:
         total += 1
         long += [] if scorer.fits(row) else [row["id"]]
-    if long and over_long == "refuse":
+    if long and over_long != "drop":
+        what = "are longer than" if over_long == "refuse" else "have a step that, after the prompt, does not fit into"
+        ways = "drop, or read them in windows with --over_long window" if over_long == "refuse" else "drop"
         named = ", ".join(map(repr, long[:_NAMED])) + (", ..." if len(long) > _NAMED else "")
         raise ValueError(
-            f"{source}: {len(long)} rows are longer than this scorer's max_length of {scorer.max_length} tokens "
-            f"({named}). Leave them out with --over_long drop; nothing is truncated"
+            f"{source}: {len(long)} rows {what} this scorer's max_length of {scorer.max_length} tokens "
+            f"({named}). Leave them out with --over_long {ways}; nothing is truncated"
         )
     return total, set(long)

@@ -88,7 +88,7 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
 
 def search(config: SearchConfig, engine: Engine | None = None, scorer: Scorer | None = None) -> Path:
     """Runs the stage and returns its output. `engine` and `scorer` replace the ones named by the options."""
-    from qstep.data.tokens import PROMPT_DATE
+    from qstep.data.chat import PROMPT_DATE
 
     problems = {problem.id: problem for problem in config.problems()}
     settings = settings_of(
@@ -188,5 +188,10 @@ def _summary(max_length: int, rows: Iterator[Row]) -> dict[str, Any]:
         console.print(
             f"{spent['too_long']} partial responses were longer than the scorer's max_length of {max_length} tokens. "
             "They have no score, and rank below all that have one"
+        )
+    if cut_off := ended["length"]:
+        console.print(
+            f"{cut_off} of {spent['problems']} answers were cut off: no candidate for these problems ended. Raise "
+            "--max_new_tokens, --max_steps or --token_budget"
         )
     return {**spent, "finish_reasons": dict(sorted(ended.items()))}

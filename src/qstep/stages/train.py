@@ -16,8 +16,9 @@ from qstep.data import check_model_name
 from qstep.models import ModelOptions
 from qstep.models.inference import hide_loading_bars
 from qstep.objectives import METHODS
-from qstep.objectives.arguments import follows_evaluation, training_settings
+from qstep.objectives.arguments import EVALUATES, follows_evaluation, training_settings
 from qstep.objectives.config import GroupConfig
+from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.source import RowsFile
 from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
@@ -28,6 +29,7 @@ from qstep.trainers import trainer_class
 from qstep.trainers.arguments import check_evaluation
 from qstep.trainers.checkpoints import seal
 from qstep.trainers.resuming import Log, Run, open_run
+from qstep.types import Truncated
 
 
 @dataclass(kw_only=True)
@@ -36,8 +38,9 @@ class TrainInputs(ModelOptions):
 
     Args:
         train_file: the file of rows to learn from.
-        eval_file: a file of rows to evaluate on during training, at the times that eval_strategy sets. Give
-            load_best_model_at_end and metric_for_best_model to keep the best checkpoint.
+        eval_file: a file of rows to evaluate on during training, at the times that eval_strategy sets. It needs
+            eval_strategy steps or epoch, or eval_on_start. Give load_best_model_at_end and metric_for_best_model to
+            keep the best checkpoint.
     """
 
     MARKS: ClassVar[Mapping[str, tuple[NotInSettings, ...]]] = dict.fromkeys(
@@ -45,7 +48,7 @@ class TrainInputs(ModelOptions):
     )
 
     train_file: Path
-    eval_file: Annotated[Path | None, NOT_IN_SETTINGS] = None
+    eval_file: Annotated[Path | None, NOT_IN_SETTINGS, EVALUATES] = None
 
 
 def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
@@ -112,6 +115,10 @@ def train_on(
             }
             if left_out and run.log:
                 console.print(f"{dataset.source}: left out {reasons_text(left_out)}")
+            if dataset.truncated:
+                summary[f"{prefix}truncated"] = dataset.truncated
+                if run.log:
+                    console.print(_of_truncated(dataset, config.truncated))
         trainer.write_card = partial(write_card, output, run.settings, summary)
         trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.state.global_step > trainer.state.max_steps:
@@ -125,6 +132,13 @@ def train_on(
             seal(output, run.settings, model_files(output))
             run.log.finish(summary)
     return output
+
+
+def _of_truncated(dataset: GroupDataset, how: Truncated) -> str:
+    """A sentence on the responses that were cut off and are not right."""
+    what = "their ends are not judged" if how == "mask" else "they count as they are"
+    found = f"{dataset.truncated} of {len(dataset.rows)} responses were cut off and are not right"
+    return f"{dataset.source}: {found}; {what} (--truncated {how})"
 
 
 def _base_model(inputs: TrainInputs) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from qstep.data import checked_steps
+from qstep.data import checked_steps, final_text
 from qstep.grading import GRADER_VERSION, Grade, equivalent, grade_many
 from qstep.tasks.arithmetic import has_false_equation
 from qstep.types import Problem, Row
@@ -22,7 +22,7 @@ class Mathematics:
         raise ValueError("math has no problems of its own: name a file of problems, or a Hub id")
 
     def grade(self, rows: Sequence[Row], *, deadline_s: float) -> list[Grade]:
-        pairs = [(row["gold"], row["completion"]) for row in rows]
+        pairs = [(row["gold"], final_text(row["completion"])) for row in rows]
         return grade_many(pairs, deadline_s=deadline_s) if pairs else []
 
     def check_steps(self, row: Row, steps: Sequence[str]) -> list[bool | None]:

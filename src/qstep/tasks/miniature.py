@@ -24,7 +24,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from qstep.data import checked_steps
+from qstep.data import checked_steps, final_text
 from qstep.grading import Grade
 from qstep.types import Problem, Row
 
@@ -53,7 +53,7 @@ class Miniature:
         return problems(split, limit, seed, offset)
 
     def grade(self, rows: Sequence[Row], *, deadline_s: float) -> list[Grade]:
-        return [grade(row["gold"], row["completion"]) for row in rows]
+        return [grade(row["gold"], final_text(row["completion"])) for row in rows]
 
     def check_steps(self, row: Row, steps: Sequence[str]) -> list[bool | None]:
         return [*check_steps(row["prompt"], checked_steps(steps))]

@@ -94,12 +94,11 @@ class PromptOptions(Options):
     conversational: bool = False
 
 
-_SPLITS = ("train", "test")
-"""The splits that commands use by default. For a file they only become part of the ids."""
-
-
 _FAMILY = Such(lambda name: name.startswith(REASONING_GYM), "a family of reasoning_gym as --{name}")
 _READ = Such(lambda name: not is_generated(name), "a file or a Hub id as --{name}")
+_HAS_SPLITS = Such(
+    lambda name: is_generated(name) or not Source.of(name).is_file, "a --{name} other than a file, which has no splits"
+)
 _IN_WORDS = ReadIf(
     dataset_name=Such(lambda name: name != "miniature", "a --{name} other than miniature, which has no letters")
 )
@@ -113,7 +112,7 @@ class ProblemOptions(PromptOptions, TaskOptions):
         dataset_name: `miniature`, `reasoning_gym:<family>`, `module:object` (a task of your own), a
             .jsonl/.json/.parquet file, or a Hub id.
         dataset_options: parameters of a reasoning_gym family, such as `--dataset_options.min_terms 2`.
-        split: the split of the data set.
+        split: the split of the data set. Of a file, `train` or `test` becomes part of the ids of its problems.
         num_problems: how many problems, all by default.
         offset: how many problems to skip first.
         data_seed: seed of generated problems.
@@ -126,20 +125,11 @@ class ProblemOptions(PromptOptions, TaskOptions):
 
     dataset_name: DatasetName = "miniature"
     dataset_options: Annotated[dict[str, Any] | None, ReadIf(dataset_name=_FAMILY)] = None
-    split: str = "train"
+    split: Annotated[str, ReadIf("train", "test", dataset_name=_HAS_SPLITS)] = "train"
     num_problems: AtLeast1 | None = None
     offset: Annotated[int, Bounds(least=0)] = 0
     data_seed: Seed = 0
     unanswerable: Annotated[Unanswerable, ReadIf(dataset_name=_READ)] = "refuse"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        # Not a mark: the ids of a file's problems contain its split, so `--split test` has an effect there.
-        if self.split not in _SPLITS and not is_generated(self.dataset_name) and Source.of(self.dataset_name).is_file:
-            raise ValueError(
-                f"--split {self.split!r} has no effect: {self.dataset_name} is a file, which has no splits. Leave "
-                "--split out"
-            )
 
     def problems(self) -> list[Problem]:
         """The problems that these options name. Raises as `qstep.tasks.load_problems` does."""

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from qstep.data import checked_steps
+from qstep.data import checked_steps, final_text
 from qstep.grading import Grade, extract_answer, readings
 from qstep.types import Problem, Row
 
@@ -134,10 +134,10 @@ class ReasoningGym:
         entry = row.get("metadata", {}).get("entry")
         if entry is None:
             raise ValueError(f"row {row.get('id')!r}: metadata.entry is missing; the verifier of {self.name} needs it")
-        as_text = readings(row["completion"])
+        as_text = readings(final_text(row["completion"]))
         if not as_text:
             return Grade("wrong", "no final answer", None)
-        as_mathematics = extract_answer(row["completion"])
+        as_mathematics = extract_answer(final_text(row["completion"]))
         for answer in (*as_text, *([as_mathematics] if as_mathematics else [])):
             if self.score_answer(answer, entry) == 1.0:
                 return Grade("right", "the verifier's full score", answer)

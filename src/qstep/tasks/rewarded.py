@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qstep.data import final_text, has_turns
 from qstep.grading import Grade, extract_answer
 from qstep.types import Problem, Row
 from qstep.words import counted
@@ -49,7 +50,7 @@ class Rewarded:
                 f"{self.version} returned {rewards!r}; it must return a list with one number for each of "
                 f"{counted(len(rows), 'row')}"
             )
-        return [self._verdict(row["completion"], reward) for row, reward in zip(rows, rewards, strict=True)]
+        return [self._verdict(final_text(row["completion"]), reward) for row, reward in zip(rows, rewards, strict=True)]
 
     def check_steps(self, row: Row, steps: Sequence[str]) -> list[bool | None]:
         return self.task.check_steps(row, steps)
@@ -68,4 +69,4 @@ class Rewarded:
 
 def _completion(row: Row) -> Any:
     text = row["completion"]
-    return text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
+    return text if has_turns(text) or isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, cast
 
-from qstep.data import USER_CODE, code_version, load_code
+from qstep.data import USER_CODE, code_version, final_text, load_code
 from qstep.grading import Grade, states_answer
 from qstep.grading.thinking import never_ends, opened_by
 from qstep.tasks.mathematics import Mathematics
@@ -127,9 +127,10 @@ def unanswered(row: Row) -> str | None:
     """
     prompt = row.get("prompt", "")
     opened = row.get("thinking_opened") or (prompt if isinstance(prompt, str) else prompt[-1]["content"])
-    if never_ends(opened, row["completion"]):
+    text = final_text(row["completion"])
+    if never_ends(opened, text):
         return "no final answer: the thinking is never closed"
-    if row.get("finish_reason") == "length" and row.get("task") != "miniature" and not states_answer(row["completion"]):
+    if row.get("finish_reason") == "length" and row.get("task") != "miniature" and not states_answer(text):
         return "no final answer: the response was cut off"
     return None
 

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 
 from qstep.models import PretrainedModule
+from qstep.objectives.arguments import EVALUATES
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.source import RowsFile
@@ -31,11 +32,8 @@ def check_arguments(args: GroupConfig, model: PretrainedModule) -> None:
 
 
 def check_evaluation(args: GroupConfig, eval_rows: RowsFile | None) -> None:
-    """Raises ValueError for rows to evaluate on without evaluations, or the reverse, before rows are read.
-
-    It is no mark, because the option that names the rows is not among the arguments.
-    """
-    evaluates = args.eval_strategy != "no" or args.eval_on_start
+    """Raises ValueError for rows to evaluate on without evaluations, or the reverse, before rows are read."""
+    evaluates = EVALUATES.why_not(args, deep=False) is None
     if evaluates and eval_rows is None:
         raise ValueError("--eval_strategy needs rows to evaluate on. Give --eval_file (in Python, eval_dataset)")
     if eval_rows is not None and not evaluates:

@@ -63,6 +63,8 @@ class MethodTrainer(GroupTrainer):
         check_evaluation(args, eval_rows)
         options = _options(model)
         tokenizer = processing_class or _tokenizer(options)
+        if isinstance(options, ModelOptions):
+            tokenizer = options.with_chat(tokenizer)
         objective = self.method.objective(args, tokenizer)
         objective.check(train_rows)
         train = objective.rows(train_rows)

@@ -182,10 +182,10 @@ def _logps_of(
     batch = collate(distinct)
     with torch.inference_mode():
         values = logps(batch).float().cpu().numpy()
-    lengths = batch["response_mask"].sum(1).tolist()
+    own = batch["response_mask"].bool().cpu().numpy()
     return [
-        (number, row_logps[:length].copy())
-        for numbers, row_logps, length in zip(twins, values, lengths, strict=True)
+        (number, row_logps[row_own])
+        for numbers, row_logps, row_own in zip(twins, values, own, strict=True)
         for number in numbers
     ]
 

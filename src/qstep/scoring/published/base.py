@@ -42,6 +42,7 @@ class Published(ABC):
 
     kind: ClassVar[str]
     """The format's name in `qstep.scoring.kinds`."""
+    sums_over_response: ClassVar[bool] = False
     reads_reference: ClassVar[bool] = False
     """Whether `model` compares with a reference model."""
 
@@ -170,6 +171,8 @@ def split_shared(shared: Sequence[int], ids: Sequence[int], ends: Sequence[int])
 def turns_of(prompt: Prompt) -> list[Turn]:
     """The turns of a prompt; a string is the user's. Raises ValueError if the last is not the user's."""
     turns = [("user", [prompt])] if isinstance(prompt, str) else [(turn["role"], [turn["content"]]) for turn in prompt]
+    if not isinstance(prompt, str) and any(turn.keys() != {"role", "content"} for turn in prompt):
+        raise ValueError("the prompt has tools or tool calls, which this scorer's format does not read")
     if turns[-1][0] != "user":
         raise ValueError(f"the prompt ends with a turn of {turns[-1][0]!r}; this scorer's format asks for a question")
     return [*turns]

@@ -1,0 +1,215 @@
+"""What a tokenizer's chat template does to conversations: the thinking it opens, and the token that ends a turn.
+
+Settings of a user are written into the template as variables, `{% set enable_thinking = false %}`. So they are saved
+with the weights, and every later command follows them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from datetime import date
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from qstep.grading.thinking import MARKS, opened_by
+from qstep.types import Message, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_log = logging.getLogger(__name__)
+
+PROMPT_DATE = date(2024, 7, 26)
+"""The date that chat templates see, so that prompts do not change from day to day. It is Llama 3.1's default."""
+
+_CODES = (*"YymdBbAajHIMSpDFTx", "-d", "-m", "-H", "-I")
+_END = "qstep_end_of_turn"
+_ANSWER = "An answer, and no more."
+
+
+@cache
+def undated(template: str) -> str:
+    """A chat template in which `strftime_now(format)` always gives `PROMPT_DATE`, at midnight.
+
+    A template's arguments must be data. So the function is defined in the template, as a macro.
+    """
+    if "strftime_now" not in template:
+        return template
+    parts = "".join(f" | replace('%{code}', {PROMPT_DATE.strftime('%' + code)!r})" for code in _CODES)
+    return f"{{% macro strftime_now(format) %}}{{{{ format{parts} }}}}{{% endmacro %}}\n{template}"
+
+
+def rendered(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, opens: bool = True, tokenize: bool = False
+) -> Any:
+    """A conversation in the chat template, as a text or as tokens. With `opens`, the assistant's turn is opened.
+
+    Raises ValueError if the tokenizer has no chat template, or one that does not read the conversation's tools.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "the prompt is a conversation, but the tokenizer has no chat template. Give the question as a string "
+            "(--conversational false), or use a model that has one"
+        )
+    tools = messages[0].get("tools")
+    template = undated(tokenizer.get_chat_template(tools=tools))
+    if tools and not re.search(r"\btools\b", template):
+        raise ValueError("the prompt has tools, which this chat template does not read. Write them into a message")
+    return tokenizer.apply_chat_template(
+        [{name: part for name, part in message.items() if name != "tools"} for message in messages],
+        chat_template=template,
+        add_generation_prompt=opens,
+        tokenize=tokenize,
+        return_dict=False,
+        **({"tools": tools} if tools else {}),
+    )
+
+
+def with_chat(
+    tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any] | None, end_of_turn: str | None
+) -> PreTrainedTokenizerBase:
+    """A tokenizer whose chat template has these arguments, and names the token that ends an assistant's turn.
+
+    Raises ValueError if there is no template, if it does not read an argument, or if the token is not in the
+    vocabulary.
+    """
+    if not template_kwargs and end_of_turn is None:
+        return tokenizer
+    option = "--chat_template_kwargs" if template_kwargs else "--end_of_turn"
+    if tokenizer.chat_template is None:
+        raise ValueError(f"{option} is given, but the tokenizer has no chat template. Remove it")
+    template = tokenizer.get_chat_template()
+    for name in template_kwargs or {}:
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise ValueError(f"--chat_template_kwargs.{name}: this model's chat template does not read it. Remove it")
+    if end_of_turn is not None and end_of_turn not in tokenizer.get_vocab():
+        raise ValueError(f"--end_of_turn {end_of_turn!r} is not a token of this model's vocabulary")
+    settings = {**(template_kwargs or {}), **({} if end_of_turn is None else {_END: end_of_turn})}
+    changed = copy(tokenizer)
+    changed.chat_template = "".join(f"{{% set {name} = {_literal(settings[name])} %}}" for name in settings) + template
+    return changed
+
+
+def _literal(value: Any) -> str:
+    """A value as Jinja writes it. Its literals are JSON's, but for null and for what looks like Jinja in a string."""
+    text = json.dumps(value).replace("{", r"\u007b").replace("}", r"\u007d") if isinstance(value, str) else None
+    if text is None and isinstance(value, bool | int | float):
+        text = json.dumps(value)
+    if text is None:
+        raise ValueError(f"--chat_template_kwargs takes texts, numbers, true and false, not {value!r}")
+    return text
+
+
+_known: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
+
+def _once(tokenizer: PreTrainedTokenizerBase, key: str, find: Callable[[PreTrainedTokenizerBase], Any]) -> Any:
+    """What `find` returns for this tokenizer with its present template. It is called once."""
+    state = _known.setdefault(tokenizer, {})
+    if state.get("template") != tokenizer.chat_template:
+        state.clear()
+        state["template"] = tokenizer.chat_template
+    if key not in state:
+        state[key] = find(tokenizer)
+    return state[key]
+
+
+def ending(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> int | None:
+    """The token that ends a response to this prompt; None if there is none.
+
+    After a text it is the end-of-sequence token. A conversation ends with the template's own end of an assistant's
+    turn, if it writes one: the first special token after the assistant's text.
+    """
+    if isinstance(prompt, str) or tokenizer.chat_template is None:
+        return tokenizer.eos_token_id
+    found: int | None = _once(tokenizer, "ending", _end_of_turn)
+    return tokenizer.eos_token_id if found is None else found
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that ends an assistant's turn, if it is not the end-of-sequence token; else None."""
+    if tokenizer.chat_template is None:
+        return None
+    found: int | None = _once(tokenizer, "ending", _end_of_turn)
+    return None if found == tokenizer.eos_token_id else found
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    template = tokenizer.get_chat_template()
+    if named := re.search(rf"{{% set {_END} = (\".*?\") %}}", template):
+        return int(tokenizer.get_vocab()[json.loads(named[1])])
+    import jinja2
+
+    try:
+        turn = rendered(
+            tokenizer,
+            [{"role": "user", "content": "A question."}, {"role": "assistant", "content": _ANSWER}],
+            opens=False,
+        )
+    except jinja2.TemplateError as error:
+        _log.warning(
+            "the chat template renders no plain turn (%s), so a turn ends with the end-of-sequence token", error
+        )
+        return None
+    behind = turn.rpartition(_ANSWER)[2]
+    special = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    places = {behind.find(text): number for text, number in special.items() if text in behind}
+    return places[min(places)] if places else None
+
+
+def say_ending(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Says by which token a conversation ends, if it is not the end-of-sequence token."""
+    if (token := end_of_turn(tokenizer)) is not None:
+        _log.warning(
+            "responses to conversations end with %r, as the chat template ends a turn, and not with %r. --end_of_turn "
+            "names another token",
+            tokenizer.convert_ids_to_tokens(token),
+            tokenizer.eos_token,
+        )
+
+
+def opening_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    """What opens the thinking at the end of a prompt, with the blanks behind it; empty if nothing does."""
+    if isinstance(prompt, str):
+        return _opening(prompt)
+    return "" if tokenizer.chat_template is None else _once(tokenizer, "opening", _template_opening)
+
+
+def _template_opening(tokenizer: PreTrainedTokenizerBase) -> str:
+    import jinja2
+
+    try:
+        return _opening(rendered(tokenizer, [{"role": "user", "content": "A question."}]))
+    except jinja2.TemplateError:
+        return ""
+
+
+def _opening(prompt: str) -> str:
+    mark = opened_by(prompt)
+    return "" if mark is None else prompt[prompt.rindex(mark) :]
+
+
+def without_opening(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str) -> str:
+    """A response without the mark that opens its thinking, if its prompt or the chat template has opened it."""
+    opening = opening_of(tokenizer, prompt)
+    mark = opening.strip()
+    if not mark or not text.lstrip().startswith(mark):
+        return text
+    return text.lstrip()[len(mark) :].removeprefix(opening[len(mark) :])
+
+
+def special_marks(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The marks around thinking that are special tokens of this tokenizer, with their ids."""
+    found: dict[str, int] = _once(tokenizer, "marks", _special_marks)
+    return found
+
+
+def _special_marks(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    marks = {mark for pair in MARKS for mark in pair}
+    added = tokenizer.added_tokens_decoder.items()
+    return {token.content: number for number, token in added if token.special and token.content in marks}

@@ -1,0 +1,222 @@
+"""Messages as `datasets` and servers write them, in one form; and responses of several turns.
+
+A message is `{"role", "content"}`, with `tool_calls`, `tool_call_id` or `name` if it has them. The first message of a
+prompt may also have `tools`, which the chat template receives.
+
+A response of several turns is a list of messages. It begins and ends with an assistant's message. Its steps are the
+assistant's turns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from qstep.types import Message, Row
+
+TURNS = "split:turn"
+"""The `step_separator` of steps that are the assistant's turns."""
+
+_EXTRAS = ("tool_calls", "tool_call_id", "name", "tools")
+_THINKING = ("reasoning_content", "reasoning", "thinking")
+_SPEAKERS = ("assistant", "tool", "user")
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value is a message in the form of this package."""
+    return (
+        isinstance(value, dict)
+        and {"role", "content"} <= value.keys() <= {"role", "content", *_EXTRAS}
+        and isinstance(value["role"], str)
+        and isinstance(value["content"], str)
+    )
+
+
+def plain_prompt(prompt: Any, tools: Any = None) -> Any:
+    """A prompt with its messages in one form. What is no list of messages is returned unchanged.
+
+    `tools`, a list or its JSON text, becomes a key of the first message.
+
+    Raises ValueError for a message that cannot be brought into this form, a prompt that ends with an assistant's
+    message, or `tools` of a prompt that is a string.
+    """
+    listed = _as_tools(tools)
+    if not _are_messages(prompt):
+        if listed and isinstance(prompt, str):
+            raise ValueError("is a string, and the row has tools, which only a chat template reads. Give messages")
+        return prompt
+    messages = [_plain(message, number) for number, message in enumerate(prompt)]
+    if not all(map(is_message, messages)):
+        return prompt
+    if messages[-1].get("role") == "assistant":
+        raise ValueError(
+            "ends with an assistant's message, which a chat template would close. Move that text to the beginning of "
+            "the completion, or give the prompt as a string"
+        )
+    if listed:
+        messages[0] = {**messages[0], "tools": listed}
+    return messages
+
+
+def plain_completion(completion: Any) -> Any:
+    """A response with its messages in one form: the text of a single assistant message, or several turns.
+
+    What is no list of messages is returned unchanged. Raises ValueError for messages that are no response.
+    """
+    if not _are_messages(completion):
+        return completion
+    messages = [_plain(message, number) for number, message in enumerate(completion)]
+    if not all(map(is_message, messages)):
+        return completion
+    for number, message in enumerate(messages):
+        role = message.get("role")
+        if role not in _SPEAKERS:
+            raise ValueError(f"has messages[{number}] of {role!r}; the roles of a response are {', '.join(_SPEAKERS)}")
+        if role == "assistant" and not (message["content"].strip() or "tool_calls" in message) and len(messages) > 1:
+            raise ValueError(f"has messages[{number}] without content and tool_calls. Leave such a turn out")
+    ends = {"begins": messages[0]["role"], "ends": messages[-1]["role"]}
+    for end, role in ends.items():
+        if role != "assistant":
+            raise ValueError(f"{end} with a message of {role!r}. A response begins and ends with an assistant's")
+    return messages[0]["content"] if len(messages) == 1 and "tool_calls" not in messages[0] else messages
+
+
+def has_turns(completion: Any) -> TypeGuard[list[Message]]:
+    """Whether a response is a list of messages instead of a text."""
+    return isinstance(completion, list)
+
+
+def final_text(completion: str | list[Message]) -> str:
+    """The text that is graded: the response, or the content of its last message."""
+    return completion[-1]["content"] if has_turns(completion) else str(completion)
+
+
+def turn_texts(completion: list[Message]) -> list[str]:
+    """The assistant's turns as text, which are the steps of the response. A tool call is shown as JSON."""
+    return [_turn_text(message) for message in completion if message["role"] == "assistant"]
+
+
+def conversation_text(messages: list[Message]) -> str:
+    """A conversation for people to read, with the name of each speaker."""
+    return "\n".join(f"{message['role']}: {_turn_text(message)}" for message in messages)
+
+
+def all_text(messages: list[Message]) -> str:
+    """All that messages say, for measuring their size."""
+    return "".join(
+        message["content"] + "".join(json.dumps(message[name]) for name in _EXTRAS if name in message)
+        for message in messages
+    )
+
+
+def identity(message: Message) -> tuple[str, ...]:
+    """What distinguishes a message from others."""
+    extras = (f"{name}={json.dumps(message[name], sort_keys=True)}" for name in _EXTRAS if name in message)
+    return (message["role"], message["content"], *extras)
+
+
+def refuse_turns(row: Row, what: str) -> None:
+    """Raises ValueError, naming the row, if its response has several turns and `what` reads one text."""
+    if has_turns(row.get("completion")):
+        raise ValueError(f"row {row.get('id')!r} has a response of several turns, and {what}")
+
+
+def _are_messages(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _turn_text(message: Message) -> str:
+    calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls", ())]
+    return "\n".join([*([message["content"]] if message["content"].strip() else []), *calls])
+
+
+def _plain(message: Mapping[str, Any], number: int) -> Message:
+    if message.keys() == {"role", "content"} and is_message(message):
+        return dict(message)
+    if "role" not in message or not {"content", "tool_calls", *_THINKING} & message.keys():
+        return dict(message)  # not a message: the column's rule says what it should be
+    where = f"has messages[{number}]"
+    held = {name: value for name, value in _without_nulls(message).items() if value != []}
+    thinking = [str(held.pop(name)) for name in _THINKING if name in held]
+    plain = {"role": held.pop("role", None), "content": _text(held.pop("content", ""), where)}
+    if thinking:
+        if plain["role"] != "assistant":
+            raise ValueError(f"{where} of {plain['role']!r} with reasoning. Only an assistant's message has some")
+        plain["content"] = _with_thinking(thinking[0], plain["content"])
+    if "tool_calls" in held:
+        if plain["role"] != "assistant":
+            raise ValueError(f"{where} of {plain['role']!r} with tool_calls. Only an assistant's message has some")
+        plain["tool_calls"] = _calls(held.pop("tool_calls"), where)
+    for name in _EXTRAS[1:]:
+        if name in held:
+            plain[name] = held.pop(name)
+    if held:
+        raise ValueError(f"{where} with {', '.join(map(repr, held))}, which qstep does not read. Remove it")
+    return plain
+
+
+def _text(content: Any, where: str) -> Any:
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        kept = _without_nulls(part) if isinstance(part, dict) else part
+        if isinstance(kept, dict) and kept.get("type") in _TEXT_PARTS and isinstance(kept.get("text", ""), str):
+            texts.append(kept.get("text", ""))
+        elif isinstance(kept, str):
+            texts.append(kept)
+        else:
+            kind = kept.get("type") if isinstance(kept, dict) else type(kept).__name__
+            raise ValueError(f"{where} with a part of type {kind!r}. qstep reads text only: leave the row out")
+    return "".join(texts)
+
+
+def _with_thinking(thinking: str, content: str) -> str:
+    stripped = thinking.strip("\n")
+    if not stripped or "</think>" in content:
+        return content
+    return f"<think>\n{stripped}\n</think>\n\n{content.lstrip(chr(10))}"
+
+
+def _calls(calls: Any, where: str) -> list[Any]:
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise ValueError(f"{where} with tool_calls {calls!r}; give a list of objects")
+    return [_call(call, where) for call in calls]
+
+
+def _call(call: dict[str, Any], where: str) -> dict[str, Any]:
+    function = call.get("function", call)
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ValueError(f"{where} with a tool call without a name: {call!r}")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):  # servers write JSON text, and templates want the object
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            raise ValueError(f"{where} with a tool call whose arguments are not JSON: {arguments!r}") from None
+        function = {**function, "arguments": arguments}
+    return {**call, "function": function} if "function" in call else function
+
+
+def _as_tools(tools: Any) -> list[Any]:
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except ValueError:
+            raise ValueError("has tools that are not JSON") from None
+    if tools is None or tools == []:
+        return []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise ValueError("has tools that are no list of objects")
+    return [_without_nulls(tool) for tool in tools]
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value whose objects have no null keys. `datasets` adds such keys."""
+    if isinstance(value, Mapping):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value

@@ -1,0 +1,152 @@
+"""What a chat template does: the end of a turn, the thinking it opens, marks that are special tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from byte_tokenizer import byte_tokenizer
+from qstep.data import (
+    check_completion_ids,
+    decode_text,
+    encode_completion,
+    encode_prompt,
+    encode_text,
+    encode_texts,
+    row_step_ends,
+    split_steps,
+    text_offsets,
+)
+from qstep.data.chat import end_of_turn, ending, with_chat
+from qstep.models.scorer import StepContract, encode_steps
+from qstep.tasks.task import opened_thinking
+
+PROMPT = [{"role": "user", "content": "What is 2 + 2?"}]
+TURNS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+)
+PLAIN = TURNS + "{% endif %}"
+OPENS = TURNS + "<think>\n{% endif %}"
+SWITCH = (
+    TURNS + "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+MARKS = ("<think>", "</think>")
+
+
+def tokenizer(template: str | None = PLAIN, special: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """One that ends texts with <eos> and turns with <|im_end|>, as base models with a chat template do."""
+    made = byte_tokenizer()
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.add_tokens([AddedToken(text, special=True) for text in ("<|im_start|>", "<|im_end|>", *special)])
+    made.chat_template = template
+    return made
+
+
+def of(made: PreTrainedTokenizerFast, text: str) -> int:
+    return int(made.get_vocab()[text])
+
+
+def test_a_conversation_ends_as_its_template_ends_a_turn() -> None:
+    made = tokenizer()
+    row = {"prompt": PROMPT, "completion": "4"}
+    assert encode_completion(made, row) == [*encode_text(made, "4"), of(made, "<|im_end|>")]
+    assert encode_completion(made, {**row, "prompt": "2 + 2 ="})[-1] == made.eos_token_id
+    assert encode_completion(made, {**row, "finish_reason": "length"}) == encode_text(made, "4")
+    check_completion_ids(made, {**row, "completion_ids": encode_completion(made, row)}, "here")
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        ("{% for m in messages %}{{ m.content }} <eos>{% endfor %}", "<eos>"),
+        ("{% for m in messages %}{{ m.content }}\n\n<|im_end|><eos>{% endfor %}", "<|im_end|>"),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "<eos>"),
+        ("{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}x", "<eos>"),
+        ("{% for m in messages %}{{ m.content | trim }}<|im_end|>{% endfor %}{{ strftime_now('%Y') }}", "<|im_end|>"),
+    ],
+)
+def test_the_end_is_the_first_special_token_behind_the_text(template: str, end: str) -> None:
+    made = tokenizer(template)
+    assert ending(made, PROMPT) == of(made, end)
+    assert end_of_turn(made) == (None if end == "<eos>" else of(made, end))
+
+
+def test_an_option_names_another_end_and_the_weights_keep_it(tmp_path: Path) -> None:
+    made = with_chat(tokenizer(), None, "<|im_start|>")
+    made.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert ending(again, PROMPT) == ending(made, PROMPT) == of(made, "<|im_start|>")
+    assert encode_prompt(again, PROMPT) == encode_prompt(tokenizer(), PROMPT)
+    with pytest.raises(ValueError, match="'<end>' is not a token of this model's vocabulary"):
+        with_chat(tokenizer(), None, "<end>")
+    with pytest.raises(ValueError, match="--end_of_turn is given, but the tokenizer has no chat template"):
+        with_chat(tokenizer(None), None, "<|im_end|>")
+
+
+def test_arguments_of_the_template_are_kept_with_the_weights(tmp_path: Path) -> None:
+    plain = tokenizer(SWITCH)
+    made = with_chat(plain, {"enable_thinking": False}, None)
+    made.save_pretrained(tmp_path)
+    for one in (made, AutoTokenizer.from_pretrained(tmp_path)):
+        text = one.decode(encode_prompt(one, PROMPT))
+        assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+        assert opened_thinking(one, PROMPT, encode_prompt(one, PROMPT)) == {}
+        assert ending(one, PROMPT) == of(made, "<|im_end|>")
+    assert not plain.decode(encode_prompt(plain, PROMPT)).endswith("\n\n")
+    with pytest.raises(ValueError, match=r"--chat_template_kwargs.thinking: .* does not read it"):
+        with_chat(plain, {"thinking": False}, None)
+
+
+@pytest.mark.parametrize("value", ["{{ 7 * 7 }}", "{% raw %}", '"quoted"', "a\nb", "", 3, 0.5, True])
+def test_an_argument_is_data(value: Any) -> None:
+    made = with_chat(tokenizer("[{{ mood }}]{% for m in messages %}{{ m.content }}{% endfor %}"), {"mood": value}, None)
+    assert made.decode(encode_prompt(made, PROMPT)).strip().startswith(f"[{value}]")
+    with pytest.raises(ValueError, match="takes texts, numbers, true and false, not"):
+        with_chat(made, {"mood": [value]}, None)
+
+
+@pytest.mark.parametrize("special", [(), MARKS])
+def test_marks_survive_as_one_token_and_nothing_else_does(special: tuple[str, ...]) -> None:
+    made = tokenizer(special=special)
+    text = "<think>\n2 + 2\nis <|im_end|> 4\n</think>\n\nSo 4"
+    ids = encode_text(made, text)
+    assert decode_text(made, ids).strip() == text
+    assert of(made, "<|im_end|>") not in ids
+    assert [token for token in ids if token in [of(made, mark) for mark in special]] == [of(made, s) for s in special]
+    assert encode_texts(made, [text, "So 4"]) == [ids, encode_text(made, "So 4")]
+    row = {"prompt": PROMPT, "completion": text, "finish_reason": "stop"}
+    row["completion_ids"] = encode_completion(made, row)
+    check_completion_ids(made, row, "here")
+    same, offsets = text_offsets(made, text)
+    assert same == ids
+    if special:
+        places = [offsets[ids.index(of(made, mark))] for mark in MARKS]
+        assert [text[first:behind] for first, behind in places] == [*MARKS]
+
+
+@pytest.mark.parametrize("special", [(), MARKS])
+@pytest.mark.parametrize("prompt", [PROMPT, "Q: 2 + 2?\n<think>\n"])
+def test_the_opening_mark_is_never_doubled(prompt: Any, special: tuple[str, ...]) -> None:
+    made = tokenizer(OPENS, special)
+    body = "2 + 2 is 4\nI am sure\n</think>\n\n4"
+    once, twice = ({"prompt": prompt, "completion": text} for text in (body, f"<think>\n{body}"))
+    assert encode_completion(made, twice) == encode_completion(made, once)
+    steps = split_steps(body)
+    ends = row_step_ends(made, once, steps)
+    assert row_step_ends(made, twice, ["<think>", *steps]) == [0, *ends]
+    named = row_step_ends(made, once, split_steps(body, "split:blank_line"), "split:blank_line")
+    joined = split_steps(f"<think>\n{body}", "split:blank_line")
+    assert row_step_ends(made, twice, joined, "split:blank_line") == named
+
+
+def test_a_scorer_reads_one_mark() -> None:
+    made = tokenizer(OPENS, MARKS)
+    given = dict(step_separator="\n", max_length=99, aggregation="last", objective="pqm")
+    contract = StepContract.create(made, separator_token="<eos>", **given)
+    once = encode_steps(made, contract, PROMPT, ["2 + 2", "4"])
+    assert encode_steps(made, contract, PROMPT, ["<think>\n2 + 2", "4"]) == once

@@ -1,0 +1,121 @@
+"""Messages as `datasets` and servers write them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+import qstep
+from chats import CALL, PROMPT, TURNS, chat_tokenizer
+from qstep.data import RowError, check_row, encode_response, read_problems, write_jsonl
+
+
+def checked(**row: Any) -> dict[str, Any]:
+    return check_row(Path("rows.jsonl"), 1, {"prompt": PROMPT, "completion": "4", **row}, "prompt-completion")
+
+
+def answer(**message: Any) -> Any:
+    return checked(completion=[{"role": "assistant", **message}])["completion"]
+
+
+def test_null_keys_are_none() -> None:
+    row = checked(prompt=[{"role": "user", "content": "2+2?", "name": None, "tool_calls": None}])
+    assert row["prompt"] == PROMPT
+    assert answer(content="4", tool_calls=None, refusal=None, annotations=[]) == "4"
+
+
+def test_text_parts_are_their_text() -> None:
+    parts = [{"type": "text", "text": "2+", "image": None}, {"type": "text", "text": "2?"}]
+    assert checked(prompt=[{"role": "user", "content": parts}])["prompt"] == PROMPT
+
+
+def test_an_image_is_refused_by_row_and_field() -> None:
+    parts = [{"type": "text", "text": "2+2?"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    with pytest.raises(RowError, match=r"line 1, field 'prompt'.*messages\[0\] with a part of type 'image_url'"):
+        checked(prompt=[{"role": "user", "content": parts}])
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_is_the_thinking_part(name: str) -> None:
+    assert answer(content="\n4", **{name: "two and two\n"}) == "<think>\ntwo and two\n</think>\n\n4"
+    assert answer(content="<think>\nso\n</think>\n\n4", **{name: "so"}) == "<think>\nso\n</think>\n\n4"
+    with pytest.raises(RowError, match="of 'user' with reasoning"):
+        checked(prompt=[{"role": "user", "content": "2+2?", name: "hm"}])
+
+
+def test_tool_calls_are_kept_and_their_arguments_parsed() -> None:
+    as_text = {"id": None, "type": "function", "function": {"name": "add", "arguments": '{"a": 2, "b": 2}'}}
+    turns = [{"role": "assistant", "content": None, "tool_calls": [as_text]}, *TURNS[1:]]
+    assert checked(completion=turns)["completion"] == [{**TURNS[0], "content": ""}, *TURNS[1:]]
+    prompt = [*PROMPT, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "content": "4"}]
+    assert checked(prompt=prompt)["prompt"][1]["tool_calls"] == [CALL]
+
+
+@pytest.mark.parametrize(
+    ("completion", "says"),
+    [
+        ([TURNS[0], TURNS[1]], "ends with a message of 'tool'"),
+        ([TURNS[1], TURNS[2]], "begins with a message of 'tool'"),
+        ([TURNS[2], {"role": "system", "content": "x"}, TURNS[2]], r"messages\[1\] of 'system'"),
+        ([TURNS[2], TURNS[1], {"role": "assistant", "content": " "}], r"messages\[2\] without content"),
+        ([{**TURNS[2], "weight": 0}], "with 'weight', which qstep does not read"),
+        ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "not JSON"),
+    ],
+)
+def test_other_completions_are_refused(completion: list[dict[str, Any]], says: str) -> None:
+    with pytest.raises(RowError, match=f"field 'completion'.*{says}"):
+        checked(completion=completion)
+
+
+def test_a_prompt_that_ends_with_the_assistant_is_refused() -> None:
+    with pytest.raises(RowError, match="field 'prompt': ends with an assistant's message"):
+        checked(prompt=[*PROMPT, {"role": "assistant", "content": "Well,"}])
+
+
+def test_tools_become_part_of_the_prompt() -> None:
+    tools = [{"type": "function", "function": {"name": "add", "description": None}}]
+    plain = [{"type": "function", "function": {"name": "add"}}]
+    assert checked(tools=tools)["prompt"] == [{**PROMPT[0], "tools": plain}]
+    assert checked(tools=None)["prompt"] == PROMPT
+    with pytest.raises(RowError, match="is a string, and the row has tools"):
+        checked(prompt="2+2?", tools=tools)
+
+
+def test_every_reader_takes_such_messages(tmp_path: Path) -> None:
+    question = [{"role": "user", "content": [{"type": "text", "text": "2+2?"}], "name": None}]
+    reply = [{"role": "assistant", "content": "The answer is 4.", "reasoning_content": "5?", "tool_calls": None}]
+    row = {"prompt": question, "answer": "4", "completion": reply}
+    [graded] = qstep.grade([row])
+    assert graded["verdict"] == "right" and graded["prompt"] == PROMPT
+    assert graded["completion"] == "<think>\n5?\n</think>\n\nThe answer is 4."
+    write_jsonl(tmp_path / "problems.jsonl", [row])
+    [problem] = read_problems(str(tmp_path / "problems.jsonl"), split="test", task="math")
+    assert problem.prompt == PROMPT
+
+
+def test_the_last_message_is_graded() -> None:
+    [graded] = qstep.grade([{"prompt": PROMPT, "answer": "4", "completion": TURNS}])
+    assert (graded["verdict"], graded["completion"]) == ("right", TURNS)
+
+
+def test_the_row_of_the_page(tmp_path: Path) -> None:
+    """docs/rows.md: its row of several turns is graded and has two turns to train on."""
+    page = (Path(__file__).parents[2] / "docs" / "rows.md").read_text(encoding="utf-8")
+    block = page.split("## Several turns")[1].split("```json\n")[1].split("```")[0]
+    [graded] = qstep.grade([json.loads(block)])
+    assert graded["verdict"] == "right"
+    assert len(encode_response(chat_tokenizer(), graded).ends) == 2
+
+
+def test_a_data_set_may_mix_one_turn_and_several() -> None:
+    """`datasets` adds null keys, and its columns have one type."""
+    one = [{"role": "assistant", "content": "The answer is 4."}]
+    table = datasets.Dataset.from_list([{"prompt": PROMPT, "answer": "4", "completion": c} for c in (TURNS, one)])
+    graded = qstep.grade(table)
+    assert graded["verdict"] == ["right", "right"]
+    rows = [checked(**row)["completion"] for row in graded]
+    assert rows == [TURNS, "The answer is 4."]

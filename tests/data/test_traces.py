@@ -1,0 +1,116 @@
+"""Steps of reasoning traces: paragraphs, and the thinking or the answer alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from byte_tokenizer import byte_tokenizer
+from qstep.data import RowError, check_row, first_cut, split_steps, step_regions, step_token_ends, steps_of, with_steps
+from qstep.data.tokens import encode_text
+
+LONG = "The sum of the first ten odd numbers is one hundred, since it is the square of their number."
+TRACE = f"""<think>
+Okay, ten odd numbers.
+
+{LONG}
+
+Wait, is the first of the odd numbers really 1?
+
+Yes. So that holds:
+
+\\[
+1 + 3
+
+= 4
+\\]
+
+{LONG}
+
+</think>
+
+**Answer**
+
+#### 100"""
+
+
+def test_paragraphs() -> None:
+    """Short ones are joined, a turn and the end of the thinking begin a step, and a colon ends none."""
+    steps = [
+        f"<think>\nOkay, ten odd numbers.\n\n{LONG}",
+        "Wait, is the first of the odd numbers really 1?\n\nYes. So that holds:\n\n\\[\n1 + 3\n\n= 4\n\\]",
+        f"{LONG}\n\n</think>",
+        "**Answer**\n\n#### 100",
+    ]
+    assert split_steps(TRACE, "split:paragraph") == steps
+    assert all(split_steps(step, "split:paragraph") == [step] for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        (f"<think>\n\nWait, {LONG}\n\n</think>\nYes.", [f"<think>\n\nWait, {LONG}\n\n</think>", "Yes."]),
+        ("<think>\n\n</think>\n\n4", ["<think>\n\n</think>\n\n4"]),
+        ("a</think>\nb", ["a</think>", "b"]),
+        ("Hmm.\n\nWait.\n\nAlternatively, 4", ["Hmm.", "Wait.", "Alternatively, 4"]),
+        ("Waiters are paid.\n\nWaiters eat.", ["Waiters are paid.\n\nWaiters eat."]),
+        (f"{LONG}\n\n{LONG}\n\n4", [LONG, LONG, "4"]),
+        (f"```\n{LONG}\n\n{LONG}\n```", [f"```\n{LONG}\n\n{LONG}\n```"]),
+    ],
+)
+def test_no_mark_is_a_step_of_its_own(text: str, steps: list[str]) -> None:
+    assert split_steps(text, "split:paragraph") == steps
+    assert all(split_steps(step, "split:paragraph") == [step] for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "thinking", "answer"),
+    [
+        ("<think>\na\nb\n</think>\nb\nc", False, ["a", "b"], ["b", "c"]),
+        ("a\nb\n</think>\n\nc", False, ["a", "b"], ["c"]),
+        ("a\nb\n</think>\n\nc", True, ["a", "b"], ["c"]),
+        ("<think>\na\nb", False, ["a", "b"], []),
+        ("a\nb", True, ["a", "b"], []),
+        ("a\nb", False, [], ["a", "b"]),
+        ("[THINK]a[/THINK]b", False, ["a"], ["b"]),
+    ],
+)
+def test_steps_of_one_part(text: str, opened: bool, thinking: list[str], answer: list[str]) -> None:
+    """What is outside of the part belongs to the first or the last region, so no token is lost."""
+    row = {"id": "a", "prompt": "q" + "<think>\n" * opened, "completion": text}
+    tokenizer = byte_tokenizer()
+    ids = encode_text(tokenizer, text)
+    for part, steps in (("thinking", thinking), ("answer", answer)):
+        separator = f"split:{part}:line"
+        assert steps_of(row, separator) == steps
+        checked = check_row(Path("x"), 1, {**with_steps(row, separator), "labels": [True] * len(steps)}, "stepwise")
+        assert steps_of(checked, separator) == steps
+        if steps:
+            regions = step_regions(text, steps, separator)
+            assert "".join(text[start:end] for start, end in regions) == text
+            assert step_token_ends(tokenizer, ids, steps, separator)[-1] == len(ids) - 1
+    templated = {**row, "prompt": [{"role": "user", "content": "q"}], "thinking_opened": "<think>"}
+    assert steps_of(templated, "split:thinking:line") == (thinking or answer)
+
+
+def test_names_of_parts() -> None:
+    assert first_cut(["a\nb"], "split:answer:line") == "a\nb"
+    assert first_cut(["a b"], "split:thinking:line") is None
+    with pytest.raises(ValueError, match=r"'lines' .* is unknown"):
+        split_steps("a", "split:answer:lines")
+    with pytest.raises(ValueError, match=r"'thinking:answer:line' .* is unknown"):
+        split_steps("a", "split:thinking:answer:line")
+    with pytest.raises(RowError, match="is empty; give at least one step"):
+        check_row(Path("x"), 1, {"prompt": "q", "completion": "a", "completions": [], "labels": []}, "stepwise")
+
+
+def test_a_function_of_the_user_splits_a_part() -> None:
+    from qstep.data import use_splitter
+    from qstep.data.splitters import is_users_splitter, splitter_version
+
+    separator = "split:answer:my_splitter:at_semicolons"
+    assert is_users_splitter(separator)
+    use_splitter(separator)
+    assert split_steps("<think>a;b</think>c;d", separator) == ["c;", "d"]
+    assert splitter_version(separator).startswith(separator)
