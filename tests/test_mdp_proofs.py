@@ -23,6 +23,7 @@ from qstep.losses import (
     potential_based_rewards,
     pqm_loss,
     pqm_theoretical_loss,
+    reinforce_loss,
 )
 from qstep.losses.importance import ImportanceMode
 from qstep.mdp import TokenTree, state_count
@@ -399,3 +400,19 @@ def test_classification_is_the_special_case_of_a_converged_policy() -> None:
     torch.testing.assert_close(pqm_loss(converged, labels, 4.0), tied)
     one_correct = labels.masked_fill((labels == 1) & (labels.cumsum(dim=1) > 1), ABSENT)
     assert pqm_loss(converged, one_correct, 4.0).max() < 1e-10
+
+
+@pytest.mark.parametrize("shift", [0.0, -0.5])
+def test_reinforce_follows_the_expected_reward(shift: float) -> None:
+    """From another policy's responses, whatever the baseline: with weights pi/mu of complete responses, unclipped."""
+    tree, mu = WITH_EOS, behavior_of(WITH_EOS)
+    rows = tree.trajectories
+    logits = behavior_of(tree, seed=2).requires_grad_()
+    log_policy = logits.log_softmax(dim=1)
+    rewards = rows.rewards.sum(dim=1)
+    (exact,) = torch.autograd.grad(-rows.expectation(log_policy, rewards), logits, retain_graph=True)
+    logps = rows.of_tokens(log_policy)
+    weights = importance_weights(logps, rows.of_tokens(mu), rows.mask, "trajectory", math.inf).weights
+    losses = reinforce_loss(logps, rewards - 0.3 - shift, rows.mask, weights)
+    (ours,) = torch.autograd.grad(rows.probabilities(mu) @ losses, logits)
+    torch.testing.assert_close(ours, exact)

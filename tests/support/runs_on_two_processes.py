@@ -22,7 +22,7 @@ from qstep.models import ModelOptions, PolicyModel, ScorerModel, collate_groups,
 from qstep.objectives import METHODS
 from qstep.trainers import trainer_class
 
-METHODS_RUN = ("pqm", "rs", "dqo", "dro")
+METHODS_RUN = ("pqm", "rs", "reinforce", "dqo", "dro")
 
 
 def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int) -> list[str]:

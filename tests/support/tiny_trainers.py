@@ -27,7 +27,7 @@ def trainer(kind: str, base: Path, rows: Path, output: Path, eval_file: Path | N
     method = METHODS[kind]
     defaults = {} if kind in ("sft", "rs") else {"responses_per_prompt": 4}
     defaults |= {"value_learning_rate": 1e-3} if kind in ("dqo", "dro") else {}
-    defaults |= {"importance": "none"} if kind == "dqo" else {}
+    defaults |= {"importance": "none"} if kind in ("dqo", "reinforce") else {}
     adapter = {"use_peft": True, "lora_r": 4} if options.pop("peft", False) else {}
     model_options = ModelOptions(model_name_or_path=str(base), dtype=options.pop("dtype", "float32"), **adapter)
     config = method.config(**{**COMMON, "output_dir": str(output), **defaults, **options})

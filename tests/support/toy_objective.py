@@ -14,10 +14,10 @@ from qstep.models import Batch, ModelOptions, PolicyModel
 from qstep.objectives import Method
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.graded import ungraded
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.responses import collate_rows, policy_rows
 from qstep.objectives.source import RowsFile
-from qstep.objectives.value_function import ungraded
 
 
 @dataclass

@@ -11,11 +11,11 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import tokenizer_families as families
-from qstep.data import RowError, encode_text, row_step_ends, split_steps, write_jsonl
+from qstep.data import RowError, encode_text, read_rows, row_step_ends, split_steps, write_jsonl
 from qstep.losses import pqm_loss, pqm_theoretical_loss
 from qstep.objectives import METHODS, source
 from qstep.objectives.classification import ClassificationConfig
-from qstep.objectives.dqo import ImportanceCollapse
+from qstep.objectives.importance import ImportanceCollapse
 from qstep.objectives.labels import hard_labels, soft_labels, verdict_label
 from qstep.objectives.ranking import RankingConfig, TheoreticalConfig
 from qstep.objectives.steps import StepwiseConfig
@@ -25,7 +25,7 @@ from qstep.types import ABSENT
 from tiny_trainers import COMMON, trainer, weights
 
 
-@pytest.mark.parametrize("kind", ["pqm", "orm", "rs", "dqo", "dro"])
+@pytest.mark.parametrize("kind", ["pqm", "orm", "rs", "reinforce", "dqo", "dro"])
 def test_accumulation_splits_share_one_trajectory(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
     """One batch of 8, and 8 batches of 1 accumulated, end with the same weights to 1e-6 (as do 2 of 4).
 
@@ -70,7 +70,7 @@ def test_resume_gives_bit_equal_weights(kind: str, peft: bool, base: Path, rows_
 
 
 @pytest.mark.parametrize(
-    "kind", ["pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm", "sft", "rs", "dqo", "dro"]
+    "kind", ["pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm", "sft", "rs", "reinforce", "dqo", "dro"]
 )
 def test_every_method_lowers_its_loss(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
     run = trainer(kind, base, rows_file, tmp_path, per_device_train_batch_size=16, max_steps=20, learning_rate=3e-3)
@@ -302,7 +302,14 @@ def test_stopping_at_the_first_error(base: Path, rows_file: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("kind", "option"),
-    [("bce", "margin"), ("pqm_ablation", "margin"), ("orm", "stop_at_first_error"), ("dro", "lam"), ("rs", "beta")],
+    [
+        ("bce", "margin"),
+        ("pqm_ablation", "margin"),
+        ("orm", "stop_at_first_error"),
+        ("dro", "lam"),
+        ("rs", "beta"),
+        ("reinforce", "beta"),
+    ],
 )
 def test_a_method_has_no_option_it_does_not_read(kind: str, option: str) -> None:
     with pytest.raises(TypeError, match=option):
@@ -326,3 +333,37 @@ def test_an_objective_is_trained_with_its_own_options(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--threshold is 0\.5, but it has no effect without --stop_at_first_error"):
         ClassificationConfig(**options, threshold=0.5, stop_at_first_error=False)
     METHODS["bce"].objective(ClassificationConfig(**options, threshold=0.5), miniature.tokenizer())
+
+
+def test_reinforce_compares_a_response_with_all_of_its_problem(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """Rewards 1, 0, 1, 0: each is compared with the mean of the other three, even if batches split the problem."""
+    run = trainer("reinforce", base, rows_file, tmp_path, responses_per_prompt=3)
+    batch = run.collate([run.train_dataset[0], run.train_dataset[1]])
+    assert batch["group_index"].tolist() == [0, 0, 0, 1]
+    torch.testing.assert_close(batch["advantages"], torch.tensor([2 / 3, -2 / 3, 2 / 3, -2 / 3]))
+
+
+def test_a_taper_leaves_right_responses_unweighted(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """The rows say that each token was sampled with probability 1/e, so the weights are far from 1."""
+    options = dict(importance="trajectory", importance_clip=1e6, responses_per_prompt=4)
+    plain, tapered = (
+        trainer("reinforce", base, rows_file, tmp_path, taper=taper, **options) for taper in (False, True)
+    )
+    batch = plain.collate([plain.train_dataset[0]])
+    with torch.no_grad():
+        logps = plain.model(batch)
+        weights = (logps - batch["behavior_logps"]).sum(1).exp()
+        losses = [run.objective.losses(run.model.eval(), batch).per_trajectory for run in (plain, tapered)]
+    expected = -batch["advantages"] * logps.sum(1)
+    assert (weights - 1).abs().min() > 0.01
+    torch.testing.assert_close(losses[0], expected * weights)
+    torch.testing.assert_close(losses[1], torch.where(batch["right"], expected, expected * weights))
+
+
+def test_responses_without_others_to_compare_with_are_counted(
+    base: Path, rows_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = list(read_rows(rows_file))
+    write_jsonl(tmp_path / "rows.jsonl", [rows[0], rows[2], *rows[4:9]])
+    trainer("reinforce", base, tmp_path / "rows.jsonl", tmp_path / "run")
+    assert "3 of 7 responses have the same reward as all others of their problem" in caplog.text

@@ -4,6 +4,7 @@ ranking          PQM's losses on the Q-values of steps
 classification   the baselines: BCE and MSE per step, outcome reward model
 soft_q           DQO's value and Q losses
 bandit           DRO
+policy_gradient  REINFORCE on stored responses, and the advantages of a problem's responses
 returns          lambda-returns
 importance       off-policy weights and their diagnostics
 process_rewards  step scores as token rewards
@@ -17,12 +18,14 @@ from qstep.losses.importance import (
     importance_diagnostics,
     importance_weights,
 )
+from qstep.losses.policy_gradient import Baseline, group_advantages, reinforce_loss
 from qstep.losses.process_rewards import additive_rewards, potential_based_rewards
 from qstep.losses.ranking import pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
 from qstep.losses.returns import following, lambda_return
 from qstep.losses.soft_q import DQOLosses, dqo_losses, dqo_q_loss, dqo_value_loss
 
 __all__ = [
+    "Baseline",
     "DQOLosses",
     "ImportanceMode",
     "ImportanceWeights",
@@ -33,6 +36,7 @@ __all__ = [
     "dqo_value_loss",
     "dro_loss",
     "following",
+    "group_advantages",
     "importance_diagnostics",
     "importance_weights",
     "lambda_return",
@@ -42,4 +46,5 @@ __all__ = [
     "pqm_ablation_loss",
     "pqm_loss",
     "pqm_theoretical_loss",
+    "reinforce_loss",
 ]

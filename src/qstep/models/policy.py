@@ -46,6 +46,10 @@ class PolicyModel(PretrainedModule):
 
     def forward(self, batch: Batch) -> Float[Tensor, "B T"]:
         """log pi(a_t | s_t), 0 where the mask is 0."""
+        return self.policy_logps(batch)
+
+    def policy_logps(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """Only the policy's log-probabilities, of a policy with or without a value function."""
         model = bare(self.pretrained)
         return self.logps(states_before(packed_hidden(model.base_model, batch), batch), batch)
 
@@ -139,10 +143,6 @@ class PolicyWithValue(PolicyModel):
         with torch.autocast(states.device.type, enabled=False):
             chosen = self.value_head(states.float()).squeeze(-1)
         return logps, torch.zeros_like(logps).masked_scatter(batch["response_mask"].bool(), chosen)
-
-    def policy_logps(self, batch: Batch) -> Float[Tensor, "B T"]:
-        """Only the policy's log-probabilities, as `PolicyModel` computes them."""
-        return super().forward(batch)
 
     def networks(self) -> list[PreTrainedModel]:
         return super().networks() if self.value_trunk is None else [*super().networks(), self.value_trunk]

@@ -37,11 +37,16 @@ class GradedBatch(ResponseBatch):
     """Log-probabilities of the tokens under the initial policy."""
 
 
-class RewardedBatch(GradedBatch):
+class WeightedBatch(GradedBatch):
+    """Graded responses with importance weights."""
+
+    behavior_logps: NotRequired[Float[Tensor, "B T"]]
+    """Log-probabilities of the tokens under the policy that sampled them."""
+
+
+class RewardedBatch(WeightedBatch):
     """Graded responses, with each token as an action."""
 
     rewards: Float[Tensor, "B T"]
     cut_off: NotRequired[Bool[Tensor, " B"]]
     """Whether the end of the response is not judged."""
-    behavior_logps: NotRequired[Float[Tensor, "B T"]]
-    """Log-probabilities of the tokens under the policy that sampled them."""

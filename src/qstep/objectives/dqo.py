@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -12,41 +11,27 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from qstep.data import how_to_add, is_truncated, row_step_ends, steps_of
-from qstep.losses import (
-    ImportanceMode,
-    additive_rewards,
-    dqo_losses,
-    importance_diagnostics,
-    importance_weights,
-    potential_based_rewards,
-)
+from qstep.losses import additive_rewards, dqo_losses, potential_based_rewards
 from qstep.losses.precision import last_tokens
 from qstep.models import ModelOptions, PolicyWithValue
 from qstep.objectives.batch import GradedBatch, RewardedBatch
 from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.graded import by_outcome
+from qstep.objectives.importance import Importance, ImportanceConfig
 from qstep.objectives.objective import Losses, Objective, Recorded
 from qstep.objectives.source import RowsFile
-from qstep.objectives.value_function import ValueConfig, ValueFunction, by_outcome
-from qstep.processes import gathered, here
+from qstep.objectives.value_function import ValueConfig, ValueFunction
 from qstep.runs.options import Bounds, ReadIf
 from qstep.runs.shared_options import StepSeparator
 from qstep.types import Row, Truncated
 
 ProcessRewards = Literal["none", "potential", "additive"]
 
-_log = logging.getLogger(__name__)
-
-
-class ImportanceCollapse(RuntimeError):
-    """The importance weights leave too few effective samples for learning."""
-
-
-_WEIGHTED = ReadIf(importance=("trajectory", "prefix"))
 _BY_STEPS = ReadIf(process_rewards=("potential", "additive"))
 
 
 @dataclass
-class DQOConfig(ValueConfig):
+class DQOConfig(ImportanceConfig, ValueConfig):
     """How to train a policy by DQO (arXiv 2410.09302).
 
     Args:
@@ -55,27 +40,17 @@ class DQOConfig(ValueConfig):
             return continues from V where they were cut.
         lam: lambda of the lambda-return, from 0 to 1. With 1, the paper's best value, returns never bootstrap from V,
             except where `--truncated mask` cuts a response.
-        importance: importance weights: the product of pi/mu over the `trajectory`, over the `prefix` up to each token,
-            or always 1 (`none`).
-        importance_clip: upper limit of the importance weights.
         process_rewards: how `step_rewards` of a row add to its outcome reward. `potential` adds differences of
             potentials, which keep the optimal policy; `additive` adds rewards centred per problem.
         process_reward_weight: factor on the step rewards.
-        min_effective_sample_size: training stops when the share of effective samples, or the mean weight, stays below
-            this for `collapse_patience` optimizer steps.
-        collapse_patience: optimizer steps in a row below min_effective_sample_size after which training stops.
         step_separator: the string between steps, or the `split:<name>` that cut them. It places step rewards on tokens,
             whichever tokenizer the scorer had.
     """
 
     truncated: Truncated = "keep"
     lam: Annotated[float, Bounds(least=0, most=1)] = 1.0
-    importance: ImportanceMode = "trajectory"
-    importance_clip: Annotated[float, Bounds(above=0), _WEIGHTED] = 1.0
     process_rewards: ProcessRewards = "none"
     process_reward_weight: Annotated[float, Bounds(least=0), _BY_STEPS] = 1.0
-    min_effective_sample_size: Annotated[float, Bounds(least=0), _WEIGHTED] = 0.02
-    collapse_patience: Annotated[int, Bounds(least=1), _WEIGHTED] = 10
     step_separator: Annotated[StepSeparator, _BY_STEPS] = "\n"
 
     def __post_init__(self) -> None:
@@ -95,8 +70,7 @@ class DQO(Objective[RewardedBatch]):
 
     def __init__(self, config: DQOConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self.config, self.tokenizer, self.value = config, tokenizer, ValueFunction(config, tokenizer)
-        self.steps_below = 0
-        self.log_weights: list[Tensor] = []
+        self.importance = Importance(config, "--warmup_steps or --beta")
 
     def new_model(self, options: ModelOptions) -> PolicyWithValue:
         return self.value.new_model(options)
@@ -117,19 +91,10 @@ class DQO(Objective[RewardedBatch]):
 
     def begin(self, model: PolicyWithValue, train: GroupDataset) -> None:
         self.value.begin(model, train)
-        assumed = _assumed(train)
-        if assumed and self.config.importance != "none" and here()[0] == 0:
-            _log.warning(
-                "%s: %d of %d rows have no logps_behavior, so they count as samples of the reference model. If another "
-                "model sampled them, their importance weights are wrong. Give --importance none",
-                train.source,
-                assumed,
-                len(train.rows),
-            )
+        self.importance.begin(train)
 
     def needs_reference(self, dataset: GroupDataset) -> bool:
-        weighted = self.config.importance != "none"
-        return self.value.needs_reference() or (weighted and _assumed(dataset) > 0)
+        return self.value.needs_reference() or self.importance.needs_reference(dataset)
 
     def learning_rates(self, model: PolicyWithValue) -> dict[nn.Parameter, float]:
         return self.value.learning_rates(model)
@@ -137,15 +102,12 @@ class DQO(Objective[RewardedBatch]):
     def collate(self, items: list[Item]) -> RewardedBatch:
         graded = self.value.collate(items)
         rows = [row for item in items for row in item["rows"]]
-        rewards = last_tokens(graded["response_mask"].bool()) * graded["outcomes"].unsqueeze(1) + self._process_rewards(
-            rows, graded
-        )
-        batch: RewardedBatch = {**graded, "rewards": rewards}
+        mask = graded["response_mask"].bool()
+        rewards = last_tokens(mask) * graded["outcomes"].unsqueeze(1) + self._process_rewards(rows, graded)
+        more: Any = self.importance.columns(rows, mask, graded.get("reference_logps"))
         if self.config.truncated == "mask":
-            batch["cut_off"] = torch.tensor([is_truncated(row) for row in rows])
-        if self.config.importance != "none":
-            batch["behavior_logps"] = _behavior_logps(rows, graded)
-        return batch
+            more["cut_off"] = torch.tensor([is_truncated(row) for row in rows])
+        return {**graded, "rewards": rewards, **more}
 
     def _process_rewards(self, rows: list[Row], batch: GradedBatch) -> Tensor:
         """The rewards `[B, T]` that `step_rewards` add at the tokens that end the steps."""
@@ -167,14 +129,6 @@ class DQO(Objective[RewardedBatch]):
     def losses(self, model: Any, batch: RewardedBatch) -> Losses:
         logps, values = model(batch)
         mask = batch["response_mask"].bool()
-        weights = None
-        if self.config.importance != "none":
-            importance = importance_weights(
-                logps, batch["behavior_logps"], mask, self.config.importance, self.config.importance_clip
-            )
-            weights = importance.weights
-            if model.training:
-                self.log_weights.append(importance.log_weights[batch["row_weight"] > 0])
         losses = dqo_losses(
             logps,
             batch["reference_logps"] if self.config.reference == "model" else None,
@@ -183,7 +137,7 @@ class DQO(Objective[RewardedBatch]):
             mask,
             beta=self.config.beta,
             lam=self.config.lam,
-            weights=weights,
+            weights=self.importance.weights(model, logps, batch),
             cut_off=batch.get("cut_off"),
         )
         recorded = {
@@ -196,42 +150,10 @@ class DQO(Objective[RewardedBatch]):
         return Losses(losses.value + losses.q, recorded)
 
     def end_step(self, step: int) -> Recorded:
-        """Diagnostics of the weights of one optimizer step. Raises ImportanceCollapse if they have collapsed."""
-        if self.config.importance == "none":
-            return {}
-        own = torch.cat(self.log_weights).tolist()
-        self.log_weights.clear()
-        log_weights = torch.tensor([weight for process in gathered(own) for weight in process])
-        diagnostics = importance_diagnostics(log_weights, self.config.importance_clip)
-        worst = min(diagnostics["effective_sample_size"], diagnostics["mean_weight"])
-        self.steps_below = self.steps_below + 1 if worst < self.config.min_effective_sample_size else 0
-        if self.steps_below >= self.config.collapse_patience:
-            raise ImportanceCollapse(
-                f"step {step}: the importance weights kept less than {self.config.min_effective_sample_size:.0%} of "
-                f"the batch for {self.steps_below} steps (effective sample size "
-                f"{diagnostics['effective_sample_size']:.2%}, mean weight {diagnostics['mean_weight']:.2e}). The "
-                "policy is too far from the data and no longer learns. Lower --learning_rate, raise --warmup_steps "
-                "or --beta, or give --importance prefix or none."
-            )
-        return {f"importance/{name}": torch.tensor(value) for name, value in diagnostics.items()}
+        return self.importance.end_step(step)
 
     def state(self) -> dict[str, Any]:
-        return {"steps_below": self.steps_below}
+        return self.importance.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.steps_below = state.get("steps_below", 0)
-
-
-def _behavior_logps(rows: list[Row], batch: GradedBatch) -> Tensor:
-    """The rows' `logps_behavior` `[B, T]`. Rows without it have the reference's."""
-    mask = batch["response_mask"].bool()
-    behavior = batch.get("reference_logps", torch.zeros(mask.shape)).clone()
-    for i, row in enumerate(rows):
-        if row.get("logps_behavior") is not None:
-            behavior[i, mask[i]] = torch.tensor(row["logps_behavior"], dtype=torch.float32)
-    return behavior
-
-
-def _assumed(dataset: GroupDataset) -> int:
-    """How many rows have no sampling probabilities."""
-    return int((~dataset.index.table["behavior"][dataset.rows]).sum())
+        self.importance.restore(state)

@@ -12,9 +12,10 @@ from qstep.losses import dro_loss
 from qstep.models import ModelOptions, PolicyWithValue
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.graded import by_outcome
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.source import RowsFile
-from qstep.objectives.value_function import ValueConfig, ValueFunction, by_outcome
+from qstep.objectives.value_function import ValueConfig, ValueFunction
 
 
 @dataclass

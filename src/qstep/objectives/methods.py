@@ -81,6 +81,10 @@ _METHODS = (
         *("rs", "rejection sampling", "rejection sampling: supervised learning on right responses", "policy"),
         *(f"{_IN}.config:GroupConfig", f"{_IN}.likelihood:rs"),
     ),
+    Method(
+        *("reinforce", "REINFORCE", "offline policy gradient with a baseline of the problem's responses", "policy"),
+        *(f"{_IN}.reinforce:ReinforceConfig", f"{_IN}.reinforce:Reinforce"),
+    ),
     Method("dqo", "DQO", "direct Q-function optimization", "policy", f"{_IN}.dqo:DQOConfig", f"{_IN}.dqo:DQO"),
     Method("dro", "DRO", "DQO's bandit baseline", "policy", f"{_IN}.dro:DROConfig", f"{_IN}.dro:DRO"),
 )

@@ -6,17 +6,15 @@ import logging
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import Index, is_right, outcome
 from qstep.models import ModelOptions, PolicyWithValue, ValueNetwork
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.config import GroupConfig
-from qstep.objectives.dataset import GroupDataset, Item, Reasons
-from qstep.objectives.responses import collate_rows, policy_rows, stop_at_end_of_turn
+from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.graded import graded_batch, ungraded
+from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
 from qstep.processes import here
 from qstep.runs.options import Bounds
@@ -89,26 +87,4 @@ class ValueFunction:
 
     def collate(self, items: list[Item]) -> GradedBatch:
         """Responses with their outcomes and, if items have them, the reference's log-probabilities."""
-        rows = [row for item in items for row in item["rows"]]
-        batch: GradedBatch = {
-            **collate_rows(self.tokenizer, items),
-            "outcomes": torch.tensor([outcome(row) for row in rows]),
-            "right": torch.tensor([bool(is_right(row)) for row in rows]),
-        }
-        if "reference_logps" in items[0]:
-            mask = batch["response_mask"].bool()
-            values = [logps for item in items for logps in item["reference_logps"]]
-            batch["reference_logps"] = torch.zeros(mask.shape)
-            batch["reference_logps"][mask] = torch.from_numpy(np.concatenate(values))
-        return batch
-
-
-def ungraded(index: Index) -> Reasons:
-    """Leaves out rows with a null reward, because nobody knows whether they are right."""
-    return {"ungradable": np.isnan(index.table["outcome"])}
-
-
-def by_outcome(logps: Tensor, batch: GradedBatch) -> dict[str, Tensor]:
-    """The log-probabilities of right responses, and of all others."""
-    sums, right = logps.sum(1), batch["right"]
-    return {"logps/chosen": sums[right], "logps/rejected": sums[~right]}
+        return graded_batch(self.tokenizer, items)

@@ -1,0 +1,40 @@
+"""Graded responses, as the objectives read them that learn from rewards."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from qstep.data import Index, is_right, outcome
+from qstep.objectives.batch import GradedBatch
+from qstep.objectives.dataset import Item, Reasons
+from qstep.objectives.responses import collate_rows
+
+
+def graded_batch(tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> GradedBatch:
+    """Responses with their outcomes and, if items have them, the reference's log-probabilities."""
+    rows = [row for item in items for row in item["rows"]]
+    batch: GradedBatch = {
+        **collate_rows(tokenizer, items),
+        "outcomes": torch.tensor([outcome(row) for row in rows]),
+        "right": torch.tensor([bool(is_right(row)) for row in rows]),
+    }
+    if "reference_logps" in items[0]:
+        mask = batch["response_mask"].bool()
+        values = [logps for item in items for logps in item["reference_logps"]]
+        batch["reference_logps"] = torch.zeros(mask.shape)
+        batch["reference_logps"][mask] = torch.from_numpy(np.concatenate(values))
+    return batch
+
+
+def ungraded(index: Index) -> Reasons:
+    """Leaves out rows with a null reward, because nobody knows whether they are right."""
+    return {"ungradable": np.isnan(index.table["outcome"])}
+
+
+def by_outcome(logps: Tensor, batch: GradedBatch) -> dict[str, Tensor]:
+    """The log-probabilities of right responses, and of all others."""
+    sums, right = logps.sum(1), batch["right"]
+    return {"logps/chosen": sums[right], "logps/rejected": sums[~right]}

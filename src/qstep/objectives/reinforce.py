@@ -1,0 +1,114 @@
+"""REINFORCE on stored responses: raises the likelihood of what is better than the problem's other responses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from qstep.losses import Baseline, group_advantages, reinforce_loss
+from qstep.models import ModelOptions, PolicyModel
+from qstep.objectives.batch import WeightedBatch
+from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.graded import by_outcome, graded_batch, ungraded
+from qstep.objectives.importance import Importance, ImportanceConfig
+from qstep.objectives.objective import Losses, Objective, Recorded
+from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
+from qstep.objectives.source import RowsFile
+from qstep.processes import here
+from qstep.runs.options import Bounds, ReadIf
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class ReinforceConfig(ImportanceConfig):
+    """How to train a policy by REINFORCE on stored responses.
+
+    Args:
+        baseline: what a response's reward is compared with: the mean reward of the problem's other responses
+            (`leave_one_out`, RLOO) or of all of them (`mean`). The responses are those of the file, in whichever batch
+            they are.
+        baseline_shift: is added to the baseline. Below 0, right responses count more than wrong ones (AsymRE). Above 0,
+            wrong ones would count more, and the policy would collapse.
+        taper: right responses have weight 1, and only the others have importance weights (TOPR).
+    """
+
+    baseline: Baseline = "leave_one_out"
+    baseline_shift: Annotated[float, Bounds(most=0)] = 0.0
+    taper: Annotated[bool, ReadIf(importance=("trajectory", "prefix"))] = False
+
+
+class AdvantageBatch(WeightedBatch):
+    """Graded responses with their advantages."""
+
+    advantages: Tensor
+
+
+class Reinforce(Objective[AdvantageBatch]):
+    """Reads rows with `reward` or `label`, and with `logps_behavior`."""
+
+    def __init__(self, config: ReinforceConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.config, self.tokenizer, self.importance = config, tokenizer, Importance(config)
+
+    def new_model(self, options: ModelOptions) -> PolicyModel:
+        return PolicyModel.new(options)
+
+    def rows(self, source: RowsFile) -> GroupDataset:
+        dataset = policy_rows(source, self.config, self.tokenizer, "unpaired", ungraded)
+        table, rows = dataset.index.table, dataset.rows
+        advantages = np.full(len(table), np.nan, np.float32)
+        advantages[rows] = group_advantages(
+            torch.from_numpy(table["outcome"][rows].astype(np.float32)),
+            torch.from_numpy(table["problem"][rows].astype(np.int64)),
+            self.config.baseline,
+            self.config.baseline_shift,
+        ).numpy()
+        dataset.columns["advantage"] = advantages
+        return dataset
+
+    def begin(self, model: PolicyModel, train: GroupDataset) -> None:
+        stop_at_end_of_turn(model, self.tokenizer, train)
+        self.importance.begin(train)
+        still = int((train.columns["advantage"][train.rows] == 0).sum())
+        if still and here()[0] == 0:
+            _log.warning(
+                "%s: %d of %d responses have the same reward as all others of their problem, so they teach nothing",
+                train.source,
+                still,
+                len(train.rows),
+            )
+
+    def needs_reference(self, dataset: GroupDataset) -> bool:
+        return self.importance.needs_reference(dataset)
+
+    def collate(self, items: list[Item]) -> AdvantageBatch:
+        graded = graded_batch(self.tokenizer, items)
+        rows = [row for item in items for row in item["rows"]]
+        advantages = torch.tensor([float(value) for item in items for value in item["advantage"]])
+        behavior: Any = self.importance.columns(rows, graded["response_mask"], graded.get("reference_logps"))
+        return {**graded, "advantages": advantages, **behavior}
+
+    def losses(self, model: Any, batch: AdvantageBatch) -> Losses:
+        logps = model(batch)
+        weights = self.importance.weights(model, logps, batch)
+        if weights is not None and self.config.taper:
+            right = batch["right"] if weights.ndim == 1 else batch["right"][:, None]
+            weights = weights.masked_fill(right, 1.0)
+        loss = reinforce_loss(logps, batch["advantages"], batch["response_mask"].bool(), weights)
+        return Losses(loss, {"advantages/size": batch["advantages"].abs(), **by_outcome(logps, batch)})
+
+    def end_step(self, step: int) -> Recorded:
+        return self.importance.end_step(step)
+
+    def state(self) -> dict[str, Any]:
+        return self.importance.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.importance.restore(state)
