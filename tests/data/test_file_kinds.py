@@ -52,8 +52,8 @@ def test_a_gzip_file_under_another_name_is_named(tmp_path: Path) -> None:
 
 
 def test_a_pretty_printed_json_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "r.json").write_text(json.dumps({"data": [json.loads(ROW)]}, indent=2))
-    with pytest.raises(RowError, match="a JSON object over several lines"):
+    (tmp_path / "r.json").write_text(json.dumps({"data": json.loads(ROW)}, indent=2))
+    with pytest.raises(ValueError, match=r"r\.json is neither a list of objects nor an object of such lists"):
         list(read_rows(tmp_path / "r.json"))
 
 

@@ -45,7 +45,7 @@ def test_one_part_is_annotated(
     assert {row["step_separator"] for row in rows} == {f"split:{part}:line"}
     assert all(len(row["labels"]) == len(row["completions"]) for row in rows)
     assert read_meta(output)["summary"]["without_steps"] == lacking
-    assert f"1 responses have no steps, because they are empty or have no {part} part" in capsys.readouterr().err
+    assert "1 response without steps: empty, or without the part for steps" in capsys.readouterr().err
     method = METHODS["bce"]
     config = method.config(
         str(tmp_path), use_cpu=True, report_to="none", step_separator=f"split:{part}:line", separator_token="\n"
@@ -67,3 +67,16 @@ def test_a_scorer_of_one_part_scores_it(tmp_path: Path, capsys: pytest.CaptureFi
     assert [row["completions"] for row in scored] == [["2+2=4", "#4"], [], ["#4"]]
     assert [row["score"] is None for row in scored] == [False, True, False]
     assert "1 of 3 responses have no steps at 'split:answer:line'" in capsys.readouterr().err
+
+
+def test_a_response_of_several_turns_has_no_parts(graded: Path, tmp_path: Path) -> None:
+    row = next(iter(read_rows(graded)))
+    said = [("assistant", "2+2"), ("user", "?"), ("assistant", "4")]
+    turns = [{"role": role, "content": text} for role, text in said]
+    row |= {"prompt": [{"role": "user", "content": "2+2?"}], "completion": turns}
+    write_jsonl(tmp_path / "turns.jsonl", [row])
+    config = AnnotateConfig(
+        input=tmp_path / "turns.jsonl", output=tmp_path / "labels.jsonl", method="outcome", steps_of="thinking"
+    )
+    with pytest.raises(ValueError, match="--steps_of thinking reads responses of one turn"):
+        annotate(config)

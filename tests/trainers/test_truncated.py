@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,6 +113,8 @@ def test_rewards_that_do_not_count_are_no_mean(tmp_path: Path) -> None:
     only_cut = masking.rows(read(tmp_path / "cut.jsonl", [graded(False, **CUT)]))
 
     class Started:
+        pretrained = SimpleNamespace(generation_config=None)
+
         def start_value(self, mean: float) -> None:
             self.mean = mean
 

@@ -170,6 +170,8 @@ def _suits(row: Row, name: str) -> bool:
     """Whether a column can be what its name says. Others are kept as the user's own columns."""
     if name == "answer":
         return "verdict" not in row
+    if name == "generation" and not isinstance(row[name], str | list):
+        return False
     if name in ("gt", "ground_truth", "target"):
         return isinstance(row[name], str | int | float)
     return name not in ("generations", "code") or isinstance(row[name], list)

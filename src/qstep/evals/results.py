@@ -71,8 +71,8 @@ class BestOfN:
         for name, curve in self.curves.items():
             if missing := [str(n) for n in self.ns if str(n) not in curve]:
                 raise ValueError(f"curves[{name!r}] has no {missing[0]!r}, which is in ns")
-        first, *others = self.auc or [""]
-        pairs = [(first, other) for other in ("majority", "mean", *others) if first]
+        first = next(iter(self.auc), None)
+        pairs = [(first, other) for other in ("majority", "mean") if first]
         pairs += [(name, "majority") for name in self.curves if name not in ("majority", "mean", "pass")]
         known = {(difference.a, difference.b) for difference in self.differences.values()}
         for a, b in pairs:

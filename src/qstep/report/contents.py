@@ -98,7 +98,7 @@ def _between_choices(found: BestOfN) -> Iterator[Difference]:
         return
     first, *others = found.auc
     differences = {(difference.a, difference.b): difference for difference in found.differences.values()}
-    for other in ("majority", "mean", *others):
+    for other in ("majority", "mean", *(other for other in others if (first, other) in differences)):
         yield differences[first, other]
     means = {name: curve[str(max(found.ns))].mean for name, curve in found.curves.items() if name != "pass"}
     best = max(means, key=lambda name: means[name] or 0.0)

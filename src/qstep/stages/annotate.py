@@ -226,6 +226,14 @@ def _summary(config: AnnotateConfig, ungradable: int, rows: Iterator[Row]) -> di
 def _read(config: AnnotateConfig) -> Iterator[Row]:
     from qstep.data import read_responses
 
-    return read_responses(
+    rows = read_responses(
         config.input, task=config.task, need=("gold", "verdict"), accept=config.tasks().of, columns=config.columns
     )
+    return rows if config.steps_of == "both" else map(partial(_of_one_turn, config), rows)
+
+
+def _of_one_turn(config: AnnotateConfig, row: Row) -> Row:
+    from qstep.data.messages import refuse_turns
+
+    refuse_turns(row, f"--steps_of {config.steps_of} reads responses of one turn. Leave the row out, or give both")
+    return row

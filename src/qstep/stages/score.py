@@ -14,7 +14,6 @@ from qstep.runs.stage_file import finished
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
 from qstep.tasks.options import ColumnOptions, TaskOptions
 from qstep.types import OverLongScored, Row
-from qstep.words import counted
 
 if TYPE_CHECKING:
     from qstep.scoring import Scorer
@@ -162,10 +161,10 @@ def _too_long(rows: Iterable[Row], scorer: Scorer, over_long: OverLongScored, so
         long += [] if scorer.fits(row) else [row["id"]]
     if long and over_long != "drop":
         what = "are longer than" if over_long == "refuse" else "have a step that, after the prompt, does not fit into"
-        ways = "drop. `qstep score --over_long window` reads them in windows" if over_long == "refuse" else "drop"
+        ways = "drop, or read them in windows with --over_long window" if over_long == "refuse" else "drop"
         named = ", ".join(map(repr, long[:_NAMED])) + (", ..." if len(long) > _NAMED else "")
         raise ValueError(
-            f"{source}: {counted(len(long), 'row')} {what} this scorer's max_length of {scorer.max_length} tokens "
-            f"({named}). Nothing is truncated. Leave them out with --over_long {ways}"
+            f"{source}: {len(long)} rows {what} this scorer's max_length of {scorer.max_length} tokens "
+            f"({named}). Leave them out with --over_long {ways}; nothing is truncated"
         )
     return total, set(long)
