@@ -57,7 +57,7 @@ def test_a_wrong_step_that_is_blank_leaves_the_row_out(tmp_path: Path) -> None:
     ("changed", "first"),
     [
         ({}, 2),
-        ({"Model_Solution_First_Error_Step": "N/A"}, -1),
+        ({"Model_Solution_First_Error_Step": "N/A", "Model_Solution_Correctness": "correct"}, -1),
         ({"Model_Solution_Steps": ["a", "", "b"]}, 1),
         ({"Model_Solution_First_Error_Step": 1}, 1),
     ],
@@ -73,6 +73,42 @@ def test_mrben_without_the_step_and_with_a_bad_one(tmp_path: Path) -> None:
     assert not rows and found["rows_not_used"] == {"no step has the number of the first wrong one": 1}
     with pytest.raises(ValueError, match=r"First_Error_Step.*is 'two'; it must be the number of a step"):
         read(write(tmp_path / "bad.jsonl", {**MRBEN, "Model_Solution_First_Error_Step": "two"}))
+
+
+MR_GSM8K: dict[str, Any] = {
+    "uuid": "f25b796f",
+    "question": "How many?",
+    "ground_truth_solution": "6 x 3 = 18",
+    "ground_truth_answer": 18,
+    "model_output_steps": ["Step 1: 6 x 2 = 12.", "", "Step 2: 12 + 6 = 17.", "Step 3: #### 17"],
+    "model_output_answer_correctness": "wrong",
+    "model_output_solution_correctness": "wrong",
+    "model_output_solution_first_error_step": "2",
+    "model_output_solution_first_error_reason": "12 + 6 = 18",
+    "question_type": "reversed",
+}
+RIGHT = {"model_output_solution_correctness": "correct", "model_output_solution_first_error_step": "N/A"}
+
+
+def test_mr_gsm8k(tmp_path: Path) -> None:
+    as_number = {"model_output_solution_first_error_step": 2, "ground_truth_answer": "18"}
+    rows, found = read(write(tmp_path / "mr.jsonl", MR_GSM8K, {**MR_GSM8K, **as_number}, {**MR_GSM8K, **RIGHT}))
+    assert [row["labels"] for row in rows] == [[True, False, None]] * 2 + [[True] * 3]
+    assert [row["first_error"] for row in rows] == [1, 1, -1] and {row["gold"] for row in rows} == {"18"}
+    assert (rows[0]["subset"], rows[0]["final_answer_correct"], rows[0]["prompt"]) == ("reversed", False, "How many?")
+    assert found["parts_not_used"] == {"a blank step": 3}
+
+
+def test_a_verdict_that_contradicts_the_marked_step_leaves_the_row_out(tmp_path: Path) -> None:
+    unmarked = {**MR_GSM8K, "model_output_solution_first_error_step": "N/A"}
+    right = {**MR_GSM8K, "model_output_solution_correctness": "correct"}
+    rows, found = read(write(tmp_path / "mr.jsonl", unmarked, right))
+    reasons = {"wrong, but no step is marked as wrong": 1, "right, but a step is marked as wrong": 1}
+    assert not rows and found["rows_not_used"] == reasons
+    rows, found = read(write(tmp_path / "mrben.jsonl", {**MRBEN, "Model_Solution_First_Error_Step": "N/A"}))
+    assert not rows and found["rows_not_used"] == {"wrong, but no step is marked as wrong": 1}
+    with pytest.raises(ValueError, match=r'solution_correctness.*must be "correct", "incorrect" or "wrong"'):
+        read(write(tmp_path / "bad.jsonl", {**MR_GSM8K, "model_output_solution_correctness": "half"}))
 
 
 def test_an_object_of_lists_is_read(tmp_path: Path) -> None:

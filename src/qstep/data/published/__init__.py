@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from qstep.data.jsonl import RowError
 from qstep.data.published.benchmarks import read_bigbench_mistake, read_prmbench, read_processbench
-from qstep.data.published.judged import read_mrben, read_stepverify
+from qstep.data.published.judged import read_mr_gsm8k, read_mrben, read_stepverify
 from qstep.data.published.math_shepherd import read_math_shepherd
 from qstep.data.published.prm800k import Neutral, read_prm800k
 from qstep.data.published.record import LeftOut, Record
@@ -35,6 +35,7 @@ PublishedFormat = Literal[
     "prmbench",
     "bigbench_mistake",
     "mrben",
+    "mr_gsm8k",
     "stepverify",
     "trl_stepwise",
 ]
@@ -68,6 +69,7 @@ _KNOWN: dict[PublishedFormat, _Known] = {
     "prmbench": _Known(frozenset({"modified_process", "error_steps"}), read_prmbench, ids="own, the first counts"),
     "bigbench_mistake": _Known(frozenset({"input", "steps", "mistake_index"}), read_bigbench_mistake),
     "mrben": _Known(frozenset({"Model_Solution_Steps", "Model_Solution_First_Error_Step"}), read_mrben),
+    "mr_gsm8k": _Known(frozenset({"model_output_steps", "model_output_solution_first_error_step"}), read_mr_gsm8k),
     "stepverify": _Known(frozenset({"problem", "steps", "incorrect_index"}), read_stepverify),
     "trl_stepwise": _Known(frozenset({"prompt", "completions", "labels"}), read_trl_stepwise, ids="own"),
 }
