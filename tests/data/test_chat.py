@@ -240,3 +240,8 @@ def test_thinking_is_opened_only_where_the_last_turn_opens_it(
         assert opened_thinking(made, prompt, ids) == opened
         assert "so" not in made.decode(ids)
     assert ending(made, PROMPT) == of(made, "<|im_end|>")
+
+
+def test_a_template_that_changes_the_answer_shows_no_end() -> None:
+    made = tokenizer("{% for m in messages %}<|im_start|>{{ m.content | upper }}<|im_end|>{% endfor %}")
+    assert ending(made, PROMPT) == made.eos_token_id

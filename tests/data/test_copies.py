@@ -32,6 +32,19 @@ def test_spelling_makes_no_other_problem(text: str) -> None:
     assert match(text, tests) == Match(2)
 
 
+@pytest.mark.parametrize(
+    ("text", "test"),
+    [
+        ("What is 3 1/2?", "What is 31/2?"),
+        ("Compute 5!", "Compute 5"),
+        ("What is n!?", "What is n?"),
+        ("Add 1 23 and 4.", "Add 12 3 and 4."),
+    ],
+)
+def test_digits_are_not_joined_and_a_factorial_stays(text: str, test: str) -> None:
+    assert match(text, [test]) != Match(1) and match(text, [text.upper()]) == Match(1)
+
+
 @pytest.mark.parametrize("text", ["What is 2-2?", "What is 2+22?", "What is 2+2 in base 3?", "\\leftarrow"])
 def test_another_problem_is_no_copy(text: str) -> None:
     assert match(text, ["What is 2+2?", "arrow"]) is None

@@ -119,3 +119,23 @@ def test_a_data_set_may_mix_one_turn_and_several() -> None:
     assert graded["verdict"] == ["right", "right"]
     rows = [checked(**row)["completion"] for row in graded]
     assert rows == [TURNS, "The answer is 4."]
+
+
+@pytest.mark.parametrize(
+    ("thinking", "text"),
+    [("a", "<think>\na\n</think>\n\n4"), ([{"type": "text", "text": "a"}], "<think>\na\n</think>\n\n4")],
+)
+def test_reasoning_is_text(thinking: Any, text: str) -> None:
+    assert answer(content="4", reasoning_content=thinking) == text
+
+
+@pytest.mark.parametrize("thinking", [True, 3, {"a": 1}, [{"type": "thinking", "thinking": "a"}]])
+def test_reasoning_that_is_no_text_is_refused(thinking: Any) -> None:
+    with pytest.raises(RowError, match=r"field 'completion': has messages\[0\] with (reasoning|a part)"):
+        answer(content="4", reasoning_content=thinking)
+
+
+def test_tools_of_a_later_message_are_refused() -> None:
+    prompt = [{"role": "system", "content": "s"}, {**PROMPT[0], "tools": [{"name": "add"}]}]
+    with pytest.raises(RowError, match=r"has tools in messages\[1\]; only the first message may have them"):
+        checked(prompt=prompt)

@@ -8,7 +8,8 @@ import pytest
 
 from byte_tokenizer import byte_tokenizer
 from qstep.data import RowError, check_row, first_cut, split_steps, step_regions, step_token_ends, steps_of, with_steps
-from qstep.data.tokens import encode_text
+from qstep.data.parts import CLOSING
+from qstep.data.tokens import decode_text, encode_text
 
 LONG = "The sum of the first ten odd numbers is one hundred, since it is the square of their number."
 TRACE = f"""<think>
@@ -77,7 +78,7 @@ def test_no_mark_is_a_step_of_its_own(text: str, steps: list[str]) -> None:
     ],
 )
 def test_steps_of_one_part(text: str, opened: bool, thinking: list[str], answer: list[str]) -> None:
-    """What is outside of the part belongs to the first or the last region, so no token is lost."""
+    """What is outside of a part belongs to its first or last region. The tokens of closed thinking end with it."""
     row = {"id": "a", "prompt": "q" + "<think>\n" * opened, "completion": text}
     tokenizer = byte_tokenizer()
     ids = encode_text(tokenizer, text)
@@ -89,7 +90,11 @@ def test_steps_of_one_part(text: str, opened: bool, thinking: list[str], answer:
         if steps:
             regions = step_regions(text, steps, separator)
             assert "".join(text[start:end] for start, end in regions) == text
-            assert step_token_ends(tokenizer, ids, steps, separator)[-1] == len(ids) - 1
+            end = step_token_ends(tokenizer, ids, steps, separator)[-1] + 1
+            closed = part == "thinking" and bool(answer)
+            through = text[: min(text.index(mark) for mark in CLOSING if mark in text)] if closed else text
+            assert decode_text(tokenizer, ids[:end]).strip() == through.strip()
+            assert closed == (end < len(ids))
     templated = {**row, "prompt": [{"role": "user", "content": "q"}], "thinking_opened": "<think>"}
     assert steps_of(templated, "split:thinking:line") == (thinking or answer)
 
@@ -114,3 +119,9 @@ def test_a_function_of_the_user_splits_a_part() -> None:
     use_splitter(separator)
     assert split_steps("<think>a;b</think>c;d", separator) == ["c;", "d"]
     assert splitter_version(separator).startswith(separator)
+
+
+@pytest.mark.parametrize("opened", [True, "<foo>", "think", 1])
+def test_what_opened_the_thinking_is_a_mark(opened: object) -> None:
+    with pytest.raises(RowError, match=r"field 'thinking_opened': is .*; give the mark that opened the thinking"):
+        check_row(Path("x"), 1, {"prompt": "q", "completion": "a", "thinking_opened": opened}, "prompt-completion")

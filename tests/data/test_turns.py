@@ -109,3 +109,9 @@ def test_a_step_scorer_reads_after_each_turn() -> None:
     first, [end] = encode_turn_steps(tokenizer, row(*TURNS), separator, 1)
     assert first == ids[: ends[0] + 1] and end == ends[0]
     assert list(accumulate(ends, max)) == ends
+
+
+def test_a_tool_call_that_was_cut_off_has_no_end() -> None:
+    called = row(*TURNS[:1])
+    whole, cut = (encode_response(chat_tokenizer(), {**called, **more}) for more in ({}, {"finish_reason": "length"}))
+    assert cut.ids == whole.ids[:-1] and cut.ends == [len(cut.ids) - 1] and all(cut.own)

@@ -34,7 +34,7 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
 def test_a_trajectory_that_was_cut_off_continues_from_its_last_value(lam: float) -> None:
-    """As `test_by_hand`, twice; the second was cut off at its second token, of which 1000 is not read.
+    """As `test_by_hand`, twice; the second was cut off at its second token, whose reward of 1000 is not read.
 
     returns G_0 = u_0 + V(s_1) = -1 + 5 = 4 for every lambda
     value (3 - 4)^2 = 1; Q 1 + 3 = 4 against 0 + 5: 1

@@ -170,3 +170,14 @@ def test_the_command_counts_what_it_reads_in_windows(tmp_path: Path, capsys: pyt
     write_jsonl(tmp_path / "rows.jsonl", [*rows, {"prompt": "1+2=\n", "completion": "1+2=3\n" + "1" * 30}])
     with pytest.raises(ValueError, match=r"1 rows have a step that, after the prompt, does not fit into"):
         score(ScoreConfig(output=tmp_path / "last.jsonl", over_long="window", **given))
+
+
+def test_a_response_without_steps_has_no_windows() -> None:
+    class Never:
+        max_length = 1
+
+        def encode(self, prompt: str, steps: list[str]) -> list[Any]:
+            raise AssertionError("nothing to encode")
+
+    never: Any = Never()
+    assert encode_windows(never, "a long prompt", []) is None

@@ -6,7 +6,7 @@ existing responses as rollouts. A step gets the first label that applies:
 
     right    if some right response of the problem begins with the same steps up to it;
     wrong    if the task finds an error in it or before it (for math, an equation that does not hold);
-    wrong    if it is the last step of a wrong response that ended by itself;
+    wrong    if it is the last step of a wrong response that ended by itself, and no answer follows it;
     null     otherwise: a wrong response does not show where it went wrong.
 """
 
@@ -20,6 +20,7 @@ from itertools import pairwise
 
 from qstep.annotate.labels import with_labels
 from qstep.data import group_key, has_turns, steps_of
+from qstep.data.parts import ends_with_step
 from qstep.tasks import BUILT_IN, Tasks
 from qstep.types import Row
 
@@ -77,7 +78,8 @@ def label_by_outcome(row: Row, pool: OutcomePool, separator: str = "\n", tasks: 
         known_wrong = [False for _ in steps]  # their prefixes led to a right answer: here at least
     else:
         known_wrong = [label is False for label in tasks.of(row).check_steps(row, steps)]
-    if steps and row["verdict"] == "wrong" and row.get("finish_reason", "stop") == "stop":
+    ended = row.get("finish_reason", "stop") == "stop" and ends_with_step(row, separator)
+    if steps and row["verdict"] == "wrong" and ended:
         known_wrong[-1] = True
     labels = [
         True if pool.successes[prefix] else False if wrong else None

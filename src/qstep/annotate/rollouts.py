@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from qstep.data import encode_completion, encode_prompt, group_key, row_step_ends, steps_of
+from qstep.data.parts import ends_with_step
 from qstep.generation import Engine, Request, SamplingSettings
 from qstep.tasks import BUILT_IN, Tasks, grade_rows
 from qstep.types import Row
@@ -56,7 +57,7 @@ def prefixes_of(engine: Engine, row: Row, separator: str, max_new_tokens: int) -
     """The steps of a response, and the prefixes to continue from.
 
     The last step needs no rollouts if the response ended by itself, is right, or fills the length limit: its verdict
-    is known.
+    is known. That is not so if the steps are those of closed thinking, which an answer follows.
 
     Raises:
         ValueError: its tokens do not decode to its completion, or it was split at another separator.
@@ -70,7 +71,8 @@ def prefixes_of(engine: Engine, row: Row, separator: str, max_new_tokens: int) -
             f"row {row['id']!r}: {error}. If another tokenizer than this model's made its completion_ids, remove that "
             "column"
         ) from None
-    if row.get("finish_reason", "stop") == "stop" or row["verdict"] == "right" or len(ids) >= max_new_tokens:
+    known = row.get("finish_reason", "stop") == "stop" or row["verdict"] == "right" or len(ids) >= max_new_tokens
+    if known and ends_with_step(row, separator):
         ends = ends[:-1]
     problem_id, prompt = problem = group_key(row)
 

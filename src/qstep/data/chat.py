@@ -175,9 +175,11 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
             "the chat template renders no plain turn (%s), so a turn ends with the end-of-sequence token", error
         )
         return None
-    behind = turn.rpartition(_ANSWER)[2]
+    if _ANSWER not in turn:  # the template changes the text, so what follows it is unknown
+        return None
+    after = turn.rpartition(_ANSWER)[2]
     special = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    places = {behind.find(text): number for text, number in special.items() if text in behind}
+    places = {after.find(text): number for text, number in special.items() if text in after}
     return places[min(places)] if places else None
 
 
@@ -193,7 +195,7 @@ def say_ending(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def opening_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
-    """What opens the thinking at the end of a prompt, with the blanks behind it; empty if nothing does."""
+    """What opens the thinking at the end of a prompt, with the blanks after it; empty if nothing does."""
     if isinstance(prompt, str):
         return _opening(prompt)
     return "" if tokenizer.chat_template is None else _opening(rendered(tokenizer, prompt))

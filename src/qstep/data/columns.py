@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeGuard, get_args
 
 from qstep.data.messages import is_message
+from qstep.grading.thinking import MARKS
 from qstep.types import FinishReason, Message, Verdict
 
 
@@ -104,6 +105,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "logps_behavior": (
         lambda logps: _are_numbers(logps) and max(logps, default=0.0) <= _LARGEST_LOGP,
         "give a list of log-probabilities (natural, at most 0)",
+    ),
+    "thinking_opened": (
+        _or_null(_one_of(tuple(opening for opening, _ in MARKS))),
+        f"give the mark that opened the thinking, such as {MARKS[0][0]!r}, or null",
     ),
     "finish_reason": (_one_of(get_args(FinishReason)), "give 'stop' or 'length'"),
     "verdict": (_one_of(get_args(Verdict)), "give 'right', 'wrong' or 'ungradable'"),

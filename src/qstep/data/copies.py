@@ -21,6 +21,8 @@ _SAMPLE = 1000
 _SPACING = re.compile(
     r"\\(?:[,!;:>\s]|(?:quad|qquad|left|right|thinspace|medspace|thickspace|enspace|displaystyle)(?![A-Za-z]))|[~\s]"
 )
+_BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=\d)")
+_FACTORIAL = re.compile(r"(?:[\d)]|\b[a-z])!$")
 _AT_END = ".,;:!?"
 _AROUND_WORDS = ".,;:!?()[]{}\"'`*_$\u2018\u2019\u201c\u201d"
 _SENTENCE_END = re.compile(r"(?<=[.:?!])\s+|\s*\n\s*")
@@ -36,9 +38,12 @@ def problem_text(prompt: Prompt) -> str:
 def near_form(text: str) -> str:
     """The text in lower case, without blanks, spacing of LaTeX, and punctuation at the end.
 
-    A text of punctuation alone is returned as it is.
+    Blanks between digits become a comma, so that `3 1/2` is not `31/2`; a factorial at the end stays. A text of
+    punctuation alone is returned as it is.
     """
-    return _SPACING.sub("", text.casefold()).rstrip(_AT_END) or text
+    lower = text.casefold().rstrip().rstrip(_AT_END.replace("!", ""))
+    near = _SPACING.sub("", _BETWEEN_DIGITS.sub(",", lower)).rstrip(_AT_END)
+    return near + "!" * bool(_FACTORIAL.search(lower)) or text
 
 
 @dataclass(frozen=True)

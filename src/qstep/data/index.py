@@ -24,7 +24,7 @@ from qstep.data.scanning import checked_line, scan_file
 from qstep.data.splitters import splitter_version
 from qstep.types import PromptKind, Row
 
-_VERSION = 8
+_VERSION = 9
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,9 @@ def plain_prompt(prompt: Any, tools: Any = None) -> Any:
             "ends with an assistant's message, which a chat template would close. Move that text to the beginning of "
             "the completion, or give the prompt as a string"
         )
+    late = next((number for number, message in enumerate(messages) if number and "tools" in message), None)
+    if late is not None:
+        raise ValueError(f"has tools in messages[{late}]; only the first message may have them. Move them there")
     if listed:
         messages[0] = {**messages[0], "tools": listed}
     return messages
@@ -153,15 +156,21 @@ def _plain(message: Mapping[str, Any], number: int) -> Message:
         return dict(message)  # not a message: the column's rule says what it should be
     where = f"has messages[{number}]"
     held = {name: value for name, value in _without_nulls(message).items() if value != []}
-    thinking = [str(held.pop(name)) for name in _THINKING if name in held]
+    thinking = [_text(held.pop(name), where) for name in _THINKING if name in held]
+    if not all(isinstance(text, str) for text in thinking):
+        raise ValueError(f"{where} with reasoning {thinking[0]!r}; give a string")
     plain = {"role": held.pop("role", None), "content": _text(held.pop("content", ""), where)}
     if thinking:
         if plain["role"] != "assistant":
-            raise ValueError(f"{where} of {plain['role']!r} with reasoning. Only an assistant's message has some")
+            raise ValueError(
+                f"{where} of {plain['role']!r} with reasoning, which only an assistant's message may have. Remove it"
+            )
         plain["content"] = _with_thinking(thinking[0], plain["content"])
     if "tool_calls" in held:
         if plain["role"] != "assistant":
-            raise ValueError(f"{where} of {plain['role']!r} with tool_calls. Only an assistant's message has some")
+            raise ValueError(
+                f"{where} of {plain['role']!r} with tool_calls, which only an assistant's message may have. Remove them"
+            )
         plain["tool_calls"] = _calls(held.pop("tool_calls"), where)
     for name in _EXTRAS[1:]:
         if name in held:

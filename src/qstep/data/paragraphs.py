@@ -1,4 +1,4 @@
-"""The splitter `split:paragraph`, for reasoning traces: paragraphs, of which short ones are joined."""
+"""The splitter `split:paragraph`, for reasoning traces: it cuts at paragraphs, and joins short ones."""
 
 from __future__ import annotations
 

@@ -64,8 +64,29 @@ def part_span(text: str, part: Part, *, opened: bool = False) -> tuple[int, int]
     return opening.end() if opening and opening.end() <= last.start() else 0, last.start()
 
 
+def thinking_end(text: str, separator: str) -> int | None:
+    """Where the thinking ends, if `separator` cuts only the thinking and the response closes it; else None.
+
+    The last step is then not the end of the response: the answer follows.
+    """
+    if part_of(separator) != "thinking":
+        return None
+    end = part_span(text, "thinking", opened=True)[1]
+    return end if end < len(text) else None
+
+
+def ends_with_step(row: Row, separator: str) -> bool:
+    """Whether a response ends with its last step. It does not if only its thinking is cut into steps, and closed."""
+    text = row.get("completion")
+    return not isinstance(text, str) or thinking_end(text, separator) is None
+
+
+def text_before(row: Row) -> str:
+    """The text that a response continues, as far as it may have opened the thinking: its mark, or the prompt's end."""
+    prompt = row.get("prompt", "")
+    return row.get("thinking_opened") or (prompt if isinstance(prompt, str) else prompt[-1]["content"])
+
+
 def thinking_is_open(row: Row) -> bool:
     """Whether a row's response begins inside thinking that its prompt or the chat template opened."""
-    prompt = row.get("prompt", "")
-    text = row.get("thinking_opened") or (prompt if isinstance(prompt, str) else prompt[-1]["content"])
-    return opened_by(text) is not None
+    return opened_by(text_before(row)) is not None

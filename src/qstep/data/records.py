@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qstep.data.messages import all_text, has_turns, identity
+from qstep.data.parts import ends_with_step, part_of
 from qstep.data.rows import Format, is_right, is_truncated, outcome
 from qstep.types import Prompt, Row
 
@@ -27,7 +28,7 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("outcome", "<f8"),  # the reward, NaN if unknown
         ("lowest", "<f8"),  # of the labels, NaN where no step has one
         ("highest", "<f8"),
-        ("lowest_before", "<f8"),  # of the labels before the last step's, NaN where there is none
+        ("lowest_before", "<f8"),  # of the labels without that of an unfinished last step, NaN if none is left
         ("highest_before", "<f8"),
         ("last", "<f8"),  # the last step's label, NaN where it has none
         ("prompt_bytes", "<i4"),  # of the prompt's text, or its messages' texts
@@ -71,12 +72,14 @@ def record(
     structured = bool(several) or any(len(turn) > 2 for turn in turns)
     speakers = ("user",) if structured else tuple(turn[0] for turn in turns)
     response = all_text(several) if several else "".join(steps) if format == "stepwise" and steps else completion
-    compared = list(map(identity, several)) or (steps if format == "stepwise" else response)
+    separator, nan = row.get("step_separator"), float("nan")
+    by_steps = format == "stepwise" and bool(steps) and part_of(separator or "") is None
+    compared = list(map(identity, several)) or (steps if by_steps else completion or steps)
     prompt_bytes, response_bytes = len(prompt_text.encode()), len(response.encode())
     reward, right, labels = outcome(row), is_right(row), row.get("labels") or [None]
     known = [label for label in labels if label is not None]
-    before = known if labels[-1] is None else known[:-1]
-    separator, nan = row.get("step_separator"), float("nan")
+    finished = labels[-1] is None or not ends_with_step(row, separator or "")
+    before = known if finished else known[:-1]
     return _PACK(
         offset,
         len(text),

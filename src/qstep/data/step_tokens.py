@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from qstep.data.chat import without_opening
 from qstep.data.messages import has_turns
+from qstep.data.parts import thinking_end
 from qstep.data.steps import Span, checked_steps, step_regions
 from qstep.data.tokens import decode_text, encode_completion, encode_text, text_offsets
 from qstep.data.turns import encode_response
@@ -88,23 +89,25 @@ def row_step_ends(
     text = row["completion"]
     written = without_opening(tokenizer, row.get("prompt", ""), text)
     if len(written) < len(text):
-        return _ends_without_opening(tokenizer, text, written, ids, step_regions(text, steps, separator))
+        return _ends_without_opening(tokenizer, row, written, ids, steps, separator)
     if decode_text(tokenizer, encode_text(tokenizer, text)) == text:
         return step_token_ends(tokenizer, ids, steps, separator)
-    _, offsets = text_offsets(tokenizer, text)
-    ends = map_steps(offsets, step_regions(text, steps, separator)).ends
-    return [*ends[:-1], len(ids) - 1] if ends else []
+    return _ends_without_opening(tokenizer, row, text, ids, steps, separator)
 
 
 def _ends_without_opening(
-    tokenizer: PreTrainedTokenizerBase, text: str, written: str, ids: Sequence[int], regions: Sequence[Span]
+    tokenizer: PreTrainedTokenizerBase, row: Row, written: str, ids: Sequence[int], steps: Sequence[str], separator: str
 ) -> list[int]:
-    """The steps' ends in the tokens of `written`, the end of `text`. A step before it ends at the first token."""
+    """The steps' ends in the tokens of `written`, the end of the response. A step before it ends at the first token."""
+    text = row["completion"]
+    regions, after = step_regions(text, steps, separator), thinking_end(text, separator)
+    if regions and after is not None:
+        regions[-1] = (regions[-1][0], after)
     _, offsets = text_offsets(tokenizer, written)
     before = len(text) - len(written)
-    inside = [(max(first - before, 0), behind - before) for first, behind in regions if behind > before]
+    inside = [(max(first - before, 0), end - before) for first, end in regions if end > before]
     ends = [*[0] * (len(regions) - len(inside)), *(map_steps(offsets, inside).ends if inside else [])]
-    return [*ends[:-1], len(ids) - 1] if ends else []
+    return [*ends[:-1], len(ids) - 1] if ends and after is None else ends
 
 
 def step_token_ends(
@@ -113,10 +116,10 @@ def step_token_ends(
     """The index of each step's last token in `token_ids`, a complete response.
 
     A step includes its separators, as in `step_regions`, so its last token completes the last of them. The last step
-    includes everything to the end, also the end-of-sequence token. So `token_ids[: end + 1]` is the prefix to continue
-    from. A last token outside all steps (an end-of-sequence token that is not special) belongs to the last step. A
-    token across two steps ends the first of them. If a step lies completely inside one token with its neighbour, both
-    have the same last token.
+    includes everything to the end, also the end-of-sequence token. Only if the steps are those of closed thinking, it
+    ends where the thinking does. So `token_ids[: end + 1]` is the prefix to continue from. A last token outside all
+    steps (an end-of-sequence token that is not special) belongs to the last step. A token across two steps ends the
+    first of them. If a step lies completely inside one token with its neighbour, both have the same last token.
 
     Raises:
         ValueError: `steps` are not those of the decoded tokens.
@@ -125,7 +128,8 @@ def step_token_ends(
     ids, text, regions = _regions_of(tokenizer, token_ids, steps, separator)
     ends: list[int] = []
     count = position = 0
-    for _, target in regions[:-1]:
+    after = thinking_end(text, separator)
+    for target in [*(end for _, end in regions[:-1]), *([] if after is None or not regions else [after])]:
         if position < target:
             found = _completing(tokenizer, ids, text, (count, position), target) or _completing(
                 tokenizer, ids, text, (0, 0), target
@@ -133,7 +137,7 @@ def step_token_ends(
             assert found is not None, "all tokens together complete the text"
             count, position = found
         ends.append(count - 1)
-    return [*ends, len(token_ids) - 1] if steps else []
+    return [*ends, len(token_ids) - 1] if steps and after is None else ends
 
 
 def _regions_of(

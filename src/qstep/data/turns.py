@@ -87,8 +87,9 @@ def _turns(tokenizer: PreTrainedTokenizerBase, row: Row) -> Iterator[_Turn]:
     for number, place in enumerate(places):
         message, is_last = completion[place], number == len(places) - 1
         text = encode_text(tokenizer, without_opening(tokenizer, prompt, message["content"]))
+        last_end = [] if is_last and row.get("finish_reason") == "length" else [end_id]
         if is_last and "tool_calls" not in message:
-            yield _Turn(text, [] if row.get("finish_reason") == "length" else [end_id], [])
+            yield _Turn(text, last_end, [])
             return
         where = f"turn {number + 1} of the assistant"
         _check_calls(tokenizer, message, where)
@@ -99,7 +100,7 @@ def _turns(tokenizer: PreTrainedTokenizerBase, row: Row) -> Iterator[_Turn]:
         if not found or rest[0] != end_id:
             raise ValueError(f"{where}: the chat template does not end it with {end!r}. Use a model whose does")
         text += tokenizer.encode(markup, add_special_tokens=False) if markup else []
-        yield _Turn(text, [end_id], [] if is_last else rest[1:])
+        yield _Turn(text, last_end, [] if is_last else rest[1:])
         before = after
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,8 +16,8 @@ from qstep.models import ModelOptions, PolicyWithValue
 from qstep.objectives.batch import GradedBatch, RewardedBatch
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.graded import by_outcome
-from qstep.objectives.importance import Importance, ImportanceConfig
-from qstep.objectives.objective import Losses, Objective, Recorded
+from qstep.objectives.importance import Importance, ImportanceConfig, WeightedObjective
+from qstep.objectives.objective import Losses
 from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import ValueConfig, ValueFunction
 from qstep.runs.options import Bounds, ReadIf
@@ -62,7 +61,7 @@ class DQOConfig(ImportanceConfig, ValueConfig):
             )
 
 
-class DQO(Objective[RewardedBatch]):
+class DQO(WeightedObjective[RewardedBatch]):
     """Reads rows with `reward` or `label`, with `logps_behavior` and, for process rewards, with `step_rewards`.
 
     Rows without `logps_behavior` count as samples of the reference model, with a warning.
@@ -148,12 +147,3 @@ class DQO(Objective[RewardedBatch]):
             **by_outcome(logps, batch),
         }
         return Losses(losses.value + losses.q, recorded)
-
-    def end_step(self, step: int) -> Recorded:
-        return self.importance.end_step(step)
-
-    def state(self) -> dict[str, Any]:
-        return self.importance.state()
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.importance.restore(state)

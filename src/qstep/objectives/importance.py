@@ -14,7 +14,7 @@ from qstep.losses import ImportanceMode, importance_diagnostics, importance_weig
 from qstep.objectives.batch import WeightedBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
-from qstep.objectives.objective import Recorded
+from qstep.objectives.objective import AnyBatch, Objective, Recorded
 from qstep.processes import gathered, here
 from qstep.runs.options import Bounds, ReadIf
 from qstep.types import Row
@@ -125,6 +125,21 @@ class Importance:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restores what `state` returned."""
         self.steps_below = state.get("steps_below", 0)
+
+
+class WeightedObjective(Objective[AnyBatch]):
+    """An objective with importance weights, whose state is kept in checkpoints."""
+
+    importance: Importance
+
+    def end_step(self, step: int) -> Recorded:
+        return self.importance.end_step(step)
+
+    def state(self) -> dict[str, Any]:
+        return self.importance.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.importance.restore(state)
 
 
 def _assumed(dataset: GroupDataset) -> int:

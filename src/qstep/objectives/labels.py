@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstep.data import NO_ERROR, Index, contradicting_rows, first_wrong, is_right, is_truncated, rising_rows
+from qstep.data.parts import ends_with_step
 from qstep.objectives.source import RowsFile
 from qstep.types import ABSENT, Row
 
@@ -36,8 +37,9 @@ def soft_labels(row: Row, threshold: float = 0.0, stop_at_first_error: bool = Fa
 
 
 def without_end(row: Row) -> Row:
-    """The row; if it is truncated, without the label of its last step, which is not finished."""
-    return {**row, "labels": [*row["labels"][:-1], None]} if is_truncated(row) and row["labels"] else row
+    """The row; if it is truncated, without the label of its last step, unless that step was finished."""
+    unfinished = is_truncated(row) and ends_with_step(row, row.get("step_separator", ""))
+    return {**row, "labels": [*row["labels"][:-1], None]} if unfinished and row["labels"] else row
 
 
 def label_range(index: Index, *, mask: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

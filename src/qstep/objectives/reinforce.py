@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,8 +16,8 @@ from qstep.models import ModelOptions, PolicyModel
 from qstep.objectives.batch import WeightedBatch
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.graded import by_outcome, graded_batch, ungraded
-from qstep.objectives.importance import Importance, ImportanceConfig
-from qstep.objectives.objective import Losses, Objective, Recorded
+from qstep.objectives.importance import Importance, ImportanceConfig, WeightedObjective
+from qstep.objectives.objective import Losses
 from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
 from qstep.processes import here
@@ -51,7 +50,7 @@ class AdvantageBatch(WeightedBatch):
     advantages: Tensor
 
 
-class Reinforce(Objective[AdvantageBatch]):
+class Reinforce(WeightedObjective[AdvantageBatch]):
     """Reads rows with `reward` or `label`, and with `logps_behavior`."""
 
     def __init__(self, config: ReinforceConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -103,12 +102,3 @@ class Reinforce(Objective[AdvantageBatch]):
             weights = weights.masked_fill(right, 1.0)
         loss = reinforce_loss(logps, batch["advantages"], batch["response_mask"].bool(), weights)
         return Losses(loss, {"advantages/size": batch["advantages"].abs(), **by_outcome(logps, batch)})
-
-    def end_step(self, step: int) -> Recorded:
-        return self.importance.end_step(step)
-
-    def state(self) -> dict[str, Any]:
-        return self.importance.state()
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.importance.restore(state)

@@ -1,6 +1,6 @@
 """Windows over the steps of a response that is longer than a scorer's `max_length`.
 
-Each window holds the prompt and consecutive steps, of which it scores the last ones. So each step is scored once. Its
+Each window holds the prompt and consecutive steps. It scores the last of them, so that each step is scored once. A
 window begins with as many earlier steps as fit: at least half of the room after the prompt, if the step itself leaves
 that much.
 """
@@ -18,8 +18,10 @@ from qstep.types import Prompt
 def encode_windows(format: Format, prompt: Prompt, steps: Sequence[str]) -> list[Encoded] | None:
     """The sequences of all windows, each with the places of the steps that it scores.
 
-    None if a step with the prompt alone is longer than `max_length`.
+    None if a step with the prompt alone is longer than `max_length`, or if there is no step.
     """
+    if not steps:
+        return None
 
     def encoded(first: int, end: int) -> list[Encoded]:
         return format.encode(prompt, steps[first:end])

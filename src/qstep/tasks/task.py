@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, Protocol, cast
 
 from qstep.data import USER_CODE, code_version, final_text, load_code
+from qstep.data.parts import text_before
 from qstep.grading import Grade, states_answer
 from qstep.grading.thinking import never_ends, opened_by
 from qstep.tasks.mathematics import Mathematics
@@ -125,10 +126,8 @@ def unanswered(row: Row) -> str | None:
     Thinking that its prompt opened must be closed. A response that was cut off (`finish_reason` is length) must have
     stated its answer by a mark: its last number is an intermediate result.
     """
-    prompt = row.get("prompt", "")
-    opened = row.get("thinking_opened") or (prompt if isinstance(prompt, str) else prompt[-1]["content"])
     text = final_text(row["completion"])
-    if never_ends(opened, text):
+    if never_ends(text_before(row), text):
         return "no final answer: the thinking is never closed"
     if row.get("finish_reason") == "length" and row.get("task") != "miniature" and not states_answer(text):
         return "no final answer: the response was cut off"

@@ -1,0 +1,100 @@
+"""Labels of steps of the thinking: the verdict on the answer is none on the last step of closed thinking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fake_engine import CharacterTokenizer
+from qstep.annotate import OutcomePool, label_by_outcome
+from qstep.annotate.rollouts import prefixes_of
+from qstep.data import contradicting_rows, index_rows, row_step_ends, steps_of, with_steps, write_jsonl
+from qstep.objectives.labels import without_end
+from qstep.tasks import miniature
+from qstep.types import Row
+
+CLOSED = "<think>\n1+1=2\nSo 2.\n</think>\n#3"
+OPEN = "<think>\n1+1=2\nSo 3."
+THINKING, ANSWER, ALL = "split:thinking:line", "split:answer:line", "split:line"
+
+
+def row(completion: str = CLOSED, **more: Any) -> Row:
+    given = {"id": "p#0", "problem_id": "p", "prompt": "1+1?", "task": "math", "gold": "2", "verdict": "wrong"}
+    return {**given, "completion": completion, "finish_reason": "stop", **more}
+
+
+@pytest.mark.parametrize(
+    ("completion", "separator", "labels"),
+    [
+        (CLOSED, THINKING, [None, None]),
+        (CLOSED, ANSWER, [False]),
+        (OPEN, THINKING, [None, False]),
+        (OPEN, ALL, [None, None, False]),
+    ],
+)
+def test_only_the_end_of_a_wrong_response_is_wrong(completion: str, separator: str, labels: list[bool | None]) -> None:
+    given = row(completion)
+    pool = OutcomePool.of([given], separator)
+    assert label_by_outcome(given, pool, separator)["labels"][-len(labels) :] == labels
+
+
+class Alphabet(CharacterTokenizer):
+    """A token a character, of any text."""
+
+    def encode(self, text: str, **options: bool) -> list[int]:
+        return [ord(character) + 1 for character in text]
+
+    def decode(self, ids: list[int], **options: bool) -> str:
+        return "".join(chr(i - 1) for i in ids if i != self.eos_token_id)
+
+
+@pytest.mark.parametrize("finish", ["stop", "length"])
+def test_rollouts_continue_from_the_end_of_the_thinking(finish: str) -> None:
+    class Engine:
+        tokenizer = Alphabet()
+
+    engine: Any = Engine()
+    steps, prefixes = prefixes_of(engine, row(finish_reason=finish), THINKING, max_new_tokens=99)
+    texts = [engine.tokenizer.decode(prefix.ids) for prefix in prefixes]
+    assert steps == ["1+1=2", "So 2."] and texts == ["<think>\n1+1=2\n", "<think>\n1+1=2\nSo 2.\n"]
+    _, others = prefixes_of(engine, row(OPEN), THINKING, max_new_tokens=99)
+    assert [engine.tokenizer.decode(prefix.ids) for prefix in others] == ["<think>\n1+1=2\n"]
+
+
+def test_rewards_stand_where_the_thinking_ends() -> None:
+    """Also in the tokens of a tokenizer that reads another text, here one that knows none of the letters."""
+    tokenizer = Alphabet()
+    steps = steps_of(row(), THINKING)
+    ends = row_step_ends(tokenizer, row(), steps, THINKING)  # type: ignore[arg-type]
+    assert ends == [CLOSED.index("So") - 1, CLOSED.index("</think>") - 1]
+    lossy = miniature.tokenizer()
+    given = {"prompt": "1+1=", "completion": "<think>1+1=2</think>#3"}
+    with pytest.raises(ValueError):
+        row_step_ends(lossy, given, ["1+1=2"], THINKING)
+
+
+def test_a_finished_step_of_thinking_keeps_its_label() -> None:
+    cut = {"finish_reason": "length", "label": False, "labels": [True, True]}
+    assert without_end(with_steps(row(**cut), THINKING))["labels"] == [True, True]
+    assert without_end(with_steps(row(OPEN, **cut), THINKING))["labels"] == [True, None]
+
+
+def test_equal_thinking_or_no_steps_make_no_equal_responses(tmp_path: Path) -> None:
+    """Two responses that think the same and answer differently, and two without any thinking, contradict nothing."""
+    rows = [
+        {**with_steps(row(text, id=f"p#{i}"), THINKING), "labels": labels, "label": right}
+        for i, (text, labels, right) in enumerate(
+            [
+                (CLOSED, [True, None], False),
+                (CLOSED.replace("#3", "#2"), [True, True], True),
+                ("#3", [], False),
+                ("#2", [], True),
+                (CLOSED, [False, None], False),
+            ]
+        )
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    index = index_rows(tmp_path / "rows.jsonl", "stepwise")
+    assert contradicting_rows(index).tolist() == [0, 4]
