@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 from qstep.runs.options import NotInSettings, OutputFile, settings_of
 from qstep.runs.progress import say
@@ -101,7 +101,10 @@ def write_scored(
         scorer = config.load_scorer()
         if config.over_long == "window":
             scorer.use_windows()
-        total, dropped = _too_long(rows(scorer), scorer, config.over_long, source)
+        found = _counted(rows(scorer), scorer, windows=config.over_long == "window")
+        total, dropped = found.total, {*found.long}
+        if dropped and config.over_long != "drop":
+            raise _too_long(found.long, scorer, config.over_long, source)
         warn_of_prompts((row["prompt"] for row in rows(scorer)), scorer, source, instruction)
         if total == len(dropped):
             long = f": all are longer than this scorer's max_length of {scorer.max_length} tokens" if dropped else ""
@@ -109,20 +112,19 @@ def write_scored(
         skipped = {*done, *dropped}
         todo = (row for row in rows(scorer) if row["id"] not in skipped)
         scored = scorer.score_rows(todo, max_tokens=config.score_tokens)
-        without = sum(not row["completions"] for row in rows(scorer))
-        if without:
+        if found.without_steps:
             say(
-                f"{source}: {without} of {total} responses have no steps at {scorer.step_separator!r}, so they have no "
-                "score and lose to all others"
+                f"{source}: {found.without_steps} of {total} responses have no steps at {scorer.step_separator!r}, so "
+                "they have no score and lose to all others"
             )
         about = {"objective": scorer.objective, "aggregation": scorer.aggregation, "over_long": len(dropped)}
-        if config.over_long == "window" and (read := sum(map(scorer.in_windows, rows(scorer)))):
+        if found.in_windows:
             say(
-                f"{source}: {read} of {total} responses are longer than this scorer's max_length of "
+                f"{source}: {found.in_windows} of {total} responses are longer than this scorer's max_length of "
                 f"{scorer.max_length} tokens and are read in windows over their steps"
             )
-            about |= {"in_windows": read}
-        about |= {"without_steps": without} if without else {}
+        more_counts = {"in_windows": found.in_windows, "without_steps": found.without_steps}
+        about |= {name: count for name, count in more_counts.items() if count}
         blocks = ([with_scores(row, scorer) for row in block] for block in scored)
         return Work(total - len(dropped), blocks, lambda _: {**about, **more(scorer)})
 
@@ -150,21 +152,34 @@ def _split_rows(config: ScoreConfig, scorer: Scorer) -> Iterator[Row]:
         yield split
 
 
-def _too_long(rows: Iterable[Row], scorer: Scorer, over_long: OverLongScored, source: str) -> tuple[int, set[str]]:
-    """The number of rows, and the ids of those that are longer than the scorer's `max_length`.
+class _Counted(NamedTuple):
+    """How many rows there are, the ids of those that do not fit, and how many have no steps or are read in windows."""
 
-    Raises ValueError if there are such rows, unless `over_long` is `drop`.
-    """
-    total, long = 0, []
+    total: int
+    long: list[str]
+    without_steps: int
+    in_windows: int
+
+
+def _counted(rows: Iterable[Row], scorer: Scorer, *, windows: bool) -> _Counted:
+    total = without = read = 0
+    long = []
     for row in rows:
         total += 1
-        long += [] if scorer.fits(row) else [row["id"]]
-    if long and over_long != "drop":
-        what = "are longer than" if over_long == "refuse" else "have a step that, after the prompt, does not fit into"
-        ways = "drop, or read them in windows with --over_long window" if over_long == "refuse" else "drop"
-        named = ", ".join(map(repr, long[:_NAMED])) + (", ..." if len(long) > _NAMED else "")
-        raise ValueError(
-            f"{source}: {len(long)} rows {what} this scorer's max_length of {scorer.max_length} tokens "
-            f"({named}). Leave them out with --over_long {ways}; nothing is truncated"
-        )
-    return total, set(long)
+        without += not row["completions"]
+        if not scorer.fits(row):
+            long.append(row["id"])
+        elif windows:
+            read += scorer.in_windows(row)
+    return _Counted(total, long, without, read)
+
+
+def _too_long(long: Sequence[str], scorer: Scorer, over_long: OverLongScored, source: str) -> ValueError:
+    """The error for rows that are longer than the scorer's `max_length`, or have a step that is."""
+    what = "are longer than" if over_long == "refuse" else "have a step that, after the prompt, does not fit into"
+    ways = "drop, or read them in windows with --over_long window" if over_long == "refuse" else "drop"
+    named = ", ".join(map(repr, long[:_NAMED])) + (", ..." if len(long) > _NAMED else "")
+    return ValueError(
+        f"{source}: {len(long)} rows {what} this scorer's max_length of {scorer.max_length} tokens "
+        f"({named}). Leave them out with --over_long {ways}; nothing is truncated"
+    )
