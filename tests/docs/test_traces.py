@@ -51,7 +51,7 @@ def responses() -> list[dict[str, object]]:
     """For each of four problems: right, wrong, cut off in the thinking, and cut off after a number."""
     thoughts = [
         ("We add the numbers in turn.\n\n{a} + {a} = {b}, which is the sum.\n</think>\n\n\\boxed{{{b}}}", "stop"),
-        ("We add the numbers.\n\nWait, {a} + {a} = 1.\n</think>\n\n\\boxed{{1}}", "stop"),
+        ("We add the numbers in turn.\n\n{a} + {a} = 1\n</think>\n\n\\boxed{{1}}", "stop"),
         ("We add the numbers.\n\n{a} + {a} = {b}. The answer is \\boxed{{{b}}}. But wait", "length"),
         ("We add the numbers.\n\n{a} + {a} = {b}.\n</think>\n\nSo we have {b}", "length"),
     ]

@@ -136,21 +136,20 @@ def lines_of(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]
                 whole = line.endswith(b"\n") or line.startswith(b"[")
                 if not following and allow_torn:
                     return
-                raise RowError(
-                    path, number, None, bad_line(path, error, torn=number > 1 and not following and not whole)
-                ) from None
+                torn = not following and not whole
+                raise RowError(path, number, None, bad_line(path, number, error, torn=torn)) from None
             yield number, line, row
             line = following
 
 
-def bad_line(path: Path, error: ValueError, *, torn: bool = False) -> str:
+def bad_line(path: Path, number: int, error: ValueError, *, torn: bool = False) -> str:
     """The error of a line that is not a row, and what to do about it. `torn` lines are the last and may lack a part."""
     from qstep.data.file_kinds import other_kind
 
+    if number == 1 and (kind := other_kind(path)) is not None:
+        return f"{error}. {kind}"
     if torn:
         return f"{error}. The last line is incomplete: finish the stage that wrote it, or correct the line"
-    if (kind := other_kind(path)) is not None:
-        return f"{error}. {kind}"
     if path.suffix == ".json":
         return f"{error}. A .json file is a list of objects, or has an object on each line"
     return f"{error}. Correct or delete this line"

@@ -34,7 +34,7 @@ def checked_line(path: Path, line: int, text: bytes, format: Format, forbidden: 
     try:
         raw = parse_row(text)
     except ValueError as error:
-        raise RowError(path, line, None, bad_line(path, error)) from None
+        raise RowError(path, line, None, bad_line(path, line, error)) from None
     row = check_row(path, line, raw, format)
     for separator in forbidden if "completions" in row else ():
         split_at = row.get("step_separator")
