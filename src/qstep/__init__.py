@@ -27,12 +27,15 @@ if TYPE_CHECKING:
         pqm_loss,
         pqm_theoretical_loss,
     )
+    from qstep.rewards import OutcomeReward, StepReward, openrlhf_reward, verl_reward
     from qstep.scoring import StepScorer, load_scorer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ChoiceAccuracies",
+    "OutcomeReward",
+    "StepReward",
     "StepScorer",
     "annotate_outcome",
     "bce_loss",
@@ -43,6 +46,7 @@ __all__ = [
     "importance_weights",
     "load_scorer",
     "mse_loss",
+    "openrlhf_reward",
     "orm_loss",
     "pqm_ablation_loss",
     "pqm_loss",
@@ -51,6 +55,7 @@ __all__ = [
     "score",
     "split_steps",
     "train",
+    "verl_reward",
     "write_rows",
 ]
 
@@ -60,6 +65,7 @@ _get, __dir__ = _lazy(
         **dict.fromkeys(("annotate_outcome", "grade", "read_rows", "score", "write_rows"), "api.rows"),
         **dict.fromkeys(("ChoiceAccuracies", "best_of_n"), "api.choosing"),
         **dict.fromkeys(("StepScorer", "load_scorer"), "scoring"),
+        **dict.fromkeys(("OutcomeReward", "StepReward", "openrlhf_reward", "verl_reward"), "rewards"),
         "train": "api.training",
         "split_steps": "data",
         "importance_weights": "losses",

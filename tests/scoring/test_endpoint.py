@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from pooling_server import Answer, answering, pooled
 from qstep.calls import EndpointError, Server
 from qstep.models import StepContract, encode_steps
 from qstep.scoring import endpoint
@@ -22,8 +20,6 @@ from qstep.stages.score import ScoreConfig
 from scorers import miniature_scorer
 
 PROMPT, STEPS = "7+8*3=\n", ["7+8=5", "5*3=5", "#5"]
-MODELS = {"data": [{"id": "mini", "max_model_len": 4096}]}
-Answer = tuple[int, Any]
 
 
 @pytest.fixture(scope="module")
@@ -32,46 +28,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = miniature_scorer(tmp_path_factory.mktemp("models") / "scorer")
     (folder / "model.safetensors").unlink()
     return folder
-
-
-@contextmanager
-def answering(script: Callable[[int, Any], Answer | None], models: Any = MODELS) -> Iterator[str]:
-    """A server whose n-th answer to `/pooling` is the script's; None is to hang up without one."""
-    asked = iter(range(10**9))
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._send(200, models)
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            answer = script(next(asked), body)
-            if answer is None:
-                self.close_connection = True
-            else:
-                self._send(*answer)
-
-        def _send(self, status: int, content: Any) -> None:
-            data = content if isinstance(content, bytes) else json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def pooled(*rows: Any) -> Answer:
-    return 200, {"data": [{"index": i, "data": of} for i, of in enumerate(rows)]}
 
 
 def ids_of(folder: Path) -> tuple[list[int], list[int]]:
