@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 import qstep
 from pooling_server import answering, pooled
 from qstep.losses import potential_based_rewards
+from qstep.scoring import StepScorer
+from qstep.scoring.formats import ContractFormat
 from qstep.tasks import miniature
 from scorers import miniature_scorer
 
@@ -225,6 +228,19 @@ def test_the_scorer_may_read_another_column_than_the_prompt(folder: Path) -> Non
     assert reward(chat, [SOLUTION], asked=[PROMPT]) == qstep.StepReward(folder)([PROMPT], [SOLUTION])
     with pytest.raises(ValueError, match=r"no column 'asked': name it with question=. The columns are gold"):
         reward(chat, [SOLUTION], gold=["5"])
+
+
+def test_prompts_that_differ_from_those_of_training_are_warned_of_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scorer = StepScorer.load(folder)
+    assert isinstance(scorer.format, ContractFormat)
+    scorer.format.contract = replace(scorer.format.contract, prompts="string", instruction="#")
+    reward = qstep.StepReward(scorer)
+    for _ in range(2):
+        reward([PROMPT], [SOLUTION])
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert said.count("Warning: prompts: 1 of 1 prompts differ from those of training") == 1
 
 
 def test_as_verl_calls_it(folder: Path, url: str) -> None:
