@@ -12,6 +12,8 @@ Each run starts from the same policy and draws the same problems. Only the rewar
     sum_cut   the same sum without the policy's tokenizer: responses that were cut off are not recognised
     steps     a control that reads nothing: the number of steps, in tens
 
+`outcome+min` trains by the sum of both.
+
 Before the first step and after every `--eval_steps`, each problem of `--split` gets `--samples` responses of the
 policy. They are graded exactly. Beside the accuracy stand all rewards of these responses, whatever the run is trained
 on, and what a policy changes that exploits its reward: tokens, steps, steps beyond those that the problem needs,
@@ -92,6 +94,7 @@ def evaluate(
     prompts, completions = [of.prompt for of, _ in pairs], [response.text for _, response in pairs]
     of_trl = {"completion_ids": [r.token_ids for _, r in pairs], "gold": [of.gold for of, _ in pairs]}
     found = {name: reward(prompts=prompts, completions=completions, **of_trl) for name, reward in rewards.items()}
+    paid = list(map(sum, zip(*(found[name] for name in trained.split("+")), strict=True)))
     names, right = [of.id for of, _ in pairs], [value == 1 for value in found["outcome"]]
     rates = [fmean(r for r, name in zip(right, names, strict=True) if name == problem.id) for problem in problems]
     of_each = [diagnostics(r.text, of.prompt, len(r.token_ids), r.finish_reason) for of, r in pairs]
@@ -101,7 +104,7 @@ def evaluate(
         "rewards": {name: fmean(values) for name, values in found.items()},
         "diagnostics": {name: fmean(facts[name] for facts in of_each) for name in of_each[0]},
         "auc": as_json(within_problem_auc(found["min"], right, names)),
-        "reward_with_steps": as_json(within_problem_correlation(found[trained], lengths, numbered(names))),
+        "reward_with_steps": as_json(within_problem_correlation(paid, lengths, numbered(names))),
         "examples": [f"{prompt}{text}" for prompt, text in zip(prompts[:2], completions[:2], strict=True)],
     }
 
@@ -161,7 +164,7 @@ def run(args: argparse.Namespace, name: str, rewards: dict[str, Any], tested: li
     )
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(args.base, dtype=torch.float32),
-        reward_funcs=rewards[name],
+        reward_funcs=[rewards[one] for one in name.split("+")],
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
@@ -193,7 +196,9 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="the JSON file to write")
     parser.add_argument("--work", default="runs/grpo", help="the folder that TRL asks for")
     parser.add_argument(
-        "--rewards", default="outcome,min,sum,sum_cut,steps", help="the rewards to train by, one after another"
+        "--rewards",
+        default="outcome,min,outcome+min,sum,sum_cut,steps",
+        help="the rewards to train by, one after another",
     )
     parser.add_argument("--split", default="test", help="the problems to judge by")
     parser.add_argument("--seed", type=int, default=0, help="seed of the problems and of the training")
