@@ -76,8 +76,8 @@ def hub_lines(path: Path) -> Path:
 def hub_fingerprint(path: Path) -> str:
     """The data set with the commit that is read, its configuration and split. Only the commit is looked up."""
     asked = _asked(path)
-    builder = _builder(asked)
-    return f"{asked.name}@{builder.hash}:{builder.config_id}/{asked.split}"
+    config = f":{asked.config}" if asked.config else ""
+    return f"{asked.name}@{_commit(asked)}{config}/{asked.split}"
 
 
 def _asked(path: Path) -> HubId:
@@ -86,45 +86,87 @@ def _asked(path: Path) -> HubId:
     return asked
 
 
+def _folder(asked: HubId) -> Path:
+    return user_cache() / "hub" / asked.name.replace("/", "--")
+
+
+@lru_cache(maxsize=64)
+def _commit(asked: HubId) -> str:
+    """The commit of a data set. A process asks the Hub once, so all that it reads is of one commit.
+
+    Offline it is the one that this machine read last under the same revision.
+    """
+    revision = asked.revision or "main"
+    ref = _folder(asked) / "refs" / revision.replace("/", "--")
+    if not _is_offline():
+        commit = _commit_of_the_hub(asked)
+        write_whole(ref, [commit.encode()])
+        return commit
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    if ref.is_file():
+        return ref.read_text()
+    if asked.revision is None:
+        return str(_builder(asked, None).hash)
+    raise ValueError(_not_offline(asked))
+
+
+def _commit_of_the_hub(asked: HubId) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    failures: Any = HfHubHTTPError.__bases__  # of its HTTP client, and OSError
+    try:
+        return str(HfApi().dataset_info(asked.name, revision=asked.revision).sha)
+    except RevisionNotFoundError:
+        raise ValueError(f"{asked.name} has no revision {asked.revision!r}: give a branch, tag or commit") from None
+    except RepositoryNotFoundError:
+        raise ValueError(
+            f"{asked.name} is neither a file or folder here nor a data set of the Hub that you may read. Check the "
+            f"path, or the id: {FORM}"
+        ) from None
+    except failures as error:
+        raise ValueError(
+            f"{asked.name} is no file or folder here, and the Hub was not reached ({error}). Check the path, or set "
+            "HF_HUB_OFFLINE=1 to read the copy on this machine"
+        ) from None
+
+
 @lru_cache(maxsize=64)
 def _downloaded(asked: HubId) -> Path:
-    builder = _builder(asked)
-    folder = user_cache() / "hub" / asked.name.replace("/", "--") / builder.hash / builder.config_id
-    place = folder / f"{asked.split}.rows.jsonl"
+    commit = _commit(asked)
+    place = _folder(asked) / commit / (asked.config or "default") / f"{asked.split}.rows.jsonl"
     if not place.is_file():
+        builder = _builder(asked, commit)
+        if builder.hash != commit:
+            raise ValueError(_not_offline(asked, builder.hash))
         builder.download_and_prepare()
         known = sorted(map(str, builder.info.splits or ()))
         if asked.split not in known:
             raise ValueError(f"{asked.name} has no split {asked.split!r}; it has {listed(known)}: give {FORM}")
-        write_whole(place, _lines(builder.as_dataset(split=asked.split)))
+        write_whole(place, _lines(asked, builder.as_dataset(split=asked.split)))
     return place
 
 
-def _lines(rows: Any) -> Iterator[bytes]:
-    for row in plain_rows(rows):
-        yield dump_row(row) + b"\n"
+def _lines(asked: HubId, rows: Any) -> Iterator[bytes]:
+    for number, row in enumerate(plain_rows(rows), 1):
+        try:
+            yield dump_row(row) + b"\n"
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{asked.name}, row {number}: holds something that is not JSON: {error}") from None
 
 
-@lru_cache(maxsize=64)
-def _builder(asked: HubId) -> Any:
-    """What reads a data set. A process asks the Hub once, so all that it reads is of one commit."""
+def _builder(asked: HubId, commit: str | None) -> Any:
+    """What `datasets` reads a data set with. Offline it is a copy in the cache, perhaps of another commit."""
     import datasets
 
     try:
-        builder = datasets.load_dataset_builder(asked.name, asked.config, revision=asked.revision)
+        return datasets.load_dataset_builder(asked.name, asked.config, revision=commit)
     except (OSError, ValueError) as error:
         raise ValueError(_why_not_read(asked, error)) from None
-    commit = builder.hash
-    if asked.revision not in (None, commit) and _is_offline() and not _was_commit(asked, commit):
-        raise ValueError(
-            f"{asked.name}: HF_HUB_OFFLINE is set, and the copy on this machine is commit {commit}, which may not be "
-            f"{asked.revision}. Give @{commit}, or unset HF_HUB_OFFLINE"
-        )
-    return builder
 
 
 def _why_not_read(asked: HubId, error: Exception) -> str:
-    neither = f"{asked.name} is neither a file or folder here"
     if configs := re.search(r"available configs: \[(.*?)\]", str(error)):
         names = re.findall(r"'([^']*)'", configs[1])
         return f"{asked.name} has the configurations {listed(names)}: give {asked.name}:CONFIGURATION"
@@ -132,23 +174,21 @@ def _why_not_read(asked: HubId, error: Exception) -> str:
         names = re.findall(r"'([^']*)'", unknown[2])
         return f"{asked.name} has no configuration {unknown[1]!r}; it has {listed(names)}"
     if _is_offline():
-        return (
-            f"{neither} nor in the cache of Hub data sets, and HF_HUB_OFFLINE forbids to download it. Give a file, or "
-            "unset HF_HUB_OFFLINE"
-        )
-    first = str(error).partition("\n")[0]
-    return f"{neither} nor a data set that the Hub gives ({first}). Check the path, or the id: {FORM}"
+        return _not_offline(asked)
+    return f"{asked.name} cannot be read from the Hub: {str(error).partition(chr(10))[0]}"
+
+
+def _not_offline(asked: HubId, copy: str | None = None) -> str:
+    """Why a data set cannot be read offline. `copy` is the commit that is on this machine instead."""
+    wanted = f"revision {asked.revision} of it" if asked.revision else "it"
+    found = f"only commit {copy} of it is on this machine" if copy else f"{wanted} is not on this machine"
+    return (
+        f"{asked.name} is no file or folder here, and cannot be read as a data set of the Hub: HF_HUB_OFFLINE is set, "
+        f"and {found}. Give a file, or unset HF_HUB_OFFLINE"
+    )
 
 
 def _is_offline() -> bool:
-    from datasets import config
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    return bool(config.HF_HUB_OFFLINE)
-
-
-def _was_commit(asked: HubId, commit: str) -> bool:
-    """Whether a branch or tag was this commit when this machine last asked the Hub."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    refs = Path(HF_HUB_CACHE) / f"datasets--{asked.name.replace('/', '--')}" / "refs" / str(asked.revision)
-    return refs.is_file() and refs.read_text().strip() == commit
+    return bool(HF_HUB_OFFLINE)

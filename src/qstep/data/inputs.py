@@ -19,7 +19,7 @@ from pathlib import Path
 FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".csv", ".tsv", ".gz", ".zst")
 """The endings of names of files of rows. A folder of `Dataset.save_to_disk` needs none."""
 
-_LINES = (".jsonl", ".ndjson", "")
+_LINES = (".jsonl", ".ndjson")
 _PATTERN = frozenset("*?[")
 _SIDECAR = ".meta.json"
 
@@ -43,10 +43,10 @@ def inputs_of(path: Path) -> tuple[Path, ...]:
     """The files, folders of `Dataset.save_to_disk` and Hub ids that a path names, in their order.
 
     A path that exists is itself, and a folder of files has these in the order of their names. Otherwise commas separate
-    several paths, and `*`, `?` and `[` make a pattern. Any other path is itself.
+    several paths, `*`, `?` and `[` make a pattern, and the form of `qstep.data.hub` makes a Hub id.
 
     Raises:
-        FileNotFoundError: one of several files is missing, or a pattern matches none.
+        FileNotFoundError: a file is missing, or a pattern matches none.
         ValueError: a folder holds no rows, or files of several kinds. Also if a file is named twice.
     """
     if isfile(path):
@@ -55,7 +55,13 @@ def inputs_of(path: Path) -> tuple[Path, ...]:
         return _in_folder(path)
     if "," in str(path):
         return _in_list(path)
-    return _matching(path) if is_pattern(path) else (path,)
+    if is_pattern(path):
+        return _matching(path)
+    from qstep.data.hub import is_hub_id, missing
+
+    if not is_hub_id(path):
+        raise missing(path)
+    return (path,)
 
 
 def is_several(path: Path) -> bool:
@@ -110,7 +116,8 @@ def located(path: Path, line: int) -> tuple[Path, int]:
 
 def unit_of(file: Path) -> str:
     """What a file has: lines, or rows as in tables and lists."""
-    return "line" if file.suffix in _LINES or file.name.endswith((".jsonl.gz", ".jsonl.zst")) else "row"
+    is_lines = file.suffix in _LINES or (not file.suffix and exists(file))
+    return "line" if is_lines or file.name.endswith((".jsonl.gz", ".jsonl.zst")) else "row"
 
 
 def line_of(path: Path, line: int) -> str:
@@ -221,12 +228,8 @@ def _in_folder(folder: Path) -> tuple[Path, ...]:
 
 
 def _in_list(path: Path) -> tuple[Path, ...]:
-    from qstep.data.hub import is_hub_id, missing
-
     found: list[Path] = []
     for part in parts_of(path):
-        if not exists(part) and not is_pattern(part) and not is_hub_id(part):
-            raise missing(part)
         found += inputs_of(part)
     if twice := sorted({str(file) for file in found if found.count(file) > 1}):
         raise ValueError(f"{path} names {', '.join(twice)} twice: its rows would be read twice. Remove one")
