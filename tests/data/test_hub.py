@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,17 @@ from hub_server import HubRepository, serving
 from qstep.data import inputs_of, read_rows
 from qstep.data.hub import HubId, is_hub_id
 
+_READ = """
+import json, sys
+from pathlib import Path
+from qstep.data import read_rows, rows_fingerprint
+for name in sys.argv[1:]:
+    try:
+        found = [rows_fingerprint(Path(name)), [row["question"] for row in read_rows(Path(name))]]
+    except (OSError, ValueError) as error:
+        found = ["error", str(error)]
+    print(json.dumps(found))
+"""
 _QSTEP = "import sys; from qstep.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -31,18 +43,18 @@ REPOSITORY = HubRepository(
 )
 OLD, NEW = REPOSITORY.commits
 
-Grade = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[tuple[Grade, list[str]]]:
-    """The command `qstep grade` with the server as its Hub and empty caches, and what the server was asked for."""
+def hub(tmp_path: Path) -> Iterator[tuple[Run, list[str]]]:
+    """Runs Python code with the server as its Hub and empty caches. Also what the server was asked for."""
     with serving(REPOSITORY) as (address, asked):
 
-        def grade(name: str, output: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
             env = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
             return subprocess.run(
-                [sys.executable, "-c", _QSTEP, "grade", "--input", name, "--output", output],
+                [sys.executable, "-c", code, *arguments],
                 env={**os.environ, **env, "HF_HUB_OFFLINE": "0", **environment},
                 cwd=tmp_path,
                 capture_output=True,
@@ -50,65 +62,56 @@ def hub(tmp_path: Path) -> Iterator[tuple[Grade, list[str]]]:
                 check=False,
             )
 
-        yield grade, asked
+        yield run, asked
 
 
-def test_rows_are_those_of_the_commit_and_split_and_the_commit_is_recorded(
-    hub: tuple[Grade, list[str]], tmp_path: Path
-) -> None:
-    grade, asked = hub
-    for name, commit, split, prompts in (
-        ("me/sums", NEW, "train", ["1+1?", "2+1?", "3+1?"]),
-        ("me/sums@v1", OLD, "train", ["1+1?"]),
-        ("me/sums/test", NEW, "test", ["7+1?", "8+1?"]),
-    ):
-        ran = grade(name, "out.jsonl")
-        assert ran.returncode == 0, ran.stderr
-        assert [row["prompt"] for row in read_rows(tmp_path / "out.jsonl")] == prompts
-        meta = tmp_path / "out.meta.json"
-        assert json.loads(meta.read_text())["settings"]["input"] == f"me/sums@{commit}/{split}"
-        meta.unlink()
-        (tmp_path / "out.jsonl").unlink()
+def found(ran: subprocess.CompletedProcess[str]) -> list[list[Any]]:
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def test_rows_are_those_of_the_commit_and_the_split(hub: tuple[Run, list[str]]) -> None:
+    """Offline, what was read before is read again. A Hub that is not reached is an error, though a copy is here."""
+    run, asked = hub
+    online = found(
+        run(_READ, "me/sums", "me/sums@v1", "me/sums/test", "me/sums@v9", "me/sums/dev", "me/sums:b", "me/no")
+    )
+    assert online[:3] == [
+        [f"me/sums@{NEW}/train", ["1+1?", "2+1?", "3+1?"]],
+        [f"me/sums@{OLD}/train", ["1+1?"]],
+        [f"me/sums@{NEW}/test", ["7+1?", "8+1?"]],
+    ]
+    problems = (
+        "me/sums has no revision 'v9': give a branch, tag or commit",
+        "me/sums has no split 'dev'; it has test and train",
+        "me/sums has no configuration 'b'; it has default",
+        "me/no is neither a file or folder here nor a data set of the Hub",
+    )
+    for (kind, said), problem in zip(online[3:], problems, strict=True):
+        assert kind == "error" and problem in said
     del asked[:]
-    assert grade("me/sums@v1", "offline.jsonl", HF_HUB_OFFLINE="1").returncode == 0
-    assert len([*read_rows(tmp_path / "offline.jsonl")]) == 1 and not asked
-    unknown = grade("me/sums@v2", "no.jsonl", HF_HUB_OFFLINE="1")
-    assert (unknown.returncode, asked) == (1, [])
-    assert "HF_HUB_OFFLINE is set, and revision v2 of it is not on this machine. Give a file" in unknown.stderr
+    *offline, unknown = found(run(_READ, "me/sums", "me/sums@v1", "me/sums@v2", HF_HUB_OFFLINE="1"))
+    assert offline == online[:2] and not asked
+    assert "HF_HUB_OFFLINE is set, and revision v2 of it is not on this machine. Give a file" in unknown[1]
+    [[_, unreached]] = found(run(_READ, "me/sums", HF_ENDPOINT="http://127.0.0.1:9"))
+    assert "the Hub was not reached" in unreached and "HF_HUB_OFFLINE=1" in unreached
 
 
-@pytest.mark.parametrize(
-    ("name", "problem"),
-    [
-        ("me/sums@v9", "me/sums has no revision 'v9': give a branch, tag or commit"),
-        ("me/sums/dev", "me/sums has no split 'dev'; it has test and train"),
-        ("me/sums:other", "me/sums has no configuration 'other'; it has default"),
-        ("me/none", "me/none is neither a file or folder here nor a data set of the Hub"),
-    ],
-)
-def test_what_the_hub_does_not_have_is_refused(name: str, problem: str, hub: tuple[Grade, list[str]]) -> None:
-    ran = hub[0](name, "out.jsonl")
-    assert ran.returncode == 1 and problem in ran.stderr
+def test_a_command_records_the_commit(hub: tuple[Run, list[str]], tmp_path: Path) -> None:
+    ran = hub[0](_QSTEP, "grade", "--input", "me/sums@v1", "--output", "out.jsonl")
+    assert ran.returncode == 0, ran.stderr
+    assert [row["verdict"] for row in read_rows(tmp_path / "out.jsonl")] == ["right"]
+    assert json.loads((tmp_path / "out.meta.json").read_text())["settings"]["input"] == f"me/sums@{OLD}/train"
 
 
-def test_a_hub_that_is_not_reached_is_an_error_though_a_copy_is_here(hub: tuple[Grade, list[str]]) -> None:
-    grade, _ = hub
-    assert grade("me/sums", "out.jsonl").returncode == 0
-    ran = grade("me/sums", "again.jsonl", HF_ENDPOINT="http://127.0.0.1:9")
-    assert ran.returncode == 1 and "the Hub was not reached" in ran.stderr and "HF_HUB_OFFLINE=1" in ran.stderr
-
-
-def test_nothing_but_an_id_asks_the_hub(hub: tuple[Grade, list[str]], tmp_path: Path) -> None:
+def test_nothing_but_an_id_asks_the_hub(hub: tuple[Run, list[str]], tmp_path: Path) -> None:
     """A path that exists wins, and a mistyped path in a folder that is here is no id."""
-    grade, asked = hub
+    run, asked = hub
     (tmp_path / "me").mkdir()
     (tmp_path / "me" / "sums").write_bytes(rows(5))
-    assert grade("me/sums", "out.jsonl").returncode == 0
-    assert [row["prompt"] for row in read_rows(tmp_path / "out.jsonl")] == ["5+1?"]
-    typo = grade("me/sum", "no.jsonl")
-    assert "no such file or directory. It is not read as a data set of the Hub, because me is a folder" in typo.stderr
-    plain = grade("sums", "no.jsonl")
-    assert "sums: no such file or directory, and not the id of a data set of the Hub, which is owner/" in plain.stderr
+    (_, prompts), (_, typo), (_, plain) = found(run(_READ, "me/sums", "me/sum", "sums"))
+    assert prompts == ["5+1?"]
+    assert "no such file or directory. It is not read as a data set of the Hub, because me is a folder" in typo
+    assert "no such file or directory, and not the id of a data set of the Hub, which is owner/" in plain
     assert not asked
 
 

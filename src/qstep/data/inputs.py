@@ -19,7 +19,7 @@ from pathlib import Path
 FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".csv", ".tsv", ".gz", ".zst")
 """The endings of names of files of rows. A folder of `Dataset.save_to_disk` needs none."""
 
-_LINES = (".jsonl", ".ndjson")
+_LINES = (".jsonl", ".ndjson", "")
 _PATTERN = frozenset("*?[")
 _SIDECAR = ".meta.json"
 
@@ -116,7 +116,9 @@ def located(path: Path, line: int) -> tuple[Path, int]:
 
 def unit_of(file: Path) -> str:
     """What a file has: lines, or rows as in tables and lists."""
-    is_lines = file.suffix in _LINES or (not file.suffix and exists(file))
+    from qstep.data.hub import is_hub_id
+
+    is_lines = file.suffix in _LINES and not is_hub_id(file)
     return "line" if is_lines or file.name.endswith((".jsonl.gz", ".jsonl.zst")) else "row"
 
 

@@ -41,10 +41,10 @@ def chosen_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
     for name, column in (columns or {}).items():
         own = next((own for own, names in NAMES.items() if name in names), name)
         if own not in {*RULES, *NAMES, "messages"}:
-            aliases = {name for names in NAMES.values() for name in names}
+            usual = ("question", "answer", "response", "messages")
+            others = sorted({*RULES, *(alias for names in NAMES.values() for alias in names)} - {*usual})
             raise ValueError(
-                f"--columns.{name}: qstep reads no column of this name. It reads "
-                f"{', '.join(sorted({*RULES, *aliases, 'messages'}))}"
+                f"--columns.{name}: qstep reads no column of this name. It reads {', '.join([*usual, *others])}"
             )
         if not isinstance(column, str) or not column:
             raise ValueError(f"--columns.{name} is {column!r}; give the name of a column of the file")
@@ -119,7 +119,7 @@ def required_column(
 
 def name_in(row: Row, column: str | None) -> str | None:
     """The row's own name for one of this package's columns, for messages."""
-    return next((name for name in NAMES.get(column or "", ()) if name in row), column)
+    return next((name for name in NAMES.get(column or "", ()) if name in row and _suits(row, name)), column)
 
 
 def responses_in(path: Path, line: int, written: Row, chosen: Mapping[str, str]) -> Iterator[Row]:

@@ -37,8 +37,8 @@ def refuse_mixed_kinds(path: Path, firsts: Firsts) -> None:
                 path,
                 kinds[second],
                 name,
-                f"has {second}, but {line_of(path, kinds[first])} has {first}. 1 and 0 are true and false only where "
-                "the whole column has nothing else: write all labels in one way",
+                f"has {second}, and there are {first} on {line_of(path, kinds[first])}. 1 and 0 are true and false "
+                "only where the whole column has nothing else: write all labels in one way",
             )
 
 
