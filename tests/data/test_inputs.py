@@ -161,6 +161,8 @@ def test_an_output_is_none_of_the_inputs(how: str, shards: Path, tmp_path: Path)
     new = {"list": "b.jsonl", "parts": "ab.jsonl"}.get(how, "new.jsonl")
     with pytest.raises(ValueError, match=r"--output .* is also the file of --input"):
         check_options(GradeConfig(input=spec(shards, how), output=shards / new))
+    with pytest.raises(ValueError, match=r"--output .* is also the file of --input"):
+        GradeConfig(input=Path(f"{shards}/x*.jsonl,{spec(shards, how)}"), output=shards / new)
     GradeConfig(input=spec(shards, how), output=tmp_path / "shards2" / new)
 
 

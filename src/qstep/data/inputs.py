@@ -85,17 +85,7 @@ def parts_of(path: Path) -> list[Path]:
 def may_name(path: Path, output: Path) -> bool:
     """Whether a path names a file that is to be written, now or once it is there."""
     target = Path(output).absolute()
-    for part in parts_of(path):
-        here = part.absolute()
-        if isdir(part) and not _is_saved(part) and target.parent == here and _holds_rows(target):
-            return True
-        names = list(zip(target.parts, here.parts, strict=False))
-        same_depth = len(target.parts) == len(here.parts) or "**" in here.parts
-        if is_pattern(part) and not exists(part) and same_depth:
-            return fnmatchcase(str(target), str(here)) and (
-                "**" in here.parts or all(fnmatchcase(name, pattern) for name, pattern in names)
-            )
-    return False
+    return any(_part_may_name(part, target) for part in parts_of(path))
 
 
 def named(path: Path) -> str:
@@ -198,6 +188,17 @@ class Lines:
         for file, begins, stops in zip(self.lines, self.starts, ends, strict=True):
             if max(start, begins) < min(end, stops):
                 yield file, max(start, begins) - begins, min(end, stops) - begins, begins
+
+
+def _part_may_name(part: Path, target: Path) -> bool:
+    here = part.absolute()
+    if isdir(part):
+        return not _is_saved(part) and target.parent == here and _holds_rows(target)
+    if exists(part) or not is_pattern(part):
+        return False
+    if "**" in here.parts:
+        return fnmatchcase(str(target), str(here))
+    return len(target.parts) == len(here.parts) and all(map(fnmatchcase, target.parts, here.parts))
 
 
 def _is_saved(folder: Path) -> bool:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qstep.data import may_name, parts_of
-
 
 def refuse_overwriting(options: Mapping[str, Any], names: Collection[str]) -> None:
     """Raises ValueError, which names both options, if an output is also an input or another output.
@@ -25,6 +23,8 @@ def refuse_overwriting(options: Mapping[str, Any], names: Collection[str]) -> No
 
 def _is_same(output: Path, other: str | Path, *, twice: bool) -> bool:
     """Whether an output is another option's file, or one of its files. `twice`: the other option is an output too."""
+    from qstep.data import may_name, parts_of
+
     if twice and os.path.abspath(output) == os.path.abspath(other):
         return True
     if isinstance(other, Path) and may_name(other, output):
