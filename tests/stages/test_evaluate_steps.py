@@ -269,6 +269,44 @@ def test_over_long_rows_are_refused_or_counted(scorer: Path, tmp_path: Path) -> 
         judge(scorer, tmp_path, {"mini": rows})
 
 
+def test_error_classes_have_figures_of_their_own(
+    scorer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nine rows in PRMBench's form: three of a class with errors, three without one, and three rewritten ones."""
+    rows = []
+    for number, row in enumerate(benchmark(9)):
+        kind, wrong = (("circular", [2 + number % 2]), ("multi_solutions", []), ("redundency", [2]))[number // 3]
+        of_row = {"idx": f"{kind}_{number}", "classification": kind, "modified_process": row["steps"]}
+        of_row |= {"question": row["problem"], "original_question": row["problem"], "modified_question": row["problem"]}
+        rows.append(of_row | {"original_process": row["steps"], "error_steps": wrong})
+    made = judge(scorer, tmp_path, {"prmbench": rows}, threshold=0.5)["steps"]["prmbench"]
+    classes = made["classes"]
+    assert {name: (of["responses"], of["found"]["n_error"]) for name, of in classes.items()} == {
+        "circular": (3, 3),
+        "multi_solutions": (3, 0),
+        "redundency": (3, 3),
+        "correct": (3, 0),
+    }
+    scored = list(read_rows(tmp_path / "out" / "scored_prmbench.jsonl"))
+    circular = [row for row in scored if row["classification"] == "circular"]
+    assert [row["first_error"] for row in circular] == [1, 2, 1]
+    first = [next((i for i, q in enumerate(row["q_values"]) if q < 0), -1) for row in circular]
+    hits = sum(f == row["first_error"] for f, row in zip(first, circular, strict=True))
+    assert classes["circular"]["found"]["acc_error"]["mean"] == pytest.approx(hits / 3)
+    assert classes["circular"]["acc_error_of_position"]["mean"] == pytest.approx(2 / 3)
+    assert classes["circular"]["auroc"]["position"]["n"] == 3
+    assert classes["multi_solutions"]["found"]["acc_error"] is classes["multi_solutions"]["auroc"]["step"] is None
+    quiet = [all(q >= 0 for q in row["q_values"]) for row in scored if row["classification"] == "correct"]
+    assert classes["correct"]["found"]["acc_correct"]["mean"] == pytest.approx(sum(quiet) / 3)
+    said = capsys.readouterr().err
+    assert "first wrong step by classification" in said and "AUROC of steps, by classification" in said
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "By classification" in page and page.count('<th scope="row">circular</th>') == 1
+    both = judge(scorer, tmp_path / "both", {"a": rows, "b": benchmark(4)})
+    assert "classes" in both["steps"]["a"] and "classes" not in both["steps"]["b"]
+    assert "a: circular" in (tmp_path / "both" / "out" / "report.html").read_text()
+
+
 def test_a_stopped_run_goes_on(scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after its second batch, it scores the rest alone, and ends with the numbers of an undisturbed run."""
     rows = benchmark(12)
