@@ -49,14 +49,10 @@ _WRITTEN_BY = {
     "step_rewards": "qstep score",
 }
 
-_SAME_LENGTH = (
-    ("logps_behavior", "completion_ids"),
-    ("labels", "completions"),
-    ("successes", "completions"),
-    ("trials", "completions"),
-    ("q_values", "completions"),
-    ("step_rewards", "completions"),
-)
+OF_STEPS = ("labels", "successes", "trials", "q_values", "step_rewards")
+"""The columns with an entry for each step."""
+
+_SAME_LENGTH = (("logps_behavior", "completion_ids"), *((column, "completions") for column in OF_STEPS))
 
 _Fault = tuple[str, str] | None
 """A column, and what is wrong with it."""
