@@ -14,7 +14,8 @@ from pages import commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
 from qstep.evals import as_json
-from qstep.scoring import StepScorer
+from qstep.runs.sidecar import SettingsChanged
+from qstep.scoring import StepScorer, load_scorer
 from qstep.stages.commands import COMMANDS
 from qstep.stages.evaluate_steps import EvaluateStepsConfig, evaluate
 from qstep.tasks import miniature
@@ -267,6 +268,21 @@ def test_over_long_rows_are_refused_or_counted(scorer: Path, tmp_path: Path) -> 
     assert made["n-samples"]["mini"] == {"original": 6, "effective": 5}
     with pytest.raises(ValueError, match="--over_long drop, without 1 rows"):
         judge(scorer, tmp_path, {"mini": rows})
+
+
+def test_over_long_rows_are_read_in_windows(scorer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All six rows are judged, the long one by windows; the file is another one than without windows."""
+    rows = benchmark(6)
+    rows[2]["steps"] = rows[2]["steps"] * 30
+    made = judge(scorer, tmp_path, {"mini": rows}, over_long="window")
+    assert made["steps"]["mini"]["responses"] == 6 and made["steps"]["mini"]["in_windows"] == 1
+    long = list(read_rows(tmp_path / "out" / "scored_mini.jsonl"))[2]
+    alone = load_scorer(str(scorer), windows=True)
+    assert long["q_values"] == pytest.approx(alone.score(rows[2]["problem"], rows[2]["steps"]), abs=1e-5)
+    assert "1 responses are longer than this scorer's max_length" in " ".join(capsys.readouterr().err.split())
+    assert "read in windows" in (tmp_path / "out" / "report.html").read_text()
+    with pytest.raises(SettingsChanged, match="over_long"):
+        judge(scorer, tmp_path, {"mini": rows}, over_long="drop")
 
 
 def test_error_classes_have_figures_of_their_own(

@@ -96,6 +96,8 @@ def _threshold(threshold: Threshold) -> str:
 def _subset(subset: StepReport) -> dict[str, Any]:
     cells = [_cell(value, findings.percent_interval) for value in (subset.f1, subset.acc_error, subset.acc_correct)]
     notes = [f"{count} responses left out: {reason}" for reason, count in subset.left_out.items()]
+    if windows := subset.scored.get("in_windows"):
+        notes.append(f"{windows} responses are longer than the scorer's max_length and were read in windows")
     if steps := subset.separators.get("steps_with_a_separator"):
         notes.append(f"{steps} steps contain the scorer's separator, and each is still scored as one step")
     if rows := subset.separators.get("rows_split_at_another"):

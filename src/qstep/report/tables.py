@@ -159,6 +159,8 @@ def judgement_notes(found: StepJudgement, sources: Mapping[str, str]) -> Iterato
         source = sources[name]
         if subset.left_out:
             yield f"{source}: left out {reasons_text(subset.left_out)}"
+        if windows := subset.scored.get("in_windows"):
+            yield f"{source}: {windows} responses are longer than this scorer's max_length and were read in windows"
         if steps := subset.separators["steps_with_a_separator"]:
             yield (
                 f"{source}: {steps} steps in {subset.separators['rows_with_a_separator_in_a_step']} rows contain this "
