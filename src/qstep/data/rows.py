@@ -190,6 +190,11 @@ def _advice(row: Row, column: str) -> str:
         return "run `qstep annotate`, which splits responses into labelled steps; "
     if column in _WRITTEN_BY:
         return f"{how_to_add(column)}; "
+    if "messages" in row:
+        return (
+            "give the conversation in `messages` as `prompt` and `completion` (its last message), or run `qstep grade "
+            "--columns.messages messages` if the rows have answers; "
+        )
     if row.keys() & {"question", "problem", "response", "responses", "text"}:
         return "run `qstep grade`, which reads these names; "
     if row.keys() & {"input", "steps", "trajectory", "original_process"}:
