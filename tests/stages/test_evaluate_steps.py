@@ -318,6 +318,8 @@ def test_error_classes_have_figures_of_their_own(
     assert "first wrong step by classification" in said and "AUROC of steps, by classification" in said
     page = (tmp_path / "out" / "report.html").read_text()
     assert "By classification" in page and page.count('<th scope="row">circular</th>') == 1
+    arguments = ["--results", str(tmp_path / "out" / "results.json"), "--output", str(tmp_path / "page.html")]
+    assert main(["report", *arguments]) == 0 and "By classification" in (tmp_path / "page.html").read_text()
     both = judge(scorer, tmp_path / "both", {"a": rows, "b": benchmark(4)})
     assert "classes" in both["steps"]["a"] and "classes" not in both["steps"]["b"]
     assert "a: circular" in (tmp_path / "both" / "out" / "report.html").read_text()
