@@ -48,6 +48,9 @@ OverLong = Literal["refuse", "drop"]
 OverLongScored = Literal[OverLong, "window"]
 """What a scorer does with rows longer than its `max_length`."""
 
+OverLongSearched = Literal["unscored", "window"]
+"""What a search does with partial responses longer than the scorer's `max_length`."""
+
 Aggregation = Literal["min", "last", "mean", "product"]
 """How a response's score is computed from its steps' Q-values."""
 

@@ -67,10 +67,13 @@ def test_verdicts_on_the_same_steps_contradict(tmp_path: Path) -> None:
     assert contradicting_rows(index(tmp_path / "rows.jsonl", rows)).tolist() == [0, 1]
 
 
-def test_two_gold_answers_of_one_prompt(tmp_path: Path) -> None:
-    """Row 1 has none, and row 4 has that of row 0; row 5 is the first other one of its prompt."""
+def test_two_gold_answers_of_one_problem(tmp_path: Path) -> None:
+    """Row 1 has none, and row 4 has that of row 0; row 5 is the first other one of its prompt. A prompt with two ids is
+    two problems, as `qstep.data.golds` says."""
     golds = [("p", "4"), ("p", None), ("q", "4"), ("p", "5"), ("p", "4"), ("q", "6"), ("q", "4.0"), ("p", "5")]
     rows = [{**row(prompt, ["a"], [True]), **({"gold": gold} if gold else {})} for prompt, gold in golds]
-    of = index(tmp_path / "rows.jsonl", [{**r, "problem_id": str(n)} for n, r in enumerate(rows)])
+    of = index(tmp_path / "rows.jsonl", [{**row, "problem_id": row["prompt"]} for row in rows])
     assert two_golds(of, lambda a, b: False) == [(0, 3), (2, 5), (2, 6)]
+    named = [{**row, "problem_id": str(number)} for number, row in enumerate(rows)]
+    assert two_golds(index(tmp_path / "named.jsonl", named), lambda a, b: False) == [], "each is a problem of its own"
     assert two_golds(of, lambda a, b: float(a["gold"]) == float(b["gold"])) == [(0, 3), (2, 5)]

@@ -50,6 +50,19 @@ def test_another_problem_is_no_copy(text: str) -> None:
     assert match(text, ["What is 2+2?", "arrow"]) is None
 
 
+def test_characters_are_words_where_words_have_no_blanks() -> None:
+    """Eighteen characters of a Chinese problem in another one, with other punctuation; twelve are too few."""
+    known = "\u5c0f\u660e\u6709\u4e09\u5341\u4e8c\u4e2a\u82f9\u679c\uff0c"
+    known += "\u7ed9\u4e86\u5c0f\u7ea2\u5341\u4e2a\uff0c\u8fd8\u5269\u51e0\u4e2a\uff1f"
+    other = "\u6628\u5929" + known[:17].replace("\uff0c", ", ") + "\uff0c\u4ed6\u8fd8\u6709\u591a\u5c11\uff1f"
+    found = match(other, [known])
+    assert found is not None and found.line == 1 and found.words == " ".join(known[:14].replace("\uff0c", ""))
+    assert match("\u6628\u5929" + known[:13], [known]) is None
+    assert match("In words: " + known[:14] + " abc", ["x", known]) == Match(
+        2, " ".join(known[:14].replace("\uff0c", ""))
+    )
+
+
 def test_an_instruction_is_left_out_on_either_side() -> None:
     """All problems of either file have it, or two of three. It is found as sentences, and never as a whole problem."""
     problems = ["What is 2+2?", "What is 3+3?", "What is 4+4?"]

@@ -28,6 +28,19 @@ def test_null_keys_are_none() -> None:
     assert answer(content="4", tool_calls=None, refusal=None, annotations=[]) == "4"
 
 
+def test_a_null_argument_of_a_tool_call_is_kept() -> None:
+    """As an object and as JSON text. Null keys of the call itself are none."""
+    given = {"unit": None, "near": {"city": None}, "days": [None, 2]}
+    for arguments in (given, json.dumps(given)):
+        call = {"id": None, "type": "function", "function": {"name": "f", "strict": None, "arguments": arguments}}
+        [message, *_] = answer_of(call)
+        assert message["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": given}}]
+
+
+def answer_of(call: Any) -> Any:
+    return answer(content=None, tool_calls=[call])
+
+
 def test_text_parts_are_their_text() -> None:
     parts = [{"type": "text", "text": "2+", "image": None}, {"type": "text", "text": "2?"}]
     assert checked(prompt=[{"role": "user", "content": parts}])["prompt"] == PROMPT

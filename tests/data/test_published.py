@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from published_rows import (
+    APS,
     FORMATS,
     MISTAKE,
     PHASE_2,
@@ -59,7 +60,9 @@ def test_math_shepherd_rows_that_cannot_be_read_are_counted(tmp_path: Path) -> N
             {"input": "How many? Step 1: 5 ки ки", "label": "How many? Step 1: 5 + -"},
         )
     )
-    assert [row["id"] for row in rows] == ["ms/0"]
+    assert [row["id"] for row in rows] == ["ms/0", "ms/9"]
+    assert (rows[1]["completions"], rows[1]["labels"]) == (["Step 1: 5"], [True]), "a blank step goes with its label"
+    assert found["parts_not_used"] == {"a blank step": 1}
     assert found["rows_not_used"] == {
         "steps and labels disagree in number": 2,
         "steps and labels disagree in text": 1,
@@ -68,7 +71,6 @@ def test_math_shepherd_rows_that_cannot_be_read_are_counted(tmp_path: Path) -> N
         "no question": 1,
         "no 'Step 1:'": 1,
         "text after the last tag": 1,
-        "a step is blank": 1,
     }
 
 
@@ -157,13 +159,50 @@ def test_prm800k_rows_that_are_not_used_are_counted(tmp_path: Path) -> None:
         "a quality control question": 1,
         "an initial screening question": 1,
         "the labeler reported the problem as broken": 1,
-        "no step has a rating": 3,
+        "no step has a rating": 2,
     }
-    assert found["parts_not_used"] == {
-        "a step after the one that ends the solution": 2,
-        "a blank step, which ends the solution": 1,
-    }
-    assert [(row["completions"], row["labels"]) for row in rows] == [(["5", "7"], [None, False]), (["6"], [False])]
+    assert found["parts_not_used"] == {"a step after the one that ends the solution": 1, "a blank step": 1}
+    assert [(row["completions"], row["labels"]) for row in rows] == [
+        (["5"], [True]),
+        (["5", "7"], [None, False]),
+        (["6"], [False]),
+    ]
+
+
+def test_a_blank_step_of_prm800k_is_left_out_with_its_rating(tmp_path: Path) -> None:
+    """The chosen second step is blank: the solution continues, and alternatives know how many steps are before them."""
+    row = prm800k(
+        rated(("a", 1)),
+        rated((" ", -1), ("b", -1)),
+        rated(("c", 1), ("d", -1)),
+        rated(chosen=None, human=" "),
+        rated(("e", 1)),
+    )
+    rows, found = read(write(tmp_path / "p.jsonl", row))
+    assert [(row["id"], row["completions"], row["labels"], row.get("branch")) for row in rows] == [
+        ("p/0", ["a", "c", "e"], [True, True, True], None),
+        ("p/0/1.1", ["a", "b"], [None, False], 1),
+        ("p/0/2.1", ["a", "d"], [None, False], 1),
+    ]
+    assert found["parts_not_used"] == {"a blank step": 2}
+
+
+def test_math_aps(tmp_path: Path) -> None:
+    """As `preprocess/` of openreasoner/openr writes it: a tag after each labelled text. One row, as released, has one
+    label; one lacks the last tag, one has a blank text, and one more tags than labels."""
+    begun = {**APS, "process": "We add.\n\n2 + 3 \n\n\n\n\n", "label": ["-"]}
+    untagged = {**begun, "process": "We add.\n\n\n2 + 3"}
+    blank = {**APS, "process": "a \n\n\n\n\n  \n\n\n\n\n b \n\n\n\n\n", "label": ["+", "-", "+"]}
+    rows, found = read(write(tmp_path / "aps.jsonl", APS, begun, untagged, blank, {**APS, "label": ["+"]}))
+    assert [(row["completions"], row["labels"]) for row in rows] == [
+        (["We add.", "2 + 3 = 5\nand so on.", "5 + 4 = 8"], [None, True, False]),
+        (["We add.", "2 + 3"], [None, False]),
+        (["We add.", "2 + 3"], [None, False]),
+        (["a", "b"], [True, True]),
+    ]
+    assert {row["step_separator"] for row in rows} == {"\n\n"} and rows[0]["prompt"] == "What is 2 + 3 + 4?"
+    assert found["rows_not_used"] == {"texts and labels disagree in number": 1}
+    assert found["parts_not_used"] == {"a blank step": 1}
 
 
 def test_processbench(tmp_path: Path) -> None:
@@ -283,6 +322,19 @@ def test_trl_stepwise(tmp_path: Path) -> None:
     assert (rows[2]["completions"], rows[2]["step_separator"], rows[2]["task"]) == (["a\nb", "c"], "\n\n", "x")
     assert rows[2]["label_source"] == "people" and found["rows_not_used"] == {"no labels": 1}
     assert found["steps"] == {"right": 2, "wrong": 2, "soft": 2, "null": 1}
+
+
+def test_a_blank_step_of_trl_is_left_out_with_all_that_is_said_of_it(tmp_path: Path) -> None:
+    row = {**TRL, "completions": ["a", " ", "b", "c"], "labels": [True, False, True, False], "first_error": 3}
+    row |= {"q_values": [1.0, 2.0, 3.0, 4.0], "note": [1, 2, 3, 4]}
+    names = {"completions": ["", "b"], "labels": [False, True]}
+    rows, found = read(
+        write(tmp_path / "trl.jsonl", row, {**TRL, **names, "first_error": 0}, {**TRL, "completions": ["", " "]})
+    )
+    assert len(rows) == 1 and rows[0]["completions"] == ["a", "b", "c"] and rows[0]["labels"] == [True, True, False]
+    assert (rows[0]["first_error"], rows[0]["q_values"], rows[0]["note"]) == (2, [1.0, 3.0, 4.0], [1, 2, 3, 4])
+    assert found["rows_not_used"] == {"the first wrong step is blank": 1, "all steps are blank": 1}
+    assert found["parts_not_used"] == {"a blank step": 1}
 
 
 def test_converted_rows_convert_to_themselves(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from published_rows import FORMATS, MISTAKE, PHASE_2, PRMBENCH, PROCESSBENCH, SHEPHERD, TRL, prm800k, rated, read
+from published_rows import APS, FORMATS, MISTAKE, PHASE_2, PRMBENCH, PROCESSBENCH, SHEPHERD, TRL, prm800k, rated, read
 from qstep.data import RowError
 from raw_rows import write
 
@@ -77,8 +77,10 @@ BAD: list[tuple[str, Any, str | None, str]] = [
     ("trl_stepwise", {**TRL, "labels": True}, "labels", "is True"),
     ("trl_stepwise", {**TRL, "labels": [NAN, 0.5]}, None, "NaN is not JSON"),
     ("trl_stepwise", without("trl_stepwise", "labels"), "labels", "is missing; found prompt, completions"),
-    ("trl_stepwise", {**TRL, "completions": ["a", None]}, "completions[1]", "a string that is not blank"),
-    ("trl_stepwise", {**TRL, "completions": ["a", " "]}, "completions[1]", "a string that is not blank"),
+    ("trl_stepwise", {**TRL, "completions": ["a", None]}, "completions[1]", "a step must be a string"),
+    ("math_aps", {**APS, "label": ["+", None]}, "label[1]", r'must be "\+" or "-"'),
+    ("math_aps", {**APS, "label": "+"}, "label", "a list"),
+    ("math_aps", {**APS, "process": " "}, "process", "not blank"),
     ("trl_stepwise", {**TRL, "completions": "ab"}, "completions", "it must be a list"),
     ("trl_stepwise", {**TRL, "completions": [], "labels": []}, "completions", "is empty"),
     ("trl_stepwise", {**TRL, "completions": ["a", {"role": "user", "content": "b"}]}, "completions[1]", "assistant"),

@@ -10,6 +10,7 @@ from byte_tokenizer import byte_tokenizer
 from qstep.data import RowError, check_row, first_cut, split_steps, step_regions, step_token_ends, steps_of, with_steps
 from qstep.data.parts import CLOSING
 from qstep.data.tokens import decode_text, encode_text
+from qstep.tasks import grade_rows
 
 LONG = "The sum of the first ten odd numbers is one hundred, since it is the square of their number."
 TRACE = f"""<think>
@@ -95,8 +96,35 @@ def test_steps_of_one_part(text: str, opened: bool, thinking: list[str], answer:
             through = text[: min(text.index(mark) for mark in CLOSING if mark in text)] if closed else text
             assert decode_text(tokenizer, ids[:end]).strip() == through.strip()
             assert closed == (end < len(ids))
-    templated = {**row, "prompt": [{"role": "user", "content": "q"}], "thinking_opened": "<think>"}
+    mark = "[THINK]" if "[THINK]" in text else "<think>"
+    templated = {**row, "prompt": [{"role": "user", "content": "q"}], "thinking_opened": mark}
     assert steps_of(templated, "split:thinking:line") == (thinking or answer)
+
+
+@pytest.mark.parametrize(
+    ("opening", "text", "answer"),
+    [
+        ("", "<think>a</thought> 4", "4"),
+        ("", "<thought>a</think> 4", "4"),
+        ("", "<think>a <thought>b</thought> c", ""),
+        ("", "<think>a <thought>b</think> 4", "4"),
+        ("", "[THINK]a <think> b[/THINK]4", "4"),
+        ("", "a</think>4", "4"),
+        ("", "4 <think> 5", "4"),
+        ("", "<think>4", ""),
+        ("<think>", "a</thought> 4", ""),
+        ("<think>", "<thought>a</think> 4", "4"),
+        ("<think>", "<thought>a</thought> 4", ""),
+        ("<think>", "<think>a</think> 4", "4"),
+    ],
+)
+def test_steps_and_grading_agree_where_the_answer_is(opening: str, text: str, answer: str) -> None:
+    """Also for marks that do not match. Thinking that is not closed has one reason, whoever opened it."""
+    row = {"id": "a", "prompt": "q" + opening, "completion": text, "gold": "4", "task": "math"}
+    assert steps_of(row, "split:answer:line") == ([answer] if answer else [])
+    [grade] = grade_rows([row])
+    reason = "identical text" if answer else "no final answer: the thinking is never closed"
+    assert (grade.answer or "", grade.reason) == (answer, reason)
 
 
 def test_names_of_parts() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -11,12 +15,13 @@ from byte_tokenizer import byte_tokenizer
 from fake_server import serving
 from qstep.calls import Server
 from qstep.data import write_jsonl
-from qstep.data.chat import with_chat
+from qstep.data.chat import ending, say_ending, with_chat
 from qstep.generation import HFEngine, HTTPEngine, Request, SamplingSettings
 from qstep.models.inference import load_for_sampling
 from qstep.objectives import METHODS
 from qstep.tasks import miniature
 from qstep.trainers import trainer_class
+from tiny_policies import word_tokenizer
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
@@ -56,6 +61,85 @@ def test_a_server_of_texts_is_asked_to_stop_there() -> None:
             assert engine._body(Request("a", [5], [0]), [0], SamplingSettings(max_new_tokens=9)).get("stop") == (
                 None if made is tokenizer else ["#"]
             )
+
+
+def test_vllm_is_asked_to_stop_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request that is built, and a response that ends so. vLLM itself has an environment of its own."""
+    for name in ("vllm", "vllm.platforms", "vllm.sampling_params"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    sys.modules["vllm"].SamplingParams = SimpleNamespace
+    sys.modules["vllm"].TokensPrompt = dict
+    monkeypatch.delitem(sys.modules, "qstep.generation.vllm", raising=False)
+    from qstep.generation.vllm import VLLMEngine
+
+    tokenizer = miniature.tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    end = tokenizer.convert_tokens_to_ids("#")
+    for made, expected in ((tokenizer, None), (with_chat(tokenizer, None, "#"), [end])):
+        added: list[tuple[str, Any, Any]] = []
+        drawn = [7, 13, end] if expected else [7, 13, tokenizer.eos_token_id]
+
+        def step(added: Any = added, drawn: Any = drawn) -> list[Any]:
+            output = {"token_ids": drawn, "finish_reason": "stop", "stop_reason": None}
+            output["logprobs"] = [{token: SimpleNamespace(logprob=-1.0)} for token in drawn]
+            return [SimpleNamespace(request_id=name, outputs=[SimpleNamespace(**output)]) for name, *_ in added]
+
+        engine = SimpleNamespace(
+            model_config=SimpleNamespace(max_model_len=64),
+            renderer=SimpleNamespace(render_cmpl=lambda prompts: prompts),
+            add_request=lambda *given, added=added: added.append(given),
+            abort_request=lambda names: None,
+            step=step,
+        )
+        sampled = VLLMEngine(SimpleNamespace(llm_engine=engine), made).sample(
+            [Request("a", [5, 12], range(2))], SamplingSettings(max_new_tokens=9)
+        )
+        [(_, responses)] = sampled
+        assert [params.stop_token_ids for _, _, params in added] == [expected] * 2
+        assert [prompt for _, prompt, _ in added] == [{"prompt_token_ids": [5, 12]}] * 2
+        assert {(r.text, r.finish_reason) for r in responses} == {(tokenizer.decode([7, 13]), "stop")}
+    sys.modules.pop("qstep.generation.vllm")
+
+
+WRITES = "{% for m in messages %}{{ m.role }}: {{ m.content }}END{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("written", "special", "added", "found"),
+    [
+        ("<end>\n", ["<end>"], [], "<end>"),
+        ("<end>\n", [], ["<end>"], "<end>"),
+        ("<x><end>", ["<end>"], ["<x>"], "<end>"),
+        ("\n###\n", [], [], None),
+        ("", [], [], None),
+        ("<eos>", [], [], "<eos>"),
+    ],
+)
+def test_the_token_that_ends_a_turn_need_not_be_special(
+    written: str, special: list[str], added: list[str], found: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the template writes plain text, no token is taken from it, and one sentence says so."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"extra_special_tokens": special})
+    tokenizer.add_tokens(added)
+    tokenizer.chat_template = WRITES.replace("END", written)
+    with caplog.at_level("WARNING"):
+        say_ending(tokenizer)
+    said = [record.getMessage() for record in caplog.records]
+    ends = ending(tokenizer, [{"role": "user", "content": "q"}])
+    assert tokenizer.convert_ids_to_tokens(ends) == (found or "<eos>")
+    if found is None:
+        assert len(said) == 1 and said[0].startswith("no token was found with which the chat template ends a turn")
+    else:
+        assert len(said) == (found != "<eos>")
+
+
+def test_a_token_in_brackets_ends_a_turn_though_it_is_not_added() -> None:
+    """The tokenizer has it as a word of its vocabulary."""
+    tokenizer = word_tokenizer()
+    assert "<end>" not in tokenizer.added_tokens_encoder
+    tokenizer.chat_template = WRITES.replace("END", " <end>\n")
+    assert ending(tokenizer, [{"role": "user", "content": "q"}]) == tokenizer.get_vocab()["<end>"]
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from byte_tokenizer import byte_tokenizer
+from published_scorers import implicit
 from qstep.data import encode_joined, encode_prompt, read_rows, write_jsonl
 from qstep.models import StepContract
 from qstep.runs.sidecar import SettingsChanged
 from qstep.runs.stage_file import read_meta
 from qstep.scoring import Ensemble, StepScorer, load_scorer
 from qstep.scoring.formats import ContractFormat
-from qstep.scoring.policies import Implicit
 from qstep.scoring.scorer import Scored
 from qstep.scoring.step_scorer import Pending
 from qstep.scoring.windows import encode_windows, windows
@@ -99,6 +99,31 @@ def test_a_causal_scorer_of_near_tokens_scores_the_same_in_windows() -> None:
     assert len(cut.lengths) > 5 and max(cut.lengths) <= 64
 
 
+def test_a_prompt_is_tokenised_once_for_all_its_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def counting(tokenizer: Any, prompt: Any) -> list[int]:
+        calls.append(prompt if isinstance(prompt, str) else prompt[0]["content"])
+        return encode_prompt(tokenizer, prompt)
+
+    for module in ("qstep.scoring.formats", "qstep.models.scorer"):
+        monkeypatch.setattr(f"{module}.encode_prompt", counting)
+    cut = computed(64, 12)
+    cut.use_windows()
+    cut.score("q", STEPS)
+    assert len(cut.lengths) > 5 and calls == ["q"]
+
+
+def test_a_prompt_that_is_changed_in_place_is_read_again() -> None:
+    scorer = computed(64, 1000)
+    prompt = [{"role": "user", "content": "q"}]
+    scorer.format.tokenizer.chat_template = "{{ messages[0].content }}"
+    first = scorer.score(prompt, ["a"])
+    prompt[0]["content"] = "another"
+    assert scorer.score(prompt, ["a"]) != first
+    assert scorer.score("another", ["a"]) == scorer.score(prompt, ["a"])
+
+
 def test_rows_that_fit_are_read_as_without_windows() -> None:
     plain, cut = computed(64, 1000), computed(64, 1000)
     cut.use_windows()
@@ -126,18 +151,31 @@ def test_windows_of_a_format_that_joins_steps() -> None:
         ids, ends = encode_joined(tokenizer, texts)
         return [(encode_prompt(tokenizer, prompt), ids, ends[::2])]
 
-    format: Any = SimpleNamespace(max_length=50, encode=encode)
+    calls: list[int] = []
+    format: Any = SimpleNamespace(max_length=50, encode=lambda p, s: calls.append(len(s)) or encode(p, s))
     found = encode_windows(format, "q", STEPS)
-    assert found is not None and max(len(shared) + len(ids) for shared, ids, _ in found) <= 50
+    assert found is not None and calls[:2] == [60, 1]
+    assert len(calls) < 2 * len(found) < 60, "not once a step"
+    assert max(len(shared) + len(ids) for shared, ids, _ in found) <= 50
     texts = [tokenizer.decode(ids[: end + 1]) for _, ids, ends in found for end in ends]
     assert len(texts) == 60 and all(text.endswith(step) for text, step in zip(texts, STEPS, strict=True))
 
 
-def test_sums_over_a_response_have_no_windows() -> None:
-    cut = computed(64, 12)
-    cut.format.sums_over_response = Implicit.sums_over_response  # type: ignore[misc]
+def test_sums_over_a_response_have_no_windows(tmp_path: Path) -> None:
+    """A real implicit scorer: the Q of a step is the sum through it, so that a window would change it."""
+    folder = implicit(tmp_path / "model")
+    given: Any = {"kind": "implicit", "reference": str(tmp_path / "model_reference")}
+    q_values = load_scorer(folder, **given).score("q", ["a", "b", "c"])
+    alone = load_scorer(folder, **given).score("q", ["c"])
+    assert q_values[2] != pytest.approx(alone[0]), "the third Q depends on what stands before it"
+    with pytest.raises(ValueError, match="implicit sums over all tokens of a response"):
+        load_scorer(folder, windows=True, **given)
+    rows = [{"prompt": "q", "completion": "a\nb"}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    options: Any = {"scorer_kind": "implicit", "scorer_reference": given["reference"], "over_long": "window"}
+    config = ScoreConfig(tmp_path / "rows.jsonl", tmp_path / "out.jsonl", scorer=str(folder), **options)
     with pytest.raises(ValueError, match="sums over all tokens of a response"):
-        cut.use_windows()
+        score(config)
 
 
 def test_an_ensemble_reads_windows_of_its_members() -> None:

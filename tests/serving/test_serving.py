@@ -108,9 +108,28 @@ def test_a_prompt_and_steps_need_no_tokenizer(server: Served, scorer: StepScorer
 def test_a_step_that_a_named_splitter_cuts_again_is_refused(tmp_path: Path) -> None:
     scorer = load_scorer(str(miniature_scorer(tmp_path / "mini", step_separator="split:line")))
     reader = RequestReader(scorer.format, 16, "mini", 1000)
-    assert len(reader.read(b'{"input": {"prompt": "1+2=", "steps": ["3-0=3", "#3"]}}')[0].wanted) == 2
+    assert len(reader.read(b'{"input": {"prompt": "1+2=", "steps": ["3-0=3", "#3"]}}')[0].wanted[0]) == 2
     with pytest.raises(Refused, match=r"`input.steps\[1\]` contains the separator 'split:line': it is several steps"):
         reader.read(json.dumps({"input": {"prompt": "1+2=", "steps": ["1+2=3", "3-0=3\n#3"]}}).encode())
+
+
+def test_a_long_response_is_read_in_windows_if_the_server_is_started_so(folder: Path, tmp_path: Path) -> None:
+    """The Q of each step, in order, as in this process. Without the option, and for token ids, it is refused."""
+    row = rows_of(1)[0]
+    steps = row["completions"] * 20
+    expected = load_scorer(str(folder), windows=True).score(row["prompt"], steps)
+    alone = StepScorer.load(folder)
+    with serving(folder, tmp_path / "log", "--over_long", "window") as served:
+        given = [{"prompt": row["prompt"], "steps": row["completions"]}, {"prompt": row["prompt"], "steps": steps}]
+        status, body = served.post({"input": given})
+        assert status == 200, body
+        short, long = json.loads(body)["data"]
+        assert [q for [q] in short["data"]] == pytest.approx(alone.score(row["prompt"], row["completions"]), abs=1e-5)
+        assert [q for [q] in long["data"]] == pytest.approx(expected, abs=1e-5)
+        assert json.loads(body)["usage"]["total_tokens"] > alone.max_length
+        assert served.post({"input": [1] * (alone.max_length + 1)})[0] == 400
+        step_alone = {"prompt": row["prompt"], "steps": ["1" * 4 * alone.max_length]}
+        assert served.post({"input": step_alone})[0] == 400, "a step longer than a window"
 
 
 def test_an_endpoint_is_a_scorer(server: Served, folder: Path, scorer: StepScorer) -> None:

@@ -94,12 +94,30 @@ def test_two_gold_answers_to_one_problem_fail(tmp_path: Path, capsys: pytest.Cap
     given += [("r", "1/2", "mine:task"), ("r", "0.5", "mine:task")]
     rows = [{**ROWS[0], "prompt": prompt, "gold": gold, "task": task} for prompt, gold, task in given]
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    with pytest.raises(ValueError, match=r"prompts have two gold answers: 2 rows \(line 4, 6\)"):
+    with pytest.raises(ValueError, match=r"problems have two gold answers: 2 rows \(line 4, 6\)"):
         audit(AuditConfig(train_file=tmp_path / "rows.jsonl"))
     assert "gold answers: '5' on line 4, and '4' on line 3" in capsys.readouterr().err
     found = audit(AuditConfig(train_file=tmp_path / "rows.jsonl", max_contradictions=2)).golds
     assert (found.rows, found.lines) == (2, [4, 6])
     assert found.examples[0] == TwoGolds(line=4, gold="5", other_line=3, other_gold="4")
+
+
+def test_gold_answers_of_a_task_of_your_own_are_compared_by_it(tmp_path: Path) -> None:
+    """To `doubling` 8 and 8.0 are one answer. Without --task its code is not run, and they are two."""
+    rows = [{**ROWS[0], "prompt": "p", "gold": gold, "task": "my_task:doubling"} for gold in ("8", "8.0", "9")]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    given: dict[str, Any] = {"train_file": tmp_path / "rows.jsonl", "max_contradictions": 2}
+    assert audit(AuditConfig(**given)).golds.lines == [2, 3]
+    assert audit(AuditConfig(**given, task="my_task:doubling")).golds.lines == [3]
+
+
+def test_a_conversation_has_a_hint(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
+    write_jsonl(tmp_path / "rows.jsonl", [{"messages": messages}])
+    with pytest.raises(
+        ValueError, match=r"'prompt': is missing; give the conversation in `messages` as .*`qstep grade"
+    ):
+        audit(AuditConfig(train_file=tmp_path / "rows.jsonl"))
 
 
 def test_prompts_whose_last_token_would_merge_with_the_response(tmp_path: Path) -> None:

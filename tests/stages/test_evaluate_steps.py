@@ -14,7 +14,8 @@ from pages import commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
 from qstep.evals import as_json
-from qstep.scoring import StepScorer
+from qstep.runs.sidecar import SettingsChanged
+from qstep.scoring import StepScorer, load_scorer
 from qstep.stages.commands import COMMANDS
 from qstep.stages.evaluate_steps import EvaluateStepsConfig, evaluate
 from qstep.tasks import miniature
@@ -267,6 +268,61 @@ def test_over_long_rows_are_refused_or_counted(scorer: Path, tmp_path: Path) -> 
     assert made["n-samples"]["mini"] == {"original": 6, "effective": 5}
     with pytest.raises(ValueError, match="--over_long drop, without 1 rows"):
         judge(scorer, tmp_path, {"mini": rows})
+
+
+def test_over_long_rows_are_read_in_windows(scorer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All six rows are judged, the long one by windows; the file is another one than without windows."""
+    rows = benchmark(6)
+    rows[2]["steps"] = rows[2]["steps"] * 30
+    made = judge(scorer, tmp_path, {"mini": rows}, over_long="window")
+    assert made["steps"]["mini"]["responses"] == 6 and made["steps"]["mini"]["in_windows"] == 1
+    long = list(read_rows(tmp_path / "out" / "scored_mini.jsonl"))[2]
+    alone = load_scorer(str(scorer), windows=True)
+    assert long["q_values"] == pytest.approx(alone.score(rows[2]["problem"], rows[2]["steps"]), abs=1e-5)
+    assert "1 responses are longer than this scorer's max_length" in " ".join(capsys.readouterr().err.split())
+    assert "read in windows" in (tmp_path / "out" / "report.html").read_text()
+    with pytest.raises(SettingsChanged, match="over_long"):
+        judge(scorer, tmp_path, {"mini": rows}, over_long="drop")
+
+
+def test_error_classes_have_figures_of_their_own(
+    scorer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nine rows in PRMBench's form: three of a class with errors, three without one, and three rewritten ones."""
+    rows = []
+    for number, row in enumerate(benchmark(9)):
+        kind, wrong = (("circular", [2 + number % 2]), ("multi_solutions", []), ("redundency", [2]))[number // 3]
+        of_row = {"idx": f"{kind}_{number}", "classification": kind, "modified_process": row["steps"]}
+        of_row |= {"question": row["problem"], "original_question": row["problem"], "modified_question": row["problem"]}
+        rows.append(of_row | {"original_process": row["steps"], "error_steps": wrong})
+    made = judge(scorer, tmp_path, {"prmbench": rows}, threshold=0.5)["steps"]["prmbench"]
+    classes = made["classes"]
+    assert {name: (of["responses"], of["found"]["n_error"]) for name, of in classes.items()} == {
+        "circular": (3, 3),
+        "multi_solutions": (3, 0),
+        "redundency": (3, 3),
+        "correct": (3, 0),
+    }
+    scored = list(read_rows(tmp_path / "out" / "scored_prmbench.jsonl"))
+    circular = [row for row in scored if row["classification"] == "circular"]
+    assert [row["first_error"] for row in circular] == [1, 2, 1]
+    first = [next((i for i, q in enumerate(row["q_values"]) if q < 0), -1) for row in circular]
+    hits = sum(f == row["first_error"] for f, row in zip(first, circular, strict=True))
+    assert classes["circular"]["found"]["acc_error"]["mean"] == pytest.approx(hits / 3)
+    assert classes["circular"]["acc_error_of_position"]["mean"] == pytest.approx(2 / 3)
+    assert classes["circular"]["auroc"]["position"]["n"] == 3
+    assert classes["multi_solutions"]["found"]["acc_error"] is classes["multi_solutions"]["auroc"]["step"] is None
+    quiet = [all(q >= 0 for q in row["q_values"]) for row in scored if row["classification"] == "correct"]
+    assert classes["correct"]["found"]["acc_correct"]["mean"] == pytest.approx(sum(quiet) / 3)
+    said = capsys.readouterr().err
+    assert "first wrong step by classification" in said and "AUROC of steps, by classification" in said
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "By classification" in page and page.count('<th scope="row">circular</th>') == 1
+    arguments = ["--results", str(tmp_path / "out" / "results.json"), "--output", str(tmp_path / "page.html")]
+    assert main(["report", *arguments]) == 0 and "By classification" in (tmp_path / "page.html").read_text()
+    both = judge(scorer, tmp_path / "both", {"a": rows, "b": benchmark(4)})
+    assert "classes" in both["steps"]["a"] and "classes" not in both["steps"]["b"]
+    assert "a: circular" in (tmp_path / "both" / "out" / "report.html").read_text()
 
 
 def test_a_stopped_run_goes_on(scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ from pages import commands
 from qstep.cli import main
 from qstep.data import canonical_json, check_completion_ids, read_rows, write_jsonl
 from qstep.evals import ANSWERS
-from qstep.scoring import StepScorer
+from qstep.runs.stage_file import read_meta
+from qstep.scoring import StepScorer, load_scorer
 from qstep.search.methods import SEARCHES, SearchKind, SearchMethod
 from qstep.stages.compare_search import CompareSearchConfig, compare_search
 from qstep.stages.grade import GradeConfig, grade
@@ -181,6 +182,32 @@ def test_what_the_scorer_cannot_hold_is_told(tmp_path: Path, capsys: pytest.Capt
     rows = list(read_rows(search(config, erring_policy(), perfect_scorer(max_length=10))))
     assert all(row["score"] is None and "q_values" not in row and row["search"]["too_long"] == 2 for row in rows)
     assert "4 partial responses were longer than the scorer's max_length of 10 tokens" in capsys.readouterr().err
+
+
+def test_what_the_scorer_cannot_hold_is_read_in_windows(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A scorer for 18 tokens: with windows each candidate has a score, the one that the scorer gives it alone."""
+    scorer = miniature_scorer(tmp_path / "scorer", max_length=18)
+    given = dict(
+        model_name_or_path=str(base), scorer=str(scorer), method="best_of_n", width=4, num_problems=2,
+        max_new_tokens=24,
+    )  # fmt: skip
+    plain = list(read_rows(search(SearchConfig(output=tmp_path / "plain.jsonl", **given))))
+    rows = list(read_rows(search(SearchConfig(output=tmp_path / "o.jsonl", over_long="window", **given))))
+    assert [row["completion"] for row in rows] == [row["completion"] for row in plain]
+    alone = load_scorer(str(scorer), windows=True)
+    read = 0
+    for row, before in zip(rows, plain, strict=True):
+        if "q_values" not in before:
+            read += "q_values" in row
+        if "q_values" in row and row["completions"]:
+            assert row["q_values"] == pytest.approx(alone.score(row["prompt"], row["completions"]), abs=1e-4)
+    summary = read_meta(tmp_path / "o.jsonl")["summary"]
+    assert read > 0 and summary["in_windows"] > 0
+    assert "were read in windows over their steps" in " ".join(capsys.readouterr().err.split())
+    assert "in_windows" not in read_meta(tmp_path / "plain.jsonl")["summary"]
+    assert "in_windows" not in plain[0]["search"]
 
 
 def graded_search(folder: Path, name: str, **options: Any) -> Path:

@@ -89,7 +89,7 @@ def test_the_commands_of_the_page(folder: Path) -> None:
     scorer = StepScorer.load(folder)
     [asked] = RequestReader(scorer.format, 64, "mini", 128).read(body.encode())
     text = "7+8*3=\n7+8=5\n5*3=5\n#5\n"
-    assert asked.ids == miniature.tokenizer()(text)["input_ids"] and asked.wanted == [1, 2, 3]
+    assert asked.sequences == [miniature.tokenizer()(text)["input_ids"]] and asked.wanted == [[1, 2, 3]]
     [pooling] = re.findall(r"--pooler-config '(.*?)'", PAGE)
     number = scorer.format.contract.separator_token_id
     assert json.loads(pooling.replace("ID}", f"{number}}}")) == step_pooling(scorer.format.contract)

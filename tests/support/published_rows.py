@@ -92,6 +92,11 @@ MISTAKE = {
     "target": "-7",
     "mistake_index": 1,
 }
+APS = {
+    "question": "What is 2 + 3 + 4?",
+    "process": "We add.\n\n2 + 3 = 5\nand so on. \n\n\n\n\n 5 + 4 = 8 \n\n\n\n\n",
+    "label": ["+", "-"],
+}
 TRL = {"prompt": "What is 2 + 3?", "completions": ["2 + 3", "5"], "labels": [True, False]}
 FORMATS: dict[str, dict[str, Any]] = {
     "math_shepherd": SHEPHERD,
@@ -99,5 +104,6 @@ FORMATS: dict[str, dict[str, Any]] = {
     "processbench": PROCESSBENCH,
     "prmbench": PRMBENCH,
     "bigbench_mistake": MISTAKE,
+    "math_aps": APS,
     "trl_stepwise": TRL,
 }

@@ -98,6 +98,9 @@ class KnownScorer:
     def fits(self, row: Row) -> bool:
         return sum(map(len, row["completions"])) <= self.max_length
 
+    def in_windows(self, row: Row) -> bool:
+        return False
+
     def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
         return None
 

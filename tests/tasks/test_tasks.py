@@ -258,6 +258,10 @@ THINKS = "<|user|>How many?<|assistant|><think>\n"
         ("Q", "6*7=42 pens.\nNow 286/2=143 and then", "length", "wrong", None),
         ("Q", "<think>so \\boxed{143}", "length", "wrong", None),
         ("Q", "The answer is 143. Let me check", "length", "right", "143"),
+        ("Q", "#### 143 and", "length", "wrong", None),
+        ("Q", "#### 143 and\n143", "length", "wrong", "143 and"),
+        ("Q", "The answer is 143 +", "length", "wrong", None),
+        ("Q", "So\n#### 143", "length", "right", "143"),
         ("Q", "286/2=143", "stop", "right", "286/2=143"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from chats import CALL, PROMPT, TURNS, chat_tokenizer, save_chat_model
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
-from qstep.models import ModelOptions, PolicyModel
+from qstep.models import ModelOptions, PolicyModel, PolicyWithValue
 from qstep.objectives import METHODS
 from qstep.objectives.responses import collate_rows
 
@@ -98,11 +99,46 @@ def test_one_turn_as_messages_trains_like_its_text(tmp_path: Path, base: Path) -
     assert weights[0] == weights[1]
 
 
+OWN = "ask" + "<tool_call>" + json.dumps(CALL["function"]) + "</tool_call><|im_end|>"
+
+
 @pytest.mark.parametrize("method", ["sft", "rs", "dro", "dqo"])
-def test_policies_train_on_several_turns(tmp_path: Path, base: Path, method: str) -> None:
+def test_policies_train_on_several_turns(
+    tmp_path: Path, base: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained are the assistant's tokens, with its calls and the ends of its turns, and of no tool. The right response
+    is likelier afterwards: by itself, or compared with the wrong ones."""
+    batches: list[Any] = []
+    for kind in (PolicyModel, PolicyWithValue):
+
+        def recorded(self: Any, batch: Any, forward: Any = kind.forward) -> Any:
+            batches.append({name: batch[name].clone() for name in ("response_ids", "response_mask")})
+            return forward(self, batch)
+
+        monkeypatch.setattr(kind, "forward", recorded)
     graded = grade(tmp_path)
-    train(method, base, graded, tmp_path / "out", *(["--importance", "none"] if method == "dqo" else []))
-    assert (tmp_path / "out" / "model.safetensors").is_file()
+    options = ["--learning_rate", "1e-2", *(["--importance", "none"] if method == "dqo" else [])]
+    train(method, base, graded, tmp_path / "out", *options)
+    tokenizer = chat_tokenizer()
+    texts = {
+        tokenizer.decode(ids[mask.bool()])
+        for batch in batches
+        for ids, mask in zip(batch["response_ids"], batch["response_mask"], strict=True)
+        if mask.any()
+    }
+    trained_on = "4" if method == "rs" else "4567"
+    assert texts == {f"{OWN}The answer is {number}.<|im_end|>" for number in trained_on}
+    before, after = (likelihoods(folder, list(read_rows(graded))) for folder in (base, tmp_path / "out"))
+    gained = [b - a for a, b in zip(before, after, strict=True)]
+    assert gained[0] > 0.1 if method in ("sft", "rs") else gained[0] > max(gained[1:]) + 1e-3
+
+
+def likelihoods(folder: Path, rows: list[dict[str, Any]]) -> list[float]:
+    """The mean log-prob of the assistant's tokens in each row."""
+    batch = collate_rows(chat_tokenizer(), [{"rows": rows, "where": ["row"] * 4, "row_index": list(range(4))}])
+    logps = PolicyModel.new(ModelOptions(model_name_or_path=str(folder)))(batch).detach()
+    mask = batch["response_mask"]
+    return ((logps * mask).sum(1) / mask.sum(1)).tolist()
 
 
 def test_a_scorer_trains_and_scores_each_turn(tmp_path: Path, base: Path) -> None:

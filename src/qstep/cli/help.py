@@ -79,7 +79,8 @@ def _entry(option: Option, about: str) -> list[str]:
     wrapped = textwrap.wrap(about + note, _WIDTH - _INDENT) or [""]
     if len(left) < _INDENT - 3:
         return [f"  {left:{_INDENT - 3}} {wrapped[0]}", *(f"{'':{_INDENT}}{line}" for line in wrapped[1:])]
-    return [f"  {left}", *(f"{'':{_INDENT}}{line}" for line in wrapped)]
+    spaced = left if len(left) + 2 <= _WIDTH else left.replace(",", ", ")
+    return [*_wrapped(spaced), *(f"{'':{_INDENT}}{line}" for line in wrapped)]
 
 
 def _default(source: str | None) -> str:

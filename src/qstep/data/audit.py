@@ -58,17 +58,18 @@ def _differing(table: NDArray[np.void], said: NDArray[Any], known: NDArray[np.bo
 
 
 def two_golds(index: Index, same: Callable[[Row, Row], bool]) -> list[tuple[int, int]]:
-    """Pairs of rows with one prompt and different gold answers: the first row of the prompt, and a later one.
+    """Pairs of rows of one problem with different gold answers: the first row of the problem, and a later one.
 
-    `same` says whether two gold answers that are written differently are the same answer. Ids do not matter.
+    A problem is a prompt and its `problem_id`. `same` says whether two gold answers that are written differently are
+    the same answer.
     """
     known = np.flatnonzero(index.table["gold"])
-    answers = index.table[["prompt", "gold"]][known]
-    firsts = np.sort(known[np.unique(answers, return_index=True)[1]])  # the first row of each prompt with each answer
+    answers = index.table[["problem", "gold"]][known]
+    firsts = np.sort(known[np.unique(answers, return_index=True)[1]])  # the first row of each problem with each answer
     first_of: dict[int, int] = {}
     found = []
     for number in firsts.tolist():
-        first = first_of.setdefault(int(index.table["prompt"][number]), number)
+        first = first_of.setdefault(int(index.table["problem"][number]), number)
         if first != number and not same(index.row(first), index.row(number)):
             found.append((first, number))
     return found

@@ -29,6 +29,7 @@ PROMPT_DATE = date(2024, 7, 26)
 
 _CODES = (*"YymdBbAajHIMSpDFTx", "-d", "-m", "-H", "-I")
 _END = "qstep_end_of_turn"
+_IN_BRACKETS = re.compile(r"<\S+>|\[\S+\]|\|\S+\|")
 _ANSWER = "An answer, and no more."
 
 
@@ -142,7 +143,8 @@ def ending(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> int | None:
     """The token that ends a response to this prompt; None if there is none.
 
     After a text it is the end-of-sequence token. A conversation ends with the template's own end of an assistant's
-    turn, if it writes one: the first special token after the assistant's text.
+    turn, if it writes one: the first special token after the assistant's text, else the first added token, else a
+    token in brackets such as `<end>` if that is all it writes.
     """
     if isinstance(prompt, str) or tokenizer.chat_template is None:
         return tokenizer.eos_token_id
@@ -178,14 +180,26 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     if _ANSWER not in turn:  # the template changes the text, so what follows it is unknown
         return None
     after = turn.rpartition(_ANSWER)[2]
-    special = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    places = {after.find(text): number for text, number in special.items() if text in after}
-    return places[min(places)] if places else None
+    for special in (True, False):
+        added = {t.content: number for number, t in tokenizer.added_tokens_decoder.items() if t.special == special}
+        places = {after.find(text): number for text, number in added.items() if text in after}
+        if places:
+            return places[min(places)]
+    written = after.strip()
+    return tokenizer.get_vocab().get(written) if _IN_BRACKETS.fullmatch(written) else None
 
 
 def say_ending(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Says by which token a conversation ends, if it is not the end-of-sequence token."""
-    if (token := end_of_turn(tokenizer)) is not None:
+    """Says by which token a conversation ends, unless the chat template ends it with the end-of-sequence token."""
+    if tokenizer.chat_template is None:
+        return
+    if _once(tokenizer, "ending", _end_of_turn) is None:
+        _log.warning(
+            "no token was found with which the chat template ends a turn, so responses to conversations end with %r. "
+            "--end_of_turn names another token",
+            tokenizer.eos_token,
+        )
+    elif (token := end_of_turn(tokenizer)) is not None:
         _log.warning(
             "responses to conversations end with %r, as the chat template ends a turn, and not with %r. --end_of_turn "
             "names another token",

@@ -24,7 +24,10 @@ _SPACING = re.compile(
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=\d)")
 _FACTORIAL = re.compile(r"(?:[\d)]|\b[a-z])!$")
 _AT_END = ".,;:!?"
-_AROUND_WORDS = ".,;:!?()[]{}\"'`*_$\u2018\u2019\u201c\u201d"
+_AROUND_WORDS = ".,;:!?()[]{}\"'`*_$\u2018\u2019\u201c\u201d\u3001\u3002\uff01\uff08\uff09\uff0c\uff1a\uff1b\uff1f"
+# Thai, Lao, Burmese, Khmer, Japanese and Chinese are written without blanks between words.
+_SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+_WORD = re.compile(f"[{_SPACELESS}]|[^\\s{_SPACELESS}]+")
 _SENTENCE_END = re.compile(r"(?<=[.:?!])\s+|\s*\n\s*")
 
 
@@ -135,7 +138,10 @@ class KnownProblems:
 
 
 def _runs(text: str) -> Iterator[tuple[str, ...]]:
-    """All runs of 13 words in small letters, without punctuation around them. A shorter text is one run."""
-    words = [word for part in text.casefold().split() if (word := part.strip(_AROUND_WORDS))]
+    """All runs of 13 words in small letters, without punctuation around them. A shorter text is one run.
+
+    In a script without blanks between words, such as Chinese, each character counts as a word.
+    """
+    words = [word for part in _WORD.findall(text.casefold()) if (word := part.strip(_AROUND_WORDS))]
     for start in range(max(1, len(words) - _WORDS + 1)):
         yield tuple(words[start : start + _WORDS])

@@ -236,10 +236,14 @@ def _as_tools(tools: Any) -> list[Any]:
     return [_without_nulls(tool) for tool in tools]
 
 
-def _without_nulls(value: Any) -> Any:
-    """A value whose objects have no null keys. `datasets` adds such keys."""
+def _without_nulls(value: Any, calls: bool = False) -> Any:
+    """A value whose objects have no null keys. `datasets` adds such keys. A null argument of a tool call is kept."""
     if isinstance(value, Mapping):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+        return {
+            name: item if calls and name == "arguments" else _without_nulls(item, calls or name == "tool_calls")
+            for name, item in value.items()
+            if item is not None
+        }
     if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
+        return [_without_nulls(item, calls) for item in value]
     return value

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from qstep.data.blocks import BLANK, BLANK_LINES, BREAK, blocks, outside
-from qstep.data.parts import CLOSING, MARK, OPENING
+from qstep.data.parts import CLOSING, OPENING
+from qstep.grading.thinking import MARK
 
 _PARAGRAPH_END = re.compile(
     rf"(?P<closing>{'|'.join(map(re.escape, CLOSING))}){BLANK}*{BREAK}\s*|{BLANK_LINES.pattern}"

@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 from typing import Literal, cast
 
-from qstep.grading.thinking import MARKS, opened_by
+from qstep.grading.thinking import MARKS, answer_span, opened_by
 from qstep.types import Row
 
 Part = Literal["thinking", "answer"]
 
 OPENING, CLOSING = zip(*MARKS, strict=True)
-MARK = re.compile("|".join(map(re.escape, (*OPENING, *CLOSING))))
-_OPENING, _CLOSING = (re.compile("|".join(map(re.escape, marks))) for marks in (OPENING, CLOSING))
+_OPENING = re.compile("|".join(map(re.escape, OPENING)))
 _NAMED = re.compile(r"split:(thinking|answer):(?!thinking:|answer:)(.+)", re.DOTALL)
 
 
@@ -44,24 +43,23 @@ def of_part(part: Part, separator: str) -> str:
     return f"split:{part}:{name.removeprefix('split:')}"
 
 
-def part_span(text: str, part: Part, *, opened: bool = False) -> tuple[int, int]:
+def part_span(text: str, part: Part, *, opened: str | bool = False) -> tuple[int, int]:
     """Where a part of a response begins and ends. It is empty if the response does not have the part.
 
-    The thinking ends at the last closing mark. Without one, it lasts to the end of a response that opens it or whose
-    prompt has `opened` it. A response without any mark has no thinking, and all of it is the answer.
+    The thinking ends at the last mark that closes it (`qstep.grading.thinking.answer_span`). If it is not closed, it
+    lasts to the end of a response that opens it or whose prompt has `opened` it, by this mark if it is known. A
+    response without any mark has no thinking, and all of it is the answer.
     """
-    closings = [*_CLOSING.finditer(text)]
-    opening = _OPENING.search(text)
-    if not closings:
-        begins = 0 if opened else opening.start() if opening else len(text)
-        if part == "answer":
-            return 0, begins
-        return (opening.end() if opening and not text[begins : opening.start()].strip() else begins), len(text)
-    last = closings[-1]
+    start, end = answer_span(text, opened if isinstance(opened, str) else None)
+    if not start and opened:
+        end = 0
     if part == "answer":
-        again = _OPENING.search(text, last.end())
-        return last.end(), again.start() if again else len(text)
-    return opening.end() if opening and opening.end() <= last.start() else 0, last.start()
+        return start, end
+    opening = _OPENING.search(text)
+    if not start:
+        return (opening.end() if opening and not text[end : opening.start()].strip() else end), len(text)
+    last = start - next(len(mark) for mark in CLOSING if text.endswith(mark, 0, start))
+    return opening.end() if opening and opening.end() <= last else 0, last
 
 
 def thinking_end(text: str, separator: str) -> int | None:
@@ -87,6 +85,6 @@ def text_before(row: Row) -> str:
     return row.get("thinking_opened") or (prompt if isinstance(prompt, str) else prompt[-1]["content"])
 
 
-def thinking_is_open(row: Row) -> bool:
-    """Whether a row's response begins inside thinking that its prompt or the chat template opened."""
-    return opened_by(text_before(row)) is not None
+def thinking_opened_for(row: Row) -> str | None:
+    """The mark by which a row's prompt or the chat template opened thinking that its response begins in; or None."""
+    return opened_by(text_before(row))

@@ -50,14 +50,10 @@ _WRITTEN_BY = {
     "step_rewards": "qstep score",
 }
 
-_SAME_LENGTH = (
-    ("logps_behavior", "completion_ids"),
-    ("labels", "completions"),
-    ("successes", "completions"),
-    ("trials", "completions"),
-    ("q_values", "completions"),
-    ("step_rewards", "completions"),
-)
+OF_STEPS = ("labels", "successes", "trials", "q_values", "step_rewards")
+"""The columns with an entry for each step."""
+
+_SAME_LENGTH = (("logps_behavior", "completion_ids"), *((column, "completions") for column in OF_STEPS))
 
 _Fault = tuple[str, str] | None
 """A column, and what is wrong with it."""
@@ -200,6 +196,11 @@ def _advice(row: Row, column: str) -> str:
         return "run `qstep annotate`, which splits responses into labelled steps; "
     if column in _WRITTEN_BY:
         return f"{how_to_add(column)}; "
+    if "messages" in row:
+        return (
+            "give the conversation in `messages` as `prompt` and `completion` (its last message), or run `qstep grade "
+            "--columns.messages messages` if the rows have answers; "
+        )
     if row.keys() & {"question", "problem", "response", "responses", "text"}:
         return "run `qstep grade`, which reads these names; "
     if row.keys() & {"input", "steps", "trajectory", "original_process"}:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from qstep.data.messages import TURNS, has_turns, turn_texts
-from qstep.data.parts import base_of, part_of, part_span, thinking_is_open
+from qstep.data.parts import base_of, part_of, part_span, thinking_opened_for
 from qstep.data.splitters import cuts, is_named, is_users_splitter, refuse_bare_name, use_splitter
 from qstep.types import Row
 
@@ -35,11 +35,12 @@ def checked_steps(steps: Any, where: str = "steps") -> list[str]:
     return taken
 
 
-def step_spans(text: str, separator: str = "\n", *, thinking_opened: bool = False) -> list[Span]:
+def step_spans(text: str, separator: str = "\n", *, thinking_opened: str | bool = False) -> list[Span]:
     """The spans of the steps of `text`: its non-blank parts, without surrounding blanks.
 
     `separator` is the text between parts, or names a splitter (`qstep.data.splitters`). `thinking_opened` says whether
-    the text begins inside thinking, for a splitter of one part of a response. A text without that part has no steps.
+    the text begins inside thinking, or is the mark that opened it, for a splitter of one part of a response. A text
+    without that part has no steps.
 
     Raises ValueError for an empty separator, and as `qstep.data.splitters.cuts` does. Raises TypeError for a text that
     is not a string.
@@ -203,7 +204,7 @@ def steps_of(row: Row, separator: str) -> list[str]:
     if has_turns(row.get("completion")):
         return turn_texts(row["completion"])
     if "completions" not in row:
-        text, opened = row["completion"], part_of(separator) is not None and thinking_is_open(row)
+        text, opened = row["completion"], part_of(separator) is not None and (thinking_opened_for(row) or False)
         return [text[start:end] for start, end in step_spans(text, separator, thinking_opened=opened)]
     steps = checked_steps(row["completions"], f"row {row.get('id')!r}: completions")
     split_at = row.get("step_separator", separator)

@@ -25,6 +25,7 @@ from qstep.evals.first_error import (
     choose_threshold,
     first_error_report,
     mean_f1,
+    position_accuracy,
     predicted_first_error,
     threshold_sweep,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "policy_difference",
     "policy_report",
     "pooled",
+    "position_accuracy",
     "predicted_first_error",
     "ratio_estimate",
     "read_benchmarks",

@@ -39,7 +39,7 @@ from qstep.evals.measures import (
 from qstep.evals.results import Audit
 from qstep.models import StepContract, encode_row_steps
 from qstep.runs.progress import bar
-from qstep.tasks import BUILT_IN, is_users
+from qstep.tasks import BUILT_IN, Tasks, is_users
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ def audit_rows(
     tokens: TokenSpread | None = None,
     shared: Mapping[str, SharedRows] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    tasks: Tasks = BUILT_IN,
 ) -> Audit:
-    """The findings of one file.
+    """The findings of one file. `tasks` compares gold answers; those of other users' tasks are compared as text.
 
     A duplicate is a response that an earlier row has too: the same prompt and steps (completion). Two duplicates
     contradict one another if one says true where the other says false, or if their rewards differ. Soft labels, which
@@ -74,7 +75,7 @@ def audit_rows(
         responses=VerdictShares(right=right, wrong=wrong, unknown=unknown, right_share=_share(right, right + wrong)),
         duplicates=NamedRows.of(index, repeated_rows(index)),
         contradictions=NamedRows.of(index, contradicting_rows(index)),
-        golds=_golds(index),
+        golds=_golds(index, tasks),
         tokens=tokens,
         shared=dict(shared or {}),
         failures=[],
@@ -83,10 +84,11 @@ def audit_rows(
     return _with_steps(found, index) if index.format == "stepwise" else found
 
 
-def _golds(index: Index) -> GoldRows:
+def _golds(index: Index, tasks: Tasks) -> GoldRows:
     def same(first: Row, row: Row) -> bool:
-        task = row.get("task", BUILT_IN.task)
-        return not is_users(task) and BUILT_IN.named(task).same_answer(first["gold"], row["gold"])
+        task = row.get("task", tasks.task)
+        comparable = task == tasks.task or not is_users(task)
+        return comparable and tasks.named(task).same_answer(first["gold"], row["gold"])
 
     pairs = two_golds(index, same)
     examples = [

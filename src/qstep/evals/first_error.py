@@ -88,6 +88,21 @@ def first_error_report(judged: Judgements, threshold: float, *, seed: int = 0) -
     )
 
 
+def position_accuracy(first_errors: Sequence[int], problems: Sequence[Hashable]) -> Measured | None:
+    """The largest `acc_error` of a scorer that reads nothing and names the same step in each response.
+
+    That step is the commonest first wrong one. The 95 % interval is over problems, as if it had been chosen on other
+    responses. Returns None if no response has an error.
+    """
+    errors = np.asarray(first_errors)
+    some = errors != NO_ERROR
+    if not some.any():
+        return None
+    named = errors[some] == np.bincount(errors[some]).argmax()
+    problem = numbered([problem for problem, wrong in zip(problems, some, strict=True) if wrong])
+    return _share(np.stack([np.bincount(problem, weights=named), np.bincount(problem)], axis=-1))
+
+
 def mean_f1(subsets: Mapping[str, Judgements], threshold: float, *, seed: int = 0) -> Measured | None:
     """The mean `f1` of the subsets with equal weights, and its 95 % interval over the problems of each.
 

@@ -15,6 +15,7 @@ from qstep.evals.measures import (
     Calibration,
     Curve,
     Difference,
+    FirstErrors,
     GoldRows,
     LabelAgreement,
     LabelShares,
@@ -138,8 +139,24 @@ class PolicyEvaluation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassReport:
+    """The responses with one value of the column `classification`, such as an error class of PRMBench.
+
+    `acc_error_of_position` is the `acc_error` of a scorer that reads nothing: see `qstep.evals.position_accuracy`.
+    """
+
+    responses: int
+    found: FirstErrors
+    acc_error_of_position: Measured | None
+    auroc: dict[str, Measured | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """One subset of a step benchmark: first wrong steps found, and other measures of the Qs of steps."""
+    """One subset of a step benchmark: first wrong steps found, and other measures of the Qs of steps.
+
+    `classes` is None if no row has a `classification`.
+    """
 
     responses: int
     problems: int
@@ -158,6 +175,7 @@ class StepReport:
     aggregations: dict[str, Measured | None]
     length: Lengths
     by_threshold: Sweep
+    classes: dict[str, ClassReport] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from qstep.search import vote
 from qstep.tasks import Tasks, answer_classes_of
 from qstep.types import Row
 
-_OF_PROBLEM = ("tokens_generated", "tokens_scored", "too_long", "candidates")
+_OF_PROBLEM = ("tokens_generated", "tokens_scored", "too_long", "in_windows", "candidates")
 """The results of a problem's search in its rows. The other entries are settings."""
 
 
@@ -124,7 +124,7 @@ def _read(path: Path, task: str) -> tuple[Row, dict[tuple[str, str], Searched]]:
     how: dict[str, Any] = {}
     found: dict[tuple[str, str], Searched] = {}
     for rows in read_groups(_checked(path, task)):
-        spent = {name: rows[0]["search"][name] for name in _OF_PROBLEM}
+        spent = {name: value for name, value in rows[0]["search"].items() if name in _OF_PROBLEM}
         of_rows = {name: value for name, value in rows[0]["search"].items() if name not in spent}
         chosen = [i for i, row in enumerate(rows) if row["chosen"]]
         problem = f"{path}: problem {rows[0]['problem_id']!r}"

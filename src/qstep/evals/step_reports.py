@@ -10,10 +10,10 @@ from scipy.special import logit
 from qstep.data import NO_ERROR, group_key, labels_until
 from qstep.evals.auc import auc_estimate
 from qstep.evals.calibration import calibration
-from qstep.evals.first_error import Judgements, first_error_report, threshold_sweep
+from qstep.evals.first_error import Judgements, first_error_report, position_accuracy, threshold_sweep
 from qstep.evals.length import length_report
 from qstep.evals.measures import Sweep
-from qstep.evals.results import StepReport
+from qstep.evals.results import ClassReport, StepReport
 from qstep.evals.steps import LabelledSteps, step_auroc
 from qstep.scoring.aggregation import aggregate
 from qstep.types import Aggregation, Row
@@ -31,9 +31,7 @@ def judgements_of(rows: list[Row]) -> Judgements:
 
 def step_report(rows: list[Row], summary: dict[str, Any], threshold: float, *, seed: int = 0) -> StepReport:
     """All measures of one subset of scored rows, at a threshold of Q. `summary` is the summary of their scoring."""
-    judged, of_steps = judgements_of(rows), LabelledSteps()
-    for row in rows:
-        of_steps.add(group_key(row), row["q_values"], labels_until(row["first_error"], len(row["q_values"])))
+    judged, of_steps = judgements_of(rows), _labelled_steps(rows)
     problems = [group_key(row) for row in rows]
     correct = [row["first_error"] == NO_ERROR for row in rows]
     found = first_error_report(judged, threshold, seed=seed)
@@ -66,7 +64,33 @@ def step_report(rows: list[Row], summary: dict[str, Any], threshold: float, *, s
             seed=seed,
         ),
         by_threshold=_sweep(judged),
+        classes=_by_class(rows, threshold, seed),
     )
+
+
+def _by_class(rows: list[Row], threshold: float, seed: int) -> dict[str, ClassReport] | None:
+    """A report for each `classification` that is a string, in the order of the rows; None if there is none."""
+    classes: dict[str, list[Row]] = {}
+    for row in rows:
+        if isinstance(name := row.get("classification"), str):
+            classes.setdefault(name, []).append(row)
+    return {name: _class_report(of_class, threshold, seed) for name, of_class in classes.items()} or None
+
+
+def _class_report(rows: list[Row], threshold: float, seed: int) -> ClassReport:
+    return ClassReport(
+        responses=len(rows),
+        found=first_error_report(judgements_of(rows), threshold, seed=seed),
+        acc_error_of_position=position_accuracy([row["first_error"] for row in rows], list(map(group_key, rows))),
+        auroc=step_auroc(_labelled_steps(rows), seed=seed),
+    )
+
+
+def _labelled_steps(rows: list[Row]) -> LabelledSteps:
+    found = LabelledSteps()
+    for row in rows:
+        found.add(group_key(row), row["q_values"], labels_until(row["first_error"], len(row["q_values"])))
+    return found
 
 
 def _sweep(judged: Judgements) -> Sweep:

@@ -44,6 +44,7 @@ _ARRAY = re.compile(r"(?:\$\$?|\\\(|\\\[)\s*\\begin\{(\w+)\}[^$]*\\end\{\1\}\s*(
 _DISPLAY = re.compile(r"(?:\$\$|\\\[|\\\()(.*?)(?:\$\$|\\\]|\\\))", re.S)
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n")
 _MATHEMATICAL = re.compile(r"\d|\\[a-zA-Z]")
+_INCOMPLETE = re.compile(r"(?<![a-zA-Z])(?:and|or)$|[-+*/=<>^_(\[{,]$|\\(?:frac|sqrt|times|cdot|pm)$")
 _STOP = re.compile(r"(?<!\\)[.,;:]{1,9}$")
 _CHOICE = re.compile(r"\(?[A-J]\)?(?:,\s[a-z]{2,}.*)?", re.S)
 _STRAY = re.compile(r"(?<!\\)\\{1,4}$")
@@ -91,9 +92,11 @@ def statement(response: str, rules: Rules, *, in_words: bool = False) -> Stateme
 
 
 def states_answer(response: str) -> bool:
-    """Whether a box, a `####` line, an `<answer>` tag or "the answer is ..." states the answer."""
+    """Whether a box, a `####` line, an `<answer>` tag or "the answer is ..." states the answer, and completes it."""
     text = _END_TOKENS.sub("", _visible(response))
-    return max(_boxes(text), _marked(text), _worded(text))[0] >= 0
+    where, value, _ = max(_boxes(text), _marked(text), _worded(text))
+    is_last = text.rstrip().endswith(value.rstrip())
+    return where >= 0 and not (is_last and _INCOMPLETE.search(value.rstrip()))
 
 
 def readings(response: str) -> list[str]:

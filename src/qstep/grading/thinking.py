@@ -6,6 +6,8 @@ answer. A response that never closes its thinking has no answer at all.
 
 from __future__ import annotations
 
+import re
+
 MARKS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -20,12 +22,35 @@ MARKS: tuple[tuple[str, str], ...] = (
 """Pairs of an opening and a closing mark, as models of 2024 to 2026 write them."""
 
 
+_OPENING = {closing: opening for opening, closing in MARKS}
+MARK = re.compile("|".join(re.escape(mark) for pair in MARKS for mark in pair))
+
+
+def answer_span(text: str, opening: str | None = None) -> tuple[int, int]:
+    """Where the answer of a response begins and ends: after the last closed thinking, before one that is never closed.
+
+    A closing mark closes its own opening mark and what was opened after it. If its own does not stand before it, it
+    closes everything: a prompt that is not known opened that, or the model wrote another mark. Thinking that is known
+    to be opened by the prompt, with the mark `opening`, ends only at its own closing mark.
+    """
+    opened = [] if opening is None else [opening]
+    start = begun = 0
+    for mark in MARK.finditer(text):
+        own = _OPENING.get(mark[0])
+        if own is None:
+            begun = begun if opened else mark.start()
+            opened += [mark[0]] if mark[0] not in opened else []
+        else:
+            opened = (
+                opened[: opened.index(own)] if own in opened else opened[: opening is not None and opening in opened]
+            )
+            start = start if opened else mark.end()
+    return start, begun if opened else len(text)
+
+
 def outside(text: str) -> str:
     """The text after the last closed thinking, and before one that is never closed."""
-    for opening, closing in MARKS:
-        text = text.rpartition(closing)[2] if closing in text else text
-        text = text.partition(opening)[0]
-    return text
+    return text[slice(*answer_span(text))]
 
 
 def opened_by(prompt: str) -> str | None:
@@ -44,6 +69,7 @@ def opened_first(response: str) -> str | None:
 
 
 def never_ends(prompt: str, response: str) -> bool:
-    """Whether thinking that `prompt` opened is never closed in `response`."""
+    """Whether thinking that `prompt` or the response opened is never closed, with no answer before it."""
     opening = opened_by(prompt)
-    return opening is not None and dict(MARKS)[opening] not in response
+    start, end = answer_span(response, opening)
+    return not response[start:end].strip() and (end < len(response) or (opening is not None and start == 0))

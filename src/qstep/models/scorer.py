@@ -176,12 +176,17 @@ def encode_steps(
     contract: StepContract,
     prompt: Prompt,
     steps: Sequence[str],
+    prompt_ids: list[int] | None = None,
 ) -> tuple[list[int], list[int], list[int]]:
-    """The token ids of the prompt, those of the steps with their separators, and each separator's index in these."""
+    """The token ids of the prompt, those of the steps with their separators, and each separator's index in these.
+
+    `prompt_ids` are those of the prompt, if they are known.
+    """
     prompt = checked_prompt(prompt)
     written, left_out = steps_without_opening(tokenizer, prompt, checked_steps(steps))
     ids, ends = encode_ended(tokenizer, written, [contract.separator_token_id])
-    return encode_prompt(tokenizer, prompt), ids, [*ends[:left_out], *ends]
+    prompt_ids = encode_prompt(tokenizer, prompt) if prompt_ids is None else prompt_ids
+    return prompt_ids, ids, [*ends[:left_out], *ends]
 
 
 class ScorerModel(PretrainedModule):

@@ -9,6 +9,7 @@ from qstep.evals.measures import Aggregated, Lengths, Measured, OverOptimisation
 from qstep.evals.results import StepReport, Threshold
 from qstep.evals.ways import voter
 from qstep.report import charts, findings
+from qstep.report.tables import classes_of
 from qstep.types import Estimate
 
 _AUROC = {
@@ -39,6 +40,7 @@ def step_view(steps: Mapping[str, StepReport], thresholds: Mapping[str, Threshol
         "columns": ["F1", "With an error", "Without one", "ECE"],
         "thresholds": [_threshold(subset) for subset in dict.fromkeys(thresholds.values())],
         "auroc": _auroc(steps),
+        "classes": _classes(steps),
         "reliability": charts.reliability(reliability) if any(reliability.values()) else None,
         "by_threshold": charts.by_threshold(swept) if any(swept.values()) else None,
         "aggregations": _by_aggregation(steps),
@@ -94,6 +96,8 @@ def _threshold(threshold: Threshold) -> str:
 def _subset(subset: StepReport) -> dict[str, Any]:
     cells = [_cell(value, findings.percent_interval) for value in (subset.f1, subset.acc_error, subset.acc_correct)]
     notes = [f"{count} responses left out: {reason}" for reason, count in subset.left_out.items()]
+    if windows := subset.scored.get("in_windows"):
+        notes.append(f"{windows} responses are longer than the scorer's max_length and were read in windows")
     if steps := subset.separators.get("steps_with_a_separator"):
         notes.append(f"{steps} steps contain the scorer's separator, and each is still scored as one step")
     if rows := subset.separators.get("rows_split_at_another"):
@@ -115,6 +119,19 @@ def _auroc(of_subsets: Mapping[str, StepReport]) -> dict[str, Any]:
             if any(value is not None for value in values):
                 rows.append((row, [_cell(value, findings.plain_interval) for value in values]))
     return {"columns": list(_AUROC.values()), "rows": rows}
+
+
+def _classes(of_subsets: Mapping[str, StepReport]) -> dict[str, Any]:
+    """A row for each `classification`: first wrong steps found, and the AUROC of steps, with position's figures."""
+    rows = []
+    for name, of_class in classes_of(of_subsets).items():
+        found, auroc = of_class.found, [of_class.auroc.get(kind) for kind in _AUROC]
+        shares = (found.f1, found.acc_error, of_class.acc_error_of_position, found.acc_correct)
+        cells = [_cell(share, findings.percent_interval) for share in shares]
+        cells += [_cell(value, findings.plain_interval) for value in auroc]
+        rows.append((name, [*cells, f"{found.n_error} + {found.n_correct}"]))
+    shown = ["F1", "With an error", "One step named in all", "Without one", "AUROC", "AUROC of position"]
+    return {"columns": [*shown, "AUROC at equal positions", "Responses with + without"], "rows": rows}
 
 
 def _by_aggregation(of_subsets: Mapping[str, StepReport]) -> dict[str, list[str]]:

@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 from qstep.evals.measures import Accuracy, Measured, NamedRows
-from qstep.evals.results import ANSWERS, Audit, BestOfN, PolicyEvaluation, SearchComparison, StepJudgement
+from qstep.evals.results import (
+    ANSWERS,
+    Audit,
+    BestOfN,
+    ClassReport,
+    PolicyEvaluation,
+    SearchComparison,
+    StepJudgement,
+    StepReport,
+)
 from qstep.report.findings import ANSWERS_SAID, label
 from qstep.runs.progress import reasons_text
 from qstep.words import counted
@@ -110,6 +119,30 @@ def judgement_tables(found: StepJudgement) -> Iterator[Table]:
         measured = {name: [subset.auroc.get(kind + suffix) for kind in _AUROC] for name, subset in found.steps.items()}
         if any(estimate for of_subset in measured.values() for estimate in of_subset):
             yield _auroc_table(said, [[name, *map(accuracy_text, subset)] for name, subset in measured.items()])
+    if classes := classes_of(found.steps):
+        yield _class_table(classes)
+        measured = {name: [of_class.auroc.get(kind) for kind in _AUROC] for name, of_class in classes.items()}
+        if rows := [[name, *map(accuracy_text, cells)] for name, cells in measured.items() if any(cells)]:
+            yield _auroc_table("by classification", rows)
+
+
+def classes_of(steps: Mapping[str, StepReport]) -> dict[str, ClassReport]:
+    """The reports of all classes. If there are several subsets, a class is named after its subset too."""
+    return {
+        f"{name}: {label}" if len(steps) > 1 else label: report
+        for name, subset in steps.items()
+        for label, report in (subset.classes or {}).items()
+    }
+
+
+def _class_table(classes: Mapping[str, ClassReport]) -> Table:
+    rows = []
+    for name, of_class in classes.items():
+        found = of_class.found
+        cells = (found.f1, found.acc_error, of_class.acc_error_of_position, found.acc_correct)
+        rows.append([name, *map(accuracy_text, cells), str(of_class.responses)])
+    columns = ["", "F1", "with an error", "one step named in all", "without one", "responses"]
+    return "first wrong step by classification, 95 % intervals", columns, rows
 
 
 def judgement_notes(found: StepJudgement, sources: Mapping[str, str]) -> Iterator[str]:
@@ -126,6 +159,8 @@ def judgement_notes(found: StepJudgement, sources: Mapping[str, str]) -> Iterato
         source = sources[name]
         if subset.left_out:
             yield f"{source}: left out {reasons_text(subset.left_out)}"
+        if windows := subset.scored.get("in_windows"):
+            yield f"{source}: {windows} responses are longer than this scorer's max_length and were read in windows"
         if steps := subset.separators["steps_with_a_separator"]:
             yield (
                 f"{source}: {steps} steps in {subset.separators['rows_with_a_separator_in_a_step']} rows contain this "

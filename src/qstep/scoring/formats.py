@@ -7,7 +7,7 @@ from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import bytes_growth, encode_prompt, encode_texts, has_turns, most_text_tokens
+from qstep.data import bytes_growth, checked_prompt, encode_prompt, encode_texts, has_turns, most_text_tokens
 from qstep.models import StepContract, encode_row_steps, encode_steps
 from qstep.scoring.scorer import StepReading
 from qstep.types import Prompt, Row
@@ -45,25 +45,32 @@ class ContractFormat:
         self.aggregation = contract.aggregation
         self.objective = contract.objective
         self._growth = bytes_growth(tokenizer)
-        self._prompt: tuple[Prompt, int] | None = None
+        self._prompt: tuple[str, list[int]] | None = None
 
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
-        return [encode_steps(self.tokenizer, self.contract, prompt, steps)]
+        return [encode_steps(self.tokenizer, self.contract, prompt, steps, self._prompt_ids(prompt))]
 
     def encode_row(self, row: Row) -> list[Encoded]:
         """`encode` of a row's steps. In a response of several turns, these are turns."""
-        return [encode_row_steps(self.tokenizer, self.contract, row)]
+        if has_turns(row.get("completion")):
+            return [encode_row_steps(self.tokenizer, self.contract, row)]
+        return self.encode(row["prompt"], row["completions"])
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The tokens of a prompt. Those of the last one are kept, for its next response or window."""
+        name = repr(prompt)
+        if self._prompt is None or self._prompt[0] != name:
+            self._prompt = name, encode_prompt(self.tokenizer, checked_prompt(prompt))
+        return self._prompt[1]
 
     def unlike_training(self, prompt: Prompt, instruction: str | None = None) -> str | None:
         return self.contract.unlike_training(prompt, instruction)
 
     def fits(self, row: Row) -> bool:
-        if self._prompt is None or self._prompt[0] != row["prompt"]:
-            self._prompt = row["prompt"], len(encode_prompt(self.tokenizer, row["prompt"]))
         steps = row["completions"]
         if has_turns(row.get("completion")):
             return sum(map(len, self.encode_row(row)[0][:2])) <= self.max_length
-        room = self.max_length - self._prompt[1] - len(steps)  # each step has a separator
+        room = self.max_length - len(self._prompt_ids(row["prompt"])) - len(steps)  # each step has a separator
         if self._growth is not None:
             text = "".join(steps)
             size = len(text.encode())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import pairwise
 
 from qstep.scoring.formats import Encoded, Format
 from qstep.types import Prompt
@@ -26,17 +26,18 @@ def encode_windows(format: Format, prompt: Prompt, steps: Sequence[str]) -> list
     def encoded(first: int, end: int) -> list[Encoded]:
         return format.encode(prompt, steps[first:end])
 
-    alone = [longest(encoded(step, step + 1)) for step in range(len(steps))]
-    head = alone[0] + alone[1] - longest(encoded(0, 2)) if len(steps) > 1 else 0  # what every window repeats
-    reached = [0, *accumulate(tokens - head for tokens in alone)]
-    room = format.max_length - head
-    while max(alone) - head <= room:
+    ends = [len(shared) + place + 1 for shared, _, places in encoded(0, len(steps)) for place in places]
+    last = longest(encoded(len(steps) - 1, len(steps)))
+    head = last - (ends[-1] - ends[-2]) if len(steps) > 1 else 0  # what every window repeats
+    reached = [0, *(end - head for end in ends)]
+    room, largest = format.max_length - head, max(b - a for a, b in pairwise(reached))
+    while largest <= room:
         sequences: list[Encoded] = []
         for first, done, end in windows(reached, room):
             sequences += _places_from(encoded(first, end), done - first)
         if (excess := longest(sequences) - format.max_length) <= 0:
             return sequences
-        room -= excess  # steps together may have a few tokens more than alone
+        room -= excess  # a window may have a few tokens more than its share of the response
     return None
 
 

@@ -59,14 +59,18 @@ def search_together(
                 (draws if isinstance(wanted[0], Draw) else steps)[i] = wanted
         # Scoring comes first, so that afterwards all searches draw in one batch.
         if steps:
-            answers = _scored(steps, problems, scorer, score_tokens)
+            answers = _scored(steps, problems, trees, scorer, score_tokens)
         else:
             answers, draws = _drawn(draws, problems, prompts, settings.sampling, engine, scorer.step_separator), {}
     return [found[i] for i in range(len(problems))]
 
 
 def _scored(
-    wanted: Mapping[int, list[list[str]]], problems: Sequence[Problem], scorer: Scorer, score_tokens: int
+    wanted: Mapping[int, list[list[str]]],
+    problems: Sequence[Problem],
+    trees: Sequence[Tree],
+    scorer: Scorer,
+    score_tokens: int,
 ) -> dict[int, list[list[float] | None]]:
     """The Qs of each problem's lists of steps, or None for those longer than the scorer's maximum."""
     rows: dict[tuple[int, int], Row] = {}
@@ -76,6 +80,7 @@ def _scored(
             row["step_separator"] = scorer.step_separator
             if scorer.fits(row):
                 rows[i, n] = row
+                trees[i].in_windows += scorer.in_windows(row)
     scored = (one for batch in scorer.score_rows(rows.values(), max_tokens=score_tokens) for one in batch)
     q_values = {place: of_row for place, (_, of_row) in zip(rows, scored, strict=True)}
     return {i: [q_values.get((i, n)) for n in range(len(of_problem))] for i, of_problem in wanted.items()}

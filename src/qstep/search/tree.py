@@ -111,7 +111,7 @@ class Tree:
 
     `tokens_generated` counts tokens drawn. `tokens_scored` counts tokens of partial responses that the scorer read,
     each from its first step. Prompts are not counted, and equal steps are scored once. `too_long` counts partial
-    responses that are too long for the scorer.
+    responses that are too long for the scorer, and `in_windows` those that it read in windows.
     """
 
     settings: SearchSettings
@@ -120,6 +120,7 @@ class Tree:
     tokens_generated: int = 0
     tokens_scored: int = 0
     too_long: int = 0
+    in_windows: int = 0
     _q_values: dict[tuple[str, ...], list[float] | None] = field(default_factory=dict)
 
     @property

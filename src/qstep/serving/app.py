@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -42,7 +43,11 @@ class Service:
         self.scorer, self.options, self.name = scorer, options, name
         assert isinstance(scorer.format, ContractFormat), "a scorer with a step contract"
         self.reader = RequestReader(
-            scorer.format, scorer.model.config.get_text_config().vocab_size, name, options.queue_tokens
+            scorer.format,
+            scorer.model.config.get_text_config().vocab_size,
+            name,
+            options.queue_tokens,
+            windows=scorer.windows,
         )
         self.draining = False
         self.cut_off = 0
@@ -109,7 +114,8 @@ class Service:
         if self.draining:
             return _refusal(503, "the server is stopping", _CLOSE)
         asked = await asyncio.get_running_loop().run_in_executor(self._parsing, self.reader.read, body)
-        answers = await _unless_gone(request, self._batcher.answer([sequence.ids for sequence in asked]))
+        sequences = [sequence for one in asked for sequence in one.sequences]
+        answers = await _unless_gone(request, self._batcher.answer(sequences))
         return _json(200, self._reply(asked, answers))
 
     async def _body(self, request: Request) -> bytes:
@@ -135,17 +141,16 @@ class Service:
         return answers
 
     def _reply(self, asked: Sequence[Asked], answers: Sequence[Sequence[float]]) -> dict[str, Any]:
-        tokens = sum(len(sequence.ids) for sequence in asked)
-        warnings = [sequence.warning for sequence in asked if sequence.warning is not None]
+        tokens = sum(one.tokens for one in asked)
+        warnings = [one.warning for one in asked if one.warning is not None]
+        in_order = iter(answers)
+        data = [one.rows(list(islice(in_order, len(one.sequences)))) for one in asked]
         return {
             "id": f"pool-{uuid.uuid4().hex}",
             "object": "list",
             "created": int(time.time()),
             "model": self.name,
-            "data": [
-                {"index": i, "object": "pooling", "data": sequence.rows(q_values)}
-                for i, (sequence, q_values) in enumerate(zip(asked, answers, strict=True))
-            ],
+            "data": [{"index": i, "object": "pooling", "data": rows} for i, rows in enumerate(data)],
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
             **({"warnings": warnings} if warnings else {}),
         }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from qstep.data import first_cut, is_conversation, plain_prompt
-from qstep.models import encode_steps
 from qstep.scoring.formats import ContractFormat
+from qstep.scoring.windows import encode_windows, longest
 from qstep.words import counted
 
 _FIELDS = ("model", "input", "task", "use_activation", "encoding_format")
@@ -29,25 +29,37 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A sequence of token ids, and the numbers of the separators whose Qs are wanted; None means all of them.
+    """One input: sequences of token ids, and for each the numbers of the separators whose Qs are wanted.
 
-    `warning` says how its prompt differs from those that the scorer was trained on.
+    `wanted` is None for all of them. There are several sequences if a response is read in windows. `warning` says how
+    the prompt differs from those that the scorer was trained on.
     """
 
-    ids: list[int]
-    wanted: list[int] | None = None
+    sequences: list[list[int]]
+    wanted: list[list[int]] | None = None
     warning: str | None = None
 
-    def rows(self, q_values: Sequence[float]) -> list[list[float]]:
-        """The rows of a reply, given the Q of every separator."""
-        return [[q] for q in (q_values if self.wanted is None else [q_values[i] for i in self.wanted])]
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.sequences))
+
+    def rows(self, q_values: Sequence[Sequence[float]]) -> list[list[float]]:
+        """The rows of a reply, given the Q of every separator of each sequence."""
+        if self.wanted is None:
+            return [[q] for of_sequence in q_values for q in of_sequence]
+        return [[q[i]] for q, wanted in zip(q_values, self.wanted, strict=True) for i in wanted]
 
 
 class RequestReader:
-    """Reads the bodies of `/pooling` for one scorer. Only one thread may use it, because of its tokenizer."""
+    """Reads the bodies of `/pooling` for one scorer. Only one thread may use it, because of its tokenizer.
 
-    def __init__(self, format: ContractFormat, vocabulary: int, model: str, most_tokens: int) -> None:
-        self.tokenizer, self.contract = format.tokenizer, format.contract
+    `windows` says whether a response longer than the scorer's `max_length` is read in windows.
+    """
+
+    def __init__(
+        self, format: ContractFormat, vocabulary: int, model: str, most_tokens: int, *, windows: bool = False
+    ) -> None:
+        self.format, self.contract, self.windows = format, format.contract, windows
         self.vocabulary = vocabulary
         self.model, self.most_tokens = model, most_tokens
 
@@ -61,13 +73,15 @@ class RequestReader:
             raise Refused(400, f"the body must be an object, not {_kind(request)}")
         self._check_fields(request)
         sequences = self._sequences(request["input"])
-        tokens = sum(len(asked.ids) for asked in sequences)
+        self._check_tokens(sum(asked.tokens for asked in sequences))
+        return sequences
+
+    def _check_tokens(self, tokens: int) -> None:
         if tokens > self.most_tokens:
             raise Refused(
                 400,
                 f"`input` has {counted(tokens, 'token')} and this server takes {self.most_tokens} at once: send less",
             )
-        return sequences
 
     def _check_fields(self, request: Mapping[str, Any]) -> None:
         for name in request:
@@ -93,16 +107,14 @@ class RequestReader:
             raise Refused(400, f"`input` must be a list of token ids or a list of such lists, not {_kind(given)}")
         if not given:
             raise Refused(400, "`input` is empty")
-        if isinstance(given, dict):
-            return [self._encoded(given, "input")]
-        if not isinstance(given[0], list | dict):
-            return [Asked(self._checked(given, "input"))]
+        if isinstance(given, dict) or not isinstance(given[0], list | dict):
+            return [self._asked(given, "input")]
         if len(given) > _MOST_SEQUENCES:
             raise Refused(400, f"`input` has {len(given)} sequences and this server takes {_MOST_SEQUENCES} at once")
-        return [
-            self._encoded(item, f"input[{i}]") if isinstance(item, dict) else Asked(self._checked(item, f"input[{i}]"))
-            for i, item in enumerate(given)
-        ]
+        return [self._asked(item, f"input[{i}]") for i, item in enumerate(given)]
+
+    def _asked(self, item: Any, where: str) -> Asked:
+        return self._encoded(item, where) if isinstance(item, dict) else Asked([self._checked(item, where)])
 
     def _checked(self, ids: Any, where: str) -> list[int]:
         """The token ids unchanged, if the model can take them. Raises Refused otherwise."""
@@ -141,15 +153,24 @@ class RequestReader:
             i = steps.index(cut)
             raise Refused(400, f"`{where}.steps[{i}]` contains the separator {separator!r}: it is several steps")
         try:
-            prompt_ids, ids, ends = encode_steps(self.tokenizer, self.contract, prompt, steps)
+            encoded = self.format.encode(prompt, steps)
+            if self.windows and longest(encoded) > self.contract.max_length:
+                encoded = encode_windows(self.format, prompt, steps) or encoded
         except Exception as error:  # a chat template may raise anything, and tokenizers raises only Exception
             raise Refused(400, f"`{where}` cannot be tokenised for this model: {_clipped(str(error))}") from None
-        sequence = self._checked([*prompt_ids, *ids], where)
-        separators = [i for i, token in enumerate(sequence) if token == self.contract.separator_token_id]
-        steps_at = {len(prompt_ids) + end for end in ends}
-        wanted = [number for number, at in enumerate(separators) if at in steps_at]
+        self._check_tokens(sum(len(shared) + len(ids) for shared, ids, _ in encoded))
+        sequences = [self._checked([*shared, *ids], where) for shared, ids, _ in encoded]
+        wanted = [
+            self._numbers(sequence, {len(shared) + end for end in ends})
+            for sequence, (shared, _, ends) in zip(sequences, encoded, strict=True)
+        ]
         difference = self.contract.unlike_training(prompt)
-        return Asked(sequence, wanted, None if difference is None else f"`{where}.prompt` {difference}")
+        return Asked(sequences, wanted, None if difference is None else f"`{where}.prompt` {difference}")
+
+    def _numbers(self, sequence: Sequence[int], steps_at: Set[int]) -> list[int]:
+        """The numbers of the separators at these places of a sequence, among all of its separators."""
+        separators = [i for i, token in enumerate(sequence) if token == self.contract.separator_token_id]
+        return [number for number, at in enumerate(separators) if at in steps_at]
 
 
 def _is_prompt(value: Any) -> bool:

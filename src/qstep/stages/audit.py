@@ -14,7 +14,7 @@ from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.shared_options import ModelName, RowsInput, StepSeparator
 from qstep.runs.stage_file import finished
-from qstep.tasks.options import ColumnOptions
+from qstep.tasks.options import ColumnOptions, TaskOptions
 
 if TYPE_CHECKING:
     from qstep.data import Index
@@ -30,7 +30,7 @@ _LABELLED = ReadIf(format=Such(lambda format: format != "prompt-completion", "la
 
 
 @dataclass(kw_only=True)
-class AuditConfig(ColumnOptions):
+class AuditConfig(TaskOptions, ColumnOptions):
     """Checks a file of training rows: prints statistics, and fails with exit status 1 if a limit is exceeded.
 
     A file without right labels or without wrong labels always fails, because nothing can be learned from it. Files are
@@ -56,7 +56,8 @@ class AuditConfig(ColumnOptions):
         max_unlabelled_share: maximum share of rows without any labelled step. Training skips such rows.
         max_duplicate_share: maximum share of rows that repeat the response of an earlier row.
         max_contradictions: maximum number of rows that contradict another row with the same response, and of rows
-            whose prompt has another gold answer in an earlier row.
+            whose problem has another gold answer in an earlier row. Two prompts with their own `problem_id` are two
+            problems. Answers of a task of your own are compared as text, unless `task` names it.
         max_over_long_share: maximum share of rows longer than max_length. Training refuses or drops such rows.
         max_shared_problems: maximum number of problems that train_file may share with each of the test_files. Near
             copies count: they differ only in blanks, capitals, LaTeX spacing, the punctuation at the end, or an
@@ -94,6 +95,7 @@ def audit(config: AuditConfig) -> Audit:
     from qstep.evals.audit import audit_rows
     from qstep.evals.contamination import format_of, shared_with
     from qstep.report.tables import audit_notes, audit_tables
+    from qstep.tasks import Tasks
 
     if config.output is not None:
         refuse_foreign("output", config.output, holds(Audit))
@@ -115,6 +117,7 @@ def audit(config: AuditConfig) -> Audit:
         tokens=_token_lengths(index, config),
         shared={name: shared_with(index, path) for name, path in tests.items()},
         provenance=provenance(asdict(config)) | {"files": fingerprints},
+        tasks=Tasks(config.task),
     )
     found = replace(found, failures=[*_failures(found, config)])
     if config.output is not None:
@@ -212,8 +215,8 @@ def _row_failures(found: Audit, config: AuditConfig) -> Iterator[str]:
         )
     if found.golds.rows > config.max_contradictions:
         yield (
-            f"prompts have two gold answers: {lines_text(found.golds)}. Correct or drop one of each, or raise "
-            f"--max_contradictions, which is {config.max_contradictions}"
+            f"problems have two gold answers: {lines_text(found.golds)}. Correct or drop one of each, give each of two "
+            f"problems its own problem_id, or raise --max_contradictions, which is {config.max_contradictions}"
         )
     for name, shared in found.shared.items():
         if shared.problems + shared.near_copies.problems <= config.max_shared_problems:

@@ -40,7 +40,7 @@ class ConvertConfig(PromptOptions, TaskOptions):
         split: the split of a Hub id, train by default. ProcessBench has gsm8k, math, olympiadbench and omnimath.
         config_name: the configuration of a Hub id that has several.
         step_separator: the string between steps, which training and scoring must share. The default is a blank line for
-            processbench, and a line break for the other formats.
+            processbench and math_aps, and a line break for the other formats.
         separator_inside: what to do with a separator inside a step: replace it by a space and count it (`blank`), or
             fail (`refuse`).
         neutral: how to label PRM800K's neutral rating: `right` as its authors score it, `wrong`, or `null` for no

@@ -17,7 +17,7 @@ from qstep.runs.provenance import provenance
 from qstep.scoring.options import ScorerOptions
 from qstep.stages.score import write_scored
 from qstep.tasks.options import DatasetName, PromptOptions
-from qstep.types import OverLong, Row
+from qstep.types import OverLongScored, Row
 
 if TYPE_CHECKING:
     from qstep.evals import StepBenchmark, StepJudgement
@@ -48,7 +48,8 @@ class EvaluateStepsConfig(PromptOptions, ScorerOptions):
             evaluated ones.
         threshold_split: a subset on which to choose the threshold. It is then not evaluated.
         over_long: `refuse` stops at rows longer than the scorer's `max_length` before their subset is scored; `drop`
-            leaves them out and counts them. Nothing is truncated.
+            leaves them out and counts them; `window` reads them in windows over their steps and counts them, as
+            `qstep score` does. Nothing is truncated.
         seed: seed of the bootstrap. Means over problems have an interval in closed form, which needs no seed.
     """
 
@@ -58,7 +59,7 @@ class EvaluateStepsConfig(PromptOptions, ScorerOptions):
     threshold: Annotated[float | None, Bounds(least=0, most=1)] = None
     threshold_file: Path | None = None
     threshold_split: str | None = None
-    over_long: OverLong = "refuse"
+    over_long: OverLongScored = "refuse"
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -179,7 +180,8 @@ def _scored(benchmark: StepBenchmark, config: EvaluateStepsConfig) -> tuple[list
     from qstep.data import canonical_json, read_rows
 
     digest = hashlib.sha256(b"".join(canonical_json(row) + b"\n" for row in benchmark.rows)).hexdigest()
-    settings = settings_of(config, ScorerOptions, scorer=config.scorer_fingerprint(), rows=digest)
+    windows = {"over_long": config.over_long} if config.over_long == "window" else {}
+    settings = settings_of(config, ScorerOptions, scorer=config.scorer_fingerprint(), rows=digest, **windows)
     path = config.output_dir / f"scored_{benchmark.name}.jsonl"
 
     summary = write_scored(

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.fingerprints import problems_fingerprint
-from qstep.runs.options import CHANGES_NOTHING, AtLeast1, OutputFile, ReadIf, is_read, settings_of
+from qstep.runs.options import CHANGES_NOTHING, AtLeast1, NotInSettings, OutputFile, ReadIf, is_read, settings_of
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
 from qstep.search.methods import SearchMethod, readers_of
 from qstep.tasks.options import ProblemOptions
-from qstep.types import Problem, Row
+from qstep.types import OverLongSearched, Problem, Row
 
 if TYPE_CHECKING:
     from qstep.generation import Engine
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
 _SHAPE = ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
 """The options that shape a search. Rows record those that their method reads."""
+
+_SPENT = ("tokens_generated", "tokens_scored", "too_long", "in_windows")
+"""What a search counts for its problem."""
+
+
+def _in_windows(config: Any) -> bool:
+    return config.over_long == "window"
 
 
 @dataclass(kw_only=True)
@@ -51,6 +58,9 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
         lookahead_steps: greedy steps drawn to value a step.
         max_steps: maximum number of steps of a response. By default only `max_new_tokens` limits a response.
         token_budget: maximum number of tokens drawn for one problem, including discarded steps; no limit by default.
+        over_long: `unscored` gives no score to a partial response longer than the scorer's `max_length`, so it ranks
+            below all that have one; `window` reads it in windows over its steps, as `qstep score` does. Both are
+            counted.
         problems_at_once: problems searched at the same time. A resumed job repeats at most this many.
     """
 
@@ -62,6 +72,7 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
     lookahead_steps: Annotated[AtLeast1, ReadIf(method=readers_of("lookahead_steps"))] = 1
     max_steps: Annotated[AtLeast1 | None, ReadIf(method=readers_of("max_steps"))] = None
     token_budget: AtLeast1 | None = None
+    over_long: Annotated[OverLongSearched, NotInSettings(unless=_in_windows)] = "unscored"
     problems_at_once: Annotated[AtLeast1, CHANGES_NOTHING] = 64
 
     def __post_init__(self) -> None:
@@ -110,6 +121,8 @@ def _search(config: SearchConfig, problems: dict[str, Problem], engine: Engine |
 
     searching = engine or config.load_engine(config.model_name_or_path)
     judging = scorer or config.load_scorer()
+    if config.over_long == "window":
+        judging.use_windows()
     warn_of_prompts((problem.prompt for problem in problems.values()), judging, config.dataset_name, config.instruction)
     if is_named(judging.step_separator):
         raise ValueError(
@@ -150,7 +163,7 @@ def _rows(problem: Problem, found: Found, config: SearchConfig, separator: str) 
 
     chosen = pick(found.candidates)
     how = {name: getattr(config, name) for name in _SHAPE if is_read(config, name)}
-    spent = {name: getattr(found.tree, name) for name in ("tokens_generated", "tokens_scored", "too_long")}
+    spent = {name: getattr(found.tree, name) for name in _SPENT if name != "in_windows" or config.over_long == "window"}
     return [
         {
             "id": f"{problem.id}#{sample}",
@@ -181,13 +194,18 @@ def _summary(max_length: int, rows: Iterator[Row]) -> dict[str, Any]:
     for row in rows:
         spent["candidates"] += 1
         if row["chosen"]:
-            spent.update({name: row["search"][name] for name in ("tokens_generated", "tokens_scored", "too_long")})
+            spent.update({name: row["search"][name] for name in _SPENT if name in row["search"]})
             spent["problems"] += 1
             ended[row["finish_reason"]] += 1
     if spent["too_long"]:
         console.print(
             f"{spent['too_long']} partial responses were longer than the scorer's max_length of {max_length} tokens. "
             "They have no score, and rank below all that have one"
+        )
+    if windows := spent["in_windows"]:
+        console.print(
+            f"{windows} partial responses were longer than the scorer's max_length of {max_length} tokens and were "
+            "read in windows over their steps"
         )
     if cut_off := ended["length"]:
         console.print(

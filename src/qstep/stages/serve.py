@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from typing import Literal
 
 from qstep.extras import missing
 from qstep.runs.progress import console
@@ -18,7 +19,13 @@ class ServeConfig(ServerOptions, LocalScorerOptions, ScoringOptions):
     `qstep score --endpoint http://127.0.0.1:8100` is one client. The server has no passwords. By default it accepts
     connections only from this machine. It needs the extra `serve`: run `pip install -e '.[serve]'` in a clone of the
     repository.
+
+    Args:
+        over_long: `refuse` answers 400 to an input longer than the scorer's `max_length`; `window` reads a response in
+            windows over its steps if it is given as `prompt` and `steps`. Token ids are refused in both cases.
     """
+
+    over_long: Literal["refuse", "window"] = "refuse"
 
 
 def serve(config: ServeConfig) -> None:
@@ -45,6 +52,8 @@ def serve(config: ServeConfig) -> None:
                 f"--scorer {config.scorer} has no step contract, unlike scorers of `qstep train`. Run `qstep export` "
                 "on it, and serve the result"
             )
+        if config.over_long == "window":
+            scorer.use_windows()
         if scorer.max_length > config.queue_tokens:
             raise ValueError(
                 f"--queue_tokens is {config.queue_tokens}, and a response may have {scorer.max_length} tokens, the "

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from qstep.data.jsonl import RowError
 from qstep.data.published.benchmarks import read_bigbench_mistake, read_prmbench, read_processbench
 from qstep.data.published.judged import read_mr_gsm8k, read_mrben, read_stepverify
+from qstep.data.published.math_aps import read_math_aps
 from qstep.data.published.math_shepherd import read_math_shepherd
 from qstep.data.published.prm800k import Neutral, read_prm800k
 from qstep.data.published.record import LeftOut, Record
@@ -38,6 +39,7 @@ PublishedFormat = Literal[
     "mrben",
     "mr_gsm8k",
     "stepverify",
+    "math_aps",
     "trl_stepwise",
 ]
 """The formats that have a reader."""
@@ -65,13 +67,14 @@ class _Known:
 
 _KNOWN: dict[PublishedFormat, _Known] = {
     "math_shepherd": _Known(frozenset({"input", "label"}), read_math_shepherd),
-    "prm800k": _Known(frozenset({"question", "label"}), read_prm800k),
+    "prm800k": _Known(frozenset({"question", "label", "is_quality_control_question"}), read_prm800k),
     "processbench": _Known(frozenset({"problem", "steps", "label"}), read_processbench, "\n\n", ids="own"),
     "prmbench": _Known(frozenset({"modified_process", "error_steps"}), read_prmbench, ids="own, the first counts"),
     "bigbench_mistake": _Known(frozenset({"input", "steps", "mistake_index"}), read_bigbench_mistake),
     "mrben": _Known(frozenset({"Model_Solution_Steps", "Model_Solution_First_Error_Step"}), read_mrben),
     "mr_gsm8k": _Known(frozenset({"model_output_steps", "model_output_solution_first_error_step"}), read_mr_gsm8k),
     "stepverify": _Known(frozenset({"problem", "steps", "incorrect_index"}), read_stepverify),
+    "math_aps": _Known(frozenset({"question", "process", "label"}), read_math_aps, "\n\n"),
     "trl_stepwise": _Known(frozenset({"prompt", "completions", "labels"}), read_trl_stepwise, ids="own"),
 }
 

@@ -23,7 +23,8 @@ def read_math_shepherd(record: Record) -> Iterator[Row | LeftOut]:
          "label": "How many seeds? Step 1: There are 20 x 40 = <<20*40=800>>800 black seeds. +\\nStep 2: ... -",
          "task": "GSM8K"}
 
-    Steps keep their text, including "Step 1:" and calculator marks. `task` becomes `subset`. There is no gold answer.
+    Steps keep their text, including "Step 1:" and calculator marks. A blank step is left out with its label. `task`
+    becomes `subset`. There is no gold answer.
     """
     unmarked, marked = record.text("input"), record.text("label")
     *texts, rest = unmarked.split(_TAG)
@@ -42,12 +43,16 @@ def read_math_shepherd(record: Record) -> Iterator[Row | LeftOut]:
         steps = [_FIRST + first, *texts[1:]]
         if not question.strip():
             yield LeftOut("no question")
-        elif not all(step.strip() for step in steps):
-            yield LeftOut("a step is blank")
         else:
+            kept = [(step.strip(), label) for step, label in zip(steps, labels, strict=True) if step.strip()]
+            yield from [LeftOut("a blank step", "part")] * (len(steps) - len(kept))
             subset = record.text("task") if record.row.get("task") is not None else None
             yield record.stepwise(
-                question.strip(), [step.strip() for step in steps], labels, "math_shepherd", subset=subset
+                question.strip(),
+                [step for step, _ in kept],
+                [label for _, label in kept],
+                "math_shepherd",
+                subset=subset,
             )
 
 

@@ -34,7 +34,7 @@ def read_prm800k(record: Record, neutral: Neutral = "right") -> Iterator[Row | L
 
     The solution that was followed is one row. Each of its steps is the chosen completion, or the step that the person
     wrote, which has no rating (null). If a step has neither, it is the first completion, and it ends the solution. In
-    phase 2 this is the model's own step, the first wrong one.
+    phase 2 this is the model's own step, the first wrong one. A blank step is left out with its label.
 
     Each other completion is an alternative, and a row of its own. Its earlier steps are unlabelled (null), and the
     alternative has its label. So each rating counts once, and no row has a label of another branch. `phase`,
@@ -60,13 +60,13 @@ def read_prm800k(record: Record, neutral: Neutral = "right") -> Iterator[Row | L
     rated = any(value is not None for _, value in path)
     if rated:
         yield record.stepwise(prompt, texts, [value for _, value in path], "prm800k", **more)
-    for before, number, text, value in alternatives:
+    for before, place, text, value in alternatives:
         yield record.stepwise(
             prompt,
             [*texts[:before], text],
             [*[None] * before, value],
             "prm800k",
-            id=f"{record.name}/{before}.{number}",
+            id=f"{record.name}/{place}",
             branch=before,
             **more,
         )
@@ -101,8 +101,8 @@ def _about(record: Record) -> dict[str, Any]:
 
 
 _Step = tuple[str, bool | None]
-_Alternative = tuple[int, int, str, bool | None]
-"""The number of steps before it, its number among the step's completions, its text and its label."""
+_Alternative = tuple[int, str, str, bool | None]
+"""The number of steps before it, its place in the answer, its text and its label."""
 
 
 def _walk(record: Record, steps: list[Any], neutral: Neutral) -> tuple[list[_Step], list[_Alternative], list[LeftOut]]:
@@ -129,15 +129,15 @@ def _walk(record: Record, steps: list[Any], neutral: Neutral) -> tuple[list[_Ste
             elif value is None or not text:
                 left_out.append(LeftOut(f"alternative: {'no rating' if text else 'blank'}", "part"))
             else:
-                alternatives.append((t, number, text, value))
+                alternatives.append((len(path), f"{t}.{number}", text, value))
             seen.setdefault(text, value)
         if chosen is None and human is None:
             break
         step = found[chosen] if chosen is not None else (human or "", None)
-        if not step[0]:
-            left_out.append(LeftOut("a blank step, which ends the solution", "part"))
-            break
-        path.append(step)
+        if step[0]:
+            path.append(step)
+        else:
+            left_out.append(LeftOut("a blank step", "part"))
         if chosen is not None and steps[t]["chosen_completion"] is None:
             break
     for _ in steps[t + 1 :] if steps else ():
@@ -173,7 +173,11 @@ def _step(record: Record, where: str, step: Any, neutral: Neutral) -> tuple[list
         record.number(f"{where}.chosen_completion", 0, len(found) - 1, step)
     human = record.field(f"{where}.human_completion", step)
     if human is not None:
-        human = record.text(f"{where}.human_completion.text", record.mapping(f"{where}.human_completion", step)).strip()
+        held = record.mapping(f"{where}.human_completion", step)
+        human = record.field(f"{where}.human_completion.text", held)
+        if not isinstance(human, str):
+            raise record.error(f"{where}.human_completion.text", f"is {shown(human)}; a step must be a string")
+        human = human.strip()
     return found, chosen, human if chosen is None else None
 
 

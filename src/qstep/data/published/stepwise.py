@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qstep.data.columns import shown
+from qstep.data.published.judged import BLANK_ERROR
 from qstep.data.published.record import LeftOut, Record
-from qstep.data.rows import prompt_id
+from qstep.data.rows import OF_STEPS, prompt_id
 from qstep.types import Row
 
 
@@ -23,7 +24,8 @@ def read_trl_stepwise(record: Record) -> Iterator[Row | LeftOut]:
          "completions": [{"role": "assistant", "content": "..."}, ...], "labels": [0.75, 0.0]}
 
     Labels are true, false, null for none, or numbers from 0 to 1 with a decimal point; other types are refused. Other
-    columns are kept. Numbers in `id` and `problem_id` become strings. A row whose `labels` is null is not used.
+    columns are kept. Numbers in `id` and `problem_id` become strings. A row whose `labels` is null is not used. A blank
+    step is left out with its label and its entries in other columns, and `first_error` is counted down.
     """
     labels = record.field("labels")
     if labels is None:
@@ -31,6 +33,13 @@ def read_trl_stepwise(record: Record) -> Iterator[Row | LeftOut]:
         return
     steps = [_text(record, f"completions[{i}]", step) for i, step in enumerate(record.items("completions"))]
     row = {**record.row, "completions": steps}
+    blank = [i for i, step in enumerate(steps) if not step]
+    if blank:
+        if len(blank) == len(steps) or record.row.get("first_error") in blank:
+            yield LeftOut("all steps are blank" if len(blank) == len(steps) else BLANK_ERROR)
+            return
+        row |= _without(row, blank)
+        yield from [LeftOut("a blank step", "part")] * len(blank)
     for column in ("id", "problem_id"):
         if type(row.get(column)) is int:
             row[column] = str(row[column])
@@ -46,10 +55,21 @@ def _text(record: Record, field: str, step: Any) -> str:
     message = step[0] if isinstance(step, list) and len(step) == 1 else step
     if isinstance(message, dict) and message.get("role") == "assistant" and set(message) == {"role", "content"}:
         message = message["content"]
-    if not isinstance(message, str) or not message.strip():
+    if not isinstance(message, str):
         raise record.error(
-            field,
-            f"is {shown(step)}; a step must be a string that is not blank, or a message "
-            '{"role": "assistant", "content": ...}',
+            field, f'is {shown(step)}; a step must be a string, or a message {{"role": "assistant", "content": ...}}'
         )
     return message.strip()
+
+
+def _without(row: Row, blank: Sequence[int]) -> Row:
+    """The columns of a row that have an entry for each step, without those of blank steps, and its `first_error`."""
+    steps = len(row["completions"])
+    found: Row = {
+        column: [entry for i, entry in enumerate(row[column]) if i not in blank]
+        for column in ("completions", *OF_STEPS)
+        if isinstance(row.get(column), list) and len(row[column]) == steps
+    }
+    if type(first := row.get("first_error")) is int:
+        found["first_error"] = first - sum(i < first for i in blank)
+    return found
