@@ -24,7 +24,7 @@ from qstep.data.scanning import checked_line, scan_file
 from qstep.data.splitters import splitter_version
 from qstep.types import PromptKind, Row
 
-_VERSION = 9
+_VERSION = 10
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Index:
 
     table: one record of `COLUMNS` a row. separators: how rows say their steps were split (None: they do not).
     roles: the roles of the messages of prompts, `()` for a string. ending: the string that all prompts end with, None
-    if all are the same one. fingerprint: SHA-256 of the file.
+    if all are the same one. fingerprint: SHA-256 of the file. right_at: the reward from which rows without a label are
+    right.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Index:
     separators: list[str | None]
     roles: list[tuple[str, ...]]
     ending: str | None
+    right_at: float | None = None
     lines: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,10 +72,10 @@ class Index:
             text = file.read(int(self.table["size"][index]))
         if bytes_hash(text) != self.table["content"][index]:
             raise RowError(self.path, index + 1, None, "was changed after the file was indexed; start again")
-        return checked_line(self.path, index + 1, text, self.format, ())
+        return checked_line(self.path, index + 1, text, self.format, (), self.right_at)
 
 
-def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = ()) -> Index:
+def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = (), right_at: float | None = None) -> Index:
     """The index of a JSONL file: the stored one if the content is unchanged, else a new one.
 
     Every row is checked by `check_row`. The index is stored next to the file. If that folder is read-only it goes to
@@ -81,6 +83,7 @@ def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = ()) -> 
 
     Args:
         forbidden: strings that no step may contain, such as the scorer's separator, or splitters that may cut no step.
+        right_at: the reward from which a row without a label is right. Such rows get this label.
 
     Raises:
         RowError: a row is bad, a step contains a forbidden string, or two rows have the same id.
@@ -90,15 +93,16 @@ def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = ()) -> 
     fingerprint = file_fingerprint(path)
     separators = [splitter_version(separator) for separator in forbidden]
     key = {"version": _VERSION, "file": fingerprint, "format": format, "forbidden": separators}
+    key |= {} if right_at is None else {"right_at": right_at}
 
     def built() -> tuple[dict[str, Any], NDArray[Any]]:
-        table, texts = scan_file(path, format, forbidden)
+        table, texts = scan_file(path, format, forbidden, right_at)
         _refuse_repeated_ids(path, table, format)
         return texts, table
 
     texts, table = cached_array(path, f"{format}.index", key, COLUMNS, built)
     roles = [tuple(roles) for roles in texts["roles"]]
-    return Index(path, format, fingerprint, table, texts["separators"], roles, texts["ending"])
+    return Index(path, format, fingerprint, table, texts["separators"], roles, texts["ending"], right_at)
 
 
 def _refuse_repeated_ids(path: Path, table: NDArray[np.void], format: Format) -> None:

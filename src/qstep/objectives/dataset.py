@@ -117,6 +117,7 @@ def select_rows(
     step_separator: str | None,
     forbidden: Sequence[str] = (),
     reads_ids: bool = False,
+    asks_right: bool = False,
 ) -> GroupDataset:
     """The rows of a file that can be trained on.
 
@@ -127,14 +128,17 @@ def select_rows(
             known exactly.
         step_separator: the separator that the rows must have; None if steps do not matter.
         forbidden: strings that no step may contain.
+        asks_right: whether the method asks which responses are right.
         reads_ids: whether `encode` takes the `completion_ids` of a row instead of its text. `fixed_tokens` counts them.
 
     Raises:
-        RowError: a row is bad, or another separator split its steps.
+        RowError: a row is bad, another separator split its steps, or it is not clear which responses are right.
         ValueError: rows are longer than `max_length` and `over_long` is `refuse`, or no row is left.
     """
-    index = source.index(format, forbidden)
+    index = source.index(format, forbidden, config.right_at)
     table = index.table
+    if asks_right or config.truncated != "keep":
+        source.refuse_unclear_rewards(index)
     if step_separator is not None:
         _refuse_other_separators(source, index, step_separator)
     kept = np.ones(len(table), bool)

@@ -57,14 +57,15 @@ def verdict_label(row: Row) -> list[float]:
     return [float(ABSENT)] * (len(labels) - 1) + [labels[-1] if verdict is None else float(verdict)]
 
 
-def check_verdicts(source: RowsFile, forbidden: Sequence[str]) -> None:
+def check_verdicts(source: RowsFile, forbidden: Sequence[str], right_at: float | None) -> None:
     """Refuses a training file if its responses are all right, or all wrong.
 
     Raises:
-        RowError: a row is bad.
+        RowError: a row is bad, or it is not clear which responses are right.
         ValueError: all verdicts are the same.
     """
-    index = source.index("stepwise", forbidden)
+    index = source.index("stepwise", forbidden, right_at)
+    source.refuse_unclear_rewards(index)
     table = index.table
     verdict = np.where(table["right"] >= 0, table["right"], table["last"])
     known = verdict[~np.isnan(verdict) & (table["steps"] > 0)]
@@ -83,7 +84,7 @@ def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[s
         RowError: a row is bad.
         ValueError: all labels are the same, or labels rise after a wrong step and `config.rising` is `refuse`.
     """
-    index = source.index("stepwise", forbidden)
+    index = source.index("stepwise", forbidden, config.right_at)
     table, threshold = index.table, config.threshold
     lowest, highest = label_range(index, mask=config.truncated == "mask")
     known = ~np.isnan(lowest) & (table["steps"] > 0)
