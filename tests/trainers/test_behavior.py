@@ -70,7 +70,7 @@ def test_rows_of_another_model_are_not_weighed(
 def test_own_samples_count_as_the_references(
     base: Path, own: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = trainer(base, own, tmp_path, max_steps=2)
+    run = trainer(base, own, tmp_path, max_steps=4)
     assert "They count as samples of the model that training starts from, because 32 rows look like" in caplog.text
     assert "--behavior unknown would not weigh them" in caplog.text
     batch = run.collate([run.train_dataset[0]])

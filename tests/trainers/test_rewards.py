@@ -89,3 +89,16 @@ def test_columns_of_other_programs_are_named_once(tmp_path: Path, caplog: pytest
     objective("dqo", tmp_path).rows(read(tmp_path, rows))
     said = [record.message for record in caplog.records if "does not read" in record.message]
     assert len(said) == 1 and "the column 'logprobs', 'token_rewards'" in said[0] and "logps_behavior" in said[0]
+
+
+def test_an_audit_fails_where_training_would(tmp_path: Path) -> None:
+    from qstep.stages.audit import AuditConfig, audit
+
+    read(tmp_path, [{**ROW, "reward": float(stars)} for stars in (1, 5)])
+    allowed: dict[str, Any] = {"train_file": tmp_path / "rows.jsonl", "max_contradictions": 9}
+    with pytest.raises(ValueError, match="Give --right_at"):
+        audit(AuditConfig(**allowed))
+    assert audit(AuditConfig(**allowed, right_at=4)).responses.right == 1
+    read(tmp_path, [{**ROW, "label": True, "reward": 0.0}, {**ROW, "label": False, "reward": 0.0}])
+    with pytest.raises(ValueError, match=r"field 'label': is true, but reward is 0\.0"):
+        audit(AuditConfig(**allowed))

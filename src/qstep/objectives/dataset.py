@@ -23,6 +23,7 @@ from qstep.data import (
 )
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.source import RowsFile
+from qstep.objectives.verdicts import refuse_unclear_rewards
 from qstep.processes import first_then_all
 from qstep.types import Row
 
@@ -138,7 +139,7 @@ def select_rows(
     index = source.index(format, forbidden, config.right_at)
     table = index.table
     if asks_right or config.truncated != "keep":
-        source.refuse_unclear_rewards(index)
+        refuse_unclear_rewards(source, index)
     if step_separator is not None:
         _refuse_other_separators(source, index, step_separator)
     kept = np.ones(len(table), bool)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from qstep.data import NO_ERROR, Index, contradicting_rows, first_wrong, is_right, is_truncated, rising_rows
 from qstep.data.parts import ends_with_step
 from qstep.objectives.source import RowsFile
+from qstep.objectives.verdicts import refuse_unclear_rewards
 from qstep.types import ABSENT, Row
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def check_verdicts(source: RowsFile, forbidden: Sequence[str], right_at: float |
         ValueError: all verdicts are the same.
     """
     index = source.index("stepwise", forbidden, right_at)
-    source.refuse_unclear_rewards(index)
+    refuse_unclear_rewards(source, index)
     table = index.table
     verdict = np.where(table["right"] >= 0, table["right"], table["last"])
     known = verdict[~np.isnan(verdict) & (table["steps"] > 0)]

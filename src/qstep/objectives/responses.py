@@ -18,6 +18,7 @@ from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
 from qstep.objectives.labels import warn_of_contradictions
 from qstep.objectives.source import RowsFile
+from qstep.objectives.verdicts import refuse_contradicting_verdicts
 from qstep.processes import here, together
 from qstep.types import Row
 
@@ -90,32 +91,10 @@ def policy_rows(
             columns.update(row)
 
     together(check)
-    _refuse_contradicting_verdicts(source, dataset.index)
+    refuse_contradicting_verdicts(source, dataset.index)
     _warn_of_unread(source, columns)
     warn_of_contradictions(source, dataset.index)
     return dataset
-
-
-def _refuse_contradicting_verdicts(source: RowsFile, index: Index) -> None:
-    """Raises RowError for a right response with a reward of 0 or less, or a wrong one with a reward of 1.
-
-    It asks only files whose rewards are 1, 0 and -1. Other rewards may have another scale.
-    """
-    table = index.table
-    rewards = table["outcome"]
-    known = ~np.isnan(rewards)
-    if not np.isin(rewards[known], (-1.0, 0.0, 1.0)).all():
-        return
-    bad = np.flatnonzero(known & table["judged"] & ((table["right"] == 1) != (rewards == 1)))
-    if len(bad):
-        number = int(bad[0])
-        row = index.row(number)
-        label = str(row["label"]).lower()
-        raise source.error(
-            number,
-            "label",
-            f"is {label}, but reward is {row['reward']} ({len(bad)} such rows). Correct one of the two, or drop it",
-        )
 
 
 def _warn_of_unread(source: RowsFile, columns: Collection[str]) -> None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
 from qstep.data import Format, Index, RowError, index_rows
 from qstep.processes import first_then_all
 
@@ -51,20 +49,6 @@ class RowsFile:
             return RowError(self.path, number + 1, field, problem)
         counted = re.sub(r"\bline (\d+)", lambda match: self.line(int(match[1]) - 1), problem)
         return ValueError(f"{self.at(number)}{f', field {field!r}' if field else ''}: {counted}")
-
-    def refuse_unclear_rewards(self, index: Index) -> None:
-        """Raises RowError if rewards do not say which responses are right: some are above 1, or none is 0 or 1."""
-        rewards = index.table["outcome"]
-        rewards = np.where(index.table["judged"], np.nan, rewards)
-        if np.isnan(rewards).all() or (np.nanmax(rewards) <= 1 and np.isin(rewards, (0.0, 1.0)).any()):
-            return
-        number = int(np.nanargmax(rewards))
-        raise self.error(
-            number,
-            "reward",
-            f"is {rewards[number]:g}, and rewards are from {np.nanmin(rewards):g} to {rewards[number]:g}, so it is not "
-            "clear which responses are right. Give --right_at, the reward from which a response is right",
-        )
 
     def index(self, format: Format, forbidden: Sequence[str] = (), right_at: float | None = None) -> Index:
         """The index of the rows, after a check of each. Called by all processes.

@@ -135,7 +135,7 @@ def audit(config: AuditConfig) -> Audit:
         shared={name: shared_with(index, path) for name, path in tests.items()},
         provenance=provenance(asdict(config)) | {"files": fingerprints},
     )
-    found = replace(found, failures=[*_failures(found, config)])
+    found = replace(found, failures=[*_failures(found, config), *_verdict_failures(index)])
     if config.output is not None:
         write_result(config.output, found)
         say_written(config.output)
@@ -206,6 +206,19 @@ def _failures(found: Audit, config: AuditConfig) -> Iterator[str]:
     yield from _label_failures(found, config)
     yield from _share_failures(found, config)
     yield from _row_failures(found, config)
+
+
+def _verdict_failures(index: Index) -> Iterator[str]:
+    """What training refuses of labels and rewards."""
+    from qstep.data import RowError
+    from qstep.objectives.source import RowsFile
+    from qstep.objectives.verdicts import refuse_contradicting_verdicts, refuse_unclear_rewards
+
+    for refuse in (refuse_contradicting_verdicts, refuse_unclear_rewards):
+        try:
+            refuse(RowsFile(index.path), index)
+        except RowError as error:
+            yield str(error)
 
 
 def _label_failures(found: Audit, config: AuditConfig) -> Iterator[str]:
