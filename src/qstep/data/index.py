@@ -8,7 +8,7 @@ knows nothing of tokenizers, models or methods, so all of these share it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from qstep.data.cached import cached_array
 from qstep.data.jsonl import RowError, file_fingerprint
 from qstep.data.records import COLUMNS, bytes_hash
 from qstep.data.row_files import as_lines
-from qstep.data.rows import Format
+from qstep.data.rows import Format, with_verdict
 from qstep.data.scanning import checked_line, scan_file
 from qstep.data.splitters import splitter_version
 from qstep.types import PromptKind, Row
 
-_VERSION = 10
+_VERSION = 11
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Index:
 
     table: one record of `COLUMNS` a row. separators: how rows say their steps were split (None: they do not).
     roles: the roles of the messages of prompts, `()` for a string. ending: the string that all prompts end with, None
-    if all are the same one. fingerprint: SHA-256 of the file. right_at: the reward from which rows without a label are
-    right.
+    if all are the same one. fingerprint: SHA-256 of the file. right_at: see `with_verdicts`.
     """
 
     path: Path
@@ -72,10 +71,19 @@ class Index:
             text = file.read(int(self.table["size"][index]))
         if bytes_hash(text) != self.table["content"][index]:
             raise RowError(self.path, index + 1, None, "was changed after the file was indexed; start again")
-        return checked_line(self.path, index + 1, text, self.format, (), self.right_at)
+        row = checked_line(self.path, index + 1, text, self.format, ())
+        return row if self.right_at is None else with_verdict(row, self.right_at)
+
+    def with_verdicts(self, right_at: float) -> Index:
+        """The index, with rows that have a reward and no label as right from this reward. They get this label."""
+        table = np.array(self.table)
+        rewarded = ~table["judged"] & ~np.isnan(table["outcome"])
+        table["right"][rewarded] = table["outcome"][rewarded] >= right_at
+        table["truncated"] = table["cut"] & (table["right"] != 1)
+        return replace(self, table=table, right_at=right_at)
 
 
-def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = (), right_at: float | None = None) -> Index:
+def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = ()) -> Index:
     """The index of a JSONL file: the stored one if the content is unchanged, else a new one.
 
     Every row is checked by `check_row`. The index is stored next to the file. If that folder is read-only it goes to
@@ -83,7 +91,6 @@ def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = (), rig
 
     Args:
         forbidden: strings that no step may contain, such as the scorer's separator, or splitters that may cut no step.
-        right_at: the reward from which a row without a label is right. Such rows get this label.
 
     Raises:
         RowError: a row is bad, a step contains a forbidden string, or two rows have the same id.
@@ -93,16 +100,15 @@ def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = (), rig
     fingerprint = file_fingerprint(path)
     separators = [splitter_version(separator) for separator in forbidden]
     key = {"version": _VERSION, "file": fingerprint, "format": format, "forbidden": separators}
-    key |= {} if right_at is None else {"right_at": right_at}
 
     def built() -> tuple[dict[str, Any], NDArray[Any]]:
-        table, texts = scan_file(path, format, forbidden, right_at)
+        table, texts = scan_file(path, format, forbidden)
         _refuse_repeated_ids(path, table, format)
         return texts, table
 
     texts, table = cached_array(path, f"{format}.index", key, COLUMNS, built)
     roles = [tuple(roles) for roles in texts["roles"]]
-    return Index(path, format, fingerprint, table, texts["separators"], roles, texts["ending"], right_at)
+    return Index(path, format, fingerprint, table, texts["separators"], roles, texts["ending"])
 
 
 def _refuse_repeated_ids(path: Path, table: NDArray[np.void], format: Format) -> None:

@@ -50,10 +50,11 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("blank", "?"),  # has neither a text nor completion_ids
         ("structured", "?"),  # has several turns, or tools: its number of tokens is known only when it is rendered
         ("judged", "?"),  # has a label that is not null
+        ("cut", "?"),  # was cut off
         ("truncated", "?"),  # was cut off and is not known to be right
     ]
 )
-_PACK = struct.Struct("<qi" + "Q" * 7 + "d" * 6 + "i" * 12 + "?" * 8).pack
+_PACK = struct.Struct("<qi" + "Q" * 7 + "d" * 6 + "i" * 12 + "?" * 9).pack
 
 
 def record(
@@ -116,6 +117,7 @@ def record(
         ids is None and not response.strip(),
         structured,
         row.get("label") is not None,
+        row.get("finish_reason") == "length",
         is_truncated(row),
     )
 

@@ -29,20 +29,13 @@ _BYTES_A_PROCESS = 1 << 25
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from qstep.data.scanning import scan_for_parent; scan_for_parent()"
 
 
-def checked_line(
-    path: Path, line: int, text: bytes, format: Format, forbidden: Sequence[str], right_at: float | None = None
-) -> Row:
-    """The row of a line, checked. With `right_at`, a row without a label gets one from its reward.
-
-    Raises RowError for a bad row, or a step that contains a forbidden string.
-    """
+def checked_line(path: Path, line: int, text: bytes, format: Format, forbidden: Sequence[str]) -> Row:
+    """The row of a line, checked. Raises RowError for a bad row, or a step that contains a forbidden string."""
     try:
         raw = parse_row(text)
     except ValueError as error:
         raise RowError(path, line, None, bad_line(path, line, error)) from None
     row = check_row(path, line, raw, format)
-    if right_at is not None and row.get("label") is None and row.get("reward") is not None:
-        row["label"] = row["reward"] >= right_at
     for separator in forbidden if "completions" in row else ():
         split_at = row.get("step_separator")
         cut = first_cut(row["completions"], separator, split_by_it=split_at == separator)
@@ -65,9 +58,7 @@ def checked_line(
     return row
 
 
-def scan_file(
-    path: Path, format: Format, forbidden: Sequence[str], right_at: float | None = None
-) -> tuple[NDArray[np.void], dict[str, Any]]:
+def scan_file(path: Path, format: Format, forbidden: Sequence[str]) -> tuple[NDArray[np.void], dict[str, Any]]:
     """The records of a file's rows, and the texts that they refer to by number: separators, roles and the ending.
 
     Raises:
@@ -79,10 +70,10 @@ def scan_file(
     bounds = [size * i // workers for i in range(workers + 1)]
     if workers == 1:
         records = io.BytesIO()
-        found = [_scan(path, 0, size, format, forbidden, right_at, records)]
+        found = [_scan(path, 0, size, format, forbidden, records)]
         table = np.frombuffer(records.getbuffer(), COLUMNS)
     else:
-        table, found = _in_processes(path, bounds, format, forbidden, right_at)
+        table, found = _in_processes(path, bounds, format, forbidden)
     before = 0
     for part in found:
         if part["stopped_at"] is not None:
@@ -108,7 +99,7 @@ def scan_file(
 
 
 def _in_processes(
-    path: Path, bounds: list[int], format: Format, forbidden: Sequence[str], right_at: float | None
+    path: Path, bounds: list[int], format: Format, forbidden: Sequence[str]
 ) -> tuple[NDArray[np.void], list[dict[str, Any]]]:
     """Each process is a program of its own, so nothing of the calling program is imported or forked."""
     with tempfile.TemporaryDirectory(prefix="qstep-index-") as folder:
@@ -121,7 +112,6 @@ def _in_processes(
                     "end": end,
                     "format": format,
                     "forbidden": list(forbidden),
-                    "right_at": right_at,
                     "records": f"{folder}/{i}",
                 }
                 process = subprocess.Popen(
@@ -157,13 +147,7 @@ def scan_for_parent() -> None:
 
 
 def _scan(
-    path: Path,
-    start: int,
-    end: int,
-    format: Format,
-    forbidden: Sequence[str],
-    right_at: float | None,
-    records: BinaryIO,
+    path: Path, start: int, end: int, format: Format, forbidden: Sequence[str], records: BinaryIO
 ) -> dict[str, Any]:
     """Writes a record for each line that begins in `[start, end)`. Stops at the first bad one."""
     separators: dict[str | None, int] = {}
@@ -179,7 +163,7 @@ def _scan(
         while offset < end:
             text = file.readline()
             try:
-                row = checked_line(path, 0, text, format, forbidden, right_at)
+                row = checked_line(path, 0, text, format, forbidden)
             except RowError:
                 stopped_at = offset
                 break

@@ -23,7 +23,7 @@ from qstep.data import (
 )
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.source import RowsFile
-from qstep.objectives.verdicts import refuse_unclear_rewards
+from qstep.objectives.verdicts import judged_index, refuse_unclear_rewards
 from qstep.processes import first_then_all
 from qstep.types import Row
 
@@ -136,7 +136,7 @@ def select_rows(
         RowError: a row is bad, another separator split its steps, or it is not clear which responses are right.
         ValueError: rows are longer than `max_length` and `over_long` is `refuse`, or no row is left.
     """
-    index = source.index(format, forbidden, config.right_at)
+    index = judged_index(source, config, format, forbidden)
     table = index.table
     if asks_right or config.truncated != "keep":
         refuse_unclear_rewards(source, index)

@@ -50,7 +50,7 @@ class RowsFile:
         counted = re.sub(r"\bline (\d+)", lambda match: self.line(int(match[1]) - 1), problem)
         return ValueError(f"{self.at(number)}{f', field {field!r}' if field else ''}: {counted}")
 
-    def index(self, format: Format, forbidden: Sequence[str] = (), right_at: float | None = None) -> Index:
+    def index(self, format: Format, forbidden: Sequence[str] = ()) -> Index:
         """The index of the rows, after a check of each. Called by all processes.
 
         Raises:
@@ -58,7 +58,7 @@ class RowsFile:
             ValueError: a row in memory is bad, or there are no rows.
         """
         try:
-            return first_then_all(lambda: index_rows(self.path, format, forbidden=forbidden, right_at=right_at))
+            return first_then_all(lambda: index_rows(self.path, format, forbidden=forbidden))
         except RowError as error:
             if self.argument is None:
                 raise

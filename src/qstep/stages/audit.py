@@ -124,9 +124,10 @@ def audit(config: AuditConfig) -> Audit:
     counted = config.model_name_or_path is not None
     forbidden = sorted({config.step_separator, config.separator_token}) if counted and format == "stepwise" else []
     try:
-        index = index_rows(config.train_file, format, forbidden=forbidden, right_at=config.right_at)
+        index = index_rows(config.train_file, format, forbidden=forbidden)
     except RowError as error:
         raise ValueError(f"{error}{_hint(config.train_file)}") from None
+    index = index if config.right_at is None else index.with_verdicts(config.right_at)
     found = audit_rows(
         index,
         train_file=config.train_file.name,
