@@ -30,7 +30,7 @@ from qstep.mdp import TokenTree, state_count
 from qstep.types import ABSENT
 
 LAMBDAS = [0.0, 0.5, 0.9, 0.95, 1.0]
-MODES: list[ImportanceMode] = ["none", "trajectory", "prefix"]
+MODES: list[ImportanceMode] = ["none", "trajectory", "prefix", "token"]
 PLAIN = TokenTree.random(3, 4, seed=0)
 WITH_EOS = TokenTree.random(3, 4, seed=0, eos=2, step_rewards=True)
 TREES = {"plain": PLAIN, "eos and step rewards": WITH_EOS}

@@ -87,7 +87,7 @@ BAD: list[tuple[str, Any, str | None, str]] = [
     ("trl_stepwise", without("trl_stepwise", "prompt"), "prompt", "is missing"),
     ("trl_stepwise", {**TRL, "prompt": []}, "prompt", "give a string, or messages"),
     ("trl_stepwise", {**TRL, "prompt": [{"role": "user"}]}, "prompt", "give a string, or messages"),
-    ("trl_stepwise", {**TRL, "id": ""}, "id", "give a string"),
+    ("trl_stepwise", {**TRL, "id": ""}, "id", "give a string or a whole number"),
     ("trl_stepwise", {**TRL, "gold": 5}, "gold", "in quotes even if it is a number"),
     ("trl_stepwise", {**TRL, "id": "first"}, "id", "'first' occurs twice"),
     ("trl_stepwise", [TRL], None, "a list, not a JSON object"),

@@ -226,3 +226,13 @@ def test_a_missing_column_names_the_command_that_writes_it(tmp_path: Path, colum
     with pytest.raises(RowError, match=f"field '{column}': is missing; {how_to_add(column)}"):
         checked(path, "prompt-completion", [column])
     assert how_to_add(column).split("`")[1].removeprefix("qstep ") in COMMANDS
+
+
+def test_whole_numbers_are_ids(tmp_path: Path) -> None:
+    """Files of other programs number their rows. True and 1.5 number nothing."""
+    row = {"prompt": "q", "completion": "x", "id": 7, "problem_id": 0}
+    checked = check_row(tmp_path / "rows.jsonl", 1, row, "prompt-completion")
+    assert (checked["id"], checked["problem_id"]) == ("7", "0") and row["id"] == 7
+    for bad in (True, 1.5, ""):
+        with pytest.raises(RowError, match="give a string or a whole number"):
+            check_row(tmp_path / "rows.jsonl", 1, {**row, "id": bad}, "prompt-completion")

@@ -13,20 +13,28 @@ MASK = torch.tensor([[True, True, True], [True, True, False]])
 
 
 def test_by_hand() -> None:
-    """Ratios 2, 2, 1/2 and 1, 1/2: products 2 and 1/2 in all, and 2, 4, 2 and 1, 1/2 over the prefixes."""
+    """Ratios 2, 2, 1/2 and 1, 1/2: products 2 and 1/2 in all, and 2, 4, 2 and 1, 1/2 over the prefixes.
+
+    By token, ratios above the limit 1.5 are 1.5.
+    """
     by_trajectory = importance_weights(LOGPS, BEHAVIOR, MASK, "trajectory", clip=3.0)
     torch.testing.assert_close(by_trajectory.weights, torch.tensor([2.0, 0.5]))
     torch.testing.assert_close(by_trajectory.log_weights, torch.tensor([2.0, 0.5]).log())
     by_prefix = importance_weights(LOGPS, BEHAVIOR, MASK, "prefix", clip=3.0)
     torch.testing.assert_close(by_prefix.weights, torch.tensor([[2.0, 3.0, 2.0], [1.0, 0.5, 0.0]]))
     assert torch.equal(by_prefix.log_weights, by_trajectory.log_weights)
+    by_token = importance_weights(LOGPS, BEHAVIOR, MASK, "token", clip=1.5)
+    torch.testing.assert_close(by_token.weights, torch.tensor([[1.5, 1.5, 0.5], [1.0, 0.5, 0.0]]))
+    assert torch.equal(by_token.log_weights, by_trajectory.log_weights)
+    unclipped = importance_weights(LOGPS, BEHAVIOR, MASK, "token", clip=math.inf)
+    torch.testing.assert_close(unclipped.weights, torch.tensor([[2.0, 2.0, 0.5], [1.0, 0.5, 0.0]]))
     unweighted = importance_weights(LOGPS, BEHAVIOR, MASK, "none")
     assert unweighted.weights.tolist() == [1.0, 1.0]
     assert torch.equal(unweighted.log_weights, by_trajectory.log_weights)
     assert importance_weights(LOGPS, BEHAVIOR, MASK, "trajectory").weights.tolist() == [1.0, 0.5]
 
 
-@pytest.mark.parametrize("mode", ["trajectory", "prefix"])
+@pytest.mark.parametrize("mode", ["trajectory", "prefix", "token"])
 def test_extreme_ratios_neither_overflow_nor_carry_gradients(mode: str) -> None:
     logps = torch.tensor([[0.0, 0.0], [-1e4, -math.inf]], dtype=torch.float16, requires_grad=True)
     behavior = torch.tensor([[-1e4, -1e4], [0.0, 0.0]], dtype=torch.float16)
@@ -37,8 +45,8 @@ def test_extreme_ratios_neither_overflow_nor_carry_gradients(mode: str) -> None:
 
 
 def test_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(ValueError, match="'token' is unknown: choose trajectory, prefix or none"):
-        importance_weights(LOGPS, BEHAVIOR, MASK, "token")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'step' is unknown: choose trajectory, prefix, token or none"):
+        importance_weights(LOGPS, BEHAVIOR, MASK, "step")  # type: ignore[arg-type]
     with pytest.raises(ValueError):
         importance_weights(LOGPS, BEHAVIOR, MASK, "trajectory", clip=0.0)
 

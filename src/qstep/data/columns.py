@@ -25,6 +25,10 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
+def _is_id(value: Any) -> bool:
+    return _is_name(value) or (isinstance(value, int) and not isinstance(value, bool))
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and _are_finite([value])
 
@@ -83,8 +87,8 @@ _LARGEST_REWARD = 3e38
 _LARGEST_LOGP = 1e-2
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "id": (_is_name, "give a string"),
-    "problem_id": (_is_name, "give a string"),
+    "id": (_is_id, "give a string or a whole number"),
+    "problem_id": (_is_id, "give a string or a whole number"),
     "sample": (_is_count, "give a whole number from 0"),
     "task": (_is_name, "give a string"),
     "metadata": (lambda value: isinstance(value, dict), "give an object"),

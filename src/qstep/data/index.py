@@ -8,7 +8,7 @@ knows nothing of tokenizers, models or methods, so all of these share it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from qstep.data.inputs import Lines, is_several, line_of, unit_of
 from qstep.data.jsonl import RowError, rows_fingerprint
 from qstep.data.naming import chosen_columns
 from qstep.data.records import COLUMNS, bytes_hash
-from qstep.data.rows import Format
+from qstep.data.rows import Format, with_verdict
 from qstep.data.scanning import checked_line, scan_file
 from qstep.data.splitters import splitter_version
 from qstep.types import PromptKind, Row
 
-_VERSION = 10
+_VERSION = 12
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Index:
     table: one record of `COLUMNS` a row. separators: how rows say their steps were split (None: they do not).
     roles: the roles of the messages of prompts, `()` for a string. ending: the string that all prompts end with, None
     if all are the same one. fingerprint: that of the files. columns: the files' columns that were chosen.
+    right_at: see `with_verdicts`.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Index:
     roles: list[tuple[str, ...]]
     ending: str | None
     columns: Mapping[str, str] | None = None
+    right_at: float | None = None
     lines: Lines = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,7 +92,16 @@ class Index:
         line = self.line(index)
         if bytes_hash(text) != self.table["content"][index]:
             raise RowError(self.path, line, None, "was changed after the file was indexed; start again")
-        return checked_line(self.path, line, text, self.format, (), self.columns)
+        row = checked_line(self.path, line, text, self.format, (), self.columns)
+        return row if self.right_at is None else with_verdict(row, self.right_at)
+
+    def with_verdicts(self, right_at: float) -> Index:
+        """The index, with rows that have a reward and no label as right from this reward. They get this label."""
+        table = np.array(self.table)
+        rewarded = ~table["judged"] & ~np.isnan(table["outcome"])
+        table["right"][rewarded] = table["outcome"][rewarded] >= right_at
+        table["truncated"] = table["cut"] & (table["right"] != 1)
+        return replace(self, table=table, right_at=right_at)
 
 
 def index_rows(

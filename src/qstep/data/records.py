@@ -50,10 +50,12 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("rises", "?"),  # a step has a higher label than one before it
         ("blank", "?"),  # has neither a text nor completion_ids
         ("structured", "?"),  # has several turns, or tools: its number of tokens is known only when it is rendered
+        ("judged", "?"),  # has a label that is not null
+        ("cut", "?"),  # was cut off
         ("truncated", "?"),  # was cut off and is not known to be right
     ]
 )
-_PACK = struct.Struct("<qiq" + "Q" * 7 + "d" * 6 + "i" * 12 + "?" * 7).pack
+_PACK = struct.Struct("<qiq" + "Q" * 7 + "d" * 6 + "i" * 12 + "?" * 9).pack
 
 
 def record(
@@ -117,6 +119,8 @@ def record(
         any(after > before for after, before in zip(known[1:], accumulate(known, min), strict=False)),
         ids is None and not response.strip(),
         structured,
+        row.get("label") is not None,
+        row.get("finish_reason") == "length",
         is_truncated(row),
     )
 

@@ -119,6 +119,7 @@ def check_row(
 ) -> Row:
     """Checks every column that this package knows, and returns a copy. Columns of `format` and `need` are required.
 
+    Ids that are whole numbers become strings.
     Messages come into one form (`qstep.data.messages`). A completion of one assistant message becomes its text. The
     steps of one with several turns are the assistant's turns.
 
@@ -141,7 +142,7 @@ def check_row(
     )
     if fault is not None:
         raise RowError(path, line, *fault)
-    return row
+    return row | {name: str(row[name]) for name in ("id", "problem_id") if isinstance(row.get(name), int)}
 
 
 def _bad_messages(row: Row) -> _Fault:
@@ -262,6 +263,13 @@ def is_right(row: Row) -> bool | None:
     if row.get("label") is not None:
         return bool(row["label"])
     return None if row.get("reward") is None else float(row["reward"]) >= 1
+
+
+def with_verdict(row: Row, right_at: float) -> Row:
+    """The row; if it has a reward and no label, with the label that the reward is at least `right_at`."""
+    if row.get("label") is not None or row.get("reward") is None:
+        return row
+    return {**row, "label": row["reward"] >= right_at}
 
 
 def is_truncated(row: Row) -> bool:

@@ -36,6 +36,7 @@ from qstep.evals.measures import (
     TwoGolds,
     VerdictShares,
 )
+from qstep.evals.own_samples import OwnSamples
 from qstep.evals.results import Audit
 from qstep.models import StepContract, encode_row_steps
 from qstep.runs.progress import bar
@@ -51,6 +52,7 @@ def audit_rows(
     *,
     train_file: str = "",
     tokens: TokenSpread | None = None,
+    own_samples: OwnSamples | None = None,
     shared: Mapping[str, SharedRows] | None = None,
     provenance: Mapping[str, Any] | None = None,
     tasks: Tasks = BUILT_IN,
@@ -77,6 +79,7 @@ def audit_rows(
         contradictions=NamedRows.of(index, contradicting_rows(index)),
         golds=_golds(index, tasks),
         tokens=tokens,
+        own_samples=own_samples,
         shared=dict(shared or {}),
         failures=[],
         provenance=dict(provenance or {}),

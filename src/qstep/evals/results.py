@@ -31,6 +31,7 @@ from qstep.evals.measures import (
     TokenSpread,
     VerdictShares,
 )
+from qstep.evals.own_samples import OwnSamples
 
 ANSWERS = ("chosen", "majority", "weighted", "pass")
 """The ways in which a search's candidates give an answer: its own choice, two votes, or a perfect scorer."""
@@ -321,6 +322,7 @@ class Audit:
     without_labels: int | None = None
     rising: NamedRows | None = None
     tokens: TokenSpread | None = None
+    own_samples: OwnSamples | None = None
     shared: dict[str, SharedRows]
     failures: list[str]
     provenance: dict[str, Any]

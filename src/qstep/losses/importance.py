@@ -15,8 +15,8 @@ from torch import Tensor
 
 from qstep.losses.precision import at_least_fp32, masked
 
-ImportanceMode = Literal["trajectory", "prefix", "none"]
-"""The part of a response that a weight covers: all of it, its tokens up to each one, or nothing (all weights 1)."""
+ImportanceMode = Literal["trajectory", "prefix", "token", "none"]
+"""What a weight covers: the complete response, its tokens up to each one, each token alone, or nothing (all are 1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,9 @@ def importance_weights(
     """`w = min(clip, prod_h (pi / mu)(a_h | s_h))` (arXiv 2410.09302), detached.
 
     With "trajectory" the product runs over the response, and weights are [B]. With "prefix" it runs over the tokens up
-    to and including each one, and weights are [B, T], 0 outside the mask. With "none" all weights are 1. `clip =
-    math.inf` keeps the weights unclipped and unbiased. Raises ValueError for another mode, or if clip is not positive.
+    to and including each one, and weights are [B, T], 0 outside the mask. With "token" each weight is the ratio of its
+    own token, [B, T]: it varies less, but ignores how likely the policy is to reach the state. With "none" all weights
+    are 1. `clip = math.inf` leaves weights unclipped. Raises ValueError for another mode, or if clip is not positive.
 
     Example:
         >>> logps, behavior_logps = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.0, -1.0]])
@@ -51,10 +52,12 @@ def importance_weights(
         weights = log_weights.clamp(max=log_clip).exp()
     elif mode == "prefix":
         weights = masked(log_ratios.cumsum(dim=1).clamp(max=log_clip).exp(), mask)
+    elif mode == "token":
+        weights = masked(log_ratios.clamp(max=log_clip).exp(), mask)
     elif mode == "none":
         weights = torch.ones_like(log_weights)
     else:
-        raise ValueError(f"importance mode {mode!r} is unknown: choose trajectory, prefix or none")
+        raise ValueError(f"importance mode {mode!r} is unknown: choose trajectory, prefix, token or none")
     return ImportanceWeights(weights, log_weights)
 
 

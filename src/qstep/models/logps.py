@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -30,6 +33,54 @@ def token_logps(
         return logps(states, targets)
     slices = zip(states.split(size), targets.split(size), strict=True)
     return torch.cat([checkpoint(logps, s, t, use_reentrant=False) for s, t in slices])
+
+
+class Surprises(NamedTuple):
+    """How likely tokens are, compared with samples a of pi. Shapes are [M], or [B, T] in a batch.
+
+    excess: `log pi(a) + H(pi)`, whose expectation over samples is 0. variance, third: its second and third moment over
+    samples. entropy: H(pi).
+    """
+
+    excess: Tensor
+    variance: Tensor
+    third: Tensor
+    entropy: Tensor
+
+
+@torch.no_grad()
+def token_surprises(
+    model: PreTrainedModel,
+    states: Float[Tensor, "M D"],
+    targets: Int[Tensor, " M"],
+    *,
+    temperature: float = 1.0,
+    ends: Sequence[int] = (),
+) -> Surprises:
+    """The surprise of each target, in fp32, for samples at a temperature that are not one of `ends`.
+
+    The distribution is that of all tokens but `ends`, so it does not matter what ends a response. For a target among
+    `ends` all values are 0. Logits exist for one slice of the tokens at a time.
+    """
+    head, config = model.get_output_embeddings(), model.config.get_text_config()
+    size = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
+    end_ids = torch.tensor([*ends], dtype=torch.long, device=states.device)
+
+    def surprises(states: Tensor, targets: Tensor) -> list[Tensor]:
+        logits = finished_logits(config, head(states).float()) / temperature
+        logits = logits.index_fill(-1, end_ids, -torch.inf)
+        logps = logits.log_softmax(-1)
+        probabilities = logps.exp()
+        chosen = logps.gather(-1, targets[:, None]).squeeze(-1)
+        logps = logps.masked_fill(probabilities == 0, 0.0)
+        entropy = -(probabilities * logps).sum(-1)
+        excesses = logps + entropy[:, None]
+        moments = [(probabilities * excesses**power).sum(-1) for power in (2, 3)]
+        ended = torch.isin(targets, end_ids)
+        return [values.masked_fill(ended, 0.0) for values in (chosen + entropy, *moments, entropy)]
+
+    parts = [surprises(s, t) for s, t in zip(states.split(size), targets.split(size), strict=True)]
+    return Surprises(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 def finished_logits(config: PretrainedConfig, logits: Tensor) -> Tensor:

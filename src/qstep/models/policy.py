@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 
 from qstep.models.adapters import adapted, base_of, saved_adapter
 from qstep.models.loading import ADAPTER_CONFIG, ModelOptions, adapter_off, bare, load_causal_lm
-from qstep.models.logps import token_logps
+from qstep.models.logps import Surprises, token_logps, token_surprises
 from qstep.models.packing import Batch, packed_hidden, states_before
 from qstep.models.pretrained import PretrainedModule
 from qstep.types import Dtype
@@ -58,6 +59,15 @@ class PolicyModel(PretrainedModule):
         mask = batch["response_mask"].bool()
         chosen = token_logps(bare(self.pretrained), states, batch["response_ids"][mask])
         return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).masked_scatter(mask, chosen)
+
+    @torch.no_grad()
+    def surprises(self, batch: Batch, *, temperature: float = 1.0, ends: Sequence[int] = ()) -> Surprises:
+        """How likely the batch's response tokens are, compared with samples of this policy: see `token_surprises`."""
+        model, mask = bare(self.pretrained), batch["response_mask"].bool()
+        states = states_before(packed_hidden(model.base_model, batch), batch)
+        found = token_surprises(model, states, batch["response_ids"][mask], temperature=temperature, ends=ends)
+        empty = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+        return Surprises(*(empty.masked_scatter(mask, values) for values in found))
 
     def reference(self) -> AbstractContextManager[Any]:
         """A context in which the adapter is off. The policy is then the one at the start of training."""

@@ -47,7 +47,7 @@ def orm(config: ScorerConfig, tokenizer: PreTrainedTokenizerBase, name: str) -> 
         name,
         loss=orm_loss,
         labels_of=verdict_label,
-        check=check_verdicts,
+        check=lambda source, forbidden: check_verdicts(source, config, forbidden),
         leave_out=_without_verdict,
         aggregation="last",
     )

@@ -11,7 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from qstep.objectives.arguments import MARKS
-from qstep.runs.options import AtLeast1, Check, check_options
+from qstep.runs.options import AtLeast1, Bounds, Check, check_options
 from qstep.types import OverLong, Truncated
 
 _REPORTERS = {
@@ -51,6 +51,8 @@ class GroupConfig(TrainingArguments):
         over_long: `refuse` stops at rows longer than max_length and names them; `drop` leaves them out and counts them.
         truncated: what happens to responses that were cut off (`finish_reason` is `length`) and are not right. `keep`
             takes them as they are graded or labelled; `drop` leaves them out and counts them.
+        right_at: the reward from which a response without a label is right. The default is 1. It must be given if
+            rewards are above 1, or are never 0 or 1, and the method asks which responses are right.
         responses_per_prompt: maximum number of responses in a batch that share one pass over their prompt. Null means
             all responses of the problem.
         logging_steps: optimizer steps between two lines of the log. Losses and metrics are averages since the line
@@ -62,6 +64,7 @@ class GroupConfig(TrainingArguments):
     max_length: AtLeast1 = 2048
     over_long: OverLong = "refuse"
     truncated: Annotated[Truncated, Check(_no_mask)] = "keep"
+    right_at: Annotated[float | None, Bounds(least=-3e38, most=3e38)] = None
     responses_per_prompt: AtLeast1 | None = 1
     logging_steps: float = 10
 

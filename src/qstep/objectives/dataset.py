@@ -23,6 +23,7 @@ from qstep.data import (
 )
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.source import RowsFile
+from qstep.objectives.verdicts import judged_index, refuse_unclear_rewards
 from qstep.processes import first_then_all
 from qstep.types import Row
 
@@ -117,6 +118,7 @@ def select_rows(
     step_separator: str | None,
     forbidden: Sequence[str] = (),
     reads_ids: bool = False,
+    asks_right: bool = False,
 ) -> GroupDataset:
     """The rows of a file that can be trained on.
 
@@ -127,14 +129,17 @@ def select_rows(
             known exactly.
         step_separator: the separator that the rows must have; None if steps do not matter.
         forbidden: strings that no step may contain.
+        asks_right: whether the method asks which responses are right.
         reads_ids: whether `encode` takes the `completion_ids` of a row instead of its text. `fixed_tokens` counts them.
 
     Raises:
-        RowError: a row is bad, or another separator split its steps.
+        RowError: a row is bad, another separator split its steps, or it is not clear which responses are right.
         ValueError: rows are longer than `max_length` and `over_long` is `refuse`, or no row is left.
     """
-    index = source.index(format, forbidden)
+    index = judged_index(source, config, format, forbidden)
     table = index.table
+    if asks_right or config.truncated != "keep":
+        refuse_unclear_rewards(source, index)
     if step_separator is not None:
         _refuse_other_separators(source, index, step_separator)
     kept = np.ones(len(table), bool)

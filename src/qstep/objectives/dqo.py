@@ -23,6 +23,7 @@ from qstep.objectives.value_function import ValueConfig, ValueFunction
 from qstep.runs.options import Bounds, ReadIf
 from qstep.runs.shared_options import StepSeparator
 from qstep.types import Row, Truncated
+from qstep.words import counted
 
 ProcessRewards = Literal["none", "potential", "additive"]
 
@@ -64,20 +65,22 @@ class DQOConfig(ImportanceConfig, ValueConfig):
 class DQO(WeightedObjective[RewardedBatch]):
     """Reads rows with `reward` or `label`, with `logps_behavior` and, for process rewards, with `step_rewards`.
 
-    Rows without `logps_behavior` count as samples of the reference model, with a warning.
+    Rows without `logps_behavior` count as `behavior` says.
     """
 
     def __init__(self, config: DQOConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self.config, self.tokenizer, self.value = config, tokenizer, ValueFunction(config, tokenizer)
-        self.importance = Importance(config, "--warmup_steps or --beta")
+        self.importance = Importance(config, tokenizer, "--warmup_steps or --beta")
 
     def new_model(self, options: ModelOptions) -> PolicyWithValue:
         return self.value.new_model(options)
 
     def rows(self, source: RowsFile) -> GroupDataset:
-        if self.config.process_rewards == "none":
-            return self.value.rows(source)
-        dataset = self.value.rows(source, self.config.step_separator)
+        scored = self.config.process_rewards != "none"
+        dataset = self.value.rows(source, self.config.step_separator if scored else None)
+        self.importance.check(dataset)
+        if not scored:
+            return dataset
         unscored = dataset.rows[~dataset.index.table["rewarded"][dataset.rows]]
         if len(unscored):
             raise source.error(
@@ -86,11 +89,25 @@ class DQO(WeightedObjective[RewardedBatch]):
                 f"is missing ({len(unscored)} such rows), but process_rewards {self.config.process_rewards} needs it: "
                 f"{how_to_add('step_rewards')}",
             )
+        self._check_step_rewards(source, dataset)
         return dataset
+
+    def _check_step_rewards(self, source: RowsFile, dataset: GroupDataset) -> None:
+        """Raises RowError for a row without `completions` whose response has more or fewer steps than rewards."""
+        for number in dataset.rows[dataset.index.table["steps"][dataset.rows] < 0].tolist():
+            row = dataset.row(number)
+            rewards, steps = len(row["step_rewards"]), len(steps_of(row, self.config.step_separator))
+            if rewards != steps:
+                raise source.error(
+                    number,
+                    "step_rewards",
+                    f"has {counted(rewards, 'entry', 'entries')}, and --step_separator {self.config.step_separator!r} "
+                    f"cuts the completion into {counted(steps, 'step')}. Give one for each step, or completions",
+                )
 
     def begin(self, model: PolicyWithValue, train: GroupDataset) -> None:
         self.value.begin(model, train)
-        self.importance.begin(train)
+        self.importance.begin(model, train)
 
     def needs_reference(self, dataset: GroupDataset) -> bool:
         return self.value.needs_reference() or self.importance.needs_reference(dataset)

@@ -5,23 +5,44 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from math import inf
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
+from qstep.evals.own_samples import explanation, finding
+from qstep.evals.sampled_by import chosen_rows, compare_with_own
 from qstep.losses import ImportanceMode, importance_diagnostics, importance_weights
+from qstep.models import PolicyModel
 from qstep.objectives.batch import WeightedBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.objective import AnyBatch, Objective, Recorded
-from qstep.processes import gathered, here
-from qstep.runs.options import Bounds, ReadIf
+from qstep.processes import gathered, here, together
+from qstep.runs.options import Bounds, InSettings, ReadIf
 from qstep.types import Row
 
 _log = logging.getLogger(__name__)
 
-_WEIGHTED = ReadIf(importance=("trajectory", "prefix"))
+Behavior = Literal["auto", "reference", "unknown", "rows"]
+"""What rows without `logps_behavior` count as."""
+
+WEIGHTED = ReadIf(importance=("trajectory", "prefix", "token"))
+_COMPARED = 48
+"""How many rows are compared with the model's own samples."""
+_COUNT_AS = {
+    "reference": "They count as samples of the model that training starts from",
+    "unknown": "They are not weighed by importance",
+}
+_ALTERNATIVES = {
+    "reference": "--behavior unknown would not weigh them by importance",
+    "unknown": "--behavior reference would take them for samples of the model that training starts from, and "
+    "`qstep sample` writes rows with logps_behavior",
+}
 
 
 class ImportanceCollapse(RuntimeError):
@@ -34,77 +55,119 @@ class ImportanceConfig(GroupConfig):
 
     Args:
         importance: importance weights: the product of pi/mu over the `trajectory`, over the `prefix` up to each token,
-            or always 1 (`none`).
-        importance_clip: upper limit of the importance weights.
+            the ratio of each `token` alone, or always 1 (`none`).
+        importance_clip: upper limit of the importance weights; `inf` for none.
+        behavior: what rows without `logps_behavior` count as. `reference` takes them for samples of the model that
+            training starts from. `unknown` gives them weight 1. `rows` refuses them. `auto` tests some of them, and
+            takes them for samples of that model only if nothing speaks against it.
         min_effective_sample_size: training stops when the share of effective samples, or the mean weight, stays below
             this for `collapse_patience` optimizer steps.
         collapse_patience: optimizer steps in a row below min_effective_sample_size after which training stops.
     """
 
     importance: ImportanceMode = "trajectory"
-    importance_clip: Annotated[float, Bounds(above=0), _WEIGHTED] = 1.0
-    min_effective_sample_size: Annotated[float, Bounds(least=0), _WEIGHTED] = 0.02
-    collapse_patience: Annotated[int, Bounds(least=1), _WEIGHTED] = 10
+    importance_clip: Annotated[
+        float, Bounds(above=0), InSettings(lambda clip: "inf" if clip == inf else clip), WEIGHTED
+    ] = 1.0
+    behavior: Annotated[Behavior, WEIGHTED] = "auto"
+    min_effective_sample_size: Annotated[float, Bounds(least=0), WEIGHTED] = 0.02
+    collapse_patience: Annotated[int, Bounds(least=1), WEIGHTED] = 10
 
 
 class Importance:
     """The importance weights of a training, and their state.
 
-    Rows without `logps_behavior` count as samples of the reference model, with a warning.
-
     raise_options: the options that keep the policy closer to the data when they are raised, for the advice.
+    assumed: what rows without `logps_behavior` count as, once `begin` has decided it.
     """
 
-    def __init__(self, config: ImportanceConfig, raise_options: str = "--warmup_steps") -> None:
-        self.config, self.raise_options = config, raise_options
+    def __init__(
+        self, config: ImportanceConfig, tokenizer: PreTrainedTokenizerBase, raise_options: str = "--warmup_steps"
+    ) -> None:
+        self.config, self.tokenizer, self.raise_options = config, tokenizer, raise_options
+        self.assumed: Literal["reference", "unknown"] = "reference" if config.behavior == "reference" else "unknown"
         self.steps_below = 0
         self.log_weights: list[Tensor] = []
 
-    def begin(self, train: GroupDataset) -> None:
-        """Warns of rows that count as samples of the reference model."""
-        assumed = _assumed(train)
-        if assumed and self.config.importance != "none" and here()[0] == 0:
-            _log.warning(
-                "%s: %d of %d rows have no logps_behavior, so they count as samples of the reference model. If another "
-                "model sampled them, their importance weights are wrong. Give --importance none",
-                train.source,
-                assumed,
-                len(train.rows),
+    def check(self, dataset: GroupDataset) -> None:
+        """Raises RowError for the first row without `logps_behavior` if all rows must have it."""
+        lacking = _lacking(dataset)
+        if self.config.importance != "none" and self.config.behavior == "rows" and len(lacking):
+            raise dataset.source.error(
+                int(lacking.min()),
+                "logps_behavior",
+                f"is missing ({len(lacking)} such rows), and --behavior is rows. Sample with `qstep sample`, which "
+                "writes it, or give --behavior auto, reference or unknown",
             )
+
+    def begin(self, model: PolicyModel, train: GroupDataset) -> None:
+        """Decides what rows without `logps_behavior` count as, and says so. Called by all processes."""
+        lacking = _lacking(train)
+        if self.config.importance == "none" or not len(lacking):
+            return
+        why = "as --behavior says"
+        if self.config.behavior == "auto":
+            self.assumed, why = gathered(together(lambda: self._tested(model, train, lacking)))[0]
+        if here()[0] == 0:
+            _log.warning(
+                "%s: %d of %d rows have no logps_behavior. %s, %s. %s",
+                train.source,
+                len(lacking),
+                len(train.rows),
+                _COUNT_AS[self.assumed],
+                why,
+                _ALTERNATIVES[self.assumed],
+            )
+
+    def _tested(
+        self, model: PolicyModel, train: GroupDataset, lacking: NDArray[np.int64]
+    ) -> tuple[Literal["reference", "unknown"], str]:
+        """What the rows count as by a test of some of them, and why. Every process computes the same."""
+        numbers = lacking[chosen_rows(len(lacking), _COMPARED)].tolist()
+        rows = ((train.where(number), train.row(number)) for number in numbers)
+        found = compare_with_own(model, self.tokenizer, rows, max_length=self.config.max_length)
+        if found.own is not False:
+            return ("reference" if found.own else "unknown"), f"because {finding(found)}"
+        return "unknown", f"because {finding(found)}; possible reasons are {explanation(found)}"
 
     def needs_reference(self, dataset: GroupDataset) -> bool:
         """Whether the reference's log-probabilities take the place of missing ones."""
-        return self.config.importance != "none" and _assumed(dataset) > 0
+        return self.config.importance != "none" and self.assumed == "reference" and len(_lacking(dataset)) > 0
 
     def columns(self, rows: list[Row], mask: Tensor, reference_logps: Tensor | None) -> dict[str, Tensor]:
-        """The column `behavior_logps` `[B, T]` of a batch: the rows' `logps_behavior`, or else the reference's."""
+        """The column `behavior_logps` `[B, T]` of a batch: the rows' `logps_behavior`, the reference's, or NaN."""
         if self.config.importance == "none":
             return {}
-        behavior = torch.zeros(mask.shape) if reference_logps is None else reference_logps.clone()
+        behavior = torch.full(mask.shape, torch.nan)
         for i, row in enumerate(rows):
             if row.get("logps_behavior") is not None:
                 behavior[i, mask[i].bool()] = torch.tensor(row["logps_behavior"], dtype=torch.float32)
+            elif self.assumed == "reference":
+                behavior[i] = _reference_of(reference_logps, i)
         return {"behavior_logps": behavior}
 
     def weights(self, model: nn.Module, logps: Tensor, batch: WeightedBatch) -> Tensor | None:
         """The weights `[B]` or `[B, T]`; None if all are 1. Keeps those of a training step for `end_step`."""
         if self.config.importance == "none":
             return None
-        mask = batch["response_mask"].bool()
-        importance = importance_weights(
-            logps, batch["behavior_logps"], mask, self.config.importance, self.config.importance_clip
-        )
+        mask, behavior = batch["response_mask"].bool(), batch["behavior_logps"]
+        known = ~(behavior.isnan() & mask).any(dim=1)
+        behavior = torch.where(known[:, None], behavior, logps.detach())
+        importance = importance_weights(logps, behavior, mask, self.config.importance, self.config.importance_clip)
         if model.training:
-            self.log_weights.append(importance.log_weights[batch["row_weight"] > 0])
+            self.log_weights.append(importance.log_weights[known & (batch["row_weight"] > 0)])
         return importance.weights
 
     def end_step(self, step: int) -> Recorded:
-        """Diagnostics of the weights of one optimizer step. Raises ImportanceCollapse if they have collapsed."""
-        if self.config.importance == "none":
-            return {}
-        own = torch.cat(self.log_weights).tolist()
+        """Diagnostics of the weights of one optimizer step. Raises ImportanceCollapse if they have collapsed.
+
+        Rows whose behaviour policy is unknown do not count.
+        """
+        own = torch.cat(self.log_weights).tolist() if self.log_weights else []
         self.log_weights.clear()
         log_weights = torch.tensor([weight for process in gathered(own) for weight in process])
+        if not len(log_weights):
+            return {}
         diagnostics = importance_diagnostics(log_weights, self.config.importance_clip)
         worst = min(diagnostics["effective_sample_size"], diagnostics["mean_weight"])
         self.steps_below = self.steps_below + 1 if worst < self.config.min_effective_sample_size else 0
@@ -114,17 +177,18 @@ class Importance:
                 f"the batch for {self.steps_below} steps (effective sample size "
                 f"{diagnostics['effective_sample_size']:.2%}, mean weight {diagnostics['mean_weight']:.2e}). The "
                 "policy is too far from the data and no longer learns. Lower --learning_rate, raise "
-                f"{self.raise_options}, or give --importance prefix or none."
+                f"{self.raise_options}, or give --importance prefix, token or none."
             )
         return {f"importance/{name}": torch.tensor(value) for name, value in diagnostics.items()}
 
     def state(self) -> dict[str, Any]:
         """The state for checkpoints."""
-        return {"steps_below": self.steps_below}
+        return {"steps_below": self.steps_below, "assumed": self.assumed}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state` returned."""
+        """Restores what `state` returned. What rows count as stays as it was when the run began."""
         self.steps_below = state.get("steps_below", 0)
+        self.assumed = state.get("assumed", self.assumed)
 
 
 class WeightedObjective(Objective[AnyBatch]):
@@ -142,6 +206,15 @@ class WeightedObjective(Objective[AnyBatch]):
         self.importance.restore(state)
 
 
-def _assumed(dataset: GroupDataset) -> int:
-    """How many rows have no sampling probabilities."""
-    return int((~dataset.index.table["behavior"][dataset.rows]).sum())
+def _reference_of(logps: Tensor | None, row: int) -> Tensor:
+    if logps is None:
+        raise ValueError(
+            "the checkpoint counts rows without logps_behavior as samples of the model that training started from, but "
+            "the test now finds that they are not. The rows or the model have changed: start again in another folder"
+        )
+    return logps[row]
+
+
+def _lacking(dataset: GroupDataset) -> NDArray[np.int64]:
+    """The rows that have no sampling probabilities."""
+    return dataset.rows[~dataset.index.table["behavior"][dataset.rows]]

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from qstep.data import NO_ERROR, Index, contradicting_rows, first_wrong, is_right, is_truncated, rising_rows
 from qstep.data.parts import ends_with_step
+from qstep.objectives.config import GroupConfig
 from qstep.objectives.source import RowsFile
+from qstep.objectives.verdicts import judged_index, refuse_unclear_rewards
 from qstep.types import ABSENT, Row
 
 if TYPE_CHECKING:
@@ -57,14 +59,15 @@ def verdict_label(row: Row) -> list[float]:
     return [float(ABSENT)] * (len(labels) - 1) + [labels[-1] if verdict is None else float(verdict)]
 
 
-def check_verdicts(source: RowsFile, forbidden: Sequence[str]) -> None:
+def check_verdicts(source: RowsFile, config: GroupConfig, forbidden: Sequence[str]) -> None:
     """Refuses a training file if its responses are all right, or all wrong.
 
     Raises:
-        RowError: a row is bad.
+        RowError: a row is bad, or it is not clear which responses are right.
         ValueError: all verdicts are the same.
     """
-    index = source.index("stepwise", forbidden)
+    index = judged_index(source, config, "stepwise", forbidden)
+    refuse_unclear_rewards(source, index)
     table = index.table
     verdict = np.where(table["right"] >= 0, table["right"], table["last"])
     known = verdict[~np.isnan(verdict) & (table["steps"] > 0)]
@@ -83,7 +86,7 @@ def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[s
         RowError: a row is bad.
         ValueError: all labels are the same, or labels rise after a wrong step and `config.rising` is `refuse`.
     """
-    index = source.index("stepwise", forbidden)
+    index = judged_index(source, config, "stepwise", forbidden)
     table, threshold = index.table, config.threshold
     lowest, highest = label_range(index, mask=config.truncated == "mask")
     known = ~np.isnan(lowest) & (table["steps"] > 0)

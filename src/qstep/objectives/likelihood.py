@@ -37,7 +37,14 @@ class Likelihood(Objective[Batch]):
         return PolicyModel.new(options)
 
     def rows(self, source: RowsFile) -> GroupDataset:
-        return policy_rows(source, self.config, self.tokenizer, "prompt-completion", self.leave_out)
+        return policy_rows(
+            source,
+            self.config,
+            self.tokenizer,
+            "prompt-completion",
+            self.leave_out,
+            asks_right=self.leave_out is not_right,
+        )
 
     def begin(self, model: PolicyModel, train: GroupDataset) -> None:
         stop_at_end_of_turn(model, self.tokenizer, train)

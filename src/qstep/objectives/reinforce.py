@@ -16,12 +16,12 @@ from qstep.models import ModelOptions, PolicyModel
 from qstep.objectives.batch import WeightedBatch
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.graded import by_outcome, graded_batch, ungraded
-from qstep.objectives.importance import Importance, ImportanceConfig, WeightedObjective
+from qstep.objectives.importance import WEIGHTED, Importance, ImportanceConfig, WeightedObjective
 from qstep.objectives.objective import Losses
 from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
 from qstep.processes import here
-from qstep.runs.options import Bounds, ReadIf
+from qstep.runs.options import Bounds
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class ReinforceConfig(ImportanceConfig):
 
     baseline: Baseline = "leave_one_out"
     baseline_shift: Annotated[float, Bounds(most=0)] = 0.0
-    taper: Annotated[bool, ReadIf(importance=("trajectory", "prefix"))] = False
+    taper: Annotated[bool, WEIGHTED] = False
 
 
 class AdvantageBatch(WeightedBatch):
@@ -54,13 +54,13 @@ class Reinforce(WeightedObjective[AdvantageBatch]):
     """Reads rows with `reward` or `label`, and with `logps_behavior`."""
 
     def __init__(self, config: ReinforceConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.config, self.tokenizer, self.importance = config, tokenizer, Importance(config)
+        self.config, self.tokenizer, self.importance = config, tokenizer, Importance(config, tokenizer)
 
     def new_model(self, options: ModelOptions) -> PolicyModel:
         return PolicyModel.new(options)
 
     def rows(self, source: RowsFile) -> GroupDataset:
-        dataset = policy_rows(source, self.config, self.tokenizer, "unpaired", ungraded)
+        dataset = policy_rows(source, self.config, self.tokenizer, "unpaired", ungraded, asks_right=self.config.taper)
         table, rows = dataset.index.table, dataset.rows
         advantages = np.full(len(table), np.nan, np.float32)
         advantages[rows] = group_advantages(
@@ -70,11 +70,12 @@ class Reinforce(WeightedObjective[AdvantageBatch]):
             self.config.baseline_shift,
         ).numpy()
         dataset.columns["advantage"] = advantages
+        self.importance.check(dataset)
         return dataset
 
     def begin(self, model: PolicyModel, train: GroupDataset) -> None:
         stop_at_end_of_turn(model, self.tokenizer, train)
-        self.importance.begin(train)
+        self.importance.begin(model, train)
         still = int((train.columns["advantage"][train.rows] == 0).sum())
         if still and here()[0] == 0:
             _log.warning(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Collection
 from itertools import chain
 
 import numpy as np
@@ -17,9 +18,20 @@ from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
 from qstep.objectives.labels import warn_of_contradictions
 from qstep.objectives.source import RowsFile
-from qstep.processes import together
+from qstep.objectives.verdicts import refuse_contradicting_verdicts
+from qstep.processes import here, together
 from qstep.types import Row
 
+_log = logging.getLogger(__name__)
+
+_LOGPS = "Log-probabilities of sampled tokens are read from logps_behavior, with completion_ids"
+_REWARDS = "Rewards of parts of a response are read from step_rewards"
+_UNREAD = {
+    **dict.fromkeys(("logprobs", "logps", "log_probs", "old_logprobs", "old_log_probs"), _LOGPS),
+    **dict.fromkeys(("token_rewards", "rewards"), _REWARDS),
+    **dict.fromkeys(("advantage", "advantages"), "Advantages are computed from reward"),
+}
+"""Columns that mean something in other programs, and what training reads instead."""
 _CHECKED = 200
 """How many rows' `completion_ids` are checked before training. The others are checked when training reads them."""
 
@@ -45,6 +57,8 @@ def policy_rows(
     format: Format,
     leave_out: Callable[[Index], Reasons],
     step_separator: str | None = None,
+    *,
+    asks_right: bool = False,
 ) -> GroupDataset:
     """Rows with a `prompt` and a `completion` as a training set. Raises as `select_rows` and `encode_row` do.
 
@@ -65,15 +79,31 @@ def policy_rows(
         fixed_tokens=lambda table: np.where(table["ids"] >= 0, table["ids"], 1).astype(np.int64),
         step_separator=step_separator,
         reads_ids=True,
+        asks_right=asks_right,
     )
+
+    columns: set[str] = set()
 
     def check() -> None:
         for number in dataset.rows[:: -(-len(dataset.rows) // _CHECKED)].tolist():
-            check_completion_ids(tokenizer, dataset.row(number), dataset.where(number))
+            row = dataset.row(number)
+            check_completion_ids(tokenizer, row, dataset.where(number))
+            columns.update(row)
 
     together(check)
+    refuse_contradicting_verdicts(source, dataset.index)
+    _warn_of_unread(source, columns)
     warn_of_contradictions(source, dataset.index)
     return dataset
+
+
+def _warn_of_unread(source: RowsFile, columns: Collection[str]) -> None:
+    """Names columns that mean something in other programs, and that training does not read."""
+    unread = [name for name in _UNREAD if name in columns]
+    if unread and here()[0] == 0:
+        _log.warning(
+            "%s: training does not read the column %s. %s", source, ", ".join(map(repr, unread)), _UNREAD[unread[0]]
+        )
 
 
 def stop_at_end_of_turn(model: PolicyModel, tokenizer: PreTrainedTokenizerBase, train: GroupDataset) -> None:

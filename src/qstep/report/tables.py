@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 from qstep.evals.measures import Accuracy, Measured, NamedRows
+from qstep.evals.own_samples import OwnSamples, explanation, finding
 from qstep.evals.results import (
     ANSWERS,
     Audit,
@@ -189,6 +190,9 @@ def audit_tables(found: Audit) -> Iterator[Table]:
     yield title, ["", "found"], [*_audit_findings(found)]
 
 
+_OWN = {True: "it may be", False: "no", None: "too few tokens to tell"}
+
+
 def _audit_findings(found: Audit) -> Iterator[list[str]]:
     yield ["rows", f"{found.rows} ({found.format}), of {found.problems} problems"]
     for name, kinds in (("labels", found.labels), ("responses", found.responses)):
@@ -208,6 +212,8 @@ def _audit_findings(found: Audit) -> Iterator[list[str]]:
         long = found.tokens.over_long
         yield ["too long", f"{lines_text(long)}, {long.labelled_steps} labels ({long.wrong_labels} wrong)"]
         yield ["merging tokens", lines_text(found.tokens.merging)]
+    if found.own_samples is not None:
+        yield ["sampled by the policy", _OWN[found.own_samples.own]]
     for name, shared in found.shared.items():
         text = f"{shared.problems} problems, {shared.responses} responses; {lines_text(shared)}"
         yield [f"also in {name}", text]
@@ -224,10 +230,22 @@ def audit_notes(found: Audit) -> Iterator[str]:
             for example in part.examples:
                 common = example.words or " ".join(example.problem.split())
                 yield f"{what}: line {example.line}, and line {example.test_line} of {name}: {common}"
+    if found.own_samples is not None:
+        yield from _policy_notes(found.own_samples)
     if found.tokens is not None and found.tokens.merging.rows:
         yield (
             "Merging tokens: where a prompt ends and its response begins, the tokenizer would write one token, but "
             "training reads two. End prompts without a blank, or after a line break"
+        )
+
+
+def _policy_notes(found: OwnSamples) -> Iterator[str]:
+    """What the comparison with the policy's own samples found, and what may have changed it."""
+    yield f"policy: {finding(found)}{'' if found.own is not False else f'. Possible reasons: {explanation(found)}'}"
+    if found.encoded:
+        yield (
+            f"policy: {found.encoded} of these rows have no completion_ids, so their text was tokenised. The sampled "
+            "tokens may have been others"
         )
 
 

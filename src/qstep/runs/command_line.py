@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from qstep.runs.near import did_you_mean
 
@@ -31,6 +31,17 @@ def split_config(arguments: list[str]) -> tuple[list[str], list[str]]:
         if argument.startswith("--config="):
             return ["--config", argument.partition("=")[2]], [*arguments[:i], *arguments[i + 1 :]]
     return [], arguments
+
+
+def with_infinity(arguments: Sequence[str], numbers: Collection[str]) -> list[str]:
+    """The arguments with `inf` as YAML writes it, `.inf`, where it is the value of one of these options."""
+    written = list(arguments)
+    for place, (before, argument) in enumerate(zip(["", *arguments], arguments, strict=False)):
+        name, equals, value = argument.partition("=")
+        option = name if equals else before
+        if (value if equals else argument) == "inf" and option.removeprefix("--") in numbers:
+            written[place] = argument.removesuffix("inf") + ".inf"
+    return written
 
 
 def plainly(message: str, known: Iterable[str], near: Callable[[str], str]) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from qstep.runs.dry_run import stop_dry_run
 from qstep.runs.options import GIVEN, AtLeast1, Bounds, Output, ReadIf, Such, check_found
 from qstep.runs.outputs import refuse_foreign
-from qstep.runs.progress import print_result, print_table, say_written
+from qstep.runs.progress import bar, print_result, print_table, say_written
 from qstep.runs.provenance import provenance
-from qstep.runs.shared_options import ModelName, RowsInput, StepSeparator
+from qstep.runs.shared_options import ChatOptions, DeviceOptions, ModelName, RowsInput, StepSeparator
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import ColumnOptions, TaskOptions
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from qstep.data import Index
     from qstep.evals import Audit
     from qstep.evals.measures import TokenSpread
+    from qstep.evals.own_samples import OwnSamples
 
 _SHARE = Bounds(least=0, most=1)
 _COUNTED = ReadIf(model_name_or_path=GIVEN)  # its tokenizer counts tokens
+_COMPARED = ReadIf(policy=GIVEN)
 _STEPWISE = ReadIf(
     format=Such(lambda format: format in ("auto", "stepwise"), "stepwise rows (prompt, completions, labels)")
 )
@@ -30,7 +32,7 @@ _LABELLED = ReadIf(format=Such(lambda format: format != "prompt-completion", "la
 
 
 @dataclass(kw_only=True)
-class AuditConfig(TaskOptions, ColumnOptions):
+class AuditConfig(TaskOptions, ColumnOptions, ChatOptions, DeviceOptions):
     """Checks a file of training rows: prints statistics, and fails with exit status 1 if a limit is exceeded.
 
     A file without right labels or without wrong labels always fails, because nothing can be learned from it. Files are
@@ -44,9 +46,15 @@ class AuditConfig(TaskOptions, ColumnOptions):
         output: the JSON file to write.
         format: the format of train_file. `auto` looks at the first row's columns: `completions` with `labels` means
             stepwise, `label` or `reward` means unpaired, and anything else means prompt-completion.
+        right_at: the reward from which a response without a label is right, as in training. The default is 1.
         model_name_or_path: the model whose tokenizer counts tokens: a folder or a Hub id.
         model_revision: branch, tag or commit of a Hub id.
         max_length: maximum length of a prompt with its response, in tokens, as in training.
+        policy: a model that may have sampled the responses: a folder or a Hub id. Some rows are compared with its own
+            samples. This tells rows of other models, temperatures and templates. Rows that were chosen among samples,
+            such as right ones only, may differ too.
+        policy_rows: number of rows to compare, evenly chosen from the file.
+        policy_temperature: the temperature of the samples. Rows that top-k or top-p cut are more likely than samples.
         step_separator: the string that separates steps, as in training. Steps may not contain it.
         separator_token: the single token that follows each step, as in training.
         rising: whether rows with a right step after a wrong one are only counted (`keep`) or fail (`refuse`), as in
@@ -64,13 +72,24 @@ class AuditConfig(TaskOptions, ColumnOptions):
             instruction.
     """
 
+    USES: ClassVar[Mapping[str, ReadIf]] = {
+        "device": ReadIf(policy=GIVEN),
+        "dtype": ReadIf(policy=GIVEN),
+        "chat_template_kwargs": ReadIf(policy=GIVEN),
+        "end_of_turn": ReadIf(policy=GIVEN),
+    }
+
     train_file: RowsInput
     test_files: dict[str, Path] | None = None
     output: Annotated[Path, Output("{stage}.json")] | None = None
     format: Literal["auto", "stepwise", "unpaired", "prompt-completion"] = "auto"
+    right_at: Annotated[float | None, Bounds(least=-3e38, most=3e38), _LABELLED] = None
     model_name_or_path: ModelName | None = None
     model_revision: Annotated[str | None, _COUNTED] = None
-    max_length: Annotated[AtLeast1, _COUNTED] = 2048
+    max_length: Annotated[AtLeast1, ReadIf(model_name_or_path=GIVEN, policy=GIVEN)] = 2048
+    policy: ModelName | None = None
+    policy_rows: Annotated[AtLeast1, _COMPARED] = 48
+    policy_temperature: Annotated[float, Bounds(above=0), _COMPARED] = 1.0
     step_separator: Annotated[StepSeparator, _COUNTED, _STEPWISE] = "\n"
     separator_token: Annotated[str, _COUNTED, _STEPWISE] = "\n"
     rising: Annotated[Literal["keep", "refuse"], _STEPWISE] = "keep"
@@ -111,15 +130,17 @@ def audit(config: AuditConfig) -> Audit:
         index = index_rows(config.train_file, format, forbidden=forbidden, columns=config.columns)
     except RowError as error:
         raise ValueError(f"{error}{_hint(config.train_file)}") from None
+    index = index if config.right_at is None else index.with_verdicts(config.right_at)
     found = audit_rows(
         index,
         train_file=named(config.train_file),
         tokens=_token_lengths(index, config),
+        own_samples=_own_samples(index, config),
         shared={name: shared_with(index, path) for name, path in tests.items()},
         provenance=provenance(asdict(config)) | {"files": fingerprints},
         tasks=Tasks(config.task),
     )
-    found = replace(found, failures=[*_failures(found, config)])
+    found = replace(found, failures=[*_failures(found, config), *_verdict_failures(index)])
     if config.output is not None:
         write_result(config.output, found)
         say_written(config.output)
@@ -160,11 +181,49 @@ def _token_lengths(index: Index, config: AuditConfig) -> TokenSpread | None:
     )
 
 
+def _own_samples(index: Index, config: AuditConfig) -> OwnSamples | None:
+    """The comparison with the policy's samples, if there is a policy."""
+    from qstep.evals.sampled_by import chosen_rows, compare_with_own
+    from qstep.models import PolicyModel
+    from qstep.models.inference import load_for_sampling
+
+    if config.policy is None:
+        return None
+    numbers = chosen_rows(len(index), config.policy_rows).tolist()
+    rows = [(f"{config.train_file}, line {number + 1}", index.row(number)) for number in numbers]
+    for where, row in rows:
+        if "completion" not in row:
+            raise ValueError(f"{where}, field 'completion': is missing, but --policy compares it. Remove --policy")
+    model, tokenizer = load_for_sampling(config.policy, device=config.device, dtype=config.dtype)
+    with bar("policy", len(rows)) as advance:
+        return compare_with_own(
+            PolicyModel(model),
+            config.with_chat(tokenizer),
+            rows,
+            temperature=config.policy_temperature,
+            max_length=config.max_length,
+            advance=advance,
+        )
+
+
 def _failures(found: Audit, config: AuditConfig) -> Iterator[str]:
     """A message for each limit that is exceeded: the value, the limit, and what to do."""
     yield from _label_failures(found, config)
     yield from _share_failures(found, config)
     yield from _row_failures(found, config)
+
+
+def _verdict_failures(index: Index) -> Iterator[str]:
+    """What training refuses of labels and rewards."""
+    from qstep.data import RowError
+    from qstep.objectives.source import RowsFile
+    from qstep.objectives.verdicts import refuse_contradicting_verdicts, refuse_unclear_rewards
+
+    for refuse in (refuse_contradicting_verdicts, refuse_unclear_rewards):
+        try:
+            refuse(RowsFile(index.path), index)
+        except RowError as error:
+            yield str(error)
 
 
 def _label_failures(found: Audit, config: AuditConfig) -> Iterator[str]:

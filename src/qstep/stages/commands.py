@@ -13,7 +13,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from qstep.objectives import METHODS
-from qstep.runs.command_line import GENERAL, explains_itself, plainly, refuse_repeated, split_config, words
+from qstep.runs.command_line import (
+    GENERAL,
+    explains_itself,
+    plainly,
+    refuse_repeated,
+    split_config,
+    with_infinity,
+    words,
+)
 from qstep.runs.memory import keep_freed_memory
 from qstep.runs.near import did_you_mean
 
@@ -87,7 +95,10 @@ class Command:
         """The dataclasses, filled from `--config file.yaml` and from flags, which override it."""
         import jsonargparse
 
-        named = list(arguments)
+        from qstep.runs.options import options_of
+
+        numbers = {n for config in self.classes() for n, about in options_of(config).items() if about.hint is float}
+        named = with_infinity(arguments, numbers)
         refuse_repeated(named)
         if self.positional and named and not named[0].startswith("-"):
             named.insert(0, f"--{self.positional}")

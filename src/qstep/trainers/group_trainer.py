@@ -70,7 +70,6 @@ class GroupTrainer(Trainer):
         check_arguments(args, model)
         self._resumed_from: Path | None = None
         self.objective = objective
-        objective.begin(model, train_dataset)
         super().__init__(
             model=model,
             args=args,
@@ -80,6 +79,7 @@ class GroupTrainer(Trainer):
             processing_class=processing_class,
             callbacks=callbacks,
         )
+        objective.begin(model, train_dataset)
         precision.prepare(self, model)
         self.loss_is_scaled_for_ga = True
         self.watch = FiniteWatch(scaled=self.accelerator.scaler is not None)

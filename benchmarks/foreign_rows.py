@@ -1,0 +1,186 @@
+"""What each method makes of responses that other models wrote, without their log-probabilities.
+
+python benchmarks/foreign_rows.py --model runs/smollm2-135m-instruct --output benchmarks/results/foreign_rows.json
+
+The rows are the responses of twelve models to GSM8K problems in `gsm8k_responses.jsonl` of `QSTEP_DATA`. Problems are
+divided into those to train on, and held-out ones. Each method trains for the same number of updates, with its defaults
+and the same learning rate, batch and seed. The options of a variant follow its method, as in `dqo --importance=prefix`.
+
+Measured on the held-out problems, before and after: the mean log-probability of right and of wrong responses, the mean
+of their difference over problems with 95 % intervals of the changes, and with `--samples` the accuracy of sampled
+responses. Each run's log has losses and weights of each update; the result has the loss of the first, the median and
+the largest.
+
+The settings were fixed before a held-out problem was read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from qstep.data import encode_prompt, encode_response, read_rows, write_json, write_jsonl
+from qstep.evals import mean_estimate
+from qstep.models import PolicyModel, collate_groups, moved
+from qstep.models.inference import load_for_sampling
+from qstep.runs.provenance import provenance
+from qstep.types import Row
+
+VARIANTS = (
+    "sft",
+    "rs",
+    "dpo",
+    "kto",
+    "reinforce",
+    "reinforce --behavior=reference",
+    "dro --value=head",
+    "dqo --value=head",
+    "dqo --value=head --behavior=reference",
+    "dqo --value=head --behavior=reference --importance=token",
+    "dqo --value=head --behavior=reference --importance=prefix",
+)
+"""The methods with their options. Those that this version does not have are skipped and named."""
+INSTRUCTION = "Think step by step, one step a line. End with #### and the number."
+
+
+def problems(path: Path, most_characters: int) -> Iterator[dict[str, Any]]:
+    """The problems with right and wrong responses, all of them short."""
+    for problem in read_rows(path):
+        verdicts = {response["correct"] for response in problem["responses"]}
+        if len(verdicts) == 2 and max(len(response["text"]) for response in problem["responses"]) <= most_characters:
+            yield problem
+
+
+def rows_of(problem: dict[str, Any]) -> Iterator[Row]:
+    prompt = [{"role": "user", "content": f"{problem['question']}\n\n{INSTRUCTION}"}]
+    shared = {"problem_id": problem["problem_id"], "prompt": prompt, "gold": problem["answer"]}
+    for number, response in enumerate(problem["responses"]):
+        verdict = {"label": response["correct"], "reward": float(response["correct"])}
+        yield {"id": f"{problem['problem_id']}#{number}", **shared, "completion": response["text"], **verdict}
+
+
+@torch.no_grad()
+def log_probabilities(folder: str, rows: list[Row], device: str) -> dict[str, dict[str, float]]:
+    """The mean log-probability of right and of wrong responses, by problem."""
+    model, tokenizer = load_for_sampling(folder, device=device, dtype="float32")
+    policy = PolicyModel(model)
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        batch = collate_groups([encode_prompt(tokenizer, row["prompt"])], [[encode_response(tokenizer, row).ids]])
+        sums = found.setdefault(row["problem_id"], {"right": [], "wrong": []})
+        sums["right" if row["label"] else "wrong"].append(float(policy(moved(batch, policy.device)).sum()))
+    return {name: {kind: statistics.fmean(values) for kind, values in both.items()} for name, both in found.items()}
+
+
+def change(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The means before and after, and the changes with their intervals over problems."""
+    result: dict[str, Any] = {}
+    for name in ("right", "wrong", "margin"):
+        old, new = (np.array([_value(logps, name) for logps in part.values()]) for part in (before, after))
+        changed = mean_estimate((new - old).tolist())
+        result[name] = {
+            "before": float(old.mean()),
+            "after": float(new.mean()),
+            "change": [changed.mean, changed.low, changed.high],
+        }
+    return result
+
+
+def _value(logps: dict[str, float], name: str) -> float:
+    return logps["right"] - logps["wrong"] if name == "margin" else logps[name]
+
+
+def run(variant: str, args: argparse.Namespace, work: Path) -> tuple[Path | None, dict[str, Any]]:
+    """Trains one variant. Returns its folder, and what its log says; without a folder, why it failed."""
+    method, *options = variant.split()
+    output = work / variant.replace(" ", "").replace("--", "-").replace("=", "-")
+    command = [sys.executable, "-m", "qstep.cli", "train", method]
+    command += [f"--model_name_or_path={args.model}", f"--train_file={work / 'train.jsonl'}"]
+    command += [f"--output_dir={output}", f"--max_steps={args.updates}", f"--learning_rate={args.learning_rate}"]
+    command += ["--lr_scheduler_type=constant_with_warmup", "--warmup_steps=4", f"--seed={args.seed}"]
+    command += [f"--per_device_train_batch_size={args.batch // args.accumulation}"]
+    command += [f"--gradient_accumulation_steps={args.accumulation}", "--logging_steps=1", "--save_strategy=no"]
+    command += ["--report_to=none", "--disable_tqdm=true", *options]
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = [line for line in done.stderr.splitlines() if "logps_behavior" in line]
+    if done.returncode:
+        return None, {"failed": done.stderr.strip().splitlines()[-1:], "said": said}
+    losses = [row["loss"] for row in read_rows(output / "train_log.jsonl") if row.get("loss") is not None]
+    summary = {"first": losses[0], "median": statistics.median(losses), "largest": max(losses)}
+    return output, {"seconds": time.perf_counter() - start, "loss": summary, "said": said}
+
+
+def accuracy(folder: str, args: argparse.Namespace, work: Path) -> dict[str, Any] | None:
+    """The greedy and the sampled accuracy on the held-out problems, by `qstep evaluate`."""
+    if not args.samples:
+        return None
+    output = Path(tempfile.mkdtemp(dir=work)) / "evaluation"
+    command = [sys.executable, "-m", "qstep.cli", "evaluate", f"--model_name_or_path={folder}", "--task=math"]
+    command += [f"--dataset_name={work / 'problems.jsonl'}", f"--num_samples={args.samples}"]
+    command += [f"--max_new_tokens={args.max_new_tokens}", f"--output_dir={output}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads((output / "results.json").read_text())
+    return {name: found[name] for name in ("greedy", "sampled")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("QSTEP_DATA", "../shared/data")))
+    parser.add_argument("--variants", nargs="*", default=VARIANTS)
+    parser.add_argument("--problems", type=int, default=60, help="problems to train on")
+    parser.add_argument("--held_out", type=int, default=40)
+    parser.add_argument("--most_characters", type=int, default=600, help="of a response; longer problems are left out")
+    parser.add_argument("--updates", type=int, default=30)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--accumulation", type=int, default=2)
+    parser.add_argument("--learning_rate", type=float, default=1e-5)
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--samples", type=int, default=0, help="sampled responses to a held-out problem")
+    parser.add_argument("--max_new_tokens", type=int, default=256)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    chosen = list(problems(args.data / "gsm8k_responses.jsonl", args.most_characters))
+    random.Random(args.seed).shuffle(chosen)
+    trained, held_out = chosen[: args.problems], chosen[args.problems : args.problems + args.held_out]
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        write_jsonl(work / "train.jsonl", (row for problem in trained for row in rows_of(problem)))
+        rows = [row for problem in held_out for row in rows_of(problem)]
+        questions = ({"prompt": next(rows_of(problem))["prompt"], "answer": problem["answer"]} for problem in held_out)
+        write_jsonl(work / "problems.jsonl", questions)
+        before = log_probabilities(args.model, rows, args.device)
+        base = accuracy(args.model, args, work)
+        results: dict[str, Any] = {}
+        for variant in args.variants:
+            output, found = run(variant, args, work)
+            if output is not None:
+                found["logps"] = change(before, log_probabilities(str(output), rows, args.device))
+                found["accuracy"] = accuracy(str(output), args, work)
+            results[variant] = found
+            print(variant, json.dumps(found), flush=True)
+    about = provenance(vars(args)) | {"command": f"python {' '.join(sys.argv)}"}
+    counts = {"trained": sum(len(problem["responses"]) for problem in trained), "held_out": len(rows)}
+    result = {"rows": counts, "accuracy_before": base, "results": results, "provenance": about}
+    write_json(args.output, result)
+
+
+if __name__ == "__main__":
+    main()

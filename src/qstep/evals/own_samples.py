@@ -1,0 +1,135 @@
+"""Whether a model sampled given responses: a test that needs the tokens alone, and its result in words.
+
+If a_t is drawn from pi(. | s_t), then `log pi(a_t | s_t) + H(pi(. | s_t))` has expectation 0, given s_t, and a known
+variance and third moment. So its sum over tokens is a martingale, also over those whose states have a property, and
+also if it stops early. Divided by its standard deviation, it is asymptotically normal.
+
+The states are divided by their entropy. Text of other authors is less likely than samples where the model is sure of
+the next token, and often more likely elsewhere. The sum over all tokens would miss that. The squares of the sums add up
+to a chi-squared statistic. A sum's skewness is corrected (Wilson and Hilferty), and states whose sum is too skewed are
+joined with those of higher entropy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.01
+"""The rows are another's if their p-value is below it."""
+LEAST_TOKENS = 200
+"""With fewer tokens, the test does not say that the model sampled the rows."""
+
+_ENTROPIES = (0.5, 2.0)
+"""The limits, in nats, between states where the model is sure, those between, and those where it is unsure."""
+_MOST_SKEWNESS = 1.0
+_CLEAR = 2.0
+"""The standardised sum from which the direction of a difference is clear."""
+_LEAST_P = 1e-12
+_EXPLANATIONS = {
+    "less likely": "another model, a higher temperature, another template, or another tokenizer",
+    "more likely": "a lower temperature, top-k or top-p sampling, a choice among samples, or another model",
+    "partly less likely, partly more likely": "another model, or another template",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LikelihoodOfStates:
+    """How likely the tokens are in states of similar entropy.
+
+    excess: the mean of `log pi(a) + H` in nats. z: the standardised sum, without its skewness.
+    """
+
+    tokens: int
+    excess: float
+    z: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSamples:
+    """Whether a model sampled the rows.
+
+    rows, tokens: how many were read. encoded: the rows whose tokens were made from their text. excess: the mean of
+    `log pi(a) + H` over tokens, in nats. own: None if the tokens are too few to tell.
+    """
+
+    rows: int
+    encoded: int
+    tokens: int
+    temperature: float
+    excess: float
+    states: list[LikelihoodOfStates]
+    p_value: float
+    own: bool | None
+
+
+def judge(surprises: NDArray[np.float64], *, rows: int, encoded: int, temperature: float) -> OwnSamples:
+    """The result of the test. `surprises` `[4, M]` has excess, variance, third moment and entropy of each token."""
+    from scipy.stats import chi2
+
+    excess, entropy = surprises[0], surprises[3]
+    kinds = np.digitize(entropy, _ENTROPIES)
+    states = _states([surprises[:3, kinds == kind] for kind in range(len(_ENTROPIES) + 1)])
+    p_value = float(chi2.sf(sum(part.z**2 for part in states), max(1, len(states))))
+    tokens = len(excess)
+    return OwnSamples(
+        rows=rows,
+        encoded=encoded,
+        tokens=tokens,
+        temperature=temperature,
+        excess=float(excess.mean()) if tokens else 0.0,
+        states=states,
+        p_value=p_value,
+        own=False if p_value < LEVEL else True if tokens >= LEAST_TOKENS else None,
+    )
+
+
+def finding(found: OwnSamples) -> str:
+    """The result in words, such as `48 rows look like samples of this model at temperature 1 (p = 0.43)`."""
+    at = f"samples of this model at temperature {found.temperature:g}"
+    if found.own is None:
+        return f"{found.rows} rows have only {found.tokens} tokens, too few to tell {at} from others"
+    how = "look like" if found.own else f"are {_likelihood(found)} than"
+    p_value = f"p = {found.p_value:.2g}" if found.p_value >= _LEAST_P else f"p < {_LEAST_P:g}"
+    return f"{found.rows} rows {how} {at} ({p_value})"
+
+
+def explanation(found: OwnSamples) -> str:
+    """What explains a result that the rows are not samples of the model."""
+    return _EXPLANATIONS[_likelihood(found)]
+
+
+def _likelihood(found: OwnSamples) -> str:
+    lowest, highest = min(part.z for part in found.states), max(part.z for part in found.states)
+    if lowest < -_CLEAR and highest > _CLEAR:
+        return "partly less likely, partly more likely"
+    return "less likely" if -lowest > highest else "more likely"
+
+
+def _states(kinds: list[NDArray[np.float64]]) -> list[LikelihoodOfStates]:
+    """The standardised sums of groups of tokens. A group whose sum is too skewed is joined with the next."""
+    found: list[LikelihoodOfStates] = []
+    held = np.empty((3, 0))
+    for number, kind in enumerate(kinds):
+        held = np.concatenate([held, kind], axis=1)
+        tokens = held.shape[1]
+        if not tokens:
+            continue
+        total, variance, third = held.sum(axis=1)
+        skewness = float(third / variance**1.5)
+        if abs(skewness) > _MOST_SKEWNESS and number < len(kinds) - 1:
+            continue
+        z = _without_skewness(float(total) / math.sqrt(variance), skewness)
+        found.append(LikelihoodOfStates(tokens=tokens, excess=float(total) / tokens, z=z))
+        held = np.empty((3, 0))
+    return found
+
+
+def _without_skewness(z: float, skewness: float) -> float:
+    """A standardised gamma variable of this skewness as a normal one (Wilson and Hilferty, 1931)."""
+    if abs(skewness) < 1e-3:
+        return z
+    return 6 / skewness * (math.cbrt(max(0.0, skewness * z / 2 + 1)) - 1) + skewness / 6

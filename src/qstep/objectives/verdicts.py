@@ -1,0 +1,54 @@
+"""Checks of labels and rewards, which say which responses are right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qstep.data import Format, Index
+from qstep.objectives.config import GroupConfig
+from qstep.objectives.source import RowsFile
+
+
+def judged_index(source: RowsFile, config: GroupConfig, format: Format, forbidden: Sequence[str] = ()) -> Index:
+    """The index of the rows. A response without a label is right from the reward `right_at`. Raises as `index` does."""
+    index = source.index(format, forbidden)
+    return index if config.right_at is None else index.with_verdicts(config.right_at)
+
+
+def refuse_unclear_rewards(source: RowsFile, index: Index) -> None:
+    """Raises RowError if rewards do not say which responses are right: some are above 1, or none is 0 or 1."""
+    rewards = np.where(index.table["judged"], np.nan, index.table["outcome"])
+    if np.isnan(rewards).all() or (np.nanmax(rewards) <= 1 and np.isin(rewards, (0.0, 1.0)).any()):
+        return
+    number = int(np.nanargmax(rewards))
+    raise source.error(
+        number,
+        "reward",
+        f"is {rewards[number]:g}, and rewards are from {np.nanmin(rewards):g} to {rewards[number]:g}, so it is not "
+        "clear which responses are right. Give --right_at, the reward from which a response is right",
+    )
+
+
+def refuse_contradicting_verdicts(source: RowsFile, index: Index) -> None:
+    """Raises RowError for a right response with a reward of 0 or less, or a wrong one with a reward of 1.
+
+    With `right_at`, that reward takes the place of 1.
+
+    It asks only files whose rewards are 1, 0 and -1. Other rewards may have another scale.
+    """
+    table = index.table
+    rewards, known = table["outcome"], ~np.isnan(table["outcome"])
+    if not np.isin(rewards[known], (-1.0, 0.0, 1.0)).all():
+        return
+    rewarded = rewards >= (1 if index.right_at is None else index.right_at)
+    bad = np.flatnonzero(known & table["judged"] & ((table["right"] == 1) != rewarded))
+    if len(bad):
+        row = index.row(int(bad[0]))
+        label = str(row["label"]).lower()
+        raise source.error(
+            int(bad[0]),
+            "label",
+            f"is {label}, but reward is {row['reward']} ({len(bad)} such rows). Correct one of the two, or drop it",
+        )
