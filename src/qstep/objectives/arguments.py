@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
 
+from qstep.objectives.packages import check_optimizer
 from qstep.runs.options import (
     CHANGES_NOTHING,
     Bounds,
@@ -102,7 +103,7 @@ _CADENCE = (
 """Options that change the weights only if the evaluation decides on them."""
 
 _COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-_UNUSED = ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size")
+_UNUSED = ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size", "use_liger_kernel")
 _FILES = ("deepspeed", "fsdp_config")
 
 _MARKS: tuple[tuple[Any, tuple[str, ...]], ...] = (
@@ -116,6 +117,7 @@ _MARKS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (Bounds(least=0), ("data_seed",)),
     (Check(_unused), _UNUSED),
     (Check(_batch_order), ("train_sampling_strategy",)),
+    (Check(check_optimizer), ("optim",)),
     (Reads(_config_file), _FILES),
 )
 

@@ -4,35 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
 
 from qstep.objectives.arguments import MARKS
+from qstep.objectives.packages import check_deepspeed, check_reporter
 from qstep.runs.options import AtLeast1, Check, check_options
 from qstep.types import OverLong, Truncated
-
-_REPORTERS = {
-    "azure_ml": "azureml-core",
-    "clearml": "clearml",
-    "codecarbon": "codecarbon",
-    "comet_ml": "comet-ml",
-    "dagshub": "dagshub",
-    "dvclive": "dvclive",
-    "flyte": "flytekit",
-    "mlflow": "mlflow",
-    "neptune": "neptune",
-    "swanlab": "swanlab",
-    "tensorboard": "tensorboard",
-    "trackio": "trackio",
-    "wandb": "wandb",
-}
-"""The values of `report_to`, and the package that each needs."""
-_MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}
-"""The module of a package, if it differs from the name in `report_to`."""
-
 
 def _no_mask(option: str, value: Truncated) -> None:
     if value == "mask":
@@ -68,20 +48,11 @@ class GroupConfig(TrainingArguments):
     def __post_init__(self) -> None:
         if not torch.accelerator.is_available():  # else accelerate treats several processes as one each
             self.use_cpu = True
+        check_deepspeed(self)
         super().__post_init__()
         check_options(self)
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError("the run has no steps. Set --max_steps or --num_train_epochs above 0")
         for name in self.report_to or ():
-            _check_reporter(name)
+            check_reporter(name)
 
-
-def _check_reporter(name: str) -> None:
-    """Raises ValueError if the reporter is unknown, or if its package is not installed."""
-    if name == "kubeflow":  # transformers adds it within Kubeflow
-        return
-    if name not in _REPORTERS:
-        raise ValueError(f"--report_to {name} is unknown: choose none, all, or some of {', '.join(_REPORTERS)}")
-    modules = ("tensorboard", "tensorboardX") if name == "tensorboard" else (_MODULES.get(name, name),)
-    if not any(map(find_spec, modules)):
-        raise ValueError(f"--report_to {name} is not installed: pip install {_REPORTERS[name]}")
