@@ -14,6 +14,7 @@ from qstep.objectives.packages import check_deepspeed, check_reporter
 from qstep.runs.options import AtLeast1, Check, check_options
 from qstep.types import OverLong, Truncated
 
+
 def _no_mask(option: str, value: Truncated) -> None:
     if value == "mask":
         raise ValueError(
@@ -55,4 +56,3 @@ class GroupConfig(TrainingArguments):
             raise ValueError("the run has no steps. Set --max_steps or --num_train_epochs above 0")
         for name in self.report_to or ():
             check_reporter(name)
-

@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 
-from qstep.models import PretrainedModule
+from qstep.models import PolicyModel, PretrainedModule
 from qstep.objectives.batch import ResponseBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.objective import Objective, Recorded
+from qstep.objectives.watched import of_policy
 from qstep.processes import together
 from qstep.trainers import precision
 from qstep.trainers.arguments import check_arguments
@@ -28,6 +29,7 @@ from qstep.trainers.averages import Averages, LogWhereItMatters
 from qstep.trainers.batches import StepSampler, group_loader, with_weights
 from qstep.trainers.checkpoints import sealed, why_unusable, writing
 from qstep.trainers.evaluation import evaluate_all
+from qstep.trainers.fall import WarnOfCommonFall
 from qstep.trainers.finite import FiniteWatch
 from qstep.trainers.optimizer import parameter_groups
 from qstep.trainers.reference import add_reference
@@ -84,9 +86,12 @@ class GroupTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.watch = FiniteWatch(scaled=self.accelerator.scaler is not None)
         self.add_callback(LogWhereItMatters())
+        self.add_callback(WarnOfCommonFall())
         self.averages, self._averages_before = Averages(), Averages()
         self._loss_before = torch.zeros((), device=args.device)
         add_reference(self)
+        if isinstance(model, PolicyModel):
+            model.watches_entropy = True
 
     @property
     def bare_model(self) -> Any:
@@ -145,7 +150,7 @@ class GroupTrainer(Trainer):
         """The loss of each trajectory `[B]`. Records the objective's other values."""
         losses = self.objective.losses(model, inputs)
         if inputs["row_weight"].any():
-            self.record(losses.recorded)
+            self.record({**losses.recorded, **of_policy(self.bare_model, inputs)})
         return losses.per_trajectory
 
     def compute_loss(
