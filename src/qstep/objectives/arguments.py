@@ -35,9 +35,18 @@ EVALUATES = ReadIf(eval_strategy=Such(lambda strategy: strategy != "no", "--{nam
 """The condition of what only evaluations during training read."""
 
 
+def stops_early(config: TrainingArguments) -> bool:
+    """Whether evaluations may end the training."""
+    return getattr(config, "early_stopping_patience", None) is not None
+
+
 def follows_evaluation(config: TrainingArguments) -> bool:
-    """Whether the final weights depend on evaluations: the best weights are kept, or the learning rate follows them."""
-    return config.load_best_model_at_end or SchedulerType(config.lr_scheduler_type).value in _FOLLOWS_EVALUATION
+    """Whether the final weights depend on evaluations.
+
+    They do if the best weights are kept, the learning rate follows the evaluations, or these may end the training.
+    """
+    follows = SchedulerType(config.lr_scheduler_type).value in _FOLLOWS_EVALUATION
+    return config.load_best_model_at_end or follows or stops_early(config)
 
 
 def length_free(config: TrainingArguments) -> bool:

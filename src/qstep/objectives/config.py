@@ -9,10 +9,14 @@ from typing import Annotated, Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
-from qstep.objectives.arguments import MARKS
+from qstep.generation.engine import Temperature
+from qstep.objectives.arguments import EVALUATES, MARKS, follows_evaluation, stops_early
 from qstep.objectives.packages import check_deepspeed, check_reporter
-from qstep.runs.options import AtLeast1, Check, check_options
+from qstep.runs.options import GIVEN, AtLeast1, Bounds, ChangesNothing, Check, ReadIf, check_options
+from qstep.tasks.options import GradingOptions
 from qstep.types import OverLong, Truncated
+
+_SAMPLES = ReadIf(eval_samples=GIVEN)
 
 
 def _no_mask(option: str, value: Truncated) -> None:
@@ -36,6 +40,8 @@ class GroupConfig(TrainingArguments):
             all responses of the problem.
         logging_steps: optimizer steps between two lines of the log. Losses and metrics are averages since the line
             before.
+        early_stopping_patience: training ends after this many evaluations in a row without a better
+            metric_for_best_model. Give load_best_model_at_end too, to end with the best weights.
     """
 
     MARKS: ClassVar[Mapping[str, tuple[Any, ...]]] = MARKS
@@ -45,8 +51,13 @@ class GroupConfig(TrainingArguments):
     truncated: Annotated[Truncated, Check(_no_mask)] = "keep"
     responses_per_prompt: AtLeast1 | None = 1
     logging_steps: float = 10
+    early_stopping_patience: Annotated[AtLeast1 | None, ChangesNothing(unless=stops_early), EVALUATES] = None
 
     def __post_init__(self) -> None:
+        if self.eval_steps is not None and self.eval_strategy == "no":
+            self.eval_strategy = "steps"
+        if self.early_stopping_patience is not None and self.metric_for_best_model is None:
+            self.metric_for_best_model = "loss"
         if not torch.accelerator.is_available():  # else accelerate treats several processes as one each
             self.use_cpu = True
         check_deepspeed(self)
@@ -56,3 +67,33 @@ class GroupConfig(TrainingArguments):
             raise ValueError("the run has no steps. Set --max_steps or --num_train_epochs above 0")
         for name in self.report_to or ():
             check_reporter(name)
+
+
+@dataclass
+class PolicyConfig(GroupConfig, GradingOptions):
+    """Options of every method that trains a policy.
+
+    Args:
+        eval_samples: number of problems of eval_file that the policy answers at each evaluation, once each. The log
+            then has `eval_accuracy` with its 95 % interval. Each problem needs its right answer in the column `gold`.
+        eval_temperature: temperature of these answers. 0 is greedy. Other temperatures draw with the training's seed.
+        eval_max_new_tokens: length limit of these answers, in tokens.
+    """
+
+    MARKS: ClassVar[Mapping[str, tuple[Any, ...]]] = dict.fromkeys(
+        ("task", "grader", "deadline_s"), (ChangesNothing(unless=follows_evaluation), _SAMPLES)
+    )
+
+    eval_samples: Annotated[int, Bounds(least=0), ChangesNothing(unless=follows_evaluation), EVALUATES] = 0
+    eval_temperature: Annotated[Temperature, ChangesNothing(unless=follows_evaluation), _SAMPLES] = 0.0
+    eval_max_new_tokens: Annotated[AtLeast1, ChangesNothing(unless=follows_evaluation), _SAMPLES] = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if str(self.metric_for_best_model).removeprefix("eval_") == "accuracy" and not self.eval_samples:
+            raise ValueError(
+                "--metric_for_best_model accuracy needs --eval_samples: the accuracy is that of responses which the "
+                "policy samples at each evaluation"
+            )
+        if self.eval_samples and (self.fsdp or self.deepspeed):
+            raise ValueError("--eval_samples needs complete weights in each process: remove --fsdp or --deepspeed")

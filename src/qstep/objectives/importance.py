@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qstep.losses import ImportanceMode, importance_diagnostics, importance_weights
 from qstep.objectives.batch import WeightedBatch
-from qstep.objectives.config import GroupConfig
+from qstep.objectives.config import PolicyConfig
 from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.objective import AnyBatch, Objective, Recorded
 from qstep.processes import gathered, here
@@ -29,7 +29,7 @@ class ImportanceCollapse(RuntimeError):
 
 
 @dataclass
-class ImportanceConfig(GroupConfig):
+class ImportanceConfig(PolicyConfig):
     """How to weigh responses that another policy sampled.
 
     Args:

@@ -23,11 +23,12 @@ from qstep.objectives.source import RowsFile
 from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
 from qstep.runs.options import NOT_IN_SETTINGS, NotInSettings, settings_of
-from qstep.runs.progress import console, reasons_text
+from qstep.runs.progress import console, reasons_text, say
 from qstep.runs.stage_file import finished
 from qstep.trainers import trainer_class
 from qstep.trainers.arguments import check_evaluation
 from qstep.trainers.checkpoints import seal
+from qstep.trainers.early_stopping import stopped_early
 from qstep.trainers.resuming import Log, Run, open_run
 from qstep.types import Truncated
 
@@ -130,6 +131,11 @@ def train_on(
         if run.log:
             trainer.create_model_card()
             seal(output, run.settings, model_files(output))
+            if stopped_early(config, trainer.state):
+                summary["stopped_early_at"] = trainer.state.global_step
+                console.print(_of_stopping(trainer.state.global_step, config))
+            if trainer.sampled is not None:
+                say(f"Responses to some validation problems at each evaluation: {trainer.sampled.file}")
             run.log.finish(summary)
     return output
 
@@ -139,6 +145,14 @@ def _of_truncated(dataset: GroupDataset, how: Truncated) -> str:
     what = "their ends are not judged" if how == "mask" else "they are trained on as they are labelled or graded"
     found = f"{dataset.truncated} of {len(dataset.rows)} responses were cut off and are not right"
     return f"{dataset.source}: {found}; {what} (--truncated {how})"
+
+
+def _of_stopping(step: int, config: GroupConfig) -> str:
+    """A sentence on a training that its evaluations ended."""
+    return (
+        f"Training ended at step {step}: {config.metric_for_best_model} was not better in the last "
+        f"{config.early_stopping_patience} evaluations (--early_stopping_patience)"
+    )
 
 
 def _base_model(inputs: TrainInputs) -> dict[str, Any]:

@@ -28,11 +28,13 @@ from qstep.trainers.arguments import check_arguments
 from qstep.trainers.averages import Averages, LogWhereItMatters
 from qstep.trainers.batches import StepSampler, group_loader, with_weights
 from qstep.trainers.checkpoints import sealed, why_unusable, writing
+from qstep.trainers.early_stopping import stopped_early
 from qstep.trainers.evaluation import evaluate_all
 from qstep.trainers.fall import WarnOfCommonFall
 from qstep.trainers.finite import FiniteWatch
 from qstep.trainers.optimizer import parameter_groups
 from qstep.trainers.reference import add_reference
+from qstep.trainers.sampled import SampledAccuracy
 
 
 class GroupTrainer(Trainer):
@@ -68,8 +70,12 @@ class GroupTrainer(Trainer):
         *,
         processing_class: PreTrainedTokenizerBase,
         callbacks: list[Any] | None = None,
+        sampled: SampledAccuracy | None = None,
     ) -> None:
         check_arguments(args, model)
+        self.sampled = sampled
+        if sampled is not None:
+            sampled.check(getattr(model.config.get_text_config(), "max_position_embeddings", None))
         self._resumed_from: Path | None = None
         self.objective = objective
         objective.begin(model, train_dataset)
@@ -233,14 +239,20 @@ class GroupTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The mean loss over a complete data set, and the means of recorded values."""
-        return evaluate_all(self, dataloader, metric_key_prefix)
+        """The mean loss over a complete data set, the means of recorded values, and the accuracy of samples."""
+        output = evaluate_all(self, dataloader, metric_key_prefix)
+        if self.sampled is None or dataloader.dataset is not self.eval_dataset:
+            return output
+        sampled = self.sampled.measure(self, metric_key_prefix)
+        return output._replace(metrics={**(output.metrics or {}), **sampled})
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         try:
-            return super()._determine_best_metric(metrics, trial)
+            is_best = super()._determine_best_metric(metrics, trial)
         except KeyError as error:
             raise ValueError(str(error.args[0])) from None
+        self.control.should_training_stop |= stopped_early(self.args, self.state)
+        return is_best
 
     # Checkpoints
 
@@ -260,7 +272,7 @@ class GroupTrainer(Trainer):
 
     def _run_epoch(self, *args: Any, **options: Any) -> None:
         """Takes no step if the resumed checkpoint has taken the last one already."""
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or stopped_early(self.args, self.state):
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **options)
