@@ -104,7 +104,7 @@ def train_on(
             trainer.remove_callback(ProgressCallback)
             trainer.remove_callback(PrinterCallback)
         trainer.settings = run.settings
-        summary: dict[str, Any] = {"base_model": _base_model(inputs)}
+        summary: dict[str, Any] = {"base_model": _base_model(inputs, output)}
         for prefix, dataset in (("", trainer.train_dataset), ("eval_", trainer.eval_dataset)):
             if dataset is None:
                 continue
@@ -155,11 +155,14 @@ def _of_stopping(step: int, config: GroupConfig) -> str:
     )
 
 
-def _base_model(inputs: TrainInputs) -> dict[str, Any]:
-    """The base model as the card names it: a Hub id, or the name of a local folder."""
+def _base_model(inputs: TrainInputs, output: Path) -> dict[str, Any]:
+    """The base model as the card names it: a Hub id, or the name of a local folder.
+
+    A folder's path is relative to the output, for commands that compare the policy with it.
+    """
     folder = Path(inputs.model_name_or_path)
     if folder.is_dir():
-        return {"name": folder.resolve().name, "on_hub": False}
+        return {"name": folder.resolve().name, "on_hub": False, "path": os.path.relpath(folder, output)}
     return {"name": inputs.model_name_or_path, "on_hub": True}
 
 
