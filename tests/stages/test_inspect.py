@@ -110,8 +110,6 @@ def test_a_steps_q_is_that_of_the_scorer(trained: Path, base: Path, rows_file: P
         rows, inspected(trained / "dqo", tmp_path / "rows.jsonl", tmp_path / "o.jsonl"), strict=False
     ):
         expected = scorer.score(row["prompt"], row["completions"])
-        # The last step ends with the end-of-sequence token here, and with its text there.
-        last = shown["tokens"][-2]
         # A step ends with its separator here, and with its text there.
         ends = [max(t["token"] for t in shown["tokens"] if t["step"] == n) - 1 for n in range(len(expected))]
         assert [shown["tokens"][end]["q"] for end in ends] == pytest.approx(expected, abs=1e-4)

@@ -119,7 +119,10 @@ def _ancestry(module: str, name: str) -> Iterator[_Class]:
             table = statement.target.id if isinstance(statement.target, ast.Name) else ""
             values = {key: _value(module, value) for key, value in _entries(statement.value)}
             found.uses.update(values if table == "USES" else {})
-            found.marks.update(values if table == "MARKS" else {})
+            conditions = {
+                key: tuple(m for m in marks if isinstance(m, ReadIf)) for key, marks in values.items() if marks
+            }
+            found.marks.update(conditions if table == "MARKS" else {})
         elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             option = statement.target.id
             type_ = _type(module, statement.annotation)

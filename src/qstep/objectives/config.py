@@ -12,11 +12,12 @@ from transformers import TrainingArguments
 from qstep.generation.engine import Temperature
 from qstep.objectives.arguments import EVALUATES, MARKS, follows_evaluation, stops_early
 from qstep.objectives.packages import check_deepspeed, check_reporter
-from qstep.runs.options import GIVEN, AtLeast1, Bounds, ChangesNothing, Check, ReadIf, check_options
+from qstep.runs.options import GIVEN, AtLeast1, Bounds, ChangesNothing, Check, Options, ReadIf, check_options
 from qstep.tasks.options import GradingOptions
 from qstep.types import OverLong, Truncated
 
 _SAMPLES = ReadIf(eval_samples=GIVEN)
+_ONLY_MEASURES = ChangesNothing(unless=follows_evaluation)
 
 
 def _no_mask(option: str, value: Truncated) -> None:
@@ -27,8 +28,22 @@ def _no_mask(option: str, value: Truncated) -> None:
         )
 
 
+@dataclass(kw_only=True)
+class EvaluationOptions(Options):
+    """What evaluations during training decide.
+
+    Args:
+        early_stopping_patience: training ends after this many evaluations in a row without a better
+            metric_for_best_model. Give load_best_model_at_end too, to end with the best weights.
+    """
+
+    GROUP = "evaluation options"
+
+    early_stopping_patience: Annotated[AtLeast1 | None, ChangesNothing(unless=stops_early), EVALUATES] = None
+
+
 @dataclass
-class GroupConfig(TrainingArguments):
+class GroupConfig(TrainingArguments, EvaluationOptions):
     """Options of every trainer. Batch sizes count groups of at most `responses_per_prompt` responses to one prompt.
 
     Args:
@@ -40,8 +55,6 @@ class GroupConfig(TrainingArguments):
             all responses of the problem.
         logging_steps: optimizer steps between two lines of the log. Losses and metrics are averages since the line
             before.
-        early_stopping_patience: training ends after this many evaluations in a row without a better
-            metric_for_best_model. Give load_best_model_at_end too, to end with the best weights.
     """
 
     MARKS: ClassVar[Mapping[str, tuple[Any, ...]]] = MARKS
@@ -51,7 +64,6 @@ class GroupConfig(TrainingArguments):
     truncated: Annotated[Truncated, Check(_no_mask)] = "keep"
     responses_per_prompt: AtLeast1 | None = 1
     logging_steps: float = 10
-    early_stopping_patience: Annotated[AtLeast1 | None, ChangesNothing(unless=stops_early), EVALUATES] = None
 
     def __post_init__(self) -> None:
         if self.eval_steps is not None and self.eval_strategy == "no":
@@ -69,9 +81,9 @@ class GroupConfig(TrainingArguments):
             check_reporter(name)
 
 
-@dataclass
-class PolicyConfig(GroupConfig, GradingOptions):
-    """Options of every method that trains a policy.
+@dataclass(kw_only=True)
+class SampledEvaluation(GradingOptions):
+    """The accuracy of a policy in training, on problems of the evaluation rows.
 
     Args:
         eval_samples: number of problems of eval_file that the policy answers at each evaluation, once each. The log
@@ -80,13 +92,21 @@ class PolicyConfig(GroupConfig, GradingOptions):
         eval_max_new_tokens: length limit of these answers, in tokens.
     """
 
-    MARKS: ClassVar[Mapping[str, tuple[Any, ...]]] = dict.fromkeys(
-        ("task", "grader", "deadline_s"), (ChangesNothing(unless=follows_evaluation), _SAMPLES)
-    )
+    GROUP = "evaluation options"
+    MARKS: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "task": (_ONLY_MEASURES, _SAMPLES),
+        "grader": (_ONLY_MEASURES, _SAMPLES),
+        "deadline_s": (_ONLY_MEASURES, _SAMPLES),
+    }
 
-    eval_samples: Annotated[int, Bounds(least=0), ChangesNothing(unless=follows_evaluation), EVALUATES] = 0
-    eval_temperature: Annotated[Temperature, ChangesNothing(unless=follows_evaluation), _SAMPLES] = 0.0
-    eval_max_new_tokens: Annotated[AtLeast1, ChangesNothing(unless=follows_evaluation), _SAMPLES] = 512
+    eval_samples: Annotated[int, Bounds(least=0), _ONLY_MEASURES, EVALUATES] = 0
+    eval_temperature: Annotated[Temperature, _ONLY_MEASURES, _SAMPLES] = 0.0
+    eval_max_new_tokens: Annotated[AtLeast1, _ONLY_MEASURES, _SAMPLES] = 512
+
+
+@dataclass
+class PolicyConfig(GroupConfig, SampledEvaluation):
+    """Options of every method that trains a policy."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
