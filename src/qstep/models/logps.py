@@ -50,8 +50,8 @@ def _of_slices(model: PreTrainedModel, states: Tensor, targets: Tensor, *, entro
 
 @torch.no_grad()
 def _entropies(logits: Float[Tensor, "M V"], normaliser: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
-    logps = (logits - normaliser.unsqueeze(-1)).clamp_(min=torch.finfo(logits.dtype).min)  # 0 log 0 is 0
-    return -torch.linalg.vecdot(logps.exp(), logps)
+    probabilities = (logits - normaliser.unsqueeze(-1)).exp_()
+    return normaliser - torch.linalg.vecdot(probabilities, logits)
 
 
 def finished_logits(config: PretrainedConfig, logits: Tensor) -> Tensor:
