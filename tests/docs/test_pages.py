@@ -25,7 +25,7 @@ PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{page.name}" for page in
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
 def test_every_command_parses(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a page reports to a package that is not installed here."""
-    monkeypatch.setattr("qstep.objectives.config.find_spec", lambda module: True)
+    monkeypatch.setattr("qstep.objectives.packages.find_spec", lambda module: True)
     for line in commands(page):
         line = line.removesuffix(" --dry_run")  # the parsers of commands do not know it
         words = shlex.split(line.replace("$'\\n'", "'\n'"), comments=True)[1:]

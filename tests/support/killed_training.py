@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,8 @@ def _child(
 
 def _kill_at(owner: str, function: str, call: str, when: str = "before") -> None:
     module, _, cls = owner.partition("/")
-    place = getattr(sys.modules[module], cls) if cls else sys.modules[module]
+    found = import_module(module)
+    place = getattr(found, cls) if cls else found
     original: Callable[..., Any] = getattr(place, function)
     calls = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -124,7 +125,11 @@ def test_rows_left_out_of_both_files_are_told(inputs: TrainInputs, tmp_path: Pat
     folder = run("rs", evaluated, tmp_path / "run", max_steps=1, eval_strategy="steps")
     summary = json.loads((folder / "train_log.meta.json").read_text())["summary"]
     assert summary == {
-        "base_model": {"name": Path(inputs.model_name_or_path).name, "on_hub": False},
+        "base_model": {
+            "name": Path(inputs.model_name_or_path).name,
+            "on_hub": False,
+            "path": os.path.relpath(inputs.model_name_or_path, folder),
+        },
         "file": inputs.train_file.name,
         "rows": 32,
         "left_out": {"not right": 32},

@@ -172,6 +172,16 @@ def test_what_is_wrong_is_said_before_a_model_loads(tmp_path: Path, rows: list[d
     for name, line in (("wandb", "wandb"), ("comet_ml", "comet-ml"), ("mlflow", "mlflow")):
         with pytest.raises(ValueError, match=f"--report_to {name} is not installed: pip install {line}$"):
             GroupConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": name})
+    for options, sentence in (
+        ({"optim": "adamw_bnb_8bit"}, "--optim adamw_bnb_8bit needs the package bitsandbytes, which is not installed"),
+        ({"optim": "paged_lion_8bit"}, "--optim paged_lion_8bit needs the package bitsandbytes, which is not"),
+        ({"optim": "schedule_free_adamw"}, "--optim schedule_free_adamw needs the package schedulefree, which is not"),
+        ({"deepspeed": "zero2.json"}, "--deepspeed needs the package deepspeed, which is not installed: pip install"),
+        ({"deepspeed": {"zero_optimization": {}}}, "--deepspeed needs the package deepspeed, which is not installed"),
+        ({"use_liger_kernel": True}, "--use_liger_kernel is True, but qstep's trainers do not use it: remove it"),
+    ):
+        with pytest.raises(ValueError, match=f"^{sentence}"):
+            GroupConfig(output_dir=str(tmp_path), **{**OPTIONS, **options})
     with pytest.raises(ValueError, match=r"--report_to wandbb is unknown: choose none, all, or some of"):
         GroupConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": ["wandbb"]})
     with pytest.raises(ValueError, match=r"^Qwen2.5-0.5B is not a folder here. Give a folder, or a Hub id"):

@@ -119,7 +119,8 @@ def _ancestry(module: str, name: str) -> Iterator[_Class]:
             table = statement.target.id if isinstance(statement.target, ast.Name) else ""
             values = {key: _value(module, value) for key, value in _entries(statement.value)}
             found.uses.update(values if table == "USES" else {})
-            found.marks.update(values if table == "MARKS" else {})
+            for key, marks in values.items() if table == "MARKS" else ():
+                found.marks[key] = tuple(mark for mark in marks if isinstance(mark, ReadIf))
         elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             option = statement.target.id
             type_ = _type(module, statement.annotation)

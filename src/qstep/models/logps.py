@@ -22,17 +22,39 @@ def token_logps(
     Logits exist for one slice of the tokens at a time. The backward pass recomputes them. So memory does not grow with
     tokens x vocabulary.
     """
+    return _of_slices(model, states, targets, entropies=False)[0]
+
+
+def token_logps_and_entropies(
+    model: PreTrainedModel, states: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
+) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
+    """`token_logps`, and the entropy of pi in each state, in nats and detached. Both use the same logits."""
+    logps, entropies = _of_slices(model, states, targets, entropies=True)
+    return logps, entropies
+
+
+def _of_slices(model: PreTrainedModel, states: Tensor, targets: Tensor, *, entropies: bool) -> tuple[Tensor, Tensor]:
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     size = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
 
-    def logps(states: Tensor, targets: Tensor) -> Tensor:
+    def of_slice(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = finished_logits(config, head(states).float())
-        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+        normaliser = logits.logsumexp(-1)
+        logps = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normaliser
+        # Recomputation in the backward pass stops before this line, because nothing after it is kept.
+        return logps, _entropies(logits, normaliser) if entropies else logps.detach()
 
     if len(states) <= size:
-        return logps(states, targets)
+        return of_slice(states, targets)
     slices = zip(states.split(size), targets.split(size), strict=True)
-    return torch.cat([checkpoint(logps, s, t, use_reentrant=False) for s, t in slices])
+    found = [checkpoint(of_slice, s, t, use_reentrant=False) for s, t in slices]
+    return torch.cat([logps for logps, _ in found]), torch.cat([others for _, others in found])
+
+
+@torch.no_grad()
+def _entropies(logits: Float[Tensor, "M V"], normaliser: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
+    probabilities = (logits - normaliser.unsqueeze(-1)).exp_()
+    return normaliser - torch.linalg.vecdot(probabilities, logits)
 
 
 class Surprises(NamedTuple):

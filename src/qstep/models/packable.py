@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -42,6 +46,7 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
                 )
     try:
         model.set_attn_implementation(PACKED_ATTENTION)
+        model.unpacked_attention = original
         batch = moved(collate_groups([prompt], [responses]), model.device)
         hidden = packed_hidden(trunk, batch)
     except (TypeError, RuntimeError, ValueError) as error:
@@ -53,6 +58,17 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
         raise ValueError(f"{refusal} a response's states depend on the other responses of a packed batch")
     model.train(training)
     return model
+
+
+@contextmanager
+def unpacked(model: PreTrainedModel) -> Iterator[None]:
+    """Lets a model of `pack` compute plain batches, for sampling, with the attention that it was loaded with."""
+    packed: Any = model
+    model.set_attn_implementation(packed.unpacked_attention)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(PACKED_ATTENTION)
 
 
 def _alike(a: Tensor, b: Tensor, tolerance: float) -> bool:

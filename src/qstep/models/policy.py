@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from qstep.models.adapters import adapted, base_of, saved_adapter
 from qstep.models.loading import ADAPTER_CONFIG, ModelOptions, adapter_off, bare, load_causal_lm
-from qstep.models.logps import Surprises, token_logps, token_surprises
+from qstep.models.logps import Surprises, token_logps, token_logps_and_entropies, token_surprises
 from qstep.models.packing import Batch, packed_hidden, states_before
 from qstep.models.pretrained import PretrainedModule
 from qstep.types import Dtype
@@ -33,7 +33,13 @@ class PolicyModel(PretrainedModule):
     """A policy. `forward(batch)` gives log pi(a_t | s_t) of every response token, `[B, T]`, in fp32.
 
     `pretrained` is a causal language model of transformers, or a peft model around one.
+
+    watches_entropy: whether forward passes also keep the policy's entropy. entropies: that of the latest one, `[M]`: a
+    value in nats for each of the batch's response tokens, detached.
     """
+
+    watches_entropy = False
+    entropies: Float[Tensor, " M"] | None = None
 
     @classmethod
     def new(cls, options: ModelOptions) -> PolicyModel:
@@ -57,7 +63,11 @@ class PolicyModel(PretrainedModule):
     def logps(self, states: Float[Tensor, "M D"], batch: Batch) -> Float[Tensor, "B T"]:
         """The log-probabilities of the batch's response tokens in the states they were chosen in."""
         mask = batch["response_mask"].bool()
-        chosen = token_logps(bare(self.pretrained), states, batch["response_ids"][mask])
+        model, targets = bare(self.pretrained), batch["response_ids"][mask]
+        if self.watches_entropy:
+            chosen, self.entropies = token_logps_and_entropies(model, states, targets)
+        else:
+            chosen = token_logps(model, states, targets)
         return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).masked_scatter(mask, chosen)
 
     @torch.no_grad()

@@ -60,17 +60,20 @@ class LogRatioModel(nn.Module):
         return self.policy.device
 
     def forward(self, batch: StepBatch) -> Float[Tensor, "B S"]:
-        outputs = self.policy(batch)
-        logps, values = outputs if isinstance(self.policy, PolicyWithValue) else (outputs, None)
-        scaled = self.beta * (logps - self._reference_logps(batch))
+        _, log_ratios, values = self.tokens(batch)
+        scaled = self.beta * log_ratios
         q_values = scaled.cumsum(1) if values is None else scaled + values
         ends = batch["step_ends"]
         return q_values.gather(1, ends.clamp(min=0)).masked_fill(ends < 0, 0.0)
 
+    def tokens(self, batch: Batch) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"], Float[Tensor, "B T"] | None]:
+        """log pi, log pi/pi_ref, and V of the state before it for each token. V is None for a policy without one."""
+        outputs = self.policy(batch)
+        logps, values = outputs if isinstance(self.policy, PolicyWithValue) else (outputs, None)
+        return logps, logps - self._reference_logps(batch), values
+
     def _reference_logps(self, batch: Batch) -> Tensor | float:
         if self.reference is None:
             return 0.0
-        if isinstance(self.reference, PolicyWithValue):
-            with self.reference.reference():
-                return self.reference.policy_logps(batch)
-        return self.reference(batch)
+        with self.reference.reference():
+            return self.reference.policy_logps(batch)

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
 
+from qstep.objectives.packages import check_optimizer
 from qstep.runs.options import (
     CHANGES_NOTHING,
     Bounds,
@@ -34,9 +35,18 @@ EVALUATES = ReadIf(eval_strategy=Such(lambda strategy: strategy != "no", "--{nam
 """The condition of what only evaluations during training read."""
 
 
+def stops_early(config: TrainingArguments) -> bool:
+    """Whether evaluations may end the training."""
+    return getattr(config, "early_stopping_patience", None) is not None
+
+
 def follows_evaluation(config: TrainingArguments) -> bool:
-    """Whether the final weights depend on evaluations: the best weights are kept, or the learning rate follows them."""
-    return config.load_best_model_at_end or SchedulerType(config.lr_scheduler_type).value in _FOLLOWS_EVALUATION
+    """Whether the final weights depend on evaluations.
+
+    They do if the best weights are kept, the learning rate follows the evaluations, or these may end the training.
+    """
+    follows = SchedulerType(config.lr_scheduler_type).value in _FOLLOWS_EVALUATION
+    return config.load_best_model_at_end or follows or stops_early(config)
 
 
 def length_free(config: TrainingArguments) -> bool:
@@ -102,7 +112,7 @@ _CADENCE = (
 """Options that change the weights only if the evaluation decides on them."""
 
 _COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-_UNUSED = ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size")
+_UNUSED = ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size", "use_liger_kernel")
 _FILES = ("deepspeed", "fsdp_config")
 
 _MARKS: tuple[tuple[Any, tuple[str, ...]], ...] = (
@@ -116,6 +126,7 @@ _MARKS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (Bounds(least=0), ("data_seed",)),
     (Check(_unused), _UNUSED),
     (Check(_batch_order), ("train_sampling_strategy",)),
+    (Check(check_optimizer), ("optim",)),
     (Reads(_config_file), _FILES),
 )
 

@@ -4,34 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
 
-from qstep.objectives.arguments import MARKS
-from qstep.runs.options import AtLeast1, Bounds, Check, check_options
+from qstep.generation.engine import Temperature
+from qstep.objectives.arguments import EVALUATES, MARKS, follows_evaluation, stops_early
+from qstep.objectives.packages import check_deepspeed, check_reporter
+from qstep.runs.options import GIVEN, AtLeast1, Bounds, ChangesNothing, Check, Options, ReadIf, check_options
+from qstep.tasks.options import GradingOptions
 from qstep.types import OverLong, Truncated
 
-_REPORTERS = {
-    "azure_ml": "azureml-core",
-    "clearml": "clearml",
-    "codecarbon": "codecarbon",
-    "comet_ml": "comet-ml",
-    "dagshub": "dagshub",
-    "dvclive": "dvclive",
-    "flyte": "flytekit",
-    "mlflow": "mlflow",
-    "neptune": "neptune",
-    "swanlab": "swanlab",
-    "tensorboard": "tensorboard",
-    "trackio": "trackio",
-    "wandb": "wandb",
-}
-"""The values of `report_to`, and the package that each needs."""
-_MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}
-"""The module of a package, if it differs from the name in `report_to`."""
+_SAMPLES = ReadIf(eval_samples=GIVEN)
+_ONLY_MEASURES = ChangesNothing(unless=follows_evaluation)
 
 
 def _no_mask(option: str, value: Truncated) -> None:
@@ -42,8 +28,22 @@ def _no_mask(option: str, value: Truncated) -> None:
         )
 
 
+@dataclass(kw_only=True)
+class EvaluationOptions(Options):
+    """What evaluations during training decide.
+
+    Args:
+        early_stopping_patience: training ends after this many evaluations in a row without a better
+            metric_for_best_model. Give load_best_model_at_end too, to end with the best weights.
+    """
+
+    GROUP = "evaluation options"
+
+    early_stopping_patience: Annotated[AtLeast1 | None, ChangesNothing(unless=stops_early), EVALUATES] = None
+
+
 @dataclass
-class GroupConfig(TrainingArguments):
+class GroupConfig(TrainingArguments, EvaluationOptions):
     """Options of every trainer. Batch sizes count groups of at most `responses_per_prompt` responses to one prompt.
 
     Args:
@@ -69,22 +69,54 @@ class GroupConfig(TrainingArguments):
     logging_steps: float = 10
 
     def __post_init__(self) -> None:
+        if self.eval_steps is not None and self.eval_strategy == "no":
+            self.eval_strategy = "steps"
+        if self.early_stopping_patience is not None and self.metric_for_best_model is None:
+            self.metric_for_best_model = "loss"
         if not torch.accelerator.is_available():  # else accelerate treats several processes as one each
             self.use_cpu = True
+        check_deepspeed(self)
         super().__post_init__()
         check_options(self)
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError("the run has no steps. Set --max_steps or --num_train_epochs above 0")
         for name in self.report_to or ():
-            _check_reporter(name)
+            check_reporter(name)
 
 
-def _check_reporter(name: str) -> None:
-    """Raises ValueError if the reporter is unknown, or if its package is not installed."""
-    if name == "kubeflow":  # transformers adds it within Kubeflow
-        return
-    if name not in _REPORTERS:
-        raise ValueError(f"--report_to {name} is unknown: choose none, all, or some of {', '.join(_REPORTERS)}")
-    modules = ("tensorboard", "tensorboardX") if name == "tensorboard" else (_MODULES.get(name, name),)
-    if not any(map(find_spec, modules)):
-        raise ValueError(f"--report_to {name} is not installed: pip install {_REPORTERS[name]}")
+@dataclass(kw_only=True)
+class SampledEvaluation(GradingOptions):
+    """The accuracy of a policy in training, on problems of the evaluation rows.
+
+    Args:
+        eval_samples: number of problems of eval_file that the policy answers at each evaluation, once each. The log
+            then has `eval_accuracy` with its 95 % interval. Each problem needs its right answer in the column `gold`.
+        eval_temperature: temperature of these answers. 0 is greedy. Other temperatures draw with the training's seed.
+        eval_max_new_tokens: length limit of these answers, in tokens.
+    """
+
+    GROUP = "evaluation options"
+    MARKS: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "task": (_ONLY_MEASURES, _SAMPLES),
+        "grader": (_ONLY_MEASURES, _SAMPLES),
+        "deadline_s": (_ONLY_MEASURES, _SAMPLES),
+    }
+
+    eval_samples: Annotated[int, Bounds(least=0), _ONLY_MEASURES, EVALUATES] = 0
+    eval_temperature: Annotated[Temperature, _ONLY_MEASURES, _SAMPLES] = 0.0
+    eval_max_new_tokens: Annotated[AtLeast1, _ONLY_MEASURES, _SAMPLES] = 512
+
+
+@dataclass
+class PolicyConfig(GroupConfig, SampledEvaluation):
+    """Options of every method that trains a policy."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if str(self.metric_for_best_model).removeprefix("eval_") == "accuracy" and not self.eval_samples:
+            raise ValueError(
+                "--metric_for_best_model accuracy needs --eval_samples: the accuracy is that of responses which the "
+                "policy samples at each evaluation"
+            )
+        if self.eval_samples and (self.fsdp or self.deepspeed):
+            raise ValueError("--eval_samples needs complete weights in each process: remove --fsdp or --deepspeed")

@@ -20,6 +20,7 @@ from qstep.objectives.importance import Importance, ImportanceConfig, WeightedOb
 from qstep.objectives.objective import Losses
 from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import ValueConfig, ValueFunction
+from qstep.objectives.watched import of_values
 from qstep.runs.options import Bounds, ReadIf
 from qstep.runs.shared_options import StepSeparator
 from qstep.types import Row, Truncated
@@ -161,6 +162,7 @@ class DQO(WeightedObjective[RewardedBatch]):
             "loss/q": losses.q,
             "logps/ratio": losses.log_ratios.sum(1),
             "values/mean": values[mask],
-            **by_outcome(logps, batch),
+            **by_outcome(logps, batch, self.config.beta),
+            **of_values(losses.returns[mask], values[mask]),
         }
         return Losses(losses.value + losses.q, recorded)

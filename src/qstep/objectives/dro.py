@@ -16,6 +16,7 @@ from qstep.objectives.graded import by_outcome
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import ValueConfig, ValueFunction
+from qstep.objectives.watched import of_values
 
 
 @dataclass
@@ -51,5 +52,11 @@ class DRO(Objective[GradedBatch]):
         logps, values = model(batch)
         log_ratios = logps if self.config.reference == "uniform" else logps - batch["reference_logps"]
         log_ratios = (log_ratios * batch["response_mask"]).sum(1)
-        recorded = {"logps/ratio": log_ratios, "values/mean": values[:, 0], **by_outcome(logps, batch)}
-        return Losses(dro_loss(log_ratios, values[:, 0], batch["outcomes"], self.config.beta), recorded)
+        beta, outcomes = self.config.beta, batch["outcomes"]
+        recorded = {
+            "logps/ratio": log_ratios,
+            "values/mean": values[:, 0],
+            **by_outcome(logps, batch, beta),
+            **of_values(outcomes - beta * log_ratios, values[:, 0]),
+        }
+        return Losses(dro_loss(log_ratios, values[:, 0], outcomes, beta), recorded)

@@ -8,9 +8,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from qstep.data import Index, is_right, outcome
+from qstep.losses.divergence import kl_k3
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.dataset import Item, Reasons
 from qstep.objectives.responses import collate_rows
+from qstep.objectives.watched import split
 
 
 def graded_batch(tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> GradedBatch:
@@ -34,7 +36,16 @@ def ungraded(index: Index) -> Reasons:
     return {"ungradable": np.isnan(index.table["outcome"])}
 
 
-def by_outcome(logps: Tensor, batch: GradedBatch) -> dict[str, Tensor]:
-    """The log-probabilities of right responses, and of all others."""
-    sums, right = logps.sum(1), batch["right"]
-    return {"logps/chosen": sums[right], "logps/rejected": sums[~right]}
+def by_outcome(logps: Tensor, batch: GradedBatch, beta: float | None = None) -> dict[str, Tensor]:
+    """The log-probabilities of right responses and of all others, and the KL if the reference is known.
+
+    With `beta`, also the implicit rewards: beta times the log-ratio of a response to the reference.
+    """
+    right = batch["right"]
+    found = split("logps", logps.sum(1), right, ~right)
+    if "reference_logps" in batch:
+        mask, reference = batch["response_mask"].bool(), batch["reference_logps"]
+        found["kl"] = kl_k3(logps, reference, mask)[mask]
+        if beta is not None:
+            found |= split("rewards", beta * (logps - reference).sum(1), right, ~right)
+    return found

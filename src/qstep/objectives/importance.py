@@ -19,7 +19,7 @@ from qstep.evals.sampled_by import chosen_rows, compare_with_own
 from qstep.losses import ImportanceMode, importance_diagnostics, importance_weights
 from qstep.models import PolicyModel
 from qstep.objectives.batch import WeightedBatch
-from qstep.objectives.config import GroupConfig
+from qstep.objectives.config import PolicyConfig
 from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.objective import AnyBatch, Objective, Recorded
 from qstep.processes import gathered, here, together
@@ -50,7 +50,7 @@ class ImportanceCollapse(RuntimeError):
 
 
 @dataclass
-class ImportanceConfig(GroupConfig):
+class ImportanceConfig(PolicyConfig):
     """How to weigh responses that another policy sampled.
 
     Args:

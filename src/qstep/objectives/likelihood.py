@@ -7,17 +7,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import Index
-from qstep.models import Batch, ModelOptions, PolicyModel
+from qstep.data import Index, is_right
+from qstep.models import ModelOptions, PolicyModel
+from qstep.objectives.batch import ResponseBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.responses import collate_rows, policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
+from qstep.objectives.watched import split
+from qstep.types import ABSENT
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -25,7 +29,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Likelihood(Objective[Batch]):
+class JudgedBatch(ResponseBatch):
+    """Responses with what is known about them."""
+
+    verdicts: Int[Tensor, " B"]
+    """1 is right, 0 is not, and `ABSENT` is unknown."""
+
+
+class Likelihood(Objective[JudgedBatch]):
     """Next-token cross-entropy of responses, averaged over all tokens of an optimizer step."""
 
     def __init__(
@@ -49,13 +60,16 @@ class Likelihood(Objective[Batch]):
     def begin(self, model: PolicyModel, train: GroupDataset) -> None:
         stop_at_end_of_turn(model, self.tokenizer, train)
 
-    def collate(self, items: list[Item]) -> Batch:
-        return collate_rows(self.tokenizer, items)
+    def collate(self, items: list[Item]) -> JudgedBatch:
+        verdicts = [is_right(row) for item in items for row in item["rows"]]
+        known = [ABSENT if verdict is None else int(verdict) for verdict in verdicts]
+        return {**collate_rows(self.tokenizer, items), "verdicts": torch.tensor(known)}
 
-    def losses(self, model: Any, batch: Batch) -> Losses:
-        return Losses(-model(batch).sum(dim=1))
+    def losses(self, model: Any, batch: JudgedBatch) -> Losses:
+        logps, verdicts = model(batch).sum(dim=1), batch["verdicts"]
+        return Losses(-logps, split("logps", logps, verdicts == 1, verdicts == 0))
 
-    def count_items(self, batch: Batch) -> Int[Tensor, " B"]:
+    def count_items(self, batch: JudgedBatch) -> Int[Tensor, " B"]:
         return batch["response_mask"].sum(dim=1)
 
 

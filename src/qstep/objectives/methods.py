@@ -75,11 +75,11 @@ _METHODS = (
     ),
     Method(
         *("sft", "SFT", "supervised learning on every response", "policy"),
-        *(f"{_IN}.config:GroupConfig", f"{_IN}.likelihood:sft"),
+        *(f"{_IN}.config:PolicyConfig", f"{_IN}.likelihood:sft"),
     ),
     Method(
         *("rs", "rejection sampling", "rejection sampling: supervised learning on right responses", "policy"),
-        *(f"{_IN}.config:GroupConfig", f"{_IN}.likelihood:rs"),
+        *(f"{_IN}.config:PolicyConfig", f"{_IN}.likelihood:rs"),
     ),
     Method(
         *("reinforce", "REINFORCE", "offline policy gradient with a baseline of the problem's responses", "policy"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from qstep.models import Batch, ModelOptions, PretrainedModule
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.source import RowsFile
+from qstep.objectives.watched import derived
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -58,7 +59,7 @@ class Objective(Protocol[AnyBatch]):
 
     def metrics(self, means: dict[str, float]) -> dict[str, float]:
         """The metrics for the log, from the means of what `losses` recorded."""
-        return means
+        return derived(means)
 
     def check(self, source: RowsFile) -> None:
         """Refuses a training file that teaches nothing, before a model is loaded."""

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from qstep.models import ModelOptions, PolicyWithValue, ValueNetwork
 from qstep.objectives.batch import GradedBatch
-from qstep.objectives.config import GroupConfig
+from qstep.objectives.config import PolicyConfig
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.graded import graded_batch, ungraded
 from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class ValueConfig(GroupConfig):
+class ValueConfig(PolicyConfig):
     """How to train a policy and a value function on graded responses.
 
     Args:

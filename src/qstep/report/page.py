@@ -62,9 +62,9 @@ def render_report(results: Page, examples: Sequence[Examples], out: Path) -> Pat
         for name in ("label", "lead", "percent_interval", "plain_interval", "points_interval")
     }
     step_lengths = {name: part.length for name, part in (results.steps or {}).items()}
-    page = environment.from_string(_resource("page.html")).render(
+    page = environment.from_string(resource("page.html")).render(
         title=results.title or "qstep report",
-        style=Markup(_resource("page.css")),
+        style=Markup(resource("page.css")),
         findings=found,
         differences=charts.differences(found) if found else None,
         best_of_n=best_of_n,
@@ -84,11 +84,17 @@ def render_report(results: Page, examples: Sequence[Examples], out: Path) -> Pat
         signed=signed,
         provenance=_flat(results.provenance),
     )
-    write_whole(out, [_NOT_TEXT.sub("\ufffd", page).encode()])
+    write_whole(out, [page_text(page).encode()])
     return out
 
 
-def _resource(name: str) -> str:
+def page_text(page: str) -> str:
+    """The page, with characters that it cannot contain (NUL, control codes, lone surrogates) as U+FFFD."""
+    return _NOT_TEXT.sub("\ufffd", page)
+
+
+def resource(name: str) -> str:
+    """A file of this folder, such as a template."""
     return resources.files("qstep.report").joinpath(name).read_text(encoding="utf-8")
 
 

@@ -184,6 +184,7 @@ _STAGES = (
         ("qstep.stages.evaluate_steps:EvaluateStepsConfig",),
         "measure how well a scorer finds the first wrong step",
     ),
+    _stage("inspect", "InspectConfig", "show Q, V, advantage and log-ratio of every token of responses"),
     _stage("report", "ReportConfig", "render results as one HTML page"),
     _stage("merge", "MergeConfig", "merge an adapter into its base model"),
     _stage("export", "ExportConfig", "export a scorer as a plain token classifier for vLLM"),

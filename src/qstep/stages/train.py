@@ -23,13 +23,14 @@ from qstep.objectives.source import RowsFile
 from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
 from qstep.runs.options import NOT_IN_SETTINGS, NotInSettings, settings_of
-from qstep.runs.progress import console, reasons_text
+from qstep.runs.progress import console, reasons_text, say
 from qstep.runs.shared_options import RowsInput
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import ColumnOptions
 from qstep.trainers import trainer_class
 from qstep.trainers.arguments import check_evaluation
 from qstep.trainers.checkpoints import seal
+from qstep.trainers.early_stopping import stopped_early
 from qstep.trainers.resuming import Log, Run, open_run
 from qstep.types import Truncated
 
@@ -108,7 +109,7 @@ def train_on(
             trainer.remove_callback(ProgressCallback)
             trainer.remove_callback(PrinterCallback)
         trainer.settings = run.settings
-        summary: dict[str, Any] = {"base_model": _base_model(inputs)}
+        summary: dict[str, Any] = {"base_model": _base_model(inputs, output)}
         for prefix, dataset in (("", trainer.train_dataset), ("eval_", trainer.eval_dataset)):
             if dataset is None:
                 continue
@@ -135,6 +136,11 @@ def train_on(
         if run.log:
             trainer.create_model_card()
             seal(output, run.settings, model_files(output))
+            if stopped_early(config, trainer.state):
+                summary["stopped_early_at"] = trainer.state.global_step
+                console.print(_of_stopping(trainer.state.global_step, config))
+            if trainer.sampled is not None:
+                say(f"Responses to some validation problems at each evaluation: {trainer.sampled.file}")
             run.log.finish(summary)
     return output
 
@@ -146,11 +152,22 @@ def _of_truncated(dataset: GroupDataset, how: Truncated) -> str:
     return f"{dataset.source}: {found}; {what} (--truncated {how})"
 
 
-def _base_model(inputs: TrainInputs) -> dict[str, Any]:
-    """The base model as the card names it: a Hub id, or the name of a local folder."""
+def _of_stopping(step: int, config: GroupConfig) -> str:
+    """A sentence on a training that its evaluations ended."""
+    return (
+        f"Training ended at step {step}: {config.metric_for_best_model} was not better in the last "
+        f"{config.early_stopping_patience} evaluations (--early_stopping_patience)"
+    )
+
+
+def _base_model(inputs: TrainInputs, output: Path) -> dict[str, Any]:
+    """The base model as the card names it: a Hub id, or the name of a local folder.
+
+    A folder's path is relative to the output, for commands that compare the policy with it.
+    """
     folder = Path(inputs.model_name_or_path)
     if folder.is_dir():
-        return {"name": folder.resolve().name, "on_hub": False}
+        return {"name": folder.resolve().name, "on_hub": False, "path": os.path.relpath(folder, output)}
     return {"name": inputs.model_name_or_path, "on_hub": True}
 
 

@@ -35,7 +35,10 @@ def check_evaluation(args: GroupConfig, eval_rows: RowsFile | None) -> None:
     """Raises ValueError for rows to evaluate on without evaluations, or the reverse, before rows are read."""
     evaluates = EVALUATES.why_not(args, deep=False) is None
     if evaluates and eval_rows is None:
-        raise ValueError("--eval_strategy needs rows to evaluate on. Give --eval_file (in Python, eval_dataset)")
+        raise ValueError(
+            "Evaluations (--eval_strategy, --eval_steps) need rows to evaluate on. Give --eval_file (in Python, "
+            "eval_dataset)"
+        )
     if eval_rows is not None and not evaluates:
         named = eval_rows.argument or f"--eval_file {eval_rows}"
         raise ValueError(f"{named} has no effect without evaluations: give --eval_strategy steps or epoch")
@@ -51,7 +54,8 @@ def check_shared(train: GroupDataset, evaluated: GroupDataset, *, decides: bool)
     overlap = f"{train.source} and {evaluated.source} share {len(shared)} problems (one is on {place} of the first)"
     if decides:
         raise ValueError(
-            f"{overlap}, and the evaluation decides on the weights (--load_best_model_at_end, --lr_scheduler_type). It "
-            "would prefer weights that memorise. Drop these rows from one of the files; `qstep audit` counts them"
+            f"{overlap}, and the evaluation decides on the weights (--load_best_model_at_end, --lr_scheduler_type, "
+            "--early_stopping_patience). It would prefer weights that memorise. Drop these rows from one of the files; "
+            "`qstep audit` counts them"
         )
     console.print(f"Warning: {overlap}. The evaluation does not measure generalisation")

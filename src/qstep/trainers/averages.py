@@ -40,7 +40,7 @@ class Averages:
 
 
 class LogWhereItMatters(TrainerCallback):
-    """Writes a line of the log at the last step, and before each checkpoint.
+    """Writes a line of the log at the last step, also where an evaluation may end the run, and before each checkpoint.
 
     The next line's averages begin after it, so a resumed run logs the same as an uninterrupted one. Each folder with
     a checkpoint also has a log, and a resumed run compares its settings with that log's.
@@ -48,7 +48,8 @@ class LogWhereItMatters(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         may_save = control.should_save or (args.save_strategy == SaveStrategy.BEST and control.should_evaluate)
-        if may_save or state.global_step >= state.max_steps:
+        may_stop = control.should_evaluate and args.early_stopping_patience is not None
+        if may_save or may_stop or state.global_step >= state.max_steps:
             control.should_log = True
 
     on_epoch_end = on_step_end

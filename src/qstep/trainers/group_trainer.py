@@ -16,21 +16,25 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 
-from qstep.models import PretrainedModule
+from qstep.models import PolicyModel, PretrainedModule
 from qstep.objectives.batch import ResponseBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.objective import Objective, Recorded
+from qstep.objectives.watched import of_policy
 from qstep.processes import together
 from qstep.trainers import precision
 from qstep.trainers.arguments import check_arguments
 from qstep.trainers.averages import Averages, LogWhereItMatters
 from qstep.trainers.batches import StepSampler, group_loader, with_weights
 from qstep.trainers.checkpoints import sealed, why_unusable, writing
+from qstep.trainers.early_stopping import stopped_early
 from qstep.trainers.evaluation import evaluate_all
+from qstep.trainers.fall import WarnOfCommonFall
 from qstep.trainers.finite import FiniteWatch
 from qstep.trainers.optimizer import parameter_groups
 from qstep.trainers.reference import add_reference
+from qstep.trainers.sampled import SampledAccuracy
 
 
 class GroupTrainer(Trainer):
@@ -66,8 +70,12 @@ class GroupTrainer(Trainer):
         *,
         processing_class: PreTrainedTokenizerBase,
         callbacks: list[Any] | None = None,
+        sampled: SampledAccuracy | None = None,
     ) -> None:
         check_arguments(args, model)
+        self.sampled = sampled
+        if sampled is not None:
+            sampled.check(getattr(model.config.get_text_config(), "max_position_embeddings", None))
         self._resumed_from: Path | None = None
         self.objective = objective
         super().__init__(
@@ -84,9 +92,12 @@ class GroupTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.watch = FiniteWatch(scaled=self.accelerator.scaler is not None)
         self.add_callback(LogWhereItMatters())
+        self.add_callback(WarnOfCommonFall())
         self.averages, self._averages_before = Averages(), Averages()
         self._loss_before = torch.zeros((), device=args.device)
         add_reference(self)
+        if isinstance(model, PolicyModel):
+            model.watches_entropy = True
 
     @property
     def bare_model(self) -> Any:
@@ -145,7 +156,7 @@ class GroupTrainer(Trainer):
         """The loss of each trajectory `[B]`. Records the objective's other values."""
         losses = self.objective.losses(model, inputs)
         if inputs["row_weight"].any():
-            self.record(losses.recorded)
+            self.record({**losses.recorded, **of_policy(self.bare_model, inputs)})
         return losses.per_trajectory
 
     def compute_loss(
@@ -228,14 +239,20 @@ class GroupTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The mean loss over a complete data set, and the means of recorded values."""
-        return evaluate_all(self, dataloader, metric_key_prefix)
+        """The mean loss over a complete data set, the means of recorded values, and the accuracy of samples."""
+        output = evaluate_all(self, dataloader, metric_key_prefix)
+        if self.sampled is None or dataloader.dataset is not self.eval_dataset:
+            return output
+        sampled = self.sampled.measure(self, metric_key_prefix)
+        return output._replace(metrics={**(output.metrics or {}), **sampled})
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         try:
-            return super()._determine_best_metric(metrics, trial)
+            is_best = super()._determine_best_metric(metrics, trial)
         except KeyError as error:
             raise ValueError(str(error.args[0])) from None
+        self.control.should_training_stop |= stopped_early(self.args, self.state)
+        return is_best
 
     # Checkpoints
 
@@ -255,7 +272,7 @@ class GroupTrainer(Trainer):
 
     def _run_epoch(self, *args: Any, **options: Any) -> None:
         """Takes no step if the resumed checkpoint has taken the last one already."""
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or stopped_early(self.args, self.state):
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **options)

@@ -13,11 +13,12 @@ from qstep.models import LoadedModel, ModelOptions, PretrainedModule
 from qstep.models.loading import load_tokenizer
 from qstep.objectives import Method
 from qstep.objectives.arguments import follows_evaluation
-from qstep.objectives.config import GroupConfig
+from qstep.objectives.config import GroupConfig, PolicyConfig
 from qstep.objectives.source import RowsFile
 from qstep.trainers.arguments import check_evaluation, check_shared
 from qstep.trainers.given_rows import rows_file
 from qstep.trainers.group_trainer import GroupTrainer
+from qstep.trainers.sampled import SampledAccuracy
 
 if TYPE_CHECKING:
     from qstep.trainers.given_rows import Rows
@@ -69,12 +70,24 @@ class MethodTrainer(GroupTrainer):
         objective.check(train_rows)
         train = objective.rows(train_rows)
         evaluated = None if eval_rows is None else objective.rows(eval_rows)
+        sampled = None
         if evaluated is not None:
             check_shared(train, evaluated, decides=follows_evaluation(args))
+            if isinstance(args, PolicyConfig) and args.eval_samples:
+                sampled = SampledAccuracy(args, tokenizer, evaluated)
         if isinstance(options, ModelOptions):
             set_seed(args.seed)
             options = objective.new_model(options)
-        super().__init__(objective, options, args, train, evaluated, processing_class=tokenizer, callbacks=[*callbacks])
+        super().__init__(
+            objective,
+            options,
+            args,
+            train,
+            evaluated,
+            processing_class=tokenizer,
+            callbacks=[*callbacks],
+            sampled=sampled,
+        )
 
 
 def _options(model: ModelOptions | PretrainedModule | PreTrainedModel | str | Path) -> ModelOptions | PretrainedModule:

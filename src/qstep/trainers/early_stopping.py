@@ -1,0 +1,33 @@
+"""The end of a training whose evaluations no longer improve.
+
+It is read from the log, which checkpoints hold. So a resumed run ends at the same step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import TrainerState
+
+from qstep.objectives.config import GroupConfig
+
+
+def stopped_early(args: GroupConfig | Any, state: TrainerState) -> bool:
+    """Whether as many evaluations as `early_stopping_patience` were not better than the best one before them."""
+    patience = args.early_stopping_patience
+    if patience is None:
+        return False
+    name = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
+    found = (line[name] for line in state.log_history if name in line)
+    return evaluations_since_best(found, greater_is_better=bool(args.greater_is_better)) >= patience
+
+
+def evaluations_since_best(values: Iterable[float | None], *, greater_is_better: bool) -> int:
+    """The number of values after the best one. The first of equal values is the best; None is never better."""
+    best, since = -math.inf, 0
+    for value in values:
+        score = -math.inf if value is None else value if greater_is_better else -value
+        best, since = (score, 0) if score > best else (best, since + 1)
+    return since
