@@ -237,8 +237,10 @@ def test_dro_finds_the_optimum_with_the_groups_value() -> None:
     assert tree.kl(train_dro(tree, tree.reference_logps, exact), solution.log_policy) < 1e-4
     assert group_value(tree, tree.reference_logps, 10**6, seed=0) == pytest.approx(exact, abs=0.02)
     assert abs(group_value(tree, behavior_of(tree), 10**6, seed=0) - exact) > 0.1
-    four = group_value(tree, tree.reference_logps, 4, seed=0)
-    assert tree.kl(train_dro(tree, tree.reference_logps, four), solution.log_policy) > 1e-3
+    low, high = (train_dro(tree, tree.reference_logps, exact + error) for error in (-0.2, 0.2))
+    assert 1e-3 < tree.kl(low, solution.log_policy) < 0.1 < tree.kl(high, solution.log_policy)
+    raised = rows.probabilities(high) / rows.probabilities(solution.log_policy)
+    assert raised.argmax() == chances.argmin() and raised.max() > 100, "a V too high is paid for by what is unlikely"
 
 
 @pytest.mark.parametrize("name", TREES)
