@@ -7,18 +7,25 @@ weighting. PQM: exact step Q-values are ordered as Theorem 3.5 says, and the ran
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from optima import BETA, DQO, behavior_of, group_value, steps, train_dro
 from qstep.losses import (
+    additive_rewards,
     bce_loss,
     dqo_losses,
     dro_loss,
     importance_weights,
     lambda_return,
+    min_form_rewards,
     mse_loss,
     potential_based_rewards,
     pqm_loss,
@@ -34,77 +41,6 @@ MODES: list[ImportanceMode] = ["none", "trajectory", "prefix", "token"]
 PLAIN = TokenTree.random(3, 4, seed=0)
 WITH_EOS = TokenTree.random(3, 4, seed=0, eos=2, step_rewards=True)
 TREES = {"plain": PLAIN, "eos and step rewards": WITH_EOS}
-BETA = 1.0
-
-
-def behavior_of(tree: TokenTree, seed: int = 1, scale: float = 0.5) -> Tensor:
-    """A random policy: neither the reference nor the optimum."""
-    generator = torch.Generator().manual_seed(seed)
-    return (scale * torch.randn(tree.rewards.shape, generator=generator, dtype=torch.float64)).log_softmax(1)
-
-
-def gradients(
-    tree: TokenTree,
-    logits: Tensor,
-    values: Tensor,
-    *,
-    behavior: Tensor,
-    rewards: Tensor,
-    lam: float,
-    mode: ImportanceMode,
-    reference: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the shipped losses over all trajectories, as `behavior` draws them, and weights [B, T]."""
-    rows = tree.trajectories
-    logits, values = logits.detach().requires_grad_(), values.detach().requires_grad_()
-    logps, often = rows.of_tokens(logits.log_softmax(dim=1)), rows.probabilities(behavior)
-    weights = importance_weights(logps, rows.of_tokens(behavior), rows.mask, mode).weights
-    reference_logps = None if reference is None else rows.of_tokens(reference)
-    losses = dqo_losses(
-        logps,
-        reference_logps,
-        rows.of_states(values),
-        rewards,
-        rows.mask,
-        beta=BETA,
-        lam=lam,
-        weights=weights,
-    )
-    by_logits, by_values = torch.autograd.grad(often @ (losses.value + losses.q), [logits, values])
-    by_token = weights[:, None] if weights.ndim == 1 else weights
-    return by_logits, by_values, often[:, None] * by_token * rows.mask
-
-
-def train(
-    tree: TokenTree,
-    *,
-    lam: float,
-    mode: ImportanceMode,
-    rewards: Tensor | None = None,
-    reference: Tensor | None,
-    steps: int = 80,
-) -> tuple[Tensor, Tensor]:
-    """Tabular log-policy and values after Gauss-Newton steps along the gradients of the shipped losses.
-
-    The curvature is taken state by state, so rarely visited states learn as fast as others; it scales
-    steps, and cannot move the point at which the gradients vanish.
-    """
-    rows, behavior = tree.trajectories, behavior_of(tree)
-    rewards = rows.rewards if rewards is None else rewards
-    logits, values = torch.zeros_like(tree.rewards), torch.zeros_like(tree.rewards[:, 0])
-    for _ in range(steps):
-        by_logits, by_values, weights = gradients(
-            tree, logits, values, behavior=behavior, rewards=rewards, lam=lam, mode=mode, reference=reference
-        )
-        visits = torch.full_like(logits, 1e-12)  # unreachable states have none, and no gradient
-        visits.index_put_((rows.states, rows.tokens), weights, accumulate=True)
-        slope = torch.eye(tree.vocabulary, dtype=logits.dtype) - logits.softmax(dim=1)[:, None, :]
-        curvature = 2 * BETA**2 * slope.mT @ (visits[:, :, None] * slope)
-        # Adding a constant to a state's logits changes no probability, so that direction needs a curvature.
-        curvature = curvature + visits.sum(dim=1)[:, None, None]
-        logits = logits - torch.linalg.solve(curvature, by_logits)
-        values = values - by_values / (2 * visits.sum(dim=1))
-    return logits.log_softmax(dim=1), values
 
 
 # --- DQO ---------------------------------------------------------------------------------------------------
@@ -117,7 +53,7 @@ def test_dqo_finds_the_optimum_off_policy(name: str, lam: float, mode: Importanc
     tree = TREES[name]
     solution, behavior = tree.solve(BETA), behavior_of(tree)
     assert tree.kl(behavior, tree.reference_logps) > 0.1 and tree.kl(behavior, solution.log_policy) > 0.1
-    log_policy, values = train(tree, lam=lam, mode=mode, reference=tree.reference_logps)
+    log_policy, values = DQO(tree, behavior, lam=lam, mode=mode).train()
     assert tree.kl(log_policy, solution.log_policy) < 1e-4
     assert tree.state_kl(log_policy, solution.log_policy).max() < 1e-4
     torch.testing.assert_close(values[tree.reachable], solution.v[tree.reachable], rtol=0, atol=0.02)
@@ -127,7 +63,7 @@ def test_dqo_finds_the_optimum_off_policy(name: str, lam: float, mode: Importanc
 def test_dqo_finds_the_optimum_without_a_reference(lam: float) -> None:
     """The log-ratio of maximum entropy is log pi: the tree's reference is the counting measure."""
     tree = TokenTree(WITH_EOS.depth, torch.zeros_like(WITH_EOS.rewards), WITH_EOS.rewards, WITH_EOS.eos)
-    log_policy, values = train(tree, lam=lam, mode="trajectory", reference=None)
+    log_policy, values = DQO(tree, behavior_of(tree), lam=lam, mode="trajectory", reference="uniform").train()
     solution = tree.solve(BETA)
     assert tree.state_kl(log_policy, solution.log_policy).max() < 1e-4
     torch.testing.assert_close(values[tree.reachable], solution.v[tree.reachable], rtol=0, atol=0.02)
@@ -136,19 +72,12 @@ def test_dqo_finds_the_optimum_without_a_reference(lam: float) -> None:
 def test_dqo_finds_the_optimum_with_adam() -> None:
     """The same end by the optimiser people use, with its learning rate decayed."""
     tree = WITH_EOS
+    dqo = DQO(tree, behavior_of(tree), mode="trajectory")
     parameters = [torch.zeros_like(tree.rewards), torch.zeros_like(tree.rewards[:, 0])]
     optimizer = torch.optim.Adam(parameters, lr=0.1, betas=(0.9, 0.99), eps=1e-12)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
     for _ in range(400):
-        parameters[0].grad, parameters[1].grad, _ = gradients(
-            tree,
-            *parameters,
-            behavior=behavior_of(tree),
-            rewards=tree.trajectories.rewards,
-            lam=1.0,
-            mode="trajectory",
-            reference=tree.reference_logps,
-        )
+        parameters[0].grad, parameters[1].grad, _ = dqo.gradients(*parameters)
         optimizer.step()
         schedule.step()
     assert tree.kl(parameters[0].log_softmax(dim=1), tree.solve(BETA).log_policy) < 1e-4
@@ -163,16 +92,8 @@ def test_nothing_is_left_to_learn_at_the_optimum(name: str, lam: float, mode: Im
     logps, reference = rows.of_tokens(solution.log_policy), rows.of_tokens(tree.reference_logps)
     losses = dqo_losses(logps, reference, rows.of_states(solution.v), rows.rewards, rows.mask, beta=BETA, lam=lam)
     assert losses.value.max() < 1e-10 and losses.q.max() < 1e-10
-    by_logits, by_values, _ = gradients(
-        tree,
-        solution.log_policy,
-        solution.v,
-        behavior=behavior_of(tree),
-        rewards=rows.rewards,
-        lam=lam,
-        mode=mode,
-        reference=tree.reference_logps,
-    )
+    dqo = DQO(tree, behavior_of(tree), lam=lam, mode=mode)
+    by_logits, by_values, _ = dqo.gradients(solution.log_policy, solution.v)
     assert by_logits.abs().max() < 1e-10 and by_values.abs().max() < 1e-10
 
 
@@ -240,11 +161,86 @@ def test_potential_based_rewards_keep_the_optimum(name: str, initial: float) -> 
 def test_dqo_finds_the_optimum_from_shaped_rewards(lam: float, mode: ImportanceMode) -> None:
     tree = PLAIN
     rewards, phi = shaped_rewards(tree, 0.0)
-    log_policy, values = train(tree, lam=lam, mode=mode, rewards=rewards, reference=tree.reference_logps)
+    log_policy, values = DQO(tree, behavior_of(tree), lam=lam, mode=mode, rewards=rewards).train()
     solution = tree.solve(BETA)
     assert tree.kl(log_policy, solution.log_policy) < 1e-4
     expected = (solution.v - phi)[tree.reachable]
     torch.testing.assert_close(values[tree.reachable], expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("name", TREES)
+def test_dqo_finds_the_optimum_by_alternating_updates(name: str, lam: float) -> None:
+    tree = TREES[name]
+    solution = tree.solve(BETA)
+    log_policy, values = DQO(tree, behavior_of(tree), lam=lam, alternating=True).train()
+    assert tree.state_kl(log_policy, solution.log_policy).max() < 1e-4
+    torch.testing.assert_close(values[tree.reachable], solution.v[tree.reachable], rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("lam", [0.5, 1.0])
+def test_the_weight_of_a_response_does_not_move_the_optimum(lam: float) -> None:
+    """Token normalisation divides by the tokens of a step; with one response a step, by its own."""
+    tree = WITH_EOS
+    scale = 1 / tree.trajectories.mask.sum(dim=1)
+    log_policy, _ = DQO(tree, behavior_of(tree), lam=lam, scale=scale).train()
+    assert tree.state_kl(log_policy, tree.solve(BETA).log_policy).max() < 1e-4
+
+
+def test_additive_rewards_have_an_optimum_of_their_own() -> None:
+    """DQO finds this other one. Min-form rewards depend on later steps, so no table of rewards holds them."""
+    tree = PLAIN
+    rows, solution = tree.trajectories, tree.solve(BETA)
+    scores, ends = steps(tree)
+    groups = torch.zeros(len(scores), dtype=torch.long)
+
+    def as_table(rewards: Tensor) -> Tensor:
+        table = tree.rewards.clone()
+        table[rows.states[rows.mask], rows.tokens[rows.mask]] = rewards[rows.mask]
+        return table
+
+    added = rows.rewards + additive_rewards(scores, ends, rows.mask, groups)
+    own = TokenTree(tree.depth, tree.reference_logps, as_table(added))
+    torch.testing.assert_close(own.trajectories.rewards, added)
+    log_policy, _ = DQO(tree, behavior_of(tree), rewards=added).train()
+    assert own.kl(log_policy, own.solve(BETA).log_policy) < 1e-4
+    assert tree.kl(log_policy, solution.log_policy) > 1e-2
+    least = rows.rewards + min_form_rewards(scores, ends, rows.mask, 0.1)
+    repeated = TokenTree(tree.depth, tree.reference_logps, as_table(least)).trajectories.rewards
+    assert (repeated - least).abs().max() > 0.1
+
+
+def test_plain_returns_end_at_the_value_of_the_data_policy() -> None:
+    """Without the KL term V is the expected reward of who sampled, so neither V nor the policy is the optimum's."""
+    tree, behavior = WITH_EOS, behavior_of(WITH_EOS)
+    log_policy, values = DQO(tree, behavior, soft_return=False).train()
+    plain = tree.evaluate(behavior).v
+    torch.testing.assert_close(values[tree.reachable], plain[tree.reachable], rtol=0, atol=1e-3)
+    assert tree.kl(log_policy, tree.solve(BETA).log_policy) > 1e-2
+
+
+@pytest.mark.parametrize("data", ["reference", "other"])
+def test_dro_finds_the_optimum_with_a_learned_value(data: str) -> None:
+    """From any policy's data. (A network and a head are one number here, that of the prompt.)"""
+    tree = WITH_EOS
+    behavior = tree.reference_logps if data == "reference" else behavior_of(tree)
+    assert tree.kl(train_dro(tree, behavior), tree.solve(BETA).log_policy) < 1e-4
+
+
+def test_dro_finds_the_optimum_with_the_groups_value() -> None:
+    """V of all responses that the reference may draw is V*. Few responses, or another policy's, give another V."""
+    tree = WITH_EOS
+    solution, rows = tree.solve(BETA), tree.trajectories
+    chances, rewards = rows.probabilities(tree.reference_logps), rows.rewards.sum(dim=1)
+    exact = BETA * (chances @ (rewards / BETA).exp()).log().item()
+    assert exact == pytest.approx(solution.v[0].item(), abs=1e-12)
+    assert tree.kl(train_dro(tree, tree.reference_logps, exact), solution.log_policy) < 1e-4
+    assert group_value(tree, tree.reference_logps, 10**6, seed=0) == pytest.approx(exact, abs=0.02)
+    assert abs(group_value(tree, behavior_of(tree), 10**6, seed=0) - exact) > 0.1
+    low, high = (train_dro(tree, tree.reference_logps, exact + error) for error in (-0.2, 0.2))
+    assert 1e-3 < tree.kl(low, solution.log_policy) < 0.1 < tree.kl(high, solution.log_policy)
+    raised = rows.probabilities(high) / rows.probabilities(solution.log_policy)
+    assert raised.argmax() == chances.argmin() and raised.max() > 100, "a V too high is paid for by what is unlikely"
 
 
 @pytest.mark.parametrize("name", TREES)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from qstep.losses import additive_rewards, potential_based_rewards
+from qstep.losses import additive_rewards, min_form_rewards, potential_based_rewards
 
 ENDS = torch.tensor([[1, 3, -1], [0, -1, 2]])
 MASK = torch.tensor([[True, True, True, True, False], [True, True, True, True, True]])
@@ -61,6 +61,44 @@ def test_additive_is_centred_per_problem() -> None:
     assert rewards[2].tolist() == [0.0, 0.0, 0.0, 0.0, 4.0]
 
 
+def test_min_form_by_hand() -> None:
+    """Rewards 0 and T ln 3: weights softmax(0, -ln 3) = 3/4, 1/4. Rewards 2, -1: at T = 0 all weight on the second.
+
+    Three equal rewards share the weight, so they sum to the reward, at T = 0 too.
+    """
+    temperature = 0.1
+    step_rewards = torch.tensor([[0.0, temperature * math.log(3), math.nan], [2.0, math.inf, -1.0]])
+    soft = min_form_rewards(step_rewards, ENDS, MASK, temperature)
+    torch.testing.assert_close(soft[0], torch.tensor([0.0, 0.0, 0.0, temperature * math.log(3) / 4, 0.0]))
+    torch.testing.assert_close(soft[1], torch.tensor([0.0, 0.0, -1.0, 0.0, 0.0]))
+    assert soft[1, 0] == pytest.approx(2 * math.exp(-30), abs=1e-18)
+    hard = min_form_rewards(step_rewards, ENDS, MASK, 0.0)
+    assert hard.tolist() == [[0.0] * 5, [0.0, 0.0, -1.0, 0.0, 0.0]]
+    equal, ends = torch.full((1, 3), 6.0), torch.tensor([[0, 1, 3]])
+    for temperature in (0.0, 0.1):
+        torch.testing.assert_close(
+            min_form_rewards(equal, ends, MASK[1:], temperature), torch.tensor([[2.0, 2.0, 0.0, 2.0, 0.0]])
+        )
+
+
+def test_min_form_rewards_sum_to_a_soft_minimum() -> None:
+    """Between the minimum, at a temperature near 0, and the mean, at a high one; a response without steps has none."""
+    generator = torch.Generator().manual_seed(1)
+    rewards = torch.randn(20, 4, generator=generator, dtype=torch.float64)
+    ends, mask = torch.tensor([0, 2, 3, 6]).expand(20, 4).clone(), torch.ones(20, 7, dtype=torch.bool)
+    ends[0], ends[1, 2:] = -1, -1
+    present = ends >= 0
+    lowest = rewards.masked_fill(~present, math.inf).amin(dim=1)[1:]
+    mean = (rewards * present).sum(dim=1)[1:] / present.sum(dim=1)[1:]
+    for temperature, expected in ((0.0, lowest), (1e-300, lowest), (1e-4, lowest), (1e6, mean)):
+        found = min_form_rewards(rewards, ends, mask, temperature)
+        assert (found[0] == 0).all()
+        torch.testing.assert_close(found[1:].sum(dim=1), expected, rtol=0, atol=1e-4)
+    between = min_form_rewards(rewards, ends, mask, 0.5)[1:].sum(dim=1)
+    assert ((between > lowest) & (between < mean)).all()
+    assert min_form_rewards(rewards[:, :0], ends[:, :0], mask, 0.1).tolist() == [[0.0] * 7] * 20
+
+
 @pytest.mark.parametrize("end", [5, 4, -2])
 def test_a_step_ends_on_a_response_token(end: int) -> None:
     """Token 5 is past the row, 4 is padding in row 0, -2 is no mark."""
@@ -69,3 +107,5 @@ def test_a_step_ends_on_a_response_token(end: int) -> None:
         potential_based_rewards(torch.zeros(2, 3), ends, MASK)
     with pytest.raises(ValueError, match=f"row 0: step 1 ends at token {end}, which is not a response token"):
         additive_rewards(torch.zeros(2, 3), ends, MASK, torch.tensor([0, 0]))
+    with pytest.raises(ValueError, match=f"row 0: step 1 ends at token {end}, which is not a response token"):
+        min_form_rewards(torch.zeros(2, 3), ends, MASK, 0.1)

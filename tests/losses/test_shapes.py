@@ -31,11 +31,13 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "dqo_value_loss": (TOKENS, TOKENS, MASK, ROWS),
     "dqo_q_loss": (TOKENS, TOKENS, TOKENS, TOKENS, MASK, 0.1, TOKENS),
     "dro_loss": (ROWS, ROWS, ROWS, 0.1),
+    "group_values": (ROWS, torch.tensor([0, 0, 1]), 0.2),
     "group_advantages": (ROWS, torch.tensor([0, 0, 1]), "mean"),
     "reinforce_loss": (TOKENS, ROWS, MASK, TOKENS),
     "importance_weights": (TOKENS, TOKENS, MASK, "prefix"),
     "importance_diagnostics": (ROWS,),
     "potential_based_rewards": (Q, ENDS, MASK, ROWS),
+    "min_form_rewards": (Q, ENDS, MASK, 0.1),
     "additive_rewards": (Q, ENDS, MASK, torch.tensor([0, 0, 1])),
 }
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from qstep.losses import dqo_losses, dqo_q_loss, dqo_value_loss, dro_loss
+from qstep.losses import dqo_losses, dqo_q_loss, dqo_value_loss, dro_loss, group_values
 
 MASK = torch.tensor([[True, True, False]])
 
@@ -61,6 +61,52 @@ def test_without_a_reference() -> None:
     assert losses.returns.tolist() == [[4.0, 3.5, 0.0]]
     same = dqo_losses(logps, zeros, zeros, rewards, MASK, beta=0.5, lam=1.0)
     assert torch.equal(losses.q, same.q)
+
+
+def test_returns_without_the_kl_term_by_hand() -> None:
+    """As `test_by_hand`: beta = 1/2, lam = 1/2, log-ratios 2 and -4, V = 3 and 5, r = 0 and 1.
+
+    returns G_1 = 1, G_0 = 0 + 5/2 + 1/2 = 3
+    value (3 - 3)^2 + (5 - 1)^2 = 16
+    Q 1 + 3 = 4 against 0 + 1, and -2 + 5 = 3 against 1 + 0: 9 + 4 = 13
+    """
+    logps, reference = torch.tensor([[-1.0, -5.0, 0.0]]), torch.tensor([[-3.0, -1.0, 0.0]])
+    values, rewards = torch.tensor([[3.0, 5.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]])
+    losses = dqo_losses(logps, reference, values, rewards, MASK, beta=0.5, lam=0.5, soft_return=False)
+    assert losses.returns.tolist() == [[3.0, 1.0, 0.0]]
+    assert losses.value.tolist() == [16.0] and losses.q.tolist() == [13.0]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_at_lambda_1_both_losses_have_one_residual(cut: bool) -> None:
+    """`V + beta log-ratio - (r + G')` for every token, and the gradients are those of its square, target detached.
+
+    So is path consistency with a learned baseline. At lambda .5 the residuals differ.
+    """
+    generator = torch.Generator().manual_seed(5)
+    logps, reference, values, rewards = torch.randn(4, 3, 6, generator=generator, dtype=torch.float64)
+    logps.requires_grad_(), values.requires_grad_()
+    mask, beta = torch.arange(6) < torch.tensor([[1], [4], [6]]), 0.3
+    cut_off = torch.tensor([False, cut, cut])
+    judged = mask & ~(cut_off[:, None] & (torch.arange(6) == mask.sum(dim=1, keepdim=True) - 1))
+
+    def residuals(lam: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Those of the value loss and of the Q loss, from the gradients; the sum of the gradients in both arguments."""
+        losses = dqo_losses(logps, reference, values, rewards, mask, beta=beta, lam=lam, cut_off=cut_off)
+        by_logps, by_values = torch.autograd.grad((losses.value + losses.q).sum(), [logps, values])
+        return by_values / 2, by_logps / (2 * beta), losses.returns
+
+    of_value, of_q, returns = residuals(1.0)
+    torch.testing.assert_close(of_value, of_q, rtol=0, atol=1e-12)
+    assert (of_q[judged] != 0).all() and (of_q[~judged] == 0).all()
+    target = (rewards + torch.nn.functional.pad(returns[:, 1:], (0, 1))).masked_fill(~judged, 0)
+    residual = ((values + beta * (logps - reference)) * judged) - target
+    torch.testing.assert_close(residual, of_q, rtol=0, atol=1e-12)
+    one = torch.autograd.grad(residual.square().sum(), [logps, values])
+    torch.testing.assert_close(one[0], 2 * beta * of_q)
+    torch.testing.assert_close(one[1], 2 * of_value)
+    of_value, of_q, _ = residuals(0.5)
+    assert (of_value - of_q).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.9, 1.0])
@@ -121,3 +167,24 @@ def test_dro_by_hand() -> None:
     assert log_ratio.grad is not None and log_ratio.grad.tolist() == [-2.25]
     half = torch.ones(1, dtype=torch.bfloat16)
     assert dro_loss(half, half, half, beta=0.5).dtype == torch.float32
+
+
+def test_group_values_by_hand() -> None:
+    """beta = 1/ln 2, so exp(r / beta) = 2^r: mean(2^2, 2^0, 2^1, 2^0) = 2 gives V = beta ln 2 = 1; alone, V = r."""
+    beta = 1 / math.log(2)
+    rewards, group_index = torch.tensor([2.0, -3.0, 0.0, 1.0, 0.0]), torch.tensor([7, 5, 7, 7, 7])
+    torch.testing.assert_close(group_values(rewards, group_index, beta), torch.tensor([1.0, -3.0, 1.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("beta", [1e-4, 0.2, 1e4])
+def test_group_values_are_between_mean_and_maximum(beta: float) -> None:
+    """Also where exp(r / beta) would overflow: the maximum less beta ln 4 at a small beta, the mean at a large one."""
+    rewards, group_index = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.1, 0.1, 0.1]), torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    found = group_values(rewards.bfloat16(), group_index, beta)
+    assert found.dtype == torch.float32
+    assert (found[4:] == rewards.bfloat16()[4:]).all(), "equal rewards are V, to the last bit"
+    exact = group_values(rewards.double(), group_index, beta)[0].item()
+    assert exact == pytest.approx(
+        {1e-4: 1 - 1e-4 * math.log(4), 0.2: 0.2 * math.log((math.exp(5) + 3) / 4)}.get(beta, 0.25), abs=1e-4
+    )
+    assert 0.25 <= exact <= 1

@@ -27,8 +27,9 @@ from qstep.data import write_jsonl
 from qstep.objectives import METHODS as TABLE
 from qstep.stages.train import TrainInputs, train
 from qstep.tasks import miniature
+from tiny_trainers import VARIANTS, variant
 
-METHODS = ("rs", "pqm", "dqo")
+METHODS = ("rs", "pqm", "dqo", *VARIANTS)
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["qstep.stages.train", "transformers.models.qwen3.modeling_qwen3", "transformers.trainer"]
@@ -78,9 +79,10 @@ def write_inputs(folder: Path) -> TrainInputs:
 
 
 def run(method: str, inputs: TrainInputs, output: Path, **options: Any) -> Path:
-    """One training in this process."""
-    config = TABLE[method].config(output_dir=str(output), **{**OPTIONS, **options})
-    return train(method, inputs, config)
+    """One training of a method or variant, in this process."""
+    name, own = variant(method)
+    config = TABLE[name].config(output_dir=str(output), **{**OPTIONS, **own, **options})
+    return train(name, inputs, config)
 
 
 def start(

@@ -21,8 +21,9 @@ from qstep.data import read_rows, write_jsonl
 from qstep.models import ModelOptions, PolicyModel, ScorerModel, collate_groups, collate_steps
 from qstep.objectives import METHODS
 from qstep.trainers import trainer_class
+from tiny_trainers import VARIANTS, variant
 
-METHODS_RUN = ("pqm", "rs", "reinforce", "dqo", "dro")
+METHODS_RUN = ("pqm", "rs", "reinforce", "dqo", "dro", *VARIANTS)
 
 
 def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int) -> list[str]:
@@ -43,9 +44,13 @@ def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int
         "seed": 3,
         "responses_per_prompt": 4,
     }
-    if method in ("dqo", "dro"):
+    name, own = variant(method)
+    options |= own
+    if own.get("normalize") == "token":  # the loss is smaller by the length of a response
+        options["learning_rate"] = 0.5
+    if name in ("dqo", "dro") and method != "dro_group":
         options["value_learning_rate"] = 0.002
-    return ["train", method, *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
+    return ["train", name, *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
 
 
 def trainer_of(method: str, base: Path, rows: Path, output: Path, **options: Any) -> Any:

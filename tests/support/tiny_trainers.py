@@ -22,12 +22,25 @@ COMMON = dict(
 )
 
 
+VARIANTS = {
+    "dro_group": ("dro", {"value": "group"}),
+    "dqo_alternating": ("dqo", {"updates": "alternating", "normalize": "token"}),
+}
+"""Settings of a method that take another way through the trainer, by the name that tests give them."""
+
+
+def variant(kind: str) -> tuple[str, dict[str, str]]:
+    """The method of a kind, and the options that make the kind."""
+    return VARIANTS.get(kind, (kind, {}))
+
+
 def trainer(kind: str, base: Path, rows: Path, output: Path, eval_file: Path | None = None, callbacks=None, **options):
-    """A trainer of the method `kind`; `peft` asks for an adapter."""
-    method = METHODS[kind]
-    defaults = {} if kind in ("sft", "rs") else {"responses_per_prompt": 4}
-    defaults |= {"value_learning_rate": 1e-3} if kind in ("dqo", "dro") else {}
-    defaults |= {"importance": "none"} if kind in ("dqo", "reinforce") else {}
+    """A trainer of the method or variant `kind`; `peft` asks for an adapter."""
+    name, defaults = variant(kind)
+    method = METHODS[name]
+    defaults = defaults | ({} if name in ("sft", "rs") else {"responses_per_prompt": 4})
+    defaults |= {"value_learning_rate": 1e-3} if name in ("dqo", "dro") and kind != "dro_group" else {}
+    defaults |= {"importance": "none"} if name in ("dqo", "reinforce") else {}
     adapter = {"use_peft": True, "lora_r": 4} if options.pop("peft", False) else {}
     model_options = ModelOptions(model_name_or_path=str(base), dtype=options.pop("dtype", "float32"), **adapter)
     config = method.config(**{**COMMON, "output_dir": str(output), **defaults, **options})

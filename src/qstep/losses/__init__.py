@@ -3,14 +3,14 @@
 ranking          PQM's losses on the Q-values of steps
 classification   the baselines: BCE and MSE per step, outcome reward model
 soft_q           DQO's value and Q losses
-bandit           DRO
+bandit           DRO, and V of a prompt from the rewards of its responses
 policy_gradient  REINFORCE on stored responses, and the advantages of a problem's responses
 returns          lambda-returns
 importance       off-policy weights and their diagnostics
 process_rewards  step scores as token rewards
 """
 
-from qstep.losses.bandit import dro_loss
+from qstep.losses.bandit import dro_loss, group_values
 from qstep.losses.classification import bce_loss, mse_loss, orm_loss
 from qstep.losses.importance import (
     ImportanceMode,
@@ -19,7 +19,7 @@ from qstep.losses.importance import (
     importance_weights,
 )
 from qstep.losses.policy_gradient import Baseline, group_advantages, reinforce_loss
-from qstep.losses.process_rewards import additive_rewards, potential_based_rewards
+from qstep.losses.process_rewards import additive_rewards, min_form_rewards, potential_based_rewards
 from qstep.losses.ranking import pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
 from qstep.losses.returns import following, lambda_return
 from qstep.losses.soft_q import DQOLosses, dqo_losses, dqo_q_loss, dqo_value_loss
@@ -37,9 +37,11 @@ __all__ = [
     "dro_loss",
     "following",
     "group_advantages",
+    "group_values",
     "importance_diagnostics",
     "importance_weights",
     "lambda_return",
+    "min_form_rewards",
     "mse_loss",
     "orm_loss",
     "potential_based_rewards",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from qstep.losses.precision import at_least_fp32
@@ -25,3 +26,23 @@ def dro_loss(
         tensor([0.1600])
     """
     return (at_least_fp32(rewards) - at_least_fp32(values) - beta * at_least_fp32(log_ratio_sums)).square()
+
+
+def group_values(rewards: Float[Tensor, " B"], group_index: Int[Tensor, " B"], beta: float) -> Float[Tensor, " B"]:
+    """`V(x) = beta log mean_i exp(r_i / beta)` over the responses of a problem, for each of them.
+
+    This is the soft-optimal value of the prompt if the reference sampled the responses, up to sampling error. See
+    "Accelerating RL for LLM Reasoning with Optimal Advantage Regression" (A*-PO, arXiv 2505.20686). Rows with equal
+    `group_index` belong to one problem. If all its rewards are equal, V is exactly that reward.
+
+    Example:
+        >>> rewards, group_index = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 1])
+        >>> qstep.losses.group_values(rewards, group_index, beta=1.0)
+        tensor([0.6201, 0.6201, 1.0000])
+    """
+    rewards = at_least_fp32(rewards)
+    _, group, sizes = group_index.unique(return_inverse=True, return_counts=True)
+    best = rewards.new_full((len(sizes),), -torch.inf).scatter_reduce(0, group, rewards, "amax")
+    shares = ((rewards - best[group]) / beta).exp()
+    means = torch.zeros_like(best).index_add(0, group, shares) / sizes
+    return (best + beta * means.log())[group]

@@ -7,6 +7,7 @@ the step is absent. The scores of absent steps are ignored.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -54,6 +55,35 @@ def additive_rewards(
     totals, counts = same_problem @ rewards.sum(dim=1), same_problem @ present.sum(dim=1).to(rewards.dtype)
     mean = totals / counts.clamp(min=1)
     return _place(rewards - mean[:, None], step_ends, mask)
+
+
+def min_form_rewards(
+    step_rewards: Float[Tensor, "B S"],
+    step_ends: Int[Tensor, "B S"],
+    mask: Bool[Tensor, "B T"],
+    temperature: float,
+) -> Float[Tensor, "B T"]:
+    """`w_s r_s` at the end of step s, with `w = softmax(-r / temperature)` over the response's steps.
+
+    A response's additions sum to a soft minimum of its step rewards, so its worst step decides, and good steps cannot
+    make up for it. At temperature 0 the sum is the minimum, divided equally among the steps that have it. They change
+    the optimal policy. A step's addition also depends on later steps. See "Stop Summation: Min-Form Credit Assignment
+    Is All Process Reward Model Needs for Reasoning" (PURE, arXiv 2504.15275), which has temperature 0.1. Raises
+    ValueError if a step ends outside the mask.
+
+    Example:
+        >>> step_rewards, step_ends = torch.tensor([[0.5, -0.5]]), torch.tensor([[0, 2]])
+        >>> mask = torch.tensor([[True, True, True]])
+        >>> qstep.losses.min_form_rewards(step_rewards, step_ends, mask, temperature=0.0)
+        tensor([[ 0.0000,  0.0000, -0.5000]])
+    """
+    present = step_ends >= 0
+    rewards = masked(step_rewards, present)
+    lowest = F.pad(rewards.masked_fill(~present, torch.inf), (0, 1), value=torch.inf).amin(dim=1, keepdim=True)
+    above = masked(rewards - lowest, present)
+    above = above / temperature if temperature else torch.where(above > 0, torch.inf, above)
+    weights = (-above).masked_fill(~present, torch.finfo(rewards.dtype).min).softmax(dim=1)
+    return _place(weights * rewards, step_ends, mask)
 
 
 def _place(

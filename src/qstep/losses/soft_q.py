@@ -41,6 +41,7 @@ def dqo_losses(
     lam: float,
     weights: Float[Tensor, " B"] | Float[Tensor, "B T"] | None = None,
     cut_off: Bool[Tensor, " B"] | None = None,
+    soft_return: bool = True,
 ) -> DQOLosses:
     """DQO's value and Q loss on the lambda-return of the soft rewards (arXiv 2410.09302).
 
@@ -52,6 +53,13 @@ def dqo_losses(
     `cut_off` marks trajectories whose last state is not terminal, as partial-episode bootstrapping does (arXiv
     1712.00378). Their returns continue from V of the state before the last token. That token has neither a loss nor a
     reward, because its targets need V of the state after it.
+
+    With `soft_return` false the returns are sums of rewards without the KL term, so V is the plain value of the policy
+    that sampled. The result is one step of improvement on that policy, not the optimum.
+
+    With lam = 1 and soft returns, both losses square one residual, `V(s_h) + beta log(pi / pi_ref)(a_h | s_h) - (r_h +
+    G_{h+1})`. The gradients are those of its square with the last term detached. So DQO is then path consistency (arXiv
+    1702.08892), in which each residual moves V and the log-ratio of its own token only.
 
     Example:
         >>> logps, reference_logps = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.0]])
@@ -65,12 +73,14 @@ def dqo_losses(
     log_ratios = masked(logps, mask)
     if reference_logps is not None:
         log_ratios = log_ratios - masked(reference_logps, mask).detach()
-    soft_rewards = masked(rewards, mask) - beta * log_ratios.detach()
+    returned = masked(rewards, mask)
+    if soft_return:
+        returned = returned - beta * log_ratios.detach()
     judged = mask
     if cut_off is not None:
         last = last_tokens(mask) & cut_off[:, None]
-        soft_rewards, judged = soft_rewards.where(~last, values.detach()), mask & ~last
-    returns = lambda_return(soft_rewards, values.detach(), mask, lam)
+        returned, judged = returned.where(~last, values.detach()), mask & ~last
+    returns = lambda_return(returned, values.detach(), mask, lam)
     return DQOLosses(
         value=dqo_value_loss(values, returns, judged, weights),
         q=dqo_q_loss(log_ratios, values, rewards, following(returns, mask), judged, beta, weights),

@@ -35,6 +35,8 @@ class GradedBatch(ResponseBatch):
     right: Bool[Tensor, " B"]
     reference_logps: NotRequired[Float[Tensor, "B T"]]
     """Log-probabilities of the tokens under the initial policy."""
+    prompt_values: NotRequired[Float[Tensor, " B"]]
+    """V of the prompt of each response, where no network computes it."""
 
 
 class WeightedBatch(GradedBatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,14 +11,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from qstep.data import how_to_add, is_truncated, row_step_ends, steps_of
-from qstep.losses import additive_rewards, dqo_losses, potential_based_rewards
+from qstep.losses import additive_rewards, dqo_losses, min_form_rewards, potential_based_rewards
 from qstep.losses.precision import last_tokens
 from qstep.models import ModelOptions, PolicyWithValue
 from qstep.objectives.batch import GradedBatch, RewardedBatch
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.graded import by_outcome
 from qstep.objectives.importance import Importance, ImportanceConfig, WeightedObjective
-from qstep.objectives.objective import Losses
+from qstep.objectives.objective import Losses, Recorded
 from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import ValueConfig, ValueFunction
 from qstep.objectives.watched import of_values
@@ -26,9 +27,9 @@ from qstep.runs.shared_options import StepSeparator
 from qstep.types import Row, Truncated
 from qstep.words import counted
 
-ProcessRewards = Literal["none", "potential", "additive"]
+ProcessRewards = Literal["none", "potential", "additive", "min"]
 
-_BY_STEPS = ReadIf(process_rewards=("potential", "additive"))
+_BY_STEPS = ReadIf(process_rewards=("potential", "additive", "min"))
 
 
 @dataclass
@@ -41,17 +42,29 @@ class DQOConfig(ImportanceConfig, ValueConfig):
             return continues from V where they were cut.
         lam: lambda of the lambda-return, from 0 to 1. With 1, the paper's best value, returns never bootstrap from V,
             except where `--truncated mask` cuts a response.
+        soft_return: the return of V contains the KL term, as in the paper. Without it V is the plain value of the
+            policy that sampled the responses, and the result is one improvement on that policy instead of the optimum.
+        updates: what an optimizer step trains: V and the policy `together`, or in turn, V first (`alternating`).
+            Alternating needs twice as many steps.
+        normalize: what the sum of the token losses is divided by: the responses of the optimizer step (`sequence`), or
+            their tokens (`token`). With `token`, a step of long responses is no larger than one of short responses.
         process_rewards: how `step_rewards` of a row add to its outcome reward. `potential` adds differences of
-            potentials, which keep the optimal policy; `additive` adds rewards centred per problem.
+            potentials, which keep the optimal policy. `additive` adds rewards centred per problem. `min` adds a soft
+            minimum of them, so the worst step decides (PURE, arXiv 2504.15275).
         process_reward_weight: factor on the step rewards.
+        process_reward_temperature: softness of the minimum, in units of step rewards. 0 takes the minimum itself.
         step_separator: the string between steps, or the `split:<name>` that cut them. It places step rewards on tokens,
             whichever tokenizer the scorer had.
     """
 
     truncated: Truncated = "keep"
     lam: Annotated[float, Bounds(least=0, most=1)] = 1.0
+    soft_return: bool = True
+    updates: Literal["together", "alternating"] = "together"
+    normalize: Literal["sequence", "token"] = "sequence"
     process_rewards: ProcessRewards = "none"
     process_reward_weight: Annotated[float, Bounds(least=0), _BY_STEPS] = 1.0
+    process_reward_temperature: Annotated[float, Bounds(least=0), ReadIf(process_rewards="min")] = 0.1
     step_separator: Annotated[StepSeparator, _BY_STEPS] = "\n"
 
     def __post_init__(self) -> None:
@@ -60,6 +73,11 @@ class DQOConfig(ImportanceConfig, ValueConfig):
             raise ValueError(
                 "--process_rewards additive needs complete groups in a batch, because it centres rewards per problem. "
                 "Set --responses_per_prompt to null"
+            )
+        if self.updates == "alternating" and self.train_sampling_strategy == "sequential":
+            raise ValueError(
+                "--updates alternating needs another order of the rows in each epoch, because a step trains either V "
+                "or the policy on its rows. Set --train_sampling_strategy to random"
             )
 
 
@@ -72,6 +90,7 @@ class DQO(WeightedObjective[RewardedBatch]):
     def __init__(self, config: DQOConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self.config, self.tokenizer, self.value = config, tokenizer, ValueFunction(config, tokenizer)
         self.importance = Importance(config, tokenizer, "--warmup_steps or --beta")
+        self.steps = 0
 
     def new_model(self, options: ModelOptions) -> PolicyWithValue:
         return self.value.new_model(options)
@@ -137,11 +156,15 @@ class DQO(WeightedObjective[RewardedBatch]):
         for i, (row, values) in enumerate(zip(rows, rewards, strict=True)):
             steps = steps_of(row, self.config.step_separator)
             positions = row_step_ends(self.tokenizer, row, steps, self.config.step_separator)
-            scores[i, : len(values)] = torch.tensor(values) * self.config.process_reward_weight
+            scores[i, : len(values)] = torch.tensor(values)
             ends[i, : len(values)] = torch.tensor(positions)
         if self.config.process_rewards == "potential":
-            return potential_based_rewards(scores, ends, mask)
-        return additive_rewards(scores, ends, mask, batch["group_index"])
+            added = potential_based_rewards(scores, ends, mask)
+        elif self.config.process_rewards == "additive":
+            added = additive_rewards(scores, ends, mask, batch["group_index"])
+        else:
+            added = min_form_rewards(scores, ends, mask, self.config.process_reward_temperature)
+        return self.config.process_reward_weight * added
 
     def losses(self, model: Any, batch: RewardedBatch) -> Losses:
         logps, values = model(batch)
@@ -156,6 +179,7 @@ class DQO(WeightedObjective[RewardedBatch]):
             lam=self.config.lam,
             weights=self.importance.weights(model, logps, batch),
             cut_off=batch.get("cut_off"),
+            soft_return=self.config.soft_return,
         )
         recorded = {
             "loss/value": losses.value,
@@ -165,4 +189,20 @@ class DQO(WeightedObjective[RewardedBatch]):
             **by_outcome(logps, batch, self.config.beta),
             **of_values(losses.returns[mask], values[mask]),
         }
+        if self.config.updates == "alternating" and model.training:
+            return Losses(losses.q if self.steps % 2 else losses.value, recorded)
         return Losses(losses.value + losses.q, recorded)
+
+    def count_items(self, batch: RewardedBatch) -> Tensor:
+        return batch["response_mask"].sum(dim=1) if self.config.normalize == "token" else super().count_items(batch)
+
+    def end_step(self, step: int) -> Recorded:
+        self.steps = step + 1
+        return super().end_step(step)
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "steps": self.steps}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self.steps = state.get("steps", 0)

@@ -9,54 +9,65 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from qstep.losses import dro_loss
-from qstep.models import ModelOptions, PolicyWithValue
+from qstep.models import ModelOptions, PolicyModel
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.graded import by_outcome
+from qstep.objectives.group_value import GroupValue
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.source import RowsFile
-from qstep.objectives.value_function import ValueConfig, ValueFunction
+from qstep.objectives.value_function import Value, ValueConfig, ValueFunction
 from qstep.objectives.watched import of_values
 
 
 @dataclass
 class DROConfig(ValueConfig):
-    """How to train a policy and a value function by DRO (arXiv 2405.19107). The response is one action."""
+    """How to train a policy by DRO (arXiv 2405.19107). The response is one action, and only V of the prompt is needed.
+
+    Args:
+        value: where V of the prompt comes from: a `separate` network, a linear `head` on the policy's trunk, or the
+            `group`, without a network: `beta log mean exp(reward / beta)` over the problem's responses in the file, as
+            in A*-PO (arXiv 2505.20686). This needs several responses to a problem, sampled from the reference.
+    """
+
+    value: Value = "separate"
 
 
 class DRO(Objective[GradedBatch]):
     """Reads rows with `reward` or `label`."""
 
     def __init__(self, config: DROConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.config, self.value = config, ValueFunction(config, tokenizer)
+        self.config = config
+        value_of = GroupValue if config.value == "group" else ValueFunction
+        self.value = value_of(config, tokenizer)
 
-    def new_model(self, options: ModelOptions) -> PolicyWithValue:
+    def new_model(self, options: ModelOptions) -> PolicyModel:
         return self.value.new_model(options)
 
     def rows(self, source: RowsFile) -> GroupDataset:
         return self.value.rows(source)
 
-    def begin(self, model: PolicyWithValue, train: GroupDataset) -> None:
+    def begin(self, model: Any, train: GroupDataset) -> None:
         self.value.begin(model, train)
 
     def needs_reference(self, dataset: GroupDataset) -> bool:
         return self.value.needs_reference()
 
-    def learning_rates(self, model: PolicyWithValue) -> dict[nn.Parameter, float]:
+    def learning_rates(self, model: Any) -> dict[nn.Parameter, float]:
         return self.value.learning_rates(model)
 
     def collate(self, items: list[Item]) -> GradedBatch:
         return self.value.collate(items)
 
     def losses(self, model: Any, batch: GradedBatch) -> Losses:
-        logps, values = model(batch)
+        logps, values = self.value.of_prompts(model, batch)
         log_ratios = logps if self.config.reference == "uniform" else logps - batch["reference_logps"]
         log_ratios = (log_ratios * batch["response_mask"]).sum(1)
         beta, outcomes = self.config.beta, batch["outcomes"]
         recorded = {
             "logps/ratio": log_ratios,
-            "values/mean": values[:, 0],
+            "values/mean": values,
             **by_outcome(logps, batch, beta),
-            **of_values(outcomes - beta * log_ratios, values[:, 0]),
+            **of_values(outcomes - beta * log_ratios, values),
         }
-        return Losses(dro_loss(log_ratios, values[:, 0], outcomes, beta), recorded)
+        return Losses(dro_loss(log_ratios, values, outcomes, beta), recorded)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from qstep.models import ModelOptions, PolicyWithValue, ValueNetwork
@@ -17,9 +17,20 @@ from qstep.objectives.graded import graded_batch, ungraded
 from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
 from qstep.processes import here
-from qstep.runs.options import Bounds
+from qstep.runs.options import Bounds, Check, ReadIf
 
 _log = logging.getLogger(__name__)
+
+Value = Literal[ValueNetwork, "group"]
+"""Where V comes from: a network, or the rewards of the problem's responses."""
+
+
+def _no_group(option: str, value: Value) -> None:
+    if value == "group":
+        raise ValueError(
+            f"--{option} group does not work here: this method needs V after every token of a response, and the "
+            "rewards of a problem's responses give V of the prompt alone. Give separate or head, or use qstep train dro"
+        )
 
 
 @dataclass
@@ -30,15 +41,16 @@ class ValueConfig(PolicyConfig):
         beta: weight of the KL term against the reference, in reward per nat. A wrong response has loss 0 when it is
             `V / beta` nats less likely. With a small beta, this also makes right responses less likely.
         reference: the reference policy: the policy at the start of training (`model`), or `uniform`.
-        value: the value function: a `separate` network as in the paper, or a linear `head` on the policy's trunk.
+        value: where V comes from: a `separate` network as in the paper, or a linear `head` on the policy's trunk. Only
+            dro also takes `group`: the rewards of the problem's responses, without a network.
         value_learning_rate: learning rate of the value function. The default fits fine-tuning a pretrained network; a
             small network trained from scratch needs about a hundred times as much.
     """
 
     beta: Annotated[float, Bounds(above=0)] = 0.2
     reference: Literal["model", "uniform"] = "model"
-    value: ValueNetwork = "separate"
-    value_learning_rate: Annotated[float, Bounds(least=0)] = 1e-5
+    value: Annotated[Value, Check(_no_group)] = "separate"
+    value_learning_rate: Annotated[float, Bounds(least=0), ReadIf(value=("separate", "head"))] = 1e-5
 
 
 class ValueFunction:
@@ -49,6 +61,7 @@ class ValueFunction:
 
     def new_model(self, options: ModelOptions) -> PolicyWithValue:
         """The policy with a value function that is constant at the start."""
+        assert self.config.value != "group"
         return PolicyWithValue.new_with_value(options, self.config.value)
 
     def rows(self, source: RowsFile, step_separator: str | None = None) -> GroupDataset:
@@ -88,3 +101,8 @@ class ValueFunction:
     def collate(self, items: list[Item]) -> GradedBatch:
         """Responses with their outcomes and, if items have them, the reference's log-probabilities."""
         return graded_batch(self.tokenizer, items)
+
+    def of_prompts(self, model: Any, batch: GradedBatch) -> tuple[Tensor, Tensor]:
+        """The log-probabilities `[B, T]` of the responses, and V `[B]` of their prompts."""
+        logps, values = model(batch)
+        return logps, values[:, 0]
