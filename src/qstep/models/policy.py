@@ -119,7 +119,8 @@ class PolicyWithValue(PolicyModel):
         file = Path(folder) / VALUE_FILE
         if not file.exists():
             raise ValueError(
-                f"{folder} has no value function ({VALUE_FILE}). Give a model trained by DQO, or by DRO without --value group"
+                f"{folder} has no value function ({VALUE_FILE}). Give a model trained by DQO, or by DRO without "
+                "--value group"
             )
         with safe_open(file, "pt") as tensors:
             separate = any(name.startswith("value_trunk.") for name in tensors.keys())  # noqa: SIM118 (not a dict)
