@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-seeds package test test-faults test-vllm test-ray check format clean bench-trl-env
+.PHONY: demo demo-seeds package test test-faults test-vllm test-ray test-trl check format clean bench-trl-env
 
 demo: $(VENV)/.runtime
 	$(BIN)/qstep demo --output_dir runs/demo
@@ -42,6 +42,10 @@ test-vllm: .venv-vllm/.ready
 # A local cluster of Ray, one of its two workers killed.
 test-ray: .venv-ray/.ready
 	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest tests/real_ray
+
+# Losses, gradients and three steps of SFT, DPO, IPO and KTO, compared with TRL 1.16.
+test-trl: .venv-trl16/.ready
+	OMP_NUM_THREADS=1 .venv-trl16/bin/python -m pytest tests/real_trl
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -83,6 +87,13 @@ $(VENV)/.dev: $(VENV)/.runtime
 		--editable '.[ray]' pytest pytest-timeout psutil
 	touch $@
 
+.venv-trl16/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-trl16
+	.venv-trl16/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-trl16/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable . 'trl==1.16.*' pytest pytest-timeout
+	touch $@
+
 # What benchmarks/training.py compares with; TRL 1.13 is the last version with a PRMTrainer.
 bench-trl-env:
 	$(PYTHON) -m venv .venv-trl
@@ -90,4 +101,4 @@ bench-trl-env:
 		transformers==5.23.0 peft==0.21.2
 
 clean:
-	rm -rf $(VENV) .venv-vllm .venv-ray runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm .venv-ray .venv-trl16 runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

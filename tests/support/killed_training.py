@@ -27,7 +27,7 @@ from qstep.objectives import METHODS as TABLE
 from qstep.stages.train import TrainInputs, train
 from qstep.tasks import miniature
 
-METHODS = ("rs", "pqm", "dqo")
+METHODS = ("rs", "pqm", "dpo", "kto", "dqo")
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["qstep.stages.train", "transformers.models.qwen3.modeling_qwen3", "transformers.trainer"]
@@ -78,7 +78,8 @@ def write_inputs(folder: Path) -> TrainInputs:
 
 def run(method: str, inputs: TrainInputs, output: Path, **options: Any) -> Path:
     """One training in this process."""
-    config = TABLE[method].config(output_dir=str(output), **{**OPTIONS, **options})
+    groups = {"responses_per_prompt": None} if method == "dpo" else {}
+    config = TABLE[method].config(output_dir=str(output), **{**OPTIONS, **groups, **options})
     return train(method, inputs, config)
 
 

@@ -22,7 +22,7 @@ from qstep.models import ModelOptions, PolicyModel, ScorerModel, collate_groups,
 from qstep.objectives import METHODS
 from qstep.trainers import trainer_class
 
-METHODS_RUN = ("pqm", "rs", "reinforce", "dqo", "dro")
+METHODS_RUN = ("pqm", "rs", "reinforce", "dpo", "kto", "dqo", "dro")
 
 
 def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int) -> list[str]:
@@ -43,6 +43,8 @@ def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int
         "seed": 3,
         "responses_per_prompt": 4,
     }
+    if method == "dpo":
+        del options["responses_per_prompt"]
     if method in ("dqo", "dro"):
         options["value_learning_rate"] = 0.002
     return ["train", method, *(str(part) for name, value in options.items() for part in (f"--{name}", value))]

@@ -25,7 +25,7 @@ COMMON = dict(
 def trainer(kind: str, base: Path, rows: Path, output: Path, eval_file: Path | None = None, callbacks=None, **options):
     """A trainer of the method `kind`; `peft` asks for an adapter."""
     method = METHODS[kind]
-    defaults = {} if kind in ("sft", "rs") else {"responses_per_prompt": 4}
+    defaults = {} if kind in ("sft", "rs", "dpo") else {"responses_per_prompt": 4}
     defaults |= {"value_learning_rate": 1e-3} if kind in ("dqo", "dro") else {}
     defaults |= {"importance": "none"} if kind in ("dqo", "reinforce") else {}
     adapter = {"use_peft": True, "lora_r": 4} if options.pop("peft", False) else {}

@@ -98,9 +98,9 @@ def test_one_turn_as_messages_trains_like_its_text(tmp_path: Path, base: Path) -
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("method", ["sft", "rs", "dro", "dqo"])
+@pytest.mark.parametrize("method", ["sft", "rs", "dpo", "kto", "dro", "dqo"])
 def test_policies_train_on_several_turns(tmp_path: Path, base: Path, method: str) -> None:
-    graded = grade(tmp_path)
+    graded = grade(tmp_path, PROMPT, [{"role": "user", "content": "What is 1+3?"}])
     train(method, base, graded, tmp_path / "out", *(["--importance", "none"] if method == "dqo" else []))
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
@@ -142,8 +142,12 @@ def test_rollouts_refuse_turns(tmp_path: Path, base: Path, capsys: pytest.Captur
     assert "has a response of several turns, and" in capsys.readouterr().err
 
 
-def grade(folder: Path) -> Path:
-    rows = [{"prompt": PROMPT, "answer": "4", "completion": turns(tool, f"The answer is {tool}.")} for tool in "4567"]
+def grade(folder: Path, *prompts: Any) -> Path:
+    rows = [
+        {"prompt": prompt, "answer": "4", "completion": turns(tool, f"The answer is {tool}.")}
+        for prompt in prompts or [PROMPT]
+        for tool in "4567"
+    ]
     write_jsonl(folder / "rows.jsonl", rows)
     run("grade", "--input", str(folder / "rows.jsonl"), "--output", str(folder / "graded.jsonl"))
     return folder / "graded.jsonl"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -13,8 +14,7 @@ from qstep.data import Format, Index, ResponseTokens, check_completion_ids, enco
 from qstep.data.chat import end_of_turn
 from qstep.models import Batch, PolicyModel, collate_groups
 from qstep.models.loading import bare
-from qstep.objectives.config import GroupConfig
-from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
+from qstep.objectives.dataset import GroupDataset, Item, Reasons, Selection, select_rows
 from qstep.objectives.labels import warn_of_contradictions
 from qstep.objectives.source import RowsFile
 from qstep.processes import together
@@ -40,18 +40,19 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> tupl
 
 def policy_rows(
     source: RowsFile,
-    config: GroupConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    config: Selection,
+    tokenizer: PreTrainedTokenizerBase | None,
     format: Format,
     leave_out: Callable[[Index], Reasons],
     step_separator: str | None = None,
 ) -> GroupDataset:
     """Rows with a `prompt` and a `completion` as a training set. Raises as `select_rows` and `encode_row` do.
 
-    A blank completion without `completion_ids` is left out, because the sampled tokens are unknown.
+    A blank completion without `completion_ids` is left out, because the sampled tokens are unknown. Without a
+    tokenizer, neither lengths nor `completion_ids` are checked.
     """
 
-    def count_tokens(row: Row) -> int:
+    def count_tokens(tokenizer: PreTrainedTokenizerBase, row: Row) -> int:
         prompt_ids, response = encode_row(tokenizer, row, f"{source}, row {row.get('id', '')!r}")
         return len(prompt_ids) + len(response.ids)
 
@@ -67,11 +68,12 @@ def policy_rows(
         reads_ids=True,
     )
 
-    def check() -> None:
+    def check(tokenizer: PreTrainedTokenizerBase) -> None:
         for number in dataset.rows[:: -(-len(dataset.rows) // _CHECKED)].tolist():
             check_completion_ids(tokenizer, dataset.row(number), dataset.where(number))
 
-    together(check)
+    if tokenizer is not None:
+        together(partial(check, tokenizer))
     warn_of_contradictions(source, dataset.index)
     return dataset
 
