@@ -76,7 +76,7 @@ def written(method: str, rows: Path, folder: Path, *options: str) -> list[dict[s
 
 
 def in_rotation(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with the prompts in turn, so that TRL's rotation by one gives each response the next problem's prompt."""
+    """The rows with the prompts in turn. TRL's rotation by one then gives each response the next problem's prompt."""
     problems: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         problems.setdefault(row["prompt"], []).append(row)

@@ -161,7 +161,7 @@ def test_a_kl_below_zero_counts_as_zero_and_one_that_is_not_finite_stays(base: P
 
 
 def test_kto_needs_two_prompts(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="all rows have the same prompt.*give at least two problems"):
+    with pytest.raises(ValueError, match=r"all rows have the same prompt.*give at least two problems"):
         trainer("kto", base, graded(tmp_path, [0, 1]), tmp_path)
 
 
@@ -170,7 +170,7 @@ def test_kto_needs_two_prompts(base: Path, tmp_path: Path) -> None:
     [
         (
             {},
-            "3 responses are right and 1 wrong, so right ones weigh 3 in sum and wrong ones 1.*--desirable_weight 0.333",
+            "3 responses are right and 1 wrong, so right ones weigh 3 in sum and wrong ones 1.*desirable_weight 0.333",
         ),
         ({"desirable_weight": 0.4}, None),
         ({"undesirable_weight": 2.5}, None),

@@ -152,9 +152,13 @@ def _stepwise(config: ExportOptions, source: RowsFile, tokenizer: PreTrainedToke
         return {"prompt": row["prompt"], "completions": steps, "labels": [label == 1 for label in labels]}
 
     def encode(tokenizer: PreTrainedTokenizerBase, row: Row, steps: int | None = None) -> tuple[int, int]:
-        names = {"step_separator": config.step_separator, "separator_token": config.separator_token}
         contract = StepContract.create(
-            tokenizer, **names, max_length=config.max_length, aggregation="min", objective="pqm"
+            tokenizer,
+            step_separator=config.step_separator,
+            separator_token=config.separator_token,
+            max_length=config.max_length,
+            aggregation="min",
+            objective="pqm",
         )
         prompt, response, _ = encode_row_steps(tokenizer, contract, row, steps)
         return len(prompt), len(response)
