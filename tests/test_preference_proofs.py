@@ -85,7 +85,7 @@ def test_dpo_reaches_the_optimum_from_bradley_terry_preferences(sampler: Tensor)
 
 
 def test_dpo_does_not_stop_at_the_optimum_if_the_greater_reward_always_wins() -> None:
-    """These are the pairs of `qstep train dpo`. An order has no scale, so the loss falls as margins grow for ever."""
+    """These are the pairs of `qstep train dpo`. The loss falls without end as their margins grow."""
     objective = over_all_pairs(TREE.reference_logps, BY_REWARD)
     assert gradient(objective, OPTIMUM).abs().max() > 1e-3
     values = [float(objective(_tilted(scale * REWARDS / BETA))) for scale in (0, 1, 2, 8)]

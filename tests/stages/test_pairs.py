@@ -33,6 +33,7 @@ def graded(*rewards: float | None, prompt: Any = "1+1=", **more: Any) -> list[di
 
 def test_preference_by_hand(tmp_path: Path) -> None:
     rows = [*graded(1, 0, None, 0.5), *graded(1, 1, prompt="2+2=")]
+    rows[1]["finish_reason"] = "length"
     found, summary = pairs(rows, tmp_path)
     assert found == [
         {"id": f"1+1={a} > 1+1={b}", "prompt": "1+1=", "chosen": a, "rejected": b}
@@ -42,6 +43,7 @@ def test_preference_by_hand(tmp_path: Path) -> None:
         "responses": 3,
         "problems": 1,
         "problems_without_a_pair": 1,
+        "cut_off_and_not_right": 1,
         "left_out": {"ungradable": 1, "without a pair": 2},
     }
     (tmp_path / "best").mkdir()

@@ -43,6 +43,8 @@ def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int
         "seed": 3,
         "responses_per_prompt": 4,
     }
+    if method in ("dpo", "kto"):
+        options["beta"] = 4.0  # their gradients are small otherwise
     if method == "dpo":
         del options["responses_per_prompt"]
     if method in ("dqo", "dro"):

@@ -93,7 +93,9 @@ class Export:
         used = np.unique(self.numbers)
         problems = np.unique(self.dataset.index.table["problem"][used])
         counts = {"responses": len(used), "problems": len(problems), **self.counts, **self._tokens()}
-        return {**counts, **({"left_out": dict(self.dataset.left_out)} if self.dataset.left_out else {})}
+        cut_off = int(self.dataset.index.table["truncated"][used].sum())
+        more = {"cut_off_and_not_right": cut_off, "left_out": dict(self.dataset.left_out)}
+        return {**counts, **{name: value for name, value in more.items() if value}}
 
     def _tokens(self) -> dict[str, int]:
         if self.lengths is None:

@@ -46,7 +46,8 @@ class PairsConfig(Options):
         separator_token: the single token that follows each step, as in training. Steps may not contain it.
         threshold: a soft label above this counts as right.
         stop_at_first_error: write each response only through its first wrong step, as `qstep train pqm` reads it.
-        truncated: what happens to responses that were cut off and are not right: `keep` or `drop`.
+        truncated: what happens to responses that were cut off and are not right: `keep` or `drop`. Those that are kept
+            are counted, because TRL ends each response as if it were complete.
         model_name_or_path: the model whose tokenizer counts tokens: a folder or a Hub id. Without it, rows of any
             length are written, and no tokens are counted.
         model_revision: branch, tag or commit of a Hub id.
