@@ -21,7 +21,8 @@ _ROWS_AT_ONCE = 1024
 
 PairsFormat = Literal["preference", "unpaired", "prompt-completion", "stepwise"]
 
-_PREFERENCE, _STEPWISE = ReadIf(format="preference"), ReadIf(format="stepwise")
+_PREFERENCE = ReadIf(format="preference")
+_STEPWISE = ReadIf(format="stepwise")
 _WITH_TOKENIZER = ReadIf(model_name_or_path=GIVEN)
 
 
@@ -35,16 +36,15 @@ class PairsConfig(Options):
     Args:
         input: graded rows, or for stepwise labelled rows, as `qstep train` reads them.
         output: the JSONL file to write.
-        format: `preference` is for DPO: prompt, chosen, rejected. `unpaired` is for KTO: prompt, completion, label.
-            `prompt-completion` is for SFT and rejection sampling. `stepwise` is for process reward models: prompt,
-            completions, labels.
+        format: `preference` for DPO, `unpaired` for KTO, `prompt-completion` for SFT and rejection sampling, or
+            `stepwise` for process reward models.
         pairs: the pairs of a problem's responses, as in `qstep train dpo`: `all`, `one` or `best_worst`.
         seed: the seed of `--pairs one`. The default is that of training.
-        responses: `right` writes right responses and those without a grade, as `qstep train rs` reads them. `every`
-            writes all, as `qstep train sft` reads them.
+        responses: the `right` responses and those without a grade, as `qstep train rs` reads, or `every` response, as
+            `qstep train sft` reads.
         step_separator: the string that separates steps, or the `split:<name>` that cut them, as in training.
         separator_token: the single token that follows each step, as in training. Steps may not contain it.
-        threshold: a soft label above this counts as right.
+        threshold: a soft label above this counts as right. TRL's labels are true or false.
         stop_at_first_error: write each response only through its first wrong step, as `qstep train pqm` reads it.
         truncated: what happens to responses that were cut off and are not right: `keep` or `drop`. Those that are kept
             are counted, because TRL ends each response as if it were complete.
