@@ -12,7 +12,7 @@ that of the ones run, by the positions they compute (with `--steps 60` all are r
 the rate of a matrix product is measured. A step is labelled right if its response is (what a label says does not
 change its cost).
 
-Three parts, each with contenders of its own:
+Four parts, each with contenders of its own:
 
     verifier    qstep's PQM; TRL's PRMTrainer; a loop with the same loss on padded batches, drawn at random or sorted
                 by length over all 720 trajectories
@@ -20,6 +20,8 @@ Three parts, each with contenders of its own:
                 loop takes four trajectories at once and accumulates their gradients
     policy      qstep's DQO with a separate value network, with one on the policy's trunk, and that with LoRA; TRL's DPO
                 with its reference log-probs computed beforehand, and that with LoRA (both: r = 16, all linear layers)
+    dpo         qstep's DPO and TRL's on the same pairs: each right response of a problem against each wrong one; both
+                also with LoRA. Trajectories are counted once, so their rates compare the times for all pairs.
 
 Reported for each: trajectories a second, the process's peak memory (resident; on a GPU what torch allocated), and
 the share of the matrix rate: floating-point operations that are needed (each prompt and each response once, attention
@@ -72,7 +74,7 @@ class Contender:
     name: str
     script: str
     options: tuple[str, ...] = ()
-    order: str = "problems"  # problems | random | pairs | length
+    order: str = "problems"  # problems | random | pairs | all_pairs | length
     micro_batch: int = RESPONSES
     logits: bool = False
     trunks: int = 1
@@ -84,6 +86,7 @@ SORTED_LOOP = Contender("padded loop, sorted by length", "padded_loop.py", order
 # Twelve sequences of 1,100 tokens at once would need 24 GiB.
 SORTED_LOOP_BY_FOUR = replace(SORTED_LOOP, options=("--micro_batch", "4"), micro_batch=4)
 DQO = Contender("qstep DQO, value head", "qstep_trainer.py", ("--method", "dqo_head"), logits=True)
+OWN_DPO = Contender("qstep DPO", "qstep_trainer.py", ("--method", "dpo"), logits=True)
 DPO = Contender("TRL DPO", "trl_dpo.py", order="pairs", logits=True)
 PARTS: dict[str, tuple[Contender, ...]] = {
     "verifier": (
@@ -100,6 +103,12 @@ PARTS: dict[str, tuple[Contender, ...]] = {
         replace(DQO, name="qstep DQO, value head, LoRA", options=(*DQO.options, "--adapter", "lora"), backward=1),
         DPO,
         replace(DPO, name="TRL DPO, LoRA", options=("--adapter", "lora"), backward=1),
+    ),
+    "dpo": (
+        OWN_DPO,
+        replace(OWN_DPO, name="qstep DPO, LoRA", options=(*OWN_DPO.options, "--adapter", "lora"), backward=1),
+        replace(DPO, order="all_pairs"),
+        replace(DPO, name="TRL DPO, LoRA", options=("--adapter", "lora"), order="all_pairs", backward=1),
     ),
 }
 
@@ -159,19 +168,27 @@ def spread(batches: list[list[Row]], contender: Contender, count: int) -> list[l
 def batches_of(problems: list[list[Row]], order: str) -> list[list[Row]]:
     """All batches of one contender over the whole run.
 
-    `pairs` are of the same problem, and drawn at random like single trajectories; `length` sorts all trajectories, so
-    that as little as possible is padded.
+    `pairs` are of the same problem, and drawn at random like single trajectories; `all_pairs` are a right and a wrong
+    response of a problem, every such pair once; `length` sorts all trajectories, so that as little as possible is
+    padded.
     """
     if order == "problems":
         return problems
+    if order == "all_pairs":
+        problems = [[row for pair in right_and_wrong(rows) for row in pair] for rows in problems]
     rows = [row for problem in problems for row in problem]
-    size = 2 if order == "pairs" else 1
+    size = 2 if order in ("pairs", "all_pairs") else 1
     units = [rows[start : start + size] for start in range(0, len(rows), size)]
     random.Random(1).shuffle(units)
     rows = [row for unit in units for row in unit]
     if order == "length":
         rows.sort(key=length)
-    return [rows[start : start + RESPONSES] for start in range(0, len(rows), RESPONSES)]
+    return [rows[start : start + RESPONSES] for start in range(0, len(rows) - len(rows) % RESPONSES, RESPONSES)]
+
+
+def right_and_wrong(rows: list[Row]) -> list[tuple[Row, Row]]:
+    """Each right response of a problem with each wrong one."""
+    return [(better, worse) for better in rows for worse in rows if better["reward"] > worse["reward"]]
 
 
 def length(row: Row) -> int:
@@ -250,8 +267,10 @@ def measure(args: argparse.Namespace, part: str, dtype: str) -> Row:
     """All contenders of a part, taking turns."""
     tokenizer, config = AutoTokenizer.from_pretrained(args.model), AutoConfig.from_pretrained(args.model)
     everything = read_problems(args.data, tokenizer, worked_examples(args.data) if part == "few-shot" else "")
+    if part == "dpo":
+        everything = [rows for rows in everything if right_and_wrong(rows)]
     rounds = args.rounds
-    steps = {"verifier": args.steps, "few-shot": args.few_shot_steps, "policy": args.policy_steps}[part]
+    steps = {"verifier": args.steps, "few-shot": args.few_shot_steps}.get(part, args.policy_steps)
     warm_up = min(everything, key=lambda rows: positions([rows], PQM))
     contenders = PARTS[part]
     plans = {c.name: batches_of(everything, c.order) for c in contenders}
@@ -296,7 +315,7 @@ def summary(
     seconds = sum(run["seconds"] for run in runs) * all_over_run
     possible = sum(run["seconds"] * run["matrix_rate"] for run in runs) * all_over_run
     return {
-        "trajectories_per_second": len(plan) * RESPONSES / seconds,
+        "trajectories_per_second": sum(map(len, problems)) / seconds,
         "peak_gib": max(run["peak_bytes"] for run in runs) / 2**30,
         "share_of_matrix_rate": needed_flops(problems, config, contender) / possible,
         "positions_over_needed": positions(plan, contender) / positions(problems, PQM),

@@ -56,7 +56,9 @@ def test_the_engine_draws_the_cpus_tokens(family: str) -> None:
     assert drawn["cuda"] == drawn["cpu"]
 
 
-@pytest.mark.parametrize("method, options", [("pqm", ["--margin", "4"]), ("bce", []), ("rs", []), ("dqo", [])])
+@pytest.mark.parametrize(
+    "method, options", [("pqm", ["--margin", "4"]), ("bce", []), ("rs", []), ("dpo", []), ("kto", []), ("dqo", [])]
+)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_training_there_descends_as_on_the_cpu(
     method: str, options: list[str], precision: str, rows_file: Path, tmp_path: Path
@@ -67,7 +69,8 @@ def test_training_there_descends_as_on_the_cpu(
     for place in ("cpu", "gpu"):
         output = tmp_path / place
         command = ["train", method, "--model_name_or_path", base, "--train_file", rows_file, "--output_dir", output]
-        command += ["--per_device_train_batch_size", 8, "--responses_per_prompt", 4, "--max_steps", 8, "--seed", 3]
+        command += ["--per_device_train_batch_size", 8, "--max_steps", 8, "--seed", 3]
+        command += [] if method == "dpo" else ["--responses_per_prompt", 4]
         command += ["--learning_rate", 1e-3, "--logging_steps", 1, "--save_steps", 4, "--report_to", "none"]
         command += ["--disable_tqdm", "true", *options]
         if place == "cpu":

@@ -17,11 +17,13 @@ from qstep.trainers import GroupTrainer, trainer_class
 
 def build(args: Namespace, callbacks: list[Any]) -> GroupTrainer:
     """The trainer of one variant, over the rows as they lie in the file."""
-    settings = {**trainer_options(args, 1), "responses_per_prompt": args.batch_size, "max_length": 8192}
-    method = METHODS["pqm" if args.method == "pqm" else "dqo"]
+    settings = {**trainer_options(args, 1), "max_length": 8192}
+    method = METHODS[args.method.partition("_")[0]]
+    if args.method != "dpo":  # which always has all responses of a problem in a batch
+        settings |= {"responses_per_prompt": args.batch_size}
     if args.method == "pqm":
         settings |= {"stop_at_first_error": False}  # as its peers, which read every step
-    else:
+    elif method.name == "dqo":
         settings |= {"value": "head" if args.method == "dqo_head" else "separate", "value_learning_rate": 1e-6}
     config = method.config(**settings)
     options = ModelOptions(model_name_or_path=args.model, use_peft=args.adapter == "lora", lora_r=16)
@@ -30,7 +32,7 @@ def build(args: Namespace, callbacks: list[Any]) -> GroupTrainer:
 
 def main() -> None:
     args = arguments(
-        __doc__, method=("pqm", "dqo_separate", "dqo_head"), adapter=("none", "lora"), profile=("no", "yes")
+        __doc__, method=("pqm", "dqo_separate", "dqo_head", "dpo"), adapter=("none", "lora"), profile=("no", "yes")
     )
     keep_freed_memory()  # as `qstep train` does
     clock = StepClock()

@@ -54,6 +54,18 @@ def test_pairs_stay_together():
     )
 
 
+def test_all_pairs_are_those_of_right_and_wrong_responses():
+    """Six problems with 4 right and 8 wrong responses have 192 pairs; of 384 rows 32 batches of 12 can be filled."""
+    problems = [problem(10 * n, *range(1, 13)) for n in range(1, 7)]
+    for rows in problems:
+        for number, each in enumerate(rows):
+            each["reward"] = float(number < 4)
+    rows = [row for batch in training.batches_of(problems, "all_pairs") for row in batch]
+    assert len(rows) == 32 * 12
+    pairs = {(id(a), id(b)) for a, b in zip(rows[::2], rows[1::2], strict=True)}
+    assert len(pairs) == 192 and all(a["reward"] > b["reward"] for a, b in zip(rows[::2], rows[1::2], strict=True))
+
+
 def test_batches_are_taken_evenly_over_their_sizes():
     problems = [problem(n, 1) for n in range(60)]
     assert sorted(len(p[0]["prompt_ids"]) for p in training.spread(problems, training.PQM, 3)) == [10, 30, 50]
@@ -95,6 +107,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@needs("gsm8k_responses.jsonl")
+def test_dpo_runs_on_a_tiny_model(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """qstep's contender on problems that have right and wrong responses."""
+    output = tmp_path / "result.json"
+    monkeypatch.setitem(training.PARTS, "dpo", (training.OWN_DPO,))
+    command = ["training.py", "--model", tiny, "--data", DATA, "--threads", 1, "--output", output]
+    command += ["--parts", "dpo", "--policy_steps", 1, "--rounds", 1, "--trl_python", sys.executable]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    training.main()
+    (figures,) = json.loads(output.read_text())["parts"]["dpo, float32"]["contenders"].values()
+    assert figures["trajectories_per_second"] > 0 and figures["positions_over_needed"] == 1
 
 
 @needs("gsm8k_responses.jsonl")

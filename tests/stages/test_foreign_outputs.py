@@ -24,6 +24,7 @@ COMMAND_LINES = {
     "grade": f"{ROWS} {OUTPUT}",
     "annotate": f"{ROWS} {OUTPUT} --method=outcome",
     "audit": f"--train_file={{here}}/rows.jsonl {RESULT}",
+    "pairs": f"{ROWS} {OUTPUT} --format=stepwise",
     "score": f"{ROWS} {SCORER} {OUTPUT}",
     "search": f"{MODEL} {SCORER} {PROBLEMS} {OUTPUT}",
     "best-of-n": f"--inputs={{here}}/rows.jsonl {RESULT}",

@@ -29,7 +29,7 @@ from qstep.stages.train import TrainInputs, train
 from qstep.tasks import miniature
 from tiny_trainers import VARIANTS, variant
 
-METHODS = ("rs", "pqm", "dqo", *VARIANTS)
+METHODS = ("rs", "pqm", "dpo", "kto", "dqo", *VARIANTS)
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["qstep.stages.train", "transformers.models.qwen3.modeling_qwen3", "transformers.trainer"]
@@ -81,7 +81,8 @@ def write_inputs(folder: Path) -> TrainInputs:
 def run(method: str, inputs: TrainInputs, output: Path, **options: Any) -> Path:
     """One training of a method or variant, in this process."""
     name, own = variant(method)
-    config = TABLE[name].config(output_dir=str(output), **{**OPTIONS, **own, **options})
+    groups = {"responses_per_prompt": None} if name == "dpo" else {}
+    config = TABLE[name].config(output_dir=str(output), **{**OPTIONS, **groups, **own, **options})
     return train(name, inputs, config)
 
 

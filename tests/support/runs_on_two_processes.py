@@ -23,7 +23,7 @@ from qstep.objectives import METHODS
 from qstep.trainers import trainer_class
 from tiny_trainers import VARIANTS, variant
 
-METHODS_RUN = ("pqm", "rs", "reinforce", "dqo", "dro", *VARIANTS)
+METHODS_RUN = ("pqm", "rs", "reinforce", "dpo", "kto", "dqo", "dro", *VARIANTS)
 
 
 def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int) -> list[str]:
@@ -48,6 +48,10 @@ def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int
     options |= own
     if own.get("normalize") == "token":  # the loss is smaller by the length of a response
         options["learning_rate"] = 0.5
+    if name in ("dpo", "kto"):
+        options["beta"] = 4.0  # their gradients are small otherwise
+    if name == "dpo":
+        del options["responses_per_prompt"]
     if name in ("dqo", "dro") and method != "dro_group":
         options["value_learning_rate"] = 0.002
     return ["train", name, *(str(part) for name, value in options.items() for part in (f"--{name}", value))]

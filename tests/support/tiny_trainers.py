@@ -38,7 +38,7 @@ def trainer(kind: str, base: Path, rows: Path, output: Path, eval_file: Path | N
     """A trainer of the method or variant `kind`; `peft` asks for an adapter."""
     name, defaults = variant(kind)
     method = METHODS[name]
-    defaults = defaults | ({} if name in ("sft", "rs") else {"responses_per_prompt": 4})
+    defaults = defaults | ({} if name in ("sft", "rs", "dpo") else {"responses_per_prompt": 4})
     defaults |= {"value_learning_rate": 1e-3} if name in ("dqo", "dro") and kind != "dro_group" else {}
     defaults |= {"importance": "none"} if name in ("dqo", "reinforce") else {}
     adapter = {"use_peft": True, "lora_r": 4} if options.pop("peft", False) else {}

@@ -116,7 +116,7 @@ def test_a_model_in_memory_is_trained_as_its_folder(
 
 def test_every_method_has_its_trainer() -> None:
     expected = {"PQMTrainer", "PQMTheoreticalTrainer", "PQMAblationTrainer", "BCETrainer", "MSETrainer", "ORMTrainer"}
-    expected |= {"SFTTrainer", "RSTrainer", "REINFORCETrainer", "DROTrainer", "DQOTrainer"}
+    expected |= {"SFTTrainer", "RSTrainer", "REINFORCETrainer", "DROTrainer", "DQOTrainer", "DPOTrainer", "KTOTrainer"}
     assert expected <= {*qstep.trainers.__all__} <= {*dir(qstep.trainers)}
     assert {getattr(qstep.trainers, name).method.name for name in expected} == {*METHODS}
     assert all(getattr(qstep.trainers, name).__name__ == name for name in expected)

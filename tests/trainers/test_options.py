@@ -38,7 +38,7 @@ def dtypes_of_linear_layers(model: nn.Module) -> Counter[torch.dtype]:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("kind", ["pqm", "rs", "reinforce", "dqo", "dro", *VARIANTS])
+@pytest.mark.parametrize("kind", ["pqm", "rs", "reinforce", "dpo", "kto", "dqo", "dro", *VARIANTS])
 def test_autocast_reaches_the_linear_layers_and_losses_stay_in_fp32(
     kind: str,
     precision: str,

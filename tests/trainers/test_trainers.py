@@ -25,7 +25,7 @@ from qstep.types import ABSENT
 from tiny_trainers import COMMON, VARIANTS, trainer, weights
 
 
-@pytest.mark.parametrize("kind", ["pqm", "orm", "rs", "reinforce", "dqo", "dro", *VARIANTS])
+@pytest.mark.parametrize("kind", ["pqm", "orm", "rs", "reinforce", "dpo", "kto", "dqo", "dro", *VARIANTS])
 def test_accumulation_splits_share_one_trajectory(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
     """One batch of 8, and 8 batches of 1 accumulated, end with the same weights to 1e-6 (as do 2 of 4).
 
@@ -58,6 +58,7 @@ def test_accumulation_splits_share_one_trajectory(kind: str, base: Path, rows_fi
     [
         *(("pqm", False), ("pqm", True), ("rs", False), ("dqo", False), ("dqo", True)),
         *((kind, peft) for kind in VARIANTS for peft in (False, True)),
+        *(("dpo", True), ("kto", False)),
     ],
 )
 def test_resume_gives_bit_equal_weights(kind: str, peft: bool, base: Path, rows_file: Path, tmp_path: Path) -> None:
@@ -75,7 +76,10 @@ def test_resume_gives_bit_equal_weights(kind: str, peft: bool, base: Path, rows_
 
 @pytest.mark.parametrize(
     "kind",
-    ["pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm", "sft", "rs", "reinforce", "dqo", "dro", *VARIANTS],
+    [
+        *("pqm", "pqm_theoretical", "pqm_ablation", "bce", "mse", "orm"),
+        *("sft", "rs", "reinforce", "dpo", "kto", "dqo", "dro", *VARIANTS),
+    ],
 )
 def test_every_method_lowers_its_loss(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
     options = {"max_steps": 20, "learning_rate": 3e-3}
@@ -317,6 +321,8 @@ def test_stopping_at_the_first_error(base: Path, rows_file: Path, tmp_path: Path
         ("dro", "lam"),
         ("rs", "beta"),
         ("reinforce", "beta"),
+        ("dpo", "importance"),
+        ("kto", "pairs"),
     ],
 )
 def test_a_method_has_no_option_it_does_not_read(kind: str, option: str) -> None:

@@ -39,7 +39,7 @@ def labelled(labels: list[bool | None], **more: Any) -> Row:
     return {"prompt": "1+2=", "completions": ["1+2=3", "#3"], "labels": labels, **more}
 
 
-@pytest.mark.parametrize("method", ["sft", "dqo", "dro"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "dqo", "dro"])
 def test_responses_that_were_cut_off_and_are_not_right_are_dropped(method: str, tmp_path: Path) -> None:
     rows = [graded(True, **CUT), graded(False, **CUT), graded(False), graded(False, finish_reason="stop")]
     file = read(tmp_path / "rows.jsonl", rows)

@@ -102,7 +102,7 @@ def test_one_turn_as_messages_trains_like_its_text(tmp_path: Path, base: Path) -
 OWN = "ask" + "<tool_call>" + json.dumps(CALL["function"]) + "</tool_call><|im_end|>"
 
 
-@pytest.mark.parametrize("method", ["sft", "rs", "dro", "dqo"])
+@pytest.mark.parametrize("method", ["sft", "rs", "dpo", "kto", "dro", "dqo"])
 def test_policies_train_on_several_turns(
     tmp_path: Path, base: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,8 +178,12 @@ def test_rollouts_refuse_turns(tmp_path: Path, base: Path, capsys: pytest.Captur
     assert "has a response of several turns, and" in capsys.readouterr().err
 
 
-def grade(folder: Path) -> Path:
-    rows = [{"prompt": PROMPT, "answer": "4", "completion": turns(tool, f"The answer is {tool}.")} for tool in "4567"]
+def grade(folder: Path, *prompts: Any) -> Path:
+    rows = [
+        {"prompt": prompt, "answer": "4", "completion": turns(tool, f"The answer is {tool}.")}
+        for prompt in prompts or [PROMPT]
+        for tool in "4567"
+    ]
     write_jsonl(folder / "rows.jsonl", rows)
     run("grade", "--input", str(folder / "rows.jsonl"), "--output", str(folder / "graded.jsonl"))
     return folder / "graded.jsonl"

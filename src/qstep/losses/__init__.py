@@ -5,6 +5,7 @@ classification   the baselines: BCE and MSE per step, outcome reward model
 soft_q           DQO's value and Q losses
 bandit           DRO, and V of a prompt from the rewards of its responses
 policy_gradient  REINFORCE on stored responses, and the advantages of a problem's responses
+preference       DPO and IPO on pairs of responses, KTO on single ones
 returns          lambda-returns
 importance       off-policy weights and their diagnostics
 process_rewards  step scores as token rewards
@@ -19,6 +20,7 @@ from qstep.losses.importance import (
     importance_weights,
 )
 from qstep.losses.policy_gradient import Baseline, group_advantages, reinforce_loss
+from qstep.losses.preference import dpo_loss, ipo_loss, kto_loss, preference_pairs
 from qstep.losses.process_rewards import additive_rewards, min_form_rewards, potential_based_rewards
 from qstep.losses.ranking import pqm_ablation_loss, pqm_loss, pqm_theoretical_loss
 from qstep.losses.returns import following, lambda_return
@@ -31,6 +33,7 @@ __all__ = [
     "ImportanceWeights",
     "additive_rewards",
     "bce_loss",
+    "dpo_loss",
     "dqo_losses",
     "dqo_q_loss",
     "dqo_value_loss",
@@ -40,6 +43,8 @@ __all__ = [
     "group_values",
     "importance_diagnostics",
     "importance_weights",
+    "ipo_loss",
+    "kto_loss",
     "lambda_return",
     "min_form_rewards",
     "mse_loss",
@@ -48,5 +53,6 @@ __all__ = [
     "pqm_ablation_loss",
     "pqm_loss",
     "pqm_theoretical_loss",
+    "preference_pairs",
     "reinforce_loss",
 ]

@@ -2,7 +2,7 @@
 
 from qstep.models.loading import LoadedModel, ModelOptions
 from qstep.models.merge import merge_adapter
-from qstep.models.packing import Batch, StepBatch, collate_groups, moved
+from qstep.models.packing import Batch, StepBatch, collate_groups, moved, with_prompts
 from qstep.models.policy import PolicyModel, PolicyWithValue, ValueNetwork
 from qstep.models.pretrained import PretrainedModule
 from qstep.models.readers import LogRatioModel, WordPairModel
@@ -29,4 +29,5 @@ __all__ = [
     "encode_steps",
     "merge_adapter",
     "moved",
+    "with_prompts",
 ]

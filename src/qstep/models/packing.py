@@ -72,6 +72,16 @@ def collate_groups(prompts: Sequence[Sequence[int]], responses: Sequence[Sequenc
     }
 
 
+def with_prompts(batch: Batch, prompts: Sequence[Sequence[int]]) -> Batch:
+    """The responses of a batch after other prompts, one for each group."""
+    responses: list[list[list[int]]] = [[] for _ in prompts]
+    each = zip(*(batch[name].tolist() for name in ("group_index", "response_lengths", "response_ids")), strict=True)
+    for group, length, ids in each:
+        responses[group].append(ids[:length])
+    other = collate_groups(prompts, responses)
+    return {**batch, "input_ids": other["input_ids"], "prompt_lengths": other["prompt_lengths"]}
+
+
 def moved(batch: AnyBatch, device: torch.device) -> AnyBatch:
     """The batch on another device."""
     tensors = cast("dict[str, Tensor]", batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,10 @@ from qstep.data import (
     most_text_tokens,
     tokenizer_fingerprint,
 )
-from qstep.objectives.config import GroupConfig
 from qstep.objectives.source import RowsFile
 from qstep.objectives.verdicts import judged_index, refuse_unclear_rewards
 from qstep.processes import first_then_all
-from qstep.types import Row
+from qstep.types import OverLong, Row, Truncated
 
 Item = dict[str, Any]
 """An item of a `GroupDataset`: some rows of one problem."""
@@ -35,6 +34,21 @@ Reasons = Mapping[str, NDArray[np.bool_]]
 
 _NAMED = 5
 """How many rows beyond max_length an error names."""
+
+
+class Selection(Protocol):
+    """The options that decide which rows of a file are used, and how they are grouped."""
+
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def over_long(self) -> OverLong: ...
+    @property
+    def truncated(self) -> Truncated: ...
+    @property
+    def right_at(self) -> float | None: ...
+    @property
+    def responses_per_prompt(self) -> int | None: ...
 
 
 class GroupDataset(Dataset[Item]):
@@ -109,11 +123,11 @@ class GroupDataset(Dataset[Item]):
 def select_rows(
     source: RowsFile,
     format: Format,
-    config: GroupConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    config: Selection,
+    tokenizer: PreTrainedTokenizerBase | None,
     *,
     leave_out: Callable[[Index], Reasons],
-    encode: Callable[[Row], int],
+    encode: Callable[[PreTrainedTokenizerBase, Row], int],
     fixed_tokens: Callable[[NDArray[np.void]], NDArray[np.int64]],
     step_separator: str | None,
     forbidden: Sequence[str] = (),
@@ -123,6 +137,7 @@ def select_rows(
     """The rows of a file that can be trained on.
 
     Args:
+        tokenizer: None if lengths do not matter.
         leave_out: returns the rows to leave out, by reason.
         encode: returns the number of tokens of a row.
         fixed_tokens: an upper limit for each row's tokens outside its texts, such as separators, or for those that are
@@ -148,14 +163,15 @@ def select_rows(
     for reason, rows in {**leave_out(index), **truncated}.items():
         left_out[reason] += int((rows & kept).sum())
         kept &= ~rows
-    most = _most_tokens(index, tokenizer, reads_ids=reads_ids) + fixed_tokens(table)
-    doubtful = np.flatnonzero(kept & (most > config.max_length))
-    lengths = _exact_lengths(index, doubtful, config.max_length, tokenizer, encode)
-    long = doubtful[lengths > config.max_length]
-    if len(long) and config.over_long == "refuse":
-        raise _too_long(source, index, long, lengths[lengths > config.max_length], config.max_length)
-    left_out["longer than max_length"] += len(long)
-    kept[long] = False
+    if tokenizer is not None:
+        most = _most_tokens(index, tokenizer, reads_ids=reads_ids) + fixed_tokens(table)
+        doubtful = np.flatnonzero(kept & (most > config.max_length))
+        lengths = _exact_lengths(index, doubtful, config.max_length, tokenizer, encode)
+        long = doubtful[lengths > config.max_length]
+        if len(long) and config.over_long == "refuse":
+            raise _too_long(source, index, long, lengths[lengths > config.max_length], config.max_length)
+        left_out["longer than max_length"] += len(long)
+        kept[long] = False
     return GroupDataset(source, index, np.flatnonzero(kept), config.responses_per_prompt, +left_out)
 
 
@@ -164,7 +180,7 @@ def _exact_lengths(
     rows: NDArray[np.int64],
     max_length: int,
     tokenizer: PreTrainedTokenizerBase,
-    encode: Callable[[Row], int],
+    encode: Callable[[PreTrainedTokenizerBase, Row], int],
 ) -> NDArray[np.int64]:
     """The numbers of tokens of these rows, which are kept next to the file."""
     if not len(rows):
@@ -178,7 +194,7 @@ def _exact_lengths(
     }
 
     def measure() -> tuple[dict[str, Any], NDArray[Any]]:
-        return {}, np.array([encode(index.row(int(number))) for number in rows], "<i8")
+        return {}, np.array([encode(tokenizer, index.row(int(number))) for number in rows], "<i8")
 
     dtype: np.dtype[Any] = np.dtype("<i8")
     return first_then_all(lambda: cached_array(index.cached_as, f"{index.format}.lengths", key, dtype, measure))[1]

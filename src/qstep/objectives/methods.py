@@ -85,6 +85,14 @@ _METHODS = (
         *("reinforce", "REINFORCE", "offline policy gradient with a baseline of the problem's responses", "policy"),
         *(f"{_IN}.reinforce:ReinforceConfig", f"{_IN}.reinforce:Reinforce"),
     ),
+    Method(
+        *("dpo", "DPO", "direct preference optimization on pairs of a problem's responses", "policy"),
+        *(f"{_IN}.preference:DPOConfig", f"{_IN}.preference:DPO"),
+    ),
+    Method(
+        *("kto", "KTO", "prospect-theoretic optimization on responses that are right or wrong", "policy"),
+        *(f"{_IN}.kto:KTOConfig", f"{_IN}.kto:KTO"),
+    ),
     Method("dqo", "DQO", "direct Q-function optimization", "policy", f"{_IN}.dqo:DQOConfig", f"{_IN}.dqo:DQO"),
     Method("dro", "DRO", "DQO's bandit baseline", "policy", f"{_IN}.dro:DROConfig", f"{_IN}.dro:DRO"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -28,6 +28,16 @@ class Losses(NamedTuple):
 
     per_trajectory: Float[Tensor, " B"]
     recorded: Recorded = MappingProxyType({})
+
+
+class FurtherReference(NamedTuple):
+    """Log-probabilities of the initial policy on other batches than those of the rows.
+
+    key: identifies what `collate` adds to the rows. collate: makes a batch of items, with a response for each row.
+    """
+
+    key: str
+    collate: Callable[[list[Item]], Batch]
 
 
 class Objective(Protocol[AnyBatch]):
@@ -73,9 +83,20 @@ class Objective(Protocol[AnyBatch]):
         """Whether items of these rows carry `reference_logps`, the log-probabilities of the initial policy."""
         return False
 
+    def further_reference(self, dataset: GroupDataset) -> Mapping[str, FurtherReference]:
+        """Further columns of items with log-probabilities of the initial policy, if `needs_reference`."""
+        return {}
+
     def learning_rates(self, model: Any) -> dict[nn.Parameter, float]:
         """The parameters that have a learning rate of their own."""
         return {}
+
+    def begin_step(self, model: Any, batches: Iterable[AnyBatch]) -> None:
+        """Called without gradients before the first forward pass of each optimizer step, with all its micro-batches.
+
+        An evaluation counts as one step. All processes call it.
+        """
+        return
 
     def end_step(self, step: int) -> Recorded:
         """Called after the last backward pass of each optimizer step. The result is logged."""

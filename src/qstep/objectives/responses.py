@@ -14,8 +14,7 @@ from qstep.data import Format, Index, ResponseTokens, check_completion_ids, enco
 from qstep.data.chat import end_of_turn
 from qstep.models import Batch, PolicyModel, collate_groups
 from qstep.models.loading import bare
-from qstep.objectives.config import GroupConfig
-from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
+from qstep.objectives.dataset import GroupDataset, Item, Reasons, Selection, select_rows
 from qstep.objectives.labels import warn_of_contradictions
 from qstep.objectives.source import RowsFile
 from qstep.objectives.verdicts import refuse_contradicting_verdicts
@@ -52,8 +51,8 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> tupl
 
 def policy_rows(
     source: RowsFile,
-    config: GroupConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    config: Selection,
+    tokenizer: PreTrainedTokenizerBase | None,
     format: Format,
     leave_out: Callable[[Index], Reasons],
     step_separator: str | None = None,
@@ -62,10 +61,11 @@ def policy_rows(
 ) -> GroupDataset:
     """Rows with a `prompt` and a `completion` as a training set. Raises as `select_rows` and `encode_row` do.
 
-    A blank completion without `completion_ids` is left out, because the sampled tokens are unknown.
+    A blank completion without `completion_ids` is left out, because the sampled tokens are unknown. Without a
+    tokenizer, neither lengths nor `completion_ids` are checked.
     """
 
-    def count_tokens(row: Row) -> int:
+    def count_tokens(tokenizer: PreTrainedTokenizerBase, row: Row) -> int:
         prompt_ids, response = encode_row(tokenizer, row, f"{source}, row {row.get('id', '')!r}")
         return len(prompt_ids) + len(response.ids)
 
@@ -87,8 +87,9 @@ def policy_rows(
     def check() -> None:
         for number in dataset.rows[:: -(-len(dataset.rows) // _CHECKED)].tolist():
             row = dataset.row(number)
-            check_completion_ids(tokenizer, row, dataset.where(number))
             columns.update(row)
+            if tokenizer is not None:
+                check_completion_ids(tokenizer, row, dataset.where(number))
 
     together(check)
     refuse_contradicting_verdicts(source, dataset.index)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from qstep.data import Index, check_separator
 from qstep.models import ModelOptions, ScorerModel, StepContract, collate_steps, encode_row_steps
 from qstep.objectives.batch import LabelledStepBatch
 from qstep.objectives.config import GroupConfig
-from qstep.objectives.dataset import GroupDataset, Item, Reasons, select_rows
+from qstep.objectives.dataset import GroupDataset, Item, Reasons, Selection, select_rows
 from qstep.objectives.labels import check_labels, hard_labels, label_range, soft_labels, without_end
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.source import RowsFile
@@ -116,21 +116,11 @@ class StepScoring(Objective[LabelledStepBatch]):
         self._check(source, self.config.forbidden)
 
     def rows(self, source: RowsFile) -> GroupDataset:
-        return select_rows(
-            source,
-            "stepwise",
-            self.config,
-            self.tokenizer,
-            leave_out=self.leave_out,
-            encode=self._count_tokens,
-            fixed_tokens=lambda table: np.maximum(table["steps"], 0).astype(np.int64),
-            step_separator=self.config.step_separator,
-            forbidden=self.config.forbidden,
-        )
+        return stepwise_rows(source, self.config, self.tokenizer, self._count_tokens, self.leave_out)
 
-    def _count_tokens(self, row: Row) -> int:
+    def _count_tokens(self, tokenizer: PreTrainedTokenizerBase, row: Row) -> int:
         """Counts the tokens of prompt, steps and separators."""
-        prompt_ids, response_ids, _ = encode_row_steps(self.tokenizer, self.contract, row)
+        prompt_ids, response_ids, _ = encode_row_steps(tokenizer, self.contract, row)
         return len(prompt_ids) + len(response_ids)
 
     def begin(self, model: ScorerModel, train: GroupDataset) -> None:
@@ -174,6 +164,36 @@ class StepScoring(Objective[LabelledStepBatch]):
         return means
 
 
+class StepSelection(Selection, Protocol):
+    """A `Selection` of rows with steps."""
+
+    @property
+    def step_separator(self) -> str: ...
+    @property
+    def forbidden(self) -> list[str]: ...
+
+
+def stepwise_rows(
+    source: RowsFile,
+    config: StepSelection,
+    tokenizer: PreTrainedTokenizerBase | None,
+    encode: Callable[[PreTrainedTokenizerBase, Row], int],
+    leave_out: Callable[[Index], Reasons],
+) -> GroupDataset:
+    """Rows with steps and their labels as a training set. Raises as `select_rows` does."""
+    return select_rows(
+        source,
+        "stepwise",
+        config,
+        tokenizer,
+        leave_out=leave_out,
+        encode=encode,
+        fixed_tokens=lambda table: np.maximum(table["steps"], 0).astype(np.int64),
+        step_separator=config.step_separator,
+        forbidden=config.forbidden,
+    )
+
+
 def by_step_labels(
     config: StepwiseConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -196,11 +216,11 @@ def by_step_labels(
         loss=loss,
         labels_of=(lambda row: labels_of(without_end(row))) if mask else labels_of,
         check=lambda source, forbidden: check_labels(source, config, forbidden, soft=soft),
-        leave_out=partial(_without_labels, mask=mask),
+        leave_out=partial(without_labels, mask=mask),
     )
 
 
-def _without_labels(index: Index, *, mask: bool) -> Reasons:
+def without_labels(index: Index, *, mask: bool) -> Reasons:
     """Leaves out rows in which no step has a label, or with `mask` no step before an unfinished one."""
     lowest, _ = label_range(index, mask=mask)
     return {"no steps": index.table["steps"] <= 0, "no step has a label": np.isnan(lowest)}

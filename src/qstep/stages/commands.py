@@ -172,6 +172,7 @@ _STAGES = (
     _stage("grade", "GradeConfig", "grade responses: right, wrong, ungradable"),
     _stage("annotate", "AnnotateConfig", "label steps: exactly, by Monte-Carlo rollouts, or from outcomes"),
     _stage("audit", "AuditConfig", "check a file of training rows, and print its statistics"),
+    _stage("pairs", "PairsConfig", "write what a training method learns from, in TRL's formats"),
     _stage("score", "ScoreConfig", "score the steps of responses"),
     _stage("serve", "ServeConfig", "serve a scorer over HTTP, with the schema of vLLM's /pooling"),
     _stage("search", "SearchConfig", "answer problems with a search that a step scorer guides"),

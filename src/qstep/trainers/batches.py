@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from transformers import TrainingArguments
 
 from qstep.objectives.batch import ResponseBatch
 from qstep.objectives.dataset import GroupDataset, Item
+
+if TYPE_CHECKING:
+    from qstep.trainers.group_trainer import GroupTrainer
 
 
 class StepSampler(Sampler[list[int]]):
@@ -131,3 +134,13 @@ def with_weights(batch: ResponseBatch, items: list[Item]) -> ResponseBatch:
     batch["row_index"] = torch.tensor([number for item in items for number in item["row_index"]])
     batch["row_weight"] = torch.tensor([item["weight"] for item in items for _ in item["row_index"]])
     return batch
+
+
+def begin_step(trainer: GroupTrainer, model: Any, batches: Iterable[ResponseBatch]) -> None:
+    """Shows the objective the micro-batches of a step before any is trained on."""
+    prepared: Iterable[Any] = (trainer._prepare_inputs(batch) for batch in batches)  # type: ignore[arg-type]
+    training = model.training
+    model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        trainer.objective.begin_step(model, prepared)
+    model.train(training)

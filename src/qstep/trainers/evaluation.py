@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from qstep.processes import together
 from qstep.trainers.averages import Averages
+from qstep.trainers.batches import begin_step
 
 if TYPE_CHECKING:
     from qstep.trainers.group_trainer import GroupTrainer
@@ -22,9 +24,9 @@ def evaluate_all(trainer: GroupTrainer, dataloader: DataLoader, prefix: str) -> 
         model = trainer.accelerator.prepare_model(model, evaluation_mode=True)
     model.eval()
     training, trainer.averages = trainer.averages, Averages()
-    iterator = iter(dataloader)
-    for _ in range(len(dataloader)):
-        inputs: Any = trainer._prepare_inputs(together(lambda: next(iterator)))
+    begin_step(trainer, model, _batches(dataloader))
+    for batch in _batches(dataloader):
+        inputs: Any = trainer._prepare_inputs(batch)
         with torch.no_grad():
             losses = trainer.losses(model, inputs).masked_fill(inputs["row_weight"] == 0, 0.0)
         trainer.averages.add("loss", losses, int(trainer.count_items(inputs)))
@@ -32,3 +34,10 @@ def evaluate_all(trainer: GroupTrainer, dataloader: DataLoader, prefix: str) -> 
     means, trainer.averages = trainer.take_means(), training
     metrics = {f"{prefix}_{name}": value for name, value in means.items()}
     return EvalLoopOutput(None, None, metrics, len(dataloader.dataset))  # type: ignore[arg-type]
+
+
+def _batches(dataloader: DataLoader) -> Iterator[Any]:
+    """The batches of a data loader. If one process cannot read its own, all stop."""
+    iterator = iter(dataloader)
+    for _ in range(len(dataloader)):
+        yield together(lambda: next(iterator))

@@ -26,7 +26,7 @@ from qstep.processes import together
 from qstep.trainers import precision
 from qstep.trainers.arguments import check_arguments
 from qstep.trainers.averages import Averages, LogWhereItMatters
-from qstep.trainers.batches import StepSampler, group_loader, with_weights
+from qstep.trainers.batches import StepSampler, begin_step, group_loader, with_weights
 from qstep.trainers.checkpoints import sealed, why_unusable, writing
 from qstep.trainers.early_stopping import stopped_early
 from qstep.trainers.evaluation import evaluate_all
@@ -138,6 +138,8 @@ class GroupTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """The micro-batches of a step. If one process cannot read its own, all stop."""
         batches = together(lambda: [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)])
+        if batches:
+            begin_step(self, self.model_wrapped, batches)
         return batches, self._get_num_items_in_batch(batches, device)
 
     # Losses

@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from qstep.data import cache_folders, tokenizer_fingerprint, write_whole
 from qstep.models import Batch, moved
 from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.objective import FurtherReference
 from qstep.objectives.responses import collate_rows
 from qstep.processes import gathered, here, together
 
@@ -102,8 +103,9 @@ def add_reference(trainer: GroupTrainer) -> None:
 
     model.eval()
     for dataset, items in wanted:
-        store = reference_store(dataset, items, key, lambda items: collate_rows(tokenizer, items), logps)
-        dataset.columns["reference_logps"] = store
+        columns = {"reference_logps": FurtherReference("", lambda items: collate_rows(tokenizer, items))}
+        for name, (further, collate) in {**columns, **trainer.objective.further_reference(dataset)}.items():
+            dataset.columns[name] = reference_store(dataset, items, f"{key} {further}".rstrip(), collate, logps)
     model.train()
 
 
