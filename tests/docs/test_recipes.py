@@ -14,9 +14,10 @@ from pages import ROOT
 from qstep.cli import main
 from qstep.data import write_jsonl
 from qstep.recipes import Recipe
+from qstep.recipes.study import Study
 
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
-EXAMPLE, STUDY = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+EXAMPLE, STUDY, OF_POLICIES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +36,10 @@ def test_every_key_is_told() -> None:
     assert not [key for key in keys if not re.search(rf"^\|[^|]*`{key}`", PAGE, re.MULTILINE)]
     study = yaml.safe_load(STUDY)["study"]
     assert set(study) == {"claim", "paper", "settings", "results", "comparisons"} and len(study["comparisons"]) == 3
+
+
+def test_the_study_of_policies_is_one(tmp_path: Path) -> None:
+    evaluation = {"command": "evaluate", "model_name_or_path": "./m", "dataset_name": "miniature", "num_samples": 8}
+    stages = dict.fromkeys(("eval_base", "eval_dqo"), evaluation)
+    recipe = Recipe(Path("r.yaml"), "T", "A", stages, tmp_path, study=yaml.safe_load(OF_POLICIES)["study"])
+    assert [comparison.at for comparison in Study.of(recipe).comparisons] == ["sampled", "pass@8"]
