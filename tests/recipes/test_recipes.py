@@ -23,7 +23,7 @@ from qstep.evals.measures import Difference
 from qstep.recipes import JobFailed, OutputBusy, Recipe, RecipeError, plan, read_recipe, run
 from qstep.recipes.command import MINIATURE
 from qstep.recipes.graph import _alone, _longest_first
-from qstep.recipes.recipe import fill
+from qstep.recipes.references import fill
 from qstep.recipes.study import Study
 from qstep.recipes.summary import claims
 from qstep.tasks import miniature

@@ -98,9 +98,9 @@ class Study:
         texts = {name: str(written[name]).strip() for name in ("claim", "paper", "settings")}
         return cls(**texts, results=results, comparisons=tuple(comparisons))
 
-    def can_be_answered(self, runs: Sequence[Run]) -> bool:
+    def can_be_answered(self, recipe: Recipe, runs: Sequence[Run]) -> bool:
         """Whether all runs have the stages that it reads. With `--only`, they may not."""
-        return all(stage in run.stages for run in runs for stage in _stages(self.results))
+        return all(recipe.last(name, run.variant) in run.stages for run in runs for name in _stages(self.results))
 
 
 def _stages(results: Stages) -> list[str]:
@@ -116,9 +116,10 @@ def _check_results(recipe: Recipe, results: Stages) -> int | None:
     for variant in recipe.variants or (None,):
         stages = recipe.resolved(variant, recipe.seeds[0])
         for name in _stages(results):
-            if name not in stages:
+            last = recipe.last(name, variant)
+            if last not in stages:
                 raise recipe.error(f"study: results names an unknown stage {name!r}", str(name), stages)
-            stage = stages[name]
+            stage = stages[last]
             if stage.command.name != command:
                 problem = f"study: results names a stage of `qstep {stage.command.name}`: name one of `qstep {command}`"
                 more = "" if stage.command.name != "evaluate" else f", or write `results: {{policy: {name}}}`"
@@ -182,7 +183,7 @@ def answer(recipe: Recipe, runs: Sequence[Run]) -> StudyAnswer:
     study = Study.of(recipe)
     measures = list(dict.fromkeys(comparison.at for comparison in study.comparisons))
     seeds = {
-        seed: seed_results(study.results, [run for run in runs if run.seed == seed], measures)
+        seed: seed_results(recipe, study.results, [run for run in runs if run.seed == seed], measures)
         for seed in dict.fromkeys(run.seed for run in runs)
     }
     compared = {comparison.name: _compared(recipe, comparison, seeds) for comparison in study.comparisons}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from qstep.evals.accuracy import Outcomes, VerdictCounts, accuracy
 from qstep.evals.results import MODES
 from qstep.evals.ways import aggregated
 from qstep.recipes.graph import Run
+from qstep.recipes.recipe import Recipe
 
 _PASS = re.compile(r"pass@([1-9]\d*)")
 
@@ -54,21 +56,25 @@ def is_measure(measure: object) -> bool:
     return isinstance(measure, str) and (measure in MODES or k_of(measure) is not None)
 
 
-def seed_results(stages: Stages, runs: Sequence[Run], measures: Sequence[str]) -> SeedResults:
+def seed_results(recipe: Recipe, stages: Stages, runs: Sequence[Run], measures: Sequence[str]) -> SeedResults:
     """The results of the runs of one seed, one for each variant.
 
     Raises ValueError if the policies answered different problems.
     """
+
+    def output(run: Run, stage: str) -> Path:
+        return run.stages[recipe.last(stage, run.variant)].output
+
     if not isinstance(stages, str):
         return _of_policies(
             {
-                _before(run) + policy: read_result(run.stages[stage].output / "results.json", PolicyEvaluation)
+                _before(run) + policy: read_result(output(run, stage) / "results.json", PolicyEvaluation)
                 for run in runs
                 for policy, stage in stages.items()
             },
             measures,
         )
-    found = [_of_choices(read_result(run.stages[stages].output, BestOfN), _before(run)) for run in runs]
+    found = [_of_choices(read_result(output(run, stages), BestOfN), _before(run)) for run in runs]
     return SeedResults(
         outcomes={name: of for one in found for name, of in one.outcomes.items()},
         means={name: of for one in found for name, of in one.means.items()},
