@@ -107,8 +107,8 @@ def test_flipped_verdicts_are_marked_and_their_rewards_follow(tmp_path: Path) ->
         ("right", True, 1.0, True),
         ("ungradable", None, None, False),
     ]
-    many = [{"question": "What is twice 4?", "answer": 8, "source": "s", "responses": [f"{n}: It is 8" for n in range(400)]}]
-    source = written(tmp_path / "many.jsonl", many)
+    many = {**RESPONSES[0], "responses": [f"{n}: It is 8" for n in range(400)]}
+    source = written(tmp_path / "many.jsonl", [many])
     flipped = {}
     for seed in (1, 2):
         output = tmp_path / f"{seed}.jsonl"
