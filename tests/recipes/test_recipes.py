@@ -23,7 +23,7 @@ from qstep.evals.measures import Difference
 from qstep.recipes import JobFailed, OutputBusy, Recipe, RecipeError, plan, read_recipe, run
 from qstep.recipes.command import MINIATURE
 from qstep.recipes.graph import _alone, _longest_first
-from qstep.recipes.recipe import fill
+from qstep.recipes.references import fill
 from qstep.recipes.study import Study
 from qstep.recipes.summary import claims
 from qstep.tasks import miniature
@@ -78,9 +78,9 @@ def test_every_shipped_recipe_is_checked_against_its_commands(file: Path) -> Non
     recipe = read_recipe(file)
     assert recipe.study is None or Study.of(recipe).comparisons
     assert "cores" in recipe.about and "qstep" in recipe.about, "say the command and the hardware"
-    for variant in recipe.variants or (None,):
-        for stage in recipe.resolved(variant, 1).values():
-            recipe.check(stage)
+    stages = [stage for variant in recipe.variants or (None,) for stage in recipe.resolved(variant, 1).values()]
+    for stage in {repr((stage.command.name, stage.options)): stage for stage in stages}.values():
+        recipe.check(stage)
 
 
 def test_an_option_is_checked_with_the_file_that_a_reference_becomes(tmp_path: Path) -> None:

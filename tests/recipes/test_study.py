@@ -24,7 +24,8 @@ from qstep.evals.measures import Measured
 from qstep.recipes import Recipe, RecipeError, Run, Work, read_recipe
 from qstep.recipes.command import RunConfig, run
 from qstep.recipes.recipe import Stage
-from qstep.recipes.study import Study, answer, over_seeds, page, verdict
+from qstep.recipes.study import Study, answer, over_seeds, verdict
+from qstep.recipes.study_page import page
 from qstep.recipes.summary import summarise
 from qstep.runs.provenance import provenance
 from qstep.stages.commands import COMMANDS
@@ -196,14 +197,6 @@ def test_a_way_to_choose_that_is_not_there_is_named(tmp_path: Path) -> None:
     asked = recipe(tmp_path, comparisons={"x": {"a": "c", "b": "b", "n": 2}})
     with pytest.raises(RecipeError, match="comparison 'x': the results have no 'c' at n = 2; they have mean, majority"):
         answer(asked, runs(tmp_path, [A_WINS]))
-
-
-def test_a_study_has_no_variants(tmp_path: Path) -> None:
-    file = recipe(tmp_path).file
-    written = yaml.safe_load(file.read_text())
-    file.write_text(yaml.safe_dump({**written, "variants": {"x": {"choice": {"seed": 1}}, "y": {}}}))
-    with pytest.raises(RecipeError, match="a study needs one run for each seed, and this recipe has variants"):
-        run(RunConfig(recipe=file))
 
 
 def test_a_studys_results_are_those_of_best_of_n(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from fake_engine import FakeEngine
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
+from qstep.runs.sidecar import read_meta
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.stages.sample import SampleConfig, sample
 
@@ -93,3 +94,35 @@ def test_a_problem_with_two_gold_answers_is_refused(
     ids = [{**row, "problem_id": gold.partition(".")[0]} for row, gold in zip(rows, golds, strict=True)]
     file = written(tmp_path / "ids.jsonl", ids)
     assert qstep(*command.split(), "--input", file, "--output", tmp_path / "ids_out.jsonl") == 0
+
+
+def test_flipped_verdicts_are_marked_and_their_rewards_follow(tmp_path: Path) -> None:
+    """A right and a wrong response trade places, the ungradable one stays. Each row's draw depends on its id alone."""
+    source = written(tmp_path / "made.jsonl", RESPONSES)
+    grading = ("grade", "--input", source, "--grader", "my_task:reward_by_gold")
+    assert qstep(*grading, "--output", tmp_path / "all.jsonl", "--flip_share", 1) == 0
+    rows = list(read_rows(tmp_path / "all.jsonl"))
+    assert [(row["verdict"], row["label"], row["reward"], row["flipped"]) for row in rows] == [
+        ("wrong", False, 0.0, True),
+        ("right", True, 1.0, True),
+        ("ungradable", None, None, False),
+    ]
+    many = {**RESPONSES[0], "responses": [f"{n}: It is 8" for n in range(400)]}
+    source = written(tmp_path / "many.jsonl", [many])
+    flipped = {}
+    for seed in (1, 2):
+        output = tmp_path / f"{seed}.jsonl"
+        grading = ("grade", "--input", source, "--grader", "my_task:reward_by_gold", "--output", output)
+        assert qstep(*grading, "--flip_share", 0.25, "--seed", seed) == 0
+        flipped[seed] = [row["flipped"] for row in read_rows(output)]
+        assert 70 <= sum(flipped[seed]) <= 130, "a quarter of 400, within 3.5 standard deviations of 8.7"
+    assert flipped[1] != flipped[2]
+    assert qstep("grade", "--input", source, "--output", tmp_path / "x.jsonl", "--seed", 1) == 2
+
+
+def test_grading_without_flips_has_the_settings_of_earlier_versions(tmp_path: Path) -> None:
+    output = tmp_path / "graded.jsonl"
+    assert qstep("grade", "--input", written(tmp_path / "made.jsonl", RESPONSES), "--output", output) == 0
+    settings = read_meta(output)["settings"]
+    assert not {"flip_share", "seed"} & set(settings)
+    assert "flipped" not in next(iter(read_rows(output)))

@@ -33,3 +33,25 @@ def test_prompts_that_do_not_fit_are_found_before_the_first_response(tmp_path: P
     assert read_meta(output)["summary"]["over_long"] == 1
     with pytest.raises(ValueError, match="was written with --over_long drop, without 1 problem"):
         sample(SampleConfig(output=output, **options))
+
+
+def test_further_responses_follow_the_first_ones(tmp_path: Path) -> None:
+    """Two and then two more are the four that are drawn at once: other ids, other random numbers."""
+    base = saved("llama", tmp_path / "base")
+    miniature.tokenizer().save_pretrained(base)
+    options: dict[str, Any] = dict(
+        model_name_or_path=str(base), dataset_name="miniature", num_problems=2, max_new_tokens=8
+    )
+    drawn = {
+        name: list(read_rows(sample(SampleConfig(output=tmp_path / f"{name}.jsonl", **options, **more))))
+        for name, more in {
+            "first": {"num_samples": 2},
+            "further": {"num_samples": 2, "first_sample": 2},
+            "all": {"num_samples": 4},
+        }.items()
+    }
+    order = [row["id"] for row in drawn["all"]]
+    assert sorted(drawn["first"] + drawn["further"], key=lambda row: order.index(row["id"])) == drawn["all"]
+    settings = {name: read_meta(tmp_path / f"{name}.jsonl")["settings"] for name in drawn}
+    assert "first_sample" not in settings["first"], "files of earlier versions are resumed"
+    assert settings["further"]["first_sample"] == 2

@@ -15,7 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from pages import commands
 from qstep.cli import main
-from qstep.recipes.recipe import RecipeError, read_recipe
+from qstep.recipes import RecipeError, read_recipe
 from qstep.scoring import StepScorer
 from qstep.serving.requests import RequestReader
 from qstep.stages.commands import COMMANDS

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from qstep.annotate.by_rollouts import RolloutSettings, label_by_rollouts
     from qstep.annotate.chosen import Chosen, blocks_of_problems, choose_rows, share_budget
     from qstep.annotate.exact import label_exactly
-    from qstep.annotate.labels import flip_labels
+    from qstep.annotate.labels import flip_labels, flip_outcome
     from qstep.annotate.outcome import OutcomePool, label_by_outcome
     from qstep.annotate.rollouts import Budgets
 
@@ -26,6 +26,7 @@ __all__ = [
     "blocks_of_problems",
     "choose_rows",
     "flip_labels",
+    "flip_outcome",
     "label_by_outcome",
     "label_by_rollouts",
     "label_exactly",
@@ -36,7 +37,10 @@ _PLACES = {
     "by_rollouts": ("RolloutSettings", "label_by_rollouts"),
     "chosen": ("Chosen", "blocks_of_problems", "choose_rows", "share_budget"),
     "exact": ("label_exactly",),
-    "labels": ("flip_labels",),
+    "labels": (
+        "flip_labels",
+        "flip_outcome",
+    ),
     "outcome": ("OutcomePool", "label_by_outcome"),
     "rollouts": ("Budgets",),
 }

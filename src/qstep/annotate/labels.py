@@ -45,3 +45,14 @@ def flip_labels(row: Row, share: float, seed: int) -> Row:
     flipped = [t for t, label in enumerate(row["labels"]) if draw() < share and label is not None]
     labels = [not label if t in flipped else label for t, label in enumerate(row["labels"])]
     return {**row, "labels": labels, "flipped": flipped, "label_source": f"{row['label_source']}, flipped"}
+
+
+def flip_outcome(row: Row, share: float, seed: int) -> Row:
+    """The row with its verdict flipped with probability `share`, drawn by the row's id and `seed`.
+
+    The label and the reward follow the verdict, and the column `flipped` says whether it was. Ungradable rows stay so.
+    """
+    flipped = random.Random(f"{seed}/{row['id']}").random() < share and row["label"] is not None
+    right = row["label"] != flipped
+    outcome = {"verdict": "right" if right else "wrong", "label": right, "reward": float(right)}
+    return {**row, **(outcome if flipped else {}), "flipped": flipped}

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from qstep.data import prompt_id
 from qstep.evals.intervals import ratio_difference, ratio_estimate
 from qstep.evals.measures import Accuracy, Difference, Measured, PolicyAccuracy
+from qstep.search import pass_at_k
 from qstep.types import Row, Verdict
 
 
@@ -61,6 +62,18 @@ class Outcomes:
             np.array([count.right / count.samples for count in counts]),
             np.array([(count.right + count.wrong) / count.samples for count in counts]),
         )
+
+    @classmethod
+    def of_any(cls, problems: Iterable[VerdictCounts], k: int) -> Outcomes:
+        """The chances that any of k responses is right, which is pass@k, and that this can be told.
+
+        It cannot if none is known to be right, and one is ungradable. Raises ValueError if a problem has fewer than k
+        responses.
+        """
+        counts = list(problems)
+        right = np.array([pass_at_k(count.samples, count.right, k) for count in counts])
+        possible = np.array([pass_at_k(count.samples, count.right + count.ungradable, k) for count in counts])
+        return cls(right, 1 - (possible - right))
 
 
 _UNKNOWN = Measured(None, None, None)

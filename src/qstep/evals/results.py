@@ -243,11 +243,15 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyComparison:
-    """The difference between choosing by `a` and by `b` for each seed, over seeds and over problems."""
+    """The difference between two ways for each seed, over seeds and over problems.
+
+    Ways to choose are compared among `n` responses, policies by a `measure`: `greedy`, `sampled` or `pass@k`.
+    """
 
     a: list[str]
     b: list[str]
-    n: int
+    n: int | None = None
+    measure: str | None = None
     decides: bool
     over_seeds: Measured
     over_problems: Measured
@@ -257,7 +261,7 @@ class StudyComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyAnswer:
-    """The answer of a recipe's study. `seeds` has accuracies by seed, way to choose and n."""
+    """The answer of a recipe's study. `seeds` has accuracies by seed, way and n, or by seed, policy and measure."""
 
     kind: ClassVar[str] = "study"
     claim: str
@@ -266,7 +270,7 @@ class StudyAnswer:
     verdict: str
     comparisons: dict[str, StudyComparison]
     seeds: dict[str, dict[str, dict[str, float | None]]]
-    auc: dict[str, dict[str, dict[str, float]]]
+    auc: dict[str, dict[str, dict[str, float]]] | None = None
     provenance: dict[str, Any]
 
 

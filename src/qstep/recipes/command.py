@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from qstep.recipes.graph import Run, jobs_in_order, plan
 from qstep.recipes.graph import run as run_recipe
-from qstep.recipes.recipe import Recipe, read_recipe
+from qstep.recipes.reading import read_recipe
+from qstep.recipes.recipe import Recipe
 from qstep.recipes.study import Study
 from qstep.recipes.summary import summarise
 from qstep.runs.options import AtLeast1, Check, Options, OutputFolder

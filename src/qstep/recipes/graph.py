@@ -22,7 +22,9 @@ import yaml
 
 from qstep.data import parts_of
 from qstep.data.jsonl import canonical_json, file_fingerprint, write_json
-from qstep.recipes.recipe import Recipe, Stage, fill, read_recipe, references
+from qstep.recipes.reading import read_recipe
+from qstep.recipes.recipe import Recipe, Stage
+from qstep.recipes.references import fill, references
 from qstep.recipes.workers import Job, Workers
 from qstep.runs.options import About, Reads, Written, changes_nothing, options_of
 from qstep.runs.progress import console
@@ -88,15 +90,16 @@ def plan(recipe: Recipe, output_dir: Path, seeds: Sequence[int], only: str | Non
     Raises:
         RecipeError: something in the recipe cannot be run.
     """
-    if only is not None and only not in recipe.stages:
-        raise recipe.error(f"no stage {only!r} to run", only, recipe.stages)
     runs = []
     checked: dict[bytes, list[Any]] = {}
     for variant in recipe.variants or (None,):
         for seed in seeds:
             stages: dict[str, Work] = {}
             wanted = recipe.resolved(variant, seed)
-            for name in wanted if only is None else _upstream(wanted, only):
+            last = None if only is None else recipe.last(only, variant)
+            if only is not None and last not in wanted:
+                raise recipe.error(f"no stage {only!r} to run", only, [*recipe.written, *wanted])
+            for name in wanted if last is None else _upstream(wanted, last):
                 stage = wanted[name]
                 identity = canonical_json([name, stage.command.name, stage.options])
                 if identity not in checked:

@@ -4,25 +4,21 @@ Each stage is a qstep command; its options have the names of the command's flags
 the output of the stage `name` or for one of the recipe's `values`, and `${seed}` for the seed. A stage runs after the
 stages that it refers to. A stage with `like: other` starts from the options of that stage. A recipe with
 `extends: file.yaml` starts from that recipe; its own entries replace those or are added. A variant overrides options
-of stages. Each variant is run with each seed.
+of stages, and values. Each variant is run with each seed. The stages of `each_round` are repeated.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from qstep.recipes.references import fill, references
+from qstep.recipes.rounds import Rounds
 from qstep.runs.near import did_you_mean
 from qstep.stages.commands import COMMANDS, Command
-
-_REFERENCE = re.compile(r"\$\{([^}]*)\}")
-_NAME = re.compile(r"\w+")
 
 
 class RecipeError(ValueError):
@@ -49,12 +45,16 @@ class Recipe:
         about: what the recipe does, its command, the hardware, and where its results are.
         stages: the stages as written: `command`, options, and `seconds` if known.
         values: named values that several stages share or that a user may want to set.
-        variants: for each variant, the changed options by stage. Without variants the stages run as they are.
+        variants: for each variant, the changed options by stage, and changed `values`. Without variants the stages run
+            as they are.
         seeds: the values of `${seed}`, one run each.
         processes: how many commands run side by side.
         threads: threads of each command; by default an equal share of the cores.
         output_dir: the folder for all output, unless the command line names another.
         study: for a recipe that tests a claim, the claim and its comparisons (see `qstep.recipes.study`).
+        rounds: how often the stages of `each_round` are repeated (see `qstep.recipes.rounds`).
+        start: for a repeated stage, the stage that comes before its first round.
+        each_round: the repeated stages as written.
         shared: for YAML anchors; it is not read.
     """
 
@@ -69,41 +69,38 @@ class Recipe:
     processes: int = 1
     threads: int | None = None
     study: Mapping[str, Any] | None = None
+    rounds: int | str = 1
+    start: Mapping[str, str] = field(default_factory=dict)
+    each_round: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     shared: Any = None
+
+    @property
+    def written(self) -> dict[str, Mapping[str, Any]]:
+        """The stages as written, also those of the rounds."""
+        return {**self.stages, **self.each_round}
+
+    def last(self, name: str, variant: str | None) -> str:
+        """The stage of that name in a variant's runs. Of a repeated one it is that of the last round."""
+        return self._rounds(self._values(variant)).last(name)
 
     def resolved(self, variant: str | None, seed: int) -> dict[str, Stage]:
         """The stages of one variant and seed, in an order that can be run.
 
-        Values and the seed are filled in. References to stages are left.
+        Rounds are unrolled. Values and the seed are filled in. References to stages are left.
 
         Raises:
-            RecipeError: an unknown stage, command or name, or a cycle.
+            RecipeError: an unknown stage, command or name, a round that cannot be made, or a cycle.
         """
-        changes = self.variants[variant] if variant is not None else {}
-        for name in changes:
-            if name not in self.stages:
-                raise self.error(f"variant {variant!r} changes an unknown stage {name!r}", name, self.stages)
-        names = {**self.values, "seed": seed}
-        stages = {}
-        for name in self.stages:
-            options = self._options(name, changes)
-            command, seconds = options.pop("command", None), options.pop("seconds", 1.0)
-            if command not in COMMANDS:
-                raise self.error(f"stage {name!r}: no command {command!r}", str(command), COMMANDS)
-            if not COMMANDS[command].outputs:
-                raise self.error(f"stage {name!r}: `qstep {command}` writes nothing and does not end; remove it")
-            if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds <= 0:
-                raise self.error(f"stage {name!r}: seconds is {seconds!r}: give a number above 0")
-            filled = {
-                option: fill(value, {known: names[known] for known in references(value) if known in names})
-                for option, value in options.items()
-            }
-            for option, value in filled.items():
-                for reference in references(value):
-                    if reference not in self.stages:
-                        problem = f"stage {name!r}, option {option!r}: nothing is called {reference!r}"
-                        raise self.error(problem, reference, [*self.stages, *names])
-            stages[name] = Stage(name, COMMANDS[command], filled, float(seconds))
+        changes = self._changes(variant)
+        names = {**self._values(variant), "seed": seed}
+        rounds = self._rounds(names)
+        stages: dict[str, Stage] = {}
+        for name in self.written:
+            for stage in self._unrolled(name, self._options(name, changes), names, rounds):
+                if stage.name in stages:
+                    raise self.error(f"{stage.name}: the name of a stage and of one in a round; rename one of them")
+                stages[stage.name] = stage
+        self._check_references(stages, names)
         needed = {name: sorted(references(stage.options)) for name, stage in stages.items()}
         try:
             return {name: stages[name] for name in TopologicalSorter(needed).static_order()}
@@ -111,18 +108,78 @@ class Recipe:
             circle = " -> ".join(reversed(error.args[1]))  # each refers to the next
             raise self.error(f"stages refer to each other in a circle: {circle}") from None
 
+    def _unrolled(
+        self, name: str, options: dict[str, Any], names: Mapping[str, Any], rounds: Rounds
+    ) -> Iterator[Stage]:
+        """The stages that a written stage becomes, with the `names` filled in."""
+        command, seconds = options.pop("command", None), options.pop("seconds", 1.0)
+        if command not in COMMANDS:
+            raise self.error(f"stage {name!r}: no command {command!r}", str(command), COMMANDS)
+        if not COMMANDS[command].outputs:
+            raise self.error(f"stage {name!r}: `qstep {command}` writes nothing and does not end; remove it")
+        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds <= 0:
+            raise self.error(f"stage {name!r}: seconds is {seconds!r}: give a number above 0")
+        filled = {
+            option: fill(value, {known: names[known] for known in references(value) if known in names})
+            for option, value in options.items()
+        }
+        try:
+            unrolled = dict(rounds.unrolled(name, filled))
+        except ValueError as error:
+            raise self.error(f"stage {name!r}, {error}") from None
+        for own, of_round in unrolled.items():
+            yield Stage(own, COMMANDS[command], of_round, float(seconds))
+
+    def _changes(self, variant: str | None) -> dict[str, Mapping[str, Any]]:
+        """The changed options of a variant by stage."""
+        changes = {} if variant is None else {n: of for n, of in self.variants[variant].items() if n != "values"}
+        for name in changes:
+            if name not in self.written:
+                raise self.error(f"variant {variant!r} changes an unknown stage {name!r}", name, self.written)
+        return changes
+
+    def _values(self, variant: str | None) -> dict[str, Any]:
+        """The values of a variant."""
+        changed = {} if variant is None else self.variants[variant].get("values", {})
+        for name in changed:
+            if name not in self.values:
+                raise self.error(f"variant {variant!r} changes an unknown value {name!r}", name, self.values)
+        return {**self.values, **changed}
+
+    def _rounds(self, values: Mapping[str, Any]) -> Rounds:
+        number = fill(self.rounds, values)
+        if type(number) is not int or number < 1:
+            raise self.error(f"rounds is {number!r}; it must be a whole number from 1")
+        for stage, before in self.start.items():
+            if stage not in self.each_round:
+                raise self.error(f"start: {stage!r} is no stage of `each_round`", stage, self.each_round)
+            if before not in self.stages:
+                raise self.error(
+                    f"start: {stage} is {before!r}, which is no stage of `stages`", str(before), self.stages
+                )
+        return Rounds(frozenset(self.each_round), number, self.start)
+
+    def _check_references(self, stages: Mapping[str, Stage], names: Mapping[str, Any]) -> None:
+        """Raises RecipeError for a reference to nothing."""
+        for name, stage in stages.items():
+            for option, value in stage.options.items():
+                for reference in references(value):
+                    if reference not in stages:
+                        problem = f"stage {name!r}, option {option!r}: nothing is called {reference!r}"
+                        raise self.error(problem, reference, [*self.written, *stages, *names])
+
     def _options(
         self, name: str, changes: Mapping[str, Mapping[str, Any]], after: tuple[str, ...] = ()
     ) -> dict[str, Any]:
         """The options of a stage: those of the stage it is like, its own, and the variant's changes to both."""
-        own = {**self.stages[name], **changes.get(name, {})}
+        own = {**self.written[name], **changes.get(name, {})}
         model = own.pop("like", None)
         if model is None:
             return own
         if not isinstance(model, str):
             raise self.error(f"stage {name!r} is like {model!r}: give the name of one stage")
-        if model not in self.stages:
-            raise self.error(f"stage {name!r} is like an unknown stage {model!r}", str(model), self.stages)
+        if model not in self.written:
+            raise self.error(f"stage {name!r} is like an unknown stage {model!r}", str(model), self.written)
         if model in (*after, name):
             raise self.error(f"stages are like each other in a circle: {' -> '.join((*after, name, model))}")
         return {**self._options(model, changes, (*after, name)), **own}
@@ -152,127 +209,7 @@ class Recipe:
         return RecipeError(f"{self.file}: {problem}" + did_you_mean(name, known, "'{}'"))
 
 
-def read_recipe(file: Path, values: Mapping[str, Any] | None = None) -> Recipe:
-    """Reads a recipe from a YAML file and replaces some of its values.
-
-    Raises:
-        RecipeError: it is not a recipe, or has no value of a name in `values`.
-    """
-    file = Path(file)
-    bare = Recipe(file, "", "", {}, Path())
-    written = _written(file)
-    for key in ("title", "about", "stages", "output_dir"):
-        if not written.get(key):
-            raise bare.error(f"{key!r} is missing")
-    for key in ("title", "about", "output_dir"):
-        if not isinstance(written[key], str):
-            raise bare.error(f"{key} is {written[key]!r}; it must be text")
-    for key in ("processes", "threads"):
-        if written.get(key) is not None and (type(written[key]) is not int or written[key] < 1):
-            raise bare.error(f"{key} is {written[key]!r}; it must be a whole number from 1")
-    for name, stage in written["stages"].items():
-        _check_mapping(bare, stage, f"stage {name!r}")
-    for name, variant in written.get("variants", {}).items():
-        for stage, changed in _check_mapping(bare, variant, f"variant {name!r}").items():
-            _check_mapping(bare, changed, f"variant {name!r}, stage {stage!r}")
-    recipe = replace(bare, **{**written, "output_dir": Path(written["output_dir"])})
-    if twice := {"seed", *recipe.values} & set(recipe.stages):
-        raise bare.error(f"{', '.join(sorted(twice))}: the name of a stage and of a value; rename one of them")
-    seeds = recipe.seeds if isinstance(recipe.seeds, list | tuple) else []
-    if not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise bare.error(f"seeds is {recipe.seeds!r}: give a list of numbers")
-    for name in values or {}:
-        if name not in recipe.values:
-            raise bare.error(f"no value {name!r} to set", name, recipe.values)
-    return replace(recipe, values={**recipe.values, **(values or {})})
-
-
-_JOINED = ("stages", "values", "variants")
-"""The mappings whose entries are added to those of the recipe that is extended."""
-
-
-def _written(file: Path, after: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The entries of a recipe's file and of the recipe that it extends."""
-    bare = Recipe(file, "", "", {}, Path())
-    try:
-        written = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{file}: not YAML: {error}") from None
-    if not isinstance(written, dict):
-        raise bare.error(f"a {type(written).__name__}, not a mapping with `title`, `about`, `output_dir` and `stages`")
-    known = {f.name for f in fields(Recipe)} - {"file"} | {"extends"}
-    for key in written:
-        if key not in known:
-            raise bare.error(f"a recipe has no {key!r}", str(key), known)
-    for key in _JOINED:
-        _check_mapping(bare, written.get(key, {}), f"{key!r}")
-    extended = written.pop("extends", None)
-    if extended is None:
-        return written
-    if not isinstance(extended, str) or not (parent := file.parent / extended).is_file():
-        raise bare.error(f"extends is {extended!r}; it must be the file of a recipe, relative to this one")
-    if parent.resolve() in (*after, file.resolve()):
-        raise bare.error(f"extends {extended}, which extends this one")
-    base = _written(parent, (*after, file.resolve()))
-    return {**base, **written, **{key: {**base.get(key, {}), **written.get(key, {})} for key in _JOINED}}
-
-
-def references(value: Any) -> set[str]:
-    """The names that a value refers to."""
-    return {name for text in _texts(value) for name in _REFERENCE.findall(text)}
-
-
-def fill(value: Any, names: Mapping[str, Any]) -> Any:
-    """Replaces the references to these names. A value that is only a reference becomes the named value itself."""
-    if isinstance(value, Mapping):
-        return {key: fill(item, names) for key, item in value.items()}
-    if isinstance(value, list):
-        return [fill(item, names) for item in value]
-    if not isinstance(value, str):
-        return value
-    whole = _REFERENCE.fullmatch(value)
-    if whole and whole[1] in names:
-        return names[whole[1]]
-    return _REFERENCE.sub(lambda match: str(names.get(match[1], match[0])), value)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-
-
-def _check_mapping(recipe: Recipe, value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise recipe.error(f"{where} is {value!r}, not a mapping")
-    for name in value:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise recipe.error(f"{where}: {name!r} is not a name: use letters, digits and _ only")
-    return value
-
-
 def _argument_error() -> type[Exception]:
     import jsonargparse
 
     return jsonargparse.ArgumentError
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a repeated key is an error and 1e-4 is a number."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
-)

@@ -14,6 +14,14 @@
 Each comparison is the accuracy of choosing by `a` minus that of choosing by `b`, among n responses. `a` and `b` are
 ways to choose, named as in `best-of-n`, or a scorer with one of its aggregations. A list stands for their mean.
 
+A study of policies names the `evaluate` stage of each, and a comparison has a measure instead of n:
+
+      results: {base: eval_base, dqo: eval_dqo}
+      comparisons:
+        DQO gains: {a: dqo, b: base, measure: sampled}      or greedy, or pass@8
+
+In a recipe with variants, the variant stands before each name: `{a: lam_09/dqo, b: lam_1/dqo, measure: sampled}`.
+
 Each seed has its own base model, problems and samples, so a comparison has one difference for each seed. Student's
 interval of their mean generalises to other seeds. The interval over problems (a paired bootstrap for each seed) is
 about these seeds only. A claim holds if all deciding comparisons have an interval over seeds above 0. It does not hold
@@ -25,19 +33,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from qstep.evals import BestOfN, StudyAnswer, read_result
+from qstep.evals import StudyAnswer
 from qstep.evals.intervals import Interval, pooled, ratio_difference, unseen_estimate
 from qstep.evals.measures import Measured
 from qstep.evals.results import StudyComparison
-from qstep.evals.ways import aggregated
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
+from qstep.recipes.study_results import SeedResults, Stages, is_measure, k_of, seed_results
 from qstep.runs.provenance import provenance
 from qstep.types import Estimate
 
@@ -46,25 +54,20 @@ Verdict = Literal["holds", "does not hold", "cannot tell at this scale"]
 _LEAST_SEEDS = 3
 """With fewer seeds the verdict is "cannot tell"."""
 
-_AUCS = {
-    "response_within_problem": "right responses",
-    "step_within_problem": "right steps",
-    "position_within_problem": "right steps, by position alone",
-    "step_at_equal_position_within_problem": "right steps, at equal positions",
-}
-
 _ENTRIES = {"claim", "paper", "settings", "results", "comparisons"}
-_COMPARISON = {"a", "b", "n", "decides"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ways to choose among `n` responses, `a` against `b`. If `decides` is false, the verdict ignores it."""
+    """Ways to choose among `at` responses, or policies by the measure `at`. `a` is compared with `b`.
+
+    If `decides` is false, the verdict ignores it.
+    """
 
     name: str
     a: tuple[str, ...]
     b: tuple[str, ...]
-    n: int
+    at: str
     decides: bool = True
 
 
@@ -75,42 +78,83 @@ class Study:
     claim: str
     paper: str
     settings: str
-    results: str
+    results: Stages
     comparisons: tuple[Comparison, ...]
 
     @classmethod
     def of(cls, recipe: Recipe) -> Study:
-        """Raises RecipeError if an entry is missing, unknown or malformed, or if the recipe has variants."""
+        """Raises RecipeError if an entry is missing, unknown or malformed."""
         written = recipe.study
-        if recipe.variants:
-            raise recipe.error(
-                "a study needs one run for each seed, and this recipe has variants: make them stages, or give "
-                "`study: null`"
-            )
         if not isinstance(written, dict) or set(written) != _ENTRIES or not isinstance(written["comparisons"], dict):
             raise recipe.error(f"`study` must be a mapping with {', '.join(sorted(_ENTRIES))}")
-        results = str(written["results"])
-        if results not in recipe.stages:
-            raise recipe.error(f"study: results names an unknown stage {results!r}", results, recipe.stages)
-        command = recipe.resolved(None, recipe.seeds[0])[results].command.name
-        if command != "best-of-n":
-            raise recipe.error(f"study: results names a stage of `qstep {command}`: name one of `qstep best-of-n`")
-        comparisons = []
-        for name, entry in written["comparisons"].items():
-            known = isinstance(entry, dict) and {"a", "b", "n"} <= set(entry) <= _COMPARISON
-            if not known or type(entry["n"]) is not int:
-                raise recipe.error(
-                    f"study: comparison {name!r} must be a mapping with `a`, `b` and a whole number `n`; `decides` is "
-                    "optional"
-                )
-            a, b = (tuple(side) if isinstance(side, list) else (side,) for side in (entry["a"], entry["b"]))
-            if not a or not b or not all(isinstance(way, str) for way in (*a, *b)):
-                raise recipe.error(
-                    f"study: comparison {name!r}: a and b must each be a way to choose, or a list of them"
-                )
-            comparisons.append(Comparison(str(name), a, b, entry["n"], entry.get("decides", True) is not False))
-        texts = {name: str(written[name]).strip() for name in ("claim", "paper", "settings", "results")}
-        return cls(**texts, comparisons=tuple(comparisons))
+        results = written["results"]
+        if not isinstance(results, dict):
+            results = str(results)
+        responses = _check_results(recipe, results)
+        comparisons = [_comparison(recipe, str(name), of, results) for name, of in written["comparisons"].items()]
+        for comparison in comparisons:
+            if responses is not None:
+                _check_policies(recipe, comparison, results, responses)
+        texts = {name: str(written[name]).strip() for name in ("claim", "paper", "settings")}
+        return cls(**texts, results=results, comparisons=tuple(comparisons))
+
+    def can_be_answered(self, recipe: Recipe, runs: Sequence[Run]) -> bool:
+        """Whether all runs have the stages that it reads. With `--only`, they may not."""
+        return all(recipe.last(name, run.variant) in run.stages for run in runs for name in _stages(self.results))
+
+
+def _stages(results: Stages) -> list[str]:
+    return [results] if isinstance(results, str) else [*results.values()]
+
+
+def _check_results(recipe: Recipe, results: Stages) -> int | None:
+    """Checks the stages of a study. Returns the least number of sampled responses if it is of policies."""
+    from qstep.stages.evaluate import EvaluateConfig
+
+    command = "best-of-n" if isinstance(results, str) else "evaluate"
+    responses = []
+    for variant in recipe.variants or (None,):
+        stages = recipe.resolved(variant, recipe.seeds[0])
+        for name in _stages(results):
+            last = recipe.last(name, variant)
+            if last not in stages:
+                raise recipe.error(f"study: results names an unknown stage {name!r}", str(name), stages)
+            stage = stages[last]
+            if stage.command.name != command:
+                problem = f"study: results names a stage of `qstep {stage.command.name}`: name one of `qstep {command}`"
+                more = "" if stage.command.name != "evaluate" else f", or write `results: {{policy: {name}}}`"
+                raise recipe.error(problem + more)
+            responses.append(stage.options.get("num_samples", EvaluateConfig.num_samples))
+    return None if isinstance(results, str) else min(responses)
+
+
+def _comparison(recipe: Recipe, name: str, entry: Any, results: Stages) -> Comparison:
+    """A comparison as it is written. Raises RecipeError if it is malformed."""
+    at = "n" if isinstance(results, str) else "measure"
+    known = isinstance(entry, dict) and {"a", "b", at} <= set(entry) <= {"a", "b", at, "decides"}
+    if not known or not (type(entry[at]) is int if at == "n" else is_measure(entry[at])):
+        what = "a whole number `n`" if at == "n" else "`measure`, which is greedy, sampled or pass@k"
+        raise recipe.error(
+            f"study: comparison {name!r} must be a mapping with `a`, `b` and {what}; `decides` is optional"
+        )
+    a, b = (tuple(side) if isinstance(side, list) else (side,) for side in (entry["a"], entry["b"]))
+    if not a or not b or not all(isinstance(way, str) for way in (*a, *b)):
+        what = "a way to choose" if at == "n" else "a policy"
+        raise recipe.error(f"study: comparison {name!r}: a and b must each be {what}, or a list of them")
+    return Comparison(name, a, b, str(entry[at]), entry.get("decides", True) is not False)
+
+
+def _check_policies(recipe: Recipe, comparison: Comparison, results: Stages, responses: int) -> None:
+    """Raises RecipeError if a comparison names a policy that is not evaluated, or more responses than there are."""
+    variants = [f"{variant}/" for variant in recipe.variants] or [""]
+    known = [f"{variant}{policy}" for variant in variants for policy in results]
+    for policy in (*comparison.a, *comparison.b):
+        if policy not in known:
+            problem = f"no policy {policy!r} is evaluated; there are {', '.join(known)}"
+            raise recipe.error(f"study: comparison {comparison.name!r}: {problem}")
+    if (k_of(comparison.at) or 0) > responses:
+        problem = f"{comparison.at} needs as many responses, and num_samples is {responses}"
+        raise recipe.error(f"study: comparison {comparison.name!r}: {problem}")
 
 
 def over_seeds(differences: Sequence[float]) -> Estimate:
@@ -134,23 +178,32 @@ def answer(recipe: Recipe, runs: Sequence[Run]) -> StudyAnswer:
 
     Raises:
         RecipeError: a comparison names a way to choose, or an n, that the results do not have.
+        ValueError: the policies answered different problems.
     """
     study = Study.of(recipe)
-    reports: dict[int, BestOfN] = {run.seed: read_result(run.stages[study.results].output, BestOfN) for run in runs}
-    compared = {comparison.name: _compared(recipe, comparison, reports) for comparison in study.comparisons}
+    measures = list(dict.fromkeys(comparison.at for comparison in study.comparisons))
+    seeds = {
+        seed: seed_results(recipe, study.results, [run for run in runs if run.seed == seed], measures)
+        for seed in dict.fromkeys(run.seed for run in runs)
+    }
+    compared = {comparison.name: _compared(recipe, comparison, seeds) for comparison in study.comparisons}
     deciding = [comparison.over_seeds for comparison in compared.values() if comparison.decides]
-    named = (method for comparison in study.comparisons for method in (*comparison.a, *comparison.b))
-    chosen = [*dict.fromkeys(named), "majority", "mean", "pass"]
+    first = next(iter(seeds.values()))
+    named = (way for comparison in study.comparisons for way in (*comparison.a, *comparison.b))
+    ways = [*dict.fromkeys((*named, *first.unscored))]
+    aucs = {
+        str(seed): {way: dict(auc) for way, auc in found.auc.items() if way in ways} for seed, found in seeds.items()
+    }
     return StudyAnswer(
         claim=study.claim,
         paper=study.paper,
         settings=study.settings,
         verdict=verdict(deciding),
         comparisons=compared,
-        seeds={str(seed): _means(report, chosen) for seed, report in reports.items()},
-        auc={str(seed): _aucs(report, chosen) for seed, report in reports.items()},
+        seeds={str(seed): {way: dict(found.means[way]) for way in ways} for seed, found in seeds.items()},
+        auc=aucs if any(aucs.values()) else None,
         # Another study's command may have run a shared stage.
-        provenance=next(iter(reports.values())).provenance | {"command": provenance({})["command"]},
+        provenance={**first.provenance, "command": provenance({})["command"]},
     )
 
 
@@ -163,20 +216,25 @@ def verdict(deciding: Sequence[Interval]) -> Verdict:
     return "cannot tell at this scale"
 
 
-def _compared(recipe: Recipe, comparison: Comparison, reports: Mapping[int, BestOfN]) -> StudyComparison:
+def _compared(recipe: Recipe, comparison: Comparison, seeds: Mapping[int, SeedResults]) -> StudyComparison:
     by_seed: dict[str, Estimate] = {}
     left_out = []
-    for seed, report in reports.items():
-        a, b = (_outcomes(recipe, comparison, report, side) for side in (comparison.a, comparison.b))
+    for seed, found in seeds.items():
+        a, b = (_outcomes(recipe, comparison, found, side) for side in (comparison.a, comparison.b))
+        if len(a[0]) != len(b[0]):
+            problem = f"a and b have {len(a[0])} and {len(b[0])} problems on seed {seed}; give both the same"
+            raise recipe.error(f"study: comparison {comparison.name!r}: {problem}")
         if a[1].any() and b[1].any():
             by_seed[str(seed)] = ratio_difference(a, b)
         else:
             left_out.append(str(seed))
     known = list(by_seed.values())
+    n = int(comparison.at) if comparison.at.isdigit() else None
     return StudyComparison(
         a=list(comparison.a),
         b=list(comparison.b),
-        n=comparison.n,
+        n=n,
+        measure=comparison.at if n is None else None,
         decides=comparison.decides,
         over_seeds=Measured.of(over_seeds([estimate.mean for estimate in known])),
         over_problems=Measured.of(pooled(known) if known else Estimate(math.nan, -1.0, 1.0, 0)),
@@ -186,109 +244,18 @@ def _compared(recipe: Recipe, comparison: Comparison, reports: Mapping[int, Best
 
 
 def _outcomes(
-    recipe: Recipe, comparison: Comparison, report: BestOfN, methods: Sequence[str]
+    recipe: Recipe, comparison: Comparison, found: SeedResults, ways: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The right and the gradable share of each problem, averaged over some ways to choose."""
-    found = []
-    outcomes = report.outcomes or {}
-    for method in methods:
-        shares = outcomes.get(method, {}).get(str(comparison.n))
-        if shares is None:
+    """The right and the gradable share of each problem, averaged over some ways to choose or policies."""
+    shares = []
+    for way in ways:
+        outcomes = found.outcomes.get(way, {}).get(comparison.at)
+        if outcomes is None:
+            ns = dict.fromkeys(n for by_n in found.outcomes.values() for n in by_n)
             raise recipe.error(
-                f"study: comparison {comparison.name!r}: the results have no {method!r} at n = {comparison.n}; they "
-                f"have {', '.join(outcomes)} at n = {', '.join(map(str, report.ns))}"
+                f"study: comparison {comparison.name!r}: the results have no {way!r} at n = {comparison.at}; they have "
+                f"{', '.join(found.outcomes)} at n = {', '.join(ns)}"
             )
-        found.append((shares.right, shares.gradable))
-    right, gradable = np.asarray(found, dtype=np.float64).mean(axis=0)
+        shares.append((outcomes.right, outcomes.gradable))
+    right, gradable = np.asarray(shares, dtype=np.float64).mean(axis=0)
     return right, gradable
-
-
-def _means(report: BestOfN, methods: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """The accuracy of each way to choose at each n. A scorer with an aggregation is named `scorer/aggregation`."""
-    curves = dict(report.curves)
-    for scorer, value in (report.aggregations or {}).items():
-        curves |= {aggregated(scorer, how): curve for how, curve in value.curves.items()}
-    return {method: {n: value.mean for n, value in curves[method].items()} for method in methods}
-
-
-def _aucs(report: BestOfN, methods: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The known AUCs of scorers within a problem, of responses and of steps."""
-    found: dict[str, dict[str, float]] = {}
-    for method in (name for name in report.auc if name in methods):
-        measured = ((kind, report.auc[method].get(kind)) for kind in _AUCS)
-        found[method] = {kind: auc.mean for kind, auc in measured if auc is not None and auc.mean is not None}
-    return found
-
-
-def page(recipe: Recipe, found: StudyAnswer) -> str:
-    """The study's answer as a page of Markdown."""
-    seeds = found.seeds
-    methods = dict.fromkeys(method for curves in seeds.values() for method in curves)
-    ns = sorted({comparison.n for comparison in found.comparisons.values()})
-    lines = [
-        f"# {recipe.title}",
-        "",
-        found.claim,
-        "",
-        f"**{found.verdict.capitalize()}**, over {len(seeds)} seeds.",
-        "",
-    ]
-    lines += [f"The paper: {found.paper}", "", f"Settings: {found.settings}", ""]
-    lines += ["| difference of accuracy, in points | n | over seeds, 95 % | over problems, 95 % | seeds above 0 |"]
-    lines += ["|---|---|---|---|---|"]
-    for name, comparison in found.comparisons.items():
-        above = sum(estimate.estimate.mean > 0 for estimate in comparison.by_seed.values())
-        note = "" if comparison.decides else " (does not decide)"
-        cells = [_points(comparison.over_seeds), _points(comparison.over_problems)]
-        lines.append(f"| {name}{note} | {comparison.n} | {' | '.join(cells)} | {above} of {len(comparison.by_seed)} |")
-    lines += _left_out(found.comparisons)
-    lines += [
-        "",
-        f"| accuracy, mean over seeds | {' | '.join(f'n = {n}' for n in ns)} |",
-        "|---" * (len(ns) + 1) + "|",
-    ]
-    for method in methods:
-        cells = [_mean_over([curves[method][str(n)] for curves in seeds.values()]) for n in ns]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    lines += _auc_table(list(found.auc.values()))
-    made = found.provenance
-    how = f"`{made['command']}`, commit {made['git_commit']}, {made['hardware']}"
-    lines += ["", f"{how}; seeds {', '.join(seeds)}.", ""]
-    return "\n".join(lines)
-
-
-def _left_out(comparisons: Mapping[str, StudyComparison]) -> list[str]:
-    said = [
-        f"Left out of {name}: seeds {', '.join(comparison.left_out)}, "
-        "where nothing that one of the two chose could be graded."
-        for name, comparison in comparisons.items()
-        if comparison.left_out
-    ]
-    return ["", *said] if said else []
-
-
-def _mean_over(means: Sequence[float | None]) -> str:
-    """The mean of the known values, and their number if some are unknown."""
-    known = [mean for mean in means if mean is not None]
-    if not known:
-        return "nothing gradable"
-    return f"{np.mean(known):.3f}" + ("" if len(known) == len(means) else f" ({len(known)} seeds)")
-
-
-def _auc_table(by_seed: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
-    kinds = [kind for kind in _AUCS if all(kind in measured for aucs in by_seed for measured in aucs.values())]
-    if not kinds or not by_seed[0]:
-        return []
-    head = f"| AUC within a problem, mean over seeds | {' | '.join(_AUCS[kind] for kind in kinds)} |"
-    rows = [
-        f"| {method} | {' | '.join(f'{np.mean([aucs[method][kind] for aucs in by_seed]):.3f}' for kind in kinds)} |"
-        for method in by_seed[0]
-    ]
-    return ["", head, "|---" * (len(kinds) + 1) + "|", *rows]
-
-
-def _points(measured: Measured) -> str:
-    if measured.mean is None:
-        return "nothing gradable"
-    estimate = measured.estimate
-    return f"{100 * estimate.mean:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"

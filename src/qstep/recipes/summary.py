@@ -14,7 +14,8 @@ from qstep.evals.measures import Accuracy, Difference, Measured
 from qstep.evals.results import Claim, OfSeeds
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
-from qstep.recipes.study import answer, page
+from qstep.recipes.study import Study, answer
+from qstep.recipes.study_page import page
 from qstep.report.findings import label
 from qstep.report.tables import Table, accuracy_text
 from qstep.runs.progress import print_result, print_table
@@ -27,7 +28,7 @@ def summarise(recipe: Recipe, runs: Sequence[Run], output_dir: Path) -> None:
 
     The answer of a study is printed and written to `<output_dir>/<recipe's name>.json`, and as a page to `.md`.
     """
-    if recipe.study is not None and all(recipe.study.get("results") in of_run.stages for of_run in runs):
+    if recipe.study is not None and Study.of(recipe).can_be_answered(recipe, runs):
         answered = answer(recipe, runs)
         write_result(output_dir / f"{recipe.file.stem}.json", answered)
         write_whole(output_dir / f"{recipe.file.stem}.md", [page(recipe, answered).encode()])
@@ -172,7 +173,8 @@ def _print_claims(variant: str | None, found: Mapping[str, Claim]) -> None:
 
 def _links(recipe: Recipe, output_dir: Path, runs: Sequence[Run]) -> set[str]:
     """The links to the reports' pages or, where there are none, to the outputs of the last stages."""
-    written_last = [(r, [name for name in recipe.stages if name in r.stages][-1]) for r in runs]
+    written = [(r, [recipe.last(name, r.variant) for name in recipe.written]) for r in runs]
+    written_last = [(r, [name for name in names if name in r.stages][-1]) for r, names in written]
     last = [(r, output) for r, name in written_last for output in r.stages[name].outputs.values()]
     pages = [(r, o) for r in runs for w in r.stages.values() for o in w.outputs.values() if o.suffix == ".html"]
     return {str((r.folder / output.name).relative_to(output_dir)) for r, output in pages or last}

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from qstep.runs.options import AtLeast1, Bounds, OutputFile, settings_of
+from qstep.runs.options import GIVEN, AtLeast1, Bounds, NotInSettings, OutputFile, ReadIf, Seed, settings_of
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import RowsInput
 from qstep.runs.stage_file import finished
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from qstep.tasks import Tasks
 
 _ROWS_AT_ONCE = 256
+
+
+_IF_FLIPPED = NotInSettings(unless=lambda config: bool(config.flip_share))
+"""Files of earlier versions, without flips, are finished files of this one."""
 
 
 @dataclass
@@ -33,30 +37,40 @@ class GradeConfig(GradingOptions, ColumnOptions):
         output: the JSONL file to write.
         offset: number of problems to skip, in order of appearance.
         num_problems: maximum number of problems to grade; all by default.
+        flip_share: probability of flipping the verdict of each response, to study the effect of noise. The column
+            `flipped` says which were.
+        seed: seed of the flips.
     """
 
     input: RowsInput
     output: OutputFile
     offset: Annotated[int, Bounds(least=0)] = 0
     num_problems: AtLeast1 | None = None
+    flip_share: Annotated[float, Bounds(least=0, most=1), _IF_FLIPPED] = 0.0
+    seed: Annotated[Seed, ReadIf(flip_share=GIVEN), _IF_FLIPPED] = 0
 
 
 def grade(config: GradeConfig) -> Path:
     """Runs the stage and returns its output."""
-    from qstep.tasks import graded_rows
-
     tasks = config.tasks()
     version = tasks.named(config.task).version
     settings = settings_of(config, input=finished(config.input), version=version)
 
     def work(done: Collection[str]) -> Work:
         rows = (row for row in _read(config, tasks) if row["id"] not in done)
-        return Work(
-            _number(config, tasks), map(partial(graded_rows, tasks=tasks), in_blocks(rows, _ROWS_AT_ONCE)), _verdicts
-        )
+        graded = map(partial(_graded, config, tasks), in_blocks(rows, _ROWS_AT_ONCE))
+        return Work(_number(config, tasks), graded, _verdicts)
 
     write_rows(config.output, "grade", settings, work)
     return config.output
+
+
+def _graded(config: GradeConfig, tasks: Tasks, rows: list[Row]) -> list[Row]:
+    from qstep.annotate import flip_outcome
+    from qstep.tasks import graded_rows
+
+    graded = graded_rows(rows, tasks)
+    return [flip_outcome(row, config.flip_share, config.seed) for row in graded] if config.flip_share else graded
 
 
 def _verdicts(rows: Iterator[Row]) -> dict[str, dict[str, int]]:

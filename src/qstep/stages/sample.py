@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.cluster import ClusterOptions
 from qstep.runs.fingerprints import problems_fingerprint
-from qstep.runs.options import NOT_IN_SETTINGS, AtLeast1, OutputFile, settings_of
+from qstep.runs.options import NOT_IN_SETTINGS, AtLeast1, Bounds, NotInSettings, OutputFile, settings_of
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName
 from qstep.tasks.options import ProblemOptions
@@ -37,15 +37,28 @@ class Sampling(ProblemOptions, SamplingOptions, EngineOptions, ClusterOptions):
     over_long: Annotated[OverLong, NOT_IN_SETTINGS] = "refuse"
 
 
+def _is_further(config: Any) -> bool:
+    """Whether the samples do not begin at 0. Settings of earlier versions, which always did, have no entry."""
+    return bool(config.first_sample)
+
+
 @dataclass(kw_only=True)
 class SampleConfig(Sampling):
     """Samples `num_samples` responses to each problem.
 
     Args:
         output: the JSONL file to write. The same command resumes an interrupted job.
+        first_sample: the number of the first response to each problem. To draw further responses, give how many there
+            are. Their ids and their random numbers then differ from those of the first ones.
     """
 
     output: OutputFile
+    first_sample: Annotated[int, Bounds(least=0), NotInSettings(unless=_is_further)] = 0
+
+    @property
+    def samples(self) -> range:
+        """The numbers of the responses to each problem."""
+        return range(self.first_sample, self.first_sample + self.num_samples)
 
 
 def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
@@ -64,7 +77,7 @@ def sample(config: SampleConfig, engine: "Engine | None" = None) -> Path:
         missing = [
             (problem, wanted)
             for problem in problems.values()
-            if (wanted := [i for i in range(config.num_samples) if _row_id(problem, i) not in done])
+            if (wanted := [i for i in config.samples if _row_id(problem, i) not in done])
         ]
         drawn, left_out = _drawn(config, missing, engine)
         total = (len(problems) - left_out) * config.num_samples

@@ -1,0 +1,156 @@
+"""Studies that compare policies, and studies with variants: pairs of runs by seed and problem, computed by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qstep.evals import PolicyEvaluation, StudyAnswer, read_result, write_result
+from qstep.evals.accuracy import Outcomes, VerdictCounts
+from qstep.recipes import Recipe, RecipeError, Run, Work, read_recipe
+from qstep.recipes.command import RunConfig, run
+from qstep.recipes.recipe import Stage
+from qstep.recipes.study import Study, answer
+from qstep.recipes.summary import summarise
+from qstep.runs.provenance import provenance
+from qstep.stages.commands import COMMANDS
+
+COMPARISONS = {
+    "sampled": {"a": "dqo", "b": "base", "measure": "sampled"},
+    "any of two": {"a": "dqo", "b": "base", "measure": "pass@2", "decides": False},
+    "greedy": {"a": "dqo", "b": "base", "measure": "greedy", "decides": False},
+}
+STUDY = {
+    "claim": "C",
+    "paper": "P",
+    "settings": "S",
+    "results": {"base": "eval_base", "dqo": "eval_dqo"},
+    "comparisons": COMPARISONS,
+}
+EVALUATE = {"command": "evaluate", "model_name_or_path": "./m", "dataset_name": "miniature"}
+STAGES = {"eval_base": EVALUATE, "eval_dqo": {"like": "eval_base", "num_samples": 8}}
+
+Counts = list[list[int]]
+
+
+def recipe(folder: Path, variants: Any = None, **study: Any) -> Recipe:
+    written = {"title": "T", "about": "A", "output_dir": str(folder), "stages": STAGES, "study": {**STUDY, **study}}
+    (folder / "claim.yaml").write_text(yaml.safe_dump({**written, "variants": variants or {}}, sort_keys=False))
+    return read_recipe(folder / "claim.yaml")
+
+
+def evaluated(folder: Path, stage: str, sampled: Counts, first: int = 0) -> Work:
+    """An evaluation in which each problem has these counts of right, wrong and ungradable. Greedy is all right."""
+    problems = {str(first + i): counts for i, counts in enumerate(sampled)}
+    (folder / stage).mkdir(parents=True)
+    write_result(
+        folder / stage / "results.json",
+        PolicyEvaluation(
+            name=stage,
+            problems={"greedy": {problem: [1, 0, 0] for problem in problems}, "sampled": problems},
+            provenance=provenance({}),
+        ),
+    )
+    return Work("key", Stage(stage, COMMANDS["evaluate"], {}), folder, {"output_dir": folder / stage}, {}, frozenset())
+
+
+def of_run(folder: Path, seed: int, base: Counts, dqo: Counts, variant: str | None = None) -> Run:
+    where = folder / f"{variant}-{seed}"
+    works = {"eval_base": evaluated(where, "eval_base", base), "eval_dqo": evaluated(where, "eval_dqo", dqo)}
+    return Run(variant, seed, where, works)
+
+
+HALF, THREE, ALL = [2, 2, 0], [3, 1, 0], [4, 0, 0]
+
+
+def test_pass_at_k_with_ungradable_responses() -> None:
+    """Of 4 responses 1 is right and 1 ungradable: 1 - C(3,2)/C(4,2) = 1/2 surely, 1 - C(2,2)/C(4,2) = 5/6 perhaps."""
+    found = Outcomes.of_any([VerdictCounts(1, 2, 1), VerdictCounts(0, 4, 0), VerdictCounts(3, 1, 0)], 2)
+    assert found.right.tolist() == pytest.approx([1 / 2, 0, 1])
+    assert found.gradable.tolist() == pytest.approx([2 / 3, 1, 1])
+    with pytest.raises(ValueError, match="pass@5 needs"):
+        Outcomes.of_any([VerdictCounts(1, 3, 0)], 5)
+
+
+def test_policies_are_compared_by_seed_and_problem(tmp_path: Path) -> None:
+    """Sampled: +1/4, +1/2, +3/8 by seed. pass@2 of 2 right in 4 is 5/6, of 3 or 4 it is 1."""
+    seeds = [([HALF, HALF], [THREE, THREE]), ([HALF, HALF], [ALL, ALL]), ([HALF, HALF], [ALL, THREE])]
+    runs = [of_run(tmp_path, seed, base, dqo) for seed, (base, dqo) in enumerate(seeds)]
+    study = recipe(tmp_path)
+    summarise(study, runs, tmp_path)
+    found = read_result(tmp_path / "claim.json", StudyAnswer)
+    sampled = found.comparisons["sampled"]
+    assert [of.mean for of in sampled.by_seed.values()] == [0.25, 0.5, 0.375]
+    half = 4.302652729911275 * 0.125 / 3**0.5
+    over = sampled.over_seeds
+    assert (over.mean, over.low, over.high) == pytest.approx((0.375, 0.375 - half, 0.375 + half))
+    assert (sampled.measure, sampled.n, found.verdict, found.auc) == ("sampled", None, "holds", None)
+    assert found.comparisons["any of two"].over_seeds.mean == pytest.approx(1 / 6)
+    assert found.comparisons["greedy"].over_seeds.mean == 0.0
+    text = (tmp_path / "claim.md").read_text()
+    assert "| difference of accuracy, in points | measure |" in text
+    assert "| sampled | sampled | +37.5 [+6.4, +68.6] |" in text
+    assert "| accuracy, mean over seeds | sampled | pass@2 | greedy |" in text
+    assert "| dqo | 0.875 | 1.000 | 1.000 |" in text and "| base | 0.500 | 0.833 | 1.000 |" in text
+
+
+def test_variants_are_compared_by_seed(tmp_path: Path) -> None:
+    """The policy of one variant against that of another: +1/4 on each of three seeds, and ungradable ones apart."""
+    variants = {"lam_0": {"eval_dqo": {"seed": 1}}, "lam_1": {}}
+    comparisons = {"far above near": {"a": "lam_1/dqo", "b": "lam_0/dqo", "measure": "sampled"}}
+    study = recipe(tmp_path, variants, comparisons=comparisons)
+    runs = [of_run(tmp_path, seed, [HALF], [HALF], "lam_0") for seed in range(3)]
+    runs += [of_run(tmp_path, seed, [HALF], [[3, 1, 4]], "lam_1") for seed in range(3)]
+    found = answer(study, runs)
+    assert [of.mean for of in found.comparisons["far above near"].by_seed.values()] == [0.25] * 3
+    assert found.seeds["2"] == {"lam_1/dqo": {"sampled": 0.75}, "lam_0/dqo": {"sampled": 0.5}}
+
+
+def test_policies_that_answered_other_problems_are_not_compared(tmp_path: Path) -> None:
+    works = {
+        "eval_base": evaluated(tmp_path, "eval_base", [HALF]),
+        "eval_dqo": evaluated(tmp_path, "eval_dqo", [HALF], first=7),
+    }
+    with pytest.raises(ValueError, match="dqo and base answered different problems: evaluate both on the same"):
+        answer(recipe(tmp_path), [Run(None, 0, tmp_path, works)])
+
+
+def test_variants_that_answered_other_problems_are_not_compared(tmp_path: Path) -> None:
+    comparisons = {"x": {"a": "far/dqo", "b": "near/dqo", "measure": "sampled"}}
+    runs = [
+        Run(variant, 0, tmp_path, {"eval_dqo": evaluated(tmp_path / variant, "eval_dqo", [HALF], first)})
+        for variant, first in (("near", 0), ("far", 1))
+    ]
+    study = recipe(tmp_path, {"near": {}, "far": {}}, comparisons=comparisons, results={"dqo": "eval_dqo"})
+    with pytest.raises(ValueError, match="far/dqo and near/dqo answered different problems"):
+        answer(study, runs)
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ({"comparisons": {"x": {"a": "dqo", "b": "base", "n": 8}}}, "`measure`, which is greedy, sampled or pass@k"),
+        ({"comparisons": {"x": {"a": "dqo", "b": "base", "measure": "pass@0"}}}, "`measure`, which is greedy"),
+        ({"comparisons": {"x": {"a": "dqo", "b": "base", "measure": "pass@8"}}}, "pass@8 needs .* num_samples is 4"),
+        (
+            {"comparisons": {"x": {"a": "dq", "b": "base", "measure": "greedy"}}},
+            r"no policy 'dq' is evaluated; there are base, dqo",
+        ),
+        ({"comparisons": {"x": {"a": {}, "b": "base", "measure": "greedy"}}}, "a and b must each be a policy"),
+        ({"results": {"base": "eval_bas"}}, "results names an unknown stage 'eval_bas'"),
+        ({"results": "eval_base"}, "name one of `qstep best-of-n`, or write `results: {policy: eval_base}`"),
+    ],
+)
+def test_what_a_study_of_policies_cannot_answer_is_refused_before_anything_runs(
+    tmp_path: Path, study: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        run(RunConfig(recipe=recipe(tmp_path, **study).file))
+
+
+def test_a_policy_is_named_with_its_variant(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"there are more/base, more/dqo, less/base, less/dqo"):
+        Study.of(recipe(tmp_path, {"more": {}, "less": {}}))
