@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -45,6 +45,10 @@ _ALTERNATIVES = {
 }
 
 
+def _as_json(clip: float) -> float | str:
+    return "inf" if clip == math.inf else clip
+
+
 class ImportanceCollapse(RuntimeError):
     """The importance weights leave too few effective samples for learning."""
 
@@ -66,9 +70,7 @@ class ImportanceConfig(GroupConfig):
     """
 
     importance: ImportanceMode = "trajectory"
-    importance_clip: Annotated[
-        float, Bounds(above=0), InSettings(lambda clip: "inf" if clip == inf else clip), WEIGHTED
-    ] = 1.0
+    importance_clip: Annotated[float, Bounds(above=0), InSettings(_as_json), WEIGHTED] = 1.0
     behavior: Annotated[Behavior, WEIGHTED] = "auto"
     min_effective_sample_size: Annotated[float, Bounds(least=0), WEIGHTED] = 0.02
     collapse_patience: Annotated[int, Bounds(least=1), WEIGHTED] = 10
