@@ -61,9 +61,8 @@ class ImportanceConfig(GroupConfig):
         importance: importance weights: the product of pi/mu over the `trajectory`, over the `prefix` up to each token,
             the ratio of each `token` alone, or always 1 (`none`).
         importance_clip: upper limit of the importance weights; `inf` for none.
-        behavior: what rows without `logps_behavior` count as. `reference` takes them for samples of the model that
-            training starts from. `unknown` gives them weight 1. `rows` refuses them. `auto` tests some of them, and
-            takes them for samples of that model only if nothing speaks against it.
+        behavior: rows without `logps_behavior` count as samples of the first model (`reference`), have weight 1
+            (`unknown`) or are refused (`rows`). `auto` tests whether the first model sampled them.
         min_effective_sample_size: training stops when the share of effective samples, or the mean weight, stays below
             this for `collapse_patience` optimizer steps.
         collapse_patience: optimizer steps in a row below min_effective_sample_size after which training stops.
