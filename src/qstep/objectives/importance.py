@@ -58,13 +58,14 @@ class ImportanceConfig(GroupConfig):
     """How to weigh responses that another policy sampled.
 
     Args:
-        importance: importance weights: the product of pi/mu over the `trajectory`, over the `prefix` up to each token,
-            the ratio of each `token` alone, or always 1 (`none`).
+        importance: importance weights: pi/mu of the `trajectory`, of the `prefix` up to each token, of each `token`
+            alone, or 1 (`none`).
         importance_clip: upper limit of the importance weights; `inf` for none.
-        behavior: rows without `logps_behavior` count as samples of the first model (`reference`), have weight 1
-            (`unknown`) or are refused (`rows`). `auto` tests whether the first model sampled them.
-        min_effective_sample_size: training stops when the share of effective samples, or the mean weight, stays below
-            this for `collapse_patience` optimizer steps.
+        behavior: what rows without `logps_behavior` count as. `reference` takes them for samples of the model that
+            training starts from, `unknown` gives them weight 1, and `rows` refuses them. `auto` tests whether that
+            model sampled them.
+        min_effective_sample_size: least share of effective samples, and least mean weight. Training stops when one of
+            them stays below it for `collapse_patience` optimizer steps.
         collapse_patience: optimizer steps in a row below min_effective_sample_size after which training stops.
     """
 
