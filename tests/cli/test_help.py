@@ -86,7 +86,7 @@ def test_long_texts_are_for_help_all(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_choices_defaults_and_types_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "train", "dqo", "--help")
-    assert "--importance {trajectory,prefix,none}" in text and "(default: 1.0)" in text
+    assert "--importance {trajectory,prefix,token,none}" in text and "(default: 1.0)" in text
     assert re.search(r"--train_file PATH .*\(required\)", text)
     text = shown(capsys, "grade", "--help")
     assert re.search(r"--num_problems INT +maximum number of problems to grade; all by default\.\n", text), (

@@ -68,7 +68,9 @@ def test_dqo_has_the_loss_of_its_trainer(base: Path, rows_file: Path, tmp_path: 
     file = tmp_path / "rows.jsonl"
     write_jsonl(file, rows)
 
-    made = trainer("dqo", base, file, tmp_path / "run", importance="trajectory", lam=lam, beta=0.3, **ALL)
+    made = trainer(
+        "dqo", base, file, tmp_path / "run", importance="trajectory", behavior="reference", lam=lam, beta=0.3, **ALL
+    )
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in made.bare_model.parameters():

@@ -109,7 +109,7 @@ def test_a_policy_learns_nothing_of_the_end_that_was_cut_off(tmp_path: Path) -> 
 
 
 def test_rewards_that_do_not_count_are_no_mean(tmp_path: Path) -> None:
-    masking = objective("dqo", tmp_path, truncated="mask")
+    masking = objective("dqo", tmp_path, truncated="mask", importance="none")
     only_cut = masking.rows(read(tmp_path / "cut.jsonl", [graded(False, **CUT)]))
 
     class Started:

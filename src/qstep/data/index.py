@@ -100,6 +100,7 @@ class Index:
         table = np.array(self.table)
         rewarded = ~table["judged"] & ~np.isnan(table["outcome"])
         table["right"][rewarded] = table["outcome"][rewarded] >= right_at
+        table["judged"] |= rewarded
         table["truncated"] = table["cut"] & (table["right"] != 1)
         return replace(self, table=table, right_at=right_at)
 

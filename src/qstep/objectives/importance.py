@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -45,6 +45,10 @@ _ALTERNATIVES = {
 }
 
 
+def _as_json(clip: float) -> float | str:
+    return "inf" if clip == math.inf else clip
+
+
 class ImportanceCollapse(RuntimeError):
     """The importance weights leave too few effective samples for learning."""
 
@@ -54,21 +58,19 @@ class ImportanceConfig(PolicyConfig):
     """How to weigh responses that another policy sampled.
 
     Args:
-        importance: importance weights: the product of pi/mu over the `trajectory`, over the `prefix` up to each token,
-            the ratio of each `token` alone, or always 1 (`none`).
+        importance: importance weights: pi/mu of the `trajectory`, of the `prefix` up to each token, of each `token`
+            alone, or 1 (`none`).
         importance_clip: upper limit of the importance weights; `inf` for none.
         behavior: what rows without `logps_behavior` count as. `reference` takes them for samples of the model that
-            training starts from. `unknown` gives them weight 1. `rows` refuses them. `auto` tests some of them, and
-            takes them for samples of that model only if nothing speaks against it.
-        min_effective_sample_size: training stops when the share of effective samples, or the mean weight, stays below
-            this for `collapse_patience` optimizer steps.
+            training starts from, `unknown` gives them weight 1, and `rows` refuses them. `auto` tests whether that
+            model sampled them.
+        min_effective_sample_size: least share of effective samples, and least mean weight. Training stops when one of
+            them stays below it for `collapse_patience` optimizer steps.
         collapse_patience: optimizer steps in a row below min_effective_sample_size after which training stops.
     """
 
     importance: ImportanceMode = "trajectory"
-    importance_clip: Annotated[
-        float, Bounds(above=0), InSettings(lambda clip: "inf" if clip == inf else clip), WEIGHTED
-    ] = 1.0
+    importance_clip: Annotated[float, Bounds(above=0), InSettings(_as_json), WEIGHTED] = 1.0
     behavior: Annotated[Behavior, WEIGHTED] = "auto"
     min_effective_sample_size: Annotated[float, Bounds(least=0), WEIGHTED] = 0.02
     collapse_patience: Annotated[int, Bounds(least=1), WEIGHTED] = 10
