@@ -31,6 +31,7 @@ _SHOWN_METRICS = 8
 _SAMPLE_SIZE = "importance/effective_sample_size"
 _FIRST = (
     "loss",
+    "eval_accuracy",
     "eval_loss",
     "loss/",
     "rewards/accuracies",
