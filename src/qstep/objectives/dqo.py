@@ -42,8 +42,8 @@ class DQOConfig(ImportanceConfig, ValueConfig):
             except where `--truncated mask` cuts a response.
         soft_return: the return of V contains the KL term, as in the paper. Without it V is the plain value of the
             policy that sampled the responses, and the result is one improvement on that policy instead of the optimum.
-        updates: an optimizer step trains V and the policy `together`, or one of them (`alternating`). V is first.
-            Alternating needs twice as many steps.
+        updates: trains V and policy `together` or in turn (`alternating`). Each optimizer step then trains one of them,
+            V first, so twice as many steps are needed.
         normalize: divides the loss by responses (`sequence`) or tokens (`token`). Those of the complete optimizer step
             count. With `token`, a step of long responses is no larger than one of short responses.
         process_rewards: how `step_rewards` of a row add to its outcome reward. `potential` adds differences of
