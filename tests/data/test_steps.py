@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from qstep.data import encode_text, split_steps, step_token_ends
+from qstep.data import check_separator, encode_text, split_steps, step_token_ends
 from qstep.tasks import miniature
 
 WORDS = [
@@ -69,6 +69,13 @@ def test_split_steps_by_hand() -> None:
     assert split_steps("one ки two ки", "ки") == ["one", "two"]
     with pytest.raises(ValueError, match="empty separator"):
         split_steps("a", "")
+
+
+def test_the_name_of_a_splitter_alone_is_no_separator() -> None:
+    with pytest.raises(ValueError, match=r"'sentence' is the name of a splitter\. Give split:sentence"):
+        split_steps("He buys 3. He eats 1.", "sentence")
+    with pytest.raises(ValueError, match="--step_separator: 'line' is the name of a splitter"):
+        check_separator("step_separator", "line")
 
 
 @pytest.mark.parametrize("separator", ["\n", "\n\n", "ки"])

@@ -84,6 +84,6 @@ def test_what_a_worker_refuses_is_told_in_its_words(
     given = ["sample", f"--model_name_or_path={base}", f"--output={tmp_path / 'rows.jsonl'}", "--num_problems=2"]
     assert main([*given, "--max_new_tokens=100000", "--executor=ray", "--workers=1"]) == 1
     said = capsys.readouterr().err
-    assert "lower max_new_tokens" in said and "Traceback" not in said
+    assert "Lower max_new_tokens to" in said and "Traceback" not in said
     assert main([*given, "--executor=ray", "--workers=1000"]) == 1
     assert "lower --workers" in capsys.readouterr().err

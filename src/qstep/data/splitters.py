@@ -87,6 +87,12 @@ def is_named(separator: str) -> bool:
     return separator.startswith(_PREFIX)
 
 
+def refuse_bare_name(separator: str) -> None:
+    """Raises ValueError for the name of a splitter without `split:`, which would be looked for in the text."""
+    if separator in _SPLITTERS:
+        raise ValueError(f"{separator!r} is the name of a splitter. Give {_PREFIX}{separator}")
+
+
 def is_users_splitter(separator: str) -> bool:
     """Whether a `step_separator` names a user's function."""
     base = base_of(separator)

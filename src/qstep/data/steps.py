@@ -9,7 +9,7 @@ from typing import Any
 
 from qstep.data.messages import TURNS, has_turns, turn_texts
 from qstep.data.parts import base_of, part_of, part_span, thinking_is_open
-from qstep.data.splitters import cuts, is_named, is_users_splitter, use_splitter
+from qstep.data.splitters import cuts, is_named, is_users_splitter, refuse_bare_name, use_splitter
 from qstep.types import Row
 
 Span = tuple[int, int]
@@ -59,7 +59,9 @@ def step_spans(text: str, separator: str = "\n", *, thinking_opened: bool = Fals
 
 
 def split_steps(text: str, separator: str = "\n") -> list[str]:
-    """The steps of `text`: its non-blank parts, without surrounding blanks. Raises as `step_spans` does.
+    """The steps of `text`: its non-blank parts, without surrounding blanks.
+
+    Raises as `step_spans` does, and ValueError for the name of a splitter without `split:`.
 
     Args:
         text: a response.
@@ -74,6 +76,7 @@ def split_steps(text: str, separator: str = "\n") -> list[str]:
         >>> qstep.split_steps("He buys 3. He eats 1. So 2 are left.", "split:sentence")
         ['He buys 3.', 'He eats 1.', 'So 2 are left.']
     """
+    refuse_bare_name(separator)
     return [text[start:end] for start, end in step_spans(text, separator)]
 
 
@@ -147,16 +150,17 @@ def check_separator(option: str, separator: str) -> None:
     """Checks a user's separator, or name of a splitter (`use_splitter`).
 
     Raises ValueError, naming the option, for an empty separator, one with the two characters of an escaped line break
-    or tab, or a splitter that cannot be loaded.
+    or tab, a splitter that cannot be loaded, or its name without `split:`.
     """
     if not separator:
         raise ValueError(f"--{option} is empty; give the string between steps")
-    if is_named(separator):
-        try:
+    try:
+        refuse_bare_name(separator)
+        if is_named(separator):
             use_splitter(separator)
-        except ValueError as error:
-            raise ValueError(f"--{option}: {error}") from None
-    elif found := re.search(r"\\([nt])(?![a-zA-Z])", separator):
+    except ValueError as error:
+        raise ValueError(f"--{option}: {error}") from None
+    if not is_named(separator) and (found := re.search(r"\\([nt])(?![a-zA-Z])", separator)):
         meant = "a line break" if found[1] == "n" else "a tab"
         raise ValueError(
             f"--{option} {separator} has the two characters \\ and {found[1]}, not {meant}. In a shell write "
