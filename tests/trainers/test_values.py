@@ -138,6 +138,18 @@ def test_alternating_updates_train_v_and_policy_in_turn(
             assert moved & trunk and bool(moved & own) == (step % 2 == 0), step
 
 
+def test_a_resumed_run_knows_whose_turn_it_is(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """After three steps it is the policy's, as in the run without interruption. A new run begins with V."""
+    options: dict[str, Any] = dict(max_steps=4, save_strategy="steps", save_steps=3, per_device_train_batch_size=4)
+    whole = trainer("dqo_alternating", base, rows_file, tmp_path / "whole", **options)
+    whole.train()
+    resumed = trainer("dqo_alternating", base, rows_file, tmp_path / "resumed", **options)
+    assert resumed.objective.steps == 0
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert whole.objective.steps == resumed.objective.steps == 4
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+
+
 def test_alternating_losses_are_the_parts_of_the_sum(base: Path, rows_file: Path, tmp_path: Path) -> None:
     """Evaluation has their sum, whichever is trained next. (With lambda 1 they are equal.)"""
     run = trainer("dqo_alternating", base, rows_file, tmp_path, lam=0.5)

@@ -118,10 +118,8 @@ class PolicyWithValue(PolicyModel):
 
         file = Path(folder) / VALUE_FILE
         if not file.exists():
-            raise ValueError(
-                f"{folder} has no value function ({VALUE_FILE}). Give a model trained by DQO, or by DRO without "
-                "--value group"
-            )
+            trained = "trained by DQO, or by DRO without --value group"
+            raise ValueError(f"{folder} has no value function ({VALUE_FILE}). Give a model {trained}")
         with safe_open(file, "pt") as tensors:
             separate = any(name.startswith("value_trunk.") for name in tensors.keys())  # noqa: SIM118 (not a dict)
         lora = saved_adapter(folder) if (Path(folder) / ADAPTER_CONFIG).exists() else None

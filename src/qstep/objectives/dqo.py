@@ -22,14 +22,14 @@ from qstep.objectives.objective import Losses, Recorded
 from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import ValueConfig, ValueFunction
 from qstep.objectives.watched import of_values
-from qstep.runs.options import Bounds, ReadIf
+from qstep.runs.options import Bounds, ReadIf, Such
 from qstep.runs.shared_options import StepSeparator
 from qstep.types import Row, Truncated
 from qstep.words import counted
 
 ProcessRewards = Literal["none", "potential", "additive", "min"]
 
-_BY_STEPS = ReadIf(process_rewards=("potential", "additive", "min"))
+_BY_STEPS = ReadIf(process_rewards=Such(lambda way: way != "none"))
 
 
 @dataclass
@@ -37,22 +37,23 @@ class DQOConfig(ImportanceConfig, ValueConfig):
     """How to train a policy by DQO (arXiv 2410.09302).
 
     Args:
-        truncated: what happens to responses that were cut off (`finish_reason` is `length`) and are not right. `keep`
-            takes them as they are graded; `drop` leaves them out and counts them; `mask` keeps their tokens, and the
-            return continues from V where they were cut.
+        truncated: what happens to responses that were cut off and are not right. Their `finish_reason` is `length`.
+            `keep` takes them as they are graded; `drop` leaves them out and counts them; `mask` keeps their tokens, and
+            the return continues from V where they were cut.
         lam: lambda of the lambda-return, from 0 to 1. With 1, the paper's best value, returns never bootstrap from V,
             except where `--truncated mask` cuts a response.
         soft_return: the return of V contains the KL term, as in the paper. Without it V is the plain value of the
             policy that sampled the responses, and the result is one improvement on that policy instead of the optimum.
-        updates: what an optimizer step trains: V and the policy `together`, or in turn, V first (`alternating`).
-            Alternating needs twice as many steps.
-        normalize: what the sum of the token losses is divided by: the responses of the optimizer step (`sequence`), or
-            their tokens (`token`). With `token`, a step of long responses is no larger than one of short responses.
+        updates: trains V and policy `together` or in turn (`alternating`). Each optimizer step then trains one of them,
+            V first, so twice as many steps are needed.
+        normalize: divides the loss by responses (`sequence`) or tokens (`token`). Those of the complete optimizer step
+            count. With `token`, a step of long responses is no larger than one of short responses.
         process_rewards: how `step_rewards` of a row add to its outcome reward. `potential` adds differences of
             potentials, which keep the optimal policy. `additive` adds rewards centred per problem. `min` adds a soft
             minimum of them, so the worst step decides (PURE, arXiv 2504.15275).
         process_reward_weight: factor on the step rewards.
-        process_reward_temperature: softness of the minimum, in units of step rewards. 0 takes the minimum itself.
+        process_reward_temperature: softness of the minimum. The unit is that of step rewards, and 0 takes the minimum
+            itself.
         step_separator: the string between steps, or the `split:<name>` that cut them. It places step rewards on tokens,
             whichever tokenizer the scorer had.
     """

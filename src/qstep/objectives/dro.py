@@ -25,9 +25,9 @@ class DROConfig(ValueConfig):
     """How to train a policy by DRO (arXiv 2405.19107). The response is one action, and only V of the prompt is needed.
 
     Args:
-        value: where V of the prompt comes from: a `separate` network, a linear `head` on the policy's trunk, or the
-            `group`, without a network: `beta log mean exp(reward / beta)` over the problem's responses in the file, as
-            in A*-PO (arXiv 2505.20686). This needs several responses to a problem, sampled from the reference.
+        value: V is a `separate` network, a `head` on the policy's trunk, or from the `group`. The group is all graded
+            responses to the problem in the file, and V is `beta log mean exp(reward / beta)` of them (A*-PO, arXiv
+            2505.20686). This needs no network, but many responses to a problem, sampled from the reference.
     """
 
     value: Value = "separate"

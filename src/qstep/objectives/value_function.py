@@ -40,11 +40,11 @@ class ValueConfig(PolicyConfig):
     Args:
         beta: weight of the KL term against the reference, in reward per nat. A wrong response has loss 0 when it is
             `V / beta` nats less likely. With a small beta, this also makes right responses less likely.
-        reference: the reference policy: the policy at the start of training (`model`), or `uniform`.
-        value: where V comes from: a `separate` network as in the paper, or a linear `head` on the policy's trunk. Only
-            dro also takes `group`: the rewards of the problem's responses, without a network.
-        value_learning_rate: learning rate of the value function. The default fits fine-tuning a pretrained network; a
-            small network trained from scratch needs about a hundred times as much.
+        reference: the reference: the policy at the start (`model`), or `uniform`.
+        value: V is a `separate` network, or a `head` on the policy's trunk. The paper has a separate network. Only dro
+            takes `group` too: the rewards of the problem's responses, without a network.
+        value_learning_rate: learning rate of V. The default fits fine-tuning a pretrained network; a small network
+            trained from scratch needs about a hundred times as much.
     """
 
     beta: Annotated[float, Bounds(above=0)] = 0.2
