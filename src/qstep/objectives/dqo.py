@@ -120,7 +120,7 @@ class DQO(WeightedObjective[RewardedBatch]):
             rewards, steps = len(row["step_rewards"]), len(steps_of(row, self.config.step_separator))
             if rewards != steps:
                 raise source.error(
-                    number,
+                    dataset.index.line(number),
                     "step_rewards",
                     f"has {counted(rewards, 'entry', 'entries')}, and --step_separator {self.config.step_separator!r} "
                     f"cuts the completion into {counted(steps, 'step')}. Give one for each step, or completions",

@@ -96,7 +96,7 @@ class Importance:
         lacking = _lacking(dataset)
         if self.config.importance != "none" and self.config.behavior == "rows" and len(lacking):
             raise dataset.source.error(
-                int(lacking.min()),
+                dataset.index.line(int(lacking.min())),
                 "logps_behavior",
                 f"is missing ({len(lacking)} such rows), and --behavior is rows. Sample with `qstep sample`, which "
                 "writes it, or give --behavior auto, reference or unknown",

@@ -27,7 +27,7 @@ def refuse_unclear_rewards(source: RowsFile, index: Index) -> None:
         return
     number = int(np.nanargmax(rewards))
     raise source.error(
-        number,
+        index.line(number),
         "reward",
         f"is {rewards[number]:g}, and rewards are from {np.nanmin(rewards):g} to {rewards[number]:g}, so it is not "
         "clear which responses are right. Give --right_at, the reward from which a response is right",
@@ -51,7 +51,7 @@ def refuse_contradicting_verdicts(source: RowsFile, index: Index) -> None:
         row = index.row(int(bad[0]))
         label = str(row["label"]).lower()
         raise source.error(
-            int(bad[0]),
+            index.line(int(bad[0])),
             "label",
             f"is {label}, but reward is {row['reward']} ({len(bad)} such rows). Correct one of the two, or drop it",
         )

@@ -137,14 +137,14 @@ def _first_problems(dataset: GroupDataset, config: PolicyConfig) -> list[Row]:
         row = index.row(number)
         if row.get("gold") is None and config.grader is None:
             raise dataset.source.error(
-                number,
+                dataset.index.line(number),
                 "gold",
                 "is missing, but --eval_samples needs the right answer of each problem. Add it, or give a --grader",
             )
         try:
             tasks.of(row)
         except ValueError as error:
-            raise dataset.source.error(number, "task", str(error)) from None
+            raise dataset.source.error(dataset.index.line(number), "task", str(error)) from None
         kept: Row = {name: row[name] for name in ("task", "prompt", "gold", "metadata") if name in row}
         problems.append({"problem_id": row.get("problem_id") or prompt_id(row), **kept})
     if len(problems) < config.eval_samples and here()[0] == 0:
