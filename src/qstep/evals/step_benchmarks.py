@@ -22,6 +22,7 @@ from qstep.data import (
     read_published,
     recognise,
 )
+from qstep.data.truth import Firsts, refuse_mixed_kinds
 from qstep.runs.stage_file import finished
 from qstep.types import Row
 
@@ -36,6 +37,7 @@ class StepBenchmark:
     """The rows of one subset, each with `id`, `prompt`, `completions` and `first_error` (-1 for none), in order.
 
     `named` holds the ids that the file itself gives. `left_out` counts other rows by reason.
+    `kinds` are those of the labels so far (`qstep.data.truth`).
     """
 
     name: str
@@ -43,6 +45,7 @@ class StepBenchmark:
     rows: list[Row] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
     left_out: Counter[str] = field(default_factory=Counter)
+    kinds: Firsts = field(default_factory=dict)
 
     def add_stepwise(self, line: int, row: Row) -> None:
         """Adds a row of a file, with `prompt`, `completions` and `labels`.
@@ -50,7 +53,8 @@ class StepBenchmark:
         Raises RowError, naming field and line, for a malformed row or a repeated id.
         """
         path = Path(self.source)
-        row = check_row(path, line, row, "stepwise")
+        row = check_row(path, line, row, "stepwise", kinds=self.kinds)
+        refuse_mixed_kinds(path, self.kinds)
         if not row["completions"]:
             self.left_out["the response has no step"] += 1
             return
