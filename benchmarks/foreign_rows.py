@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -31,9 +32,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 
 from qstep.data import encode_prompt, encode_response, read_rows, write_json, write_jsonl
-from qstep.evals import mean_estimate
 from qstep.models import PolicyModel, collate_groups, moved
 from qstep.models.inference import load_for_sampling
 from qstep.runs.provenance import provenance
@@ -86,15 +87,16 @@ def log_probabilities(folder: str, rows: list[Row], device: str) -> dict[str, di
 
 
 def change(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """The means before and after, and the changes with their intervals over problems."""
+    """The means before and after, and the mean change with its interval over problems (Student's)."""
     result: dict[str, Any] = {}
     for name in ("right", "wrong", "margin"):
         old, new = (np.array([_value(logps, name) for logps in part.values()]) for part in (before, after))
-        changed = mean_estimate((new - old).tolist())
+        changed = new - old
+        half = float(student.ppf(0.975, len(changed) - 1) * changed.std(ddof=1) / math.sqrt(len(changed)))
         result[name] = {
             "before": float(old.mean()),
             "after": float(new.mean()),
-            "change": [changed.mean, changed.low, changed.high],
+            "change": {"mean": float(changed.mean()), "low": changed.mean() - half, "high": changed.mean() + half},
         }
     return result
 
