@@ -172,7 +172,7 @@ def results(tree: TokenTree = TREE) -> Iterator[tuple[str, str, float]]:
 
     scores, ends = steps(tree)
     rewards, groups = rows.rewards, torch.zeros(len(rows.rewards), dtype=torch.long)
-    modes: tuple[ImportanceMode, ...] = ("none", "trajectory", "prefix")
+    modes: tuple[ImportanceMode, ...] = ("none", "trajectory", "prefix", "token")
     for lam in (0.0, 0.5, 0.9, 0.95, 1.0):
         yield "dqo", f"`--lam {lam:g}`", dqo(lam=lam)
     for mode in modes:
@@ -221,6 +221,7 @@ def directions(tree: TokenTree = TREE) -> Iterator[tuple[str, float]]:
     yield "`--importance trajectory`, no clip", cosine("trajectory", math.inf)
     yield "`--importance trajectory`, clip 1", cosine("trajectory", 1.0)
     yield "`--importance prefix`, no clip", cosine("prefix", math.inf)
+    yield "`--importance token`, no clip", cosine("token", math.inf)
     yield "`--importance none`", cosine("none", 1.0)
     yield "`--taper true`, no clip", cosine("trajectory", math.inf, taper=True)
 

@@ -48,5 +48,5 @@ def test_the_tables_are_those_of_the_script() -> None:
     assert [line.split("|")[-4].strip(" `-").split("`")[0] for line in broken] == [
         *("process_rewards additive", "process_rewards min", "reference uniform", "soft_return false"),
         *["value group"] * 4,
-        *("importance trajectory", "importance prefix", "importance none", "taper true"),
+        *("importance trajectory", "importance prefix", "importance token", "importance none", "taper true"),
     ]

@@ -13,6 +13,7 @@ from qstep.generation.engine import Temperature
 from qstep.objectives.arguments import EVALUATES, MARKS, follows_evaluation, stops_early
 from qstep.objectives.packages import check_deepspeed, check_reporter
 from qstep.runs.options import GIVEN, AtLeast1, Bounds, ChangesNothing, Check, Options, ReadIf, check_options
+from qstep.runs.shared_options import RightAt
 from qstep.tasks.options import GradingOptions
 from qstep.types import OverLong, Truncated
 
@@ -64,7 +65,7 @@ class GroupConfig(TrainingArguments, EvaluationOptions):
     max_length: AtLeast1 = 2048
     over_long: OverLong = "refuse"
     truncated: Annotated[Truncated, Check(_no_mask)] = "keep"
-    right_at: Annotated[float | None, Bounds(least=-3e38, most=3e38)] = None
+    right_at: RightAt = None
     responses_per_prompt: AtLeast1 | None = 1
     logging_steps: float = 10
 

@@ -18,7 +18,7 @@ from qstep.data import Index, encode_prompt
 from qstep.losses import kto_loss
 from qstep.models import Batch, ModelOptions, PolicyModel, with_prompts
 from qstep.objectives.batch import GradedBatch
-from qstep.objectives.config import GroupConfig
+from qstep.objectives.config import PolicyConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons
 from qstep.objectives.graded import by_outcome, graded_batch
 from qstep.objectives.objective import FurtherReference, Losses, Objective
@@ -35,7 +35,7 @@ _MOST_BALANCED = 4 / 3
 
 
 @dataclass
-class KTOConfig(GroupConfig):
+class KTOConfig(PolicyConfig):
     """How to train a policy by KTO (arXiv 2402.01306) on single responses, right or wrong.
 
     The policy's distance from the reference is estimated in each optimizer step. The estimate takes the step's

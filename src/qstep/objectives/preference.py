@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from qstep.losses import dpo_loss, ipo_loss, preference_pairs
 from qstep.models import ModelOptions, PolicyModel
 from qstep.objectives.batch import GradedBatch
-from qstep.objectives.config import GroupConfig
+from qstep.objectives.config import PolicyConfig
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.graded import by_outcome, graded_batch, ungraded
 from qstep.objectives.objective import Losses, Objective
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class DPOConfig(GroupConfig):
+class DPOConfig(PolicyConfig):
     """How to train a policy by DPO (arXiv 2305.18290) on pairs of responses to one problem.
 
     The loss is the mean over all pairs of an optimizer step, so a problem with many pairs counts more than one with

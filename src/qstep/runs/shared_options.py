@@ -64,6 +64,10 @@ StepSeparator = Annotated[str, Check(check_separator), InSettings(splitter_versi
 """The string between steps, or the name of a splitter that cuts responses into steps."""
 
 
+RightAt = Annotated[float | None, Bounds(least=-1e9, most=1e9)]
+"""The reward from which a response without a label is right; 1 if None."""
+
+
 @dataclass(kw_only=True)
 class ChatOptions(Options):
     """How conversations become text.

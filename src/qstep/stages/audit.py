@@ -12,7 +12,7 @@ from qstep.runs.options import GIVEN, AtLeast1, Bounds, Output, ReadIf, Such, ch
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import bar, print_result, print_table, say_written
 from qstep.runs.provenance import provenance
-from qstep.runs.shared_options import ChatOptions, DeviceOptions, ModelName, RowsInput, StepSeparator
+from qstep.runs.shared_options import ChatOptions, DeviceOptions, ModelName, RightAt, RowsInput, StepSeparator
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import ColumnOptions, TaskOptions
 
@@ -83,7 +83,7 @@ class AuditConfig(TaskOptions, ColumnOptions, ChatOptions, DeviceOptions):
     test_files: dict[str, Path] | None = None
     output: Annotated[Path, Output("{stage}.json")] | None = None
     format: Literal["auto", "stepwise", "unpaired", "prompt-completion"] = "auto"
-    right_at: Annotated[float | None, Bounds(least=-3e38, most=3e38), _LABELLED] = None
+    right_at: Annotated[RightAt, _LABELLED] = None
     model_name_or_path: ModelName | None = None
     model_revision: Annotated[str | None, _COUNTED] = None
     max_length: Annotated[AtLeast1, ReadIf(model_name_or_path=GIVEN, policy=GIVEN)] = 2048

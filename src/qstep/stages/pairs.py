@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from qstep.data import check_separator
 from qstep.runs.options import GIVEN, AtLeast1, Bounds, Check, OutputFile, ReadIf, Seed, settings_of
 from qstep.runs.runner import Work, in_blocks, write_rows
-from qstep.runs.shared_options import ModelName, RowsInput, StepSeparator
+from qstep.runs.shared_options import ModelName, RightAt, RowsInput, StepSeparator
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import ColumnOptions
 from qstep.types import OverLong
@@ -69,7 +69,7 @@ class PairsConfig(ColumnOptions):
     separator_token: Annotated[str, Check(check_separator), _STEPWISE] = "\n"
     threshold: Annotated[float, Bounds(least=0, below=1), _STEPWISE] = 0.0
     stop_at_first_error: Annotated[bool, _STEPWISE] = True
-    right_at: Annotated[float | None, Bounds(least=-3e38, most=3e38)] = None
+    right_at: RightAt = None
     truncated: Literal["keep", "drop"] = "keep"
     model_name_or_path: ModelName | None = None
     model_revision: Annotated[str | None, _WITH_TOKENIZER] = None
