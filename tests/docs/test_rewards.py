@@ -45,11 +45,11 @@ def test_every_snippet_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     miniature_scorer(tmp_path / "runs" / "pqm")
-    stand_in = SimpleNamespace(GRPOConfig=lambda **options: options, GRPOTrainer=Trainer)
+    stand_in = SimpleNamespace(GRPOConfig=lambda folder, **options: options, GRPOTrainer=Trainer)
     monkeypatch.setitem(sys.modules, "trl", stand_in)  # type: ignore[arg-type]
     names: dict[str, Any] = {}
     exec(TRL, names)
-    assert Trainer.found["outcome"] == [1.0] * 4
+    assert Trainer.found["outcome"] == [1.0] * 8
     assert all(reward is not None and 0 < reward < 1 for reward in Trainer.found["pqm_min"])
     with answering(lambda number, body: pooled(*[[[9.0], [1.0], [-1.0], [0.0]] for _ in body["input"]])) as url:
         exec(SERVER.replace("http://127.0.0.1:8100", url), names)
