@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import qstep
-from qstep.data import RowError, check_columns, count_responses, read_responses, read_rows
+from qstep.data import RowError, check_columns, count_responses, read_responses, read_rows, write_jsonl
 from qstep.stages.grade import GradeConfig, grade
 from qstep.tasks import load_problems
 from raw_rows import write
@@ -78,7 +78,10 @@ def test_a_chosen_column_that_a_row_lacks_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"anwser": "final"}, "--columns.anwser: qstep reads no column of this name. It reads question, answer"),
+        (
+            {"anwser": "final"},
+            "--columns.anwser: qstep reads no column of this name. It reads question, answer",
+        ),
         ({"answer": "a", "gold": "b"}, "chosen twice"),
         ({"answer": "a", "question": "a"}, "chosen twice"),
         ({"answer": 5}, "--columns.answer is 5; give the name"),
@@ -182,3 +185,36 @@ def test_a_conversation_is_read_only_where_nothing_else_is_or_it_was_chosen(tmp_
         list(read_responses(path))
     [row] = read_responses(path, columns={"messages": "messages"})
     assert row["prompt"] == CHAT[:2] and row["problem"] == "Q"
+
+
+def test_the_error_for_an_unknown_column_lists_all_names() -> None:
+    with pytest.raises(ValueError, match="reads no column of this name") as error:
+        check_columns("columns", {"bogus": "x"})
+    listed = str(error.value).partition("It reads ")[2].split(", ")
+    for name in listed:
+        check_columns("columns", {name: "x"})
+    assert {"gold", "prompt", "question", "answer", "response", "messages", "labels", "gt"} <= {*listed}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"code": "print(4)"}, "; 'code' is a string, not a list of responses. The row has question, answer, code"),
+        ({"generation": 5}, "; 'generation' is a number, not a string or a list of them"),
+    ],
+)
+def test_a_column_that_is_no_response_is_named_as_what_it_is(tmp_path: Path, row: dict[str, Any], words: str) -> None:
+    """The names that are missing are not those that the row has."""
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [{"question": "2+2?", "answer": "4", **row}])
+    with pytest.raises(RowError, match="field 'completion': is missing") as error:
+        list(read_responses(path))
+    [name] = row
+    assert words in str(error.value) and f"{name!r}" not in str(error.value).partition(";")[0]
+
+
+def test_a_gold_answer_of_another_kind_is_named_as_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [{"question": "2+2?", "target": ["4"], "response": "4"}])
+    with pytest.raises(RowError, match="'target' is a list, not a string or a number"):
+        list(read_responses(path, need=("gold",)))

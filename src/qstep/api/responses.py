@@ -28,7 +28,7 @@ def responses_of(
         ValueError: a row is bad. The message names the row and the column.
     """
     numbered = numbered_responses(
-        enumerate(plain_rows(table)), Path("rows"), task=task, need=need, accept=accept, columns=columns
+        enumerate(plain_rows(table)), Path("<rows>"), task=task, need=need, accept=accept, columns=columns
     )
     try:
         found = list(numbered)

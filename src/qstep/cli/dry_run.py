@@ -11,6 +11,9 @@ from typing import Any
 
 import yaml
 
+from qstep.data import inputs_of
+from qstep.data.hub import is_hub_id
+from qstep.data.inputs import is_several
 from qstep.runs.options import outputs_of
 from qstep.stages.commands import Command
 from qstep.words import counted
@@ -91,12 +94,13 @@ def _written(configs: Sequence[Any], outputs: Set[str]) -> Iterator[tuple[str, s
 
 
 def _size(path: Path) -> str:
-    """A file's size and number of rows, or a folder's size."""
-    if path.is_dir():
-        files = [file for file in path.rglob("*") if file.is_file()]
+    """A file's size and number of rows, or the size of several files or a folder."""
+    if path.is_dir() or is_several(path):
+        found = path.rglob("*") if path.is_dir() else inputs_of(path)
+        files = [file for file in found if file.is_file()]
         return f"{counted(len(files), 'file')}, {_bytes(sum(file.stat().st_size for file in files))}"
     if not path.exists():
-        return "missing"
+        return "a data set of the Hub" if is_hub_id(path) else "missing"
     size = path.stat().st_size
     if path.suffix == ".jsonl" and size <= _COUNTED_BYTES:
         from qstep.data.jsonl import count_rows

@@ -9,6 +9,7 @@ from qstep.data.copies import Instruction, KnownProblems, Match, problem_text
 from qstep.data.first_wrong import NO_ERROR, first_wrong, labels_until
 from qstep.data.golds import Answers
 from qstep.data.index import Index, index_rows
+from qstep.data.inputs import FILES, inputs_of, joined, line_of, located, may_name, named, parts_of, place_of
 from qstep.data.jsonl import (
     RowError,
     canonical_json,
@@ -16,6 +17,7 @@ from qstep.data.jsonl import (
     file_fingerprint,
     numbered_rows,
     read_rows,
+    rows_fingerprint,
     sync,
     write_json,
     write_jsonl,
@@ -52,7 +54,7 @@ from qstep.data.rows import (
     prompt_kind,
     read_groups,
 )
-from qstep.data.sources import FILES, Source
+from qstep.data.sources import Source
 from qstep.data.splitters import is_users_splitter, splitter_version, use_splitter
 from qstep.data.step_tokens import StepTokens, map_steps, row_step_ends, spread_scores, step_token_ends
 from qstep.data.steps import (
@@ -143,24 +145,32 @@ __all__ = [
     "has_turns",
     "how_to_add",
     "index_rows",
+    "inputs_of",
     "is_conversation",
     "is_right",
     "is_truncated",
     "is_users_splitter",
+    "joined",
     "judged_right",
     "label_kind",
     "labels_until",
     "last_text",
+    "line_of",
     "load_code",
     "locate_steps",
+    "located",
     "map_steps",
+    "may_name",
     "most_text_tokens",
+    "named",
     "numbered_responses",
     "numbered_rows",
     "of_part",
     "one_token",
     "outcome",
     "part_of",
+    "parts_of",
+    "place_of",
     "plain_prompt",
     "plain_rows",
     "problem_text",
@@ -176,6 +186,7 @@ __all__ = [
     "repeated_rows",
     "rising_rows",
     "row_step_ends",
+    "rows_fingerprint",
     "split_steps",
     "splitter_version",
     "spread_scores",

@@ -43,8 +43,12 @@ def cached_array(
 def cache_folders(path: Path) -> Iterator[Path]:
     """Folders for files derived from this one: its own folder first, then one in the user's cache."""
     yield path.parent
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    yield cache / "qstep" / hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    yield user_cache() / hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+
+
+def user_cache() -> Path:
+    """The folder of this package in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qstep"
 
 
 def _mapped(place: Path, key: dict[str, Any], dtype: np.dtype[Any]) -> tuple[dict[str, Any], NDArray[Any]]:

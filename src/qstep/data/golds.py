@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any, Protocol
 
-from qstep.data.jsonl import RowError, line_of
+from qstep.data.inputs import line_of
+from qstep.data.jsonl import RowError
 from qstep.data.rows import group_key
 from qstep.types import Row
 

@@ -1,4 +1,4 @@
-"""An index of a JSONL file: where its rows lie and what they hold, found in one pass and kept next to the file.
+"""An index of files of rows: where rows lie and what they hold, found in one pass and kept next to the first file.
 
 A training set of a million rows is read once, checked row by row in several processes, and never parsed again
 until its content changes: `<name>.<format>.index` holds some 150 bytes a row and is mapped into memory, not read. It
@@ -7,7 +7,7 @@ knows nothing of tokenizers, models or methods, so all of these share it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstep.data.cached import cached_array
-from qstep.data.jsonl import RowError, file_fingerprint
+from qstep.data.inputs import Lines, is_several, line_of, unit_of
+from qstep.data.jsonl import RowError, rows_fingerprint
+from qstep.data.naming import chosen_columns
 from qstep.data.records import COLUMNS, bytes_hash
-from qstep.data.row_files import as_lines
 from qstep.data.rows import Format
 from qstep.data.scanning import checked_line, scan_file
 from qstep.data.splitters import splitter_version
 from qstep.types import PromptKind, Row
 
-_VERSION = 9
+_VERSION = 10
 
 
 @dataclass(frozen=True)
 class Index:
-    """A file's rows, in the file's order; row i is line i + 1.
+    """The rows of a path's files, in their order, numbered from 0.
 
     table: one record of `COLUMNS` a row. separators: how rows say their steps were split (None: they do not).
     roles: the roles of the messages of prompts, `()` for a string. ending: the string that all prompts end with, None
-    if all are the same one. fingerprint: SHA-256 of the file.
+    if all are the same one. fingerprint: that of the files. columns: the files' columns that were chosen.
     """
 
     path: Path
@@ -43,10 +44,11 @@ class Index:
     separators: list[str | None]
     roles: list[tuple[str, ...]]
     ending: str | None
-    lines: Path = field(init=False)
+    columns: Mapping[str, str] | None = None
+    lines: Lines = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lines", as_lines(self.path))
+        object.__setattr__(self, "lines", Lines.of(self.path))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -63,51 +65,74 @@ class Index:
         _, _, instruction = (self.ending or "").partition("\n\n")
         return instruction or None
 
+    @property
+    def cached_as(self) -> Path:
+        """The path whose folder and name the caches of these rows have."""
+        return self.lines.cached_as
+
+    def line(self, index: int) -> int:
+        """The number of a row's line, counted from 1 over all files."""
+        return int(self.table["line"][index])
+
+    def place(self, index: int) -> int | str:
+        """A row's line as results name it: its number, or `3 of b.jsonl` in several files."""
+        file, line = self.lines.located(self.line(index))
+        return f"{line} of {file.name}" if is_several(self.path) else line
+
+    def where(self, index: int) -> str:
+        """A row's file and line, for errors."""
+        file, line = self.lines.located(self.line(index))
+        return f"{file}, {unit_of(file)} {line}"
+
     def row(self, index: int) -> Row:
-        """The row of that number, read from the file. Raises RowError if it was changed since."""
-        with self.lines.open("rb") as file:
-            file.seek(int(self.table["offset"][index]))
-            text = file.read(int(self.table["size"][index]))
+        """The row of that number, read from its file. Raises RowError if it was changed since."""
+        text = self.lines.read(int(self.table["offset"][index]), int(self.table["size"][index]))
+        line = self.line(index)
         if bytes_hash(text) != self.table["content"][index]:
-            raise RowError(self.path, index + 1, None, "was changed after the file was indexed; start again")
-        return checked_line(self.path, index + 1, text, self.format, ())
+            raise RowError(self.path, line, None, "was changed after the file was indexed; start again")
+        return checked_line(self.path, line, text, self.format, (), self.columns)
 
 
-def index_rows(path: Path, format: Format, *, forbidden: Sequence[str] = ()) -> Index:
-    """The index of a JSONL file: the stored one if the content is unchanged, else a new one.
+def index_rows(
+    path: Path, format: Format, *, forbidden: Sequence[str] = (), columns: Mapping[str, str] | None = None
+) -> Index:
+    """The index of files of rows: the stored one if the content is unchanged, else a new one.
 
-    Every row is checked by `check_row`. The index is stored next to the file. If that folder is read-only it goes to
-    `~/.cache/qstep`, and if that is read-only too it stays in memory.
+    Every row is checked by `check_row`. The index is stored next to the first file. If that folder is read-only it goes
+    to `~/.cache/qstep`, and if that is read-only too it stays in memory.
 
     Args:
         forbidden: strings that no step may contain, such as the scorer's separator, or splitters that may cut no step.
+        columns: the files' columns by the names of those that qstep reads, such as `{"prompt": "question"}`.
 
     Raises:
         RowError: a row is bad, a step contains a forbidden string, or two rows have the same id.
         ValueError: the file is empty.
     """
-    path = Path(path).resolve()
-    fingerprint = file_fingerprint(path)
+    path = Path(path)
+    path = path if is_several(path) else path.resolve() if path.exists() else path
+    fingerprint = rows_fingerprint(path)
     separators = [splitter_version(separator) for separator in forbidden]
     key = {"version": _VERSION, "file": fingerprint, "format": format, "forbidden": separators}
+    key |= {} if columns is None else {"columns": chosen_columns(columns)}
 
     def built() -> tuple[dict[str, Any], NDArray[Any]]:
-        table, texts = scan_file(path, format, forbidden)
-        _refuse_repeated_ids(path, table, format)
+        table, texts = scan_file(path, format, forbidden, columns)
+        _refuse_repeated_ids(Index(path, format, "", table, [], [], None, columns))
         return texts, table
 
-    texts, table = cached_array(path, f"{format}.index", key, COLUMNS, built)
+    texts, table = cached_array(Lines.of(path).cached_as, f"{format}.index", key, COLUMNS, built)
     roles = [tuple(roles) for roles in texts["roles"]]
-    return Index(path, format, fingerprint, table, texts["separators"], roles, texts["ending"])
+    return Index(path, format, fingerprint, table, texts["separators"], roles, texts["ending"], columns)
 
 
-def _refuse_repeated_ids(path: Path, table: NDArray[np.void], format: Format) -> None:
+def _refuse_repeated_ids(index: Index) -> None:
+    table = index.table
     order = np.argsort(table["id"], kind="stable")
     hashes = table["id"][order]
     same = np.flatnonzero((hashes[1:] == hashes[:-1]) & (hashes[1:] != 0))
     if not len(same):
         return
-    index = Index(path, format, "", table, [], [], None)
     first, second = min(
         ((int(order[i]), int(order[i + 1])) for i in same),
         key=lambda pair: pair[1],
@@ -115,5 +140,8 @@ def _refuse_repeated_ids(path: Path, table: NDArray[np.void], format: Format) ->
     name = index.row(second)["id"]
     if index.row(first)["id"] == name:
         raise RowError(
-            path, second + 1, "id", f"{name!r} occurs twice (first on line {first + 1}). Give each row its own id"
+            index.path,
+            index.line(second),
+            "id",
+            f"{name!r} occurs twice (first on {line_of(index.path, index.line(first))}). Give each row its own id",
         )

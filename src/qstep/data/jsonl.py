@@ -11,31 +11,31 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from qstep.data.inputs import Lines, inputs_of, located, unit_of
 from qstep.types import Row
-
-_LINES = (".jsonl", ".ndjson", "")
 
 
 class RowError(ValueError):
-    """A row that cannot be used. The message names the file, the line, the field, and what to do."""
+    """A row that cannot be used. The message names the file, the line, the field, and what to do.
+
+    If the path names several files, `line` counts the lines of all of them, and the message has the line in its file.
+    """
 
     def __init__(self, path: Path, line: int, field: str | None, problem: str) -> None:
-        where = f"{path}, {line_of(path, line)}" + (f", field {field!r}" if field else "")
-        super().__init__(f"{where}: {problem}")
+        super().__init__(path, line, field, problem)
         self.path = path
         self.line = line
         self.field = field
         self.problem = problem
 
-
-def line_of(path: Path, line: int) -> str:
-    """The name of a row in a message that already names the file, such as `line 3`. CSV files and lists have rows."""
-    unit = "line" if path.suffix in _LINES or path.name.endswith((".jsonl.gz", ".jsonl.zst")) else "row"
-    return f"{unit} {line}"
+    def __str__(self) -> str:
+        file, line = located(self.path, self.line)
+        where = f"{file}, {unit_of(file)} {line}" + (f", field {self.field!r}" if self.field else "")
+        return f"{where}: {self.problem}"
 
 
 def read_rows(path: Path, *, allow_torn: bool = False) -> Iterator[Row]:
-    """Yields the rows of a file in order: JSON lines, or what `qstep.data.row_files` converts to them.
+    """Yields the rows of a path's files in order: JSON lines, or what `qstep.data.row_files` converts to them.
 
     Blank lines are skipped. Raises RowError at another line that is not a JSON object. With `allow_torn`, which is for
     the file of an unfinished stage, a broken last line is left out instead, and blank lines are errors.
@@ -45,21 +45,37 @@ def read_rows(path: Path, *, allow_torn: bool = False) -> Iterator[Row]:
 
 
 def numbered_rows(path: Path, *, allow_torn: bool = False) -> Iterator[tuple[int, Row]]:
-    """Like `read_rows`, with each row's line number, counted from 1."""
+    """Like `read_rows`, with each row's line number, counted from 1 over all files."""
     for number, _, row in lines_of(path, allow_torn=allow_torn):
         yield number, row
 
 
 def count_rows(path: Path) -> int:
-    """The number of a file's rows. JSON lines are not parsed, and blank ones do not count."""
-    from qstep.data.row_files import as_lines
+    """The number of a path's rows. JSON lines are not parsed, and blank ones do not count."""
+    count = 0
+    for file in Lines.of(Path(path)).lines:
+        with file.open("rb") as lines:
+            count += sum(1 for line in lines if not line.isspace())
+    return count
 
-    with as_lines(Path(path)).open("rb") as lines:
-        return sum(1 for line in lines if not line.isspace())
+
+def rows_fingerprint(path: Path) -> str:
+    """The fingerprint of the files that a path names: of the file, or of all files in their order.
+
+    For a data set of the Hub it is its name with the commit. A stage records it for each input.
+    """
+    from qstep.data.hub import hub_fingerprint, is_hub_id
+
+    files = inputs_of(Path(path))
+    of_hub = [hub_fingerprint(file) for file in files if is_hub_id(file)]
+    if len(files) == 1:
+        return of_hub[0] if of_hub else file_fingerprint(files[0])
+    each = [hub_fingerprint(file) if is_hub_id(file) else file_fingerprint(file) for file in files]
+    return " ".join([hashlib.sha256("\n".join(each).encode()).hexdigest(), *of_hub])
 
 
 def file_fingerprint(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of the names and bytes of a folder's files. A stage records it for each input."""
+    """SHA-256 of a file's bytes, or of the names and bytes of a folder's files."""
     path = Path(path)
     digest = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]:
@@ -118,28 +134,28 @@ def sync(path: Path) -> None:
 
 
 def lines_of(path: Path, *, allow_torn: bool) -> Iterator[tuple[int, bytes, Row]]:
-    """Yields each line's number, counted from 1, its bytes and its row."""
-    from qstep.data.row_files import as_lines
-
-    with as_lines(path).open("rb") as lines:
-        line = lines.readline()
+    """Yields each line's number, counted from 1 over all files, its bytes and its row."""
+    found = Lines.of(path)
+    before = 0
+    for file, lines in zip(found.files, found.lines, strict=True):
         number = 0
-        while line:
-            number += 1
-            following = lines.readline()
-            if line.isspace() and not allow_torn:
-                line = following
-                continue
-            try:
-                row = parse_row(line)
-            except ValueError as error:
-                whole = line.endswith(b"\n") or line.startswith(b"[")
-                if not following and allow_torn:
-                    return
-                torn = not following and not whole
-                raise RowError(path, number, None, bad_line(path, number, error, torn=torn)) from None
-            yield number, line, row
-            line = following
+        with lines.open("rb") as content:
+            following = content.readline()
+            while line := following:
+                number += 1
+                following = content.readline()
+                if line.isspace() and not allow_torn:
+                    continue
+                try:
+                    row = parse_row(line)
+                except ValueError as error:
+                    whole = line.endswith(b"\n") or line.startswith(b"[")
+                    if not following and allow_torn:
+                        return
+                    torn = not following and not whole
+                    raise RowError(file, number, None, bad_line(file, number, error, torn=torn)) from None
+                yield before + number, line, row
+        before += number
 
 
 def bad_line(path: Path, number: int, error: ValueError, *, torn: bool = False) -> str:
@@ -177,6 +193,11 @@ _MAY_OVERFLOW = (b"0e00", b"0e+00", b"0" * 300)
 _A = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a truth value", type(None): "null"}
 
 
+def kind_of(value: Any) -> str:
+    """The kind of a JSON value, for messages."""
+    return _A.get(type(value), "an object")
+
+
 def parse_row(text: bytes) -> Row:
     """Parses one JSON object. Raises ValueError for anything else, with a message for the file's user."""
     try:
@@ -191,7 +212,7 @@ def parse_row(text: bytes) -> Row:
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
     if not isinstance(row, dict):
-        raise ValueError(f"{_A[type(row)]}, not a JSON object")
+        raise ValueError(f"{kind_of(row)}, not a JSON object")
     digits_alike = text.translate(_DIGITS_ALIKE)
     if any(sign in digits_alike for sign in _MAY_OVERFLOW) and not is_json(row):
         raise ValueError("a number too large to be finite")

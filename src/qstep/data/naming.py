@@ -8,7 +8,7 @@ from typing import Any
 
 from qstep.data.columns import RULES
 from qstep.data.golds import written_gold
-from qstep.data.jsonl import RowError
+from qstep.data.jsonl import RowError, kind_of
 from qstep.data.messages import split_conversation
 from qstep.data.splitters import joint_of
 from qstep.types import Row
@@ -40,11 +40,11 @@ def chosen_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
     chosen: dict[str, str] = {}
     for name, column in (columns or {}).items():
         own = next((own for own, names in NAMES.items() if name in names), name)
-        known = {*RULES, *NAMES, "messages"}
-        if own not in known:
+        if own not in {*RULES, *NAMES, "messages"}:
+            usual = ("question", "answer", "response", "messages")
+            others = sorted({*RULES, *(alias for names in NAMES.values() for alias in names)} - {*usual})
             raise ValueError(
-                f"--columns.{name}: qstep reads no column of this name. It reads question, answer, response, "
-                f"{', '.join(sorted(known - {*NAMES, 'answer'}))}"
+                f"--columns.{name}: qstep reads no column of this name. It reads {', '.join([*usual, *others])}"
             )
         if not isinstance(column, str) or not column:
             raise ValueError(f"--columns.{name} is {column!r}; give the name of a column of the file")
@@ -64,6 +64,14 @@ def with_chosen(path: Path, line: int, written: Row, chosen: Mapping[str, str]) 
     row, lacking = _taken(written, chosen)
     _refuse_lacking(path, line, written, lacking)
     return row
+
+
+def training_row(path: Path, line: int, written: Row, chosen: Mapping[str, str]) -> Row:
+    """A row to train on, with the chosen columns under this package's names. Raises RowError if it lacks one."""
+    if not chosen:
+        return written
+    row = with_chosen(path, line, written, chosen)
+    return _with_turns(path, line, row) if "messages" in chosen else row
 
 
 def is_chosen(chosen: Collection[str], own: str) -> bool:
@@ -99,7 +107,10 @@ def required_column(
     if (column := column_of(path, line, row, own, chosen)) is not None:
         return column
     file_row = row if written is None else written
-    missing = f"is missing, and so are {listed([repr(name) for name in NAMES[own][1:]])}"
+    unsuited = [name for name in NAMES[own] if name in file_row and not _suits(file_row, name)]
+    others = [repr(name) for name in NAMES[own][1:] if name not in unsuited]
+    missing = f"is missing, and so are {listed(others)}"
+    missing += "".join(f"; {name!r} {_why_unsuited(file_row, name)}" for name in unsuited)
     advice = f"If one of them is the {_MEANING[own]}, name it with --columns.{own} COLUMN"
     if "messages" in file_row and own != "gold":
         advice = "Give --columns.messages messages to read question and response from the conversation"
@@ -108,7 +119,7 @@ def required_column(
 
 def name_in(row: Row, column: str | None) -> str | None:
     """The row's own name for one of this package's columns, for messages."""
-    return next((name for name in NAMES.get(column or "", ()) if name in row), column)
+    return next((name for name in NAMES.get(column or "", ()) if name in row and _suits(row, name)), column)
 
 
 def responses_in(path: Path, line: int, written: Row, chosen: Mapping[str, str]) -> Iterator[Row]:
@@ -175,6 +186,14 @@ def _suits(row: Row, name: str) -> bool:
     if name in ("gt", "ground_truth", "target"):
         return isinstance(row[name], str | int | float)
     return name not in ("generations", "code") or isinstance(row[name], list)
+
+
+def _why_unsuited(row: Row, name: str) -> str:
+    """Why a column is not what its name says, for a message."""
+    if name == "answer":
+        return "is the model's answer in a graded row"
+    needed = {"generation": "a string or a list of them", "generations": "a list", "code": "a list of responses"}
+    return f"is {kind_of(row[name])}, not {needed.get(name, 'a string or a number')}"
 
 
 def _content(path: Path, line: int, row: Row, own: str, name: str) -> Any:

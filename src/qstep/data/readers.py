@@ -23,6 +23,7 @@ from qstep.data.naming import (
 )
 from qstep.data.rows import check_row, group_key, prompt_id
 from qstep.data.sources import Source
+from qstep.data.truth import Firsts, refuse_mixed_kinds
 from qstep.types import Problem, Row
 
 _NO_ANSWER = "None"
@@ -175,11 +176,13 @@ def numbered_responses(
     prompts: Counter[str] = Counter()
     samples: Counter[tuple[str, str]] = Counter()
     seen: set[str] = set()
+    kinds: Firsts = {}
     for line, raw in rows:
         for given in responses_in(path, line, raw, chosen):
             try:
                 own = renamed(path, line, given, raw, need, chosen)
-                row = check_row(path, line, own, "prompt-completion", need=need)
+                row = check_row(path, line, own, "prompt-completion", need=need, kinds=kinds)
+                refuse_mixed_kinds(path, kinds)
             except RowError as error:
                 name = chosen.get(error.field or "") or name_in(given, error.field)
                 raise RowError(path, line, name, error.problem) from None

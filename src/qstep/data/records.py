@@ -16,8 +16,9 @@ from qstep.types import Prompt, Row
 
 COLUMNS: np.dtype[np.void] = np.dtype(
     [
-        ("offset", "<i8"),  # where the line begins
+        ("offset", "<i8"),  # where the line begins, counted over all files
         ("size", "<i4"),  # its bytes
+        ("line", "<i8"),  # its number, counted from 1 over all files
         ("problem", "<u8"),  # hash of (problem_id, prompt): what makes a group
         ("prompt", "<u8"),  # hash of the prompt alone: two files may give one problem two ids
         ("response", "<u8"),  # hash of the prompt and the steps; of the completion in a format without steps
@@ -52,13 +53,14 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("truncated", "?"),  # was cut off and is not known to be right
     ]
 )
-_PACK = struct.Struct("<qi" + "Q" * 7 + "d" * 6 + "i" * 12 + "?" * 7).pack
+_PACK = struct.Struct("<qiq" + "Q" * 7 + "d" * 6 + "i" * 12 + "?" * 7).pack
 
 
 def record(
     row: Row,
     format: Format,
     offset: int,
+    line: int,
     text: bytes,
     separators: dict[str | None, int],
     roles: dict[tuple[str, ...], int],
@@ -83,6 +85,7 @@ def record(
     return _PACK(
         offset,
         len(text),
+        line,
         _hash((row.get("problem_id"), turns or prompt)),
         prompt_hash(prompt),
         _hash((turns or prompt, compared)),

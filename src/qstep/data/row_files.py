@@ -17,7 +17,8 @@ from typing import IO, Any
 
 from qstep.data.cached import cache_folders
 from qstep.data.columns import takes_null
-from qstep.data.jsonl import RowError, dump_row, refuse_constant, write_json, write_whole
+from qstep.data.hub import hub_lines, is_hub_id, missing
+from qstep.data.jsonl import RowError, dump_row, parse_row, refuse_constant, write_json, write_whole
 from qstep.types import Row
 
 _VERSION = 1
@@ -33,22 +34,20 @@ _TYPED = frozenset(
 _MAY_BE_EMPTY = frozenset(("response", "completion", "text"))
 
 
-def is_converted(path: Path) -> bool:
-    """Whether a file or folder must be converted to JSON lines before its rows are read."""
-    return path.is_dir() or path.suffix in _COMPRESSED or _rows_of(path) is not None
-
-
 def as_lines(path: Path) -> Path:
-    """The file of JSON lines with the rows of `path`: the path itself, or its converted file.
+    """The file of JSON lines with the rows of one file, folder or Hub id: the path itself, or its converted file.
 
     Raises:
         RowError: a row of the file cannot be a row.
-        ValueError: the file's content does not fit its suffix, or a package to read it is missing.
+        ValueError: the file's content does not fit its suffix, a package to read it is missing, or the Hub does not
+            give the data set.
     """
-    if not is_converted(path):
-        return path
+    if is_hub_id(path):
+        return hub_lines(path)
     if not path.exists():
-        raise FileNotFoundError(2, "no such file or directory", str(path))
+        raise missing(path)
+    if not (path.is_dir() or path.suffix in _COMPRESSED or _rows_of(path) is not None):
+        return path
     key = {"version": _VERSION, "of": _stamp(path)}
     places = [folder / f".{path.name}.rows.jsonl" for folder in cache_folders(path.resolve())]
     for place in places:
@@ -58,7 +57,7 @@ def as_lines(path: Path) -> Path:
     for place in places:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(place, (dump_row(row) + b"\n" for row in _converted(path)))
+            write_whole(place, _converted(path))
             write_json(place.with_suffix(".json"), key)
         except PermissionError:
             continue
@@ -73,19 +72,22 @@ def _stamp(path: Path) -> list[list[Any]]:
     return [[file.name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for file, stat in known]
 
 
-def _converted(path: Path) -> Iterator[Row]:
-    """The rows, without values that are null but must not be. Raises RowError for a row that JSON cannot hold."""
+def _converted(path: Path) -> Iterator[bytes]:
+    """The rows as lines, without values that are null but must not be. A blank line stays one, so lines keep their
+    numbers. Raises RowError for a row that JSON cannot hold."""
     read = _rows_of(path) or _rows_of_lines
     for number, row in enumerate(read(path), 1):
+        if row is None:
+            yield b"\n"
+            continue
         kept = {str(name): value for name, value in row.items() if value is not None or takes_null(str(name))}
         try:
-            dump_row(kept)
+            yield dump_row(kept) + b"\n"
         except (TypeError, ValueError) as error:
             raise RowError(path, number, None, f"holds something that is not JSON: {error}") from None
-        yield kept
 
 
-def _rows_of(path: Path) -> Callable[[Path], Iterator[Row]] | None:
+def _rows_of(path: Path) -> Callable[[Path], Iterator[Row | None]] | None:
     """The reader of a file's rows, by its name or, for .json, its first character. None for JSON lines."""
     if path.is_dir():
         return _rows_of_folder
@@ -115,13 +117,12 @@ def _opened(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _rows_of_lines(path: Path) -> Iterator[Row]:
-    from qstep.data.jsonl import parse_row
-
+def _rows_of_lines(path: Path) -> Iterator[Row | None]:
+    """The row of each line, None for a blank one."""
     with _opened(path) as file:
         for number, line in enumerate(file, 1):
             try:
-                yield parse_row(line)
+                yield None if line.isspace() else parse_row(line)
             except ValueError as error:
                 raise RowError(path, number, None, f"{error}. Correct or delete this line") from None
 

@@ -30,6 +30,7 @@ from qstep.data.jsonl import RowError, canonical_json
 from qstep.data.messages import TURNS, final_text, plain_completion, plain_prompt, turn_texts
 from qstep.data.parts import part_of
 from qstep.data.steps import first_cut
+from qstep.data.truth import Firsts, with_truth_values
 from qstep.types import Prompt, Row
 from qstep.words import counted
 
@@ -117,16 +118,21 @@ def how_to_add(column: str) -> str:
     return f"run `{_WRITTEN_BY[column]}`, which writes it{', or drop the row' if column == 'labels' else ''}"
 
 
-def check_row(path: Path, line: int, row: Row, format: Format, *, need: Collection[str] = ()) -> Row:
+def check_row(
+    path: Path, line: int, row: Row, format: Format, *, need: Collection[str] = (), kinds: Firsts | None = None
+) -> Row:
     """Checks every column that this package knows, and returns a copy. Columns of `format` and `need` are required.
 
     Messages come into one form (`qstep.data.messages`). A completion of one assistant message becomes its text. The
     steps of one with several turns are the assistant's turns.
 
+    With `kinds`, labels that are integers 1 and 0 become true and false, and the kinds of the row's labels are added to
+    it. The caller refuses columns of several kinds (`qstep.data.truth`).
+
     Raises:
         RowError: a column is missing, of a wrong type or out of range, or contradicts another.
     """
-    row = dict(row)
+    row = dict(row) if kinds is None else with_truth_values(line, row, kinds)
     if row.get("labels", ()) is None:
         del row["labels"]
     fault = (

@@ -8,15 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qstep.data.jsonl import (
-    count_rows,
-    file_fingerprint,
-    numbered_rows,
-)
+from qstep.data.inputs import FILES
+from qstep.data.jsonl import count_rows, numbered_rows, rows_fingerprint
 from qstep.types import Row
 
-FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".csv", ".tsv", ".gz", ".zst")
-"""The endings of names of files of rows. A folder of `Dataset.save_to_disk` needs none."""
 _HUB_CONFIG = {"openai/gsm8k": "main"}
 
 
@@ -65,7 +60,7 @@ class Source:
     def fingerprint(self) -> str:
         """SHA-256 of the file, or of the Hub's rows."""
         if self.is_file:
-            return file_fingerprint(self.path)
+            return rows_fingerprint(self.path)
         digest = hashlib.sha256()
         for row in self._of_the_hub():
             digest.update(repr(row).encode())

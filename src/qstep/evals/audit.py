@@ -72,8 +72,8 @@ def audit_rows(
             part: Spread.of(table[f"{part}_bytes"] - table[f"{part}_extra"]) for part in ("prompt", "response")
         },
         responses=VerdictShares(right=right, wrong=wrong, unknown=unknown, right_share=_share(right, right + wrong)),
-        duplicates=NamedRows.of(repeated_rows(index)),
-        contradictions=NamedRows.of(contradicting_rows(index)),
+        duplicates=NamedRows.of(index, repeated_rows(index)),
+        contradictions=NamedRows.of(index, contradicting_rows(index)),
         golds=_golds(index),
         tokens=tokens,
         shared=dict(shared or {}),
@@ -90,10 +90,12 @@ def _golds(index: Index) -> GoldRows:
 
     pairs = two_golds(index, same)
     examples = [
-        TwoGolds(line=b + 1, gold=index.row(b)["gold"], other_line=a + 1, other_gold=index.row(a)["gold"])
+        TwoGolds(
+            line=index.place(b), gold=index.row(b)["gold"], other_line=index.place(a), other_gold=index.row(a)["gold"]
+        )
         for a, b in pairs[:NAMED]
     ]
-    return GoldRows(examples=examples, **asdict(NamedRows.of(np.array([b for _, b in pairs], np.int64))))
+    return GoldRows(examples=examples, **asdict(NamedRows.of(index, np.array([b for _, b in pairs], np.int64))))
 
 
 def _with_steps(found: Audit, index: Index) -> Audit:
@@ -112,7 +114,7 @@ def _with_steps(found: Audit, index: Index) -> Audit:
         ),
         without_steps=int((steps == 0).sum()),
         without_labels=int(((steps > 0) & (table["labelled"] == 0)).sum()),
-        rising=NamedRows.of(rising_rows(index)),
+        rising=NamedRows.of(index, rising_rows(index)),
     )
 
 
@@ -148,8 +150,12 @@ def token_lengths(
             advance(1)
     long = np.flatnonzero(tokens > max_length)
     labelled, above = (int(index.table[name][long].sum()) for name in ("labelled", "above"))
-    over_long = OverLongRows(**asdict(NamedRows.of(long)), labelled_steps=labelled, wrong_labels=labelled - above)
-    return TokenSpread(**asdict(Spread.of(tokens)), over_long=over_long, merging=NamedRows.of(np.flatnonzero(merging)))
+    over_long = OverLongRows(
+        **asdict(NamedRows.of(index, long)), labelled_steps=labelled, wrong_labels=labelled - above
+    )
+    return TokenSpread(
+        **asdict(Spread.of(tokens)), over_long=over_long, merging=NamedRows.of(index, np.flatnonzero(merging))
+    )
 
 
 def _merges(tokenizer: PreTrainedTokenizerBase, row: Row, format: Format) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from qstep.data import Index
 from qstep.types import Estimate
 
 
@@ -206,14 +207,14 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedRows:
-    """The number of rows of a finding, and the lines of the first ones, counted from 1."""
+    """The number of rows of a finding, and the lines of the first ones, counted from 1: `3`, or `3 of b.jsonl`."""
 
     rows: int
-    lines: list[int]
+    lines: list[int | str]
 
     @classmethod
-    def of(cls, numbers: NDArray[np.int64]) -> NamedRows:
-        return NamedRows(rows=len(numbers), lines=(numbers[:NAMED] + 1).tolist())
+    def of(cls, index: Index, numbers: NDArray[np.int64]) -> NamedRows:
+        return NamedRows(rows=len(numbers), lines=[index.place(number) for number in numbers[:NAMED].tolist()])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,8 +224,8 @@ class Resemblance:
     `words` is None for a near copy.
     """
 
-    line: int
-    test_line: int
+    line: int | str
+    test_line: int | str
     problem: str
     words: str | None = None
 
@@ -254,9 +255,9 @@ class SharedRows(NamedRows):
 class TwoGolds:
     """Two rows of one prompt with different gold answers."""
 
-    line: int
+    line: int | str
     gold: str
-    other_line: int
+    other_line: int | str
     other_gold: str
 
 

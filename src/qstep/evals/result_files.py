@@ -103,7 +103,7 @@ def structure(wanted: Any, value: Any, where: str) -> Any:
     Unknown entries are ignored. Raises ValueError, naming `where`, for values of other types.
     """
     kind, inner = get_origin(wanted), get_args(wanted)
-    if kind in (Union, UnionType):
+    if kind in (Union, UnionType) and NoneType in inner:
         (some,) = (option for option in inner if option is not NoneType)
         return None if value is None else structure(some, value, where)
     if is_dataclass(wanted):
@@ -112,7 +112,7 @@ def structure(wanted: Any, value: Any, where: str) -> Any:
         return {name: structure(inner[1], item, f"{where}[{name!r}]") for name, item in value.items()}
     if kind is list and isinstance(value, list):
         return [structure(inner[0], item, f"{where}[{number}]") for number, item in enumerate(value)]
-    fits: Any = {float: (int, float), Any: object}.get(wanted, kind or wanted)
+    fits: Any = {float: (int, float), Any: object}.get(wanted, wanted if kind is UnionType else kind or wanted)
     if not isinstance(value, fits) or (isinstance(value, bool) and wanted in (int, float)):
         raise ValueError(f"{where} is {value!r}, not {_words(wanted)}")
     return value

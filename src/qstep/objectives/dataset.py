@@ -102,7 +102,7 @@ class GroupDataset(Dataset[Item]):
 
     def where(self, number: int) -> str:
         """How an error names a row."""
-        return self.source.at(number)
+        return self.source.at(self.index.line(number)) if self.source.argument else self.index.where(number)
 
 
 def select_rows(
@@ -148,7 +148,7 @@ def select_rows(
     lengths = _exact_lengths(index, doubtful, config.max_length, tokenizer, encode)
     long = doubtful[lengths > config.max_length]
     if len(long) and config.over_long == "refuse":
-        raise _too_long(source, long, lengths[lengths > config.max_length], config.max_length)
+        raise _too_long(source, index, long, lengths[lengths > config.max_length], config.max_length)
     left_out["longer than max_length"] += len(long)
     kept[long] = False
     return GroupDataset(source, index, np.flatnonzero(kept), config.responses_per_prompt, +left_out)
@@ -176,11 +176,14 @@ def _exact_lengths(
         return {}, np.array([encode(index.row(int(number))) for number in rows], "<i8")
 
     dtype: np.dtype[Any] = np.dtype("<i8")
-    return first_then_all(lambda: cached_array(index.path, f"{index.format}.lengths", key, dtype, measure))[1]
+    return first_then_all(lambda: cached_array(index.cached_as, f"{index.format}.lengths", key, dtype, measure))[1]
 
 
-def _too_long(source: RowsFile, rows: NDArray[np.int64], lengths: NDArray[np.int64], max_length: int) -> ValueError:
-    named = ", ".join(f"{source.line(row)} ({tokens})" for row, tokens in zip(rows, lengths[:_NAMED], strict=False))
+def _too_long(
+    source: RowsFile, index: Index, rows: NDArray[np.int64], lengths: NDArray[np.int64], max_length: int
+) -> ValueError:
+    first = zip(rows.tolist(), lengths[:_NAMED], strict=False)
+    named = ", ".join(f"{source.line(index.line(row))} ({tokens})" for row, tokens in first)
     return ValueError(
         f"{source}: {len(rows)} rows are longer than --max_length {max_length} tokens: {named}"
         f"{', ...' if len(rows) > _NAMED else ''}. qstep truncates nothing. Raise --max_length, or leave these rows "
@@ -192,7 +195,7 @@ def _refuse_other_separators(source: RowsFile, index: Index, wanted: str) -> Non
     for code, separator in enumerate(index.separators):
         if separator is not None and separator != wanted:
             raise source.error(
-                int(np.flatnonzero(index.table["separator"] == code)[0]),
+                index.line(int(np.flatnonzero(index.table["separator"] == code)[0])),
                 "step_separator",
                 f"is {separator!r}, but --step_separator is {wanted!r}. Give --step_separator {separator!r}",
             )

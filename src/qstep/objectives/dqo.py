@@ -81,7 +81,7 @@ class DQO(WeightedObjective[RewardedBatch]):
         unscored = dataset.rows[~dataset.index.table["rewarded"][dataset.rows]]
         if len(unscored):
             raise source.error(
-                int(unscored.min()),
+                dataset.index.line(int(unscored.min())),
                 "step_rewards",
                 f"is missing ({len(unscored)} such rows), but process_rewards {self.config.process_rewards} needs it: "
                 f"{how_to_add('step_rewards')}",

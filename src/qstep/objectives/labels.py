@@ -97,10 +97,11 @@ def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[s
         raise ValueError(_one_sided(source, "labels of steps", says))
     rising: NDArray[np.int64] = rising_rows(index, threshold) if config.rising == "refuse" else np.empty(0, np.int64)
     if len(rising):
+        first = source.line(index.line(rising[0]))
         raise ValueError(
-            f"{source}: {len(rising)} rows have a right step after a wrong one, first on {source.line(rising[0])}, "
-            "and --rising is refuse. Correct or drop these rows, give --rising keep, or read each row only through "
-            "its first wrong step (--stop_at_first_error true)"
+            f"{source}: {len(rising)} rows have a right step after a wrong one, first on {first}, and --rising is "
+            "refuse. Correct or drop these rows, give --rising keep, or read each row only through its first wrong "
+            "step (--stop_at_first_error true)"
         )
     warn_of_contradictions(source, index)
 
@@ -118,5 +119,5 @@ def warn_of_contradictions(source: RowsFile, index: Index) -> None:
     if len(contradictions):
         _log.warning(
             "%s: %d rows contradict another row of the same response, first on %s. `qstep audit` lists them",
-            *(source, len(contradictions), source.line(contradictions[0])),
+            *(source, len(contradictions), source.line(index.line(contradictions[0]))),
         )

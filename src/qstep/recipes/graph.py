@@ -20,12 +20,13 @@ from typing import Any
 
 import yaml
 
+from qstep.data import parts_of
 from qstep.data.jsonl import canonical_json, file_fingerprint, write_json
 from qstep.recipes.reading import read_recipe
 from qstep.recipes.recipe import Recipe, Stage
 from qstep.recipes.references import fill, references
 from qstep.recipes.workers import Job, Workers
-from qstep.runs.options import About, Reads, changes_nothing, options_of
+from qstep.runs.options import About, Reads, Written, changes_nothing, options_of
 from qstep.runs.progress import console
 from qstep.runs.seals import why_changed
 from qstep.runs.shared_options import path_inputs
@@ -227,10 +228,12 @@ def _inputs(about: About, option: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _inputs(about, option, item)
+    elif isinstance(value, str) and about.of(Written) and len(parts := parts_of(Path(value))) > 1:
+        yield from _inputs(about, option, [*map(str, parts)])
     elif isinstance(value, str) and not references(value):
         for mark in about.of(Reads):
             yield from mark.inputs(option, value)
-        if about.is_path:
+        if about.is_path and not about.of(Reads):
             found = [*path_inputs(option, value)]
             if not found:
                 raise ValueError(f"{value} is missing")

@@ -105,7 +105,7 @@ def _wrong_value(message: str) -> str:
 def words(error: Exception) -> str:
     """An error's message. For a system error, the file and the reason."""
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename2 or error.filename}: {error.strerror.lower()}"
+        return f"{error.filename2 or error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
     return str(error)
 
 

@@ -125,6 +125,14 @@ class Reads:
 
 
 @dataclass(frozen=True)
+class Written:
+    """The option may also be written as a value of the type `hint`. `form` makes the option's own value of it."""
+
+    hint: Any
+    form: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
 class Such:
     """A condition on a value in a `ReadIf`, instead of the value itself. `words` describe it for messages."""
 
@@ -233,6 +241,11 @@ class About:
         for mark in self.of(InSettings) if value is not None else ():
             value = mark.write(value)
         return value
+
+    @property
+    def written(self) -> Any:
+        """The type of the values that the command line and files of options may have."""
+        return reduce(or_, (mark.hint for mark in self.of(Written)), self.hint)
 
     @property
     def is_path(self) -> bool:
@@ -378,6 +391,9 @@ class Options:
     USES: ClassVar[Mapping[str, ReadIf]] = {}
 
     def __post_init__(self) -> None:
+        for name, about in options_of(type(self)).items():
+            for mark in about.of(Written) if getattr(self, name) is not None else ():
+                setattr(self, name, mark.form(getattr(self, name)))
         check_options(self)
 
 

@@ -17,9 +17,20 @@ def refuse_overwriting(options: Mapping[str, Any], names: Collection[str]) -> No
     for output, path in outputs.items():
         for name, value in options.items():
             for other in _paths(value) if name != output else ():
-                twice = name in outputs and os.path.abspath(path) == os.path.abspath(other)
-                if twice or (os.path.isfile(path) and os.path.isfile(other) and os.path.samefile(path, other)):
+                if _is_same(path, other, twice=name in outputs):
                     raise ValueError(f"--{output} {path} is also the file of --{name}: choose another file to write")
+
+
+def _is_same(output: Path, other: str | Path, *, twice: bool) -> bool:
+    """Whether an output is another option's file, or one of its files. `twice`: the other option is an output too."""
+    from qstep.data import may_name, parts_of
+
+    if twice and os.path.abspath(output) == os.path.abspath(other):
+        return True
+    if isinstance(other, Path) and may_name(other, output):
+        return True
+    files = [file for file in parts_of(Path(other)) if os.path.isfile(file)]
+    return os.path.isfile(output) and any(os.path.samefile(output, file) for file in files)
 
 
 def refuse_foreign(option: str, path: Path, is_ours: Callable[[Path], bool]) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from qstep.data import check_separator, is_users_splitter, splitter_version
+from qstep.data import check_separator, is_users_splitter, joined, rows_fingerprint, splitter_version
 from qstep.runs.fingerprints import model_fingerprint, remembered_fingerprint
-from qstep.runs.options import CHANGES_NOTHING, Bounds, Check, InSettings, Options, Reads
+from qstep.runs.options import CHANGES_NOTHING, Bounds, Check, InSettings, Options, Reads, Written
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
@@ -36,6 +36,16 @@ def _splitter_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
     if is_users_splitter(value):
         yield value, splitter_version(value)
 
+
+def _rows_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
+    try:
+        yield value, rows_fingerprint(Path(value).expanduser())
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename} is missing: {error.strerror}") from None
+
+
+RowsInput = Annotated[Path, Written(list[Path], joined), Reads(_rows_inputs)]
+"""A file of rows, several of them, a folder or pattern of files, or a Hub id (`qstep.data.inputs`)."""
 
 ModelName = Annotated[str, Reads(path_inputs)]
 """A model's folder or Hub id."""

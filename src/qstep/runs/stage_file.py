@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from qstep.data import RowError, file_fingerprint, write_json
+from qstep.data import RowError, inputs_of, rows_fingerprint, write_json
 from qstep.data.jsonl import dump_row, is_json, lines_of
 from qstep.runs.dry_run import WouldWrite, is_dry_run
 from qstep.runs.sidecar import Meta, new_meta, outcome, read_meta, sidecar, state_of
@@ -212,14 +212,15 @@ def is_finished(path: Path) -> bool:
 
 
 def finished(path: Path) -> str:
-    """The fingerprint of a stage's input.
+    """The fingerprint of a stage's input, which covers all of its files.
 
     Raises:
-        ValueError: the stage that writes the input has not finished, so some rows would silently be missing.
+        ValueError: the stage that writes an input has not finished, so some rows would silently be missing.
     """
-    if not is_finished(path):
-        raise ValueError(f"{path} is unfinished: first run the command that writes it to its end")
-    return file_fingerprint(path)
+    for file in inputs_of(Path(path)):
+        if not is_finished(file):
+            raise ValueError(f"{file} is unfinished: first run the command that writes it to its end")
+    return rows_fingerprint(path)
 
 
 def _refuse_changed_rows(path: Path, meta: Meta, rows: int, size: int, digest: str) -> None:

@@ -24,7 +24,7 @@ from qstep.runs.options import (
 )
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, write_rows
-from qstep.runs.shared_options import ModelName, StepSeparator
+from qstep.runs.shared_options import ModelName, RowsInput, StepSeparator
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import ColumnOptions, GradingOptions
 from qstep.types import RolloutMethod, Row
@@ -82,7 +82,7 @@ class AnnotateConfig(GradingOptions, ColumnOptions, SamplingOptions, EngineOptio
 
     MARKS: ClassVar[Mapping[str, tuple[ReadIf, ...]]] = {"seed": (ReadIf(method=_BY_ROLLOUTS, flip_share=GIVEN),)}
 
-    input: Path
+    input: RowsInput
     output: OutputFile
     method: Literal["exact", "outcome", RolloutMethod] = "exact"
     model_name_or_path: Annotated[ModelName | None, ReadIf(method=_BY_ROLLOUTS)] = None

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from qstep.runs.dry_run import stop_dry_run
-from qstep.runs.options import GIVEN, AtLeast1, Bounds, Options, Output, ReadIf, Such, check_found
+from qstep.runs.options import GIVEN, AtLeast1, Bounds, Output, ReadIf, Such, check_found
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
-from qstep.runs.shared_options import ModelName, StepSeparator
+from qstep.runs.shared_options import ModelName, RowsInput, StepSeparator
 from qstep.runs.stage_file import finished
+from qstep.tasks.options import ColumnOptions
 
 if TYPE_CHECKING:
     from qstep.data import Index
@@ -29,14 +30,14 @@ _LABELLED = ReadIf(format=Such(lambda format: format != "prompt-completion", "la
 
 
 @dataclass(kw_only=True)
-class AuditConfig(Options):
+class AuditConfig(ColumnOptions):
     """Checks a file of training rows: prints statistics, and fails with exit status 1 if a limit is exceeded.
 
     A file without right labels or without wrong labels always fails, because nothing can be learned from it. Files are
     read as `qstep train` reads them. Their index is stored next to them. A soft label above 0 counts as right.
 
     Args:
-        train_file: the file of rows to check.
+        train_file: the rows to check: a file, or several as `qstep train` takes them.
         test_files: test sets that must not share problems with train_file, each under a name that you choose:
             `--test_files.math500 math500.jsonl`. Rows are compared by their prompts. A benchmark's own file has a
             column `problem` or `question`.
@@ -62,7 +63,7 @@ class AuditConfig(Options):
             instruction.
     """
 
-    train_file: Path
+    train_file: RowsInput
     test_files: dict[str, Path] | None = None
     output: Annotated[Path, Output("{stage}.json")] | None = None
     format: Literal["auto", "stepwise", "unpaired", "prompt-completion"] = "auto"
@@ -88,7 +89,7 @@ def audit(config: AuditConfig) -> Audit:
         ValueError: a row is invalid, or a limit is exceeded. A limit is reported after the tables are printed and the
             output is written. The output's `failures` contain the same messages.
     """
-    from qstep.data import RowError, index_rows
+    from qstep.data import RowError, index_rows, named
     from qstep.evals import Audit, holds, write_result
     from qstep.evals.audit import audit_rows
     from qstep.evals.contamination import format_of, shared_with
@@ -100,17 +101,17 @@ def audit(config: AuditConfig) -> Audit:
     tests = config.test_files or {}
     files = {"train_file": config.train_file} | {f"test_files.{name}": path for name, path in tests.items()}
     fingerprints = {name: finished(path) for name, path in files.items()}
-    format = format_of(config.train_file) if config.format == "auto" else config.format
+    format = format_of(config.train_file, config.columns) if config.format == "auto" else config.format
     check_found(config, f"{config.train_file} is {format}", format=format)
     counted = config.model_name_or_path is not None
     forbidden = sorted({config.step_separator, config.separator_token}) if counted and format == "stepwise" else []
     try:
-        index = index_rows(config.train_file, format, forbidden=forbidden)
+        index = index_rows(config.train_file, format, forbidden=forbidden, columns=config.columns)
     except RowError as error:
         raise ValueError(f"{error}{_hint(config.train_file)}") from None
     found = audit_rows(
         index,
-        train_file=config.train_file.name,
+        train_file=named(config.train_file),
         tokens=_token_lengths(index, config),
         shared={name: shared_with(index, path) for name, path in tests.items()},
         provenance=provenance(asdict(config)) | {"files": fingerprints},

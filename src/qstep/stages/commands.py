@@ -65,7 +65,7 @@ class Command:
         parser.add_argument("--config", action="config", help="read options from a YAML file; flags override it")
         for config in classes:
             # The parser resolves types in the module of a class, but not in the modules of its bases.
-            types = {name: about.hint for name, about in options_of(config).items()}
+            types = {name: about.written for name, about in options_of(config).items()}
             config.__init__.__annotations__.update(types)  # type: ignore[misc]
             parser.add_class_arguments(config)
         return parser

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 from qstep.runs.options import GIVEN, AtLeast1, Bounds, NotInSettings, OutputFile, ReadIf, Seed, settings_of
 from qstep.runs.runner import Work, in_blocks, write_rows
+from qstep.runs.shared_options import RowsInput
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import ColumnOptions, GradingOptions
 from qstep.types import Row, Verdict
@@ -31,7 +32,8 @@ class GradeConfig(GradingOptions, ColumnOptions):
 
     Args:
         input: rows written by `qstep sample`, or your own file of responses. A row of your own has a `question`, its
-            right `answer`, and a `response` or a list of `responses`. docs/files.md lists other names that are read.
+            right `answer`, and a `response` or a list of `responses`. docs/files.md lists
+            other names that are read, and the forms for several files and for Hub ids.
         output: the JSONL file to write.
         offset: number of problems to skip, in order of appearance.
         num_problems: maximum number of problems to grade; all by default.
@@ -40,7 +42,7 @@ class GradeConfig(GradingOptions, ColumnOptions):
         seed: seed of the flips.
     """
 
-    input: Path
+    input: RowsInput
     output: OutputFile
     offset: Annotated[int, Bounds(least=0)] = 0
     num_problems: AtLeast1 | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 from qstep.runs.options import NotInSettings, OutputFile, settings_of
 from qstep.runs.progress import say
 from qstep.runs.runner import Work, write_rows
+from qstep.runs.shared_options import RowsInput
 from qstep.runs.stage_file import finished
 from qstep.scoring.options import ScorerOptions, warn_of_prompts
 from qstep.tasks.options import ColumnOptions, TaskOptions
@@ -43,7 +44,7 @@ class ScoreConfig(TaskOptions, ColumnOptions, ScorerOptions):
             possible. Nothing is truncated.
     """
 
-    input: Path
+    input: RowsInput
     output: OutputFile
     over_long: Annotated[OverLongScored, NotInSettings(unless=_in_windows)] = "refuse"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -24,7 +24,9 @@ from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
 from qstep.runs.options import NOT_IN_SETTINGS, NotInSettings, settings_of
 from qstep.runs.progress import console, reasons_text
+from qstep.runs.shared_options import RowsInput
 from qstep.runs.stage_file import finished
+from qstep.tasks.options import ColumnOptions
 from qstep.trainers import trainer_class
 from qstep.trainers.arguments import check_evaluation
 from qstep.trainers.checkpoints import seal
@@ -33,12 +35,13 @@ from qstep.types import Truncated
 
 
 @dataclass(kw_only=True)
-class TrainInputs(ModelOptions):
+class TrainInputs(ModelOptions, ColumnOptions):
     """The model and the rows that a training run starts from.
 
     Args:
-        train_file: the file of rows to learn from.
-        eval_file: a file of rows to evaluate on during training, at the times that eval_strategy sets. It needs
+        train_file: the file of rows to learn from. Several files are separated by commas, or given as a list in YAML. A
+            pattern such as `data/*.parquet`, a folder of files and a Hub id are read too.
+        eval_file: rows to evaluate on during training, at the times that eval_strategy sets. It needs
             eval_strategy steps or epoch, or eval_on_start. Give load_best_model_at_end and metric_for_best_model to
             keep the best checkpoint.
     """
@@ -47,8 +50,8 @@ class TrainInputs(ModelOptions):
         ("model_name_or_path", "model_revision"), (NOT_IN_SETTINGS,)
     )
 
-    train_file: Path
-    eval_file: Annotated[Path | None, NOT_IN_SETTINGS, EVALUATES] = None
+    train_file: RowsInput
+    eval_file: Annotated[RowsInput | None, NOT_IN_SETTINGS, EVALUATES] = None
 
 
 def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
@@ -79,6 +82,8 @@ def train_on(
     if config.hub_token is not None:  # huggingface_hub reads it there, and no output contains it
         os.environ["HF_TOKEN"], config.hub_token = config.hub_token, None
     check_evaluation(config, evaluated)
+    learned = replace(learned, columns=inputs.columns)
+    evaluated = None if evaluated is None else replace(evaluated, columns=inputs.columns)
     with ExitStack() as stack:
 
         def open_first() -> Run:

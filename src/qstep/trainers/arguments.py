@@ -47,7 +47,7 @@ def check_shared(train: GroupDataset, evaluated: GroupDataset, *, decides: bool)
     shared = np.intersect1d(trained, evaluated.index.table["prompt"][evaluated.rows])
     if not len(shared):
         return
-    place = train.source.line(int(train.rows[np.isin(trained, shared)].min()))
+    place = train.source.line(train.index.line(int(train.rows[np.isin(trained, shared)].min())))
     overlap = f"{train.source} and {evaluated.source} share {len(shared)} problems (one is on {place} of the first)"
     if decides:
         raise ValueError(

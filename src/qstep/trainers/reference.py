@@ -123,7 +123,7 @@ def reference_store(
         logps: returns the reference's log-probabilities `[B, T]` of a batch from `collate`.
     """
     name = hashlib.sha256(f"{dataset.index.fingerprint} {key}".encode()).hexdigest()[:16]
-    first = gathered(_writable(dataset.index.path, f"{dataset.index.path.name}.reference-{name}"))[0]
+    first = gathered(_writable(dataset.index.cached_as, f"{dataset.index.cached_as.name}.reference-{name}"))[0]
     store = together(lambda: ReferenceStore(first))
 
     def lacks(batch: list[int]) -> bool:

@@ -23,6 +23,7 @@ from qstep.data.published.stepwise import read_trl_stepwise
 from qstep.data.rows import check_row, label_kind
 from qstep.data.sources import Source
 from qstep.data.steps import first_cut, split_steps
+from qstep.data.truth import Firsts, refuse_mixed_kinds
 from qstep.types import Row
 from qstep.words import counted
 
@@ -144,6 +145,7 @@ def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[R
     known = _KNOWN[reading.format]
     read: _Reader = partial(read_prm800k, neutral=reading.neutral) if reading.format == "prm800k" else known.read
     seen: set[str] = set()
+    kinds: Firsts = {}
     where = "/".join(part for part in (source.name, source.config, source.split) if part)
     for index, (line, raw) in enumerate(source.rows()):
         record = Record(source.path, line, raw, f"{where}/{index}", where)
@@ -154,7 +156,8 @@ def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[R
             if isinstance(found, LeftOut):
                 left_out.append(found)
                 continue
-            row = _finished(record, found, reading, known.separator, audit)
+            row = _finished(record, found, reading, known.separator, audit, kinds)
+            refuse_mixed_kinds(source.path, kinds)
             if row["id"] in seen:
                 if known.ids == "own":
                     raise record.error("id", f"{row['id']!r} occurs twice; give each row its own id")
@@ -175,7 +178,7 @@ def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[R
             (audit.rows_not_used if nothing.what == "row" else audit.parts_not_used)[nothing.reason] += 1
 
 
-def _finished(record: Record, row: Row, reading: Reading, separator: str, audit: Audit) -> Row:
+def _finished(record: Record, row: Row, reading: Reading, separator: str, audit: Audit, kinds: Firsts) -> Row:
     """The row with its task and separator, after `check_row`."""
     separator = reading.step_separator or row.get("step_separator") or separator
     if not isinstance(separator, str):
@@ -196,6 +199,6 @@ def _finished(record: Record, row: Row, reading: Reading, separator: str, audit:
     if reading.separator_inside == "keep":
         del row["step_separator"]
     try:
-        return check_row(record.path, record.line, row, "stepwise")
+        return check_row(record.path, record.line, row, "stepwise", kinds=kinds)
     except RowError as error:
         raise record.error(error.field or "", error.problem) from None
