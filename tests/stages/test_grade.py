@@ -117,7 +117,7 @@ def test_flipped_verdicts_are_marked_and_their_rewards_follow(tmp_path: Path) ->
         flipped[seed] = [row["flipped"] for row in read_rows(output)]
         assert 70 <= sum(flipped[seed]) <= 130, "a quarter of 400, within 3.5 standard deviations of 8.7"
     assert flipped[1] != flipped[2]
-    assert qstep("grade", "--input", source, "--output", tmp_path / "x.jsonl", "--seed", 1) == 2
+    assert qstep("grade", "--input", source, "--output", tmp_path / "x.jsonl", "--seed", 1) == 1
 
 
 def test_grading_without_flips_has_the_settings_of_earlier_versions(tmp_path: Path) -> None:
