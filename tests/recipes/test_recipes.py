@@ -139,6 +139,7 @@ def test_what_cannot_run_is_refused_before_anything_runs(tmp_path: Path, changed
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
+        ({"values": {"clip": float("inf")}}, r"a number is infinite or NaN; write a large number, such as 1\.0e\+9"),
         ({"stage": {}}, r"a recipe has no 'stage' \(did you mean 'stages'\?\)"),
         ({"title": ""}, "'title' is missing"),
         ({"seeds": ["one"]}, "seeds is"),

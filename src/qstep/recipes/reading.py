@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import fields, replace
@@ -68,6 +69,10 @@ def _written(file: Path, after: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise RecipeError(f"{file}: not YAML: {error}") from None
     if not isinstance(written, dict):
         raise bare.error(f"a {type(written).__name__}, not a mapping with `title`, `about`, `output_dir` and `stages`")
+    try:
+        json.dumps(written, allow_nan=False, default=str)
+    except ValueError:
+        raise bare.error("a number is infinite or NaN; write a large number, such as 1.0e+9") from None
     known = {f.name for f in fields(Recipe)} - {"file"} | {"extends"}
     for key in written:
         if key not in known:
