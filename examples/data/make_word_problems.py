@@ -2,8 +2,8 @@
 
     python examples/data/make_word_problems.py --num_problems 1600 --output runs/word_problems.jsonl
 
-The solutions are those of `gsm_symbolic`: a line for each step, and the answer behind `####`, as GSM8K's have. The
-problems are the first of the train split: `qstep sample --offset 1600` begins behind them.
+The solutions are those of `gsm_symbolic`: a line for each step, and the answer after `####`, as GSM8K's have. The
+problems are the first of the train split: `qstep sample --offset 1600` begins after them.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def test_both_files_are_about_the_same_problems(folder: Path) -> None:
                 check_row(folder, number, row, "stepwise")
 
 
-def test_steps_behind_a_marked_one_have_no_label(folder: Path) -> None:
+def test_steps_after_a_marked_one_have_no_label(folder: Path) -> None:
     right, wrong = read_rows(folder / "real.jsonl")
     assert right["completions"] == ["He has 31 + 24 = 55 apples.", "He pays 2 dollars for each."]
     assert right["labels"] == [True, True]

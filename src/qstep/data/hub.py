@@ -179,12 +179,14 @@ def _why_not_read(asked: HubId, error: Exception) -> str:
 
 
 def _not_offline(asked: HubId, copy: str | None = None) -> str:
-    """Why a data set cannot be read offline. `copy` is the commit that is on this machine instead."""
+    """Why a data set cannot be read without the Hub. `copy` is the commit that is on this machine instead."""
+    unreached = "HF_HUB_OFFLINE is set" if _is_offline() else "the Hub was not reached"
+    remedy = "unset HF_HUB_OFFLINE" if _is_offline() else "try again"
     wanted = f"revision {asked.revision} of it" if asked.revision else "it"
     found = f"only commit {copy} of it is on this machine" if copy else f"{wanted} is not on this machine"
     return (
-        f"{asked.name} is no file or folder here, and cannot be read as a data set of the Hub: HF_HUB_OFFLINE is set, "
-        f"and {found}. Give a file, or unset HF_HUB_OFFLINE"
+        f"{asked.name} is no file or folder here, and cannot be read as a data set of the Hub: {unreached}, "
+        f"and {found}. Give a file, or {remedy}"
     )
 
 

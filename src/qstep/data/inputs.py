@@ -66,13 +66,13 @@ def inputs_of(path: Path) -> tuple[Path, ...]:
 
 def is_several(path: Path) -> bool:
     """Whether a path does not stand for itself, but for the files of a list, a pattern or a folder."""
-    if isfile(path):
-        return False
-    return "," in str(path) or is_pattern(path) or (isdir(path) and not _is_saved(path))
+    if isdir(path):
+        return not _is_saved(path)
+    return not isfile(path) and ("," in str(path) or is_pattern(path))
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path that does not exist is a pattern of names."""
+    """Whether a path has a sign of patterns: `*`, `?` or `[`."""
     return bool(_PATTERN & {*str(path)})
 
 
@@ -114,17 +114,18 @@ def unit_of(file: Path) -> str:
 
 def line_of(path: Path, line: int) -> str:
     """The name of a row in a message that already names the path: `line 3`, or `line 3 of b.jsonl` in several files."""
-    return f"{unit_of(located(path, line)[0])} {place_of(path, line)}"
-
-
-Range = tuple[Path, int, int, int]
-"""A part of a file: the file, where the part begins and ends, and where the file begins if all are one text."""
+    file, number = located(path, line)
+    return f"{unit_of(file)} {number} of {file.name}" if is_several(path) else f"{unit_of(file)} {number}"
 
 
 def place_of(path: Path, line: int) -> int | str:
     """A line as results name it: its number, or `3 of b.jsonl` in several files."""
     file, number = located(path, line)
     return f"{number} of {file.name}" if is_several(path) else number
+
+
+Range = tuple[Path, int, int, int]
+"""A part of a file: the file, where the part begins and ends, and where the file begins if all are one text."""
 
 
 @dataclass(frozen=True)

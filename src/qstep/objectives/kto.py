@@ -44,8 +44,8 @@ class KTOConfig(PolicyConfig):
     Args:
         beta: weight of a change in log-probability, per nat. A greater beta keeps the policy closer to the reference.
         desirable_weight: factor on the losses of right responses. If there are few of them, raise it.
-        undesirable_weight: factor on the losses of the others. A run warns if the two sides are far from balanced, and
-            names the factor that balances them.
+        undesirable_weight: factor on the losses of the others. A run warns unless right responses weigh 1 to 4/3 times
+            as much as these in sum, and names the factor that balances them.
     """
 
     beta: Annotated[float, Bounds(above=0)] = 0.1

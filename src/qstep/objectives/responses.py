@@ -102,9 +102,8 @@ def _warn_of_unread(source: RowsFile, columns: Collection[str]) -> None:
     """Names columns that mean something in other programs, and that training does not read."""
     unread = [name for name in _UNREAD if name in columns]
     if unread and here()[0] == 0:
-        _log.warning(
-            "%s: training does not read the column %s. %s", source, ", ".join(map(repr, unread)), _UNREAD[unread[0]]
-        )
+        why = ". ".join(dict.fromkeys(_UNREAD[name] for name in unread))
+        _log.warning("%s: training does not read the column %s. %s", source, ", ".join(map(repr, unread)), why)
 
 
 def stop_at_end_of_turn(model: PolicyModel, tokenizer: PreTrainedTokenizerBase, train: GroupDataset) -> None:

@@ -35,11 +35,9 @@ def refuse_unclear_rewards(source: RowsFile, index: Index) -> None:
 
 
 def refuse_contradicting_verdicts(source: RowsFile, index: Index) -> None:
-    """Raises RowError for a right response with a reward of 0 or less, or a wrong one with a reward of 1.
+    """Raises RowError if a label contradicts its reward: right below `right_at` (1 if None), or wrong from it.
 
-    With `right_at`, that reward takes the place of 1.
-
-    It asks only files whose rewards are 1, 0 and -1. Other rewards may have another scale.
+    Checks only files whose rewards are 1, 0 and -1, because others may have another scale.
     """
     table = index.table
     rewards, known = table["outcome"], ~np.isnan(table["outcome"])

@@ -190,7 +190,7 @@ def _own_samples(index: Index, config: AuditConfig) -> OwnSamples | None:
     if config.policy is None:
         return None
     numbers = chosen_rows(len(index), config.policy_rows).tolist()
-    rows = [(f"{config.train_file}, line {number + 1}", index.row(number)) for number in numbers]
+    rows = [(index.where(number), index.row(number)) for number in numbers]
     for where, row in rows:
         if "completion" not in row:
             raise ValueError(f"{where}, field 'completion': is missing, but --policy compares it. Remove --policy")
@@ -214,7 +214,7 @@ def _failures(found: Audit, config: AuditConfig) -> Iterator[str]:
 
 
 def _verdict_failures(index: Index) -> Iterator[str]:
-    """What training refuses of labels and rewards."""
+    """What training refuses of labels and rewards. Some methods do not ask which responses are right."""
     from qstep.data import RowError
     from qstep.objectives.source import RowsFile
     from qstep.objectives.verdicts import refuse_contradicting_verdicts, refuse_unclear_rewards
