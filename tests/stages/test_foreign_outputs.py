@@ -34,7 +34,7 @@ COMMAND_LINES = {
     "report": "--results={here}/result.json --output={here}/theirs.html",
     "merge": f"{MODEL} {FOLDER}",
     "export": f"{SCORER} {FOLDER}",
-    "inspect": f"--model={{here}}/model {ROWS} {OUTPUT} --format=jsonl",
+    "inspect": f"--model_name_or_path={{here}}/model {ROWS} {OUTPUT} --format=jsonl",
     "card": "--model={here}/model --output={here}/theirs.md",
     "miniature": f"{FOLDER} --textbook_rows=1",
     **{

@@ -43,7 +43,7 @@ def trained(base: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def inspected(model: Path, rows: Path, output: Path, *more: str) -> list[dict[str, Any]]:
-    given = ["--model", str(model), "--input", str(rows), "--format", "jsonl", "--output", str(output)]
+    given = ["--model_name_or_path", str(model), "--input", str(rows), "--format", "jsonl", "--output", str(output)]
     assert main(["inspect", *given, *more]) == 0
     return list(read_rows(output))
 
@@ -129,7 +129,7 @@ def test_the_reference_of_the_training_is_found(
     known = json.loads(kept)
     known["summary"]["base_model"]["path"] = "../elsewhere"
     meta.write_text(json.dumps(known))
-    given = ["inspect", "--model", str(trained / "sft"), "--input", str(rows_file)]
+    given = ["inspect", "--model_name_or_path", str(trained / "sft"), "--input", str(rows_file)]
     try:
         assert main(given) == 1
         assert "began with (base0) is not where it was: give --reference" in capsys.readouterr().err
@@ -159,12 +159,12 @@ def test_responses_are_chosen_by_id_or_line(
     capsys.readouterr()
     inspected(trained / "dqo", rows_file, tmp_path / "c.jsonl")
     assert "the first 5 responses are read. Choose others with --ids or --rows" in capsys.readouterr().err
-    given = ["inspect", "--model", str(trained / "dqo"), "--input", str(rows_file)]
+    given = ["inspect", "--model_name_or_path", str(trained / "dqo"), "--input", str(rows_file)]
     for more, words in (
         (["--ids", "none"], "has no row with the id 'none'"),
         (["--rows", "60-70"], "has fewer than 70 responses (--rows 60-70)"),
-        (["--rows", "0"], "--rows 0 is not a list of lines, counted from 1: give for example 1,5-8"),
-        (["--rows", "a"], "--rows a is not a list of lines"),
+        (["--rows", "0"], "--rows 0 is not a list of numbers, counted from 1: give for example 1,5-8"),
+        (["--rows", "a"], "--rows a is not a list of numbers"),
         (["--rows", "1", "--ids", "a"], "--ids and --rows both choose responses"),
         (["--format", "html"], "--format html needs --output, the file to write"),
         (["--output", "x.html"], "it has no effect without --format jsonl or html"),
@@ -174,7 +174,9 @@ def test_responses_are_chosen_by_id_or_line(
 
 
 def test_the_table(trained: Path, rows_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "--model", str(trained / "dqo"), "--input", str(rows_file), "--rows", "1"]) == 0
+    assert (
+        main(["inspect", "--model_name_or_path", str(trained / "dqo"), "--input", str(rows_file), "--rows", "1"]) == 0
+    )
     text = capsys.readouterr().err
     assert re.search(r"beta 0\.500, log-ratio -?\d+\.\d{3}, advantage .*, value .*", text)
     assert "Steps" in text and "Tokens" in text and re.search(r"value after", text)
@@ -216,7 +218,7 @@ def test_the_page_shows_where_v_falls_and_escapes_text(trained: Path, tmp_path: 
 
 
 def test_the_page_is_written_by_the_command(trained: Path, rows_file: Path, tmp_path: Path) -> None:
-    given = ["--model", str(trained / "dqo"), "--input", str(rows_file), "--format", "html"]
+    given = ["--model_name_or_path", str(trained / "dqo"), "--input", str(rows_file), "--format", "html"]
     assert main(["inspect", *given, "--output", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     assert page.startswith("<!doctype html>") and page.count('<section class="response">') == 5

@@ -19,7 +19,7 @@ from qstep.objectives.watched import derived, of_values
 from qstep.trainers.fall import WarnOfCommonFall, has_fallen
 from tiny_trainers import trainer
 
-POLICIES = ["sft", "rs", "reinforce", "dqo", "dro"]
+POLICIES = ["sft", "rs", "reinforce", "dpo", "kto", "dqo", "dro"]
 
 
 def first_line(run: Any) -> dict[str, Any]:
@@ -94,16 +94,20 @@ def test_entropy_and_lengths_of_every_policy(
 def test_averages_are_the_same_however_a_step_is_accumulated(
     kind: str, base: Path, rows_file: Path, tmp_path: Path
 ) -> None:
-    """A step of 8 items in one, two or eight micro-batches, logged after two steps: all values to 1e-4."""
-    lines = []
+    """A step of 8 items in one, two or eight micro-batches, logged after two steps: all values to 1e-4.
+
+    A margin is as exact as the two values whose difference it is.
+    """
+    lines, groups = [], {} if kind == "dpo" else {"responses_per_prompt": 3}
     for size, splits in ((8, 1), (4, 2), (1, 8)):
-        options = dict(per_device_train_batch_size=size, gradient_accumulation_steps=splits, max_steps=2)
-        run = trainer(kind, base, rows_file, tmp_path / f"{size}", logging_steps=2, responses_per_prompt=3, **options)
+        options = dict(per_device_train_batch_size=size, gradient_accumulation_steps=splits, max_steps=2, **groups)
+        run = trainer(kind, base, rows_file, tmp_path / f"{size}", logging_steps=2, **options)
         lines.append(first_line(run))
     for line in lines[1:]:
         assert line.keys() == lines[0].keys()
         for name, value in lines[0].items():
-            assert line[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+            size = abs(lines[0].get(name.replace("margins", "chosen"), 0.0))
+            assert line[name] == pytest.approx(value, rel=1e-4, abs=1e-5 + 1e-6 * size), name
 
 
 def test_what_each_method_logs(base: Path, rows_file: Path, tmp_path: Path) -> None:
@@ -115,6 +119,8 @@ def test_what_each_method_logs(base: Path, rows_file: Path, tmp_path: Path) -> N
         "sft": both,
         "rs": everywhere,
         "reinforce": both,
+        "dpo": both | of_reference | {"rewards/accuracies"},
+        "kto": both | of_reference | {"kl/mismatched"},
         "dro": both | of_reference | of_value,
         "dqo": both | of_reference | of_value | {"loss/value", "loss/q"},
     }

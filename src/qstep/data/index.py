@@ -95,8 +95,13 @@ class Index:
         row = checked_line(self.path, line, text, self.format, (), self.columns)
         return row if self.right_at is None else with_verdict(row, self.right_at)
 
-    def with_verdicts(self, right_at: float) -> Index:
-        """The index, with rows that have a reward and no label as right from this reward. They get this label."""
+    def with_verdicts(self, right_at: float | None) -> Index:
+        """The index in which rows with a reward and no label have the label that the reward is at least `right_at`.
+
+        None changes nothing.
+        """
+        if right_at is None:
+            return self
         table = np.array(self.table)
         rewarded = ~table["judged"] & ~np.isnan(table["outcome"])
         table["right"][rewarded] = table["outcome"][rewarded] >= right_at

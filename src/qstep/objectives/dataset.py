@@ -22,7 +22,7 @@ from qstep.data import (
     tokenizer_fingerprint,
 )
 from qstep.objectives.source import RowsFile
-from qstep.objectives.verdicts import judged_index, refuse_unclear_rewards
+from qstep.objectives.verdicts import refuse_unclear_rewards
 from qstep.processes import first_then_all
 from qstep.types import OverLong, Row, Truncated
 
@@ -151,7 +151,7 @@ def select_rows(
         RowError: a row is bad, another separator split its steps, or it is not clear which responses are right.
         ValueError: rows are longer than `max_length` and `over_long` is `refuse`, or no row is left.
     """
-    index = judged_index(source, config, format, forbidden)
+    index = source.index(format, forbidden).with_verdicts(config.right_at)
     table = index.table
     if asks_right or config.truncated != "keep":
         refuse_unclear_rewards(source, index)

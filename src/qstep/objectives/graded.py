@@ -42,10 +42,15 @@ def by_outcome(logps: Tensor, batch: GradedBatch, beta: float | None = None) -> 
     With `beta`, also the implicit rewards: beta times the log-ratio of a response to the reference.
     """
     right = batch["right"]
-    found = split("logps", logps.sum(1), right, ~right)
-    if "reference_logps" in batch:
-        mask, reference = batch["response_mask"].bool(), batch["reference_logps"]
-        found["kl"] = kl_k3(logps, reference, mask)[mask]
-        if beta is not None:
-            found |= split("rewards", beta * (logps - reference).sum(1), right, ~right)
+    found = {**split("logps", logps.sum(1), right, ~right), **kl(logps, batch)}
+    if beta is not None and "reference_logps" in batch:
+        found |= split("rewards", beta * (logps - batch["reference_logps"]).sum(1), right, ~right)
     return found
+
+
+def kl(logps: Tensor, batch: GradedBatch) -> dict[str, Tensor]:
+    """The KL from the reference at each token, if the reference is known."""
+    if "reference_logps" not in batch:
+        return {}
+    mask = batch["response_mask"].bool()
+    return {"kl": kl_k3(logps, batch["reference_logps"], mask)[mask]}

@@ -13,7 +13,7 @@ from qstep.data import NO_ERROR, Index, contradicting_rows, first_wrong, is_righ
 from qstep.data.parts import ends_with_step
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.source import RowsFile
-from qstep.objectives.verdicts import judged_index, refuse_unclear_rewards
+from qstep.objectives.verdicts import refuse_unclear_rewards
 from qstep.types import ABSENT, Row
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def check_verdicts(source: RowsFile, config: GroupConfig, forbidden: Sequence[st
         RowError: a row is bad, or it is not clear which responses are right.
         ValueError: all verdicts are the same.
     """
-    index = judged_index(source, config, "stepwise", forbidden)
+    index = source.index("stepwise", forbidden).with_verdicts(config.right_at)
     refuse_unclear_rewards(source, index)
     table = index.table
     verdict = np.where(table["right"] >= 0, table["right"], table["last"])
@@ -86,7 +86,7 @@ def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[s
         RowError: a row is bad.
         ValueError: all labels are the same, or labels rise after a wrong step and `config.rising` is `refuse`.
     """
-    index = judged_index(source, config, "stepwise", forbidden)
+    index = source.index("stepwise", forbidden).with_verdicts(config.right_at)
     table, threshold = index.table, config.threshold
     lowest, highest = label_range(index, mask=config.truncated == "mask")
     known = ~np.isnan(lowest) & (table["steps"] > 0)

@@ -14,11 +14,12 @@ from qstep.models import ModelOptions, PolicyModel
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.config import PolicyConfig
 from qstep.objectives.dataset import GroupDataset, Item
-from qstep.objectives.graded import by_outcome, graded_batch, ungraded
+from qstep.objectives.graded import graded_batch, kl, ungraded
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.pairs import Pairs, only_in_pairs
 from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
+from qstep.objectives.watched import split
 from qstep.processes import here
 from qstep.runs.options import AtLeast1, Bounds
 
@@ -104,12 +105,10 @@ class DPO(Objective[GradedBatch]):
         return Losses(
             halves,
             {
-                **by_outcome(logps, batch),
-                "rewards/chosen": rewards[better],
-                "rewards/rejected": rewards[worse],
+                **kl(logps, batch),
+                **split("rewards", rewards, better, worse),
+                **split("logps", sums, better, worse),
                 "rewards/accuracies": rewards[better] > rewards[worse],
-                "logps/chosen": sums[better],
-                "logps/rejected": sums[worse],
             },
         )
 

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from qstep.data import Format, Index
+from qstep.data import Index
 from qstep.objectives.source import RowsFile
-
-if TYPE_CHECKING:
-    from qstep.objectives.dataset import Selection
-
-
-def judged_index(source: RowsFile, config: Selection, format: Format, forbidden: Sequence[str] = ()) -> Index:
-    """The index of the rows. A response without a label is right from the reward `right_at`. Raises as `index` does."""
-    index = source.index(format, forbidden)
-    return index if config.right_at is None else index.with_verdicts(config.right_at)
 
 
 def refuse_unclear_rewards(source: RowsFile, index: Index) -> None:

@@ -128,9 +128,9 @@ def audit(config: AuditConfig) -> Audit:
     forbidden = sorted({config.step_separator, config.separator_token}) if counted and format == "stepwise" else []
     try:
         index = index_rows(config.train_file, format, forbidden=forbidden, columns=config.columns)
+        index = index.with_verdicts(config.right_at)
     except RowError as error:
         raise ValueError(f"{error}{_hint(config.train_file)}") from None
-    index = index if config.right_at is None else index.with_verdicts(config.right_at)
     found = audit_rows(
         index,
         train_file=named(config.train_file),

@@ -15,7 +15,7 @@ from qstep.runs.options import Bounds, Check, NotInSettings, OutputFile, ReadIf,
 from qstep.runs.outputs import begins_with, refuse_foreign
 from qstep.runs.progress import print_result, print_table, say, say_written
 from qstep.runs.runner import Work, write_rows
-from qstep.runs.shared_options import DeviceOptions, ModelName, StepSeparator
+from qstep.runs.shared_options import DeviceOptions, ModelName, RowsInput, StepSeparator
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import ColumnOptions
 from qstep.types import Row
@@ -28,13 +28,13 @@ _FIRST = 5
 _NUMBERS = ("log_ratio", "advantage", "value", "q")
 
 
-def _line_ranges(option: str, value: str) -> list[range]:
-    """The lines that `1,5-8` names. Raises ValueError for anything else."""
+def _ranges(option: str, value: str) -> list[range]:
+    """The numbers that `1,5-8` names. Raises ValueError for anything else."""
     ranges = []
     for part in value.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None or int(match[1]) < 1 or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError(f"--{option} {value} is not a list of lines, counted from 1: give for example 1,5-8")
+            raise ValueError(f"--{option} {value} is not a list of numbers, counted from 1: give for example 1,5-8")
         ranges.append(range(int(match[1]), int(match[2] or match[1]) + 1))
     return ranges
 
@@ -47,22 +47,22 @@ class InspectConfig(ColumnOptions, DeviceOptions):
     the token. A policy without a value function has no V and no Q. In DRO, V is that of the prompt.
 
     Args:
-        model: the policy: a folder of `qstep train dqo` or `dro`, with V, or any causal language model.
+        model_name_or_path: the policy: a folder of `qstep train dqo` or `dro`, with V, or any causal language model.
         reference: the reference model, or `uniform`. The default is the model that the training began with.
         input: rows with responses, in the columns that `qstep grade` reads.
-        ids: the id of a row, or a list of ids. The default is the first five rows.
-        rows: the numbers of rows in the file, counted from 1, such as `1,5-8`.
+        ids: the id of a row, or a list of ids. The default is the first five responses.
+        rows: the numbers of responses in the file, counted from 1, such as `1,5-8`.
         format: a `table` in the terminal, `jsonl`, or a page in `html` on which the colour of a token shows V.
         output: the file to write, for jsonl and html.
         beta: the factor on the log-ratio. The default is the one of the training.
         step_separator: the string between steps, or the `split:<name>` that cut them, for rows without steps.
     """
 
-    model: ModelName
-    input: Path
+    model_name_or_path: ModelName
+    input: RowsInput
     reference: ModelName | None = None
     ids: list[str] | str | None = None
-    rows: Annotated[str | None, Check(_line_ranges)] = None
+    rows: Annotated[str | None, Check(_ranges)] = None
     format: Annotated[Literal["table", "jsonl", "html"], NotInSettings()] = "table"
     output: Annotated[OutputFile | None, ReadIf(format=("jsonl", "html"))] = None
     beta: Annotated[float | None, Bounds(above=0)] = None
@@ -87,14 +87,14 @@ def inspect(config: InspectConfig) -> Path | None:
 
     if config.format == "jsonl":
         assert config.output is not None
-        settings = settings_of(config, input=finished(config.input), model=model_fingerprint(config.model))
+        settings = settings_of(config, input=finished(config.input), model=model_fingerprint(config.model_name_or_path))
         write_rows(config.output, "inspect", settings, lambda done: _work(config, done))
     elif config.format == "html":
         assert config.output is not None
         refuse_foreign("output", config.output, lambda page: begins_with(page, b"<!doctype html>"))
         stop_dry_run(config.output)
         found = list(_inspected(config, _chosen(config)))
-        render_inspection(found, Path(config.model).name, config.output)
+        render_inspection(found, Path(config.model_name_or_path).name, config.output)
         say_written(config.output, {"responses": len(found)})
     else:
         for row in _inspected(config, _chosen(config)):
@@ -112,7 +112,7 @@ def _inspected(config: InspectConfig, rows: list[Row]) -> Iterator[Row]:
     from qstep.scoring.token_values import TokenValues
 
     values: TokenValues = TokenValues.load(
-        config.model, config.reference, config.beta, device=config.device, dtype=config.dtype
+        config.model_name_or_path, config.reference, config.beta, device=config.device, dtype=config.dtype
     )
     for row in rows:
         try:
@@ -134,7 +134,7 @@ def _chosen(config: InspectConfig) -> list[Row]:
             raise ValueError(f"{config.input} has no row with the id {', '.join(map(repr, missing))}")
         return found
     if config.rows:
-        numbers = {number for lines in _line_ranges("rows", config.rows) for number in lines}
+        numbers = {number for chosen in _ranges("rows", config.rows) for number in chosen}
         found = [row for number, row in enumerate(rows, 1) if number in numbers]
         if len(found) < len(numbers):
             raise ValueError(f"{config.input} has fewer than {max(numbers)} responses (--rows {config.rows})")
