@@ -153,14 +153,14 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy of one layer, taught the form of the miniature's responses for a few seconds."""
     from qstep.data import write_jsonl
     from qstep.models import PolicyModel
-    from qstep.objectives.config import GroupConfig
+    from qstep.objectives.config import PolicyConfig
     from qstep.trainers import RSTrainer
 
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(tiny_qwen3())
     write_jsonl(folder / "textbook.jsonl", miniature.textbook(2000))
-    config = GroupConfig(
+    config = PolicyConfig(
         output_dir=str(folder / "run"),
         use_cpu=True,
         max_steps=150,

@@ -228,6 +228,8 @@ DRY_RUNS = {
     "sample": "--model_name_or_path MODEL --num_problems 2 --output out.jsonl",
     "grade": "--input ROWS --output out.jsonl",
     "annotate": "--input ROWS --output out.jsonl",
+    "pairs": "--input ROWS --output out.jsonl",
+    "inspect": "--model_name_or_path MODEL --input ROWS --format jsonl --output out.jsonl",
     "audit": "--train_file ROWS --output out.json",
     "score": "--input ROWS --scorer MODEL --output out.jsonl",
     "serve": "--scorer MODEL",
@@ -293,6 +295,7 @@ WRONG = {
         "export": "--scorer_kind qstep --scorer_reference x",
     },
     **{"card": "--results ROWS --output ROWS", "miniature": "--textbook_rows 0", "train": "--eval_strategy steps"},
+    **{"pairs": "--threshold 2", "inspect": "--ids a --rows 1"},
     **{"run": "--processes 0", "demo": "--seeds a"},
 }
 """A setting of each command that it refuses, whatever is in its files."""

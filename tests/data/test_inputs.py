@@ -175,3 +175,11 @@ def test_audit_names_lines_in_their_files(shards: Path) -> None:
     write(shards / "b.jsonl", 1)
     found = audit(AuditConfig(train_file=shards))
     assert (found.train_file, found.duplicates.lines) == ("a.jsonl, b.jsonl, c.jsonl", ["2 of b.jsonl"])
+
+
+def test_a_file_under_two_names_is_read_once_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "rows.jsonl")
+    for other in (tmp_path / "link.jsonl", tmp_path / "." / ".." / tmp_path.name / "rows.jsonl"):
+        with pytest.raises(ValueError, match="twice: its rows would be read twice"):
+            inputs_of(Path(f"{tmp_path}/rows.jsonl,{other}"))

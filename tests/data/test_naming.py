@@ -218,3 +218,9 @@ def test_a_gold_answer_of_another_kind_is_named_as_what_it_is(tmp_path: Path) ->
     write_jsonl(path, [{"question": "2+2?", "target": ["4"], "response": "4"}])
     with pytest.raises(RowError, match="'target' is a list, not a string or a number"):
         list(read_responses(path, need=("gold",)))
+
+
+def test_an_empty_list_of_responses_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", {**ROW, "id": "a"}, {"question": "1+1?", "answer": "2", "code": []})
+    with pytest.raises(RowError, match=r"line 2, field 'code': is an empty list: the row has no response"):
+        list(read_responses(file))

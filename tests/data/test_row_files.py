@@ -127,3 +127,10 @@ def test_folders_that_are_no_rows(tmp_path: Path) -> None:
     datasets.DatasetDict(both).save_to_disk(tmp_path / "both")
     with pytest.raises(ValueError, match="has the splits train, test: give the folder of one of them"):
         list(read_rows(tmp_path / "both"))
+
+
+@pytest.mark.parametrize("content", [gzip.compress(b'{"a": 1}\n' * 99)[:30], b'{"a": 1}\n'], ids=["cut", "plain"])
+def test_a_damaged_gz_file_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"rows\.jsonl\.gz is damaged or incomplete: .* Copy or download it again"):
+        list(read_rows(tmp_path / "rows.jsonl.gz"))

@@ -144,3 +144,36 @@ def test_a_problem_alone_is_no_pair(tmp_path: Path, capsys: pytest.CaptureFixtur
     write_jsonl(tmp_path / "rows.jsonl", graded(1, 1))
     assert main(["pairs", "--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 1
     assert "no row can be used. Left out: {'without a pair': 2}" in capsys.readouterr().err
+
+
+def test_rewards_that_training_cannot_tell_apart_are_no_pair(tmp_path: Path) -> None:
+    assert main(["pairs", "--input", str(write(tmp_path, graded(0.1 + 0.2, 0.3))), "--output", f"{tmp_path}/o.jsonl"]) == 1
+
+
+def test_a_label_is_no_reward_of_another_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its 1 would be below a wrong response's 2 stars."""
+    rows = [{**graded(2.0)[0], "id": "wrong"}, {"id": "right", "prompt": "1+1=", "completion": "2", "label": True}]
+    given = ["--input", str(write(tmp_path, rows)), "--output", f"{tmp_path}/o.jsonl"]
+    assert main(["pairs", *given, "--right_at", "3"]) == 1
+    assert "rows.jsonl, line 2, field 'reward': is missing (1 such rows)" in capsys.readouterr().err
+    for right_at in ("2", "0"):
+        folder = tmp_path / right_at
+        only = [
+            {"id": f"{label}", "prompt": "1+1=", "completion": f"{label}", "label": label} for label in (True, False)
+        ]
+        folder.mkdir()
+        found, _ = pairs(only, folder, "--right_at", right_at)
+        assert [row["id"] for row in found] == ["True > False"]
+
+
+def test_another_column_has_other_lengths(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": "1+1=", "a": "2" * 6, "b": "2" * 40, "reward": reward} for reward in (0, 1)]
+    given = ["--input", str(write(tmp_path, rows)), "--model_name_or_path", str(base), "--max_length", "20"]
+    assert main(["pairs", *given, "--columns.completion", "a", "--output", f"{tmp_path}/a.jsonl"]) == 0
+    assert main(["pairs", *given, "--columns.completion", "b", "--output", f"{tmp_path}/b.jsonl"]) == 1
+    assert "2 rows are longer than --max_length 20 tokens" in capsys.readouterr().err
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    write_jsonl(folder / "rows.jsonl", rows)
+    return folder / "rows.jsonl"

@@ -289,3 +289,20 @@ def test_the_template_says_whether_it_opens_thinking() -> None:
     tokenizer.chat_template = turns + "assistant: "
     assert opened_thinking(tokenizer, prompt, encode_prompt(tokenizer, prompt)) == {}
     assert opened_thinking(tokenizer, "<think>", []) == {}, "a text shows it itself"
+
+
+def test_repeated_questions_are_counted_and_two_golds_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def problems(*answers: str) -> int:
+        rows = [{"question": "7+8=", "answer": answer} for answer in answers]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return len(load_problems(str(tmp_path / "rows.jsonl")))
+
+    assert problems("15") == 1 and not caplog.messages
+    assert problems("15", "15.0", "15") == 3
+    assert "2 of 3 rows ask a question again, and each counts as a problem of its own" in caplog.text
+    with pytest.raises(
+        ValueError, match="rows/train/0 and rows/train/1 ask the same, but their answers are '15' and '16'"
+    ):
+        problems("15", "16")

@@ -17,7 +17,7 @@ import qstep
 import qstep.trainers
 from qstep.data import read_rows
 from qstep.objectives import METHODS
-from qstep.objectives.config import GroupConfig
+from qstep.objectives.config import PolicyConfig
 from qstep.objectives.dqo import DQOConfig
 from qstep.objectives.ranking import RankingConfig
 from qstep.stages.train import TrainInputs, train
@@ -125,7 +125,7 @@ def test_every_method_has_its_trainer() -> None:
 
 
 def test_errors_name_the_rows_that_were_given(base: Path, rows: list[dict[str, Any]], tmp_path: Path) -> None:
-    args = GroupConfig(output_dir=str(tmp_path), **OPTIONS)
+    args = PolicyConfig(output_dir=str(tmp_path), **OPTIONS)
     unusable = [
         ([*rows[:12], {"prompt": "a"}], r"^train_dataset\[12\], field 'completion': is missing"),
         ([*rows[:2], {"prompt": "a", "completion": {1, 2}}], r"^train_dataset\[2\] cannot be written as JSON: .* set "),
@@ -144,10 +144,10 @@ def test_errors_name_the_rows_that_were_given(base: Path, rows: list[dict[str, A
     for given, says in no_tables:
         with pytest.raises(TypeError, match=says):
             RSTrainer(str(base), args, given)
-    short = GroupConfig(output_dir=str(tmp_path), **OPTIONS, max_length=20)
+    short = PolicyConfig(output_dir=str(tmp_path), **OPTIONS, max_length=20)
     with pytest.raises(ValueError, match=r"^train_dataset: 64 rows are longer .*: train_dataset\[0\] \(\d+\), "):
         SFTTrainer(str(base), short, rows)
-    evaluates = GroupConfig(output_dir=str(tmp_path), **OPTIONS, eval_strategy="epoch")
+    evaluates = PolicyConfig(output_dir=str(tmp_path), **OPTIONS, eval_strategy="epoch")
     with pytest.raises(ValueError, match=r"^eval_dataset\[1\], field 'prompt': is missing"):
         SFTTrainer(str(base), evaluates, rows, [rows[0], {}])
     with pytest.raises(ValueError, match=r"^eval_dataset has no effect"):
@@ -171,7 +171,7 @@ def test_what_is_wrong_is_said_before_a_model_loads(tmp_path: Path, rows: list[d
         PQMTrainer("no/model", args, unlabelled, processing_class=miniature.tokenizer())
     for name, line in (("wandb", "wandb"), ("comet_ml", "comet-ml"), ("mlflow", "mlflow")):
         with pytest.raises(ValueError, match=f"--report_to {name} is not installed: pip install {line}$"):
-            GroupConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": name})
+            PolicyConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": name})
     for options, sentence in (
         ({"optim": "adamw_bnb_8bit"}, "--optim adamw_bnb_8bit needs the package bitsandbytes, which is not installed"),
         ({"optim": "paged_lion_8bit"}, "--optim paged_lion_8bit needs the package bitsandbytes, which is not"),
@@ -181,9 +181,9 @@ def test_what_is_wrong_is_said_before_a_model_loads(tmp_path: Path, rows: list[d
         ({"use_liger_kernel": True}, "--use_liger_kernel is True, but qstep's trainers do not use it: remove it"),
     ):
         with pytest.raises(ValueError, match=f"^{sentence}"):
-            GroupConfig(output_dir=str(tmp_path), **{**OPTIONS, **options})
+            PolicyConfig(output_dir=str(tmp_path), **{**OPTIONS, **options})
     with pytest.raises(ValueError, match=r"--report_to wandbb is unknown: choose none, all, or some of"):
-        GroupConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": ["wandbb"]})
+        PolicyConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": ["wandbb"]})
     with pytest.raises(ValueError, match=r"^Qwen2.5-0.5B is not a folder here. Give a folder, or a Hub id"):
         PQMTrainer("Qwen2.5-0.5B", args, rows)
     with pytest.raises(ValueError, match=r"^Qwen2.5-0.5B is not a folder here"):

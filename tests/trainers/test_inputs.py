@@ -13,7 +13,7 @@ import qstep
 from qstep.data import joined, read_rows
 from qstep.objectives.ranking import RankingConfig
 from qstep.recipes.graph import plan
-from qstep.recipes.recipe import read_recipe
+from qstep.recipes.reading import read_recipe
 from qstep.runs.sidecar import SettingsChanged
 from qstep.stages.train import TrainInputs, train
 

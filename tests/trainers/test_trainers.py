@@ -290,7 +290,9 @@ def test_the_index_is_asked_for_in_one_order(
     """A set's order follows the hash seed, so processes would disagree whose index is right."""
     asked = []
     indexed = source.index_rows
-    monkeypatch.setattr(source, "index_rows", lambda *args, forbidden: asked.append(list(forbidden)) or indexed(*args))
+    monkeypatch.setattr(
+        source, "index_rows", lambda *args, forbidden, columns: asked.append(list(forbidden)) or indexed(*args)
+    )
     for token in "0123456789":
         trainer("pqm", base, rows_file, tmp_path, separator_token=token)
     assert asked == [["\n", token] for token in "0123456789" for _ in range(2)]

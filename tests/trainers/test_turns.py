@@ -116,7 +116,8 @@ def test_policies_train_on_several_turns(
             return forward(self, batch)
 
         monkeypatch.setattr(kind, "forward", recorded)
-    graded = grade(tmp_path)
+    other = [[{"role": "user", "content": "What is 1+3?"}]] if method == "kto" else []
+    graded = grade(tmp_path, PROMPT, *other)
     options = ["--learning_rate", "1e-2", *(["--importance", "none"] if method == "dqo" else [])]
     train(method, base, graded, tmp_path / "out", *options)
     tokenizer = chat_tokenizer()
@@ -128,7 +129,7 @@ def test_policies_train_on_several_turns(
     }
     trained_on = "4" if method == "rs" else "4567"
     assert texts == {f"{OWN}The answer is {number}.<|im_end|>" for number in trained_on}
-    before, after = (likelihoods(folder, list(read_rows(graded))) for folder in (base, tmp_path / "out"))
+    before, after = (likelihoods(folder, list(read_rows(graded))[:4]) for folder in (base, tmp_path / "out"))
     gained = [b - a for a, b in zip(before, after, strict=True)]
     assert gained[0] > 0.1 if method in ("sft", "rs") else gained[0] > max(gained[1:]) + 1e-3
 

@@ -25,7 +25,7 @@ from qstep.data.scanning import checked_line, scan_file
 from qstep.data.splitters import splitter_version
 from qstep.types import PromptKind, Row
 
-_VERSION = 12
+_VERSION = 13
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class Index:
         """What all prompts end with after a blank line; None if there is no such text or only one prompt."""
         _, _, instruction = (self.ending or "").partition("\n\n")
         return instruction or None
+
+    @property
+    def identity(self) -> str:
+        """What the rows are: the files, and which of their columns are read."""
+        return f"{self.fingerprint} {sorted(self.columns.items())}" if self.columns else self.fingerprint
 
     @property
     def cached_as(self) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from os.path import exists, isdir, isfile  # a list of many files may be too long for the methods of Path
+from os.path import exists, isdir, realpath  # a list of many files may be too long for the methods of Path
 from pathlib import Path
 
 FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".csv", ".tsv", ".gz", ".zst")
@@ -49,7 +49,7 @@ def inputs_of(path: Path) -> tuple[Path, ...]:
         FileNotFoundError: a file is missing, or a pattern matches none.
         ValueError: a folder holds no rows, or files of several kinds. Also if a file is named twice.
     """
-    if isfile(path):
+    if exists(path) and not isdir(path):  # also a pipe
         return (path,)
     if isdir(path):
         return _in_folder(path)
@@ -68,7 +68,7 @@ def is_several(path: Path) -> bool:
     """Whether a path does not stand for itself, but for the files of a list, a pattern or a folder."""
     if isdir(path):
         return not _is_saved(path)
-    return not isfile(path) and ("," in str(path) or is_pattern(path))
+    return not exists(path) and ("," in str(path) or is_pattern(path))
 
 
 def is_pattern(path: Path) -> bool:
@@ -235,7 +235,8 @@ def _in_list(path: Path) -> tuple[Path, ...]:
     found: list[Path] = []
     for part in parts_of(path):
         found += inputs_of(part)
-    if twice := sorted({str(file) for file in found if found.count(file) > 1}):
+    real = [realpath(file) if exists(file) else str(file) for file in found]
+    if twice := sorted({str(file) for file, place in zip(found, real, strict=True) if real.count(place) > 1}):
         raise ValueError(f"{path} names {', '.join(twice)} twice: its rows would be read twice. Remove one")
     return tuple(found)
 

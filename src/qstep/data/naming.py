@@ -134,6 +134,8 @@ def responses_in(path: Path, line: int, written: Row, chosen: Mapping[str, str])
     shared = {name: value for name, value in row.items() if name != column}
     if "id" in shared and "problem_id" not in shared:  # the question's, not that of each response
         shared["problem_id"] = shared.pop("id")
+    if not row[column]:
+        raise RowError(path, line, column, "is an empty list: the row has no response. Leave the row out")
     for number, response in enumerate(row[column]):
         if not isinstance(response, str | dict | list):
             raise RowError(path, line, column, f"has {response!r}; give a string, or an object with a 'text'")

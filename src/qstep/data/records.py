@@ -51,11 +51,12 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("blank", "?"),  # has neither a text nor completion_ids
         ("structured", "?"),  # has several turns, or tools: its number of tokens is known only when it is rendered
         ("judged", "?"),  # has a label that is not null
+        ("valued", "?"),  # has a reward that is not null
         ("cut", "?"),  # was cut off
         ("truncated", "?"),  # was cut off and is not known to be right
     ]
 )
-_PACK = struct.Struct("<qiq" + "Q" * 7 + "d" * 6 + "i" * 12 + "?" * 9).pack
+_PACK = struct.Struct("<qiq" + "Q" * 7 + "d" * 6 + "i" * 12 + "?" * 10).pack
 
 
 def record(
@@ -120,6 +121,7 @@ def record(
         ids is None and not response.strip(),
         structured,
         row.get("label") is not None,
+        row.get("reward") is not None,
         row.get("finish_reason") == "length",
         is_truncated(row),
     )

@@ -7,9 +7,11 @@ made again if the file changes. Memory does not grow with the number of rows, ex
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -59,7 +61,11 @@ def as_lines(path: Path) -> Path:
             place.parent.mkdir(parents=True, exist_ok=True)
             write_whole(place, _converted(path))
             write_json(place.with_suffix(".json"), key)
-        except PermissionError:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path} is damaged or incomplete: {error}. Copy or download it again") from None
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
             continue
         return place
     raise OSError(f"{path} cannot be converted to JSON lines: neither its folder nor the cache can be written")

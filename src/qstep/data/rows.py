@@ -202,6 +202,8 @@ def _advice(row: Row, column: str) -> str:
             "give the conversation in `messages` as `prompt` and `completion` (its last message), or run `qstep grade "
             "--columns.messages messages` if the rows have answers; "
         )
+    if column == "completion" and "prompt" in row and "response" in row:
+        return "give --columns.completion response; "
     if row.keys() & {"question", "problem", "response", "responses", "text"}:
         return "run `qstep grade`, which reads these names; "
     if row.keys() & {"input", "steps", "trajectory", "original_process"}:

@@ -49,13 +49,13 @@ class GroupConfig(TrainingArguments, EvaluationOptions):
 
     Args:
         max_length: greatest length of a prompt with its response, in tokens.
-        over_long: `refuse` stops at rows longer than max_length and names them; `drop` leaves them out and counts them.
+        over_long: whether longer rows are refused, or left out and counted. The error names them.
         truncated: what happens to responses that were cut off (`finish_reason` is `length`) and are not right. `keep`
             takes them as they are graded or labelled; `drop` leaves them out and counts them.
         right_at: the reward from which a response without a label is right, 1 by default. Methods that ask for right
             responses need it if rewards are above 1, or never 0 or 1.
-        responses_per_prompt: maximum number of responses in a batch that share one pass over their prompt. Null means
-            all responses of the problem.
+        responses_per_prompt: most responses in a batch that share one pass over their prompt. Null means all responses
+            of the problem.
         logging_steps: optimizer steps between two lines of the log. Losses and metrics are averages since the line
             before.
     """

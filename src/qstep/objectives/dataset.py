@@ -186,7 +186,7 @@ def _exact_lengths(
     if not len(rows):
         return np.empty(0, np.int64)
     key = {
-        "file": index.fingerprint,
+        "file": index.identity,
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "format": index.format,
         "rows": hashlib.sha256(rows.tobytes()).hexdigest(),

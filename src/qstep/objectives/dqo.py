@@ -54,8 +54,8 @@ class DQOConfig(ImportanceConfig, ValueConfig):
         process_reward_weight: factor on the step rewards.
         process_reward_temperature: softness of the minimum. The unit is that of step rewards, and 0 takes the minimum
             itself.
-        step_separator: the string between steps, or the `split:<name>` that cut them. It places step rewards on tokens,
-            whichever tokenizer the scorer had.
+        step_separator: the string between steps. `split:<name>` names a splitter that cut them. It places step rewards
+            on tokens, whichever tokenizer the scorer had.
     """
 
     truncated: Truncated = "keep"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import has_turns, is_right
+from qstep.data import has_turns, is_right, line_of
 from qstep.models import StepContract, encode_row_steps
 from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.graded import ungraded
@@ -78,11 +78,11 @@ class Export:
 
     def rows(self) -> Iterator[Row]:
         """The examples."""
-        read = lru_cache(_KEPT_ROWS)(self.dataset.row)
+        read, index = lru_cache(_KEPT_ROWS)(self.dataset.row), self.dataset.index
         for numbers in self.numbers.tolist():
             rows = [read(number) for number in numbers]
             names = [
-                str(row.get("id", f"line {self.dataset.index.line(number)}"))
+                str(row.get("id", line_of(index.path, index.line(number))))
                 for number, row in zip(numbers, rows, strict=True)
             ]
             problem = {"problem_id": rows[0]["problem_id"]} if "problem_id" in rows[0] else {}

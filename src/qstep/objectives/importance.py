@@ -58,8 +58,8 @@ class ImportanceConfig(PolicyConfig):
     """How to weigh responses that another policy sampled.
 
     Args:
-        importance: importance weights: pi/mu of the `trajectory`, of the `prefix` up to each token, of each `token`
-            alone, or 1 (`none`).
+        importance: the tokens whose pi/mu is a weight; `none` weighs all alike. They are those of the `trajectory`,
+            those of the `prefix` up to each token, or each `token` alone.
         importance_clip: upper limit of the importance weights; `inf` for none.
         behavior: what rows without `logps_behavior` count as. `reference` takes them for samples of the model that
             training starts from, `unknown` gives them weight 1, and `rows` refuses them. `auto` tests whether that

@@ -31,7 +31,7 @@ def pairs_by_problem(dataset: GroupDataset, pairs: Pairs, seed: int) -> Iterator
     table = dataset.index.table
     for item in range(len(dataset)):
         rows = np.array(dataset.row_numbers(item))
-        rewards = table["outcome"][rows]
+        rewards = table["outcome"][rows].astype(np.float32)  # as the loss compares them
         if pairs == "best_worst":
             better, worse = np.array([rewards.argmax()]), np.array([rewards.argmin()])
             different = rewards[better] > rewards[worse]

@@ -28,8 +28,9 @@ def refuse_contradicting_verdicts(source: RowsFile, index: Index) -> None:
     Checks only files whose rewards are 1, 0 and -1, because others may have another scale.
     """
     table = index.table
-    rewards, known = table["outcome"], ~np.isnan(table["outcome"])
+    rewards, known = table["outcome"], table["valued"]
     if not np.isin(rewards[known], (-1.0, 0.0, 1.0)).all():
+        _refuse_two_scales(source, index)
         return
     rewarded = rewards >= (1 if index.right_at is None else index.right_at)
     bad = np.flatnonzero(known & table["judged"] & ((table["right"] == 1) != rewarded))
@@ -40,4 +41,16 @@ def refuse_contradicting_verdicts(source: RowsFile, index: Index) -> None:
             index.line(int(bad[0])),
             "label",
             f"is {label}, but reward is {row['reward']} ({len(bad)} such rows). Correct one of the two, or drop it",
+        )
+
+
+def _refuse_two_scales(source: RowsFile, index: Index) -> None:
+    """Raises RowError for a label without a reward, which counts as a reward of 1 or 0."""
+    alone = np.flatnonzero(index.table["judged"] & ~index.table["valued"])
+    if len(alone):
+        raise source.error(
+            index.line(int(alone[0])),
+            "reward",
+            f"is missing ({len(alone)} such rows). Its label would count as a reward of 1 or 0, but other rows have "
+            "rewards of another scale. Give every row a reward, or every row a label",
         )

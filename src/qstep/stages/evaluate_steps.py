@@ -129,8 +129,11 @@ def evaluate(config: EvaluateStepsConfig) -> StepJudgement:
 
 def _benchmarks(config: EvaluateStepsConfig) -> tuple[dict[str, StepBenchmark], StepBenchmark | None]:
     """The subsets to evaluate, and the one to choose a threshold on."""
+    from qstep.data.inputs import is_several
     from qstep.evals import read_benchmarks
 
+    if isinstance(config.inputs, Path) and is_several(config.inputs):
+        raise ValueError(f"--inputs {config.inputs} is several files: give the subset a name, as --inputs.NAME")
     inputs = {config.inputs.stem: config.inputs} if isinstance(config.inputs, Path) else dict(config.inputs or {})
     chooses = {} if config.threshold_file is None else {_THRESHOLD: config.threshold_file}
     judged = read_benchmarks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,8 @@ from qstep.tasks.options import ProblemOptions
 from qstep.tasks.procedural import with_options
 from qstep.tasks.task import Tasks, is_generated
 from qstep.types import Problem, Prompt
+
+_log = logging.getLogger(__name__)
 
 
 def load_problems(
@@ -88,12 +91,32 @@ def problems_of(asked: ProblemOptions, left_out: Counter[str]) -> list[Problem]:
             columns=asked.columns,
         )
         chosen = list(islice(read, offset, stop))
+        _check_repeated(name, chosen, Tasks(asked.task))
     if not chosen:
         after = f" after --offset {offset}. Give a smaller one" if offset else ""
         raise ValueError(f"{name} has no problem{after}")
     return [
         replace(problem, prompt=worded(problem.prompt, asked.instruction, asked.conversational)) for problem in chosen
     ]
+
+
+def _check_repeated(name: str, problems: list[Problem], tasks: Tasks) -> None:
+    """Warns of questions that are asked again. Raises ValueError if their answers differ."""
+    first: dict[str, Problem] = {}
+    for problem in problems:
+        other = first.setdefault(repr(problem.prompt), problem)
+        if problem.gold == other.gold or tasks.named(problem.task).same_answer(other.gold, problem.gold):
+            continue
+        raise ValueError(
+            f"{name}: {other.id} and {problem.id} ask the same, but their answers are {other.gold!r} and "
+            f"{problem.gold!r}. Correct one of them, or drop it"
+        )
+    if again := len(problems) - len(first):
+        _log.warning(
+            "%s: %d of %d rows ask a question again, and each counts as a problem of its own. Leave repeated rows out "
+            "for intervals that are not too narrow",
+            *(name, again, len(problems)),
+        )
 
 
 def worded(prompt: Prompt, instruction: str | None, conversational: bool) -> Prompt:

@@ -124,7 +124,7 @@ def reference_store(
         key: identifies the reference's weights and the tokenizer.
         logps: returns the reference's log-probabilities `[B, T]` of a batch from `collate`.
     """
-    name = hashlib.sha256(f"{dataset.index.fingerprint} {key}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{dataset.index.identity} {key}".encode()).hexdigest()[:16]
     first = gathered(_writable(dataset.index.cached_as, f"{dataset.index.cached_as.name}.reference-{name}"))[0]
     store = together(lambda: ReferenceStore(first))
 
