@@ -239,6 +239,16 @@ def test_others_turns_have_no_numbers(tmp_path: Path) -> None:
     assert shown["log_ratio"] == pytest.approx(0, abs=1e-5), "the policy is its own reference"
 
 
+def test_thinking_is_in_no_step_of_the_answer(tmp_path: Path) -> None:
+    save_chat_model(tmp_path / "base")
+    row = {"id": "a", "prompt": PROMPT, "completion": "<think>aa\nbb\n</think>2+2=4\n#4"}
+    write_jsonl(tmp_path / "rows.jsonl", [{**row, "step_separator": "split:answer:line"}])
+    more = ("--reference", str(tmp_path / "base"), "--beta", "0.1")
+    (shown,) = inspected(tmp_path / "base", tmp_path / "rows.jsonl", tmp_path / "out.jsonl", *more)
+    texts = ["".join(t["text"] for t in shown["tokens"] if t["step"] == number) for number in (None, 0, 1)]
+    assert texts[0].startswith("<think>aa\nbb\n</think>") and texts[1] == "2+2=4\n" and texts[2].startswith("#4")
+
+
 def test_pieces_of_characters_of_several_tokens(smollm2: Any) -> None:
     text = "naïve 数学 🧮 = 12"
     ids = smollm2.encode(text)

@@ -147,7 +147,8 @@ def test_a_problem_alone_is_no_pair(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_rewards_that_training_cannot_tell_apart_are_no_pair(tmp_path: Path) -> None:
-    assert main(["pairs", "--input", str(write(tmp_path, graded(0.1 + 0.2, 0.3))), "--output", f"{tmp_path}/o.jsonl"]) == 1
+    rows = write(tmp_path, graded(0.1 + 0.2, 0.3))
+    assert main(["pairs", "--input", str(rows), "--output", f"{tmp_path}/o.jsonl"]) == 1
 
 
 def test_a_label_is_no_reward_of_another_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

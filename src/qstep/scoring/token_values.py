@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from qstep.data import encode_prompt, row_step_ends, steps_of
+from qstep.data import encode_prompt, has_turns, part_of, row_step_ends, steps_of
+from qstep.data.parts import part_span, thinking_opened_for
 from qstep.data.turns import encode_response
 from qstep.models import LogRatioModel, ModelOptions, PolicyModel, PolicyWithValue, collate_groups
 from qstep.models.adapters import load_adapter
@@ -79,7 +80,7 @@ class TokenValues:
         separator = row.get("step_separator", step_separator)
         texts = steps_of(row, separator)
         ends = row_step_ends(self.tokenizer, row, texts, separator) if texts else []
-        first, tokens = self._tokens(row, ends)
+        first, tokens = self._tokens(row, ends, _answer_begins(row, separator))
         own = [token for token in tokens if "log_ratio" in token]
         advantage = _sum(own, "advantage")
         whole = {"log_ratio": _sum(own, "log_ratio"), "advantage": advantage, "value": first}
@@ -92,8 +93,11 @@ class TokenValues:
         }
 
     @torch.inference_mode()
-    def _tokens(self, row: Row, ends: Sequence[int]) -> tuple[float | None, list[Row]]:
-        """V of the first state, and the tokens of the response. Those of others' turns have no numbers."""
+    def _tokens(self, row: Row, ends: Sequence[int], begin: int) -> tuple[float | None, list[Row]]:
+        """V of the first state, and the tokens of the response. Those of others' turns have no numbers.
+
+        Tokens within the first `begin` characters are in no step.
+        """
         response = encode_response(self.tokenizer, row)
         batch = collate_groups([encode_prompt(self.tokenizer, row["prompt"])], [[response.ids]])
         batch["response_mask"][0] = torch.tensor(response.own)
@@ -102,8 +106,10 @@ class TokenValues:
         logps, log_ratios = found[0][0].tolist(), found[1][0].tolist()
         spelled = pieces(self.tokenizer, response.ids)
         tokens: list[Row] = []
+        read = 0
         for place, token in enumerate(response.ids):
-            step = bisect_left(ends, place)
+            read += len(spelled[place])
+            step = bisect_left(ends, place) if read > begin else len(ends)
             tokens.append(
                 {"token": place, "id": token, "text": spelled[place], "step": step if step < len(ends) else None}
             )
@@ -116,6 +122,13 @@ class TokenValues:
         value = value if self.of_tokens else None
         q = None if advantage is None or value is None else advantage + value
         return {"logp": logp, "log_ratio": log_ratio, "advantage": advantage, "value": value, "q": q}
+
+
+def _answer_begins(row: Row, separator: str) -> int:
+    """How many characters of a response come before the first step, if steps are of the answer only; else 0."""
+    if part_of(separator) != "answer" or has_turns(row["completion"]):
+        return 0
+    return part_span(row["completion"], "answer", opened=thinking_opened_for(row) or False)[0]
 
 
 def _step(number: int, text: str, tokens: Sequence[Row], own: Sequence[Row]) -> Row:
