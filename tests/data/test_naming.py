@@ -121,7 +121,9 @@ QWEN = {
 }
 
 
-@pytest.mark.parametrize("column", ["code", "response", "generations", "completion", "text", "generation"])
+@pytest.mark.parametrize(
+    "column", ["code", "response", "generations", "completion", "text", "generation", "model_output"]
+)
 def test_a_list_of_responses_under_any_name(tmp_path: Path, column: str) -> None:
     """As Qwen2.5-Math and DeepSeek write them: lists, whose entries belong to one response each."""
     row = {column if name == "code" else name: value for name, value in QWEN.items()}

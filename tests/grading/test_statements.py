@@ -8,6 +8,7 @@ import time
 import pytest
 
 from qstep.grading import extract_answer, grade, grade_many, readings
+from qstep.grading.thinking import outside
 from real_data import DATA
 
 CASES = [
@@ -143,3 +144,18 @@ def test_extraction_takes_linear_time(unit: str) -> None:
     seconds(10)
     short, long = min(seconds(5_000) for _ in range(3)), min(seconds(20_000) for _ in range(3))
     assert long < max(10 * short, 0.5)
+
+
+ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (f"{ANALYSIS}We get \\boxed{{41}}.{FINAL}The answer is 42.<|return|>", "The answer is 42.<|return|>"),
+        (f"{ANALYSIS}\\boxed{{42}}", ""),
+        (f"{ANALYSIS}a{FINAL}42", "42"),
+    ],
+)
+def test_the_answer_of_gpt_oss_is_in_its_final_channel(response: str, answer: str) -> None:
+    assert outside(response) == answer

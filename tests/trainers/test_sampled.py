@@ -153,6 +153,8 @@ def test_what_is_missing_is_said_before_a_model_loads(rows_file: Path, eval_file
         without,
         RowError,
     )
+    other = [rows[0], {**rows[1], "gold": f"{rows[1]['gold']}1"}, *rows[2:]]
+    refuse(r"line 2, field 'gold': is '\d+', but the same problem has '\d+' on line 1\. Correct one", other, RowError)
     refuse(r"line 1, field 'task': task 'sums' is unknown", [{**row, "task": "sums"} for row in rows], RowError)
     refuse("line 1, field 'task': .* --task my_task:TASK", [{**row, "task": "my_task:TASK"} for row in rows], RowError)
     with pytest.raises(ValueError, match=r"--eval_samples is 8, but it has no effect without --eval_strategy steps"):

@@ -17,7 +17,10 @@ from qstep.words import counted, listed
 NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "problem", "question"),
     "gold": ("gold", "answer", "gt", "ground_truth", "target"),
-    "completion": ("completion", "response", "text", "generation", "responses", "generations", "code"),
+    "completion": (
+        *("completion", "response", "text", "generation", "model_output"),
+        *("responses", "generations", "code"),
+    ),
 }
 """Each of this package's columns, and the names under which it is read."""
 

@@ -18,6 +18,7 @@ MARKS: tuple[tuple[str, str], ...] = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<seed:think>", "</seed:think>"),
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
 """Pairs of an opening and a closing mark, as models of 2024 to 2026 write them."""
 
