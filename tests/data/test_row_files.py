@@ -98,6 +98,8 @@ def test_cells_are_text_and_nothing_is_guessed(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n1,2,3\n", "a.csv, row 1: has 3 fields, and the first line has 2"),
         ("a.csv", b"a,b\n1\n", "a.csv, row 1: has 1 fields, and the first line has 2"),
         ("a.csv", b"a,a\n1,2\n", "a.csv: the first line has 'a' twice; rename one"),
+        ("a.csv", b"a;b\n1;2\n", r"a.csv: its columns are separated by semicolons\. Save it with commas"),
+        ("a.csv", b'{"a": 1, "b": 2}\n', r"a.csv has JSON on its first line: rename it to end in \.jsonl"),
         ("a.csv", b'a,b\n1,"2\n', "a.csv, after line .: a quotation mark is never closed"),
         ("a.arrow", b"x", "a.arrow is not an Arrow file"),
         ("a.csv", b"a\n\xff\n", "a.csv, after line 0: not UTF-8. Save the file as UTF-8"),

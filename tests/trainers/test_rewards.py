@@ -57,6 +57,18 @@ def test_a_label_that_contradicts_the_reward_is_refused(tmp_path: Path, method: 
         assert len(objective(method, tmp_path).rows(read(tmp_path, scaled)).rows) == 3
 
 
+@pytest.mark.parametrize(("method", "used"), [("pqm", 3), ("rs", 1), ("dpo", 2), ("dqo", 3)])
+def test_two_gold_answers_to_a_problem_are_refused(tmp_path: Path, method: str, used: int) -> None:
+    row = STEPS if method == "pqm" else {**ROW, "reward": 1.0}
+    other = {**row, **({"labels": [True, False]} if method == "pqm" else {"reward": 0.0})}
+    same = [{**row, "gold": "3"}, {**other, "gold": "3.0"}, {**other, "prompt": "2+2=", "gold": "4"}]
+    assert len(objective(method, tmp_path).rows(read(tmp_path, same)).rows) == used
+    with pytest.raises(ValueError, match=r"line 3, field 'gold': is '4', but the same problem has '3' on line 1\. "):
+        objective(method, tmp_path).rows(read(tmp_path, [*same[:2], {**other, "gold": "4"}]))
+    users = [{**row, "task": "mine:TASK", "gold": "3"}, {**other, "task": "mine:TASK", "gold": "III"}]
+    assert len(objective(method, tmp_path).rows(read(tmp_path, users)).rows) == min(used, 2)
+
+
 @pytest.mark.parametrize(
     ("method", "options"), [("rs", {}), ("reinforce", {"taper": True}), ("dqo", {"truncated": "drop"})]
 )

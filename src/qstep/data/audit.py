@@ -64,8 +64,11 @@ def two_golds(index: Index, same: Callable[[Row, Row], bool]) -> list[tuple[int,
     the same answer.
     """
     known = np.flatnonzero(index.table["gold"])
-    answers = index.table[["problem", "gold"]][known]
+    problems, golds = index.table["problem"][known], index.table["gold"][known]
+    answers = problems * np.uint64(0x9E3779B97F4A7C15) ^ golds  # one number is quicker to compare than two
     firsts = np.sort(known[np.unique(answers, return_index=True)[1]])  # the first row of each problem with each answer
+    if len(firsts) == len(np.unique(problems)):
+        return []
     first_of: dict[int, int] = {}
     found = []
     for number in firsts.tolist():

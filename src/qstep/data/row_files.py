@@ -12,7 +12,7 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -161,8 +161,7 @@ def _rows_of_csv(path: Path) -> Iterator[Row]:
         reader = csv.DictReader(text, delimiter=delimiter, strict=True)
         try:
             names = reader.fieldnames or ()
-            if twice := {name for name in names if list(names).count(name) > 1}:
-                raise ValueError(f"{path}: the first line has {', '.join(map(repr, sorted(twice)))} twice; rename one")
+            _check_header(path, list(names))
             for number, cells in enumerate(reader, 1):
                 if None in cells or None in cells.values():
                     more = len(cells[None]) if None in cells else -list(cells.values()).count(None)
@@ -174,6 +173,16 @@ def _rows_of_csv(path: Path) -> Iterator[Row]:
         except csv.Error as error:
             what = "a quotation mark is never closed" if "unexpected end" in str(error) else str(error)
             raise ValueError(f"{path}, after line {reader.line_num}: {what}") from None
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    """Raises ValueError if the first line has a name twice, other separators than commas, or JSON."""
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{path}: the first line has {', '.join(map(repr, sorted(twice)))} twice; rename one")
+    if names and names[0].lstrip().startswith("{"):
+        raise ValueError(f"{path} has JSON on its first line: rename it to end in .jsonl")
+    if len(names) == 1 and ";" in names[0]:
+        raise ValueError(f"{path}: its columns are separated by semicolons. Save it with commas")
 
 
 def _cell(name: str, cell: str) -> Any:

@@ -22,7 +22,7 @@ from qstep.data import (
     tokenizer_fingerprint,
 )
 from qstep.objectives.source import RowsFile
-from qstep.objectives.verdicts import refuse_unclear_rewards
+from qstep.objectives.verdicts import refuse_two_golds, refuse_unclear_rewards
 from qstep.processes import first_then_all
 from qstep.types import OverLong, Row, Truncated
 
@@ -148,13 +148,15 @@ def select_rows(
         reads_ids: whether `encode` takes the `completion_ids` of a row instead of its text. `fixed_tokens` counts them.
 
     Raises:
-        RowError: a row is bad, another separator split its steps, or it is not clear which responses are right.
+        RowError: a row is bad, another separator split its steps, a problem has two gold answers, or it is not
+            clear which responses are right.
         ValueError: rows are longer than `max_length` and `over_long` is `refuse`, or no row is left.
     """
     index = source.index(format, forbidden).with_verdicts(config.right_at)
     table = index.table
     if asks_right or config.truncated != "keep":
         refuse_unclear_rewards(source, index)
+    refuse_two_golds(source, index)
     if step_separator is not None:
         _refuse_other_separators(source, index, step_separator)
     kept = np.ones(len(table), bool)

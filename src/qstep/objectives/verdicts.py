@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from qstep.data import Index
+from qstep.data import Answers, Index, two_golds
 from qstep.objectives.source import RowsFile
+from qstep.tasks import BUILT_IN, is_users
+from qstep.types import Row
 
 
 def refuse_unclear_rewards(source: RowsFile, index: Index) -> None:
@@ -53,4 +57,26 @@ def _refuse_two_scales(source: RowsFile, index: Index) -> None:
             "reward",
             f"is missing ({len(alone)} such rows). Its label would count as a reward of 1 or 0, but other rows have "
             "rewards of another scale. Give every row a reward, or every row a label",
+        )
+
+
+def refuse_two_golds(source: RowsFile, index: Index, task_of: Callable[[Row], Answers] | None = None) -> None:
+    """Raises RowError if a problem has two gold answers that are not the same answer.
+
+    Without `task_of`, the tasks of this package compare them. Those of a user's task, which is not loaded, are not
+    compared.
+    """
+
+    def same(first: Row, row: Row) -> bool:
+        if task_of is not None:
+            return task_of(row).same_answer(first["gold"], row["gold"])
+        task = row.get("task", BUILT_IN.task)
+        return is_users(task) or BUILT_IN.named(task).same_answer(first["gold"], row["gold"])
+
+    for first, other in two_golds(index, same)[:1]:
+        raise source.error(
+            index.line(other),
+            "gold",
+            f"is {index.row(other)['gold']!r}, but the same problem has {index.row(first)['gold']!r} on "
+            f"{source.line(index.line(first))}. Correct one of them",
         )

@@ -39,7 +39,7 @@ class StepReward(Reading):
             rewards more of them. `last` is the last step. `potential` is for `on_tokens` alone: the differences between
             steps, taken back at the last token, which keep the optimal policy.
         endpoint: address of a server that holds the scorer's weights (`qstep serve` or vLLM). `scorer` is then the
-            folder, of which only config.json and the tokenizer are read.
+            folder. Only its config.json and its tokenizer are read.
         question: the column of the data set with the question as the scorer reads it. The default is the prompt.
         max_tokens: maximum number of tokens scored at once.
         tokenizer: the policy's tokenizer. With it, `completion_ids` show which completions were cut off.

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import encode_prompt, group_key, prompt_id, read_rows, two_golds, write_jsonl
+from qstep.data import encode_prompt, group_key, prompt_id, read_rows, write_jsonl
 from qstep.models.loading import bare
 from qstep.models.packable import unpacked
 from qstep.objectives.config import PolicyConfig
 from qstep.objectives.dataset import GroupDataset
+from qstep.objectives.verdicts import refuse_two_golds
 from qstep.processes import gathered, here, together
 from qstep.runs.progress import say
-from qstep.tasks import Tasks
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -148,23 +148,10 @@ def _first_problems(dataset: GroupDataset, config: PolicyConfig) -> list[Row]:
             raise dataset.source.error(dataset.index.line(number), "task", str(error)) from None
         kept: Row = {name: row[name] for name in ("task", "prompt", "gold", "metadata") if name in row}
         problems.append({"problem_id": row.get("problem_id") or prompt_id(row), **kept})
-    _refuse_two_golds(dataset, tasks)
+    refuse_two_golds(dataset.source, index, tasks.of)
     if len(problems) < config.eval_samples and here()[0] == 0:
         say(
             f"{dataset.source} has {len(problems)} problems, fewer than --eval_samples {config.eval_samples}. "
             "All are used"
         )
     return problems
-
-
-def _refuse_two_golds(dataset: GroupDataset, tasks: Tasks) -> None:
-    """Raises an error that names a row whose problem has another gold answer before."""
-    index = dataset.index
-    pairs = two_golds(index, lambda first, row: tasks.of(row).same_answer(first["gold"], row["gold"]))
-    for first, other in pairs[:1]:
-        raise dataset.source.error(
-            index.line(other),
-            "gold",
-            f"is {index.row(other)['gold']!r}, but the same problem has {index.row(first)['gold']!r} on "
-            f"{dataset.source.line(index.line(first))}. Correct one of them",
-        )
