@@ -216,8 +216,16 @@ def _assigned(module: str, name: str) -> ast.expr | None:
 @cache
 def _assignments(module: str) -> dict[str, ast.expr]:
     """The values that a module gives names; of several, what it is when the program runs."""
-    assigned = (node for node in ast.walk(_tree(module)) if isinstance(node, ast.Assign))
-    return {ast.unparse(node.targets[0]): node.value for node in assigned}
+    assigned = (node for node in _statements(_tree(module).body) if isinstance(node, ast.Assign))
+    return {target.id: node.value for node in assigned if isinstance(target := node.targets[0], ast.Name)}
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module, also those under a condition, in their order. Functions and classes are not read."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, ast.If):
+            yield from _statements([*statement.body, *statement.orelse])
 
 
 def _defined_in(module: str, name: str) -> tuple[str, str]:
