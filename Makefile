@@ -50,7 +50,7 @@ test-trl: .venv-trl16/.ready
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 	$(BIN)/python benchmarks/prose.py --check
 	$(BIN)/python benchmarks/links.py

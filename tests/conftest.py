@@ -13,6 +13,8 @@ import pytest
 from qstep.data import write_jsonl
 from qstep.tasks import miniature
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported; no test asks the Hub
+
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import pytest
 from fake_engine import run
 from qstep.data import canonical_json, read_rows
 
-CHILD = Path(__file__).parents[1] / "support" / "fake_engine.py"
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["fake_engine", "qstep.stages.annotate", "qstep.stages.grade", "qstep.stages.sample"])
 
 
 def content(path: Path) -> list[bytes]:
@@ -47,14 +47,14 @@ def test_a_killed_stage_ends_with_the_rows_of_an_undisturbed_one(
     kills = finished = 0
     while kills < most_kills:
         folder = tmp_path / f"run{finished}"
-        child = subprocess.Popen(
-            [sys.executable, CHILD, stage, folder], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"ready\n"
+        begun = CONTEXT.Event()
+        child = CONTEXT.Process(target=run, args=(stage, folder, begun.set))
+        child.start()
+        assert begun.wait(60)
         time.sleep(rng.uniform(0, duration / 4))
-        child.send_signal(signal.SIGKILL)
-        if child.wait() == -signal.SIGKILL:
+        child.kill()
+        child.join()
+        if child.exitcode == -signal.SIGKILL:
             kills += 1
         else:
             finished += 1

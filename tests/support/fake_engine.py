@@ -1,14 +1,10 @@
-"""A policy that answers miniature problems in 2 ms, right or wrong by a hash: fast enough to be killed often.
-
-Run as a script, it is the child that stages/test_killed.py kills: `fake_engine.py sample|METHOD FOLDER`.
-"""
+"""A policy that answers miniature problems in 2 ms, right or wrong by a hash: fast enough to be killed often."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -61,8 +57,8 @@ class FakeEngine:
         return Response(sample, rest, ids, [-0.5] * len(ids), "stop")
 
 
-def run(stage: str, folder: Path) -> Path:
-    """Samples; and, if `stage` is a method of `annotate`, labels the steps by it."""
+def run(stage: str, folder: Path, begins: Callable[[], None] = lambda: None) -> Path:
+    """Samples, and labels the steps if `stage` is a method of `annotate`. `begins` is called before the last stage."""
     from qstep.stages.annotate import AnnotateConfig, annotate
     from qstep.stages.grade import GradeConfig, grade
     from qstep.stages.sample import SampleConfig, sample
@@ -71,6 +67,7 @@ def run(stage: str, folder: Path) -> Path:
         model_name_or_path="fake", output=folder / "samples.jsonl", num_problems=300, num_samples=4, max_new_tokens=64
     )
     if stage == "sample":
+        begins()
         return sample(sampling, FakeEngine())
     graded = grade(GradeConfig(sample(sampling, FakeEngine()), folder / "graded.jsonl"))
     labels = AnnotateConfig(
@@ -84,11 +81,5 @@ def run(stage: str, folder: Path) -> Path:
         rows_at_once=8,
         max_problems=60,
     )
-    print("ready", flush=True)
+    begins()
     return annotate(labels, FakeEngine())
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "sample":
-        print("ready", flush=True)
-    run(sys.argv[1], Path(sys.argv[2]))
