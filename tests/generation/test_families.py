@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model_families import FAMILIES, tiny
+from model_families import FAMILIES, PADDED, tiny
 from qstep.generation import HFEngine, Request, SamplingSettings
 from qstep.models import PolicyModel, collate_groups
 from qstep.tasks import miniature
@@ -13,7 +13,7 @@ from qstep.tasks import miniature
 PROMPTS = {"a": [1, 2, 3], "b": [4, 5, 6, 7, 8, 9, 1, 2], "c": [3]}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *PADDED])
 def test_sampled_tokens_have_the_log_probs_that_training_gives_them(family: str) -> None:
     """Prompts of three lengths in one batch, responses beyond every sliding window: to 1e-4 of the packed forward."""
     engine = HFEngine(tiny(family), miniature.tokenizer())
@@ -28,7 +28,7 @@ def test_sampled_tokens_have_the_log_probs_that_training_gives_them(family: str)
         assert response.logps == pytest.approx(row[: len(response.token_ids)].tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *PADDED])
 def test_greedy_tokens_are_the_likeliest_without_a_cache(family: str) -> None:
     model = tiny(family)
     engine = HFEngine(model, miniature.tokenizer())

@@ -9,10 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model_families import FAMILIES, REFUSED, saved, tiny, with_contract
-from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, ScorerModel, collate_groups, collate_steps
+from model_families import FAMILIES, PADDED, saved, tiny, with_contract
+from qstep.models import (
+    ModelOptions,
+    PolicyModel,
+    PolicyWithValue,
+    ScorerModel,
+    attention,
+    collate_groups,
+    collate_steps,
+)
 from qstep.models import logps as logps_module
-from qstep.models import packing as packing_module
+from qstep.models.packing import Packing, trunk_of
 
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [3]]
 RESPONSES = [[[1, 2, 3, 4], [5, 6]], [[7], [8, 9, 10], [2] * 6], [[5]]]
@@ -35,9 +43,9 @@ def alone(model: nn.Module) -> list[torch.Tensor]:
     ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *PADDED])
 @pytest.mark.parametrize("kept", ["everything", "products", "nothing"])
-def test_packed_logps_and_gradients_are_those_of_each_sequence_alone(family: str, kept: str) -> None:
+def test_logps_and_gradients_are_those_of_each_sequence_alone(family: str, kept: str) -> None:
     """Within 1e-5 relative for every parameter, in fp32, whatever is kept of a layer for the backward pass."""
     plain, packed = tiny(family), PolicyModel(tiny(family))
     expected = alone(plain)
@@ -58,31 +66,24 @@ def test_packed_logps_and_gradients_are_those_of_each_sequence_alone(family: str
         assert (gradients[name] - parameter.grad).norm() <= 1e-5 * max(parameter.grad.norm(), least), name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *PADDED])
 def test_every_family_scores_and_its_scorer_is_a_token_classifier(family: str, tmp_path: Path) -> None:
     """A fresh scorer has the base's trunk, Q read at the separators of each response, and comes back from disk."""
     base = tiny(family)
     scorer = ScorerModel.new(options(saved(family, tmp_path / "base")))
-    for name, weight in base.base_model.state_dict().items():
-        assert torch.equal(weight, scorer.pretrained.base_model.state_dict()[name]), name
+    for name, weight in trunk_of(base).state_dict().items():
+        assert torch.equal(weight, scorer.trunk.state_dict()[name]), name
     batch = collate_steps(PROMPTS[:1], [RESPONSES[0]], [[1, 3], [1]])
     q_values = scorer.eval()(batch)
     head = scorer.pretrained.get_submodule("score" if hasattr(scorer.pretrained, "score") else "classifier")
     states = [
-        base.base_model(torch.tensor([PROMPTS[0] + ids]), use_cache=False).last_hidden_state[0, len(PROMPTS[0]) :]
+        trunk_of(base)(torch.tensor([PROMPTS[0] + ids]), use_cache=False).last_hidden_state[0, len(PROMPTS[0]) :]
         for ids in RESPONSES[0]
     ]
     own = [head(states[0][1]), head(states[0][3]), head(states[1][1]), torch.zeros(1)]
     torch.testing.assert_close(q_values, torch.stack(own).view(2, 2), rtol=1e-4, atol=1e-5)
     with_contract(scorer).save(tmp_path / "scorer")
     assert torch.equal(ScorerModel.load(tmp_path / "scorer").eval()(batch), q_values)
-
-
-@pytest.mark.parametrize("family", REFUSED)
-def test_other_families_are_refused_in_a_sentence_when_they_are_loaded(family: str, tmp_path: Path) -> None:
-    folder = saved(family, tmp_path / "base")
-    with pytest.raises(ValueError, match=f"{family}.* cannot be used"):
-        PolicyModel.new(options(folder))
 
 
 def test_logits_that_are_bent_in_an_unknown_way_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,10 +254,10 @@ def by_segment(
 def test_a_gpus_kernel_is_given_what_each_segment_sees(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Grouped keys, an empty response; the segments one by one, as on the CPU, give the same."""
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", by_segment)
-    packing = packing_module.Packing.of(collate_groups(PROMPTS, [*RESPONSES[:2], [[5], []]]))
-    query, key, value = (torch.randn(1, heads, sum(packing.lengths), 8) for heads in (4, 2, 2))
-    at_once = packing_module._one_kernel(query, key, value, packing, 0.3, window)
-    expected, _ = packing_module.packed_attention(
-        nn.Module(), query, key, value, None, scaling=0.3, sliding_window=window, packing=packing
+    packed = Packing.of(collate_groups(PROMPTS, [*RESPONSES[:2], [[5], []]]))
+    query, key, value = (torch.randn(1, heads, sum(packed.lengths), 8) for heads in (4, 2, 2))
+    at_once = attention._one_kernel(query, key, value, packed, 0.3, window)
+    expected, _ = attention.packed_attention(
+        nn.Module(), query, key, value, None, scaling=0.3, sliding_window=window, packing=packed
     )
     torch.testing.assert_close(at_once, expected, rtol=1e-5, atol=1e-6)

@@ -13,18 +13,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionCacheLayerMixin
 
 from qstep.data import decode_text
 from qstep.data.chat import end_of_turn
 from qstep.generation.drawing import choose, uniforms
 from qstep.generation.engine import Request, SamplingSettings, check_length
 from qstep.generation.states import GrowingLayer, hosts_of, next_states, take_beginnings
+from qstep.models.rope import rope_limit
 from qstep.types import Ending, Response
 
 _LOOKAHEAD = 4
@@ -81,6 +83,12 @@ class HFEngine:
         self.max_rows = max_rows
         self.max_tokens = max_tokens
         self.eos_ids = _eos_ids(model, tokenizer)
+        self.positions = _positions(model)
+        accepted = signature(model.forward).parameters
+        self._cache_name = "cache_params" if "cache_params" in accepted else "past_key_values"
+        self._takes_positions = "position_ids" in accepted
+        layers = DynamicCache(config=model.config).layers
+        self._pads = not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
         self._completes: dict[tuple[str, int], bool] = {}
         self._keeps_all = True  # whether the cache is known to keep the keys of every position
 
@@ -121,11 +129,6 @@ class HFEngine:
                     if len(job.responses) == len(job.request.samples):
                         yield job.request, [job.responses[sample] for sample in job.request.samples]
 
-    @property
-    def positions(self) -> int | None:
-        """The maximum number of tokens of a prompt and its response; None if the model has no limit."""
-        return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-
     def _check(self, request: Request, settings: SamplingSettings) -> None:
         if self.positions is not None:
             check_length(request, settings, self.positions)
@@ -138,11 +141,15 @@ class HFEngine:
             )
 
     def _batches(self, rows: list[_Row], settings: SamplingSettings) -> list[list[_Row]]:
-        """Divides rows into batches within both limits, longest prompts first to reduce padding."""
+        """Divides rows into batches within both limits, longest prompts first to reduce padding.
+
+        Where layers carry a state along the sequence, a batch has prompts of one length, since padding would enter it.
+        """
         batches: list[list[_Row]] = []
         limit = 0
         for row in sorted(rows, key=lambda row: -row.prompt_length):
-            if not batches or len(batches[-1]) == limit:
+            full = not batches or len(batches[-1]) == limit
+            if full or not (self._pads or batches[-1][-1].prompt_length == row.prompt_length):
                 limit = min(self.max_rows, self.max_tokens // (row.prompt_length + settings.max_new_tokens))
                 limit = max(limit, 1)
                 batches.append([])
@@ -211,13 +218,8 @@ class HFEngine:
             if source_S is not None:
                 cache.reorder_cache(source_S)
                 pads_S, mask_SL = pads_S[source_S], mask_SL[source_S]
-            # Without padding the model needs neither, because it skips the mask and counts positions itself.
-            where: dict[str, Any] = {}
-            if padded:
-                where["attention_mask"] = mask_SL[:, : width + step + 1]
-                where["position_ids"] = (width + step - pads_S)[:, None]
-            output = self.model(input_ids=token_S[:, None], past_key_values=cache, use_cache=True, **where)
-            logits_SV = output.logits[:, -1]
+            mask = mask_SL[:, : width + step + 1] if padded else None  # without padding the model needs none
+            _, logits_SV = self._call(token_S[:, None], (width + step - pads_S)[:, None], mask, cache)
         return tokens_RT, logps_RT, stepped_R
 
     def _at_stop(self, stop: str, live_R: Tensor, token_R: Tensor, tokens_RT: Tensor) -> list[int]:
@@ -263,13 +265,10 @@ class HFEngine:
                 place = {host: row for row, host in enumerate(longest)}
                 row_S = torch.tensor([place[host] for host in hosts], device=device)
                 take_beginnings(cache, row_S, pads_S, pads_S[hosts])
-                where = {
-                    "attention_mask": torch.arange(width, device=device) >= pads_S[:, None],
-                    "position_ids": (width - 1 - pads_S)[:, None],
-                }
                 last = torch.tensor([prompt[-1:] for prompt in prompts], device=device)
-                output = self.model(input_ids=last, past_key_values=cache, use_cache=True, **where)
-                return cache, output.logits[:, -1], pads_S, state_R, width
+                mask = torch.arange(width, device=device) >= pads_S[:, None]
+                cache, logits_SV = self._call(last, (width - 1 - pads_S)[:, None], mask, cache)
+                return cache, logits_SV, pads_S, state_R, width
         cache, logits_SV = self._forward(prompts)
         cache.layers = [GrowingLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
         return cache, logits_SV, pads_S, state_R, width
@@ -282,15 +281,27 @@ class HFEngine:
         inputs = torch.tensor(
             [[0] * pad + [*prompt] for pad, prompt in zip(padding, prompts, strict=True)], device=device
         )
-        where: dict[str, Any] = {}
-        if any(padding):
-            positions = torch.arange(width, device=device) - torch.tensor(padding, device=device)[:, None]
-            where = {"attention_mask": positions >= 0, "position_ids": positions.clamp(min=0)}
-        output = self.model(input_ids=inputs, use_cache=True, logits_to_keep=1, **where)
-        return output.past_key_values, output.logits[:, -1]
+        positions = torch.arange(width, device=device) - torch.tensor(padding, device=device)[:, None]
+        return self._call(inputs, positions.clamp(min=0), positions >= 0 if any(padding) else None)
+
+    def _call(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Any = None) -> tuple[Any, Tensor]:
+        """The model's cache after the tokens, `[S, T]`, and the logits after the last of them, `[S, V]`."""
+        where: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
+        if self._takes_positions:
+            where["position_ids"] = positions
+        if cache is not None:
+            where[self._cache_name] = cache
+        output = self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **where)
+        return output[self._cache_name], output.logits[:, -1]
 
     def _eos_tensor(self) -> Tensor:
         return torch.tensor(self.eos_ids, device=self.model.device)
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    """The maximum number of tokens of a prompt and its response; None if the model has no limit."""
+    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return min((limit for limit in (positions, rope_limit(model)) if limit is not None), default=None)
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

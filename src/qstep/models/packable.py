@@ -1,74 +1,159 @@
-"""Preparing a model for packed batches, if its results stay the same there."""
+"""Preparing a model for batches of groups: packed if its results stay the same there, else padded."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
 
+from qstep.models.attention import packed_attention
 from qstep.models.logps import finished_logits
-from qstep.models.packing import PACKED_ATTENTION, collate_groups, moved, packed_hidden
+from qstep.models.packing import PACKED_ATTENTION, Batch, collate_groups, hidden_states, is_packed, moved, trunk_of
+from qstep.models.rope import rope_limit
+
+_log = logging.getLogger(__name__)
+
+_TOKENS = range(11, 18)
+_WINDOW = 3
+"""A window in which a token does not see all of the probe."""
+
+_WINDOWS = ("sliding_window", "attention_chunk_size")
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
 
 
 @torch.no_grad()
 def pack(model: PreTrainedModel) -> PreTrainedModel:
-    """Lets the model attend within packed batches, after a check that its results stay the same.
+    """Prepares a model for `hidden_states`, after a check that its results are those of each response alone.
 
-    Raises ValueError if they do not, for example because its layers carry a state along the sequence. Also if its
-    logits are not what `finished_logits` makes of its output embedding.
+    A model that computes something else in packed batches is used in padded ones, and a warning says so and why.
+
+    Raises ValueError if its states depend on later tokens, or its logits are not what `finished_logits` makes of its
+    output embedding.
     """
-    original = model.config._attn_implementation
-    if original == PACKED_ATTENTION:
+    if hasattr(model, "unpacked_attention"):
         return model
+    marked: Any = model
+    if is_packed(model):  # its config is that of a model that was prepared
+        model.set_attn_implementation("sdpa")
+    marked.unpacked_attention = model.config._attn_implementation
+    trunk: Any = trunk_of(model)
+    trunk.rope_limit = rope_limit(model)
     training = model.training
     model.eval()
-    trunk, tolerance = model.base_model, 1e-3 if model.dtype == torch.float32 else 0.1
-    ids = [token % model.config.get_text_config().vocab_size for token in range(11, 18)]
-    prompt, responses = ids[:3], [ids[3:5], ids[3:7]]
-    hidden_size = model.config.get_text_config().hidden_size
-    refusal = f"{type(model).__name__} ({model.config.model_type}) cannot be used:"
-    expected = []
-    for response in responses:
-        inputs = torch.tensor([prompt + response], device=model.device)
-        expected.append(trunk(input_ids=inputs, use_cache=False).last_hidden_state[0])
-        if expected[-1].shape[-1] != hidden_size:
-            raise ValueError(f"{refusal} its last states have {expected[-1].shape[-1]} entries, not {hidden_size}")
-        head = model.get_output_embeddings()
-        if head is not None:
-            logits = finished_logits(model.config.get_text_config(), head(expected[-1]))
-            if not _alike(model(input_ids=inputs, use_cache=False).logits[0], logits, tolerance):
-                raise ValueError(
-                    f"{refusal} its logits are not those of its output embedding, in a way that qstep does not know"
-                )
     try:
-        model.set_attn_implementation(PACKED_ATTENTION)
-        model.unpacked_attention = original
-        batch = moved(collate_groups([prompt], [responses]), model.device)
-        hidden = packed_hidden(trunk, batch)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"{refusal} its attention cannot be replaced by attention on packed batches: {error}"
-        ) from error
-    rows = [torch.cat([hidden[:3], hidden[3:5]]), torch.cat([hidden[:3], hidden[5:9]])]
-    if not all(_alike(*pair, tolerance) for pair in zip(expected, rows, strict=True)):
-        raise ValueError(f"{refusal} a response's states depend on the other responses of a packed batch")
-    model.train(training)
+        probe = _Probe(model)
+        probe.check_head()
+        probe.check_order()
+        if (reason := probe.unlike_packed()) is not None:
+            model.set_attn_implementation(marked.unpacked_attention)
+            _log.warning(
+                "%s is computed in padded batches, which is slower and gives the same numbers: %s",
+                model.config.model_type,
+                reason,
+            )
+    finally:
+        model.train(training)
     return model
+
+
+class _Probe:
+    """A prompt with two responses, which a model computes in different ways."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model, self.trunk, self.config = model, trunk_of(model), model.config.get_text_config()
+        self.refusal = f"{type(model).__name__} ({model.config.model_type}) cannot be used:"
+        exact = model.dtype == torch.float32
+        self.tolerance, self.noise = (1e-3, 1e-5) if exact else (0.1, 0.03)
+        ids = [token % self.config.vocab_size for token in _TOKENS]
+        self.prompt, self.responses = ids[:3], [ids[3:5], ids[3:7]]
+
+    def check_head(self) -> None:
+        states = self._alone(self.prompt + self.responses[1])
+        if states.shape[-1] != self.config.hidden_size:
+            size = self.config.hidden_size
+            raise ValueError(f"{self.refusal} its last states have {states.shape[-1]} entries, not {size}")
+        if (head := self.model.get_output_embeddings()) is None:
+            return
+        inputs = torch.tensor([self.prompt + self.responses[1]], device=self.model.device)
+        logits = self.model(input_ids=inputs, use_cache=False).logits[0]
+        if not _alike(logits, finished_logits(self.config, head(states)), self.tolerance):
+            raise ValueError(
+                f"{self.refusal} its logits are not those of its output embedding, in a way that qstep does not know"
+            )
+
+    def check_order(self) -> None:
+        """A causal model gives a token the same state whatever comes after it."""
+        ids = self.prompt + self.responses[1]
+        if not _alike(self._alone(ids[:-1]), self._alone(ids)[:-1], self.noise):
+            raise ValueError(f"{self.refusal} its states depend on later tokens")
+
+    def unlike_packed(self) -> str | None:
+        """Lets the model compute packed batches. Returns why its results are others there; None if they are not."""
+        try:
+            expected = [self._alone(self.prompt + response) for response in self.responses]
+            with short_windows(self.model):
+                expected_short = [self._alone(self.prompt + response) for response in self.responses]
+            self.model.set_attn_implementation(PACKED_ATTENTION)
+            if not is_packed(self.trunk):
+                return "its attention cannot be replaced"
+            packed = self._packed(self.responses)
+            with short_windows(self.model):
+                packed_short = self._packed(self.responses)
+            other = self._packed([self.responses[0][::-1], self.responses[1]])
+        except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            return f"its attention cannot be replaced ({str(error).splitlines()[0]})"
+        if not _alike(other[1], packed[1], self.noise):
+            return "its states depend on the other responses of a packed batch"
+        pairs = zip([*expected, *expected_short], [*packed, *packed_short], strict=True)
+        if not all(_alike(*pair, self.tolerance) for pair in pairs):
+            return "its states are others in a packed batch"
+        return None
+
+    def _alone(self, ids: list[int]) -> Tensor:
+        inputs = torch.tensor([ids], device=self.model.device)
+        return self.trunk(input_ids=inputs, use_cache=False).last_hidden_state[0]
+
+    def _packed(self, responses: list[list[int]]) -> list[Tensor]:
+        batch: Batch = moved(collate_groups([self.prompt], [responses]), self.model.device)
+        prompt, first, second = hidden_states(self.trunk, batch).split([3, 2, 4])
+        return [torch.cat([prompt, first]), torch.cat([prompt, second])]
+
+
+@contextmanager
+def short_windows(model: nn.Module) -> Iterator[None]:
+    """Shortens the windows of a model's attention, in its config and in its layers, so that a few tokens tell."""
+    holders = [model.config, model.config.get_text_config(), *model.modules()]  # type: ignore[union-attr,operator]
+    found = [
+        (holder, name, length)
+        for holder in holders
+        for name in _WINDOWS
+        if isinstance(length := vars(holder).get(name), int) and length > _WINDOW
+    ]
+    for holder, name, _ in found:
+        setattr(holder, name, _WINDOW)
+    try:
+        yield
+    finally:
+        for holder, name, length in found:
+            setattr(holder, name, length)
 
 
 @contextmanager
 def unpacked(model: PreTrainedModel) -> Iterator[None]:
     """Lets a model of `pack` compute plain batches, for sampling, with the attention that it was loaded with."""
     packed: Any = model
+    now = model.config._attn_implementation
     model.set_attn_implementation(packed.unpacked_attention)
     try:
         yield
     finally:
-        model.set_attn_implementation(PACKED_ATTENTION)
+        model.set_attn_implementation(now)
 
 
 def _alike(a: Tensor, b: Tensor, tolerance: float) -> bool:

@@ -4,6 +4,9 @@ A batch of G prompts with B responses is one row of L tokens: each prompt, follo
 decoder except attention treat each token separately, so they need no padding. `packed_attention` lets a prompt attend
 to itself, and a response to its prompt and itself. The model is called once, as usual. So mixed precision,
 distribution, adapters and gradient checkpointing work unchanged.
+
+Models whose layers carry a state along the sequence, or whose attention cannot be replaced, compute the same batch in
+padded rows.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ from itertools import accumulate
 from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import PreTrainedModel
+
+from qstep.models.padding import padded_hidden
+from qstep.models.rope import check_rope
 
 
 class Batch(TypedDict):
@@ -46,7 +51,7 @@ class StepBatch(Batch):
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 PACKED_ATTENTION = "qstep_packed"
-"""The name of `packed_attention` in transformers (`set_attn_implementation`)."""
+"""The name of `qstep.models.attention.packed_attention` in transformers (`set_attn_implementation`)."""
 
 
 def collate_groups(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> Batch:
@@ -112,7 +117,7 @@ class Packing:
 
     lengths: list[int]
     prompt_of: list[int]
-    masks: dict[tuple[int, int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
     kept: list[Spans] = field(default_factory=list)
 
     @classmethod
@@ -128,11 +133,20 @@ class Packing:
             sizes += [prompt, *group_lengths]
         return cls(sizes, prompt_of)
 
+    @property
+    def starts(self) -> list[int]:
+        """The position of each segment's first token in its own text: a response continues its prompt."""
+        return [0 if at == prompt else self.lengths[prompt] for at, prompt in enumerate(self.prompt_of)]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its response."""
+        return max(start + length for start, length in zip(self.starts, self.lengths, strict=True))
+
     def positions(self, device: torch.device) -> Int[Tensor, " L"]:
-        """Each token's position in its own text: a response continues the positions of its prompt."""
-        starts = [0 if at == prompt else self.lengths[prompt] for at, prompt in enumerate(self.prompt_of)]
+        """Each token's position in its own text."""
         return torch.cat(
-            [torch.arange(start, start + n, device=device) for start, n in zip(starts, self.lengths, strict=True)]
+            [torch.arange(start, start + n, device=device) for start, n in zip(self.starts, self.lengths, strict=True)]
         )
 
     def spans(self, device: torch.device) -> Spans:
@@ -152,142 +166,53 @@ class Packing:
         return self.kept[0]
 
     def mask(self, before: int, window: int | None, query: Tensor) -> Tensor:
-        """The attention mask, 0 or -inf, of queries at the last positions of `before + length` keys."""
-        length = query.shape[2]
-        key = (before, length, window, query.dtype)
+        """The attention mask, 0 or -inf, of queries at the last positions of `before + length` keys.
+
+        One mask is kept for each `before`, of the longest response there. Those of shorter ones are its corners.
+        """
+        key = (before, window, query.dtype)
         if key not in self.masks:
-            position = torch.arange(before, before + length, device=query.device)[:, None]
-            seen = torch.arange(before + length, device=query.device)
+            each = zip(self.starts, self.lengths, strict=True)
+            longest = max(length for start, length in each if start == before)
+            position = torch.arange(before, before + longest, device=query.device)[:, None]
+            seen = torch.arange(before + longest + -(before + longest) % 16, device=query.device)  # aligned on a GPU
             hidden = seen > position
             if window is not None:
                 hidden |= seen <= position - window
             mask = torch.zeros(hidden.shape, dtype=query.dtype, device=query.device)
             self.masks[key] = mask.masked_fill_(hidden, float("-inf"))
-        return self.masks[key]
+        length = query.shape[2]
+        return self.masks[key][:length, : before + length]
 
 
-def packed_attention(
-    module: nn.Module,
-    query: Float[Tensor, "1 H L d"],
-    key: Float[Tensor, "1 K L d"],
-    value: Float[Tensor, "1 K L d"],
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    packing: Packing | None = None,
-    **_: Any,
-) -> tuple[Float[Tensor, "1 L H d"], None]:
-    """Causal attention within each prompt, and from each response to its prompt and itself.
-
-    The decoders of transformers call it as their attention. It supports grouped keys, sliding windows and soft-capped
-    scores.
-
-    Raises RuntimeError if the model does not pass `packing`, or uses dropout.
-    """
-    if packing is None or attention_mask is not None:
-        raise RuntimeError(f"{type(module).__name__} was called without a packed batch; use qstep.models to call it")
-    if dropout:
-        raise RuntimeError(f"{type(module).__name__} drops out attention: load the model with qstep.models")
-    query, key = query.to(value.dtype), key.to(value.dtype)
-    if softcap is None and _flash_attention_takes(query):
-        return _one_kernel(query, key, value, packing, scaling, sliding_window), None
-    segments = zip(*(states.split(packing.lengths, dim=2) for states in (query, key, value)), strict=True)
-    outputs: list[Tensor] = []
-    prompt_key = prompt_value = key
-    for at, (q, k, v) in enumerate(segments):
-        before = 0
-        if packing.prompt_of[at] == at:
-            prompt_key, prompt_value = k, v
-        else:
-            before = prompt_key.shape[2]
-            k, v = torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2)
-        outputs.append(_attend(q, k, v, packing, before, scaling, sliding_window, softcap) if q.shape[2] else q)
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+def trunk_of(model: PreTrainedModel) -> nn.Module:
+    """A model without its head. It gives the last hidden states."""
+    trunk = model.base_model
+    return model.get_submodule("model") if trunk is model else trunk
 
 
-def _flash_attention_takes(query: Tensor) -> bool:
-    """Whether FlashAttention can run: half precision, a GPU since Ampere, and a supported head width."""
-    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
-        return False
-    width = query.shape[-1]
-    return width % 8 == 0 and width <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0)
-
-
-def _one_kernel(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
-) -> Float[Tensor, "1 L H d"]:
-    """Computes all segments at once by FlashAttention. A prompt's keys are copied for each of its responses.
-
-    If a segment has more keys than queries, FlashAttention aligns their ends. So a response follows its prompt.
-    """
-    from torch.nn.attention.varlen import varlen_attn  # brings a compiler, which no CPU needs
-
-    spans = packing.spans(query.device)
-    output = varlen_attn(
-        query[0].transpose(0, 1).contiguous(),
-        key[0].transpose(0, 1).index_select(0, spans.key_positions),
-        value[0].transpose(0, 1).index_select(0, spans.key_positions),
-        spans.query_starts,
-        spans.key_starts,
-        spans.longest_query,
-        spans.longest_key,
-        scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=key.shape[1] != query.shape[1],
-    )
-    assert isinstance(output, Tensor)  # it is a pair only if more results are requested
-    return output.unsqueeze(0)
-
-
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    packing: Packing,
-    before: int,
-    scaling: float | None,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
-    length = query.shape[2]
-    if window is not None and before + length <= window:
-        window = None
-    grouped = key.shape[1] != query.shape[1]
-    plain = before == 0 and window is None
-    if softcap is None and (plain or not query.is_cuda):
-        mask = None if plain else packing.mask(before, window, query)
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=plain, scale=scaling, enable_gqa=grouped
-        )
-    mask = packing.mask(before, window, query)
-    if grouped:  # no GPU kernel takes both grouped keys and a mask
-        repeats = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    if softcap is None:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scale / softcap)
-    return (scores + mask).float().softmax(dim=-1).to(value.dtype) @ value
-
-
-AttentionInterface.register(PACKED_ATTENTION, packed_attention)
-
-
-def packed_hidden(trunk: nn.Module, batch: Batch) -> Float[Tensor, "L D"]:
-    """The last hidden state of every token of a batch. `trunk` is a decoder without its head."""
-    packing = Packing.of(batch)
-    ids = batch["input_ids"].unsqueeze(0)
-    positions = packing.positions(ids.device).unsqueeze(0)
+def hidden_states(trunk: nn.Module, batch: Batch) -> Float[Tensor, "L D"]:
+    """The last hidden state of every token of a batch: packed, or padded if `pack` has found that it has to be."""
+    packing, prepared = Packing.of(batch), cast("Any", trunk)
+    check_rope(packing.longest, prepared.rope_limit)
     try:
+        if not is_packed(trunk):
+            return padded_hidden(trunk, batch, packing)
+        ids = batch["input_ids"].unsqueeze(0)
+        positions = packing.positions(ids.device).unsqueeze(0)
         output = trunk(input_ids=ids, position_ids=positions, use_cache=False, packing=packing)
+        return output.last_hidden_state.squeeze(0)
     except IndexError as error:
         raise ValueError(
-            f"a token is outside the model's vocabulary, or a prompt and response of {int(positions.max()) + 1} tokens "
-            f"are longer than its positions ({error})"
+            f"a token is outside the model's vocabulary, or a prompt and response of {packing.longest} tokens are "
+            f"longer than its positions ({error})"
         ) from error
-    return output.last_hidden_state.squeeze(0)
+
+
+def is_packed(model: nn.Module) -> bool:
+    """Whether the model computes packed rows."""
+    config: Any = model.config
+    return config._attn_implementation == PACKED_ATTENTION
 
 
 def response_starts(batch: Batch) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from qstep.models.adapters import adapted, base_of, saved_adapter
 from qstep.models.loading import ADAPTER_CONFIG, ModelOptions, adapter_off, bare, load_causal_lm
 from qstep.models.logps import Surprises, token_logps, token_logps_and_entropies, token_surprises
-from qstep.models.packing import Batch, packed_hidden, states_before
+from qstep.models.packing import Batch, hidden_states, states_before, trunk_of
 from qstep.models.pretrained import PretrainedModule
 from qstep.types import Dtype
 
@@ -57,8 +57,7 @@ class PolicyModel(PretrainedModule):
 
     def policy_logps(self, batch: Batch) -> Float[Tensor, "B T"]:
         """Only the policy's log-probabilities, of a policy with or without a value function."""
-        model = bare(self.pretrained)
-        return self.logps(states_before(packed_hidden(model.base_model, batch), batch), batch)
+        return self.logps(states_before(hidden_states(self.trunk, batch), batch), batch)
 
     def logps(self, states: Float[Tensor, "M D"], batch: Batch) -> Float[Tensor, "B T"]:
         """The log-probabilities of the batch's response tokens in the states they were chosen in."""
@@ -74,7 +73,7 @@ class PolicyModel(PretrainedModule):
     def surprises(self, batch: Batch, *, temperature: float = 1.0, ends: Sequence[int] = ()) -> Surprises:
         """How likely the batch's response tokens are, compared with samples of this policy: see `token_surprises`."""
         model, mask = bare(self.pretrained), batch["response_mask"].bool()
-        states = states_before(packed_hidden(model.base_model, batch), batch)
+        states = states_before(hidden_states(self.trunk, batch), batch)
         found = token_surprises(model, states, batch["response_ids"][mask], temperature=temperature, ends=ends)
         empty = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
         return Surprises(*(empty.masked_scatter(mask, values) for values in found))
@@ -134,8 +133,8 @@ class PolicyWithValue(PolicyModel):
         trunk: Any = None
         if value == "separate":
             # With adapters both networks share one copy of the frozen weights.
-            shared = {} if lora is None else {id(weight): weight for weight in model.base_model.parameters()}
-            trunk = copy.deepcopy(model.base_model, dict(shared))
+            shared = {} if lora is None else {id(weight): weight for weight in trunk_of(model).parameters()}
+            trunk = copy.deepcopy(trunk_of(model), dict(shared))
         if lora is None:
             return cls(model, trunk)
         if trunk is not None:
@@ -157,10 +156,10 @@ class PolicyWithValue(PolicyModel):
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:  # type: ignore[override]
         """log pi(a_t | s_t) and V(s_t), 0 where the mask is 0."""
-        states = states_before(packed_hidden(bare(self.pretrained).base_model, batch), batch)
+        states = states_before(hidden_states(self.trunk, batch), batch)
         logps = self.logps(states, batch)
         if self.value_trunk is not None:
-            states = states_before(packed_hidden(self.value_trunk, batch), batch)
+            states = states_before(hidden_states(self.value_trunk, batch), batch)
         with torch.autocast(states.device.type, enabled=False):
             chosen = self.value_head(states.float()).squeeze(-1)
         return logps, torch.zeros_like(logps).masked_scatter(batch["response_mask"].bool(), chosen)

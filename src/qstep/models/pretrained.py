@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from qstep.models.adapters import restore_pretrained, save_pretrained
 from qstep.models.loading import bare
 from qstep.models.packable import pack
+from qstep.models.packing import trunk_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,6 +40,11 @@ class PretrainedModule(nn.Module):
     @property
     def config(self) -> PretrainedConfig:
         return bare(self.pretrained).config
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The model without its head."""
+        return trunk_of(bare(self.pretrained))
 
     @property
     def learned_positions(self) -> int | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qstep.models.loading import bare
 from qstep.models.logps import finished_logits
-from qstep.models.packing import Batch, StepBatch, packed_hidden
+from qstep.models.packing import Batch, StepBatch, hidden_states
 from qstep.models.policy import PolicyModel, PolicyWithValue
 from qstep.models.pretrained import PretrainedModule
 from qstep.models.scorer import step_states
@@ -32,7 +32,7 @@ class WordPairModel(PretrainedModule):
 
     def forward(self, batch: StepBatch) -> Float[Tensor, "B S"]:
         model = bare(self.pretrained)
-        states = step_states(packed_hidden(model.base_model, batch), batch)
+        states = step_states(hidden_states(self.trunk, batch), batch)
         head = model.get_output_embeddings()
         bias = None if head.bias is None else head.bias[self.words].float()
         logits = F.linear(states.float(), head.weight[self.words].float(), bias)

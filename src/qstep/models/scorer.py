@@ -25,7 +25,7 @@ from qstep.data import (
 from qstep.data.chat import steps_without_opening
 from qstep.models.adapters import adapted, load_adapter
 from qstep.models.loading import ADAPTER_CONFIG, LoadedModel, ModelOptions, bare, is_scorer
-from qstep.models.packing import Batch, StepBatch, collate_groups, packed_hidden, response_starts
+from qstep.models.packing import Batch, StepBatch, collate_groups, hidden_states, response_starts
 from qstep.models.pretrained import PretrainedModule
 from qstep.models.token_classifiers import head_name, load_token_classifier, token_classifier_of
 from qstep.types import Aggregation, Dtype, Prompt, PromptKind
@@ -258,12 +258,12 @@ class ScorerModel(PretrainedModule):
 
         The index -1 means that there is no step. Its Q is 0.
         """
-        states = step_states(packed_hidden(bare(self.pretrained).base_model, batch), batch)
+        states = step_states(hidden_states(self.trunk, batch), batch)
         return self._read(states).masked_fill(batch["step_ends"] < 0, 0.0)
 
     def q_of_tokens(self, batch: Batch) -> Float[Tensor, " L"]:
         """The Q read at every token of the packed batch, including prompts, in fp32."""
-        return self._read(packed_hidden(bare(self.pretrained).base_model, batch))
+        return self._read(hidden_states(self.trunk, batch))
 
     def _read(self, states: Float[Tensor, "... D"]) -> Float[Tensor, ...]:
         model = bare(self.pretrained)

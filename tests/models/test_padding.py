@@ -1,0 +1,145 @@
+"""Which models are packed and which are padded, and what decides it."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from model_families import FAMILIES, LLAMA, PADDED, tiny
+from qstep.generation import HFEngine, Request, SamplingSettings
+from qstep.models import PolicyModel, collate_groups, padding
+from qstep.models.packing import Packing, is_packed
+from qstep.tasks import miniature
+
+PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [3], [2, 2]]
+RESPONSES = [[[1, 2, 3, 4] * 5, [5, 6]], [[7], [8, 9, 10], [2] * 6], [[5]], []]
+
+
+def made(family: str, **options: object) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **LLAMA, bos_token_id=None, eos_token_id=16, pad_token_id=17, **options)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@torch.no_grad()
+def agrees(model: PreTrainedModel, plain: PreTrainedModel) -> None:
+    logps = PolicyModel(model)(collate_groups(PROMPTS, RESPONSES))
+    rows = [(prompt, ids) for prompt, group in zip(PROMPTS, RESPONSES, strict=True) for ids in group]
+    for row, (prompt, ids) in zip(logps, rows, strict=True):
+        logits = plain(torch.tensor([prompt + ids]), use_cache=False).logits[0].log_softmax(-1)
+        own = logits[len(prompt) - 1 : -1].gather(1, torch.tensor(ids)[:, None])[:, 0]
+        torch.testing.assert_close(row[: len(ids)], own, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *PADDED])
+def test_a_family_that_cannot_be_packed_is_padded_and_one_sentence_says_so(
+    family: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "qstep"):
+        policy = PolicyModel(tiny(family))
+        PolicyModel(policy.pretrained)
+    assert is_packed(policy.trunk) == (family in FAMILIES)
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("qstep")]
+    assert len(told) == (family in PADDED)
+    assert all(line.startswith(f"{family} is computed in padded batches") for line in told)
+
+
+def test_a_prompt_without_responses_has_its_states_and_rows_go_by_length() -> None:
+    model, widths = PolicyModel(tiny("mamba")), []
+    model.trunk.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    agrees(model.pretrained, tiny("mamba"))
+    assert widths == [(1, 23), (1, 12), (2, 9), (1, 7), (1, 5), (2, 2)]
+
+
+def test_sharded_weights_are_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(padding, "_sharded", lambda trunk: True)
+    model, widths = PolicyModel(tiny("mamba")), []
+    model.trunk.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    agrees(model.pretrained, tiny("mamba"))
+    assert widths == [(8, 23)]
+
+
+@pytest.mark.parametrize("family", ["lfm2", "falcon_h1", "qwen3_5_text", "mamba2"])
+def test_fresh_weights_whose_state_hardly_shows_are_not_taken_for_packable(family: str) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny(family).config).eval()
+    assert not is_packed(PolicyModel(model).trunk)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("qwen2_moe", dict(use_sliding_window=True, num_experts=4, moe_intermediate_size=16, max_window_layers=0)),
+        ("phimoe", dict(num_local_experts=4)),
+    ],
+)
+@pytest.mark.parametrize("window", [5, 60])
+def test_a_window_that_only_the_mask_knows_is_kept(family: str, options: dict[str, object], window: int) -> None:
+    """60 tokens are more than a probe has, and than these responses have: the family is padded all the same."""
+    model, plain = (made(family, sliding_window=window, **options) for _ in range(2))
+    agrees(model, plain)
+    assert not is_packed(model)
+
+
+LONGROPE = dict(rope_type="longrope", rope_theta=1e4, original_max_position_embeddings=16, factor=8.0)
+SCALED = {
+    "longrope": {**LONGROPE, "short_factor": [1.0] * 4, "long_factor": [8.0] * 4},
+    "dynamic": dict(rope_type="dynamic", rope_theta=1e4, factor=4.0),
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_positions_that_depend_on_the_longest_row_are_refused_where_they_begin_to(kind: str) -> None:
+    options = dict(rope_parameters=SCALED[kind], **({} if kind == "longrope" else {"max_position_embeddings": 16}))
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("phi3" if kind == "longrope" else "llama", **{**LLAMA, **options}, pad_token_id=17)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    policy = PolicyModel(model)
+    short, long = [1, 2, 3], [4] * 13
+    with torch.no_grad():
+        alone = policy(collate_groups([[5, 6, 7]], [[short]]))
+        beside = policy(collate_groups([[5, 6, 7]], [[short, long]]))
+    torch.testing.assert_close(alone[0, :3], beside[0, :3])
+    with pytest.raises(ValueError, match=r"of 17 tokens: beyond 16 tokens .*Set --max_length 16, or less"):
+        policy(collate_groups([[5, 6, 7]], [[short, [*long, 4]]]))
+    engine = HFEngine(model, miniature.tokenizer())
+    assert engine.positions == 16
+    with pytest.raises(ValueError, match="exceed the 16 positions"):
+        list(engine.sample([Request("a", [5, 6, 7], [0])], SamplingSettings(14)))
+
+
+def test_states_of_later_tokens_are_refused() -> None:
+    model = made("llama")
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = False
+    model.model.forward = _bidirectional(model)
+    with pytest.raises(ValueError, match="its states depend on later tokens"):
+        PolicyModel(model)
+
+
+def _bidirectional(model: PreTrainedModel) -> object:
+    original = model.model.forward
+
+    def forward(input_ids: torch.Tensor, **options: object) -> object:
+        length = input_ids.shape[1]
+        return original(input_ids, attention_mask=torch.ones(1, 1, length, length, dtype=torch.bool), **options)
+
+    return forward
+
+
+def test_one_mask_serves_the_responses_of_a_prompt() -> None:
+    """Not one for each length: 32 responses of about 2,000 tokens took 529 MiB."""
+    lengths = range(1, 33)
+    packing = Packing.of(collate_groups([[1, 2, 3], [4, 5, 6]], [[[7] * n for n in lengths], [[8] * 40]]))
+    for n in (*lengths, 40):
+        mask = packing.mask(3, None, torch.zeros(1, 1, n, 4))
+        position = torch.arange(3, 3 + n)[:, None]
+        assert torch.equal(mask == 0, torch.arange(3 + n) <= position)
+    assert len(packing.masks) == 1
