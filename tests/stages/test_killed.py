@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import signal
 import time
@@ -12,10 +11,8 @@ from pathlib import Path
 import pytest
 
 from fake_engine import run
+from forked import CONTEXT
 from qstep.data import canonical_json, read_rows
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["fake_engine", "qstep.stages.annotate", "qstep.stages.grade", "qstep.stages.sample"])
 
 
 def content(path: Path) -> list[bytes]:

@@ -5,7 +5,6 @@ The processes are forked from a server that has imported what they need, so each
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -23,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from forked import CONTEXT
 from qstep.data import write_jsonl
 from qstep.objectives import METHODS as TABLE
 from qstep.stages.train import TrainInputs, train
@@ -30,10 +30,6 @@ from qstep.tasks import miniature
 from tiny_trainers import VARIANTS, variant
 
 METHODS = ("rs", "pqm", "dpo", "kto", "dqo", *VARIANTS)
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["qstep.stages.train", "transformers.models.qwen3.modeling_qwen3", "transformers.trainer"]
-)
 
 OPTIONS: dict[str, Any] = dict(
     use_cpu=True,

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from killed_training import CONTEXT, run, same_weights, start, write_inputs
+from forked import CONTEXT
+from killed_training import run, same_weights, start, write_inputs
 from qstep.data import read_rows, write_jsonl
 from qstep.runs.seals import MARKER
 from qstep.runs.sidecar import SettingsChanged

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ class Command:
     def check(self, options: Mapping[str, Any]) -> list[Any]:
         """The dataclasses, filled from a recipe's mapping of options."""
         # The parser changes its argument.
-        return self.instances(self.parser().parse_object(deepcopy(dict(options))).as_dict())
+        return self.instances(_kept_parser(self).parse_object(deepcopy(dict(options))).as_dict())
 
     def run(self, configs: Sequence[Any]) -> Any:
         """Runs the command."""
@@ -159,6 +160,12 @@ class Command:
         """The suggestion of a longer command, for a word after this one's name."""
         longer = [name for name in COMMANDS if name.startswith(f"{self.name} ")]
         return did_you_mean(f"{self.name} {word}", longer, "`qstep {}`")
+
+
+@cache
+def _kept_parser(command: Command) -> jsonargparse.ArgumentParser:
+    """One parser for all stages of a recipe that have the command, since it takes longer to make than to use."""
+    return command.parser()
 
 
 def _stage(name: str, config: str, about: str) -> Command:
