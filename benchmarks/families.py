@@ -25,11 +25,10 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "support")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from model_families import FAMILIES, PADDED, saved, tiny
-
 from qstep.cli import main
 from qstep.data import write_jsonl
 from qstep.models import PolicyModel, collate_groups
@@ -37,6 +36,7 @@ from qstep.models.packing import is_packed
 from qstep.objectives import METHODS
 from qstep.tasks import miniature
 
+ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of the table -->\n"
 
@@ -45,7 +45,6 @@ RESPONSES = [[[1, 2, 3, 4], [5, 6]], [[7], [8, 9, 10], [2] * 6], [[5]]]
 
 _TINY = "--max_steps 4 --per_device_train_batch_size 4 --learning_rate 1e-2 --logging_steps 1 --use_cpu true"
 _QUIET = "--report_to none --disable_tqdm true"
-_STEPWISE = {"pqm", "bce", "mse", "orm", "trl"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def differences(family: str) -> Found:
         for ids in group
     ]
     logps = policy(collate_groups(PROMPTS, RESPONSES))
-    found = [float((row[: len(own)] - own).abs().max()) for row, own in zip(logps, expected, strict=True)]
+    found = [float((row[: len(own)] - own).detach().abs().max()) for row, own in zip(logps, expected, strict=True)]
     torch.cat(expected).sum().backward()
     logps.sum().backward()
     largest = max(float(p.grad.norm()) for p in plain.parameters() if p.grad is not None)
@@ -118,10 +117,10 @@ def use(family: str, folder: Path) -> None:
         for number, value in enumerate(values):
             call(f"train {method} {training}{value} --save_strategy no --output_dir {folder}/{method}{number}")
     call(f"score --input {data} --scorer {folder}/pqm0 --output {folder}/scored.jsonl")
-    sampling = f"--dataset_name miniature --num_problems 4 --num_samples 4 --max_new_tokens 12 --seed 1"
+    sampling = "--dataset_name miniature --num_problems 4 --num_samples 4 --max_new_tokens 12 --seed 1"
     call(f"sample --model_name_or_path {folder}/dqo0 {sampling} --output {folder}/samples.jsonl")
     call(f"train rs {training} --use_peft true --save_strategy no --output_dir {folder}/adapter")
-    call(f"merge --model {folder}/adapter --output_dir {folder}/merged")
+    call(f"merge --model_name_or_path {folder}/adapter --output_dir {folder}/merged")
     call(f"sample --model_name_or_path {folder}/merged {sampling} --output {folder}/of_merged.jsonl")
     resume(f"train rs {training} --save_steps 1 --output_dir {folder}/killed", folder / "killed")
     killed, whole = (folder / name / "model.safetensors" for name in ("killed", "rs0"))

@@ -53,7 +53,7 @@ def test_a_prompt_without_responses_has_its_states_and_rows_go_by_length() -> No
         lambda module, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     agrees(model.pretrained, tiny("mamba"))
-    assert widths == [(1, 23), (1, 12), (2, 9), (1, 7), (1, 5), (2, 2)]
+    assert widths == [(1, 23), (2, 12), (1, 7), (1, 5), (2, 2)]
 
 
 def test_sharded_weights_are_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_sharded_weights_are_called_once(monkeypatch: pytest.MonkeyPatch) -> Non
         lambda module, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     agrees(model.pretrained, tiny("mamba"))
-    assert widths == [(8, 23)]
+    assert widths == [(7, 23)]
 
 
 @pytest.mark.parametrize("family", ["lfm2", "falcon_h1", "qwen3_5_text", "mamba2"])
@@ -82,10 +82,10 @@ def test_fresh_weights_whose_state_hardly_shows_are_not_taken_for_packable(famil
 )
 @pytest.mark.parametrize("window", [5, 60])
 def test_a_window_that_only_the_mask_knows_is_kept(family: str, options: dict[str, object], window: int) -> None:
-    """60 tokens are more than a probe has, and than these responses have: the family is padded all the same."""
+    """60 tokens are more than these responses have: what decides is not their length."""
     model, plain = (made(family, sliding_window=window, **options) for _ in range(2))
     agrees(model, plain)
-    assert not is_packed(model)
+    assert is_packed(model) == (family == "qwen2_moe")  # which gives its layers the window too
 
 
 LONGROPE = dict(rope_type="longrope", rope_theta=1e4, original_max_position_embeddings=16, factor=8.0)
@@ -97,7 +97,8 @@ SCALED = {
 
 @pytest.mark.parametrize("kind", SCALED)
 def test_positions_that_depend_on_the_longest_row_are_refused_where_they_begin_to(kind: str) -> None:
-    options = dict(rope_parameters=SCALED[kind], **({} if kind == "longrope" else {"max_position_embeddings": 16}))
+    options: dict[str, object] = {"rope_parameters": SCALED[kind]}
+    options |= {"original_max_position_embeddings" if kind == "longrope" else "max_position_embeddings": 16}
     torch.manual_seed(0)
     config = AutoConfig.for_model("phi3" if kind == "longrope" else "llama", **{**LLAMA, **options}, pad_token_id=17)
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -117,8 +118,6 @@ def test_positions_that_depend_on_the_longest_row_are_refused_where_they_begin_t
 
 def test_states_of_later_tokens_are_refused() -> None:
     model = made("llama")
-    for layer in model.model.layers:
-        layer.self_attn.is_causal = False
     model.model.forward = _bidirectional(model)
     with pytest.raises(ValueError, match="its states depend on later tokens"):
         PolicyModel(model)
@@ -129,7 +128,7 @@ def _bidirectional(model: PreTrainedModel) -> object:
 
     def forward(input_ids: torch.Tensor, **options: object) -> object:
         length = input_ids.shape[1]
-        return original(input_ids, attention_mask=torch.ones(1, 1, length, length, dtype=torch.bool), **options)
+        return original(input_ids, **options | {"attention_mask": torch.ones(1, 1, length, length, dtype=torch.bool)})
 
     return forward
 

@@ -49,7 +49,6 @@ FAMILIES: dict[str, dict[str, object]] = {
     ),
     "gemma4_text": dict(**LLAMA, head_dim=8, sliding_window=5, hidden_size_per_layer_input=0),
     "olmo3": dict(**LLAMA, sliding_window=5),
-    "stablelm": LLAMA,
     "glm4_moe": dict(
         **LLAMA,
         **dict(head_dim=8, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
@@ -57,6 +56,7 @@ FAMILIES: dict[str, dict[str, object]] = {
     ),
 }
 PADDED: dict[str, dict[str, object]] = {
+    "stablelm": LLAMA,
     "bloom": dict(vocab_size=18, hidden_size=32, n_layer=2, n_head=4),
     "mamba": dict(vocab_size=18, hidden_size=32, num_hidden_layers=2, state_size=4),
     "mamba2": dict(
@@ -65,7 +65,9 @@ PADDED: dict[str, dict[str, object]] = {
     "qwen3_5_text": dict(**LLAMA, **_DELTA, layer_types=["linear_attention", "full_attention"]),
     "qwen3_next": dict(**LLAMA, **_DELTA, **_EXPERTS, layer_types=["linear_attention", "full_attention"]),
     "lfm2": dict(**LLAMA, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False),
-    "falcon_h1": dict(**LLAMA, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=8),
+    "falcon_h1": dict(
+        **LLAMA, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=8, lm_head_multiplier=0.5
+    ),
     "nemotron_h": dict(
         **{k: v for k, v in LLAMA.items() if k != "num_hidden_layers"},
         **dict(head_dim=8, layers_block_type=["mamba", "attention", "mlp"], ssm_state_size=8, mamba_num_heads=8),

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
+_MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+"""Families whose fused kernels read the weights of some layers directly, so peft refuses adapters on these."""
+
 _PEFT = ReadIf(use_peft=True)
 
 
@@ -47,7 +50,8 @@ class ModelOptions(ChatOptions):
         lora_r: rank of the adapter.
         lora_alpha: the adapter's scale is lora_alpha / lora_r.
         lora_dropout: dropout before the adapter.
-        lora_target_modules: the linear layers that the adapter changes; all but the head by default.
+        lora_target_modules: the linear layers that the adapter changes. The default is all but the head and, in Mamba
+            layers, those that fused kernels read.
     """
 
     GROUP = "model options"
@@ -62,8 +66,10 @@ class ModelOptions(ChatOptions):
     lora_dropout: Annotated[float, Bounds(least=0, below=1), _PEFT] = 0.0
     lora_target_modules: Annotated[list[str] | None, _PEFT] = None
 
-    def lora(self, task_type: str, modules_to_save: list[str] | None = None) -> LoraConfig | None:
-        """The adapter's configuration; None if all weights are trained.
+    def lora(
+        self, model: PreTrainedModel, task_type: str, modules_to_save: list[str] | None = None
+    ) -> LoraConfig | None:
+        """The configuration of an adapter on the model; None if all weights are trained.
 
         Raises ValueError if peft is not installed and an adapter is requested.
         """
@@ -73,11 +79,13 @@ class ModelOptions(ChatOptions):
             from peft import LoraConfig
         except ImportError:
             raise missing("--use_peft", "peft", "peft") from None
+        fused = self.lora_target_modules is None and model.config.model_type in _MAMBA
         return LoraConfig(
             r=self.lora_r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
             target_modules=self.lora_target_modules or "all-linear",
+            exclude_modules=["out_proj", "conv1d"] if fused else None,
             modules_to_save=modules_to_save,
             task_type=task_type,
             revision=self.model_revision,

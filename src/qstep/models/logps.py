@@ -106,9 +106,10 @@ def token_surprises(
 
 
 def finished_logits(config: PretrainedConfig, logits: Tensor) -> Tensor:
-    """Applies what some families do to the output embedding's logits: scaling (Cohere, Granite) and caps (Gemma)."""
-    if (scale := getattr(config, "logit_scale", None)) is not None:
-        logits = logits * scale
+    """Applies what some families do to the output embedding's logits: factors (Cohere, Granite) and caps (Gemma)."""
+    for name in ("logit_scale", "lm_head_multiplier"):
+        if (factor := getattr(config, name, None)) is not None:
+            logits = logits * factor
     if (divisor := getattr(config, "logits_scaling", None)) is not None:
         logits = logits / divisor
     if (cap := getattr(config, "final_logit_softcapping", None)) is not None:

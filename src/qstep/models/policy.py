@@ -48,7 +48,7 @@ class PolicyModel(PretrainedModule):
         Raises ValueError if qstep cannot compute the layers or logits of its family. The message says which.
         """
         model = load_causal_lm(options)
-        lora = options.lora("CAUSAL_LM")
+        lora = options.lora(model, "CAUSAL_LM")
         return cls(model if lora is None else adapted(model, lora))
 
     def forward(self, batch: Batch) -> Float[Tensor, "B T"]:
@@ -105,7 +105,8 @@ class PolicyWithValue(PolicyModel):
     @classmethod
     def new_with_value(cls, options: ModelOptions, value: ValueNetwork) -> PolicyWithValue:
         """A policy and its value function, to be trained. Raises as `PolicyModel.new` does."""
-        return cls._made_of(load_causal_lm(options), options.lora("CAUSAL_LM"), value)
+        model = load_causal_lm(options)
+        return cls._made_of(model, options.lora(model, "CAUSAL_LM"), value)
 
     @classmethod
     def load(cls, folder: str | Path, dtype: Dtype = "float32") -> PolicyWithValue:

@@ -210,7 +210,7 @@ class ScorerModel(PretrainedModule):
         model = load_token_classifier(
             options.model_name_or_path, config, dtype=options.dtype, **options.load_arguments()
         )
-        lora = options.lora("TOKEN_CLS", modules_to_save=[head_name(model)])
+        lora = options.lora(model, "TOKEN_CLS", modules_to_save=[head_name(model)])
         return cls(model if lora is None else adapted(model, lora))
 
     @classmethod

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GenericForTokenClassification
 
 from qstep.models.loading import without_dropout, without_dropout_layers
 from qstep.models.packable import pack
+from qstep.models.packing import trunk_of
 
 _log = logging.getLogger(__name__)
 
@@ -117,8 +119,13 @@ def _token_classifier(config: PretrainedConfig) -> type[PreTrainedModel]:
     causal = classes[type(config)]
     family = next(base for base in causal.__mro__ if base.__name__.endswith("PreTrainedModel"))
     name = causal.__name__.replace("ForCausalLM", "") + "ForTokenClassification"
-    # The trunk's name within the model is where `from_pretrained` looks for its weights.
-    members = {"base_model_prefix": causal.base_model_prefix, "__module__": __name__}
+    with torch.device("meta"):
+        trunk = trunk_of(causal(config))
+        prefix = next(name for name, module in causal(config).named_children() if type(module) is type(trunk))
+    members = {
+        "base_model_prefix": prefix,  # where `from_pretrained` looks for the trunk's weights
+        "__module__": causal.__module__,  # transformers would not initialise the buffers of custom code
+    }
     return type(name, (GenericForTokenClassification, family), members)
 
 
