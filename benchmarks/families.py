@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers.models.auto import tokenization_auto
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
@@ -43,6 +44,11 @@ BEGIN, END = "<!-- table -->\n", "<!-- end of the table -->\n"
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [3]]
 RESPONSES = [[[1, 2, 3, 4], [5, 6]], [[7], [8, 9, 10], [2] * 6], [[5]]]
 
+# transformers would read the miniature's tokenizer as one of the family's.
+_OWN_TOKENIZER = (
+    "from transformers.models.auto import tokenization_auto; "
+    "tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS.clear()"
+)
 _TINY = "--max_steps 4 --per_device_train_batch_size 4 --learning_rate 1e-2 --logging_steps 1 --use_cpu true"
 _QUIET = "--report_to none --disable_tqdm true"
 
@@ -130,7 +136,7 @@ def use(family: str, folder: Path) -> None:
 
 def resume(command: str, output: Path) -> None:
     """Kills a training after its second checkpoint, and runs it again."""
-    code = "import sys; from qstep.cli import main; sys.exit(main())"
+    code = f"{_OWN_TOKENIZER}; import sys; from qstep.cli import main; sys.exit(main())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     arguments = [sys.executable, "-c", code, *command.split()]
     with subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
@@ -141,6 +147,7 @@ def resume(command: str, output: Path) -> None:
 
 
 def table(families: Iterable[str]) -> str:
+    tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS.clear()
     lines = ["| family | batches | greatest difference | why padded |", "|---|---|---|---|"]
     for family in families:
         found = differences(family)

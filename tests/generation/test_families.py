@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from model_families import FAMILIES, PADDED, tiny
 from qstep.generation import HFEngine, Request, SamplingSettings
+from qstep.generation.decoding import CachedModel
 from qstep.models import PolicyModel, collate_groups
 from qstep.tasks import miniature
 
@@ -39,3 +43,36 @@ def test_greedy_tokens_are_the_likeliest_without_a_cache(family: str) -> None:
             with torch.no_grad():
                 assert model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax() == token
             ids.append(token)
+
+
+def test_a_cache_that_changes_something_is_refused() -> None:
+    """RWKV has a state that the cache of others does not know; a model whose cache is off by a little."""
+    shape = dict(vocab_size=18, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, intermediate_size=64)
+    rwkv = AutoModelForCausalLM.from_config(AutoConfig.for_model("rwkv", **shape, eos_token_id=16)).eval()
+    off = tiny("llama")
+    off.model.layers[1].self_attn.register_forward_pre_hook(_doubles_cached_values, with_kwargs=True)
+    for model in (rwkv, off):
+        with pytest.raises(ValueError, match=r"cannot be sampled in this process: its cache .* --engine vllm or http"):
+            HFEngine(model, miniature.tokenizer())
+
+
+def _doubles_cached_values(module: torch.nn.Module, args: object, kwargs: dict[str, object]) -> None:
+    cache: Any = kwargs.get("past_key_values")
+    if cache is not None and cache.get_seq_length(1):
+        cache.layers[1].values = cache.layers[1].values * 2
+
+
+def test_padding_that_enters_a_state_is_left_out() -> None:
+    """Prompts of three lengths are three batches, those of one length are one."""
+    model = tiny("mamba")
+    for layer in model.backbone.layers:
+        torch.nn.init.constant_(layer.mixer.conv1d.bias, 0.3)  # so that a padded position changes the state
+    assert CachedModel(tiny("llama")).takes_padding
+    engine, widths = HFEngine(model, miniature.tokenizer()), []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    prompts = [*PROMPTS.values(), [7, 8, 9]]
+    requests = [Request(str(number), prompt, [0]) for number, prompt in enumerate(prompts)]
+    assert len([*engine.sample(requests, SamplingSettings(1))]) == 4
+    assert widths == [(1, 8), (2, 3), (1, 1)]

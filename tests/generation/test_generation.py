@@ -263,10 +263,11 @@ def test_equal_sequences_are_computed_once(llama: PreTrainedModel, tokenizer: Pr
         nonlocal seen
         seen += kwargs["input_ids"].numel()
 
+    engine = HFEngine(llama, tokenizer)
     hook = llama.register_forward_pre_hook(count, with_kwargs=True)
     try:
         requests = [Request("a", PROMPTS[0], range(64)), Request("b", PROMPTS[0], range(64))]
-        results = _sampled(HFEngine(llama, tokenizer), requests, SamplingSettings(12, temperature=0.3))
+        results = _sampled(engine, requests, SamplingSettings(12, temperature=0.3))
     finally:
         hook.remove()
     responses = [response.token_ids for responses in results.values() for response in responses]

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from model_families import FAMILIES, LLAMA, PADDED, tiny
 from qstep.generation import HFEngine, Request, SamplingSettings
 from qstep.models import PolicyModel, collate_groups, padding
+from qstep.models.packable import unpacked
 from qstep.models.packing import Packing, is_packed
 from qstep.tasks import miniature
 
@@ -110,10 +111,11 @@ def test_positions_that_depend_on_the_longest_row_are_refused_where_they_begin_t
     torch.testing.assert_close(alone[0, :3], beside[0, :3])
     with pytest.raises(ValueError, match=r"of 17 tokens: beyond 16 tokens .*Set --max_length 16, or less"):
         policy(collate_groups([[5, 6, 7]], [[short, [*long, 4]]]))
-    engine = HFEngine(model, miniature.tokenizer())
-    assert engine.positions == 16
-    with pytest.raises(ValueError, match="exceed the 16 positions"):
-        list(engine.sample([Request("a", [5, 6, 7], [0])], SamplingSettings(14)))
+    with unpacked(model):
+        engine = HFEngine(model, miniature.tokenizer())
+        assert engine.positions == 16
+        with pytest.raises(ValueError, match="exceed the 16 positions"):
+            list(engine.sample([Request("a", [5, 6, 7], [0])], SamplingSettings(14)))
 
 
 def test_states_of_later_tokens_are_refused() -> None:

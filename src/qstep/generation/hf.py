@@ -11,18 +11,17 @@ Dimensions: R rows, S states, V vocabulary, T new tokens, L positions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionCacheLayerMixin
+from transformers.cache_utils import DynamicLayer
 
 from qstep.data import decode_text
 from qstep.data.chat import end_of_turn
+from qstep.generation.decoding import CachedModel, eval_mode
 from qstep.generation.drawing import choose, uniforms
 from qstep.generation.engine import Request, SamplingSettings, check_length
 from qstep.generation.states import GrowingLayer, hosts_of, next_states, take_beginnings
@@ -65,7 +64,8 @@ class HFEngine:
             its prompt and its full `max_new_tokens`. A row that is longer than this is decoded alone.
 
     Raises:
-        ValueError: neither model nor tokenizer has an end-of-sequence token, or a limit is below 1.
+        ValueError: neither model nor tokenizer has an end-of-sequence token, a limit is below 1, or the model's cache
+            cannot be used (see `CachedModel`).
     """
 
     def __init__(
@@ -84,11 +84,7 @@ class HFEngine:
         self.max_tokens = max_tokens
         self.eos_ids = _eos_ids(model, tokenizer)
         self.positions = _positions(model)
-        accepted = signature(model.forward).parameters
-        self._cache_name = "cache_params" if "cache_params" in accepted else "past_key_values"
-        self._takes_positions = "position_ids" in accepted
-        layers = DynamicCache(config=model.config).layers
-        self._pads = not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+        self._cached = CachedModel(model)
         self._completes: dict[tuple[str, int], bool] = {}
         self._keeps_all = True  # whether the cache is known to keep the keys of every position
 
@@ -149,7 +145,7 @@ class HFEngine:
         limit = 0
         for row in sorted(rows, key=lambda row: -row.prompt_length):
             full = not batches or len(batches[-1]) == limit
-            if full or not (self._pads or batches[-1][-1].prompt_length == row.prompt_length):
+            if full or not (self._cached.takes_padding or batches[-1][-1].prompt_length == row.prompt_length):
                 limit = min(self.max_rows, self.max_tokens // (row.prompt_length + settings.max_new_tokens))
                 limit = max(limit, 1)
                 batches.append([])
@@ -160,7 +156,7 @@ class HFEngine:
     def _decode(self, rows: list[_Row], settings: SamplingSettings) -> list[Response]:
         """Draws one response per row."""
         limits_R = torch.tensor([row.job.request.limit(settings) for row in rows], device=self.model.device)
-        with _eval_mode(self.model):
+        with eval_mode(self.model):
             tokens_RT, logps_RT, stepped_R = self._decode_tokens(rows, limits_R, settings)
         ended_RT = torch.isin(tokens_RT, self._eos_tensor())
         first_end_R = torch.where(ended_RT.any(dim=1), ended_RT.int().argmax(dim=1), limits_R)
@@ -219,7 +215,7 @@ class HFEngine:
                 cache.reorder_cache(source_S)
                 pads_S, mask_SL = pads_S[source_S], mask_SL[source_S]
             mask = mask_SL[:, : width + step + 1] if padded else None  # without padding the model needs none
-            _, logits_SV = self._call(token_S[:, None], (width + step - pads_S)[:, None], mask, cache)
+            _, logits_SV = self._cached(token_S[:, None], (width + step - pads_S)[:, None], mask, cache)
         return tokens_RT, logps_RT, stepped_R
 
     def _at_stop(self, stop: str, live_R: Tensor, token_R: Tensor, tokens_RT: Tensor) -> list[int]:
@@ -267,10 +263,10 @@ class HFEngine:
                 take_beginnings(cache, row_S, pads_S, pads_S[hosts])
                 last = torch.tensor([prompt[-1:] for prompt in prompts], device=device)
                 mask = torch.arange(width, device=device) >= pads_S[:, None]
-                cache, logits_SV = self._call(last, (width - 1 - pads_S)[:, None], mask, cache)
+                cache, logits_SV = self._cached(last, (width - 1 - pads_S)[:, None], mask, cache)
                 return cache, logits_SV, pads_S, state_R, width
         cache, logits_SV = self._forward(prompts)
-        cache.layers = [GrowingLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+        cache.layers = [GrowingLayer(layer) if _grows(layer) else layer for layer in cache.layers]
         return cache, logits_SV, pads_S, state_R, width
 
     def _forward(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Tensor]:
@@ -282,20 +278,15 @@ class HFEngine:
             [[0] * pad + [*prompt] for pad, prompt in zip(padding, prompts, strict=True)], device=device
         )
         positions = torch.arange(width, device=device) - torch.tensor(padding, device=device)[:, None]
-        return self._call(inputs, positions.clamp(min=0), positions >= 0 if any(padding) else None)
-
-    def _call(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Any = None) -> tuple[Any, Tensor]:
-        """The model's cache after the tokens, `[S, T]`, and the logits after the last of them, `[S, V]`."""
-        where: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
-        if self._takes_positions:
-            where["position_ids"] = positions
-        if cache is not None:
-            where[self._cache_name] = cache
-        output = self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **where)
-        return output[self._cache_name], output.logits[:, -1]
+        return self._cached(inputs, positions.clamp(min=0), positions >= 0 if any(padding) else None)
 
     def _eos_tensor(self) -> Tensor:
         return torch.tensor(self.eos_ids, device=self.model.device)
+
+
+def _grows(layer: Any) -> bool:
+    """Whether a layer of a cache keeps all keys, and has some: those that read an encoder have none here."""
+    return type(layer) is DynamicLayer and layer.keys is not None
 
 
 def _positions(model: PreTrainedModel) -> int | None:
@@ -311,15 +302,3 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     if not ids:
         raise ValueError("no end-of-sequence token: set eos_token_id in the model's generation config or the tokenizer")
     return sorted(ids)
-
-
-@contextmanager
-def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Puts every module into eval mode, and restores train mode afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

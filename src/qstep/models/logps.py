@@ -110,8 +110,10 @@ def finished_logits(config: PretrainedConfig, logits: Tensor) -> Tensor:
     for name in ("logit_scale", "lm_head_multiplier"):
         if (factor := getattr(config, name, None)) is not None:
             logits = logits * factor
-    if (divisor := getattr(config, "logits_scaling", None)) is not None:
-        logits = logits / divisor
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        logits = cap * torch.tanh(logits / cap)
-    return logits
+    for name in ("logits_scaling", "logits_mup_width_multiplier"):
+        if (divisor := getattr(config, name, None)) is not None:
+            logits = logits / divisor
+    for name in ("final_logit_softcapping", "logits_soft_cap"):
+        if (cap := getattr(config, name, None)) is not None:
+            logits = cap * torch.tanh(logits / cap)
+    return logits[..., : getattr(config, "unpadded_vocab_size", None)]

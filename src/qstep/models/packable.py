@@ -80,6 +80,8 @@ class _Probe:
             raise ValueError(f"{self.refusal} its last states have {states.shape[-1]} entries, not {size}")
         if (head := self.model.get_output_embeddings()) is None:
             return
+        if (size := head.weight.shape[-1]) != states.shape[-1]:
+            raise ValueError(f"{self.refusal} its output embedding reads {size} entries, not {states.shape[-1]}")
         inputs = torch.tensor([self.prompt + self.responses[1]], device=self.model.device)
         logits = self.model(input_ids=inputs, use_cache=False).logits[0]
         if not _alike(logits, finished_logits(self.config, head(states)), self.tolerance):

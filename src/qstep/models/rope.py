@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -13,23 +14,18 @@ def rope_limit(model: nn.Module) -> int | None:
     With longrope and dynamic scaling, transformers chooses them by the longest row of a call. So in a batch that has a
     longer row, a shorter one would have other states than alone.
     """
-    limits = [
-        module.config.max_position_embeddings if kind == "dynamic" else parameters["original_max_position_embeddings"]
-        for module in model.modules()
-        for kind, parameters in _kinds(module)
-        if kind in ("longrope", "dynamic")
-    ]
-    return min(limits, default=None)
+    return min((limit for module in model.modules() for limit in _limits(module)), default=None)
 
 
-def _kinds(module: Any) -> list[tuple[str, dict[str, Any]]]:
-    """The kind of rotary positions of a module with its parameters, or of each type of layers that it serves."""
-    kinds = getattr(module, "rope_type", None)
-    if isinstance(kinds, str):
-        return [(kinds, module.config.rope_parameters or {})]
-    if isinstance(kinds, dict):
-        return [(kind, module.config.rope_parameters[layers]) for layers, kind in kinds.items()]
-    return []
+def _limits(module: Any) -> Iterator[int]:
+    """The limit of a module's rotary positions, or those of each type of layers that it serves."""
+    kinds = getattr(module, "rope_type", {})
+    for layers, kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
+        parameters = module.config.rope_parameters
+        if kind == "dynamic":
+            yield module.config.max_position_embeddings
+        elif kind == "longrope":
+            yield (parameters if layers is None else parameters[layers])["original_max_position_embeddings"]
 
 
 def check_rope(tokens: int, limit: int | None) -> None:
