@@ -19,6 +19,7 @@ from transformers import (
 
 from qstep.data import check_model_name
 from qstep.extras import missing
+from qstep.models.four_bits import four_bits
 from qstep.models.packable import pack
 from qstep.runs.options import AtLeast1, Bounds, ReadIf
 from qstep.runs.shared_options import ChatOptions, ModelName
@@ -52,6 +53,10 @@ class ModelOptions(ChatOptions):
         lora_dropout: dropout before the adapter.
         lora_target_modules: the linear layers that the adapter changes. The default is all but the head and, in Mamba
             layers, those that fused kernels read.
+        use_rslora: scale the adapter by lora_alpha / sqrt(lora_r) (rsLoRA, arXiv 2312.03732).
+        use_dora: learn the size of each weight vector apart from its direction (DoRA, arXiv 2402.09353).
+        load_in_4bit: keep the frozen weights in 4 bits while training (QLoRA, arXiv 2305.14314). Needs the extra `bnb`.
+            The adapter is later merged, scored or sampled on the weights as they were published.
     """
 
     GROUP = "model options"
@@ -65,6 +70,9 @@ class ModelOptions(ChatOptions):
     lora_alpha: Annotated[AtLeast1, _PEFT] = 32
     lora_dropout: Annotated[float, Bounds(least=0, below=1), _PEFT] = 0.0
     lora_target_modules: Annotated[list[str] | None, _PEFT] = None
+    use_rslora: Annotated[bool, _PEFT] = False
+    use_dora: Annotated[bool, _PEFT] = False
+    load_in_4bit: Annotated[bool, _PEFT] = False
 
     def lora(
         self, model: PreTrainedModel, task_type: str, modules_to_save: list[str] | None = None
@@ -89,6 +97,8 @@ class ModelOptions(ChatOptions):
             modules_to_save=modules_to_save,
             task_type=task_type,
             revision=self.model_revision,
+            use_rslora=self.use_rslora,
+            use_dora=self.use_dora,
         )
 
     def load_arguments(self) -> dict[str, Any]:
@@ -102,6 +112,16 @@ class ModelOptions(ChatOptions):
                 f"{self.model_name_or_path} is an adapter. Merge it with `qstep merge`, and give the merged folder"
             )
         return {"revision": self.model_revision, "trust_remote_code": self.trust_remote_code}
+
+    def weights_arguments(self) -> dict[str, Any]:
+        """The arguments of `from_pretrained` for a model's weights. Raises as `load_arguments` and `four_bits` do."""
+        return self.load_arguments() | {"dtype": self.dtype} | (four_bits() if self.load_in_4bit else {})
+
+    def as_published(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model with a config of the published weights, on which its adapter is put later."""
+        if self.load_in_4bit:
+            del model.config.quantization_config
+        return model
 
 
 @dataclass(kw_only=True)
@@ -140,11 +160,10 @@ def load_causal_lm(options: ModelOptions, **arguments: Any) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(
         options.model_name_or_path,
         config=without_dropout(config),
-        dtype=options.dtype,
-        **options.load_arguments(),
+        **options.weights_arguments(),
         **arguments,
     )
-    return pack(model)
+    return options.as_published(pack(model))
 
 
 def load_tokenizer(name: str | Path, **arguments: Any) -> PreTrainedTokenizerBase:

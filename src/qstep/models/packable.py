@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from qstep.models.attention import packed_attention
+from qstep.models.four_bits import keep_layout
 from qstep.models.logps import finished_logits
 from qstep.models.packing import PACKED_ATTENTION, Batch, collate_groups, hidden_states, is_packed, moved, trunk_of
 from qstep.models.rope import rope_limit
@@ -38,6 +39,7 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
     """
     if hasattr(model, "unpacked_attention"):
         return model
+    keep_layout(model)
     marked: Any = model
     if is_packed(model):  # its config is that of a model that was prepared
         model.set_attn_implementation("sdpa")

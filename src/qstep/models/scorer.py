@@ -200,16 +200,15 @@ class ScorerModel(PretrainedModule):
     def new(cls, options: ModelOptions) -> ScorerModel:
         """A scorer to be trained: the backbone of a causal LM with a new scalar head, without dropout.
 
-        Raises ValueError if the family cannot be packed, or if peft is needed and not installed.
+        Raises ValueError if the model's states depend on later tokens, or a package is needed and not installed.
         """
         if isinstance(options, LoadedModel):
             return cls(token_classifier_of(options.model))
         config = AutoConfig.from_pretrained(
             options.model_name_or_path, num_labels=1, problem_type="regression", **options.load_arguments()
         )
-        model = load_token_classifier(
-            options.model_name_or_path, config, dtype=options.dtype, **options.load_arguments()
-        )
+        weights = options.weights_arguments()
+        model = options.as_published(load_token_classifier(options.model_name_or_path, config, **weights))
         lora = options.lora(model, "TOKEN_CLS", modules_to_save=[head_name(model)])
         return cls(model if lora is None else adapted(model, lora))
 
@@ -248,7 +247,7 @@ class ScorerModel(PretrainedModule):
             renamed: patterns of weight names in the file, and their names here.
 
         Raises:
-            ValueError: the checkpoint lacks weights, or its family cannot be packed.
+            ValueError: the checkpoint lacks weights, or its states depend on later tokens.
         """
         config = AutoConfig.from_pretrained(name, num_labels=labels)
         return cls(load_token_classifier(name, config, dtype=dtype, head=head, complete=True, key_mapping=renamed))
