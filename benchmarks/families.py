@@ -49,8 +49,8 @@ _OWN_TOKENIZER = (
     "from transformers.models.auto import tokenization_auto; "
     "tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS.clear()"
 )
-_TINY = "--max_steps 4 --per_device_train_batch_size 4 --learning_rate 1e-2 --logging_steps 1 --use_cpu true"
-_QUIET = "--report_to none --disable_tqdm true"
+_TINY = "--max_steps 4 --max_length 128 --per_device_train_batch_size 4 --learning_rate 1e-2"
+_QUIET = "--logging_steps 1 --use_cpu true --report_to none --disable_tqdm true"
 
 
 @dataclass(frozen=True)

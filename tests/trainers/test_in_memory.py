@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM
 import qstep
 import qstep.trainers
 from qstep.data import read_rows
-from qstep.objectives import METHODS
+from qstep.objectives import METHODS, packages
 from qstep.objectives.config import PolicyConfig
 from qstep.objectives.dqo import DQOConfig
 from qstep.objectives.ranking import RankingConfig
@@ -163,8 +164,11 @@ def test_errors_name_the_rows_that_were_given(base: Path, rows: list[dict[str, A
         SFTTrainer(model, args, rows)
 
 
-def test_what_is_wrong_is_said_before_a_model_loads(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+def test_what_is_wrong_is_said_before_a_model_loads(
+    tmp_path: Path, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is no model called no/model, and nobody asks for it."""
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name))
     unlabelled = [{**row, "labels": [None] * len(row["labels"])} for row in rows]
     args = RankingConfig(output_dir=str(tmp_path), **OPTIONS)
     with pytest.raises(ValueError, match=r"no row can be used\. Left out: {'no step has a label': 64}"):
@@ -178,6 +182,8 @@ def test_what_is_wrong_is_said_before_a_model_loads(tmp_path: Path, rows: list[d
         ({"optim": "schedule_free_adamw"}, "--optim schedule_free_adamw needs the package schedulefree, which is not"),
         ({"deepspeed": "zero2.json"}, "--deepspeed needs the package deepspeed, which is not installed: pip install"),
         ({"deepspeed": {"zero_optimization": {}}}, "--deepspeed needs the package deepspeed, which is not installed"),
+        ({"torch_compile": True}, "--torch_compile is not supported: remove it. Each batch has its own shape"),
+        ({"fsdp": "full_shard", "use_cpu": True}, "--fsdp has no effect on CPUs: accelerate shards weights on"),
         ({"use_liger_kernel": True}, "--use_liger_kernel is True, but qstep's trainers do not use it: remove it"),
     ):
         with pytest.raises(ValueError, match=f"^{sentence}"):

@@ -79,6 +79,8 @@ class GroupConfig(TrainingArguments, EvaluationOptions):
         check_deepspeed(self)
         super().__post_init__()
         check_options(self)
+        if self.fsdp and self.use_cpu:
+            raise ValueError("--fsdp has no effect on CPUs: accelerate shards weights on accelerators only. Remove it")
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError("the run has no steps. Set --max_steps or --num_train_epochs above 0")
         for name in self.report_to or ():
