@@ -87,13 +87,12 @@ class ModelOptions(ChatOptions):
             from peft import LoraConfig
         except ImportError:
             raise missing("--use_peft", "peft", "peft") from None
-        fused = self.lora_target_modules is None and model.config.model_type in _MAMBA
         return LoraConfig(
             r=self.lora_r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
             target_modules=self.lora_target_modules or "all-linear",
-            exclude_modules=["out_proj", "conv1d"] if fused else None,
+            exclude_modules=None if self.lora_target_modules else _not_adapted(model),
             modules_to_save=modules_to_save,
             task_type=task_type,
             revision=self.model_revision,
@@ -134,6 +133,15 @@ class LoadedModel(ModelOptions):
 
     model: PreTrainedModel
     model_name_or_path: str = ""
+
+
+def _not_adapted(model: PreTrainedModel) -> list[str] | None:
+    """The names of linear layers that have no adapter: in Mamba layers, and routers whose result is not one tensor."""
+    names = {"out_proj", "conv1d"} if model.config.model_type in _MAMBA else set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers."):
+            names.add(name.rpartition(".")[2])
+    return sorted(names) or None
 
 
 def is_scorer(config: PretrainedConfig) -> bool:

@@ -111,7 +111,8 @@ class _Probe:
                 packed_short = self._packed(self.responses)
             other = self._packed([self.responses[0][::-1], self.responses[1]])
         except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            return f"its attention cannot be replaced ({str(error).splitlines()[0]})"
+            _log.debug("%s: %s", type(self.model).__name__, error)
+            return "its attention cannot be replaced"
         if not _alike(other[1], packed[1], self.noise):
             return "its states depend on the other responses of a packed batch"
         pairs = zip([*expected, *expected_short], [*packed, *packed_short], strict=True)
