@@ -51,8 +51,8 @@ class ModelOptions(ChatOptions):
         lora_r: rank of the adapter.
         lora_alpha: the adapter's scale is lora_alpha / lora_r.
         lora_dropout: dropout before the adapter.
-        lora_target_modules: the linear layers that the adapter changes. The default is all but the head and, in Mamba
-            layers, those that fused kernels read.
+        lora_target_modules: the linear layers that the adapter changes. The default is all but the head, some routers
+            of experts, and in Mamba layers those that fused kernels read.
         use_rslora: scale the adapter by lora_alpha / sqrt(lora_r) (rsLoRA, arXiv 2312.03732).
         use_dora: learn the size of each weight vector apart from its direction (DoRA, arXiv 2402.09353).
         load_in_4bit: keep the frozen weights in 4 bits while training (QLoRA, arXiv 2305.14314). Needs the extra `bnb`.
