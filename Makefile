@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-seeds package test test-faults test-vllm test-ray test-trl check format clean bench-trl-env
+.PHONY: demo demo-seeds package test test-faults test-vllm test-ray test-trl test-bnb check format clean bench-trl-env
 
 demo: $(VENV)/.runtime
 	$(BIN)/qstep demo --output_dir runs/demo
@@ -22,7 +22,7 @@ package: $(VENV)/.dev
 	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist'); build_meta.build_wheel('dist')"
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 # 30 SIGKILLs each of training by RS, PQM and DQO, where `make test` has 3; 4,000 rows of a hostile server, not 400;
 # 1,000 bodies of a fuzzer and 2,000 requests to ours, not 60 and 200; 10,000 steps in each of three tokenizer families,
@@ -46,6 +46,10 @@ test-ray: .venv-ray/.ready
 # Losses, gradients and three steps of SFT, DPO, IPO and KTO, compared with TRL 1.16.
 test-trl: .venv-trl16/.ready
 	OMP_NUM_THREADS=1 .venv-trl16/bin/python -m pytest tests/real_trl
+
+# Adapters on weights in 4 bits. bitsandbytes is not in the other tests' environment: each process would import it.
+test-bnb: .venv-bnb/.ready
+	OMP_NUM_THREADS=1 .venv-bnb/bin/python -m pytest tests/models/test_four_bits.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -94,6 +98,13 @@ $(VENV)/.dev: $(VENV)/.runtime
 		--editable . 'trl==1.16.*' pytest pytest-timeout
 	touch $@
 
+.venv-bnb/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-bnb
+	.venv-bnb/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	.venv-bnb/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[bnb]' pytest pytest-timeout
+	touch $@
+
 # What benchmarks/training.py compares with; TRL 1.13 is the last version with a PRMTrainer.
 bench-trl-env:
 	$(PYTHON) -m venv .venv-trl
@@ -101,4 +112,4 @@ bench-trl-env:
 		transformers==5.23.0 peft==0.21.2
 
 clean:
-	rm -rf $(VENV) .venv-vllm .venv-ray .venv-trl16 runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm .venv-ray .venv-trl16 .venv-bnb runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -114,11 +114,11 @@ def rows(path: Path) -> Path:
     return path
 
 
-def use(family: str, folder: Path) -> None:
-    """Every method, score, sample, an adapter that is merged, and a kill. Raises if something fails."""
+def use(family: str, folder: Path, methods: Iterable[str] = METHODS) -> None:
+    """Training by the methods, score, sample, an adapter that is merged, and a kill. Raises if something fails."""
     base, data = saved(family, folder / "base"), rows(folder / "rows.jsonl")
     training = f"--model_name_or_path {base} --train_file {data} {_TINY} {_QUIET}"
-    for method in METHODS:
+    for method in methods:
         values = [" --value separate", " --value head"] if method == "dqo" else [""]
         for number, value in enumerate(values):
             call(f"train {method} {training}{value} --save_strategy no --output_dir {folder}/{method}{number}")

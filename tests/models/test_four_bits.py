@@ -22,7 +22,7 @@ BATCH = collate_groups([[1, 2, 3], [4, 5, 6, 7]], [[[1, 2, 3, 4], [5, 6]], [[7],
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its layers are as wide as a block of 64 weights, which have one scale."""
-    folder = tmp_path_factory.mktemp("base")
+    folder = tmp_path_factory.mktemp("wide")
     torch.manual_seed(0)
     config = tiny_config("qwen3")
     config.update({**FAMILIES["qwen3"], "hidden_size": 128, "intermediate_size": 256, "head_dim": 32})
