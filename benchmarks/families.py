@@ -29,13 +29,13 @@ from transformers.models.auto import tokenization_auto
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
+from labelled import labelled_rows
 from model_families import FAMILIES, PADDED, saved, tiny
 from qstep.cli import main
 from qstep.data import write_jsonl
 from qstep.models import PolicyModel, collate_groups
 from qstep.models.packing import is_packed
 from qstep.objectives import METHODS
-from qstep.tasks import miniature
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "models.md"
@@ -99,24 +99,10 @@ def call(command: str) -> None:
         raise RuntimeError(f"qstep {command}\n{said.getvalue()}")
 
 
-def rows(path: Path) -> Path:
-    """Labelled responses to 8 problems of the miniature, half of them right."""
-    found = []
-    for problem in miniature.problems("train", 8):
-        for sample in range(4):
-            steps = miniature.solution(str(problem.prompt)).split("\n")
-            if sample % 2:
-                steps[1] = steps[1][:-1] + str((int(steps[1][-1]) + sample) % 10)
-            names = {"id": f"{problem.id}#{sample}", "problem_id": problem.id, "prompt": problem.prompt}
-            labels = {"label": sample % 2 == 0, "labels": miniature.check_steps(str(problem.prompt), steps)}
-            found.append({**names, "completion": "\n".join(steps), "completions": steps, **labels})
-    write_jsonl(path, found)
-    return path
-
-
 def use(family: str, folder: Path, methods: Iterable[str] = METHODS) -> None:
     """Training by the methods, score, sample, an adapter that is merged, and a kill. Raises if something fails."""
-    base, data = saved(family, folder / "base"), rows(folder / "rows.jsonl")
+    base, data = saved(family, folder / "base"), folder / "rows.jsonl"
+    write_jsonl(data, labelled_rows(8))
     training = f"--model_name_or_path {base} --train_file {data} {_TINY} {_QUIET}"
     for method in methods:
         values = [" --value separate", " --value head"] if method == "dqo" else [""]

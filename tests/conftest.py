@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from labelled import labelled_rows
 from qstep.data import write_jsonl
 from qstep.tasks import miniature
 
@@ -36,28 +37,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 problems with 4 responses each, every other one wrong in its second step."""
     rows = []
-    for problem in miniature.problems("train", 16):
-        for sample in range(4):
-            lines = miniature.solution(problem.prompt).split("\n")
-            if sample % 2:
-                lines[1] = lines[1][:-1] + str((int(lines[1][-1]) + sample) % 10)
-            text = "\n".join(lines)
-            ids = [*miniature.tokenizer()(text)["input_ids"], miniature.tokenizer().eos_token_id]
-            rows.append(
-                {
-                    "id": f"{problem.id}#{sample}",
-                    "problem_id": problem.id,
-                    "prompt": problem.prompt,
-                    "completion": text,
-                    "completion_ids": ids,
-                    "logps_behavior": [-1.0] * len(ids),
-                    "label": sample % 2 == 0,
-                    "reward": float(sample % 2 == 0),
-                    "completions": lines,
-                    "labels": miniature.check_steps(problem.prompt, lines),
-                    "step_rewards": [1.0 if right else 0.0 for right in miniature.check_steps(problem.prompt, lines)],
-                }
-            )
+    for row in labelled_rows(16):
+        ids = [*miniature.tokenizer()(row["completion"])["input_ids"], miniature.tokenizer().eos_token_id]
+        rows.append(
+            {
+                **row,
+                "completion_ids": ids,
+                "logps_behavior": [-1.0] * len(ids),
+                "reward": float(row["label"]),
+                "step_rewards": [1.0 if right else 0.0 for right in row["labels"]],
+            }
+        )
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     write_jsonl(path, rows)
     return path

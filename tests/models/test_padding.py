@@ -10,8 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from model_families import FAMILIES, LLAMA, PADDED, tiny
 from qstep.generation import HFEngine, Request, SamplingSettings
-from qstep.models import PolicyModel, collate_groups, padding
-from qstep.models.packable import unpacked
+from qstep.models import PolicyModel, collate_groups, packable, padding
 from qstep.models.packing import Packing, is_packed
 from qstep.tasks import miniature
 
@@ -111,7 +110,7 @@ def test_positions_that_depend_on_the_longest_row_are_refused_where_they_begin_t
     torch.testing.assert_close(alone[0, :3], beside[0, :3])
     with pytest.raises(ValueError, match=r"of 17 tokens: beyond 16 tokens .*Set --max_length 16, or less"):
         policy(collate_groups([[5, 6, 7]], [[short, [*long, 4]]]))
-    with unpacked(model):
+    with packable.unpacked(model):
         engine = HFEngine(model, miniature.tokenizer())
         assert engine.positions == 16
         with pytest.raises(ValueError, match="exceed the 16 positions"):
@@ -133,6 +132,22 @@ def _bidirectional(model: PreTrainedModel) -> object:
         return original(input_ids, **options | {"attention_mask": torch.ones(1, 1, length, length, dtype=torch.bool)})
 
     return forward
+
+
+def test_layers_that_fail_on_packed_batches_are_padded_and_their_error_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(trunk: object, batch: object) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(packable, "hidden_states", fails)
+    error: Exception = RuntimeError("sizes differ\nat line 2")
+    with caplog.at_level(logging.WARNING, "qstep"):
+        assert not is_packed(packable.pack(tiny("llama")))
+    assert caplog.messages[-1].endswith("its layers fail on packed ones (RuntimeError: sizes differ)")
+    error = torch.OutOfMemoryError("no room")
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        packable.pack(tiny("llama"))
 
 
 def test_one_mask_serves_the_responses_of_a_prompt() -> None:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from forked import CONTEXT
+from labelled import labelled_rows
 from qstep.data import write_jsonl
 from qstep.objectives import METHODS as TABLE
 from qstep.stages.train import TrainInputs, train
@@ -53,24 +54,7 @@ def write_inputs(folder: Path) -> TrainInputs:
     base = miniature.base_config().to_dict() | shape | {"intermediate_size": 32, "layer_types": None}
     Qwen3ForCausalLM(Qwen3Config(**base)).save_pretrained(folder / "base")
     miniature.tokenizer().save_pretrained(folder / "base")
-    rows = []
-    for problem in miniature.problems("train", 16):
-        for sample in range(4):
-            steps = miniature.solution(str(problem.prompt)).split("\n")
-            if sample % 2:
-                steps[1] = steps[1][:-1] + str((int(steps[1][-1]) + sample) % 10)
-            rows.append(
-                {
-                    "id": f"{problem.id}#{sample}",
-                    "problem_id": problem.id,
-                    "prompt": problem.prompt,
-                    "completion": "\n".join(steps),
-                    "completions": steps,
-                    "labels": miniature.check_steps(str(problem.prompt), steps),
-                    "label": sample % 2 == 0,
-                }
-            )
-    write_jsonl(folder / "rows.jsonl", rows)
+    write_jsonl(folder / "rows.jsonl", labelled_rows(16))
     return TrainInputs(model_name_or_path=str(folder / "base"), train_file=folder / "rows.jsonl")
 
 

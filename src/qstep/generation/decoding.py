@@ -46,16 +46,13 @@ class CachedModel:
         if cache is not None:
             where[self._cache_name] = cache
         output = self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **where)
-        return output[self._cache_name], output.logits[:, -1]
+        return output.get(self._cache_name), output.logits[:, -1]
 
     @torch.inference_mode()
     def _agrees(self, prompts: tuple[list[int], list[int]]) -> bool:
         """Whether two prompts, exchanged after their first tokens, continue as they do without a cache."""
-        try:
-            with eval_mode(self.model), short_windows(self.model):
-                return self._continues(prompts)
-        except (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError):
-            return False
+        with eval_mode(self.model), short_windows(self.model):
+            return self._continues(prompts)
 
     def _continues(self, prompts: tuple[list[int], list[int]]) -> bool:
         vocabulary, device = self.model.config.get_text_config(decoder=True).vocab_size, self.model.device
@@ -67,6 +64,8 @@ class CachedModel:
         places = torch.arange(width + len(_CONTINUED), device=device) - pads[:, None]
         padded = bool(pads.any())
         cache, _ = self(ids, places[:, :width].clamp(min=0), places[:, :width] >= 0 if padded else None)
+        if not hasattr(cache, "reorder_cache"):  # another name, or a cache of the family's own
+            return False
         order = torch.tensor([1, 0], device=device)
         cache.reorder_cache(order)
         places = places[order]

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from qstep.models.packing import Packing
 
 
+class NotPassedOn(RuntimeError):
+    """A model's layers do not give its attention what the model was called with."""
+
+
 def packed_attention(
     module: nn.Module,
     query: Float[Tensor, "1 H L d"],
@@ -31,10 +35,10 @@ def packed_attention(
     The decoders of transformers call it as their attention. It supports grouped keys, sliding windows, soft-capped
     scores and sinks (`s_aux`, scores that get a share of the softmax and have no value).
 
-    Raises RuntimeError if the model does not pass `packing`, or uses dropout.
+    Raises NotPassedOn if the model does not pass `packing`, and RuntimeError if it uses dropout.
     """
     if packing is None or attention_mask is not None:
-        raise RuntimeError(f"{type(module).__name__} was called without a packed batch; use qstep.models to call it")
+        raise NotPassedOn(f"{type(module).__name__} was called without a packed batch; use qstep.models to call it")
     if dropout:
         raise RuntimeError(f"{type(module).__name__} drops out attention: load the model with qstep.models")
     query, key = query.to(value.dtype), key.to(value.dtype)
@@ -52,7 +56,7 @@ def packed_attention(
             k, v = torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2)
         if q.shape[2]:
             outputs.append(_attend(q, k, v, packing, before, scaling, sliding_window, softcap, s_aux))
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
 def _flash_attention_takes(query: Tensor, value: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from qstep.models.attention import packed_attention
+from qstep.models.attention import NotPassedOn, packed_attention
 from qstep.models.four_bits import keep_layout
 from qstep.models.logps import finished_logits
 from qstep.models.packing import PACKED_ATTENTION, Batch, collate_groups, hidden_states, is_packed, moved, trunk_of
@@ -56,7 +56,7 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
         if (reason := probe.unlike_packed()) is not None:
             model.set_attn_implementation(marked.unpacked_attention)
             _log.warning(
-                "%s is computed in padded batches, which is slower and gives the same numbers: %s",
+                "%s is computed in padded batches, which is slower than packed ones and gives the same numbers: %s",
                 model.config.model_type,
                 reason,
             )
@@ -114,9 +114,12 @@ class _Probe:
             with short_windows(self.model):
                 packed_short = self._packed(self.responses)
             other = self._packed([self.responses[0][::-1], self.responses[1]])
-        except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            _log.debug("%s: %s", type(self.model).__name__, error)
+        except NotPassedOn:
             return "its attention cannot be replaced"
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except (RuntimeError, TypeError) as error:  # layers that compute something else than attention
+            return f"its layers fail on packed ones ({type(error).__name__}: {str(error).splitlines()[0]})"
         if not _alike(other[1], packed[1], self.noise):
             return "its states depend on the other responses of a packed batch"
         pairs = zip([*expected, *expected_short], [*packed, *packed_short], strict=True)

@@ -33,6 +33,6 @@ def check_rope(tokens: int, limit: int | None) -> None:
     if limit is not None and tokens > limit:
         raise ValueError(
             f"a prompt and response of {tokens} tokens: beyond {limit} tokens this model's rotary positions (longrope "
-            "or dynamic) depend on the longest row of the batch, so the rows beside it would change. Set --max_length "
-            f"{limit}, or less"
+            "or dynamic) depend on the longest row of a batch. The numbers of its other rows would change with it. Set "
+            f"--max_length {limit}, or less"
         )

@@ -120,8 +120,9 @@ def _token_classifier(config: PretrainedConfig) -> type[PreTrainedModel]:
     family = next(base for base in causal.__mro__ if base.__name__.endswith("PreTrainedModel"))
     name = causal.__name__.replace("ForCausalLM", "") + "ForTokenClassification"
     with torch.device("meta"):
-        trunk = trunk_of(causal(config))
-        prefix = next(name for name, module in causal(config).named_children() if type(module) is type(trunk))
+        whole = causal(config)
+    trunk = trunk_of(whole)
+    prefix = next(name for name, module in whole.named_children() if module is trunk)
     members = {
         "base_model_prefix": prefix,  # where `from_pretrained` looks for the trunk's weights
         "__module__": causal.__module__,  # transformers would not initialise the buffers of custom code
