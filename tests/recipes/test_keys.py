@@ -23,7 +23,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("model", "other", "member"):
         saved("llama", tmp_path / name)
     write_jsonl(tmp_path / "rows.jsonl", [{"a": 1}])
-    (tmp_path / "fsdp.json").write_text("{}")
     members = [{"scorer": "./model"}, {"scorer": "./member", "kind": "implicit", "reference": "./other"}]
     (tmp_path / "ensemble.yaml").write_text(yaml.safe_dump({"members": members}))
     monkeypatch.chdir(tmp_path)
@@ -51,7 +50,6 @@ def longer(name: str) -> None:
     [
         (TRAIN % "", lambda: longer("rows.jsonl")),
         (TRAIN % "", lambda: other_weights("model")),
-        (TRAIN % ", fsdp_config: ./fsdp.json", lambda: longer("fsdp.json")),
         (SCORE % "scorer: ./model", lambda: other_weights("model")),
         (
             SCORE % "scorer: ./model, scorer_kind: implicit, scorer_reference: ./other",

@@ -10,23 +10,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import fully_shard
 
-from model_families import with_contract
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
-from qstep.models import ModelOptions, PolicyModel, ScorerModel, collate_groups, collate_steps
 from qstep.objectives import METHODS
 from qstep.trainers import trainer_class
 from tiny_trainers import VARIANTS, variant
 
+ADAPTER = {"use_peft": "true", "lora_r": 4}
+SHARDED: dict[str, tuple[str, dict[str, Any]]] = {
+    "pqm": ("pqm", {}),
+    "pqm_adapter": ("pqm", ADAPTER),
+    "dqo_separate": ("dqo", {"value": "separate"}),
+    "dqo_head": ("dqo", {"value": "head"}),
+    "dqo_separate_adapter": ("dqo", {"value": "separate", **ADAPTER}),
+    "dqo_head_adapter": ("dqo", {"value": "head", **ADAPTER}),
+    "dro_group": ("dro", {"value": "group"}),
+    "kto": ("kto", {}),
+}
+"""The methods and options of trainings whose weights are divided among the processes."""
 METHODS_RUN = ("pqm", "rs", "reinforce", "dpo", "kto", "dqo", "dro", *VARIANTS)
 
 
-def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int) -> list[str]:
+def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int, **more: Any) -> list[str]:
     """A run of 5 steps of 6 items, with an epoch of 16: its third step has 4."""
     options: dict[str, Any] = {
         "model_name_or_path": base,
@@ -52,9 +59,20 @@ def arguments(method: str, base: Path, rows: Path, output: Path, per_device: int
         options["beta"] = 4.0  # their gradients are small otherwise
     if name == "dpo":
         del options["responses_per_prompt"]
-    if name in ("dqo", "dro") and method != "dro_group":
+    if name in ("dqo", "dro") and more.get("value") != "group" and method != "dro_group":
         options["value_learning_rate"] = 0.002
+    options |= more
     return ["train", name, *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def sharded_arguments(name: str, base: Path, rows: Path, output: Path, per_device: int, **more: Any) -> list[str]:
+    """Such a run with Adam, which has a state, and a checkpoint after two steps.
+
+    Adam's epsilon is great, since the gradient of V's bias is rounding alone at first, and would decide its direction.
+    """
+    method, own = SHARDED[name]
+    more |= {"optim": "adamw_torch", "learning_rate": 0.001, "adam_epsilon": 0.01, "max_grad_norm": 0.1}
+    return arguments(method, base, rows, output, per_device, save_strategy="steps", save_steps=2, **own, **more)
 
 
 def trainer_of(method: str, base: Path, rows: Path, output: Path, **options: Any) -> Any:
@@ -73,28 +91,14 @@ def stopped(run: Any) -> dict[str, Any]:
     return {"error": None}
 
 
-def sharded(model: Any, batch: Any, folder: Path) -> float:
-    """Trains a sharded module for three steps and saves it whole; the last loss."""
-    for layer in model.pretrained.base_model.layers:
-        fully_shard(layer)
-    fully_shard(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(3):
-        loss = model(batch).square().sum()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    if dist.get_rank() == 0:
-        model.save(folder, state)
-    return float(model(batch).square().sum())
-
-
 def run(base: Path, rows: Path, output: Path) -> None:
     seen: dict[str, Any] = {}
     plain = output / "plain.jsonl"
     for method in METHODS_RUN:
         seen[method] = main(arguments(method, base, plain, output / method, per_device=3))
+    for name in SHARDED:
+        command = sharded_arguments(name, base, plain, output / "sharded" / name, per_device=3, fsdp="true")
+        seen[f"sharded {name}"] = main(command)
     rank = dist.get_rank()
 
     # A row near the file's end of another tokenizer, found by the process that reaches it.
@@ -121,14 +125,6 @@ def run(base: Path, rows: Path, output: Path) -> None:
         lambda: trainer_of("dqo", base, rows, output / "collapse", min_effective_sample_size=1.1, collapse_patience=2)
     )
 
-    prompt, responses = [1, 2, 3], [[4, 5, 6, 7], [8, 9]]
-    options = ModelOptions(model_name_or_path=str(base))
-    torch.manual_seed(0)
-    steps = collate_steps([prompt], [responses], [[1, 3], [1]])
-    seen["sharded scorer"] = sharded(with_contract(ScorerModel.new(options)), steps, output / "sharded_scorer")
-    seen["sharded policy"] = sharded(
-        PolicyModel.new(options), collate_groups([prompt], [responses]), output / "sharded_policy"
-    )
     (output / f"rank{rank}.json").write_text(json.dumps(seen))
     dist.destroy_process_group()
 

@@ -183,7 +183,7 @@ def test_what_is_wrong_is_said_before_a_model_loads(
         ({"deepspeed": "zero2.json"}, "--deepspeed needs the package deepspeed, which is not installed: pip install"),
         ({"deepspeed": {"zero_optimization": {}}}, "--deepspeed needs the package deepspeed, which is not installed"),
         ({"torch_compile": True}, "--torch_compile is not supported: remove it. Each batch has its own shape"),
-        ({"fsdp": "full_shard", "use_cpu": True}, "--fsdp has no effect on CPUs: accelerate shards weights on"),
+        ({"fsdp": True}, "--fsdp divides weights among processes, but there is one"),
         ({"use_liger_kernel": True}, "--use_liger_kernel is True, but qstep's trainers do not use it: remove it"),
     ):
         with pytest.raises(ValueError, match=f"^{sentence}"):

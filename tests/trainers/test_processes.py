@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
-from qstep.models import ModelOptions, PolicyModel, ScorerModel, collate_groups, collate_steps
-from runs_on_two_processes import METHODS_RUN, arguments
+from runs_on_two_processes import METHODS_RUN, SHARDED, arguments, sharded_arguments
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -86,14 +85,30 @@ def test_a_bad_row_a_bad_loss_and_a_collapse_stop_both(two: tuple[Path, list[dic
     assert "the loss of row 'miniature/" in seen[1]["not finite"]["message"]
 
 
-def test_sharded_modules_train_and_save_what_one_process_loads(two: tuple[Path, list[dict[str, Any]]]) -> None:
+@pytest.mark.parametrize("name", SHARDED)
+def test_sharded_weights_train_are_saved_and_resume_on_one_process(
+    name: str, two: tuple[Path, list[dict[str, Any]]], base: Path, tmp_path: Path
+) -> None:
+    """`--fsdp true`: the weights of one process, from the beginning and from a checkpoint of two."""
     output, seen = two
-    prompt, responses = [1, 2, 3], [[4, 5, 6, 7], [8, 9]]
-    scorer = ScorerModel.load(output / "sharded_scorer")
-    policy = PolicyModel.new(ModelOptions(model_name_or_path=str(output / "sharded_policy")))
-    with torch.no_grad():
-        q_values = scorer(collate_steps([prompt], [responses], [[1, 3], [1]]))
-        logps = policy(collate_groups([prompt], [responses]))
-    for rank in seen:
-        assert rank["sharded scorer"] == pytest.approx(q_values.square().sum().item(), rel=1e-4)
-        assert rank["sharded policy"] == pytest.approx(logps.square().sum().item(), rel=1e-4)
+    assert [rank[f"sharded {name}"] for rank in seen] == [0, 0]
+    trained, alone, resumed = output / "sharded" / name, tmp_path / "alone", tmp_path / "resumed"
+    rows = output / "plain.jsonl"
+    assert main(sharded_arguments(name, base, rows, alone, per_device=6)) == 0
+    (resumed / "checkpoint-2").parent.mkdir()
+    shutil.copytree(trained / "checkpoint-2", resumed / "checkpoint-2")
+    assert main(sharded_arguments(name, base, rows, resumed, per_device=2, gradient_accumulation_steps=3)) == 0
+    assert [row["step"] for row in read_rows(resumed / "train_log.jsonl")] == [3, 4, 5]
+    files = sorted(path.name for path in alone.glob("*.safetensors"))
+    for folder in (trained, resumed):
+        assert sorted(path.name for path in folder.glob("*.safetensors")) == files
+        for file in files:
+            expected, found = load_file(alone / file), load_file(folder / file)
+            assert expected.keys() == found.keys()
+            assert max((value - found[weight]).abs().max() for weight, value in expected.items()) <= 1e-4
+    if "adapter" in name:
+        merged = [tmp_path / "merged_alone", tmp_path / "merged_trained"]
+        for folder, into in zip((alone, trained), merged, strict=True):
+            assert main(["merge", f"--model_name_or_path={folder}", f"--output_dir={into}"]) == 0
+        one, both = (load_file(folder / "model.safetensors") for folder in merged)
+        assert max((value - both[weight]).abs().max() for weight, value in one.items()) <= 1e-4

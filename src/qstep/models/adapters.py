@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from qstep.extras import missing
 from qstep.models.loading import ADAPTER_CONFIG, bare
+from qstep.models.sharding import shares_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -103,11 +104,11 @@ def restore_pretrained(model: PreTrainedModel | PeftModel, folder: str | Path) -
     from safetensors.torch import load_file
 
     if model is not bare(model):
-        from peft import set_peft_model_state_dict
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         state = load_file(Path(folder) / "adapter_model.safetensors")
-        set_peft_model_state_dict(model, state)
+        set_peft_model_state_dict(model, shares_of(state, get_peft_model_state_dict(model)))
         return
     # fp32 represents all saved dtypes exactly, as for a head in fp32 on a trunk in bf16.
     saved = type(model).from_pretrained(str(folder), config=model.config, dtype=torch.float32)
-    model.load_state_dict(saved.state_dict())
+    model.load_state_dict(shares_of(saved.state_dict(), model.state_dict()))

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qstep.models.sharding import is_sharded
+
 if TYPE_CHECKING:
     from qstep.models.packing import Batch, Packing
 
@@ -29,7 +31,7 @@ def padded_hidden(trunk: nn.Module, batch: Batch, packing: Packing) -> Float[Ten
     rows, read = _rows(packing)
     ids = batch["input_ids"]
     states: Tensor | None = None
-    for chosen in [[*range(len(rows))]] if _sharded(trunk) else _alike([*map(len, rows)]):
+    for chosen in [[*range(len(rows))]] if is_sharded(trunk) else _alike([*map(len, rows)]):
         width = max(len(rows[row]) for row in chosen)
         places = torch.zeros(len(chosen), width, dtype=torch.long)
         for line, row in enumerate(chosen):
@@ -68,9 +70,3 @@ def _alike(lengths: Sequence[int]) -> Iterator[list[int]]:
             chosen = []
         chosen.append(row)
     yield chosen
-
-
-def _sharded(trunk: nn.Module) -> bool:
-    from torch.distributed.fsdp import FSDPModule
-
-    return any(isinstance(module, FSDPModule) for module in trunk.modules())

@@ -18,6 +18,7 @@ from qstep.models.loading import ADAPTER_CONFIG, ModelOptions, adapter_off, bare
 from qstep.models.logps import Surprises, token_logps, token_logps_and_entropies, token_surprises
 from qstep.models.packing import Batch, hidden_states, states_before, trunk_of
 from qstep.models.pretrained import PretrainedModule
+from qstep.models.sharding import shares_of
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
@@ -194,4 +195,4 @@ class PolicyWithValue(PolicyModel):
                 f"{Path(folder) / VALUE_FILE} does not fit this value network: it lacks "
                 f"{sorted(trained - state.keys())} and has {sorted(state.keys() - trained)}"
             )
-        self.load_state_dict(state, strict=False)
+        self.load_state_dict(shares_of(state, self.state_dict()), strict=False)

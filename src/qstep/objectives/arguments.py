@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,8 +56,14 @@ def length_free(config: TrainingArguments) -> bool:
 
 
 def training_settings(config: TrainingArguments) -> dict[str, Any]:
-    """The options that decide the weights, as JSON, and the number of processes."""
-    settings = settings_of(config, num_processes=config.world_size)
+    """The options that decide the weights, as JSON.
+
+    Batch size, accumulation and number of processes count only as their product, the items of an optimizer step. Their
+    division changes sums by rounding only.
+    """
+    settings = settings_of(config)
+    steps = [settings.pop(name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")]
+    settings["total_train_batch_size"] = math.prod(steps) * config.world_size
     return {
         name: value if isinstance(value, int | float | str | bool | None) else str(value)
         for name, value in settings.items()
@@ -106,7 +113,14 @@ _NOTHING = (
     *("use_cpu", "do_train", "do_eval", "do_predict", "local_rank", "ddp_timeout", "torch_empty_cache_steps"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
     *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "resume_from_checkpoint"),
-    *("save_on_each_node", "save_only_model", "enable_jit_checkpoint", "restore_callback_states_from_checkpoint"),
+    *(
+        "fsdp",
+        "fsdp_config",
+        "save_on_each_node",
+        "save_only_model",
+        "enable_jit_checkpoint",
+        "restore_callback_states_from_checkpoint",
+    ),
     *("skip_memory_metrics", "debug"),
 )
 """Options that cannot change the final weights. Access tokens are among them, so they are never written to disk."""
@@ -121,7 +135,7 @@ _CADENCE = (
 
 _COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _UNUSED = ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size", "use_liger_kernel")
-_FILES = ("deepspeed", "fsdp_config")
+_FILES = ("deepspeed",)
 
 _MARKS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (CHANGES_NOTHING, _NOTHING),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -12,6 +13,7 @@ from transformers import TrainingArguments
 from qstep.generation.engine import Temperature
 from qstep.objectives.arguments import EVALUATES, MARKS, follows_evaluation, stops_early
 from qstep.objectives.packages import check_deepspeed, check_reporter
+from qstep.objectives.sharding import Sharding
 from qstep.runs.options import GIVEN, AtLeast1, Bounds, ChangesNothing, Check, Options, ReadIf, check_options
 from qstep.runs.shared_options import RightAt
 from qstep.tasks.options import GradingOptions
@@ -43,8 +45,21 @@ class EvaluationOptions(Options):
     early_stopping_patience: Annotated[AtLeast1 | None, ChangesNothing(unless=stops_early), EVALUATES] = None
 
 
+@dataclass(kw_only=True)
+class ShardingOptions(TrainingArguments, Options):
+    """Where the weights of a training are.
+
+    Args:
+        fsdp: divides weights, gradients and optimizer states among the processes (FSDP2).
+    """
+
+    GROUP = "model options"
+
+    fsdp: bool = False  # type: ignore[assignment]
+
+
 @dataclass
-class GroupConfig(TrainingArguments, EvaluationOptions):
+class GroupConfig(ShardingOptions, EvaluationOptions):
     """Options of every trainer. Batch sizes count groups of at most `responses_per_prompt` responses to one prompt.
 
     Args:
@@ -76,15 +91,21 @@ class GroupConfig(TrainingArguments, EvaluationOptions):
             self.metric_for_best_model = "loss"
         if not torch.accelerator.is_available():  # else accelerate treats several processes as one each
             self.use_cpu = True
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # the precision that accelerate launch asks for
+        self.bf16, self.fp16 = self.bf16 or launched == "bf16", self.fp16 or launched == "fp16"
         check_deepspeed(self)
         super().__post_init__()
         check_options(self)
-        if self.fsdp and self.use_cpu:
-            raise ValueError("--fsdp has no effect on CPUs: accelerate shards weights on accelerators only. Remove it")
+        self.sharding()
+        self.fsdp_plugin_args = None  # accelerate would shard the model again
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError("the run has no steps. Set --max_steps or --num_train_epochs above 0")
         for name in self.report_to or ():
             check_reporter(name)
+
+    def sharding(self) -> Sharding | None:
+        """How the weights are divided among the processes, if they are. Raises ValueError as `Sharding.of` does."""
+        return Sharding.of(self)
 
 
 @dataclass(kw_only=True)
@@ -121,5 +142,5 @@ class PolicyConfig(GroupConfig, SampledEvaluation):
                 "--metric_for_best_model accuracy needs --eval_samples: the accuracy is that of responses which the "
                 "policy samples at each evaluation"
             )
-        if self.eval_samples and (self.fsdp or self.deepspeed):
+        if self.eval_samples and (self.sharding() or self.deepspeed):
             raise ValueError("--eval_samples needs complete weights in each process: remove --fsdp or --deepspeed")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MARKER = "<!-- Written by qstep, which writes it anew; without this line it is yours, and `qstep card` leaves it. -->"
 _SHOWN = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "num_train_epochs", "max_steps"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "num_processes", "max_grad_norm", "seed"),
+    *("total_train_batch_size", "max_grad_norm", "seed"),
     *("bf16", "fp16"),
 )
 """The settings of transformers' Trainer that a card shows, in addition to all of the method and the model."""

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 
 from qstep.models import PolicyModel, PretrainedModule
+from qstep.models.sharding import divide_again, shard, whole, whole_state
 from qstep.objectives.batch import ResponseBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item
@@ -35,6 +36,7 @@ from qstep.trainers.finite import FiniteWatch
 from qstep.trainers.optimizer import parameter_groups
 from qstep.trainers.reference import add_reference
 from qstep.trainers.sampled import SampledAccuracy
+from qstep.trainers.sharding import gradients_kept, hidden_from_accelerate, load_optimizer, save_optimizer
 
 
 class GroupTrainer(Trainer):
@@ -73,6 +75,7 @@ class GroupTrainer(Trainer):
         sampled: SampledAccuracy | None = None,
     ) -> None:
         check_arguments(args, model)
+        self.sharding = args.sharding()
         self.sampled = sampled
         if sampled is not None:
             sampled.check(getattr(model.config.get_text_config(), "max_position_embeddings", None))
@@ -87,6 +90,9 @@ class GroupTrainer(Trainer):
             processing_class=processing_class,
             callbacks=callbacks,
         )
+        if self.sharding is not None:
+            self.is_distributed_loading_by_transformers = True  # transformers' name for a model that is sharded already
+            shard(model, args.device, reshard_after_forward=self.sharding.reshard_after_forward)
         objective.begin(model, train_dataset)
         precision.prepare(self, model)
         self.loss_is_scaled_for_ga = True
@@ -98,6 +104,14 @@ class GroupTrainer(Trainer):
         add_reference(self)
         if isinstance(model, PolicyModel):
             model.watches_entropy = True
+
+    def create_accelerator_and_postprocess(self) -> None:
+        with hidden_from_accelerate():
+            super().create_accelerator_and_postprocess()
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if self.sharding is None:  # else the device gets shares of the weights only
+            super()._move_model_to_device(model, device)
 
     @property
     def bare_model(self) -> Any:
@@ -181,7 +195,7 @@ class GroupTrainer(Trainer):
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float | None:
-        norm: float | None = super()._get_grad_norm(model, grad_norm)
+        norm: float | None = whole(super()._get_grad_norm(model, grad_norm))
         finite = norm is None or math.isfinite(norm)
         if self.watch.end_step(self.state.global_step, finite=finite, norm=norm):  # a skipped step is not logged
             self._tr_loss.copy_(self._loss_before)
@@ -191,6 +205,7 @@ class GroupTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer. Parameters with their own learning rate are in separate groups."""
+        divide_again(self.bare_model)  # the optimizer needs each process's shares
         rates = self.objective.learning_rates(self.bare_model)
         if self.optimizer is None and rates:
             trained: Any = self.model if model is None else model
@@ -279,8 +294,27 @@ class GroupTrainer(Trainer):
         else:
             super()._run_epoch(*args, **options)
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharding is None or self.optimizer is None or self.lr_scheduler is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+        else:
+            save_optimizer(self.optimizer, self.lr_scheduler, Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.sharding is None or self.optimizer is None or self.lr_scheduler is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        else:
+            load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
+
+    def _defer_fsdp_gradient_reduction(self) -> Any:
+        return gradients_kept(self.bare_model)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Writes model and tokenizer. The pickled arguments are not written, because they may hold an access token."""
+        if self.sharding is not None:  # all processes come here
+            state_dict = whole_state(self.bare_model.state_dict(keep_vars=True))
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         assert isinstance(self.processing_class, PreTrainedTokenizerBase)

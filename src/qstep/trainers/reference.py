@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from qstep.data import cache_folders, tokenizer_fingerprint, write_whole
 from qstep.models import Batch, moved
+from qstep.models.sharding import whole
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.objective import FurtherReference
 from qstep.objectives.responses import collate_rows
@@ -137,7 +138,9 @@ def reference_store(
 
     def compute() -> None:
         done: list[tuple[int, NDArray[np.float32]]] = []
-        for batch in batches[position::processes]:
+        mine = batches[position::processes]
+        more = math.ceil(len(batches) / processes) - len(mine)
+        for batch in mine + batches[:1] * more:  # sharded weights need every process in each forward pass
             computed = _logps_of([dataset[item] for item in batch], collate, logps)
             done += [(row, values) for row, values in computed if row not in store]
             if sum(len(values) for _, values in done) > _TOKENS_A_FILE:
@@ -158,7 +161,7 @@ def weights_fingerprint(model: nn.Module, kept: Callable[[str], bool]) -> str:
     for name, value in model.state_dict().items():
         if kept(name):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            digest.update(whole(value).detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

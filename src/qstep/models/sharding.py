@@ -1,0 +1,101 @@
+"""Weights that are divided among the processes of a training (FSDP2 of torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_map_only
+
+from qstep.processes import here
+
+if TYPE_CHECKING:
+    from qstep.models.pretrained import PretrainedModule
+
+_CALLED = ("policy_logps", "surprises", "q_of_tokens")
+"""Methods that are called instead of `forward`. They too need complete weights."""
+
+
+def shard(model: PretrainedModule, device: torch.device, *, reshard_after_forward: bool) -> None:
+    """Divides the weights of a model among all processes. Called by all.
+
+    A layer is complete only while it is computed. Embeddings, the last norm and the heads are complete in the whole
+    forward and backward pass. If a policy and its value network share frozen weights, each gets its own shares of them.
+    """
+    from torch.distributed import get_world_size
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    mesh = init_device_mesh(device.type, (get_world_size(),))
+    taken: set[int] = set()
+    for network in model.networks():
+        names = set(network._no_split_modules or ())
+        for layer in [module for module in network.modules() if type(module).__name__ in names]:
+            _make_own(layer, taken)
+            fully_shard(layer, mesh=mesh, reshard_after_forward=reshard_after_forward)
+    fully_shard(model, mesh=mesh)
+    for name in _CALLED:
+        if hasattr(model, name):
+            register_fsdp_forward_method(model, name)
+
+
+def _make_own(layer: nn.Module, taken: set[int]) -> None:
+    """Gives a layer parameters of its own in place of those that an earlier layer has. Their values stay the same."""
+    for module in layer.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in taken:
+                setattr(module, name, nn.Parameter(parameter.data, requires_grad=parameter.requires_grad))
+    taken.update(map(id, layer.parameters()))
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether some weights of a model are divided among processes."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def divide_again(model: nn.Module) -> None:
+    """Divides the weights that a forward pass without gradient left complete."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def whole(value: Any) -> Any:
+    """A complete tensor in place of a divided one. Called by all processes."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def whole_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested state with complete tensors, on the CPU of the first process. Called by all processes.
+
+    Elsewhere its tensors are None. On a device, one tensor at a time is complete. What is one tensor in `state` is one
+    in the result.
+    """
+    first = here()[0] == 0
+    taken: dict[int, Tensor | None] = {}
+
+    def take(value: Tensor) -> Tensor | None:
+        if id(value) not in taken:
+            complete = whole(value.detach())
+            taken[id(value)] = complete.cpu() if first else None
+        return taken[id(value)]
+
+    found: dict[str, Any] = tree_map_only(Tensor, take, dict(state))
+    return found
+
+
+def share_of(value: Any, like: Any) -> Any:
+    """This process's share of a complete tensor, if `like` is divided. Other values stay as they are."""
+    if isinstance(like, DTensor) and isinstance(value, Tensor) and value.shape == like.shape:
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return value
+
+
+def shares_of(state: Mapping[str, Tensor], like: Mapping[str, Any]) -> dict[str, Tensor]:
+    """This process's shares of a model's complete state, divided as the state `like` is."""
+    return {name: share_of(value, like.get(name)) for name, value in state.items()}

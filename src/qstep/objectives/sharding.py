@@ -1,0 +1,71 @@
+"""Whether the weights of a training are divided among its processes: `--fsdp`, or accelerate's configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainingArguments
+
+USE_FSDP = "ACCELERATE_USE_FSDP"
+"""Environment variable that `accelerate launch` sets to true if its configuration has FSDP."""
+_PREFIX = "FSDP_"
+"""Prefix of the variables with which it gives the other settings."""
+
+_MUST_BE: dict[str, tuple[str, str]] = {
+    "version": ("2", "FSDP1 is not supported"),
+    "state_dict_type": ("FULL_STATE_DICT", "qstep writes complete weights, which any number of processes can resume"),
+    "auto_wrap_policy": ("TRANSFORMER_BASED_WRAP", "qstep divides layer by layer"),
+    "cpu_ram_efficient_loading": ("false", "each process reads the weights and keeps its share"),
+    "offload_params": ("false", "weights stay on the accelerators"),
+    "cpu_offload": ("false", "weights stay on the accelerators"),
+    "activation_checkpointing": ("false", "give --activation_checkpointing true instead"),
+    "ignored_modules": ("", "qstep divides all weights"),
+    "transformer_layer_cls_to_wrap": ("", "qstep knows the model's layers"),
+    "xla": ("false", "XLA is not supported"),
+}
+"""The settings that have one supported value, and why."""
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How weights, gradients and optimizer states are divided (FSDP2).
+
+    reshard_after_forward: whether a layer's weights are divided again after its forward pass. False needs more memory
+    and less communication.
+    """
+
+    reshard_after_forward: bool = True
+
+    @classmethod
+    def of(cls, args: TrainingArguments) -> Sharding | None:
+        """What `--fsdp` and `--fsdp_config`, or the configuration of `accelerate launch`, ask for.
+
+        Raises ValueError for settings that are not supported.
+        """
+        launched = _true(os.environ.get(USE_FSDP))
+        if not (args.fsdp or launched):
+            return None
+        given: dict[str, Any] = dict(args.fsdp_config) if isinstance(args.fsdp_config, Mapping) else {}
+        if launched and not args.fsdp:
+            given = {k.removeprefix(_PREFIX).lower(): v for k, v in os.environ.items() if k.startswith(_PREFIX)}
+        for name, (wanted, why) in _MUST_BE.items():
+            value = given.get(name)
+            if value is not None and str(value).lower() not in (wanted.lower(), "none", "[]"):
+                raise ValueError(f"fsdp_{name} is {value}, but it must be {wanted or 'left out'}: {why}")
+        if args.world_size == 1:
+            raise ValueError(
+                "--fsdp divides weights among processes, but there is one. Start several: accelerate launch "
+                "--num_processes 8 -m qstep.cli train ..."
+            )
+        if args.deepspeed:
+            raise ValueError("--fsdp and --deepspeed exclude each other: remove one")
+        if "bnb" in str(args.optim) or "8bit" in str(args.optim):
+            raise ValueError(f"--optim {args.optim} does not work with --fsdp: give --optim adamw_torch")
+        return cls(_true(given.get("reshard_after_forward", True)))
+
+
+def _true(value: Any) -> bool:
+    return str(value).lower() == "true"

@@ -1,0 +1,66 @@
+"""Sharded training: the optimizer's state in checkpoints, and what transformers' Trainer leaves to its model.
+
+Checkpoints hold complete tensors, as those of a training that is not sharded. So any number of processes can resume.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+
+from qstep.models.sharding import share_of, whole_state
+from qstep.objectives.sharding import USE_FSDP
+from qstep.processes import here
+
+
+def save_optimizer(optimizer: Optimizer, schedule: LRScheduler, folder: Path) -> None:
+    """Writes the complete state of the optimizer, and that of the learning rate. Called by all processes."""
+    state = whole_state(optimizer.state_dict())
+    if here()[0] == 0:
+        torch.save(state, folder / OPTIMIZER_NAME)
+        torch.save(schedule.state_dict(), folder / SCHEDULER_NAME)
+
+
+def load_optimizer(optimizer: Optimizer, schedule: LRScheduler, folder: Path) -> None:
+    """Reads what `save_optimizer` or transformers' Trainer wrote, and keeps this process's shares."""
+    state = torch.load(folder / OPTIMIZER_NAME, map_location="cpu", mmap=True, weights_only=True)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    own = dict(zip(numbers, parameters, strict=True))
+    state["state"] = {
+        number: {name: share_of(value, own[number]) for name, value in values.items()}
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict(state)
+    schedule.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
+
+
+@contextmanager
+def hidden_from_accelerate() -> Iterator[None]:
+    """Makes an Accelerator blind to `accelerate launch` asking for FSDP: qstep shards the model itself."""
+    launched = os.environ.pop(USE_FSDP, None)
+    try:
+        yield
+    finally:
+        if launched is not None:
+            os.environ[USE_FSDP] = launched
+
+
+@contextmanager
+def gradients_kept(model: nn.Module) -> Iterator[None]:
+    """Leaves the gradients of a micro-batch on its process. The last one of a step adds up those of all."""
+    sharded: Any = model
+    sharded.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        sharded.set_requires_gradient_sync(True)

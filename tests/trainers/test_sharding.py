@@ -1,0 +1,74 @@
+"""What `--fsdp` and the configuration of `accelerate launch` ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import ClusterConfig
+
+from qstep.objectives.methods import METHODS
+from qstep.objectives.sharding import Sharding
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "accelerate"
+
+
+def args(**options: Any) -> Any:
+    plain = dict(fsdp=False, fsdp_config={}, world_size=2, deepspeed=None, optim="adamw_torch_fused")
+    return SimpleNamespace(**{**plain, **options})
+
+
+def test_options_say_whether_and_how_weights_are_divided() -> None:
+    assert Sharding.of(args()) is None
+    assert Sharding.of(args(fsdp=True)) == Sharding(reshard_after_forward=True)
+    assert Sharding.of(args(fsdp=True, fsdp_config={"reshard_after_forward": False})) == Sharding(False)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"fsdp_config": {"version": 1}}, "fsdp_version is 1, but it must be 2: FSDP1 is not supported"),
+        ({"fsdp_config": {"cpu_offload": True}}, "fsdp_cpu_offload is True, but it must be false: weights stay on"),
+        ({"fsdp_config": {"ignored_modules": ["lm_head"]}}, "fsdp_ignored_modules is .'lm_head'., but it must be left"),
+        ({"world_size": 1}, "--fsdp divides weights among processes, but there is one. Start several: accelerate"),
+        ({"deepspeed": "zero3.json"}, "--fsdp and --deepspeed exclude each other: remove one"),
+        ({"optim": "paged_adamw_8bit"}, "--optim paged_adamw_8bit does not work with --fsdp: give --optim adamw_torch"),
+    ],
+)
+def test_what_is_not_supported_is_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        Sharding.of(args(fsdp=True, **options))
+
+
+def test_what_accelerate_launches_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "false")
+    assert Sharding.of(args()) == Sharding(reshard_after_forward=False)
+    monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
+    with pytest.raises(ValueError, match=r"^fsdp_state_dict_type is SHARDED_STATE_DICT, but it must be FULL_"):
+        Sharding.of(args())
+
+
+def test_the_precision_of_accelerate_is_an_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else a checkpoint's settings would say fp32 of a training in bf16."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    config = METHODS["pqm"].config(output_dir=str(tmp_path), report_to="none")
+    assert config.bf16
+    assert config.mixed_precision == "bf16"
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_accelerate_takes_the_recipes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch` gives a recipe's settings in the environment, where qstep reads them."""
+    config = ClusterConfig.from_yaml_file(yaml_file=str(file))
+    settings = yaml.safe_load(file.read_text()).get("fsdp_config", {})
+    assert (config.distributed_type.value == "FSDP") == bool(settings)
+    for name, value in settings.items():
+        monkeypatch.setenv(name.upper(), str(value))
+    if settings:
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert Sharding.of(args()) == (Sharding() if settings else None)
