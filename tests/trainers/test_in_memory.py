@@ -183,13 +183,14 @@ def test_what_is_wrong_is_said_before_a_model_loads(
         ({"deepspeed": "zero2.json"}, "--deepspeed needs the package deepspeed, which is not installed: pip install"),
         ({"deepspeed": {"zero_optimization": {}}}, "--deepspeed needs the package deepspeed, which is not installed"),
         ({"torch_compile": True}, "--torch_compile is not supported: remove it. Each batch has its own shape"),
-        ({"fsdp": True}, "--fsdp divides weights among processes, but there is one"),
         ({"use_liger_kernel": True}, "--use_liger_kernel is True, but qstep's trainers do not use it: remove it"),
     ):
         with pytest.raises(ValueError, match=f"^{sentence}"):
             PolicyConfig(output_dir=str(tmp_path), **{**OPTIONS, **options})
     with pytest.raises(ValueError, match=r"--report_to wandbb is unknown: choose none, all, or some of"):
         PolicyConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": ["wandbb"]})
+    with pytest.raises(ValueError, match=r"^--fsdp divides weights among processes, but there is one\. Start several"):
+        PQMTrainer("no/model", RankingConfig(output_dir=str(tmp_path), fsdp=True, **OPTIONS), rows)
     with pytest.raises(ValueError, match=r"^Qwen2.5-0.5B is not a folder here. Give a folder, or a Hub id"):
         PQMTrainer("Qwen2.5-0.5B", args, rows)
     with pytest.raises(ValueError, match=r"^Qwen2.5-0.5B is not a folder here"):

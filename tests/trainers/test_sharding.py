@@ -33,7 +33,6 @@ def test_options_say_whether_and_how_weights_are_divided() -> None:
         ({"fsdp_config": {"version": 1}}, "fsdp_version is 1, but it must be 2: FSDP1 is not supported"),
         ({"fsdp_config": {"cpu_offload": True}}, "fsdp_cpu_offload is True, but it must be false: weights stay on"),
         ({"fsdp_config": {"ignored_modules": ["lm_head"]}}, "fsdp_ignored_modules is .'lm_head'., but it must be left"),
-        ({"world_size": 1}, "--fsdp divides weights among processes, but there is one. Start several: accelerate"),
         ({"deepspeed": "zero3.json"}, "--fsdp and --deepspeed exclude each other: remove one"),
         ({"optim": "paged_adamw_8bit"}, "--optim paged_adamw_8bit does not work with --fsdp: give --optim adamw_torch"),
     ],

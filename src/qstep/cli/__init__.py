@@ -70,6 +70,10 @@ def _main(arguments: list[str]) -> int:
         from qstep.cli.environment import env
 
         return env(arguments[1:])
+    if first == "plan":
+        from qstep.cli.plan import plan
+
+        return plan(arguments[1:])
     if first in ("--install-completion", "--show-completion"):
         from qstep.cli.completion import completion
 
@@ -124,7 +128,7 @@ def _unknown(arguments: Sequence[str]) -> str:
         methods = [name.removeprefix("train ") for name in COMMANDS if name.startswith("train ")]
         near = did_you_mean(words[1], methods) if len(words) > 1 else ""
         return f"no training method {arguments[1]!r}{near}. The methods are {', '.join(methods)}."
-    names = [*KNOWN, *{name.split()[0] for name in KNOWN}, "env", "help", "--version"]
+    names = [*KNOWN, *{name.split()[0] for name in KNOWN}, "plan", "env", "help", "--version"]
     near = did_you_mean(" ".join(words), names, "`qstep {}`") or did_you_mean(words[0], names, "`qstep {}`")
     return f"no command {words[0]!r}{near}. Try `qstep --help`."
 
@@ -148,6 +152,7 @@ def _overview() -> str:
             *recipes,
             *_table(),
             f"  {'train METHOD':21} {ABOUT['train']}: {methods}",
+            f"  {'plan train METHOD':21} {ABOUT['plan']}",
             f"  {'env':21} {ABOUT['env']}",
             f"  {'help COMMAND':21} {ABOUT['help']}",
             "",

@@ -16,6 +16,7 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 
 ABOUT = {
     "train": "train a scorer or a policy",
+    "plan": "memory, work and time of a training, before it is started",
     "env": "versions, devices and folders, for a bug report",
     "help": "a command's options; so does qstep COMMAND --help",
 }

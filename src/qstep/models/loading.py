@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -172,6 +173,20 @@ def load_causal_lm(options: ModelOptions, **arguments: Any) -> PreTrainedModel:
         **arguments,
     )
     return options.as_published(pack(model))
+
+
+def empty_causal_lm(options: ModelOptions) -> PreTrainedModel:
+    """A causal language model on the meta device, without weights. Only the config is read."""
+    config = AutoConfig.from_pretrained(options.model_name_or_path, **options.load_arguments())
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(without_dropout(config), dtype=dtype_of(config, options))
+    return pack(model)
+
+
+def dtype_of(config: PretrainedConfig, options: ModelOptions) -> torch.dtype:
+    """The type of a model's weights."""
+    named = config.dtype if options.dtype == "auto" else options.dtype
+    return named if isinstance(named, torch.dtype) else getattr(torch, named or "float32")
 
 
 def load_tokenizer(name: str | Path, **arguments: Any) -> PreTrainedTokenizerBase:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from qstep.data import (
     check_model_name,
@@ -24,10 +24,10 @@ from qstep.data import (
 )
 from qstep.data.chat import steps_without_opening
 from qstep.models.adapters import adapted, load_adapter
-from qstep.models.loading import ADAPTER_CONFIG, LoadedModel, ModelOptions, bare, is_scorer
+from qstep.models.loading import ADAPTER_CONFIG, LoadedModel, ModelOptions, bare, dtype_of, is_scorer
 from qstep.models.packing import Batch, StepBatch, collate_groups, hidden_states, response_starts
 from qstep.models.pretrained import PretrainedModule
-from qstep.models.token_classifiers import head_name, load_token_classifier, token_classifier_of
+from qstep.models.token_classifiers import empty_token_classifier, head_name, load_token_classifier, token_classifier_of
 from qstep.types import Aggregation, Dtype, Prompt, PromptKind
 from qstep.words import counted
 
@@ -204,11 +204,18 @@ class ScorerModel(PretrainedModule):
         """
         if isinstance(options, LoadedModel):
             return cls(token_classifier_of(options.model))
-        config = AutoConfig.from_pretrained(
-            options.model_name_or_path, num_labels=1, problem_type="regression", **options.load_arguments()
-        )
         weights = options.weights_arguments()
-        model = options.as_published(load_token_classifier(options.model_name_or_path, config, **weights))
+        model = load_token_classifier(options.model_name_or_path, _scalar(options), **weights)
+        return cls._made_of(options.as_published(model), options)
+
+    @classmethod
+    def empty(cls, options: ModelOptions) -> ScorerModel:
+        """A scorer on the meta device, without weights. Only the config is read."""
+        config = _scalar(options)
+        return cls._made_of(empty_token_classifier(config, dtype_of(config, options)), options)
+
+    @classmethod
+    def _made_of(cls, model: PreTrainedModel, options: ModelOptions) -> ScorerModel:
         lora = options.lora(model, "TOKEN_CLS", modules_to_save=[head_name(model)])
         return cls(model if lora is None else adapted(model, lora))
 
@@ -258,17 +265,26 @@ class ScorerModel(PretrainedModule):
         The index -1 means that there is no step. Its Q is 0.
         """
         states = step_states(hidden_states(self.trunk, batch), batch)
-        return self._read(states).masked_fill(batch["step_ends"] < 0, 0.0)
+        return self.read(states).masked_fill(batch["step_ends"] < 0, 0.0)
 
     def q_of_tokens(self, batch: Batch) -> Float[Tensor, " L"]:
         """The Q read at every token of the packed batch, including prompts, in fp32."""
-        return self._read(hidden_states(self.trunk, batch))
+        return self.read(hidden_states(self.trunk, batch))
 
-    def _read(self, states: Float[Tensor, "... D"]) -> Float[Tensor, ...]:
+    def read(self, states: Float[Tensor, "... D"]) -> Float[Tensor, ...]:
+        """The Q read from states, in fp32."""
         model = bare(self.pretrained)
         with torch.autocast(states.device.type, enabled=False):
             logits = model.get_submodule(head_name(model))(states.float())
         return logits[..., 0] if logits.shape[-1] == 1 else logits[..., 1] - logits[..., 0]
+
+
+def _scalar(options: ModelOptions) -> PretrainedConfig:
+    """A model's config, for a head with one output."""
+    config: PretrainedConfig = AutoConfig.from_pretrained(
+        options.model_name_or_path, num_labels=1, problem_type="regression", **options.load_arguments()
+    )
+    return config
 
 
 def step_states(hidden: Float[Tensor, "L D"], batch: StepBatch) -> Float[Tensor, "B S D"]:

@@ -38,19 +38,7 @@ def load_token_classifier(
         complete: read safetensors only, and refuse a checkpoint that lacks weights; no head is initialised.
     """
     config = without_dropout(config)
-    classes: Any = AutoModelForTokenClassification._model_mapping
-    model_class = classes[type(config)] if type(config) in classes else _token_classifier(config)
-    # A Q has more digits than half precision holds, so the head stays in fp32 whatever the trunk's dtype.
-    kept = {*(model_class._keep_in_fp32_modules_strict or ()), "score", "classifier"}
-    members: dict[str, Any] = {"_keep_in_fp32_modules_strict": kept, "__module__": model_class.__module__}
-    if head is not None:
-
-        def with_head(self: Any, config: PretrainedConfig) -> None:
-            model_class.__init__(self, config)
-            self.score = head(config)
-
-        members["__init__"] = with_head
-    exact: Any = type(model_class.__name__, (model_class,), members)
+    exact = _class_of(config, head)
     if complete:
         arguments |= {"use_safetensors": True, "ignore_mismatched_sizes": True}  # without this the error says less
         model, found = exact.from_pretrained(path, config=config, output_loading_info=True, **arguments)
@@ -65,6 +53,29 @@ def load_token_classifier(
             model, told = exact.from_pretrained(path, config=config, output_loading_info=True, **arguments)
             found.update(told["missing_keys"])
     return _finished(model)
+
+
+def empty_token_classifier(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """A token classifier on the meta device, without weights."""
+    with torch.device("meta"):
+        model: PreTrainedModel = _class_of(without_dropout(config))._from_config(config, dtype=dtype)
+    return _finished(model)
+
+
+def _class_of(config: PretrainedConfig, head: Callable[[PretrainedConfig], nn.Module] | None = None) -> Any:
+    classes: Any = AutoModelForTokenClassification._model_mapping
+    model_class = classes[type(config)] if type(config) in classes else _token_classifier(config)
+    # A Q has more digits than half precision holds, so the head stays in fp32 whatever the trunk's dtype.
+    kept = {*(model_class._keep_in_fp32_modules_strict or ()), "score", "classifier"}
+    members: dict[str, Any] = {"_keep_in_fp32_modules_strict": kept, "__module__": model_class.__module__}
+    if head is not None:
+
+        def with_head(self: Any, config: PretrainedConfig) -> None:
+            model_class.__init__(self, config)
+            self.score = head(config)
+
+        members["__init__"] = with_head
+    return type(model_class.__name__, (model_class,), members)
 
 
 def token_classifier_of(model: PreTrainedModel) -> PreTrainedModel:

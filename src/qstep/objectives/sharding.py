@@ -55,16 +55,20 @@ class Sharding:
             value = given.get(name)
             if value is not None and str(value).lower() not in (wanted.lower(), "none", "[]"):
                 raise ValueError(f"fsdp_{name} is {value}, but it must be {wanted or 'left out'}: {why}")
-        if args.world_size == 1:
-            raise ValueError(
-                "--fsdp divides weights among processes, but there is one. Start several: accelerate launch "
-                "--num_processes 8 -m qstep.cli train ..."
-            )
         if args.deepspeed:
             raise ValueError("--fsdp and --deepspeed exclude each other: remove one")
         if "bnb" in str(args.optim) or "8bit" in str(args.optim):
             raise ValueError(f"--optim {args.optim} does not work with --fsdp: give --optim adamw_torch")
         return cls(_true(given.get("reshard_after_forward", True)))
+
+
+def check_processes(args: TrainingArguments) -> None:
+    """Raises ValueError if weights are to be divided among processes, and there is one."""
+    if args.world_size == 1 and Sharding.of(args) is not None:
+        raise ValueError(
+            "--fsdp divides weights among processes, but there is one. Start several: accelerate launch "
+            "--num_processes 8 -m qstep.cli train ..."
+        )
 
 
 def _true(value: Any) -> bool:

@@ -19,6 +19,7 @@ from qstep.objectives import METHODS
 from qstep.objectives.arguments import EVALUATES, follows_evaluation, training_settings
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
+from qstep.objectives.sharding import check_processes
 from qstep.objectives.source import RowsFile
 from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
@@ -82,6 +83,7 @@ def train_on(
     output = Path(str(config.output_dir))
     if config.hub_token is not None:  # huggingface_hub reads it there, and no output contains it
         os.environ["HF_TOKEN"], config.hub_token = config.hub_token, None
+    check_processes(config)
     check_evaluation(config, evaluated)
     learned = replace(learned, columns=inputs.columns)
     evaluated = None if evaluated is None else replace(evaluated, columns=inputs.columns)

@@ -14,6 +14,7 @@ from qstep.models.loading import load_tokenizer
 from qstep.objectives import Method
 from qstep.objectives.arguments import follows_evaluation
 from qstep.objectives.config import GroupConfig, PolicyConfig
+from qstep.objectives.sharding import check_processes
 from qstep.objectives.source import RowsFile
 from qstep.trainers.arguments import check_evaluation, check_shared
 from qstep.trainers.given_rows import rows_file
@@ -61,6 +62,7 @@ class MethodTrainer(GroupTrainer):
     ) -> None:
         train_rows = rows_file(train_dataset, "train_dataset")
         eval_rows = None if eval_dataset is None else rows_file(eval_dataset, "eval_dataset")
+        check_processes(args)
         check_evaluation(args, eval_rows)
         options = _options(model)
         tokenizer = processing_class or _tokenizer(options)

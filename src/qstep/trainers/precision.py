@@ -12,14 +12,18 @@ _WIDE = 512
 the time of a step, because most of it is bookkeeping."""
 
 
+def is_wide(model: PretrainedModule) -> bool:
+    """Whether a CPU keeps only the layers' products."""
+    return bool(model.config.get_text_config().hidden_size >= _WIDE)
+
+
 def prepare(trainer: Trainer, model: PretrainedModule) -> None:
     """Saves memory on a CPU if that is cheap, and scales the loss of fp16 training on a CPU too.
 
     Raises ValueError if weights in fp16 would be trained in fp16.
     """
     args = trainer.args
-    wide = model.config.get_text_config().hidden_size >= _WIDE
-    if wide and args.device.type == "cpu" and not args.activation_checkpointing:
+    if is_wide(model) and args.device.type == "cpu" and not args.activation_checkpointing:
         model.keep_products_only()
     if args.fp16 and any(p.dtype == torch.float16 for p in model.parameters() if p.requires_grad):
         raise ValueError("--fp16 needs weights in fp32, but this model's are in fp16: give --dtype float32")

@@ -1,0 +1,237 @@
+"""The memory and the work of a training step, found without computing it.
+
+A model of fake tensors runs forward and backward. They have shapes and types but no values, so no weights are read, and
+no memory is allocated.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.weak import WeakIdKeyDictionary
+
+from qstep.models.loading import ModelOptions, bare
+from qstep.models.logps import token_logps_and_entropies
+from qstep.models.packing import Packing, is_packed
+from qstep.models.padding import padded_hidden
+from qstep.models.policy import PolicyModel, PolicyWithValue, ValueNetwork
+from qstep.models.pretrained import PretrainedModule
+from qstep.models.scorer import ScorerModel
+
+_BITS_4 = 0.516
+"""Bytes of a weight in NF4, with its double-quantized scales."""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a training step takes. Memory is in bytes.
+
+    parameters, trained: numbers of parameters. weights, gradients, states: memory of the weights, of their gradients,
+    and of the optimizer's states. peak: greatest memory of activations, temporary results and (if they are kept)
+    gradients together. outside, outside_gradients: weights outside the decoder layers, and their gradients. layer:
+    weights of the largest decoder layer. forward, flops: floating-point operations of a forward pass, and of forward
+    and backward. tokens: tokens of the batch. packed: whether its rows are packed.
+    """
+
+    parameters: int
+    trained: int
+    weights: int
+    gradients: int
+    states: int
+    peak: int
+    outside: int
+    outside_gradients: int
+    layer: int
+    forward: int
+    flops: int
+    tokens: int
+    packed: bool
+
+
+def simulate(
+    module: PretrainedModule,
+    packing: Packing,
+    read: int,
+    *,
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    bf16: bool = False,
+    in_4_bits: bool = False,
+    keep_gradients: bool = True,
+) -> Simulated:
+    """A training step of a module of the meta device on the segments of a batch. The module is used up.
+
+    Args:
+        read: the number of states that the loss reads: response tokens of a policy, steps of a scorer.
+        optimizer: makes the optimizer of parameters.
+        bf16: mixed precision.
+        in_4_bits: whether the frozen linear layers of the decoder are in 4 bits.
+        keep_gradients: whether gradients stay on the device until the end of the step, complete.
+    """
+    with FakeTensorMode():
+        _make_fake(module)
+        module.train()
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        for parameter in [] if keep_gradients else trained:
+            parameter.register_post_accumulate_grad_hook(_drop_gradient)
+        memory, flops = _Memory(), FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+        with memory, flops, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = _loss(module, packing, read)
+            forward = flops.get_total_flops()
+            loss.backward()
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+        states = _states(optimizer(trained))
+    layers = [layer for network in module.networks() for layer in _layers(network)]
+    inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    outside = [parameter for parameter in module.parameters() if id(parameter) not in inside]
+    return Simulated(
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        trained=sum(parameter.numel() for parameter in trained),
+        weights=_bytes(module.parameters()) - (_saved_by_4_bits(layers) if in_4_bits else 0),
+        gradients=_bytes(trained),
+        states=states,
+        peak=memory.peak,
+        outside=_bytes(outside),
+        outside_gradients=_bytes(parameter for parameter in outside if parameter.requires_grad),
+        layer=max((_bytes(layer.parameters()) for layer in layers), default=0),
+        forward=forward,
+        flops=flops.get_total_flops(),
+        tokens=sum(packing.lengths),
+        packed=is_packed(module.trunk),
+    )
+
+
+def new_module(options: ModelOptions, kind: str, value: ValueNetwork | None) -> PretrainedModule:
+    """The module that a method trains, on the meta device. Only the model's config is read."""
+    if kind == "scorer":
+        return ScorerModel.empty(options)
+    if value is None:
+        return PolicyModel.empty(options)
+    return PolicyWithValue.empty_with_value(options, value)
+
+
+def _make_fake(module: nn.Module) -> None:
+    """Puts fake tensors of the CPU in the place of those of the meta device. What is shared stays shared."""
+    made: dict[int, Tensor] = {}
+
+    def fake(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+            made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        return made[id(tensor)]
+
+    kept = [*module.parameters(), *module.buffers()]  # so that no id is used twice
+    for part in module.modules():
+        for held in (part._parameters, part._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    held[name] = fake(tensor)  # type: ignore[assignment]
+    del kept
+
+
+def _loss(module: Any, packing: Packing, read: int) -> Tensor:
+    states = _hidden(module.trunk, packing).index_select(0, torch.zeros(read, dtype=torch.long))
+    if isinstance(module, ScorerModel):
+        return module.read(states).sum()
+    logps, _ = token_logps_and_entropies(bare(module.pretrained), states, torch.zeros(read, dtype=torch.long))
+    loss = logps.sum()
+    if isinstance(module, PolicyWithValue):
+        if module.value_trunk is not None:
+            states = _hidden(module.value_trunk, packing).index_select(0, torch.zeros(read, dtype=torch.long))
+        with torch.autocast("cpu", enabled=False):
+            loss = loss + module.value_head(states.float()).sum()
+    return loss
+
+
+def _hidden(trunk: Any, packing: Packing) -> Tensor:
+    ids = torch.zeros(sum(packing.lengths), dtype=torch.long)
+    if not is_packed(trunk):
+        batch: Any = {"input_ids": ids}
+        return padded_hidden(trunk, batch, packing)
+    positions = packing.positions(ids.device).unsqueeze(0)
+    output = trunk(input_ids=ids.unsqueeze(0), position_ids=positions, use_cache=False, packing=packing)
+    states: Tensor = output.last_hidden_state.squeeze(0)
+    return states
+
+
+def _states(optimizer: torch.optim.Optimizer) -> int:
+    """The memory of an optimizer's states, which it makes in its first step."""
+    optimizer.step()
+    values = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    return _bytes(values)
+
+
+def _layers(network: Any) -> list[nn.Module]:
+    """The decoder layers of a model of transformers."""
+    names = set(network._no_split_modules or ())
+    return [module for module in network.modules() if type(module).__name__ in names]
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _saved_by_4_bits(layers: list[nn.Module]) -> int:
+    weights = [
+        module.weight
+        for layer in layers
+        for module in layer.modules()
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad
+    ]
+    return round(_bytes(weights) - _BITS_4 * sum(weight.numel() for weight in weights))
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+class _Memory(TorchDispatchMode):
+    """Counts the memory of tensors made inside. peak: the most at one time, in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.seen = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._count, result)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage not in self.seen:
+            size = storage.nbytes()
+            self.seen[storage] = size
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    flops: int = sdpa_flop_count(query, key, value)
+    return flops
+
+
+def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    flops: int = sdpa_backward_flop_count(gradient, query, key, value)
+    return flops
+
+
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""Operations that the counter of torch does not know."""

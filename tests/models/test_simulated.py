@@ -1,0 +1,95 @@
+"""A simulated step takes what a real one takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, collate_groups, collate_steps
+from qstep.models.packing import Packing
+from qstep.models.scorer import ScorerModel
+from qstep.models.simulated import _CPU_ATTENTION, Simulated, _Memory, new_module, simulate
+
+PROMPTS = [[2, 3, 4], [5, 6]]
+RESPONSES = [[[1, 2, 3, 4], [5, 6]], [[7, 8, 9]]]
+BATCH = collate_groups(PROMPTS, RESPONSES)
+TOKENS, READ = 3 + 4 + 2 + 2 + 3, 9
+
+
+def adam(parameters: list[Any]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters)
+
+
+def simulated(
+    options: ModelOptions, kind: str = "policy", value: Any = None, read: int = READ, **more: Any
+) -> Simulated:
+    return simulate(new_module(options, kind, value), Packing.of(BATCH), read, optimizer=adam, **more)
+
+
+def real(module: Any, batch: Any) -> tuple[int, int, int]:
+    """The work of a forward pass and of both, and the greatest memory."""
+    flops = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    module.train()
+    with _Memory() as memory, flops:
+        found = module(batch)
+        forward = flops.get_total_flops()
+        sum(values.sum() for values in (found if isinstance(found, tuple) else (found,))).backward()
+    return forward, flops.get_total_flops(), memory.peak
+
+
+@pytest.mark.parametrize("value", [None, "head", "separate"])
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_policy_s_step(value: Any, adapter: bool, base: Path) -> None:
+    options = ModelOptions(model_name_or_path=str(base), use_peft=adapter)
+    found = simulated(options, value=value)
+    module = PolicyModel.new(options) if value is None else PolicyWithValue.new_with_value(options, value)
+    module.watches_entropy = True
+    forward, flops, peak = real(module, BATCH)
+    trained = [p for p in module.parameters() if p.requires_grad]
+    assert (found.forward, found.flops, found.tokens, found.packed) == (forward, flops, TOKENS, True)
+    assert found.parameters == sum(p.numel() for p in module.parameters())
+    assert found.trained == sum(p.numel() for p in trained)
+    assert found.weights == 4 * found.parameters
+    assert found.gradients == 4 * found.trained
+    assert found.states == 8 * found.trained + 4 * len(trained)  # two moments, and a count of steps for each
+    assert found.peak == pytest.approx(peak, rel=0.05)
+
+
+def test_a_scorer_s_step(base: Path) -> None:
+    batch = collate_steps(PROMPTS, RESPONSES, [[1, 3], [1], [2]])
+    options = ModelOptions(model_name_or_path=str(base))
+    found = simulated(options, kind="scorer", read=4)
+    forward, flops, peak = real(ScorerModel.new(options), batch)
+    assert (found.forward, found.tokens) == (pytest.approx(forward, rel=1e-3), TOKENS)
+    assert found.flops == pytest.approx(flops, rel=1e-3)
+    assert found.peak == pytest.approx(peak, rel=0.05)
+
+
+def test_what_saves_memory_saves_it(base: Path) -> None:
+    options = ModelOptions(model_name_or_path=str(base))
+    plain = simulated(options)
+    half = simulated(ModelOptions(model_name_or_path=str(base), dtype="bfloat16"))
+    assert (half.weights, half.gradients) == (plain.weights // 2, plain.gradients // 2)
+    sharded = simulated(options, keep_gradients=False)
+    assert sharded.peak < plain.peak <= sharded.peak + plain.gradients
+    recomputed = new_module(options, "policy", None)
+    recomputed.activation_checkpointing_enable()
+    again = simulate(recomputed, Packing.of(BATCH), READ, optimizer=adam)
+    assert again.forward == plain.forward
+    assert again.flops > plain.flops
+    adapter = ModelOptions(model_name_or_path=str(base), use_peft=True)
+    frozen = simulated(adapter)
+    assert simulated(adapter, in_4_bits=True).weights < 0.7 * frozen.weights
+
+
+def test_a_padded_family_is_simulated_in_padded_rows(tmp_path: Path) -> None:
+    from model_families import saved
+
+    saved("mamba", tmp_path)
+    found = simulated(ModelOptions(model_name_or_path=str(tmp_path)))
+    assert not found.packed
+    assert found.flops > 2 * found.forward > 0
