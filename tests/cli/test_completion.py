@@ -63,6 +63,7 @@ def bash(folder: Path, *words: str) -> list[str]:
         (["qstep", "run", "rec"], ["recipe.yaml"]),
         (["qstep", "grade", "--num_problems", ""], []),
         (["qstep", "env", "--"], ["--json"]),
+        (["qstep", "plan", "--hardware", "h"], ["h100", "h200"]),
         (["qstep", "--install-completion", "z"], ["zsh"]),
     ],
 )
@@ -76,7 +77,7 @@ def test_bash_completes(folder: Path, words: list[str], offered: list[str]) -> N
 
 def test_bash_offers_every_command_and_method(folder: Path) -> None:
     offered = set(bash(folder, "qstep", ""))
-    assert {name.split()[0] for name in KNOWN} | {"env", "help"} <= offered
+    assert {name.split()[0] for name in KNOWN} | {"plan", "env", "help"} <= offered
     methods = {name.removeprefix("train ") for name in COMMANDS if name.startswith("train ")}
     assert set(bash(folder, "qstep", "train", "")) == methods
 

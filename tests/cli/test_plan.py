@@ -72,6 +72,7 @@ def test_a_large_model_is_planned_from_its_config(
         (["train", "ppo"], "give the command of a training"),
         (["train", "dqo", "--hardware", "tpu"], "invalid choice: 'tpu'"),
         (["train", "dqo", "--num_devices", "0"], "--num_devices must be at least 1"),
+        (["train", "dqo", "--dry_run"], "a plan runs nothing: remove --dry_run"),
         (["train", "dqo", "--no_such_option", "1"], "no_such_option"),
     ],
 )

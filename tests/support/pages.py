@@ -18,7 +18,9 @@ def section(page: str, heading: str) -> str:
 
 def commands(page: str, heading: str | None = None) -> list[str]:
     """The `qstep ...` lines in the code blocks of a page, `README.md` or `docs/labels.md`, or of what stands under one
-    of its headings, each continued to its end."""
+    of its headings, each continued to its end. What a launcher starts is such a line too."""
     text = section(page, heading) if heading else (ROOT / page).read_text(encoding="utf-8")
     blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
-    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.startswith("qstep ")]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines = [re.sub(r"^(?:torchrun|accelerate launch) .*?-m qstep\.cli ", "qstep ", line) for line in lines]
+    return [line for line in lines if line.startswith("qstep ")]

@@ -21,6 +21,7 @@ from pathlib import Path
 from qstep.cli.general import ABOUT, LEVELS
 from qstep.cli.options import command_options
 from qstep.runs.command_line import GENERAL
+from qstep.runs.hardware import HARDWARE
 from qstep.stages.commands import Command
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -28,7 +29,8 @@ _FILE = "<file>"
 """Stands for file names among the values of an option."""
 
 _EVERYWHERE = {**dict.fromkeys(GENERAL, ()), "log_level": LEVELS, "config": (_FILE,)}
-_OTHER = {"help": {}, "env": {"json": ()}}
+_PLAN: dict[str, tuple[str, ...]] = {"hardware": tuple(HARDWARE), "num_devices": (), "plan_file": (_FILE,)}
+_OTHER = {"help": {}, "plan": _PLAN, "env": {"json": ()}}
 _TOP = ("--help", "--version", "--install-completion", "--show-completion")
 
 

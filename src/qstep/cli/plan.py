@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qstep.cli.general import split_general, verbosity
 from qstep.runs.hardware import HARDWARE
 
 _ABOUT = """Memory, work and time of a training, before it is started.
@@ -32,18 +34,25 @@ def plan(arguments: Sequence[str]) -> int:
     parser.add_argument("--num_devices", type=int, default=1, help="their number; default: 1")
     parser.add_argument("--plan_file", type=Path, help="a file to write the plan to, as JSON")
     try:
+        general, arguments = split_general(arguments)
         given, rest = parser.parse_known_args(arguments)
         if not rest or rest[0] != "train" or len(rest) < 2 or " ".join(rest[:2]) not in COMMANDS:
             parser.error("give the command of a training: qstep plan train dqo --train_file ...")
         if given.num_devices < 1:
             parser.error("--num_devices must be at least 1")
+        if general.dry_run:
+            parser.error("a plan runs nothing: remove --dry_run")
+    except ValueError as error:
+        print(f"qstep plan: {error}", file=sys.stderr)
+        return 2
     except SystemExit as stop:
         return 2 if stop.code else 0
     name, options = command_name(rest)
     if "--output_dir" not in [option.partition("=")[0] for option in options]:
         options += ["--output_dir", "planned"]  # training would write there; planning does not
     command = COMMANDS[name]
-    return command.execute(options, run=partial(_plan, command.first[0], given))
+    with verbosity(general):
+        return command.execute(options, debug=general.debug, run=partial(_plan, command.first[0], given))
 
 
 def _plan(method: str, given: argparse.Namespace, configs: Sequence[Any]) -> None:

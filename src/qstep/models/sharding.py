@@ -24,7 +24,11 @@ def shard(model: PretrainedModule, device: torch.device, *, reshard_after_forwar
 
     A layer is complete only while it is computed. Embeddings, the last norm and the heads are complete in the whole
     forward and backward pass. If a policy and its value network share frozen weights, each gets its own shares of them.
+
+    Raises ValueError for weights in 4 bits.
     """
+    if any(type(parameter).__name__ == "Params4bit" for parameter in model.parameters()):
+        raise ValueError("--load_in_4bit does not work with --fsdp: remove one of them")
     from torch.distributed import get_world_size
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method

@@ -6,6 +6,7 @@ no memory is allocated.
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from qstep.models.scorer import ScorerModel
 
 _BITS_4 = 0.516
 """Bytes of a weight in NF4, with its double-quantized scales."""
+
+_COLLECTED_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def simulate(
         in_4_bits: whether the frozen linear layers of the decoder are in 4 bits.
         keep_gradients: whether gradients stay on the device until the end of the step, complete.
     """
+    packing = Packing(packing.lengths, packing.prompt_of)  # without masks, which have values
     with FakeTensorMode():
         _make_fake(module)
         module.train()
@@ -195,14 +199,30 @@ def _drop_gradient(parameter: Tensor) -> None:
 
 
 class _Memory(TorchDispatchMode):
-    """Counts the memory of tensors made inside. peak: the most at one time, in bytes."""
+    """Counts the memory of tensors made inside. peak: the most at one time, in bytes.
+
+    Recomputation of fake tensors leaves cycles, which are collected every few operations.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.operations = 0
         self.seen = WeakIdKeyDictionary()
 
+    def __enter__(self) -> _Memory:
+        gc.collect()
+        gc.freeze()  # what was there before is not searched again and again
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        gc.unfreeze()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
+        if self.operations % _COLLECTED_EVERY == 0:
+            gc.collect()
         result = func(*args, **(kwargs or {}))
         tree_map_only(Tensor, self._count, result)
         return result

@@ -201,7 +201,7 @@ def _this_machine(*, bf16: bool) -> Hardware:
         best = min(best, time.perf_counter() - begin)
     threads = torch.get_num_threads()
     name = f"this machine, {counted(threads, 'thread')}"
-    return Hardware(name, memory, 2 * 1024**3 / best, share=0.6, process=0.45 * GIB, unused=0.25)
+    return Hardware(name, memory, 2 * 1024**3 / best, 0.25 if bf16 else 0.6, process=0.45 * GIB, unused=0.25)
 
 
 def _duration(hours: float) -> str:

@@ -6,6 +6,7 @@ import torch
 from transformers import Trainer
 
 from qstep.models import PretrainedModule
+from qstep.runs.memory import return_freed_memory
 
 _WIDE = 512
 """Hidden size from which a CPU can keep only a layer's products at almost no cost. In a tiny model this would double
@@ -25,6 +26,8 @@ def prepare(trainer: Trainer, model: PretrainedModule) -> None:
     args = trainer.args
     if is_wide(model) and args.device.type == "cpu" and not args.activation_checkpointing:
         model.keep_products_only()
+    if args.device.type == "cpu" and args.activation_checkpointing:  # who recomputes wants memory more than time
+        return_freed_memory()
     if args.fp16 and any(p.dtype == torch.float16 for p in model.parameters() if p.requires_grad):
         raise ValueError("--fp16 needs weights in fp32, but this model's are in fp16: give --dtype float32")
     if args.fp16 and args.device.type == "cpu":  # accelerate would silently compute in fp32
