@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -143,7 +144,12 @@ def main() -> None:
             print(json.dumps(found[-1]), flush=True)
     if given.output is not None:
         settings = {"model": given.model.name, "steps": given.steps}
-        given.output.write_text(json.dumps({**provenance(settings), "settings": found}, indent=2) + "\n")
+        given.output.write_text(
+            json.dumps(
+                {**provenance(settings), "command": shlex.join(["python", *sys.argv]), "settings": found}, indent=2
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

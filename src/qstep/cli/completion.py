@@ -29,8 +29,11 @@ _FILE = "<file>"
 """Stands for file names among the values of an option."""
 
 _EVERYWHERE = {**dict.fromkeys(GENERAL, ()), "log_level": LEVELS, "config": (_FILE,)}
-_PLAN: dict[str, tuple[str, ...]] = {"hardware": tuple(HARDWARE), "num_devices": (), "plan_file": (_FILE,)}
-_OTHER = {"help": {}, "plan": _PLAN, "env": {"json": ()}}
+_OTHER: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "help": {},
+    "plan": {"hardware": tuple(HARDWARE), "num_devices": (), "plan_file": (_FILE,)},
+    "env": {"json": ()},
+}
 _TOP = ("--help", "--version", "--install-completion", "--show-completion")
 
 

@@ -27,7 +27,7 @@ _PART = r"[A-Za-z0-9][\w.-]*"
 _FORM = re.compile(
     rf"(?P<name>{_PART}/{_PART})(?:@(?P<revision>refs/\w+/[\w.-]+|[^/:,@]+))?(?::(?P<config>[^/:,@]+))?(?:/(?P<split>\w+))?"
 )
-_CONFIGS = {"openai/gsm8k": "main"}
+CONFIGS = {"openai/gsm8k": "main"}
 """The configuration of a data set that has several, if nobody names one."""
 
 
@@ -46,7 +46,7 @@ class HubId:
         found = _FORM.fullmatch(text)
         if found is None or text.endswith(FILES):
             return None
-        config = found["config"] or _CONFIGS.get(found["name"])
+        config = found["config"] or CONFIGS.get(found["name"])
         return cls(found["name"], found["revision"], config, found["split"] or "train")
 
 

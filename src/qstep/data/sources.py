@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qstep.data.hub import CONFIGS
 from qstep.data.inputs import FILES
 from qstep.data.jsonl import count_rows, numbered_rows, rows_fingerprint
 from qstep.types import Row
-
-_HUB_CONFIG = {"openai/gsm8k": "main"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Source:
                 stem = Path(stem).stem
             return cls(path, stem)
         name, _, named = dataset_name.partition(":")
-        return cls(path, name, split, config or named or _HUB_CONFIG.get(name))
+        return cls(path, name, split, config or named or CONFIGS.get(name))
 
     @property
     def is_file(self) -> bool:

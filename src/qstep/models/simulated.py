@@ -14,7 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -32,6 +36,7 @@ _BITS_4 = 0.516
 """Bytes of a weight in NF4, with its double-quantized scales."""
 
 _COLLECTED_EVERY = 50
+"""Operations between two collections of garbage."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ def simulate(
         bf16: mixed precision.
         in_4_bits: whether the frozen linear layers of the decoder are in 4 bits.
         keep_gradients: whether gradients stay on the device until the end of the step, complete.
+
+    Raises ValueError for a family whose layers depend on the values of tensors.
     """
     packing = Packing(packing.lengths, packing.prompt_of)  # without masks, which have values
     with FakeTensorMode():
@@ -86,11 +93,17 @@ def simulate(
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         for parameter in [] if keep_gradients else trained:
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
-        memory, flops = _Memory(), FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-        with memory, flops, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = _loss(module, packing, read)
-            forward = flops.get_total_flops()
-            loss.backward()
+        recomputes = any(network.is_activation_checkpointing for network in module.networks())
+        memory, flops = _Memory(recomputes=recomputes), FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+        try:
+            with memory, flops, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = _loss(module, packing, read)
+                forward = flops.get_total_flops()
+                loss.backward()
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise ValueError(
+                f"{module.config.model_type} cannot be planned: its layers read values, and a plan has none ({error})"
+            ) from None
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
         states = _states(optimizer(trained))
@@ -201,11 +214,12 @@ def _drop_gradient(parameter: Tensor) -> None:
 class _Memory(TorchDispatchMode):
     """Counts the memory of tensors made inside. peak: the most at one time, in bytes.
 
-    Recomputation of fake tensors leaves cycles, which are collected every few operations.
+    recomputes: whether activations are recomputed. With fake tensors this leaves cycles, which are collected.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, recomputes: bool = False) -> None:
         super().__init__()
+        self.recomputes = recomputes
         self.now = self.peak = self.operations = 0
         self.seen = WeakIdKeyDictionary()
 
@@ -221,7 +235,7 @@ class _Memory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.operations += 1
-        if self.operations % _COLLECTED_EVERY == 0:
+        if self.recomputes and self.operations % _COLLECTED_EVERY == 0:
             gc.collect()
         result = func(*args, **(kwargs or {}))
         tree_map_only(Tensor, self._count, result)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-_DEFAULT = 2**17
 
 
 def keep_freed_memory() -> None:
@@ -23,11 +21,11 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Makes glibc return freed memory at once, as it does by default. It takes less memory and more time."""
+    """Makes glibc return freed memory to the system, if it is much. It takes less memory and a little more time."""
     if (set_option := _glibc()) is not None:
-        set_option(_TRIM_THRESHOLD, _DEFAULT)
-        set_option(_TOP_PAD, _DEFAULT)
-        set_option(_MMAP_THRESHOLD, _DEFAULT)
+        set_option(_TRIM_THRESHOLD, 2**25)
+        set_option(_TOP_PAD, 2**20)
+        set_option(_MMAP_THRESHOLD, 2**22)
 
 
 def _glibc() -> Any:

@@ -6,12 +6,14 @@ import math
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import Trainer
 
+from qstep.models import PretrainedModule
 from qstep.models.inference import hide_loading_bars
 from qstep.models.loading import load_tokenizer
 from qstep.models.packing import Packing
@@ -28,6 +30,9 @@ from qstep.stages.train import TrainInputs
 from qstep.trainers import precision
 from qstep.trainers.batches import StepSampler
 from qstep.words import counted
+
+_MEASURED_S = 1.0
+"""How long products of matrices are timed."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,7 @@ def plan(
     """
     hide_loading_bars()
     tokenizer = inputs.with_chat(load_tokenizer(inputs.model_name_or_path, **inputs.load_arguments()))
-    chosen = METHODS[method]
-    objective = chosen.objective(config, tokenizer)
+    objective = METHODS[method].objective(config, tokenizer)
     source = RowsFile(inputs.train_file, columns=inputs.columns)
     objective.check(source)
     dataset = objective.rows(source)
@@ -95,20 +99,13 @@ def plan(
     order = StepSampler(dataset.lengths, per_step, accumulation=accumulation, processes=devices, seed=config.seed)
     estimated, largest = max((int(dataset.lengths[share].sum()), share) for share in map(_counted, order))
     items = [dataset[item] for item in largest]
-    batch: Any = collate_rows(tokenizer, items) if chosen.kind == "policy" else objective.collate(items)
-    read = batch["response_mask"].sum() if chosen.kind == "policy" else (batch["step_ends"] >= 0).sum()
-    value = getattr(config, "value", None)
-    module = new_module(inputs, chosen.kind, None if value in (None, "group") else value)
-    if config.activation_checkpointing:
-        given = config.activation_checkpointing_kwargs
-        module.activation_checkpointing_enable(given if isinstance(given, dict) else None)
-    elif hardware is None and precision.is_wide(module):
-        module.keep_products_only()
+    is_policy = METHODS[method].kind == "policy"
+    batch: Any = collate_rows(tokenizer, items) if is_policy else objective.collate(items)
     step = simulate(
-        module,
+        _module(method, inputs, config, on_cpu=hardware is None),
         Packing.of(batch),
-        int(read),
-        optimizer=lambda parameters: _optimizer(config, parameters),
+        int(batch["response_mask"].sum() if is_policy else (batch["step_ends"] >= 0).sum()),
+        optimizer=partial(_optimizer, config),
         bf16=config.bf16,
         in_4_bits=inputs.load_in_4bit,
         keep_gradients=not config.fsdp,
@@ -153,6 +150,18 @@ def show(found: Plan) -> None:
         )
 
 
+def _module(method: str, inputs: TrainInputs, config: GroupConfig, *, on_cpu: bool) -> PretrainedModule:
+    """The module that is trained, as the trainer prepares it."""
+    value = getattr(config, "value", None)
+    module = new_module(inputs, METHODS[method].kind, None if value in (None, "group") else value)
+    if config.activation_checkpointing:
+        given = config.activation_checkpointing_kwargs
+        module.activation_checkpointing_enable(given if isinstance(given, dict) else None)
+    elif on_cpu and precision.is_wide(module):
+        module.keep_products_only()
+    return module
+
+
 def _counted(share: list[int]) -> list[int]:
     return [item if item >= 0 else ~item for item in share]
 
@@ -194,9 +203,8 @@ def _this_machine(*, bf16: bool) -> Hardware:
     """The CPUs that torch uses here, with the rate of a product of matrices that is measured now."""
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     left = torch.ones(1024, 1024, dtype=torch.bfloat16 if bf16 else torch.float32)
-    best = math.inf
-    for _ in range(8):
-        begin = time.perf_counter()
+    best, end = math.inf, time.perf_counter() + _MEASURED_S
+    while (begin := time.perf_counter()) < end:
         left @ left
         best = min(best, time.perf_counter() - begin)
     threads = torch.get_num_threads()
