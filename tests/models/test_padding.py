@@ -57,7 +57,7 @@ def test_a_prompt_without_responses_has_its_states_and_rows_go_by_length() -> No
 
 
 def test_sharded_weights_are_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(padding, "_sharded", lambda trunk: True)
+    monkeypatch.setattr(padding, "is_sharded", lambda trunk: True)
     model, widths = PolicyModel(tiny("mamba")), []
     model.trunk.register_forward_pre_hook(
         lambda module, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
