@@ -1,11 +1,11 @@
 """Compares `qstep plan` with trainings: peak memory and seconds of a step, at several settings.
 
     python examples/data/make_smollm2.py --output runs/smollm2-135m-instruct
-    python benchmarks/plan.py --model runs/smollm2-135m-instruct --output benchmarks/results/plan.json
+    python benchmarks/plan.py --model runs/smollm2-135m-instruct --steps 3 --output benchmarks/results/plan.json
 
 Each setting is planned, and then trained for a few steps by the command line in a process of its own. Its peak memory
 is that of the process. A step's time is the mean of all but the first, which warms up. On two CPU cores it takes about
-ten minutes.
+a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="the folder of a model")
     parser.add_argument("--settings", nargs="*", default=[*SETTINGS], help="names of settings; default: all")
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT / "src"))

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, collate_groups, collate_steps
 from qstep.models.packing import Packing
 from qstep.models.scorer import ScorerModel
-from qstep.models.simulated import _CPU_ATTENTION, Simulated, _Memory, new_module, simulate
+from qstep.models.simulated import FLOPS, Simulated, _Memory, new_module, simulate
 
 PROMPTS = [[2, 3, 4], [5, 6]]
 RESPONSES = [[[1, 2, 3, 4], [5, 6]], [[7, 8, 9]]]
@@ -32,7 +32,7 @@ def simulated(
 
 def real(module: Any, batch: Any, *, recomputes: bool = False) -> tuple[int, int, int]:
     """The work of a forward pass and of both, and the greatest memory without what waits for garbage collection."""
-    flops = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    flops = FlopCounterMode(display=False, custom_mapping=FLOPS)
     module.train()
     with _Memory(recomputes=recomputes) as memory, flops:
         found = module(batch)
@@ -99,10 +99,28 @@ def test_activations_are_recomputed(base: Path) -> None:
     assert peaks[1] < peaks[0]
 
 
-def test_a_padded_family_is_simulated_in_padded_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "deepseek_v3"])
+def test_experts(family: str, tmp_path: Path) -> None:
     from model_families import saved
 
-    saved("mamba", tmp_path)
-    found = simulated(ModelOptions(model_name_or_path=str(tmp_path)))
-    assert not found.packed
-    assert found.flops > 2 * found.forward > 0
+    saved(family, tmp_path)
+    options = ModelOptions(model_name_or_path=str(tmp_path))
+    found = simulated(options)
+    module = PolicyModel.new(options)
+    module.watches_entropy = True
+    forward, flops, peak = real(module, BATCH)
+    assert (found.forward, found.flops) == (pytest.approx(forward, rel=0.01), pytest.approx(flops, rel=0.01))
+    assert found.peak == pytest.approx(peak, rel=0.1)
+
+
+@pytest.mark.parametrize("family", ["mamba", "stablelm"])
+def test_a_padded_family_is_simulated_in_padded_rows(family: str, tmp_path: Path) -> None:
+    from model_families import saved
+
+    saved(family, tmp_path)
+    options = ModelOptions(model_name_or_path=str(tmp_path))
+    found = simulated(options, value="separate")
+    module = PolicyWithValue.new_with_value(options, "separate")
+    module.watches_entropy = True
+    forward, flops, _ = real(module, BATCH)
+    assert (found.packed, found.forward, found.flops) == (False, forward, flops)

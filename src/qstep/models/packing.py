@@ -193,14 +193,17 @@ def trunk_of(model: PreTrainedModel) -> nn.Module:
 
 def hidden_states(trunk: nn.Module, batch: Batch) -> Float[Tensor, "L D"]:
     """The last hidden state of every token of a batch: packed, or padded if `pack` has found that it has to be."""
-    packing, prepared = Packing.of(batch), cast("Any", trunk)
-    check_rope(packing.longest, prepared.rope_limit)
+    return states_of(trunk, batch["input_ids"], Packing.of(batch))
+
+
+def states_of(trunk: nn.Module, ids: Int[Tensor, " L"], packing: Packing) -> Float[Tensor, "L D"]:
+    """`hidden_states` of token ids, of which `packing` has the segments."""
+    check_rope(packing.longest, cast("Any", trunk).rope_limit)
     try:
         if not is_packed(trunk):
-            return padded_hidden(trunk, batch, packing)
-        ids = batch["input_ids"].unsqueeze(0)
+            return padded_hidden(trunk, ids, packing)
         positions = packing.positions(ids.device).unsqueeze(0)
-        output = trunk(input_ids=ids, position_ids=positions, use_cache=False, packing=packing)
+        output = trunk(input_ids=ids.unsqueeze(0), position_ids=positions, use_cache=False, packing=packing)
         return output.last_hidden_state.squeeze(0)
     except IndexError as error:
         raise ValueError(

@@ -10,26 +10,25 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qstep.models.sharding import is_sharded
 
 if TYPE_CHECKING:
-    from qstep.models.packing import Batch, Packing
+    from qstep.models.packing import Packing
 
 _LEAST_SHARE = 0.75
 """A row that is shorter than this share of the longest of its call begins another call of the model."""
 
 
-def padded_hidden(trunk: nn.Module, batch: Batch, packing: Packing) -> Float[Tensor, "L D"]:
+def padded_hidden(trunk: nn.Module, ids: Int[Tensor, " L"], packing: Packing) -> Float[Tensor, "L D"]:
     """The last hidden state of every token of a batch, in the order of the packed row.
 
     A prompt is computed once for each of its responses. Its states are those of the first. Rows of similar length are
     computed together, or all of them if the model's weights are sharded: then each process has to call it as often.
     """
     rows, read = _rows(packing)
-    ids = batch["input_ids"]
     states: Tensor | None = None
     for chosen in [[*range(len(rows))]] if is_sharded(trunk) else _alike([*map(len, rows)]):
         width = max(len(rows[row]) for row in chosen)

@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_map_only
 from qstep.processes import here
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from qstep.models.pretrained import PretrainedModule
 
 _CALLED = ("policy_logps", "surprises", "q_of_tokens")
@@ -36,14 +38,19 @@ def shard(model: PretrainedModule, device: torch.device, *, reshard_after_forwar
     mesh = init_device_mesh(device.type, (get_world_size(),))
     taken: set[int] = set()
     for network in model.networks():
-        names = set(network._no_split_modules or ())
-        for layer in [module for module in network.modules() if type(module).__name__ in names]:
+        for layer in decoder_layers(network):
             _make_own(layer, taken)
             fully_shard(layer, mesh=mesh, reshard_after_forward=reshard_after_forward)
     fully_shard(model, mesh=mesh)
     for name in _CALLED:
         if hasattr(model, name):
             register_fsdp_forward_method(model, name)
+
+
+def decoder_layers(network: PreTrainedModel) -> list[nn.Module]:
+    """The layers of a model of transformers."""
+    names = set(network._no_split_modules or ())
+    return [module for module in network.modules() if type(module).__name__ in names]
 
 
 def _make_own(layer: nn.Module, taken: set[int]) -> None:

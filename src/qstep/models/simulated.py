@@ -7,6 +7,7 @@ no memory is allocated.
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,13 +25,14 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from torch.utils.weak import WeakIdKeyDictionary
 
+from qstep.models.attention import NotPassedOn
 from qstep.models.loading import ModelOptions, bare
 from qstep.models.logps import token_logps_and_entropies
-from qstep.models.packing import Packing, is_packed
-from qstep.models.padding import padded_hidden
+from qstep.models.packing import Packing, is_packed, states_of
 from qstep.models.policy import PolicyModel, PolicyWithValue, ValueNetwork
 from qstep.models.pretrained import PretrainedModule
 from qstep.models.scorer import ScorerModel
+from qstep.models.sharding import decoder_layers
 
 _BITS_4 = 0.516
 """Bytes of a weight in NF4, with its double-quantized scales."""
@@ -89,14 +91,15 @@ def simulate(
     packing = Packing(packing.lengths, packing.prompt_of)  # without masks, which have values
     with FakeTensorMode():
         _make_fake(module)
+        _pad_if_not_packable(module)
         module.train()
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         for parameter in [] if keep_gradients else trained:
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
         recomputes = any(network.is_activation_checkpointing for network in module.networks())
-        memory, flops = _Memory(recomputes=recomputes), FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+        memory, flops = _Memory(recomputes=recomputes), FlopCounterMode(display=False, custom_mapping=FLOPS)
         try:
-            with memory, flops, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with _Experts(), memory, flops, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = _loss(module, packing, read)
                 forward = flops.get_total_flops()
                 loss.backward()
@@ -107,7 +110,7 @@ def simulate(
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
         states = _states(optimizer(trained))
-    layers = [layer for network in module.networks() for layer in _layers(network)]
+    layers = [layer for network in module.networks() for layer in decoder_layers(network)]
     inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
     outside = [parameter for parameter in module.parameters() if id(parameter) not in inside]
     return Simulated(
@@ -155,6 +158,18 @@ def _make_fake(module: nn.Module) -> None:
     del kept
 
 
+@torch.no_grad()
+def _pad_if_not_packable(module: PretrainedModule) -> None:
+    """Lets a model compute padded batches if its layers do not give its attention a packed one."""
+    packed: Any = bare(module.pretrained)
+    try:
+        with _Experts():
+            _hidden(module.trunk, Packing([2, 1], [0, 0]))
+    except NotPassedOn:
+        for network in module.networks():
+            network.set_attn_implementation(packed.unpacked_attention)
+
+
 def _loss(module: Any, packing: Packing, read: int) -> Tensor:
     states = _hidden(module.trunk, packing).index_select(0, torch.zeros(read, dtype=torch.long))
     if isinstance(module, ScorerModel):
@@ -169,15 +184,8 @@ def _loss(module: Any, packing: Packing, read: int) -> Tensor:
     return loss
 
 
-def _hidden(trunk: Any, packing: Packing) -> Tensor:
-    ids = torch.zeros(sum(packing.lengths), dtype=torch.long)
-    if not is_packed(trunk):
-        batch: Any = {"input_ids": ids}
-        return padded_hidden(trunk, batch, packing)
-    positions = packing.positions(ids.device).unsqueeze(0)
-    output = trunk(input_ids=ids.unsqueeze(0), position_ids=positions, use_cache=False, packing=packing)
-    states: Tensor = output.last_hidden_state.squeeze(0)
-    return states
+def _hidden(trunk: nn.Module, packing: Packing) -> Tensor:
+    return states_of(trunk, torch.zeros(sum(packing.lengths), dtype=torch.long), packing)
 
 
 def _states(optimizer: torch.optim.Optimizer) -> int:
@@ -185,12 +193,6 @@ def _states(optimizer: torch.optim.Optimizer) -> int:
     optimizer.step()
     values = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     return _bytes(values)
-
-
-def _layers(network: Any) -> list[nn.Module]:
-    """The decoder layers of a model of transformers."""
-    names = set(network._no_split_modules or ())
-    return [module for module in network.modules() if type(module).__name__ in names]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
@@ -209,6 +211,18 @@ def _saved_by_4_bits(layers: list[nn.Module]) -> int:
 
 def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
+
+
+class _Experts(TorchDispatchMode):
+    """Gives the products of experts their shapes in every precision. torch's own shapes are for bf16 only."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.ops.aten._grouped_mm.default:
+            return func(*args, **(kwargs or {}))
+        left, right, *_ = args
+        groups = {(2, 2): args[2:3] or [(kwargs or {})["offs"]], (3, 3): [left]}.get((left.dim(), right.dim()), [])
+        shape = [*(group.shape[0] for group in groups), left.shape[-2], right.shape[-1]]
+        return torch.empty(shape, dtype=left.dtype)
 
 
 class _Memory(TorchDispatchMode):
@@ -264,8 +278,14 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
     return flops
 
 
-_CPU_ATTENTION = {
+def _experts(left: Any, right: Any, *_: Any, **__: Any) -> int:
+    rows = math.prod(left) if len(right) == 3 or len(left) == 2 else math.prod(left[-2:])
+    return 2 * rows * int(right[-1])
+
+
+FLOPS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    torch.ops.aten._grouped_mm: _experts,
 }
-"""Operations that the counter of torch does not know."""
+"""The work of operations that the counter of torch does not know."""
