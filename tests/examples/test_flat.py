@@ -26,7 +26,7 @@ ALL = {"per_device_train_batch_size": 16, "responses_per_prompt": 4, "train_samp
 
 def trainers_loss(made) -> torch.Tensor:
     """The loss on the first batch, which holds all rows."""
-    [batch] = list(made.get_train_dataloader())
+    [[batch]] = made.get_train_dataloader()
     return made.compute_loss(made.bare_model.eval(), batch)
 
 

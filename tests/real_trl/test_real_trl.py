@@ -116,9 +116,9 @@ def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
 
 
 def compare(ours: Any, theirs: Any) -> None:
-    (batch,) = [*ours.get_train_dataloader()]
+    ((batch,),) = ours.get_train_dataloader()
     (their_batch,) = [*theirs.get_train_dataloader()]
-    begin_step(ours, ours.bare_model, [batch])
+    begin_step(ours, ours.bare_model, [[batch]])
     loss, their_loss = ours.compute_loss(ours.bare_model, batch), theirs.compute_loss(theirs.model, their_batch)
     assert loss.item() == pytest.approx(their_loss.item(), rel=1e-5)
     loss.backward()

@@ -20,14 +20,16 @@ from tiny_trainers import VARIANTS, variant
 
 ADAPTER = {"use_peft": "true", "lora_r": 4}
 SHARDED: dict[str, tuple[str, dict[str, Any]]] = {
-    "pqm": ("pqm", {}),
+    "pqm": ("pqm", {"max_tokens_per_batch": 200}),
     "pqm_adapter": ("pqm", ADAPTER),
     "dqo_separate": ("dqo", {"value": "separate"}),
     "dqo_head": ("dqo", {"value": "head"}),
     "dqo_separate_adapter": ("dqo", {"value": "separate", **ADAPTER}),
     "dqo_head_adapter": ("dqo", {"value": "head", **ADAPTER}),
     "dro_group": ("dro", {"value": "group"}),
-    "kto": ("kto", {}),
+    "kto": ("kto", {"max_tokens_per_batch": 200}),
+    "pqm_bf16": ("pqm", {"bf16": "true"}),
+    "dqo_separate_bf16": ("dqo", {"value": "separate", "bf16": "true"}),
 }
 """The methods and options of trainings whose weights are divided among the processes."""
 METHODS_RUN = ("pqm", "rs", "reinforce", "dpo", "kto", "dqo", "dro", *VARIANTS)
@@ -95,7 +97,8 @@ def run(base: Path, rows: Path, output: Path) -> None:
     seen: dict[str, Any] = {}
     plain = output / "plain.jsonl"
     for method in METHODS_RUN:
-        seen[method] = main(arguments(method, base, plain, output / method, per_device=3))
+        parts = {"max_tokens_per_batch": 200} if method in ("pqm", "dqo", "kto") else {}
+        seen[method] = main(arguments(method, base, plain, output / method, per_device=3, **parts))
     for name in SHARDED:
         command = sharded_arguments(name, base, plain, output / "sharded" / name, per_device=3, fsdp="true")
         seen[f"sharded {name}"] = main(command)
@@ -108,9 +111,10 @@ def run(base: Path, rows: Path, output: Path) -> None:
     if rank == 0:
         write_jsonl(output / "bad.jsonl", bad)
     dist.barrier()
+    import qstep.objectives.dataset as dataset
     import qstep.objectives.responses as responses
 
-    responses._CHECKED = 1
+    responses._CHECKED = dataset._COUNTED = 1
     seen["bad row"] = stopped(lambda: trainer_of("rs", base, output / "bad.jsonl", output / "bad"))
 
     def broken_here() -> Any:

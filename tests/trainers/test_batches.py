@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from itertools import chain
 
@@ -38,25 +39,52 @@ def test_every_process_count_learns_from_the_same_items_at_each_step(processes: 
         for p in range(processes)
     ]
     assert {len(part) for part in parts} == {3 * accumulation}
-    for step, expected in enumerate(whole):
+    for step, (expected,) in enumerate(whole):
         batches = [batch for part in parts for batch in part[step * accumulation : (step + 1) * accumulation]]
-        assert all(batches)
-        assert sorted(i for batch in batches for i in batch if i >= 0) == sorted(expected)
+        assert all(len(batch) == 1 and batch[0] for batch in batches)
+        assert sorted(i for (batch,) in batches for i in batch if i >= 0) == sorted(expected)
+
+
+@pytest.mark.parametrize(("processes", "accumulation"), [(1, 1), (1, 2), (2, 1), (2, 3)])
+def test_parts_hold_at_most_so_many_tokens_and_are_as_many_everywhere(processes: int, accumulation: int) -> None:
+    """Items of 1 to 9 tokens, and one of 40, which is a part by itself as none may have more than 20."""
+    lengths = np.array([*np.arange(60) % 9 + 1, 40])
+    samplers = [
+        StepSampler(lengths, 24, accumulation=accumulation, max_tokens=20, process=process, processes=processes, seed=3)
+        for process in range(processes)
+    ]
+    whole = list(StepSampler(lengths, 24, seed=3))
+    shares = list(zip(*samplers, strict=True))
+    assert len(shares) == 3 * accumulation
+    for step, (expected,) in enumerate(whole):
+        batches = [batch for share in shares[step * accumulation : (step + 1) * accumulation] for batch in share]
+        assert len({len(batch) for batch in batches}) == 1, "processes wait for each other in each part"
+        parts = [*chain(*batches)]
+        assert all(lengths[part].sum() <= 20 or part == [60] for part in parts if part[0] >= 0)
+        assert sorted(i for part in parts for i in part if i >= 0) == sorted(expected)
+        if 60 not in expected:
+            tokens, lists = lengths[expected].sum(), accumulation * processes
+            assert len(parts) <= lists * (math.ceil(tokens / (20 * lists)) + 1), "as few as fit"
 
 
 def test_an_empty_list_is_filled_by_the_shortest_item_to_be_counted_as_nothing() -> None:
     samplers = [StepSampler(np.array([5, 2, 9]), 4, process=p, processes=4, shuffle=False) for p in range(4)]
-    assert [list(sampler) for sampler in samplers] == [[[2]], [[0]], [[1]], [[~1]]]
+    assert [list(sampler) for sampler in samplers] == [[[[2]]], [[[0]]], [[[1]]], [[[~1]]]]
 
 
 def test_an_epoch_has_an_order_of_its_own_and_resuming_skips_into_it() -> None:
     sampler = StepSampler(np.ones(20, int), 4, seed=0)
     first = list(sampler)
-    assert sorted(chain(*first)) == list(range(20)) and first == list(sampler)
-    loader = DataLoader(list(range(20)), batch_sampler=sampler, collate_fn=list)
+    assert sorted(chain(*chain(*first))) == list(range(20)) and first == list(sampler)
+
+    class Parts(dict[int, int]):
+        def __getitems__(self, parts: list[list[int]]) -> list[list[int]]:
+            return parts
+
+    loader = DataLoader(Parts(), batch_sampler=sampler, collate_fn=list)
     sampler.set_epoch(1)
     second = list(loader)
-    assert sorted(chain(*second)) == list(range(20)) and first != second
+    assert sorted(chain(*chain(*second))) == list(range(20)) and first != second
     sampler.set_epoch(0)
     skipped = skip_first_batches(loader, 3)
     skipped.batch_sampler.batch_sampler.set_epoch(1)  # what Trainer does

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from model_families import tiny
+from model_families import saved, tiny
 from qstep.data import read_rows, write_jsonl
 from qstep.models import ModelOptions, PolicyModel, collate_groups
 from qstep.objectives import METHODS
@@ -261,13 +261,22 @@ def test_several_visible_gpus_do_not_make_replicas(
     assert "4 GPUs are visible, but only one is used. Start with torchrun" in caplog.text
 
 
+@pytest.mark.parametrize("family", ["mixtral", "llama"])
+def test_a_training_says_that_the_routers_loss_is_off(
+    family: str, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer("rs", saved(family, tmp_path / "model"), rows_file, tmp_path, max_length=128)
+    said = "The auxiliary loss of the model's router (router_aux_loss_coef 0.001) is off in training"
+    assert (said in " ".join(capsys.readouterr().err.split())) == (family == "mixtral")
+
+
 def test_a_wrong_response_with_a_partial_reward_is_logged_with_the_rejected(
     base: Path, rows_file: Path, tmp_path: Path
 ) -> None:
     rows = [{**row, "label": i % 2 == 0, "reward": 0.5} for i, row in enumerate(read_rows(rows_file))]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     run = trainer("dro", base, tmp_path / "rows.jsonl", tmp_path)
-    batch = next(iter(run.get_train_dataloader()))
+    [batch] = next(iter(run.get_train_dataloader()))
     assert batch["right"].tolist() == [rows[number]["label"] for number in batch["row_index"].tolist()]
     run.losses(run.model, batch)
     logged = run.take_means()

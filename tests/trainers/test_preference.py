@@ -135,7 +135,7 @@ def test_kto_pairs_responses_with_the_next_prompt(base: Path, tmp_path: Path) ->
     run, reference = (trainer("kto", base, file, tmp_path, undesirable_weight=2.0) for _ in range(2))
     moved(run)
     batches = [run.collate([run.train_dataset[0], run.train_dataset[2]]), run.collate([run.train_dataset[1]])]
-    begin_step(run, run.bare_model, batches)
+    begin_step(run, run.bare_model, [batches])
     rows = [run.train_dataset.row(number) for number in run.train_dataset.rows.tolist()]
     following = {"0+1=": "1+1=", "1+1=": "2+1=", "2+1=": "0+1="}
     ratios = [log_ratio(run, row, following[row["prompt"]], reference)[0] for row in rows]
@@ -154,9 +154,10 @@ def test_a_kl_below_zero_counts_as_zero_and_one_that_is_not_finite_stays(base: P
     batch = run.collate([run.train_dataset[0], run.train_dataset[1]])
     for shift, expected in ((-1.0, 0.0), (2.0, 2.0)):
         shifted = {**batch, "mismatched_reference": batch["mismatched_reference"] - shift}
-        begin_step(run, run.bare_model, [shifted])
+        begin_step(run, run.bare_model, [[shifted]])
         assert run.objective.kl.item() == pytest.approx(expected, abs=1e-5)
-    begin_step(run, run.bare_model, [{**batch, "mismatched_reference": batch["mismatched_reference"] * float("nan")}])
+    broken = {**batch, "mismatched_reference": batch["mismatched_reference"] * float("nan")}
+    begin_step(run, run.bare_model, [[broken]])
     assert run.objective.kl.isnan()
 
 

@@ -89,7 +89,10 @@ def test_a_bad_row_a_bad_loss_and_a_collapse_stop_both(two: tuple[Path, list[dic
 def test_sharded_weights_train_are_saved_and_resume_on_one_process(
     name: str, two: tuple[Path, list[dict[str, Any]]], base: Path, tmp_path: Path
 ) -> None:
-    """`--fsdp true`: the weights of one process, from the beginning and from a checkpoint of two."""
+    """`--fsdp true`: the weights of one process, from the beginning and from a checkpoint of two.
+
+    In bf16 to 3e-4, since the norms' weights are rounded too.
+    """
     output, seen = two
     assert [rank[f"sharded {name}"] for rank in seen] == [0, 0]
     trained, alone, resumed = output / "sharded" / name, tmp_path / "alone", tmp_path / "resumed"
@@ -99,13 +102,14 @@ def test_sharded_weights_train_are_saved_and_resume_on_one_process(
     shutil.copytree(trained / "checkpoint-2", resumed / "checkpoint-2")
     assert main(sharded_arguments(name, base, rows, resumed, per_device=2, gradient_accumulation_steps=3)) == 0
     assert [row["step"] for row in read_rows(resumed / "train_log.jsonl")] == [3, 4, 5]
+    tolerance = 3e-4 if "bf16" in name else 1e-4
     files = sorted(path.name for path in alone.glob("*.safetensors"))
     for folder in (trained, resumed):
         assert sorted(path.name for path in folder.glob("*.safetensors")) == files
         for file in files:
             expected, found = load_file(alone / file), load_file(folder / file)
             assert expected.keys() == found.keys()
-            assert max((value - found[weight]).abs().max() for weight, value in expected.items()) <= 1e-4
+            assert max((value - found[weight]).abs().max() for weight, value in expected.items()) <= tolerance
     if "adapter" in name:
         merged = [tmp_path / "merged_alone", tmp_path / "merged_trained"]
         for folder, into in zip((alone, trained), merged, strict=True):

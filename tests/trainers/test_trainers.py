@@ -27,20 +27,22 @@ from tiny_trainers import COMMON, VARIANTS, trainer, weights
 
 @pytest.mark.parametrize("kind", ["pqm", "orm", "rs", "reinforce", "dpo", "kto", "dqo", "dro", *VARIANTS])
 def test_accumulation_splits_share_one_trajectory(kind: str, base: Path, rows_file: Path, tmp_path: Path) -> None:
-    """One batch of 8, and 8 batches of 1 accumulated, end with the same weights to 1e-6 (as do 2 of 4).
+    """One batch of 8, and 8 batches of 1 accumulated, end with the same weights to 1e-6 (as do 2 of 4, and one of 8 in
+    parts of at most 100 tokens).
 
     The optimizer is SGD, which shows the gradient: Adam divides by its size, and so blows rounding up where a
     gradient is near zero.
     """
     ends = []
-    for size, splits in ((8, 1), (1, 8), (2, 4)):
+    for size, splits, tokens in ((8, 1, None), (1, 8, None), (2, 4, None), (8, 1, 100)):
         run = trainer(
             kind,
             base,
             rows_file,
-            tmp_path / f"{size}",
+            tmp_path / f"{size} {tokens}",
             per_device_train_batch_size=size,
             gradient_accumulation_steps=splits,
+            max_tokens_per_batch=tokens,
             max_steps=4,
             optim="sgd",
             learning_rate=1e-2,

@@ -21,11 +21,14 @@ _CALLED = ("policy_logps", "surprises", "q_of_tokens")
 """Methods that are called instead of `forward`. They too need complete weights."""
 
 
-def shard(model: PretrainedModule, device: torch.device, *, reshard_after_forward: bool) -> None:
+def shard(model: PretrainedModule, device: torch.device, *, reshard_after_forward: bool, bf16: bool = False) -> None:
     """Divides the weights of a model among all processes. Called by all.
 
     A layer is complete only while it is computed. Embeddings, the last norm and the heads are complete in the whole
     forward and backward pass. If a policy and its value network share frozen weights, each gets its own shares of them.
+
+    bf16: a complete layer is in bf16, for mixed precision. Autocast would keep a copy of all layers in bf16, on each
+    process, until the pass ends.
 
     Raises ValueError for weights in 4 bits.
     """
@@ -33,14 +36,16 @@ def shard(model: PretrainedModule, device: torch.device, *, reshard_after_forwar
         raise ValueError("--load_in_4bit does not work with --fsdp: remove one of them")
     from torch.distributed import get_world_size
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+    dtypes = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if bf16 else {}
+    policy = MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False)
     mesh = init_device_mesh(device.type, (get_world_size(),))
     taken: set[int] = set()
     for network in model.networks():
         for layer in decoder_layers(network):
             _make_own(layer, taken)
-            fully_shard(layer, mesh=mesh, reshard_after_forward=reshard_after_forward)
+            fully_shard(layer, mesh=mesh, reshard_after_forward=reshard_after_forward, mp_policy=policy)
     fully_shard(model, mesh=mesh)
     for name in _CALLED:
         if hasattr(model, name):

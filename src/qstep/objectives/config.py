@@ -14,7 +14,17 @@ from qstep.generation.engine import Temperature
 from qstep.objectives.arguments import EVALUATES, MARKS, follows_evaluation, stops_early
 from qstep.objectives.packages import check_deepspeed, check_reporter
 from qstep.objectives.sharding import Sharding
-from qstep.runs.options import GIVEN, AtLeast1, Bounds, ChangesNothing, Check, Options, ReadIf, check_options
+from qstep.runs.options import (
+    CHANGES_NOTHING,
+    GIVEN,
+    AtLeast1,
+    Bounds,
+    ChangesNothing,
+    Check,
+    Options,
+    ReadIf,
+    check_options,
+)
 from qstep.runs.shared_options import RightAt
 from qstep.tasks.options import GradingOptions
 from qstep.types import OverLong, Truncated
@@ -71,6 +81,9 @@ class GroupConfig(ShardingOptions, EvaluationOptions):
             responses need it if rewards are above 1, or never 0 or 1.
         responses_per_prompt: most responses in a batch that share one pass over their prompt. Null means all responses
             of the problem.
+        max_tokens_per_batch: most tokens that are computed at a time. A larger batch is computed in parts, and their
+            gradients are added up, so the weights are the same but for rounding. A group with more tokens is a part by
+            itself. Tokens are estimated, by a sample of the rows.
         logging_steps: optimizer steps between two lines of the log. Losses and metrics are averages since the line
             before.
     """
@@ -82,6 +95,7 @@ class GroupConfig(ShardingOptions, EvaluationOptions):
     truncated: Annotated[Truncated, Check(_no_mask)] = "keep"
     right_at: RightAt = None
     responses_per_prompt: AtLeast1 | None = 1
+    max_tokens_per_batch: Annotated[AtLeast1 | None, CHANGES_NOTHING] = None
     logging_steps: float = 10
 
     def __post_init__(self) -> None:
@@ -97,11 +111,16 @@ class GroupConfig(ShardingOptions, EvaluationOptions):
         super().__post_init__()
         check_options(self)
         self.sharding()
-        self.fsdp_plugin_args = None  # accelerate would shard the model again
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError("the run has no steps. Set --max_steps or --num_train_epochs above 0")
         for name in self.report_to or ():
             check_reporter(name)
+
+    def _process_fsdp_args(self) -> None:
+        """Reads `--fsdp_config`. accelerate is given nothing, because it would shard the model again."""
+        recomputed, self.activation_checkpointing = self.activation_checkpointing, False  # else it advises its own
+        super()._process_fsdp_args()
+        self.activation_checkpointing = recomputed
 
     def sharding(self) -> Sharding | None:
         """How the weights are divided among the processes, if they are. Raises ValueError as `Sharding.of` does."""

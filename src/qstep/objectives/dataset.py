@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +35,8 @@ Reasons = Mapping[str, NDArray[np.bool_]]
 
 _NAMED = 5
 """How many rows beyond max_length an error names."""
+_COUNTED = 32
+"""How many rows' tokens are counted, to estimate those of all."""
 
 
 class Selection(Protocol):
@@ -92,6 +95,15 @@ class GroupDataset(Dataset[Item]):
         responses = np.where(table["ids"] >= 0, table["ids"], table["response_bytes"] // 4)[self.rows]
         self.lengths = np.add.reduceat(responses, self.starts) + table["prompt_bytes"][self.rows[self.starts]] // 4
 
+    def scale_lengths(self, count_tokens: Callable[[Row, str], int]) -> None:
+        """Makes the lengths agree with the tokens of a few rows, which are counted. A token has about 4 bytes."""
+        sample = self.rows[:: -(-len(self.rows) // _COUNTED)]
+        table = self.index.table[sample]
+        responses = np.where(table["ids"] >= 0, table["ids"], table["response_bytes"] // 4)
+        estimated = int((responses + table["prompt_bytes"] // 4).sum())
+        counted = sum(count_tokens(self.row(number), self.where(number)) for number in sample.tolist())
+        self.lengths = np.ceil(self.lengths * (counted / max(estimated, 1))).astype(np.int64)
+
     def __len__(self) -> int:
         return len(self.starts)
 
@@ -106,6 +118,10 @@ class GroupDataset(Dataset[Item]):
         where = [self.where(number) for number in numbers]
         more = {name: [column[number] for number in numbers] for name, column in self.columns.items()}
         return {"rows": rows, "row_index": numbers, "where": where, "weight": float(index >= 0), **more}
+
+    def __getitems__(self, parts: list[list[int]]) -> list[list[Item]]:
+        """The items of each part of a micro-batch, for a DataLoader."""
+        return [[self[item] for item in part] for part in parts]
 
     def row_numbers(self, item: int) -> list[int]:
         """The rows of an item."""
@@ -127,7 +143,7 @@ def select_rows(
     tokenizer: PreTrainedTokenizerBase | None,
     *,
     leave_out: Callable[[Index], Reasons],
-    encode: Callable[[PreTrainedTokenizerBase, Row], int],
+    encode: Callable[[PreTrainedTokenizerBase, Row, str], int],
     fixed_tokens: Callable[[NDArray[np.void]], NDArray[np.int64]],
     step_separator: str | None,
     forbidden: Sequence[str] = (),
@@ -139,7 +155,7 @@ def select_rows(
     Args:
         tokenizer: None if lengths do not matter.
         leave_out: returns the rows to leave out, by reason.
-        encode: returns the number of tokens of a row.
+        encode: returns the number of tokens of a row, which errors name as the third argument does.
         fixed_tokens: an upper limit for each row's tokens outside its texts, such as separators, or for those that are
             known exactly.
         step_separator: the separator that the rows must have; None if steps do not matter.
@@ -168,21 +184,25 @@ def select_rows(
     if tokenizer is not None:
         most = _most_tokens(index, tokenizer, reads_ids=reads_ids) + fixed_tokens(table)
         doubtful = np.flatnonzero(kept & (most > config.max_length))
-        lengths = _exact_lengths(index, doubtful, config.max_length, tokenizer, encode)
+        lengths = _exact_lengths(source, index, doubtful, config.max_length, tokenizer, encode)
         long = doubtful[lengths > config.max_length]
         if len(long) and config.over_long == "refuse":
             raise _too_long(source, index, long, lengths[lengths > config.max_length], config.max_length)
         left_out["longer than max_length"] += len(long)
         kept[long] = False
-    return GroupDataset(source, index, np.flatnonzero(kept), config.responses_per_prompt, +left_out)
+    dataset = GroupDataset(source, index, np.flatnonzero(kept), config.responses_per_prompt, +left_out)
+    if tokenizer is not None:
+        dataset.scale_lengths(partial(encode, tokenizer))
+    return dataset
 
 
 def _exact_lengths(
+    source: RowsFile,
     index: Index,
     rows: NDArray[np.int64],
     max_length: int,
     tokenizer: PreTrainedTokenizerBase,
-    encode: Callable[[PreTrainedTokenizerBase, Row], int],
+    encode: Callable[[PreTrainedTokenizerBase, Row, str], int],
 ) -> NDArray[np.int64]:
     """The numbers of tokens of these rows, which are kept next to the file."""
     if not len(rows):
@@ -196,7 +216,8 @@ def _exact_lengths(
     }
 
     def measure() -> tuple[dict[str, Any], NDArray[Any]]:
-        return {}, np.array([encode(tokenizer, index.row(int(number))) for number in rows], "<i8")
+        found = [encode(tokenizer, index.row(row), source.at(index.line(row))) for row in rows.tolist()]
+        return {}, np.array(found, "<i8")
 
     dtype: np.dtype[Any] = np.dtype("<i8")
     return first_then_all(lambda: cached_array(index.cached_as, f"{index.format}.lengths", key, dtype, measure))[1]

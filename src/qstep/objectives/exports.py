@@ -170,7 +170,7 @@ def _stepwise(config: ExportOptions, source: RowsFile, tokenizer: PreTrainedToke
         prompt, response, _ = encode_row_steps(tokenizer, contract, row, steps)
         return len(prompt), len(response)
 
-    def count(tokenizer: PreTrainedTokenizerBase, row: Row) -> int:
+    def count(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> int:
         return sum(encode(tokenizer, row))
 
     dataset = stepwise_rows(source, config, tokenizer, count, partial(without_labels, mask=False))

@@ -61,8 +61,12 @@ def check_optimizer(option: str, value: Any) -> None:
 
 
 def check_deepspeed(config: Any) -> None:
-    """Raises ValueError if DeepSpeed is asked for and not installed."""
+    """Raises ValueError if DeepSpeed is asked for and not installed, or with an option that it cannot follow."""
     if config.deepspeed:
+        if config.max_tokens_per_batch is not None:
+            raise ValueError(
+                "--max_tokens_per_batch does not work with --deepspeed: give --gradient_accumulation_steps"
+            )
         _check_installed("--deepspeed needs the package deepspeed, which", ("deepspeed",), "deepspeed")
 
 

@@ -65,8 +65,8 @@ def policy_rows(
     tokenizer, neither lengths nor `completion_ids` are checked.
     """
 
-    def count_tokens(tokenizer: PreTrainedTokenizerBase, row: Row) -> int:
-        prompt_ids, response = encode_row(tokenizer, row, f"{source}, row {row.get('id', '')!r}")
+    def count_tokens(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> int:
+        prompt_ids, response = encode_row(tokenizer, row, where)
         return len(prompt_ids) + len(response.ids)
 
     dataset = select_rows(

@@ -118,7 +118,7 @@ class StepScoring(Objective[LabelledStepBatch]):
     def rows(self, source: RowsFile) -> GroupDataset:
         return stepwise_rows(source, self.config, self.tokenizer, self._count_tokens, self.leave_out)
 
-    def _count_tokens(self, tokenizer: PreTrainedTokenizerBase, row: Row) -> int:
+    def _count_tokens(self, tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> int:
         """Counts the tokens of prompt, steps and separators."""
         prompt_ids, response_ids, _ = encode_row_steps(tokenizer, self.contract, row)
         return len(prompt_ids) + len(response_ids)
@@ -177,7 +177,7 @@ def stepwise_rows(
     source: RowsFile,
     config: StepSelection,
     tokenizer: PreTrainedTokenizerBase | None,
-    encode: Callable[[PreTrainedTokenizerBase, Row], int],
+    encode: Callable[[PreTrainedTokenizerBase, Row, str], int],
     leave_out: Callable[[Index], Reasons],
 ) -> GroupDataset:
     """Rows with steps and their labels as a training set. Raises as `select_rows` does."""

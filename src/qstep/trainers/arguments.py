@@ -11,13 +11,17 @@ from qstep.objectives.arguments import EVALUATES
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.source import RowsFile
+from qstep.processes import here
 from qstep.runs.progress import console
 
 _log = logging.getLogger(__name__)
 
 
 def check_arguments(args: GroupConfig, model: PretrainedModule) -> None:
-    """Sets options that the trainer relies on. Raises ValueError if max_length exceeds the model's positions."""
+    """Sets options that the trainer relies on, and says which loss of the model is off.
+
+    Raises ValueError if max_length exceeds the model's positions.
+    """
     args.remove_unused_columns = False
     args.logging_nan_inf_filter = False
     limit = model.learned_positions
@@ -25,6 +29,9 @@ def check_arguments(args: GroupConfig, model: PretrainedModule) -> None:
         raise ValueError(
             f"--max_length is {args.max_length}, but this model has only {limit} positions: set it to {limit} or less"
         )
+    share = getattr(model.config.get_text_config(), "router_aux_loss_coef", 0)
+    if share and here()[0] == 0:
+        console.print(f"The auxiliary loss of the model's router (router_aux_loss_coef {share}) is off in training")
     if args.n_gpu > 1:
         # Trainer would replicate the model within this process (nn.DataParallel).
         _log.warning("%d GPUs are visible, but only one is used. Start with torchrun to use more", args.n_gpu)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import heapify, heapreplace
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,18 +21,19 @@ if TYPE_CHECKING:
     from qstep.trainers.group_trainer import GroupTrainer
 
 
-class StepSampler(Sampler[list[int]]):
-    """The micro-batches of one process: lists of item numbers, `accumulation` lists a step.
+class StepSampler(Sampler[list[list[int]]]):
+    """The micro-batches of one process, `accumulation` a step. Each is a list of parts, and a part lists item numbers.
 
-    A step takes consecutive items of a shuffled order that depends only on seed and epoch. They are divided into
-    `accumulation * processes` lists with about the same number of tokens. If there are fewer items than lists, an
-    empty list gets `~i` (negative), where i is the step's shortest item. It is computed, so that no process waits for
-    another, but it counts as nothing.
+    A step takes consecutive items of a shuffled order that depends only on seed and epoch. They are divided into parts
+    with about the same number of tokens: as few as fit, and as many for each process and micro-batch. If there are
+    fewer items than parts, an empty part gets `~i` (negative), where i is the step's shortest item. It is computed, so
+    that no process waits for another, but it counts as nothing.
 
     Args:
-        lengths: the size of each item. Memory and time of a micro-batch grow with the sum of its sizes.
+        lengths: the size of each item. Memory and time of a part grow with the sum of its sizes.
         step_items: items per step, over all processes and accumulation.
         accumulation: micro-batches per step and process.
+        max_tokens: largest sum of sizes of a part with several items. If None, a micro-batch is one part.
         shuffle: False keeps the order of the file.
         drop_last: leaves out the items of an incomplete last step.
     """
@@ -41,6 +44,7 @@ class StepSampler(Sampler[list[int]]):
         step_items: int,
         *,
         accumulation: int = 1,
+        max_tokens: int | None = None,
         process: int = 0,
         processes: int = 1,
         seed: int = 0,
@@ -48,6 +52,7 @@ class StepSampler(Sampler[list[int]]):
         drop_last: bool = False,
     ) -> None:
         self.lengths, self.step_items, self.accumulation = lengths, step_items, accumulation
+        self.max_tokens = max_tokens
         self.process, self.processes = process, processes
         self.seed, self.shuffle = seed, shuffle
         complete, rest = divmod(len(lengths), step_items)
@@ -90,14 +95,27 @@ class StepSampler(Sampler[list[int]]):
                 break
         return seen.nonzero().flatten().tolist()
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[list[int]]]:
         order = self.order(self.epoch)
         for step in range(self.steps):
             items = self.step(order, step)
-            shares = deal(items, [int(self.lengths[i]) for i in items], self.accumulation * self.processes)
             shortest = min(items, key=lambda i: int(self.lengths[i]))
-            for share in shares[self.process :: self.processes]:
-                yield share or [~shortest]
+            parts = [part or [~shortest] for part in self._parts(items)[self.process :: self.processes]]
+            each = len(parts) // self.accumulation
+            for first in range(0, len(parts), each):
+                yield parts[first : first + each]
+
+    def _parts(self, items: list[int]) -> list[list[int]]:
+        """The parts of a step, over all processes."""
+        sizes = [int(self.lengths[i]) for i in items]
+        batches = self.accumulation * self.processes
+        if self.max_tokens is None:
+            return deal(items, sizes, batches)
+        for each in count(max(1, math.ceil(sum(sizes) / (self.max_tokens * batches)))):
+            parts = deal(items, sizes, each * batches)
+            if all(len(part) <= 1 or self.lengths[part].sum() <= self.max_tokens for part in parts):
+                break
+        return parts
 
 
 def deal(items: Sequence[int], lengths: Sequence[int], shares: int) -> list[list[int]]:
@@ -105,23 +123,22 @@ def deal(items: Sequence[int], lengths: Sequence[int], shares: int) -> list[list
 
     Within a list the items keep their order. Lists are empty only if there are fewer items than lists.
     """
-    totals = [0] * shares
-    counts = [0] * shares
-    share_of: dict[int, int] = {}
+    shortest = [(False, 0, share) for share in range(shares)]  # empty ones first
+    heapify(shortest)
+    taken: list[list[int]] = [[] for _ in range(shares)]
     for place in sorted(range(len(items)), key=lambda place: -lengths[place]):
-        share = min(range(shares), key=lambda share: (counts[share] > 0, totals[share]))
-        share_of[place] = share
-        totals[share] += lengths[place]
-        counts[share] += 1
-    return [[items[place] for place in range(len(items)) if share_of[place] == share] for share in range(shares)]
+        _, total, share = shortest[0]
+        taken[share].append(place)
+        heapreplace(shortest, (True, total + lengths[place], share))
+    return [[items[place] for place in sorted(places)] for places in taken]
 
 
 def group_loader(dataset: GroupDataset, sampler: StepSampler, args: TrainingArguments, collate: Any) -> DataLoader:
-    """A data loader of the sampler's batches, with the data loader options of `args`."""
+    """A data loader of the sampler's micro-batches, with the data loader options of `args`."""
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=lambda parts: [collate(items) for items in parts],
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
         persistent_workers=args.dataloader_persistent_workers,
@@ -136,9 +153,10 @@ def with_weights(batch: ResponseBatch, items: list[Item]) -> ResponseBatch:
     return batch
 
 
-def begin_step(trainer: GroupTrainer, model: Any, batches: Iterable[ResponseBatch]) -> None:
-    """Shows the objective the micro-batches of a step before any is trained on."""
-    prepared: Iterable[Any] = (trainer._prepare_inputs(batch) for batch in batches)  # type: ignore[arg-type]
+def begin_step(trainer: GroupTrainer, model: Any, batches: Iterable[list[ResponseBatch]]) -> None:
+    """Shows the objective the parts of a step's micro-batches before it is trained on any."""
+    parts = chain.from_iterable(batches)
+    prepared: Iterable[Any] = (trainer._prepare_inputs(part) for part in parts)  # type: ignore[arg-type]
     training = model.training
     model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():

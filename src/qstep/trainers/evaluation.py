@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,9 +26,9 @@ def evaluate_all(trainer: GroupTrainer, dataloader: DataLoader, prefix: str) -> 
     model.eval()
     training, trainer.averages = trainer.averages, Averages()
     begin_step(trainer, model, _batches(dataloader))
-    for batch in _batches(dataloader):
-        inputs: Any = trainer._prepare_inputs(batch)
-        with torch.no_grad():
+    for part in chain.from_iterable(_batches(dataloader)):
+        inputs: Any = trainer._prepare_inputs(part)
+        with torch.no_grad(), trainer.compute_loss_context_manager():
             losses = trainer.losses(model, inputs).masked_fill(inputs["row_weight"] == 0, 0.0)
         trainer.averages.add("loss", losses, int(trainer.count_items(inputs)))
         trainer.control = trainer.callback_handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
@@ -37,7 +38,7 @@ def evaluate_all(trainer: GroupTrainer, dataloader: DataLoader, prefix: str) -> 
 
 
 def _batches(dataloader: DataLoader) -> Iterator[Any]:
-    """The batches of a data loader. If one process cannot read its own, all stop."""
+    """The micro-batches of a data loader. If one process cannot read its own, all stop."""
     iterator = iter(dataloader)
     for _ in range(len(dataloader)):
         yield together(lambda: next(iterator))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,7 @@ class GroupTrainer(Trainer):
     write_card: writes the model card in the folder of the saved model. If None, transformers writes its draft.
     """
 
+    args: GroupConfig
     objective: Objective[Any]
     train_dataset: GroupDataset
     eval_dataset: GroupDataset | None
@@ -92,8 +95,10 @@ class GroupTrainer(Trainer):
         )
         if self.sharding is not None:
             self.is_distributed_loading_by_transformers = True  # transformers' name for a model that is sharded already
-            shard(model, args.device, reshard_after_forward=self.sharding.reshard_after_forward)
-        objective.begin(model, train_dataset)
+            again = self.sharding.reshard_after_forward
+            shard(model, args.device, reshard_after_forward=again, bf16=args.bf16)
+        with nullcontext() if self.sharding is None else self.accelerator.autocast():
+            objective.begin(model, train_dataset)
         precision.prepare(self, model)
         self.loss_is_scaled_for_ga = True
         self.watch = FiniteWatch(scaled=self.accelerator.scaler is not None)
@@ -121,7 +126,7 @@ class GroupTrainer(Trainer):
     # Batches
 
     def collate(self, items: list[Item]) -> Any:
-        """A micro-batch of items."""
+        """The batch of a list of items."""
         return with_weights(self.objective.collate(items), items)
 
     def sampler(self, dataset: GroupDataset, *, training: bool) -> StepSampler:
@@ -133,6 +138,7 @@ class GroupTrainer(Trainer):
             dataset.lengths,
             size * accumulation * args.world_size,
             accumulation=accumulation,
+            max_tokens=args.max_tokens_per_batch,
             process=args.process_index,
             processes=args.world_size,
             seed=args.seed if args.data_seed is None else args.data_seed,
@@ -161,11 +167,11 @@ class GroupTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
         if not batch_samples:
             return None
-        items = sum(self.count_items(batch) for batch in batch_samples)
+        items = sum(self.count_items(part) for part in chain.from_iterable(batch_samples))
         return self.accelerator.gather(torch.as_tensor(items).to(device)).sum()
 
     def count_items(self, inputs: ResponseBatch) -> Tensor:
-        """What a micro-batch adds to the divisor of the loss."""
+        """What a part of a micro-batch adds to the divisor of the loss."""
         return (self.objective.count_items(inputs) * inputs["row_weight"]).sum()
 
     def losses(self, model: Any, inputs: ResponseBatch) -> Tensor:
@@ -189,7 +195,13 @@ class GroupTrainer(Trainer):
         return losses.masked_fill(~counted, 0.0).sum() / items * self.accelerator.num_processes
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        """Adds the gradients of a micro-batch, part by part."""
+        *parts, last = inputs
+        loss = torch.zeros((), device=self.args.device)
+        for part in parts:
+            with gradients_kept(self, model) if self.accelerator.sync_gradients else nullcontext():
+                loss += super().training_step(model, part, num_items_in_batch)
+        loss += super().training_step(model, last, num_items_in_batch)
         if self.accelerator.sync_gradients:
             self.record(self.objective.end_step(self.state.global_step))
         return loss
@@ -307,7 +319,11 @@ class GroupTrainer(Trainer):
             load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
 
     def _defer_fsdp_gradient_reduction(self) -> Any:
-        return gradients_kept(self.bare_model)
+        return gradients_kept(self, self.bare_model)
+
+    def _track_num_input_tokens(self, inputs: list[Any]) -> None:
+        for part in inputs:
+            super()._track_num_input_tokens(part)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Writes model and tokenizer. The pickled arguments are not written, because they may hold an access token."""
