@@ -77,6 +77,8 @@ def test_a_key_follows_what_a_stage_reads(stage: str, change: Callable[[], None]
         (TRAIN % "", TRAIN % ", save_steps: 3", False),
         (TRAIN % f", {BEST}, save_steps: 2", TRAIN % f", {BEST}, save_steps: 4", True),
         (TRAIN % "", TRAIN % ", seconds: 9", False),
+        (TRAIN % "", TRAIN % ", devices: 1", False),
+        (TRAIN % "", TRAIN % ", devices: 2", True),
         (TRAIN % "", (TRAIN % "").replace("./rows", "rows").replace("./model", "model"), False),
         (SAMPLE % "", SAMPLE % ", max_rows: 7, device: cpu", False),
         (SAMPLE % "", SAMPLE % ", temperature: 0.5", True),

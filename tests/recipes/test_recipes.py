@@ -124,6 +124,8 @@ def test_stages_are_ordered_by_their_references(tmp_path: Path) -> None:
         ({"graded": {"input": "${labels}"}}, "in a circle: labels -> graded -> labels"),
         ({"graded": {"input": "none.jsonl"}}, "stage 'graded', option 'input': none.jsonl is missing"),
         ({"graded": {"seconds": 0}}, "stage 'graded': seconds is 0"),
+        ({"graded": {"devices": 0}}, "stage 'graded': devices is 0: give a whole number from 1"),
+        ({"graded": {"devices": 2}}, "stage 'graded': `qstep grade` runs in one process; remove devices"),
         ({"s": {"command": "sample", "dataset_name": "./no.jsonl", "model_name_or_path": "m"}}, "no.jsonl is missing"),
         ({"s": {"command": "sample", "model_name_or_path": "./no"}}, "'model_name_or_path': ./no is missing"),
     ],

@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from qstep.data import read_rows, write_jsonl
 from qstep.recipes.workers import Follower, Job, JobFailed, Workers
@@ -25,9 +27,9 @@ def worker() -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def send(worker: subprocess.Popen[str], log: Path, *argv: str) -> None:
+def send(worker: subprocess.Popen[str], log: Path, *argv: str, devices: int = 1) -> None:
     assert worker.stdin is not None
-    worker.stdin.write(json.dumps({"argv": argv, "log": str(log), "threads": 1}) + "\n")
+    worker.stdin.write(json.dumps({"argv": argv, "log": str(log), "threads": 1, "devices": devices}) + "\n")
     worker.stdin.flush()
 
 
@@ -102,6 +104,39 @@ def test_a_worker_that_dies_is_noticed(tmp_path: Path) -> None:
     graded = tmp_path / "graded.jsonl"
     job = Job(["grade", "--input", str(endless), "--output", str(graded)], tmp_path / "log", graded)
     with closing(Workers(1)) as workers:
-        threading.Timer(1.0, workers.close).start()
-        with pytest.raises(JobFailed, match="graded failed with status -15"):
+        threading.Timer(1.0, workers._started[0].process.kill).start()
+        with pytest.raises(JobFailed, match="graded failed with status -9"):
             workers.run({"graded": job})
+
+
+def test_a_training_on_two_devices_is_the_one_of_twice_the_batch(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """Two processes with 3 items a step, started by torchrun, and one with 6."""
+    files = {}
+    with closing(Workers(1)) as workers:
+        for devices, each in ((2, 3), (1, 6)):
+            output = tmp_path / f"{devices}"
+            given = {"model_name_or_path": base, "train_file": rows_file, "output_dir": output, "max_steps": 2}
+            given |= {"per_device_train_batch_size": each, "optim": "sgd", "use_cpu": "true", "report_to": "none"}
+            argv = ["train", "pqm", *(f"--{name}={value}" for name, value in given.items())]
+            workers.run({"pqm": Job(argv, tmp_path / f"{devices}.log", output, devices=devices)})
+            files[devices] = load_file(output / "model.safetensors")
+            assert json.loads((output / "train_log.meta.json").read_text())["settings"]["total_train_batch_size"] == 6
+    for name, value in files[1].items():
+        assert (value - files[2][name]).abs().max() <= 1e-6, name
+
+
+def test_the_processes_of_a_training_end_with_the_owner_of_its_worker(
+    worker: subprocess.Popen[str], base: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "model"
+    given = {"model_name_or_path": base, "train_file": rows_file, "output_dir": output, "use_cpu": "true"}
+    given |= {"max_steps": 10**6, "logging_steps": 1, "report_to": "none"}
+    send(worker, tmp_path / "log", "train", "pqm", *(f"--{name}={value}" for name, value in given.items()), devices=2)
+    training = Follower(Job([], tmp_path / "log", output))
+    while training.progress()[0] == 0:
+        assert worker.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.2)
+    assert worker.stdin is not None
+    worker.stdin.close()
+    assert worker.wait(timeout=120) == 1
+    assert not subprocess.run(["pgrep", "-f", str(output)], capture_output=True, check=False).stdout

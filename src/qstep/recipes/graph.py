@@ -71,7 +71,8 @@ class Work:
         problems, samples = self.options.get("num_problems"), self.options.get("num_samples")
         rows = problems * samples if isinstance(problems, int) and isinstance(samples, int) else None
         argv = [*self.stage.command.name.split(), "--config", str(file)]
-        return Job(argv, self.folder / "log.txt", self.output, self.after, rows, self.stage.seconds)
+        log, stage = self.folder / "log.txt", self.stage
+        return Job(argv, log, self.output, self.after, rows, stage.seconds, stage.devices)
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,8 @@ def _work(recipe: Recipe, stage: Stage, configs: Sequence[Any], done: Mapping[st
         inputs |= {f"{option}: {os.path.normpath(name)}": fingerprint for name, fingerprint in found.items()}
         if not changes_nothing(config, option):
             kept[option] = about.in_settings(_renamed(value, {name: os.path.normpath(name) for name in found}))
-    identity = canonical_json({"command": stage.command.name, "options": kept, "inputs": inputs})
+    devices = {"devices": stage.devices} if stage.devices > 1 else {}
+    identity = canonical_json({"command": stage.command.name, "options": kept, "inputs": inputs, **devices})
     key = f"{stage.name}-{hashlib.sha256(identity).hexdigest()[:12]}"
     folder = output_dir / "jobs" / key
     outputs = {option: folder / file.format(stage=stage.name) for option, file in stage.command.outputs.items()}

@@ -27,12 +27,17 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of a recipe. `seconds` is its time on the recipe's hardware, which orders the jobs."""
+    """One command of a recipe.
+
+    seconds: its time on the recipe's hardware, which orders the jobs. devices: the processes of a training, one for
+    each GPU.
+    """
 
     name: str
     command: Command
     options: Mapping[str, Any]
     seconds: float = 1.0
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Recipe:
         file: the file it was read from.
         title: a description in one line.
         about: what the recipe does, its command, the hardware, and where its results are.
-        stages: the stages as written: `command`, options, and `seconds` if known.
+        stages: the stages as written: `command`, options, `seconds` if known, and `devices`.
         values: named values that several stages share or that a user may want to set.
         variants: for each variant, the changed options by stage, and changed `values`. Without variants the stages run
             as they are.
@@ -112,7 +117,8 @@ class Recipe:
         self, name: str, options: dict[str, Any], names: Mapping[str, Any], rounds: Rounds
     ) -> Iterator[Stage]:
         """The stages that a written stage becomes, with the `names` filled in."""
-        command, seconds = options.pop("command", None), options.pop("seconds", 1.0)
+        command = options.pop("command", None)
+        seconds, devices = options.pop("seconds", 1.0), options.pop("devices", 1)
         if command not in COMMANDS:
             raise self.error(f"stage {name!r}: no command {command!r}", str(command), COMMANDS)
         if not COMMANDS[command].outputs:
@@ -121,14 +127,19 @@ class Recipe:
             raise self.error(f"stage {name!r}: seconds is {seconds!r}: give a number above 0")
         filled = {
             option: fill(value, {known: names[known] for known in references(value) if known in names})
-            for option, value in options.items()
+            for option, value in {**options, "devices": devices}.items()
         }
+        devices = filled.pop("devices")
+        if type(devices) is not int or devices < 1:
+            raise self.error(f"stage {name!r}: devices is {devices!r}: give a whole number from 1")
+        if devices > 1 and not command.startswith("train "):
+            raise self.error(f"stage {name!r}: `qstep {command}` runs in one process; remove devices")
         try:
             unrolled = dict(rounds.unrolled(name, filled))
         except ValueError as error:
             raise self.error(f"stage {name!r}, {error}") from None
         for own, of_round in unrolled.items():
-            yield Stage(own, COMMANDS[command], of_round, float(seconds))
+            yield Stage(own, COMMANDS[command], of_round, float(seconds), devices)
 
     def _changes(self, variant: str | None) -> dict[str, Mapping[str, Any]]:
         """The changed options of a variant by stage."""

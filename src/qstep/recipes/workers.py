@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Job:
         after: names of the jobs that it waits for. Names of jobs that are not run are ignored.
         rows: how many rows it will write, if known.
         seconds: how long it takes on the recipe's hardware.
+        devices: processes of a training, one for each GPU. torchrun starts them.
     """
 
     argv: list[str]
@@ -38,6 +40,7 @@ class Job:
     after: frozenset[str] = frozenset()
     rows: int | None = None
     seconds: float = 1.0
+    devices: int = 1
 
 
 class JobFailed(RuntimeError):
@@ -80,7 +83,8 @@ class Workers:
     def close(self) -> None:
         """Ends the processes at once."""
         for worker in self._started:
-            worker.process.terminate()
+            with suppress(BrokenPipeError):
+                worker.jobs.close()  # at which it ends
             worker.process.wait()
 
     def run(
@@ -171,7 +175,8 @@ class _Worker:
         self.jobs, self.answers = self.process.stdin, self.process.stdout
 
     def run(self, job: Job, threads: int) -> None:
-        self.jobs.write(json.dumps({"argv": job.argv, "log": str(job.log), "threads": threads}) + "\n")
+        given = {"argv": job.argv, "log": str(job.log), "threads": threads, "devices": job.devices}
+        self.jobs.write(json.dumps(given) + "\n")
         self.jobs.flush()
 
     def status(self) -> int:
