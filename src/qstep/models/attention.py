@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from qstep.models.packing import Packing
 
+_LARGE_MASK = 1 << 20
+"""Elements of a mask from which computing a few queries more, without a mask, is cheaper."""
+
 
 class NotPassedOn(RuntimeError):
     """A model's layers do not give its attention what the model was called with."""
@@ -108,6 +111,10 @@ def _attend(
     if window is not None and before + length <= window:
         window = None
     grouped = key.shape[1] != query.shape[1]
+    unchanged = window is None and softcap is None and sinks is None
+    if unchanged and 0 < 2 * before <= length and length * (before + length) > _LARGE_MASK:
+        query = F.pad(query, (0, 0, before, 0))  # a query for each key, whose mask is implied
+        return _attend(query, key, value, packing, 0, scaling, None, None, None)[:, :, before:]
     plain = before == 0 and window is None
     if softcap is None and sinks is None and (plain or not query.is_cuda):
         mask = None if plain else packing.mask(before, window, query)

@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -96,8 +97,16 @@ def plan(
     dataset = objective.rows(source)
     accumulation = config.gradient_accumulation_steps
     per_step = config.per_device_train_batch_size * accumulation * devices
-    order = StepSampler(dataset.lengths, per_step, accumulation=accumulation, processes=devices, seed=config.seed)
-    estimated, largest = max((int(dataset.lengths[share].sum()), share) for share in map(_counted, order))
+    order = StepSampler(
+        dataset.lengths,
+        per_step,
+        accumulation=accumulation,
+        max_tokens=config.max_tokens_per_batch,
+        processes=devices,
+        seed=config.seed,
+    )
+    parts = map(_counted, chain.from_iterable(order))
+    estimated, largest = max((int(dataset.lengths[part].sum()), part) for part in parts)
     items = [dataset[item] for item in largest]
     is_policy = METHODS[method].kind == "policy"
     batch: Any = collate_rows(tokenizer, items) if is_policy else objective.collate(items)
@@ -108,7 +117,8 @@ def plan(
         optimizer=partial(_optimizer, config),
         bf16=config.bf16,
         in_4_bits=inputs.load_in_4bit,
-        keep_gradients=not config.fsdp,
+        sharded=config.fsdp,
+        one_kernel=hardware is not None,
     )
     steps = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * order.steps)
     tokens = float(dataset.lengths.sum()) / estimated * step.tokens * steps / order.steps
@@ -162,8 +172,8 @@ def _module(method: str, inputs: TrainInputs, config: GroupConfig, *, on_cpu: bo
     return module
 
 
-def _counted(share: list[int]) -> list[int]:
-    return [item if item >= 0 else ~item for item in share]
+def _counted(part: list[int]) -> list[int]:
+    return [item if item >= 0 else ~item for item in part]
 
 
 def _optimizer(config: GroupConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -183,7 +193,7 @@ def _memory(step: Simulated, devices: int, device: Hardware, *, sharded: bool) -
     }
     if sharded:
         parts["gradients and activations"] += step.gradients / devices
-        parts["complete layers"] = float(step.outside + step.outside_gradients + 2 * step.layer)
+        parts["complete layers"] = float(step.outside + 2 * step.layer)
     elif devices > 1:
         parts["buckets of gradients"] = float(step.gradients)  # DDP's copies
     return parts
