@@ -5,10 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 from qstep.runs.fingerprints import model_files
 from qstep.runs.folders import written_whole
-from qstep.runs.options import AtLeast1, Options, OutputFolder, Seed, settings_of
+from qstep.runs.options import AtLeast1, Check, NotInSettings, Options, OutputFolder, Seed, settings_of
+from qstep.tasks.miniature import HIDDEN_SIZE, NUM_HIDDEN_LAYERS
+
+
+def _width(option: str, value: int) -> None:
+    if value < 48 or value % 48:
+        raise ValueError(f"--{option} is {value}: give a multiple of 48")
+
+
+def _sized(config: MiniatureConfig) -> bool:
+    return (config.hidden_size, config.num_hidden_layers) != (HIDDEN_SIZE, NUM_HIDDEN_LAYERS)
 
 
 @dataclass
@@ -19,11 +30,15 @@ class MiniatureConfig(Options):
         output_dir: the folder to write. It appears only once it is complete.
         textbook_rows: number of worked problems in the textbook.
         seed: seed of the task variant (which facts are hard), of the textbook, and of the model's weights.
+        hidden_size: width of the model, a multiple of 48.
+        num_hidden_layers: number of its layers.
     """
 
     output_dir: OutputFolder
     textbook_rows: AtLeast1 = 16_000
     seed: Seed = 0
+    hidden_size: Annotated[int, Check(_width), NotInSettings(unless=_sized)] = HIDDEN_SIZE
+    num_hidden_layers: Annotated[AtLeast1, NotInSettings(unless=_sized)] = NUM_HIDDEN_LAYERS
 
 
 def miniature(config: MiniatureConfig) -> Path:
@@ -52,6 +67,7 @@ def _write(config: MiniatureConfig, folder: Path) -> None:
     model = folder / "model"
     model.mkdir()
     torch.manual_seed(config.seed)
-    Qwen3ForCausalLM(miniature.base_config()).save_pretrained(model)
+    shape = miniature.base_config(config.hidden_size, config.num_hidden_layers)
+    Qwen3ForCausalLM(shape).save_pretrained(model)
     miniature.tokenizer().save_pretrained(model)
     write_jsonl(folder / "textbook.jsonl", miniature.textbook(config.textbook_rows, config.seed))

@@ -179,23 +179,28 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def base_config() -> Qwen3Config:
-    """A Qwen3 of 0.33 M parameters that learns the textbook in two and a half minutes on one CPU thread.
+HIDDEN_SIZE, NUM_HIDDEN_LAYERS = 96, 3
+
+
+def base_config(hidden_size: int = HIDDEN_SIZE, num_hidden_layers: int = NUM_HIDDEN_LAYERS) -> Qwen3Config:
+    """A Qwen3, of 0.33 M parameters by default, that learns the textbook in two and a half minutes on one CPU thread.
 
     Three choices make it learn soon for most seeds: normalised queries and keys, six small heads instead of three,
     and a wide initialisation (with the usual 0.02, a model of this size learns far more slowly). The longest problem
     has 78 tokens: 21 of the prompt and 57 of the response. The other positions are for separators.
+
+    hidden_size: a multiple of 48.
     """
     from transformers import Qwen3Config
 
     return Qwen3Config(
         vocab_size=len(_TOKENS),
-        hidden_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=6,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=hidden_size // 16,
+        num_key_value_heads=hidden_size // 16,
         head_dim=16,
-        intermediate_size=256,
+        intermediate_size=8 * hidden_size // 3,
         max_position_embeddings=128,
         initializer_range=0.06,
         tie_word_embeddings=True,
