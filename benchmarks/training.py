@@ -18,14 +18,18 @@ Four parts, each with contenders of its own:
                 by length over all 720 trajectories
     few-shot    qstep's PQM and the length-sorted loop behind a prompt of eight worked examples (1,000 tokens); the
                 loop takes four trajectories at once and accumulates their gradients
-    policy      qstep's DQO with a separate value network, with one on the policy's trunk, and that with LoRA; TRL's DPO
-                with its reference log-probs computed beforehand, and that with LoRA (both: r = 16, all linear layers)
+    policy      qstep's DQO with a separate value network, with one on the policy's trunk, and that with LoRA; qstep's
+                REINFORCE; TRL's DPO with its reference log-probs computed beforehand, and that with LoRA (both: r = 16,
+                all linear layers)
     dpo         qstep's DPO and TRL's on the same pairs: each right response of a problem against each wrong one; both
                 also with LoRA. Trajectories are counted once, so their rates compare the times for all pairs.
 
 Reported for each: trajectories a second, the process's peak memory (resident; on a GPU what torch allocated), and
 the share of the matrix rate: floating-point operations that are needed (each prompt and each response once, attention
 counted, the recomputation of logits not) a second, over the rate of a product of two 2048 x 2048 matrices.
+
+`--family stablelm` takes a model of that family with random weights and the shape of `--model`: one that qstep cannot
+pack, and computes in padded batches.
 
 `--profile 3` prints where the time of three of qstep's PQM steps goes, instead.
 
@@ -50,7 +54,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from qstep.cores import cores
 from qstep.data import encode_prompt, encode_texts, split_steps
@@ -101,6 +105,7 @@ PARTS: dict[str, tuple[Contender, ...]] = {
         replace(DQO, name="qstep DQO, separate value", options=("--method", "dqo_separate"), trunks=2),
         DQO,
         replace(DQO, name="qstep DQO, value head, LoRA", options=(*DQO.options, "--adapter", "lora"), backward=1),
+        replace(DQO, name="qstep REINFORCE", options=("--method", "reinforce")),
         DPO,
         replace(DPO, name="TRL DPO, LoRA", options=("--adapter", "lora"), backward=1),
     ),
@@ -394,6 +399,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--family", help="a family of transformers, for a random model of the shape of --model")
     parser.add_argument("--profile", type=int, default=0, help="profile this many steps of qstep's PQM instead")
     parser.add_argument("--output", type=Path, help="where to write the result as JSON")
     args = parser.parse_args()
@@ -415,9 +421,27 @@ def show(name: str, part: Row) -> None:
         print(f"  {pair}: {of['speed']:.2f} x the speed, {of['memory']:.2f} x the memory", flush=True)
 
 
+SHAPE = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("vocab_size", "max_position_embeddings", "tie_word_embeddings", "bos_token_id", "eos_token_id"),
+)
+
+
+def random_model(family: str, like: str, folder: str) -> str:
+    """Writes a model of a family with random weights, and the shape and tokenizer of another."""
+    shape = AutoConfig.from_pretrained(like)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{name: getattr(shape, name) for name in SHAPE})
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(like).save_pretrained(folder)
+    return folder
+
+
 def main() -> None:
     args = parse()
     result = provenance(args)
+    if args.family:
+        args.model = random_model(args.family, args.model, tempfile.mkdtemp())
 
     def write() -> None:
         if args.output:

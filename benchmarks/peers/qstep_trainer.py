@@ -32,7 +32,10 @@ def build(args: Namespace, callbacks: list[Any]) -> GroupTrainer:
 
 def main() -> None:
     args = arguments(
-        __doc__, method=("pqm", "dqo_separate", "dqo_head", "dpo"), adapter=("none", "lora"), profile=("no", "yes")
+        __doc__,
+        method=("pqm", "dqo_separate", "dqo_head", "reinforce", "dpo"),
+        adapter=("none", "lora"),
+        profile=("no", "yes"),
     )
     keep_freed_memory()  # as `qstep train` does
     clock = StepClock()

@@ -1,4 +1,4 @@
-"""The commands of docs/scale.md with a tiny model: plans, and one training. tests/trainers runs several processes."""
+"""The commands of docs/scale.md with a tiny model: plans, trainings, dry runs. tests/trainers has several processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pages import ROOT, commands
 from qstep.cli import main
 
 PAGE = "docs/scale.md"
-TINY = ["--max_steps", "1", "--use_cpu", "true", "--report_to", "none", "--per_device_train_batch_size", "2"]
+TINY = {"--max_steps": "1", "--use_cpu": "true", "--report_to": "none", "--per_device_train_batch_size": "2"}
 
 
 def test_the_commands(base: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,13 +23,17 @@ def test_the_commands(base: Path, rows_file: Path, tmp_path: Path, monkeypatch: 
     seen = set[str]()
     for command in commands(PAGE):
         words = shlex.split(command)[1:]
+        seen.add(words[0])
+        if words[0] == "run":
+            assert main(["run", str(ROOT / words[1]), "--dry_run"]) == 0, command
+            continue
         model = words[words.index("--model_name_or_path") + 1]
         if not Path(model).exists():
             shutil.copytree(base, model)
-        seen.add(words[0])
         shutil.rmtree("runs", ignore_errors=True)
-        assert main([*words, *TINY]) == 0, command
-    assert seen == {"plan", "train"}
+        tiny = [word for option in TINY.items() if option[0] not in words for word in option]
+        assert main([*words, *tiny]) == 0, command
+    assert seen == {"plan", "train", "run"}
 
 
 def test_the_table_of_plans_is_the_result() -> None:

@@ -11,6 +11,7 @@ import yaml
 from accelerate.commands.config.config_args import ClusterConfig
 
 from qstep.objectives.methods import METHODS
+from qstep.objectives.packages import check_deepspeed_stage
 from qstep.objectives.sharding import Sharding
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "accelerate"
@@ -71,3 +72,16 @@ def test_accelerate_takes_the_recipes(file: Path, monkeypatch: pytest.MonkeyPatc
     if settings:
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert Sharding.of(args()) == (Sharding() if settings else None)
+
+
+@pytest.mark.parametrize(
+    ("stage", "tokens", "message"),
+    [
+        (3, None, "ZeRO-3 is not supported: give --fsdp true without DeepSpeed"),
+        (2, 4096, "--max_tokens_per_batch does not work with DeepSpeed: give --gradient_accumulation_steps"),
+    ],
+)
+def test_what_does_not_work_with_deepspeed_is_refused(stage: int, tokens: int | None, message: str) -> None:
+    check_deepspeed_stage(2, None)
+    with pytest.raises(ValueError, match=message):
+        check_deepspeed_stage(stage, tokens)

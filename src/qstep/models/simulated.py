@@ -354,7 +354,7 @@ def _experts(left: Any, right: Any, *_: Any, **__: Any) -> int:
     return 2 * rows * int(right[-1])
 
 
-FLOPS = {
+FLOPS: dict[Any, Callable[..., int]] = {
     _ATTENTION: _attention,
     _ATTENTION_BACKWARD: _attention_backward,
     torch.ops.aten._grouped_mm: _experts,

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from qstep.generation.engine import Temperature
 from qstep.objectives.arguments import EVALUATES, MARKS, follows_evaluation, stops_early
-from qstep.objectives.packages import check_deepspeed, check_reporter
+from qstep.objectives.packages import check_deepspeed, check_deepspeed_stage, check_reporter
 from qstep.objectives.sharding import Sharding
 from qstep.runs.options import (
     CHANGES_NOTHING,
@@ -56,20 +56,23 @@ class EvaluationOptions(Options):
 
 
 @dataclass(kw_only=True)
-class ShardingOptions(TrainingArguments, Options):
-    """Where the weights of a training are.
+class MemoryOptions(TrainingArguments, Options):
+    """What a device holds at a time.
 
     Args:
         fsdp: divides weights, gradients and optimizer states among the processes (FSDP2).
+        max_tokens_per_batch: most tokens that are computed at a time, estimated by a sample of rows. Larger batches are
+            computed in parts, with the same result. A longer group is a part by itself.
     """
 
     GROUP = "model options"
 
     fsdp: bool = False  # type: ignore[assignment]
+    max_tokens_per_batch: Annotated[AtLeast1 | None, CHANGES_NOTHING] = None
 
 
 @dataclass
-class GroupConfig(ShardingOptions, EvaluationOptions):
+class GroupConfig(MemoryOptions, EvaluationOptions):
     """Options of every trainer. Batch sizes count groups of at most `responses_per_prompt` responses to one prompt.
 
     Args:
@@ -81,9 +84,6 @@ class GroupConfig(ShardingOptions, EvaluationOptions):
             responses need it if rewards are above 1, or never 0 or 1.
         responses_per_prompt: most responses in a batch that share one pass over their prompt. Null means all responses
             of the problem.
-        max_tokens_per_batch: most tokens that are computed at a time. A larger batch is computed in parts, and their
-            gradients are added up, so the weights are the same but for rounding. A group with more tokens is a part by
-            itself. Tokens are estimated, by a sample of the rows.
         logging_steps: optimizer steps between two lines of the log. Losses and metrics are averages since the line
             before.
     """
@@ -95,7 +95,6 @@ class GroupConfig(ShardingOptions, EvaluationOptions):
     truncated: Annotated[Truncated, Check(_no_mask)] = "keep"
     right_at: RightAt = None
     responses_per_prompt: AtLeast1 | None = 1
-    max_tokens_per_batch: Annotated[AtLeast1 | None, CHANGES_NOTHING] = None
     logging_steps: float = 10
 
     def __post_init__(self) -> None:
@@ -110,6 +109,8 @@ class GroupConfig(ShardingOptions, EvaluationOptions):
         check_deepspeed(self)
         super().__post_init__()
         check_options(self)
+        if self.deepspeed_plugin is not None:  # also if `accelerate launch` asks for it
+            check_deepspeed_stage(self.deepspeed_plugin.zero_stage, self.max_tokens_per_batch)
         self.sharding()
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError("the run has no steps. Set --max_steps or --num_train_epochs above 0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,7 +59,7 @@ class GroupDataset(Dataset[Item]):
 
     Item i is `{"rows": [Row, ...], "row_index": [int, ...], "where": [str, ...], "weight": 1}`. It holds at most
     `responses_per_prompt` responses of one problem (all of them if None). `row_index` has the rows' numbers in the
-    file, and `where` their names for errors. Item ~i is the same with weight 0. `lengths[i]` estimates its tokens.
+    file, and `where` their names for errors. Item ~i is the same with weight 0. `lengths[i]` is its size.
 
     left_out: the number of rows left out for each reason. truncated: the number of kept rows that were cut off and are
     not right. rows: the numbers of the kept rows, problem by problem.
@@ -73,10 +73,13 @@ class GroupDataset(Dataset[Item]):
         rows: NDArray[np.int64],
         responses_per_prompt: int | None,
         left_out: Counter[str],
+        *,
+        count_tokens: Callable[[Row, str], int] | None = None,
     ) -> None:
         if not len(rows):
             raise ValueError(f"{source}: no row can be used. Left out: {dict(left_out)}")
         self.source, self.index, self.left_out = source, index, left_out
+        self.count_tokens = count_tokens
         self.columns: dict[str, Any] = {}
         problems = index.table["problem"][rows]
         _, first, inverse = np.unique(problems, return_index=True, return_inverse=True)
@@ -95,14 +98,17 @@ class GroupDataset(Dataset[Item]):
         responses = np.where(table["ids"] >= 0, table["ids"], table["response_bytes"] // 4)[self.rows]
         self.lengths = np.add.reduceat(responses, self.starts) + table["prompt_bytes"][self.rows[self.starts]] // 4
 
-    def scale_lengths(self, count_tokens: Callable[[Row, str], int]) -> None:
-        """Makes the lengths agree with the tokens of a few rows, which are counted. A token has about 4 bytes."""
+    @cached_property
+    def tokens(self) -> NDArray[np.int64]:
+        """The tokens of each item: `lengths`, scaled by those of a few rows, which are counted."""
+        if self.count_tokens is None:
+            return self.lengths
         sample = self.rows[:: -(-len(self.rows) // _COUNTED)]
         table = self.index.table[sample]
         responses = np.where(table["ids"] >= 0, table["ids"], table["response_bytes"] // 4)
         estimated = int((responses + table["prompt_bytes"] // 4).sum())
-        counted = sum(count_tokens(self.row(number), self.where(number)) for number in sample.tolist())
-        self.lengths = np.ceil(self.lengths * (counted / max(estimated, 1))).astype(np.int64)
+        counted = sum(self.count_tokens(self.row(number), self.where(number)) for number in sample.tolist())
+        return np.ceil(self.lengths * (counted / max(estimated, 1))).astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -190,10 +196,10 @@ def select_rows(
             raise _too_long(source, index, long, lengths[lengths > config.max_length], config.max_length)
         left_out["longer than max_length"] += len(long)
         kept[long] = False
-    dataset = GroupDataset(source, index, np.flatnonzero(kept), config.responses_per_prompt, +left_out)
-    if tokenizer is not None:
-        dataset.scale_lengths(partial(encode, tokenizer))
-    return dataset
+    count_tokens = None if tokenizer is None else partial(encode, tokenizer)
+    return GroupDataset(
+        source, index, np.flatnonzero(kept), config.responses_per_prompt, +left_out, count_tokens=count_tokens
+    )
 
 
 def _exact_lengths(

@@ -61,13 +61,20 @@ def check_optimizer(option: str, value: Any) -> None:
 
 
 def check_deepspeed(config: Any) -> None:
-    """Raises ValueError if DeepSpeed is asked for and not installed, or with an option that it cannot follow."""
+    """Raises ValueError if DeepSpeed is asked for and not installed."""
     if config.deepspeed:
-        if config.max_tokens_per_batch is not None:
-            raise ValueError(
-                "--max_tokens_per_batch does not work with --deepspeed: give --gradient_accumulation_steps"
-            )
         _check_installed("--deepspeed needs the package deepspeed, which", ("deepspeed",), "deepspeed")
+
+
+def check_deepspeed_stage(stage: int, max_tokens_per_batch: int | None) -> None:
+    """Raises ValueError for what a training with DeepSpeed cannot follow. `stage` is that of ZeRO."""
+    if stage == 3:
+        raise ValueError(
+            "ZeRO-3 is not supported: give --fsdp true without DeepSpeed, which divides weights, gradients and "
+            "optimizer states in the same way"
+        )
+    if max_tokens_per_batch is not None:
+        raise ValueError("--max_tokens_per_batch does not work with DeepSpeed: give --gradient_accumulation_steps")
 
 
 def _check_installed(what: str, modules: tuple[str, ...], package: str) -> None:

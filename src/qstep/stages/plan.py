@@ -98,7 +98,7 @@ def plan(
     accumulation = config.gradient_accumulation_steps
     per_step = config.per_device_train_batch_size * accumulation * devices
     order = StepSampler(
-        dataset.lengths,
+        dataset.lengths if config.max_tokens_per_batch is None else dataset.tokens,
         per_step,
         accumulation=accumulation,
         max_tokens=config.max_tokens_per_batch,

@@ -38,7 +38,7 @@ from qstep.trainers.finite import FiniteWatch
 from qstep.trainers.optimizer import parameter_groups
 from qstep.trainers.reference import add_reference
 from qstep.trainers.sampled import SampledAccuracy
-from qstep.trainers.sharding import gradients_kept, hidden_from_accelerate, load_optimizer, save_optimizer
+from qstep.trainers.sharding import hidden_from_accelerate, load_optimizer, save_optimizer
 
 
 class GroupTrainer(Trainer):
@@ -135,7 +135,7 @@ class GroupTrainer(Trainer):
         accumulation = args.gradient_accumulation_steps if training else 1
         size = self._train_batch_size if training else args.eval_batch_size
         return StepSampler(
-            dataset.lengths,
+            dataset.lengths if args.max_tokens_per_batch is None else dataset.tokens,
             size * accumulation * args.world_size,
             accumulation=accumulation,
             max_tokens=args.max_tokens_per_batch,
@@ -199,7 +199,7 @@ class GroupTrainer(Trainer):
         *parts, last = inputs
         loss = torch.zeros((), device=self.args.device)
         for part in parts:
-            with gradients_kept(self, model) if self.accelerator.sync_gradients else nullcontext():
+            with self.accelerator.no_sync(model):
                 loss += super().training_step(model, part, num_items_in_batch)
         loss += super().training_step(model, last, num_items_in_batch)
         if self.accelerator.sync_gradients:
@@ -319,7 +319,8 @@ class GroupTrainer(Trainer):
             load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
 
     def _defer_fsdp_gradient_reduction(self) -> Any:
-        return gradients_kept(self, self.bare_model)
+        """Divides the gradients of every backward pass. Kept until the end of the step, they would be complete."""
+        return nullcontext()
 
     def _track_num_input_tokens(self, inputs: list[Any]) -> None:
         for part in inputs:

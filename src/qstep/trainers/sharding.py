@@ -9,10 +9,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
@@ -20,9 +18,6 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from qstep.models.sharding import share_of, whole_state
 from qstep.objectives.sharding import USE_FSDP
 from qstep.processes import here
-
-if TYPE_CHECKING:
-    from qstep.trainers.group_trainer import GroupTrainer
 
 
 def save_optimizer(optimizer: Optimizer, schedule: LRScheduler, folder: Path) -> None:
@@ -56,18 +51,3 @@ def hidden_from_accelerate() -> Iterator[None]:
     finally:
         if launched is not None:
             os.environ[USE_FSDP] = launched
-
-
-@contextmanager
-def gradients_kept(trainer: GroupTrainer, model: nn.Module) -> Iterator[None]:
-    """Leaves the gradients of a backward pass on its process. The last pass of a step adds up those of all."""
-    if trainer.sharding is None:
-        with trainer.accelerator.no_sync(model):
-            yield
-        return
-    sharded: Any = trainer.bare_model
-    sharded.set_requires_gradient_sync(False)
-    try:
-        yield
-    finally:
-        sharded.set_requires_gradient_sync(True)
