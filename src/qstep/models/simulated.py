@@ -41,7 +41,7 @@ from qstep.models.sharding import decoder_layers
 _BITS_4 = 0.516
 """Bytes of a weight in NF4, with its double-quantized scales."""
 
-_COLLECTED_EVERY = 50
+_COLLECTED_EVERY = 400
 """Operations between two collections of garbage."""
 
 
