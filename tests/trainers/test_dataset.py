@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,16 @@ def test_ids_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
 def test_lengths_are_those_of_prompt_and_responses(tmp_path: Path) -> None:
     rows = [{"prompt": "a" * 40, "completion": "b" * n} for n in (40, 80)]
     assert np.array_equal(rows_of(tmp_path / "rows.jsonl", rows, responses_per_prompt=2).lengths, [40])
+
+
+def test_tokens_are_estimated_by_rows_that_are_counted(tmp_path: Path) -> None:
+    """One row is its own sample, so its tokens are exact. Two alike in an item share their prompt."""
+    row = {"prompt": "a" * 40, "completion": "b" * 40}
+    alone, two = (rows_of(tmp_path / f"{n}.jsonl", [row] * n, responses_per_prompt=2) for n in (1, 2))
+    assert alone.count_tokens is not None
+    exact = alone.count_tokens(row, "")
+    assert alone.tokens.tolist() == [exact] and exact > alone.lengths[0]
+    assert two.tokens.tolist() == [math.ceil(1.5 * exact)]
 
 
 def test_a_length_is_that_of_the_row_it_was_measured_on(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def hidden_states(trunk: nn.Module, batch: Batch) -> Float[Tensor, "L D"]:
 
 
 def states_of(trunk: nn.Module, ids: Int[Tensor, " L"], packing: Packing) -> Float[Tensor, "L D"]:
-    """`hidden_states` of token ids, of which `packing` has the segments."""
+    """`hidden_states` of token ids, whose segments `packing` has."""
     check_rope(packing.longest, cast("Any", trunk).rope_limit)
     try:
         if not is_packed(trunk):

@@ -94,9 +94,8 @@ class GroupDataset(Dataset[Item]):
         within = np.arange(chunks.sum()) - np.repeat(np.cumsum(chunks) - chunks, chunks)
         self.starts = np.repeat(begins, chunks) + within * most
         self.ends = np.minimum(self.starts + most, np.repeat(begins + sizes, chunks))
-        table = index.table
-        responses = np.where(table["ids"] >= 0, table["ids"], table["response_bytes"] // 4)[self.rows]
-        self.lengths = np.add.reduceat(responses, self.starts) + table["prompt_bytes"][self.rows[self.starts]] // 4
+        prompts, responses = _sizes(index.table[self.rows])
+        self.lengths = np.add.reduceat(responses, self.starts) + prompts[self.starts]
 
     @cached_property
     def tokens(self) -> NDArray[np.int64]:
@@ -104,11 +103,9 @@ class GroupDataset(Dataset[Item]):
         if self.count_tokens is None:
             return self.lengths
         sample = self.rows[:: -(-len(self.rows) // _COUNTED)]
-        table = self.index.table[sample]
-        responses = np.where(table["ids"] >= 0, table["ids"], table["response_bytes"] // 4)
-        estimated = int((responses + table["prompt_bytes"] // 4).sum())
+        sizes = sum(int(part.sum()) for part in _sizes(self.index.table[sample]))
         counted = sum(self.count_tokens(self.row(number), self.where(number)) for number in sample.tolist())
-        return np.ceil(self.lengths * (counted / max(estimated, 1))).astype(np.int64)
+        return np.ceil(self.lengths * (counted / max(sizes, 1))).astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -140,6 +137,11 @@ class GroupDataset(Dataset[Item]):
     def where(self, number: int) -> str:
         """How an error names a row."""
         return self.source.at(self.index.line(number)) if self.source.argument else self.index.where(number)
+
+
+def _sizes(table: NDArray[np.void]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The sizes of each row's prompt and response: its tokens if they are stored, else a quarter of its bytes."""
+    return table["prompt_bytes"] // 4, np.where(table["ids"] >= 0, table["ids"], table["response_bytes"] // 4)
 
 
 def select_rows(

@@ -28,7 +28,7 @@ def evaluate_all(trainer: GroupTrainer, dataloader: DataLoader, prefix: str) -> 
     begin_step(trainer, model, _batches(dataloader))
     for part in chain.from_iterable(_batches(dataloader)):
         inputs: Any = trainer._prepare_inputs(part)
-        with torch.no_grad(), trainer.compute_loss_context_manager():
+        with torch.no_grad():
             losses = trainer.losses(model, inputs).masked_fill(inputs["row_weight"] == 0, 0.0)
         trainer.averages.add("loss", losses, int(trainer.count_items(inputs)))
         trainer.control = trainer.callback_handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
