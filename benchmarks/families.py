@@ -55,10 +55,13 @@ _QUIET = "--logging_steps 1 --use_cpu true --report_to none --disable_tqdm true"
 
 @dataclass(frozen=True)
 class Found:
-    """What was found of a family. reason: why it is padded. difference: the greatest, of log-probs and gradients."""
+    """What was found of a family.
+
+    batches: how it is computed. reason: why it is padded. difference: the greatest, of log-probs and gradients.
+    """
 
     family: str
-    packed: bool
+    batches: str
     reason: str
     difference: float
 
@@ -87,7 +90,8 @@ def differences(family: str) -> Found:
         if own.grad is not None and other.grad is not None:
             found.append(float((own.grad - other.grad).norm()) / largest)
     reason = told[0].partition(": ")[2] if told else ""
-    return Found(family, is_packed(policy.trunk), reason, max(found))
+    padded = "padded, prompts once" if policy.trunk.shares_prompts else "padded"
+    return Found(family, "packed" if is_packed(policy.trunk) else padded, reason, max(found))
 
 
 def call(command: str) -> None:
@@ -139,8 +143,7 @@ def table(families: Iterable[str]) -> str:
         found = differences(family)
         with tempfile.TemporaryDirectory() as folder:
             use(family, Path(folder))
-        batches = "packed" if found.packed else "padded"
-        lines.append(f"| `{family}` | {batches} | {found.difference:.0e} | {found.reason} |")
+        lines.append(f"| `{family}` | {found.batches} | {found.difference:.0e} | {found.reason} |")
         print(lines[-1], flush=True)
     return "\n".join(lines) + "\n"
 

@@ -57,6 +57,13 @@ Aggregation = Literal["min", "last", "mean", "product"]
 RolloutMethod = Literal["monte_carlo", "binary_search", "adaptive"]
 """How the steps of responses are labelled by rollouts of a model."""
 
+Pairs = Literal["all", "one", "best_worst"]
+"""The pairs of a problem's responses. `all`: every pair with different rewards. `one`: one of these, drawn by the seed.
+`best_worst`: the first response in the file with the highest reward, and the first with the lowest."""
+
+TRLFormat = Literal["preference", "unpaired", "prompt-completion", "stepwise"]
+"""A dataset format of TRL."""
+
 Row = dict[str, Any]
 """One row of a JSONL file."""
 

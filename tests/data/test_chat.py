@@ -23,7 +23,8 @@ from qstep.data import (
     split_steps,
     text_offsets,
 )
-from qstep.data.chat import end_of_turn, ending, with_chat
+from qstep.data.chat import end_of_turn, ending
+from qstep.data.chat_settings import read_template, with_chat
 from qstep.data.rows import check_row
 from qstep.models.scorer import StepContract, encode_steps
 from qstep.scoring.policies import Policy
@@ -105,6 +106,40 @@ def test_arguments_of_the_template_are_kept_with_the_weights(tmp_path: Path) -> 
     assert not plain.decode(encode_prompt(plain, PROMPT)).endswith("\n\n")
     with pytest.raises(ValueError, match=r"--chat_template_kwargs.thinking: .* does not read it"):
         with_chat(plain, {"thinking": False}, None)
+
+
+def test_another_template_is_kept_with_the_weights(tmp_path: Path) -> None:
+    """It is of a file, or of another model. Arguments are those of the new template."""
+    file, folder = tmp_path / "chat.jinja", tmp_path / "model"
+    file.write_text(SWITCH, encoding="utf-8")
+    tokenizer(SWITCH).save_pretrained(folder)
+    expected = encode_prompt(with_chat(tokenizer(SWITCH), {"enable_thinking": False}, None), PROMPT)
+    for own in (None, OPENS):
+        for source in (file, folder):
+            plain = tokenizer(own)
+            made = with_chat(plain, {"enable_thinking": False}, None, read_template(str(source)))
+            made.save_pretrained(tmp_path / "trained")
+            assert encode_prompt(AutoTokenizer.from_pretrained(tmp_path / "trained"), PROMPT) == expected
+            assert plain.chat_template == own
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{% for m in messages %}\n{{ m.content }", r"chat.jinja:2: this is no chat template"),
+        ("What is 2 + 2?", "this is no chat template, because it does not read `messages`"),
+        (None, "chat.jinja is neither a file nor a model"),
+    ],
+)
+def test_what_is_no_template_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    file = tmp_path / "chat.jinja"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_template(str(file))
+    tokenizer(None).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="model: this model has no chat template"):
+        read_template(str(tmp_path / "model"))
 
 
 def test_the_newest_argument_counts_and_named_templates_stay() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import AddedToken, pre_tokenizers
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from byte_tokenizer import byte_tokenizer
 from pages import commands
@@ -80,6 +80,7 @@ def test_every_command_of_the_page_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_model(Path("model"))
+    Path("chat.jinja").write_text(TEMPLATE.replace("<|im_start|>", "<|im_end|>"))
     write_jsonl(Path("problems.jsonl"), [{"problem": f"What is {a} + {a}?", "answer": str(2 * a)} for a in range(2)])
     for line in commands("docs/traces.md"):
         for old, new in SMALLER.items():
@@ -90,6 +91,8 @@ def test_every_command_of_the_page_runs(
             shutil.move("samples.jsonl", "sampled.jsonl")
             write_jsonl(Path("samples.jsonl"), responses())
     assert "responses to conversations end with '<|im_end|>'" in caplog.text
+
+    assert "<|im_start|>" not in AutoTokenizer.from_pretrained("runs/chat").chat_template
 
     graded = list(read_rows(Path("graded.jsonl")))
     assert [row["verdict"] for row in graded] == ["right", "wrong", "wrong", "wrong"] * 4

@@ -15,7 +15,8 @@ from byte_tokenizer import byte_tokenizer
 from fake_server import serving
 from qstep.calls import Server
 from qstep.data import write_jsonl
-from qstep.data.chat import ending, say_ending, with_chat
+from qstep.data.chat import ending, say_ending
+from qstep.data.chat_settings import with_chat
 from qstep.generation import HFEngine, HTTPEngine, Request, SamplingSettings
 from qstep.models.inference import load_for_sampling
 from qstep.objectives import METHODS

@@ -25,6 +25,8 @@ from qstep.models.packing import Packing, trunk_of
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [3]]
 RESPONSES = [[[1, 2, 3, 4], [5, 6]], [[7], [8, 9, 10], [2] * 6], [[5]]]
 WEIGHTS = torch.arange(1.0, 7.0)
+EXPERTS = ("qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3", "glm4_moe", "qwen3_next")
+"""Families whose layers of experts cannot be computed in fp64."""
 
 
 def options(folder: Path, **others: object) -> ModelOptions:
@@ -46,8 +48,12 @@ def alone(model: nn.Module) -> list[torch.Tensor]:
 @pytest.mark.parametrize("family", [*FAMILIES, *PADDED])
 @pytest.mark.parametrize("kept", ["everything", "products", "nothing"])
 def test_logps_and_gradients_are_those_of_each_sequence_alone(family: str, kept: str) -> None:
-    """Within 1e-5 relative for every parameter, in fp32, whatever is kept of a layer for the backward pass."""
-    plain, packed = tiny(family), PolicyModel(tiny(family))
+    """Within 1e-5 relative for every parameter, whatever is kept of a layer for the backward pass.
+
+    In fp64: Gemma 4's gradients in fp32 are up to 1.2e-5 from its own in fp64.
+    """
+    dtype = torch.float32 if family in EXPERTS else torch.float64
+    plain, packed = tiny(family).to(dtype), PolicyModel(tiny(family).to(dtype))
     expected = alone(plain)
     sum(w * row.sum() for w, row in zip(WEIGHTS, expected, strict=True)).backward()
     packed.train()
@@ -83,7 +89,11 @@ def test_every_family_scores_and_its_scorer_is_a_token_classifier(family: str, t
     own = [head(states[0][1]), head(states[0][3]), head(states[1][1]), torch.zeros(1)]
     torch.testing.assert_close(q_values, torch.stack(own).view(2, 2), rtol=1e-4, atol=1e-5)
     with_contract(scorer).save(tmp_path / "scorer")
-    assert torch.equal(ScorerModel.load(tmp_path / "scorer").eval()(batch), q_values)
+    loaded = ScorerModel.load(tmp_path / "scorer").eval()
+    for name, weight in scorer.state_dict().items():
+        assert torch.equal(weight, loaded.state_dict()[name]), name
+    # Equal weights at other addresses: a product of experts may differ in the last bit.
+    torch.testing.assert_close(loaded(batch), q_values, rtol=1e-6, atol=1e-7)
 
 
 def test_logits_that_are_bent_in_an_unknown_way_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

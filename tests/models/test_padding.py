@@ -34,6 +34,15 @@ def agrees(model: PreTrainedModel, plain: PreTrainedModel) -> None:
         torch.testing.assert_close(row[: len(ids)], own, rtol=1e-4, atol=1e-5)
 
 
+def shapes(model: PolicyModel) -> list[tuple[int, ...]]:
+    """The rows and tokens of each call of the model, as they are made."""
+    found: list[tuple[int, ...]] = []
+    model.trunk.register_forward_pre_hook(
+        lambda module, args, kwargs: found.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    return found
+
+
 @pytest.mark.parametrize("family", [*FAMILIES, *PADDED])
 def test_a_family_that_cannot_be_packed_is_padded_and_one_sentence_says_so(
     family: str, caplog: pytest.LogCaptureFixture
@@ -48,22 +57,50 @@ def test_a_family_that_cannot_be_packed_is_padded_and_one_sentence_says_so(
 
 
 def test_a_prompt_without_responses_has_its_states_and_rows_go_by_length() -> None:
-    model, widths = PolicyModel(tiny("mamba")), []
-    model.trunk.register_forward_pre_hook(
-        lambda module, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
+    model = PolicyModel(tiny("mamba"))
+    calls = shapes(model)
     agrees(model.pretrained, tiny("mamba"))
-    assert widths == [(1, 23), (2, 12), (1, 7), (1, 5), (2, 2)]
+    assert calls == [(1, 23), (2, 12), (1, 7), (1, 5), (2, 2)]
 
 
 def test_sharded_weights_are_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(padding, "is_sharded", lambda trunk: True)
-    model, widths = PolicyModel(tiny("mamba")), []
-    model.trunk.register_forward_pre_hook(
-        lambda module, args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
+    model = PolicyModel(tiny("mamba"))
+    calls = shapes(model)
     agrees(model.pretrained, tiny("mamba"))
-    assert widths == [(7, 23)]
+    assert calls == [(7, 23)]
+
+
+@pytest.mark.parametrize("family", ["stablelm", "bloom"])
+def test_a_prompt_is_computed_once_where_the_cache_has_all_of_it(family: str) -> None:
+    """Its gradient is that of a copy before each response. With too little to save, copies go with all other rows."""
+    prompt, responses = [1, 2, 3, 4, 5, 6], [[1, 2, 3, 4, 5, 6, 7, 8], [5, 6], [7]]
+    batch = collate_groups([prompt, [8]], [responses, [[9, 10]]])
+    gradients = []
+    for shares in (True, False):
+        model = PolicyModel(tiny(family)).train()
+        assert model.trunk.shares_prompts
+        model.trunk.shares_prompts = shares
+        calls = shapes(model)
+        logps = model(batch)
+        logps.sum().backward()
+        gradients.append([logps.detach(), *(parameter.grad for parameter in model.parameters())])
+        assert calls == ([(1, 6), (1, 8), (1, 2), (1, 1), (1, 3)] if shares else [(1, 14), (2, 8), (1, 3)])
+    for shared, copied in zip(*gradients, strict=True):
+        torch.testing.assert_close(shared, copied, rtol=1e-4, atol=1e-5)
+
+
+def test_recomputed_activations_keep_no_cache() -> None:
+    model = PolicyModel(tiny("stablelm")).train()
+    model.activation_checkpointing_enable()
+    calls = shapes(model)
+    model(collate_groups([[1, 2, 3, 4]], [[[5, 6], [7, 8], [9, 10]]]))
+    assert calls == [(3, 6)]
+
+
+@pytest.mark.parametrize("family", [*PADDED])
+def test_states_and_windows_are_not_shared(family: str) -> None:
+    assert PolicyModel(tiny(family)).trunk.shares_prompts == (family in ("stablelm", "bloom"))
 
 
 @pytest.mark.parametrize("family", ["lfm2", "falcon_h1", "qwen3_5_text", "mamba2"])

@@ -13,6 +13,7 @@ import pytest
 from transformers import TrainingArguments
 
 import qstep
+from qstep.models.loading import ModelOptions
 from qstep.runs.options import (
     CHANGES_NOTHING,
     GIVEN,
@@ -107,6 +108,17 @@ def test_the_settings_are_the_options_that_change_something() -> None:
     }
     assert settings_of(Toy(way="c")).items() >= {"pace": 1, "scale": 2}.items() and settings_of(Toy())["url"] is None
     assert not changes_nothing(Toy(), "source"), "a recipe's key has it"
+
+
+def test_the_settings_have_the_content_of_a_chat_template(tmp_path: Path) -> None:
+    """Without the option they have no entry, so that files of earlier versions are resumed."""
+    file = tmp_path / "chat.jinja"
+    found = []
+    for text in ("{{ messages }}", "{{ messages }}.", "{{ messages }}"):
+        file.write_text(text, encoding="utf-8")
+        found.append(settings_of(ModelOptions(model_name_or_path="model", chat_template_path=str(file))))
+    assert found[0] == found[2] != found[1]
+    assert found[0].keys() - settings_of(ModelOptions(model_name_or_path="model")).keys() == {"chat_template_path"}
 
 
 def test_the_settings_of_a_part_are_those_of_its_fields() -> None:

@@ -1,21 +1,17 @@
-"""What a tokenizer's chat template does to conversations: the thinking it opens, and the token that ends a turn.
-
-Settings of a user are written into the template as variables, `{% set enable_thinking = false %}`. So they are saved
-with the weights, and every later command follows them.
-"""
+"""What a tokenizer's chat template does to conversations: the thinking it opens, and the token that ends a turn."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from qstep.data.chat_settings import END_OF_TURN
 from qstep.grading.thinking import MARKS, opened_by, opened_first
 from qstep.types import Message, Prompt
 
@@ -28,7 +24,6 @@ PROMPT_DATE = date(2024, 7, 26)
 """The date that chat templates see, so that prompts do not change from day to day. It is Llama 3.1's default."""
 
 _CODES = (*"YymdBbAajHIMSpDFTx", "-d", "-m", "-H", "-I")
-_END = "qstep_end_of_turn"
 _IN_BRACKETS = re.compile(r"<\S+>|\[\S+\]|\|\S+\|")
 _ANSWER = "An answer, and no more."
 
@@ -55,7 +50,7 @@ def rendered(
     if tokenizer.chat_template is None:
         raise ValueError(
             "the prompt is a conversation, but the tokenizer has no chat template. Give the question as a string "
-            "(--conversational false), or use a model that has one"
+            "(--conversational false), or give one with --chat_template_path"
         )
     tools = messages[0].get("tools")
     template = undated(tokenizer.get_chat_template(tools=tools))
@@ -69,60 +64,6 @@ def rendered(
         return_dict=False,
         **({"tools": tools} if tools else {}),
     )
-
-
-def with_chat(
-    tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any] | None, end_of_turn: str | None
-) -> PreTrainedTokenizerBase:
-    """A tokenizer whose chat template has these arguments, and names the token that ends an assistant's turn.
-
-    Raises ValueError if there is no template, if it does not read an argument, or if the token is not in the
-    vocabulary.
-    """
-    if not template_kwargs and end_of_turn is None:
-        return tokenizer
-    option = "--chat_template_kwargs" if template_kwargs else "--end_of_turn"
-    if tokenizer.chat_template is None:
-        raise ValueError(f"{option} is given, but the tokenizer has no chat template. Remove it")
-    held: Any = tokenizer.chat_template
-    read = _names_read("".join(held.values()) if isinstance(held, dict) else held)
-    for name in template_kwargs or {}:
-        if name not in read - {*_GIVEN, *tokenizer.special_tokens_map}:
-            raise ValueError(f"--chat_template_kwargs.{name}: this model's chat template does not read it. Remove it")
-    if end_of_turn is not None and end_of_turn not in tokenizer.get_vocab():
-        raise ValueError(f"--end_of_turn {end_of_turn!r} is not a token of this model's vocabulary")
-    settings = "" if end_of_turn is None else f"{{% set {_END} = {_literal(end_of_turn)} %}}"
-    for name, value in (template_kwargs or {}).items():  # the first of several settings counts, and it is the newest
-        settings += f"{{% if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}"
-    changed = copy(tokenizer)
-    changed.chat_template = (
-        {name: settings + one for name, one in held.items()} if isinstance(held, dict) else settings + held
-    )
-    return changed
-
-
-_GIVEN = (
-    *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message"),
-    *("strftime_now", "raise_exception"),
-)
-"""The names that every template is given."""
-
-
-def _names_read(template: str) -> set[str]:
-    """The names that a template takes from its caller."""
-    from jinja2 import Environment, meta
-
-    plain = re.sub(r"{%-?\s*(?:end)?generation\s*-?%}", "", template)  # a tag of transformers alone
-    return meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain))
-
-
-def _literal(value: Any) -> str:
-    """A value as Jinja writes it. Its literals are JSON's, but for null and for what looks like Jinja in a string."""
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("{", r"\u007b").replace("}", r"\u007d")
-    if isinstance(value, bool | int | float) and value == value and abs(value) != float("inf"):
-        return json.dumps(value)
-    raise ValueError(f"--chat_template_kwargs takes texts, numbers, true and false, not {value!r}")
 
 
 _known: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
@@ -162,7 +103,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     template = tokenizer.get_chat_template()
-    if named := re.search(rf"{{% set {_END} = (\".*?\") %}}", template):
+    if named := re.search(rf"{{% set {END_OF_TURN} = (\".*?\") %}}", template):
         return int(tokenizer.get_vocab()[json.loads(named[1])])
     import jinja2
 

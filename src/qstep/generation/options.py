@@ -184,6 +184,7 @@ class EngineOptions(HFOptions, VLLMOptions, HTTPOptions):
         "dtype": ReadIf(engine=("hf", "vllm")),
         "request_timeout_s": ReadIf(engine="http"),
         "retries": ReadIf(engine="http"),
+        "chat_template_path": ReadIf(model_name_or_path=GIVEN),
         "chat_template_kwargs": ReadIf(model_name_or_path=GIVEN),
         "end_of_turn": ReadIf(model_name_or_path=GIVEN),
     }

@@ -16,6 +16,7 @@ from qstep.models.attention import NotPassedOn, packed_attention
 from qstep.models.four_bits import keep_layout
 from qstep.models.logps import finished_logits
 from qstep.models.packing import PACKED_ATTENTION, Batch, collate_groups, hidden_states, is_packed, moved, trunk_of
+from qstep.models.padding import caches_attention_only
 from qstep.models.rope import rope_limit
 
 _log = logging.getLogger(__name__)
@@ -23,6 +24,9 @@ _log = logging.getLogger(__name__)
 _TOKENS = range(11, 18)
 _WINDOW = 3
 """A window in which a token does not see all of the probe."""
+
+_NO_ROOM = (torch.OutOfMemoryError, torch.AcceleratorError)
+"""What the device reports. It says nothing about the model's layers."""
 
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 
@@ -47,6 +51,7 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
     marked.unpacked_attention = model.config._attn_implementation
     trunk: Any = trunk_of(model)
     trunk.rope_limit = rope_limit(model)
+    trunk.shares_prompts = False
     training = model.training
     model.eval()
     try:
@@ -59,6 +64,7 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
             reason = probe.unlike_by_design() or probe.unlike_packed()
         if reason is not None:
             model.set_attn_implementation(marked.unpacked_attention)
+            trunk.shares_prompts = caches_attention_only(model.config) and probe.continues_cache()
             _log.warning(
                 "%s is computed in padded batches, which is slower than packed ones and gives the same numbers: %s",
                 model.config.model_type,
@@ -125,7 +131,7 @@ class _Probe:
             other = self._packed([self.responses[0][::-1], self.responses[1]])
         except NotPassedOn:
             return "its attention cannot be replaced"
-        except (torch.OutOfMemoryError, torch.AcceleratorError):
+        except _NO_ROOM:
             raise
         except (RuntimeError, TypeError) as error:  # layers that compute something else than attention
             return f"its layers fail on packed ones ({type(error).__name__}: {str(error).splitlines()[0]})"
@@ -135,6 +141,21 @@ class _Probe:
         if not all(_alike(*pair, self.tolerance) for pair in pairs):
             return "its states are others in a packed batch"
         return None
+
+    def continues_cache(self) -> bool:
+        """Whether responses that continue the cache of their prompt have the results of each response alone."""
+        if self.model.device.type == "meta":
+            return True
+        trunk: Any = self.trunk
+        trunk.shares_prompts = True
+        expected = [self._alone(self.prompt + response) for response in self.responses]
+        try:
+            pairs = zip(expected, self._packed(self.responses), strict=True)
+        except _NO_ROOM:
+            raise
+        except (AttributeError, RuntimeError, TypeError):  # layers without such a cache
+            return False
+        return all(_alike(*pair, self.tolerance) for pair in pairs)
 
     def _alone(self, ids: list[int]) -> Tensor:
         inputs = torch.tensor([ids], device=self.model.device)

@@ -7,11 +7,15 @@ states are those of each row alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from copy import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import Cache, PreTrainedConfig
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from qstep.models.sharding import is_sharded
 
@@ -21,43 +25,109 @@ if TYPE_CHECKING:
 _LEAST_SHARE = 0.75
 """A row that is shorter than this share of the longest of its call begins another call of the model."""
 
+_LEAST_SAVED = 0.25
+"""A prompt is computed once for all its responses if this saves at least this share of the group's tokens."""
+
 
 def padded_hidden(trunk: nn.Module, ids: Int[Tensor, " L"], packing: Packing) -> Float[Tensor, "L D"]:
     """The last hidden state of every token of a batch, in the order of the packed row.
 
-    A prompt is computed once for each of its responses. Its states are those of the first. Rows of similar length are
-    computed together, or all of them if the model's weights are sharded: then each process has to call it as often.
+    Rows of similar length are computed together. A prompt is computed once for its responses where the model's cache
+    allows it, else with each of them; then its states are those with the first. Sharded weights allow one call only,
+    since each process has to call the model as often.
     """
-    rows, read = _rows(packing)
-    states: Tensor | None = None
-    for chosen in [[*range(len(rows))]] if is_sharded(trunk) else _alike([*map(len, rows)]):
-        width = max(len(rows[row]) for row in chosen)
-        places = torch.zeros(len(chosen), width, dtype=torch.long)
-        for line, row in enumerate(chosen):
-            places[line, : len(rows[row])] = rows[row]
-        found = trunk(input_ids=ids[places.to(ids.device)], use_cache=False).last_hidden_state
-        if states is None:
-            states = found.new_zeros(len(ids), found.shape[-1])
-        lines = torch.cat([line * width + read[row] for line, row in enumerate(chosen)]).to(ids.device)
-        into = torch.cat([rows[row][read[row]] for row in chosen]).to(ids.device)
-        states = states.index_copy(0, into, found.flatten(0, 1).index_select(0, lines))
-    assert states is not None, "a batch has at least one prompt"
-    return states
-
-
-def _rows(packing: Packing) -> tuple[list[Tensor], list[Tensor]]:
-    """The places of each row's tokens in the packed row, and which of a row's states are read."""
     own = torch.arange(sum(packing.lengths)).split(packing.lengths)
-    alone = {*range(len(own))} - {prompt for at, prompt in enumerate(packing.prompt_of) if at != prompt}
-    rows, read, taken = [], [], set[int]()
-    for at, prompt in enumerate(packing.prompt_of):
-        if at == prompt and at not in alone:
-            continue  # it is computed with its responses
-        row = own[at] if at == prompt else torch.cat([own[prompt], own[at]])
-        rows.append(row)
-        read.append(torch.arange(0 if prompt not in taken else len(own[prompt]), len(row)))
-        taken.add(prompt)
-    return rows, read
+    found = _States(trunk, ids)
+    rows: list[_Row] = []
+    for prompt, responses in _groups(packing.prompt_of).items():
+        length = len(own[prompt])
+        if responses and _shares(trunk, length, [packing.lengths[response] for response in responses]):
+            cache = found.of_prompt(own[prompt])
+            found.of_rows([_Row(own[response]) for response in responses], cache)
+        elif responses:
+            texts = [torch.cat([own[prompt], own[response]]) for response in responses]
+            rows += [_Row(text, 0 if number == 0 else length) for number, text in enumerate(texts)]
+        else:
+            rows.append(_Row(own[prompt]))
+    if rows:
+        found.of_rows(rows)
+    return found.in_order()
+
+
+def caches_attention_only(config: PreTrainedConfig) -> bool:
+    """Whether a model's cache has the keys and values of all tokens, and nothing else."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The places of a row's tokens in the packed row, and the first of them whose state is read."""
+
+    places: Int[Tensor, " T"]
+    first: int = 0
+
+
+@dataclass
+class _States:
+    """The states that were computed so far, and their places in the packed row."""
+
+    trunk: nn.Module
+    ids: Int[Tensor, " L"]
+    states: list[Float[Tensor, "T D"]] = field(default_factory=list)
+    places: list[Int[Tensor, " T"]] = field(default_factory=list)
+
+    def of_prompt(self, places: Int[Tensor, " T"]) -> Cache:
+        """Computes a prompt, and returns the cache with which its responses continue."""
+        output = self.trunk(input_ids=self.ids[places.to(self.ids.device)][None], use_cache=True)
+        self.states.append(output.last_hidden_state[0])
+        self.places.append(places)
+        cache: Cache = output.past_key_values
+        return cache
+
+    def of_rows(self, rows: Sequence[_Row], cache: Cache | None = None) -> None:
+        """Computes rows, which continue the prompt in `cache` if there is one."""
+        device = self.ids.device
+        lengths = [len(row.places) for row in rows]
+        for chosen in [[*range(len(rows))]] if is_sharded(self.trunk) else _alike(lengths):
+            width = max(lengths[row] for row in chosen)
+            padded = torch.zeros(len(chosen), width, dtype=torch.long)
+            for line, row in enumerate(chosen):
+                padded[line, : lengths[row]] = rows[row].places
+            past = {"use_cache": False} if cache is None else {"past_key_values": _repeated(cache, len(chosen))}
+            output = self.trunk(input_ids=self.ids[padded.to(device)], **past)
+            read = [torch.arange(rows[row].first, lengths[row]) for row in chosen]
+            lines = torch.cat([line * width + columns for line, columns in enumerate(read)])
+            self.states.append(output.last_hidden_state.flatten(0, 1).index_select(0, lines.to(device)))
+            self.places += [rows[row].places[columns] for row, columns in zip(chosen, read, strict=True)]
+
+    def in_order(self) -> Float[Tensor, "L D"]:
+        order = torch.cat(self.places).argsort()
+        return torch.cat(self.states).index_select(0, order.to(self.ids.device))
+
+
+def _groups(prompt_of: Sequence[int]) -> dict[int, list[int]]:
+    """The segments of the responses to each prompt's segment."""
+    groups: dict[int, list[int]] = {}
+    for at, prompt in enumerate(prompt_of):
+        responses = groups.setdefault(prompt, [])
+        if at != prompt:
+            responses.append(at)
+    return groups
+
+
+def _shares(trunk: Any, prompt: int, responses: Sequence[int]) -> bool:
+    """Whether a prompt of this length is computed once for responses of these lengths."""
+    saved, tokens = prompt * (len(responses) - 1), prompt * len(responses) + sum(responses)
+    without_cache = is_sharded(trunk) or (trunk.training and trunk.is_activation_checkpointing)
+    return trunk.shares_prompts and not without_cache and saved >= _LEAST_SAVED * tokens
+
+
+def _repeated(cache: Cache, times: int) -> Cache:
+    """A copy of the cache of one row for several rows."""
+    made = copy(cache)
+    made.layers = [copy(layer) for layer in cache.layers]
+    made.batch_repeat_interleave(times)
+    return made
 
 
 def _alike(lengths: Sequence[int]) -> Iterator[list[int]]:

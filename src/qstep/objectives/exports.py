@@ -20,11 +20,11 @@ from qstep.objectives.graded import ungraded
 from qstep.objectives.kto import unjudged
 from qstep.objectives.labels import hard_labels
 from qstep.objectives.likelihood import not_right
-from qstep.objectives.pairs import Pairs, only_in_pairs, pairs_by_problem
+from qstep.objectives.pairs import only_in_pairs, pairs_by_problem
 from qstep.objectives.responses import encode_row, policy_rows
 from qstep.objectives.source import RowsFile
 from qstep.objectives.steps import StepSelection, stepwise_rows, without_labels
-from qstep.types import ABSENT, Message, Prompt, Row
+from qstep.types import ABSENT, Message, Pairs, Prompt, Row, TRLFormat
 
 _KEPT_ROWS = 4096
 """How many rows are kept in memory. Those of one problem are read together."""
@@ -34,7 +34,7 @@ class ExportOptions(StepSelection, Protocol):
     """The options that decide which examples there are, and how they are written."""
 
     @property
-    def format(self) -> Literal["preference", "unpaired", "prompt-completion", "stepwise"]: ...
+    def format(self) -> TRLFormat: ...
     @property
     def pairs(self) -> Pairs: ...
     @property

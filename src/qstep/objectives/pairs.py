@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qstep.objectives.dataset import GroupDataset
-
-Pairs = Literal["all", "one", "best_worst"]
-"""`all`: every pair with different rewards. `one`: one of these, drawn by the seed. `best_worst`: the first response
-in the file with the highest reward, and the first with the lowest."""
+from qstep.types import Pairs
 
 
 class ProblemPairs(NamedTuple):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.data import check_separator, is_users_splitter, joined, rows_fingerprint, splitter_version
 from qstep.runs.fingerprints import model_fingerprint, remembered_fingerprint
-from qstep.runs.options import CHANGES_NOTHING, Bounds, Check, InSettings, Options, Reads, Written
+from qstep.runs.options import CHANGES_NOTHING, Bounds, Check, InSettings, NotInSettings, Options, Reads, Written
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
@@ -64,6 +64,20 @@ StepSeparator = Annotated[str, Check(check_separator), InSettings(splitter_versi
 """The string between steps, or the name of a splitter that cuts responses into steps."""
 
 
+def _has_template(config: Any) -> bool:
+    return config.chat_template_path is not None
+
+
+def _template_version(value: str) -> str:
+    """The fingerprint of a template's file or of a model's folder; a Hub id is its own."""
+    return next((fingerprint for _, fingerprint in path_inputs("chat_template_path", value)), value)
+
+
+# Settings have no entry without it, so that files of earlier versions are resumed.
+ChatTemplate = Annotated[str, Reads(path_inputs), InSettings(_template_version), NotInSettings(unless=_has_template)]
+"""A file with a chat template, or a model that has one."""
+
+
 RightAt = Annotated[float | None, Bounds(least=-1e9, most=1e9)]
 """The reward from which a response without a label is right; 1 if None."""
 
@@ -73,24 +87,29 @@ class ChatOptions(Options):
     """How conversations become text.
 
     Args:
-        chat_template_kwargs: arguments of the model's chat template, such as
+        chat_template_path: a file with a chat template in Jinja, or a model whose template is used, in place of the
+            tokenizer's own. Trained weights keep it.
+        chat_template_kwargs: arguments of the chat template, such as
             `--chat_template_kwargs.enable_thinking false`. Trained weights keep them.
         end_of_turn: the token that ends an assistant's turn. The default is the chat template's.
     """
 
     GROUP = "chat options"
 
+    chat_template_path: ChatTemplate | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     end_of_turn: str | None = None
 
     def with_chat(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         """The tokenizer with these options. Says by which token a conversation ends, if that is not the usual one.
 
-        Raises ValueError if the tokenizer has no chat template, or does not know what an option names.
+        Raises ValueError if there is no chat template, or if the tokenizer does not know what an option names.
         """
-        from qstep.data.chat import say_ending, with_chat
+        from qstep.data.chat import say_ending
+        from qstep.data.chat_settings import read_template, with_chat
 
-        changed = with_chat(tokenizer, self.chat_template_kwargs, self.end_of_turn)
+        template = read_template(self.chat_template_path) if self.chat_template_path else None
+        changed = with_chat(tokenizer, self.chat_template_kwargs, self.end_of_turn, template)
         if self.end_of_turn is None:
             say_ending(changed)
         return changed

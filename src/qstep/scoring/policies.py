@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from qstep.data import encode_joined, encode_prompt
 from qstep.data.chat import steps_without_opening
@@ -47,9 +48,14 @@ class LogRatio(Published):
 
     def reference(self, name: str, dtype: Dtype) -> PolicyModel:
         """The reference model. Raises ValueError if its vocabulary is not the policy's."""
-        if load_tokenizer(name).get_vocab() != self.tokenizer.get_vocab():
-            raise ValueError(f"--scorer_reference {name} has another vocabulary than the policy")
-        return PolicyModel(load_causal_lm(ModelOptions(model_name_or_path=name, dtype=dtype), use_safetensors=True))
+        return load_reference(name, self.tokenizer, dtype, "--scorer_reference")
+
+
+def load_reference(name: str, tokenizer: PreTrainedTokenizerBase, dtype: Dtype, option: str) -> PolicyModel:
+    """A policy's reference model. Raises ValueError, which names the option, if its vocabulary is not the policy's."""
+    if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"{option} {name} has another vocabulary than the policy")
+    return PolicyModel(load_causal_lm(ModelOptions(model_name_or_path=name, dtype=dtype), use_safetensors=True))
 
 
 @dataclass(kw_only=True)

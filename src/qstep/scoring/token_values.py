@@ -22,6 +22,7 @@ from qstep.models.packing import moved
 from qstep.models.policy import VALUE_FILE
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.seals import settings_of_marker
+from qstep.scoring.policies import load_reference
 from qstep.types import Dtype, Row
 
 _CONTEXT = 8
@@ -67,7 +68,8 @@ class TokenValues:
         if reference is None and (Path(name) / ADAPTER_CONFIG).exists():
             other = policy
         elif reference != "uniform":
-            other = _reference(reference or recorded_base(Path(name)), tokenizer, dtype)
+            base = reference or recorded_base(Path(name))
+            other = load_reference(base, tokenizer, dtype, "--reference")
         beta = settings.get("beta") if beta is None else beta
         model = LogRatioModel(policy, other, 1.0 if beta is None else beta).to(choose_device(device)).eval()
         return cls(model, tokenizer, beta, has_value and settings.get("method") != "dro")
@@ -197,10 +199,4 @@ def _policy(name: str, dtype: Dtype) -> PolicyModel:
             return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, revision=revision)
 
         return PolicyModel(load_adapter(name, base))
-    return PolicyModel(load_causal_lm(ModelOptions(model_name_or_path=name, dtype=dtype)))
-
-
-def _reference(name: str, tokenizer: PreTrainedTokenizerBase, dtype: Dtype) -> PolicyModel:
-    if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(f"--reference {name} has another vocabulary than the policy")
     return PolicyModel(load_causal_lm(ModelOptions(model_name_or_path=name, dtype=dtype)))

@@ -75,6 +75,7 @@ class AuditConfig(TaskOptions, ColumnOptions, ChatOptions, DeviceOptions):
     USES: ClassVar[Mapping[str, ReadIf]] = {
         "device": ReadIf(policy=GIVEN),
         "dtype": ReadIf(policy=GIVEN),
+        "chat_template_path": ReadIf(policy=GIVEN),
         "chat_template_kwargs": ReadIf(policy=GIVEN),
         "end_of_turn": ReadIf(policy=GIVEN),
     }

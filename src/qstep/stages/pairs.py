@@ -13,14 +13,12 @@ from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName, RightAt, RowsInput, StepSeparator
 from qstep.runs.stage_file import finished
 from qstep.tasks.options import ColumnOptions
-from qstep.types import OverLong
+from qstep.types import OverLong, Pairs, TRLFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ROWS_AT_ONCE = 1024
-
-PairsFormat = Literal["preference", "unpaired", "prompt-completion", "stepwise"]
 
 _PREFERENCE = ReadIf(format="preference")
 _STEPWISE = ReadIf(format="stepwise")
@@ -61,8 +59,8 @@ class PairsConfig(ColumnOptions):
 
     input: RowsInput
     output: OutputFile
-    format: PairsFormat = "preference"
-    pairs: Annotated[Literal["all", "one", "best_worst"], _PREFERENCE] = "all"
+    format: TRLFormat = "preference"
+    pairs: Annotated[Pairs, _PREFERENCE] = "all"
     seed: Annotated[Seed, ReadIf(pairs="one")] = 42
     responses: Annotated[Literal["right", "every"], ReadIf(format="prompt-completion")] = "right"
     step_separator: Annotated[StepSeparator, _STEPWISE] = "\n"
