@@ -18,10 +18,10 @@ from qstep.objectives.batch import GradedBatch, RewardedBatch
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.graded import by_outcome
 from qstep.objectives.importance import Importance, ImportanceConfig, WeightedObjective
+from qstep.objectives.metrics import of_values
 from qstep.objectives.objective import Losses, Recorded
 from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import ValueConfig, ValueFunction
-from qstep.objectives.watched import of_values
 from qstep.runs.options import Bounds, ReadIf, Such
 from qstep.runs.shared_options import StepSeparator
 from qstep.types import Row, Truncated

@@ -14,10 +14,10 @@ from qstep.objectives.batch import GradedBatch
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.graded import by_outcome
 from qstep.objectives.group_value import GroupValue
+from qstep.objectives.metrics import of_values
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import Value, ValueConfig, ValueFunction
-from qstep.objectives.watched import of_values
 
 
 @dataclass

@@ -11,8 +11,8 @@ from qstep.data import Index, is_right, outcome
 from qstep.losses.divergence import kl_k3
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.dataset import Item, Reasons
+from qstep.objectives.metrics import split
 from qstep.objectives.responses import collate_rows
-from qstep.objectives.watched import split
 
 
 def graded_batch(tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> GradedBatch:

@@ -17,10 +17,10 @@ from qstep.models import ModelOptions, PolicyModel
 from qstep.objectives.batch import ResponseBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons
+from qstep.objectives.metrics import split
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.responses import collate_rows, policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
-from qstep.objectives.watched import split
 from qstep.types import ABSENT
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from qstep.models import Batch, ModelOptions, PretrainedModule
 from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.metrics import derived
 from qstep.objectives.source import RowsFile
-from qstep.objectives.watched import derived
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -15,11 +15,11 @@ from qstep.objectives.batch import GradedBatch
 from qstep.objectives.config import PolicyConfig
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.graded import graded_batch, kl, ungraded
+from qstep.objectives.metrics import split
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.pairs import only_in_pairs
 from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
-from qstep.objectives.watched import split
 from qstep.processes import here
 from qstep.runs.options import AtLeast1, Bounds
 from qstep.types import Pairs

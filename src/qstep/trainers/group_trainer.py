@@ -23,21 +23,21 @@ from qstep.models.sharding import divide_again, shard, whole, whole_state
 from qstep.objectives.batch import ResponseBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item
+from qstep.objectives.metrics import of_policy
 from qstep.objectives.objective import Objective, Recorded
-from qstep.objectives.watched import of_policy
 from qstep.processes import together
 from qstep.trainers import precision
 from qstep.trainers.arguments import check_arguments
 from qstep.trainers.averages import Averages, LogWhereItMatters
 from qstep.trainers.batches import StepSampler, begin_step, group_loader, with_weights
 from qstep.trainers.checkpoints import sealed, why_unusable, writing
+from qstep.trainers.common_fall import WarnOfCommonFall
 from qstep.trainers.early_stopping import stopped_early
 from qstep.trainers.evaluation import evaluate_all
-from qstep.trainers.fall import WarnOfCommonFall
 from qstep.trainers.finite import FiniteWatch
 from qstep.trainers.optimizer import parameter_groups
 from qstep.trainers.reference import add_reference
-from qstep.trainers.sampled import SampledAccuracy
+from qstep.trainers.sampled_accuracy import SampledAccuracy
 from qstep.trainers.sharding import hidden_from_accelerate, load_optimizer, save_optimizer
 
 

@@ -19,7 +19,7 @@ from qstep.objectives.source import RowsFile
 from qstep.trainers.arguments import check_evaluation, check_shared
 from qstep.trainers.given_rows import rows_file
 from qstep.trainers.group_trainer import GroupTrainer
-from qstep.trainers.sampled import SampledAccuracy
+from qstep.trainers.sampled_accuracy import SampledAccuracy
 
 if TYPE_CHECKING:
     from qstep.trainers.given_rows import Rows

@@ -15,8 +15,8 @@ from transformers import TrainerControl, TrainerState
 from qstep.data import read_rows, write_jsonl
 from qstep.losses.divergence import kl_k3
 from qstep.models import logps as slices
-from qstep.objectives.watched import derived, of_values
-from qstep.trainers.fall import WarnOfCommonFall, has_fallen
+from qstep.objectives.metrics import derived, of_values
+from qstep.trainers.common_fall import WarnOfCommonFall, has_fallen
 from tiny_trainers import trainer
 
 POLICIES = ["sft", "rs", "reinforce", "dpo", "kto", "dqo", "dro"]
