@@ -68,9 +68,9 @@ class Found:
 
 def differences(family: str) -> Found:
     """Compares a batch of groups with each of its responses alone."""
-    told: list[str] = []
+    messages: list[str] = []
     logger, handler = logging.getLogger("qstep.models.packable"), logging.StreamHandler(io.StringIO())
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(handler)
     plain, policy = tiny(family), PolicyModel(tiny(family))
     logger.removeHandler(handler)
@@ -89,7 +89,7 @@ def differences(family: str) -> Found:
     for own, other in zip(plain.parameters(), policy.pretrained.parameters(), strict=True):
         if own.grad is not None and other.grad is not None:
             found.append(float((own.grad - other.grad).norm()) / largest)
-    reason = told[0].partition(": ")[2] if told else ""
+    reason = messages[0].partition(": ")[2] if messages else ""
     padded = "padded, prompts once" if policy.trunk.shares_prompts else "padded"
     return Found(family, "packed" if is_packed(policy.trunk) else padded, reason, max(found))
 

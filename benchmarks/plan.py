@@ -103,8 +103,8 @@ def compared(name: str, line: str, model: Path, folder: Path, steps: int) -> dic
     done = subprocess.run(
         [sys.executable, "-c", _TRAIN, *trained], env=environment, check=True, capture_output=True, text=True
     )
-    told = next(line for line in done.stdout.splitlines() if line.startswith("MEASURED"))
-    measured = json.loads(told.removeprefix("MEASURED "))
+    line = next(one for one in done.stdout.splitlines() if one.startswith("MEASURED"))
+    measured = json.loads(line.removeprefix("MEASURED "))
     found = json.loads(planned.read_text())
     ends = measured["ends"]
     seconds = (ends[-1] - ends[0]) / (len(ends) - 1)
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=[*SETTINGS], help="names of settings; default: all")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
+    args = parser.parse_args()
     sys.path.insert(0, str(ROOT / "src"))
     from qstep.data import write_jsonl
     from qstep.runs.provenance import provenance
@@ -139,12 +139,12 @@ def main() -> None:
         folder = Path(name)
         write_jsonl(folder / "rows.jsonl", rows(16, 4, 16))
         write_jsonl(folder / "long.jsonl", rows(8, 2, 210))
-        for setting in given.settings:
-            found.append(compared(setting, SETTINGS[setting], given.model.resolve(), folder, given.steps))
+        for setting in args.settings:
+            found.append(compared(setting, SETTINGS[setting], args.model.resolve(), folder, args.steps))
             print(json.dumps(found[-1]), flush=True)
-    if given.output is not None:
-        settings = {"model": given.model.name, "steps": given.steps}
-        given.output.write_text(
+    if args.output is not None:
+        settings = {"model": args.model.name, "steps": args.steps}
+        args.output.write_text(
             json.dumps(
                 {**provenance(settings), "command": shlex.join(["python", *sys.argv]), "settings": found}, indent=2
             )

@@ -212,7 +212,12 @@ def positions(batches: list[list[Row]], contender: Contender) -> int:
 def layer_weights(config: Any) -> int:
     """The weights of one layer's linear maps."""
     heads = config.num_attention_heads + config.num_key_value_heads
-    return 2 * config.hidden_size * config.head_dim * heads + 3 * config.hidden_size * config.intermediate_size
+    return 2 * config.hidden_size * head_size(config) * heads + 3 * config.hidden_size * config.intermediate_size
+
+
+def head_size(config: Any) -> int:
+    """The size of a head of attention, which some families do not name."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def needed_flops(problems: list[list[Row]], config: Any, contender: Contender) -> float:
@@ -226,7 +231,7 @@ def needed_flops(problems: list[list[Row]], config: Any, contender: Contender) -
     forward = (
         contender.trunks
         * config.num_hidden_layers
-        * (2 * layer_weights(config) * tokens + 4 * config.num_attention_heads * config.head_dim * seen)
+        * (2 * layer_weights(config) * tokens + 4 * config.num_attention_heads * head_size(config) * seen)
     )
     if contender.logits:
         responses = sum(len(row["response_ids"]) for rows in problems for row in rows)

@@ -127,19 +127,34 @@ def test_another_template_is_kept_with_the_weights(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{% for m in messages %}\n{{ m.content }", r"chat.jinja:2: this is no chat template"),
+        ("{% for m in messages %}\xe9{% endfor %}", r"chat.jinja: this file is no text in UTF-8"),
         ("What is 2 + 2?", "this is no chat template, because it does not read `messages`"),
-        (None, "chat.jinja is neither a file nor a model"),
+        (None, "chat.jinja is no file, and no model"),
     ],
 )
 def test_what_is_no_template_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
     file = tmp_path / "chat.jinja"
     if text is not None:
-        file.write_text(text, encoding="utf-8")
+        file.write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=message):
         read_template(str(file))
-    tokenizer(None).save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match="model: this model has no chat template"):
+    made = tokenizer(None)
+    made.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="model: this model has no chat template for conversations"):
         read_template(str(tmp_path / "model"))
+    made.chat_template = {"tool_use": PLAIN}
+    made.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="model: this model has no chat template for conversations"):
+        read_template(str(tmp_path / "model"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"--chat_template_path .*empty is no file, and no model with a tokenizer"):
+        read_template(str(tmp_path / "empty"))
+
+
+def test_a_folder_s_template_is_found_from_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tokenizer(PLAIN).save_pretrained(tmp_path / "model")
+    assert read_template("~/model") == read_template("~/model/chat_template.jinja") == PLAIN
 
 
 def test_the_newest_argument_counts_and_named_templates_stay() -> None:

@@ -45,5 +45,5 @@ def test_the_table_of_plans_is_the_result() -> None:
         assert 0.75 <= row["memory_ratio"] <= 1.25, row["setting"]
         assert 0.5 <= row["time_ratio"] <= 2.0, row["setting"]
         figures = (row["memory_gib"], row["planned_memory_gib"], row["step_seconds"], row["planned_step_seconds"])
-        told = [row["setting"], f"{row['tokens_of_largest_batch']:,}", *(f"{figure:.1f}" for figure in figures)]
-        assert f"| {' | '.join(told)} |" in page
+        cells = [row["setting"], f"{row['tokens_of_largest_batch']:,}", *(f"{figure:.1f}" for figure in figures)]
+        assert f"| {' | '.join(cells)} |" in page

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from model_families import FAMILIES, PADDED, tiny
 from qstep.generation import HFEngine, Request, SamplingSettings
-from qstep.generation.decoding import CachedModel
+from qstep.generation.cached_model import CachedModel
 from qstep.models import PolicyModel, collate_groups
 from qstep.tasks import miniature
 

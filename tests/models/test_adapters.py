@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
 
 from model_families import saved, with_contract
 from qstep.models import (
@@ -128,6 +128,16 @@ def test_policy_and_value_adapters_learn_apart(tmp_path: Path) -> None:
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_linear_layers_of_a_family_s_own_class_are_adapted(tmp_path: Path) -> None:
+    """Falcon's are a class of transformers. Only routers, whose result is not one tensor, are left out."""
+    shape = dict(vocab_size=18, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, eos_token_id=16)
+    config = AutoConfig.for_model("falcon", **shape, bos_token_id=None, pad_token_id=17)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    policy = PolicyModel.new(ModelOptions(model_name_or_path=str(tmp_path), use_peft=True))
+    adapted = {name.split(".lora_")[0].rpartition(".")[2] for name, p in policy.named_parameters() if p.requires_grad}
+    assert adapted == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
 
 
 def test_a_folder_without_an_adapter_cannot_be_merged(tmp_path: Path) -> None:

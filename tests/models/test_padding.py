@@ -10,8 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from model_families import FAMILIES, LLAMA, PADDED, tiny
 from qstep.generation import HFEngine, Request, SamplingSettings
-from qstep.models import PolicyModel, collate_groups, packable, padding
+from qstep.models import PolicyModel, collate_groups, packable
 from qstep.models.packing import Packing, is_packed
+from qstep.models.sharding import call_once
 from qstep.tasks import miniature
 
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [3], [2, 2]]
@@ -51,9 +52,9 @@ def test_a_family_that_cannot_be_packed_is_padded_and_one_sentence_says_so(
         policy = PolicyModel(tiny(family))
         PolicyModel(policy.pretrained)
     assert is_packed(policy.trunk) == (family in FAMILIES)
-    told = [record.getMessage() for record in caplog.records if record.name.startswith("qstep")]
-    assert len(told) == (family in PADDED)
-    assert all(line.startswith(f"{family} is computed in padded batches") for line in told)
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("qstep")]
+    assert len(lines) == (family in PADDED)
+    assert all(line.startswith(f"{family} is computed in padded batches") for line in lines)
 
 
 def test_a_prompt_without_responses_has_its_states_and_rows_go_by_length() -> None:
@@ -63,11 +64,12 @@ def test_a_prompt_without_responses_has_its_states_and_rows_go_by_length() -> No
     assert calls == [(1, 23), (2, 12), (1, 7), (1, 5), (2, 2)]
 
 
-def test_sharded_weights_are_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(padding, "is_sharded", lambda trunk: True)
-    model = PolicyModel(tiny("mamba"))
+@pytest.mark.parametrize("family", ["mamba", "bloom"])
+def test_sharded_weights_are_called_once(family: str) -> None:
+    model = PolicyModel(tiny(family))
+    call_once(model)
     calls = shapes(model)
-    agrees(model.pretrained, tiny("mamba"))
+    agrees(model.pretrained, tiny(family))
     assert calls == [(7, 23)]
 
 
@@ -88,6 +90,16 @@ def test_a_prompt_is_computed_once_where_the_cache_has_all_of_it(family: str) ->
         assert calls == ([(1, 6), (1, 8), (1, 2), (1, 1), (1, 3)] if shares else [(1, 14), (2, 8), (1, 3)])
     for shared, copied in zip(*gradients, strict=True):
         torch.testing.assert_close(shared, copied, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["stablelm", "bloom"])
+def test_responses_without_tokens_continue_no_cache(family: str) -> None:
+    model = PolicyModel(tiny(family)).eval()
+    for responses in ([[], [7, 8], [7]], [[], []]):
+        found = model(collate_groups([[1, 2, 3, 4, 5, 6]], [responses]))
+        model.trunk.shares_prompts = False
+        torch.testing.assert_close(found, model(collate_groups([[1, 2, 3, 4, 5, 6]], [responses])))
+        model.trunk.shares_prompts = True
 
 
 def test_recomputed_activations_keep_no_cache() -> None:
@@ -171,7 +183,7 @@ def _bidirectional(model: PreTrainedModel) -> object:
     return forward
 
 
-def test_layers_that_fail_on_packed_batches_are_padded_and_their_error_is_told(
+def test_layers_that_fail_on_packed_batches_are_padded_and_their_error_is_shown(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(trunk: object, batch: object) -> torch.Tensor:
@@ -181,7 +193,7 @@ def test_layers_that_fail_on_packed_batches_are_padded_and_their_error_is_told(
     error: Exception = RuntimeError("sizes differ\nat line 2")
     with caplog.at_level(logging.WARNING, "qstep"):
         assert not is_packed(packable.pack(tiny("llama")))
-    assert caplog.messages[-1].endswith("its layers fail on packed ones (RuntimeError: sizes differ)")
+    assert caplog.messages[-1].endswith("its layers fail on packed batches (RuntimeError: sizes differ)")
     error = torch.OutOfMemoryError("no room")
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
         packable.pack(tiny("llama"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from qstep.models import ModelOptions, PolicyModel, PolicyWithValue, collate_groups, collate_steps
+from qstep.models.loading import EmptyModel
 from qstep.models.packing import Packing
 from qstep.models.scorer import ScorerModel
-from qstep.models.simulated import FLOPS, Simulated, _Memory, new_module, simulate
+from qstep.models.sharding import call_once
+from qstep.models.simulated import FLOPS, Simulated, _Memory, simulate
 
 PROMPTS = [[2, 3, 4], [5, 6]]
 RESPONSES = [[[1, 2, 3, 4], [5, 6]], [[7, 8, 9]]]
@@ -27,7 +30,17 @@ def adam(parameters: list[Any]) -> torch.optim.Optimizer:
 def simulated(
     options: ModelOptions, kind: str = "policy", value: Any = None, read: int = READ, **more: Any
 ) -> Simulated:
-    return simulate(new_module(options, kind, value), Packing.of(BATCH), read, optimizer=adam, **more)
+    return simulate(module_of(empty(options), kind, value), Packing.of(BATCH), read, optimizer=adam, **more)
+
+
+def empty(options: ModelOptions) -> EmptyModel:
+    return EmptyModel(**asdict(options))
+
+
+def module_of(options: ModelOptions, kind: str = "policy", value: Any = None) -> Any:
+    if kind == "scorer":
+        return ScorerModel.new(options)
+    return PolicyModel.new(options) if value is None else PolicyWithValue.new_with_value(options, value)
 
 
 def real(module: Any, batch: Any, *, recomputes: bool = False) -> tuple[int, int, int]:
@@ -46,7 +59,7 @@ def real(module: Any, batch: Any, *, recomputes: bool = False) -> tuple[int, int
 def test_a_policy_s_step(value: Any, adapter: bool, base: Path) -> None:
     options = ModelOptions(model_name_or_path=str(base), use_peft=adapter)
     found = simulated(options, value=value)
-    module = PolicyModel.new(options) if value is None else PolicyWithValue.new_with_value(options, value)
+    module = module_of(options, value=value)
     module.watches_entropy = True
     forward, flops, peak = real(module, BATCH)
     trained = [p for p in module.parameters() if p.requires_grad]
@@ -96,7 +109,7 @@ def test_activations_are_recomputed(base: Path, monkeypatch: pytest.MonkeyPatch)
     batch = collate_groups([[2] * 50] * 4, [[[1] * 100]] * 4)
     peaks = []
     for recomputes in (False, True):
-        module, alike = new_module(options, "policy", None), PolicyModel.new(options)
+        module, alike = PolicyModel.new(empty(options)), PolicyModel.new(options)
         alike.watches_entropy = True
         if recomputes:
             module.activation_checkpointing_enable()
@@ -141,3 +154,9 @@ def test_a_padded_family_is_simulated_in_padded_rows(family: str, tmp_path: Path
     module.watches_entropy = True
     forward, flops, _ = real(module, BATCH)
     assert (found.packed, found.forward, found.flops) == (False, forward, flops)
+    sharded = PolicyWithValue.new_with_value(options, "separate")
+    sharded.watches_entropy = True
+    call_once(sharded)
+    forward, flops, _ = real(sharded, BATCH)
+    found = simulated(options, value="separate", sharded=True)
+    assert (found.forward, found.flops) == (forward, flops)

@@ -115,9 +115,9 @@ def test_a_training_on_two_devices_is_the_one_of_twice_the_batch(base: Path, row
     with closing(Workers(1)) as workers:
         for devices, each in ((2, 3), (1, 6)):
             output = tmp_path / f"{devices}"
-            given = {"model_name_or_path": base, "train_file": rows_file, "output_dir": output, "max_steps": 2}
-            given |= {"per_device_train_batch_size": each, "optim": "sgd", "use_cpu": "true", "report_to": "none"}
-            argv = ["train", "pqm", *(f"--{name}={value}" for name, value in given.items())]
+            options = {"model_name_or_path": base, "train_file": rows_file, "output_dir": output, "max_steps": 2}
+            options |= {"per_device_train_batch_size": each, "optim": "sgd", "use_cpu": "true", "report_to": "none"}
+            argv = ["train", "pqm", *(f"--{name}={value}" for name, value in options.items())]
             workers.run({"pqm": Job(argv, tmp_path / f"{devices}.log", output, devices=devices)})
             files[devices] = load_file(output / "model.safetensors")
             assert json.loads((output / "train_log.meta.json").read_text())["settings"]["total_train_batch_size"] == 6
@@ -129,9 +129,9 @@ def test_the_processes_of_a_training_end_with_the_owner_of_its_worker(
     worker: subprocess.Popen[str], base: Path, rows_file: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "model"
-    given = {"model_name_or_path": base, "train_file": rows_file, "output_dir": output, "use_cpu": "true"}
-    given |= {"max_steps": 10**6, "logging_steps": 1, "report_to": "none"}
-    send(worker, tmp_path / "log", "train", "pqm", *(f"--{name}={value}" for name, value in given.items()), devices=2)
+    options = {"model_name_or_path": base, "train_file": rows_file, "output_dir": output, "use_cpu": "true"}
+    options |= {"max_steps": 10**6, "logging_steps": 1, "report_to": "none"}
+    send(worker, tmp_path / "log", "train", "pqm", *(f"--{name}={value}" for name, value in options.items()), devices=2)
     training = Follower(Job([], tmp_path / "log", output))
     while training.progress()[0] == 0:
         assert worker.poll() is None, (tmp_path / "log").read_text()

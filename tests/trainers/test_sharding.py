@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import ClusterConfig
 
 from qstep.objectives.methods import METHODS
 from qstep.objectives.packages import check_deepspeed_stage
-from qstep.objectives.sharding import Sharding
+from qstep.runs.fsdp_settings import Sharding
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "accelerate"
 
@@ -35,7 +35,10 @@ def test_options_say_whether_and_how_weights_are_divided() -> None:
         ({"fsdp_config": {"cpu_offload": True}}, "fsdp_cpu_offload is True, but it must be false: weights stay on"),
         ({"fsdp_config": {"ignored_modules": ["lm_head"]}}, "fsdp_ignored_modules is .'lm_head'., but it must be left"),
         ({"deepspeed": "zero3.json"}, "--fsdp and --deepspeed exclude each other: remove one"),
-        ({"optim": "paged_adamw_8bit"}, "--optim paged_adamw_8bit does not work with --fsdp: give --optim adamw_torch"),
+        (
+            {"optim": "paged_adamw_8bit"},
+            "--optim paged_adamw_8bit does not work with --fsdp: give one of adamw_torch, ",
+        ),
     ],
 )
 def test_what_is_not_supported_is_refused(options: dict[str, Any], sentence: str) -> None:
@@ -43,7 +46,7 @@ def test_what_is_not_supported_is_refused(options: dict[str, Any], sentence: str
         Sharding.of(args(fsdp=True, **options))
 
 
-def test_what_accelerate_launches_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_accelerate_launches_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
     monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "false")
@@ -51,6 +54,26 @@ def test_what_accelerate_launches_is_read(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
     with pytest.raises(ValueError, match=r"^fsdp_state_dict_type is SHARDED_STATE_DICT, but it must be FULL_"):
         Sharding.of(args())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("FSDP_OFFLOAD_PARAMS", "true", "fsdp_offload_params is true, but it must be false"),
+        ("FSDP_TRANSFORMER_CLS_TO_WRAP", "Layer", "fsdp_transformer_cls_to_wrap is Layer, but it must be left out"),
+        ("FSDP_SHARDING_STRATEGY", "HYBRID_SHARD", "fsdp_sharding_strategy is HYBRID_SHARD, but it must be FULL_SHARD"),
+    ],
+)
+@pytest.mark.parametrize("fsdp", [None, True])
+def test_what_accelerate_launches_counts_with_the_option_too(
+    name: str, value: str, sentence: str, fsdp: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "false")
+    assert Sharding.of(args(fsdp=fsdp)) == Sharding(reshard_after_forward=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        Sharding.of(args(fsdp=fsdp))
 
 
 def test_the_precision_of_accelerate_is_an_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -30,15 +30,16 @@ def plan(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--hardware", choices=HARDWARE, help="the devices; default: the CPUs of this machine")
+    devices = "the devices; default: the CPUs of this machine"
+    parser.add_argument("--hardware", type=str.lower, choices=HARDWARE, help=devices)
     parser.add_argument("--num_devices", type=int, default=1, help="their number; default: 1")
     parser.add_argument("--plan_file", type=Path, help="a file to write the plan to, as JSON")
     try:
         general, arguments = split_general(arguments)
-        given, rest = parser.parse_known_args(arguments)
+        own, rest = parser.parse_known_args(arguments)
         if not rest or rest[0] != "train" or len(rest) < 2 or " ".join(rest[:2]) not in COMMANDS:
             parser.error("give the command of a training: qstep plan train dqo --train_file ...")
-        if given.num_devices < 1:
+        if own.num_devices < 1:
             parser.error("--num_devices must be at least 1")
         if general.dry_run:
             parser.error("a plan runs nothing: remove --dry_run")
@@ -52,16 +53,21 @@ def plan(arguments: Sequence[str]) -> int:
         options += ["--output_dir", "planned"]  # training would write there; planning does not
     command = COMMANDS[name]
     with verbosity(general):
-        return command.execute(options, debug=general.debug, run=partial(_plan, command.first[0], given))
+        return command.execute(options, debug=general.debug, run=partial(_plan, command.first[0], own))
 
 
-def _plan(method: str, given: argparse.Namespace, configs: Sequence[Any]) -> None:
+def _plan(method: str, own: argparse.Namespace, configs: Sequence[Any]) -> None:
     from qstep.data import write_whole
-    from qstep.stages.plan import plan, show
+    from qstep.runs.outputs import refuse_foreign, refuse_overwriting
+    from qstep.stages.plan import is_plan, plan, show
 
     inputs, config = configs
-    hardware = None if given.hardware is None else HARDWARE[given.hardware]
-    found = plan(method, inputs, config, hardware, given.num_devices)
+    hardware = None if own.hardware is None else HARDWARE[own.hardware]
+    if own.plan_file is not None:
+        files = {"train_file": inputs.train_file, "eval_file": inputs.eval_file, "plan_file": own.plan_file}
+        refuse_overwriting(files, ["plan_file"])
+        refuse_foreign("plan_file", own.plan_file, is_plan)
+    found = plan(method, inputs, config, hardware, own.num_devices)
     show(found)
-    if given.plan_file is not None:
-        write_whole(given.plan_file, [json.dumps(found.as_dict(), indent=2).encode() + b"\n"])
+    if own.plan_file is not None:
+        write_whole(own.plan_file, [json.dumps(found.as_dict(), indent=2).encode() + b"\n"])

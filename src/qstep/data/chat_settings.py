@@ -18,6 +18,9 @@ from qstep.data.model_names import check_model_name
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_FILE, _NAMED = "chat_template.jinja", "additional_chat_templates"
+"""Where a model's folder has its template, and further ones by name."""
+
 END_OF_TURN = "qstep_end_of_turn"
 """The template's variable that names the token with which an assistant's turn ends."""
 
@@ -28,28 +31,43 @@ def read_template(file_or_model: str) -> str | dict[str, str]:
     Raises ValueError if there is no such file or model, if the file is no template, or if the model has none.
     """
     from jinja2 import TemplateSyntaxError
-    from transformers import AutoTokenizer
 
-    path = Path(file_or_model).expanduser()
-    if path.is_file():
-        found: Any = path.read_text(encoding="utf-8")
-    else:
-        try:
-            check_model_name(file_or_model)
-        except ValueError:
-            raise ValueError(
-                f"--chat_template_path: {file_or_model} is neither a file nor a model's folder or Hub id"
-            ) from None
-        found = AutoTokenizer.from_pretrained(file_or_model).chat_template
-    if found is None:
-        raise ValueError(f"--chat_template_path {file_or_model}: this model has no chat template")
+    found = _template_of(Path(file_or_model).expanduser(), file_or_model)
+    if found is None or (isinstance(found, dict) and "default" not in found):
+        raise ValueError(f"--chat_template_path {file_or_model}: this model has no chat template for conversations")
     try:
         names = _names_read(_joined(found))
     except TemplateSyntaxError as error:
-        raise ValueError(f"{path}:{error.lineno}: this is no chat template: {error.message}") from None
+        raise ValueError(
+            f"--chat_template_path {file_or_model}:{error.lineno}: this is no chat template: {error.message}. Correct "
+            "it, or give another"
+        ) from None
     if "messages" not in names:
-        raise ValueError(f"{file_or_model}: this is no chat template, because it does not read `messages`")
+        raise ValueError(
+            f"--chat_template_path {file_or_model}: this is no chat template, because it does not read `messages`. "
+            "Give a file in Jinja, or a model that has a template"
+        )
     return found
+
+
+def _template_of(path: Path, file_or_model: str) -> Any:
+    if path.is_dir() and (path / _FILE).is_file() and not (path / _NAMED).exists():
+        path = path / _FILE
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"--chat_template_path {path}: this file is no text in UTF-8") from None
+    from transformers import AutoTokenizer
+
+    try:
+        check_model_name(path if path.is_dir() else file_or_model)
+        return AutoTokenizer.from_pretrained(path if path.is_dir() else file_or_model).chat_template
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"--chat_template_path {file_or_model} is no file, and no model with a tokenizer was found there: {reason}"
+        ) from None
 
 
 def with_chat(
@@ -109,7 +127,7 @@ def _names_read(template: str) -> set[str]:
     """The names that a template takes from its caller."""
     from jinja2 import Environment, meta
 
-    plain = re.sub(r"{%-?\s*(?:end)?generation\s*-?%}", "", template)  # a tag of transformers alone
+    plain = re.sub(r"{%[-+]?\s*(?:end)?generation\s*[-+]?%}", "", template)  # a tag of transformers alone
     return meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain))
 
 

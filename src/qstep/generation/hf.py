@@ -21,10 +21,11 @@ from transformers.cache_utils import DynamicLayer
 
 from qstep.data import decode_text
 from qstep.data.chat import end_of_turn
-from qstep.generation.decoding import CachedModel, eval_mode
+from qstep.generation.cached_model import CachedModel
 from qstep.generation.drawing import choose, uniforms
 from qstep.generation.engine import Request, SamplingSettings, check_length
 from qstep.generation.states import GrowingLayer, hosts_of, next_states, take_beginnings
+from qstep.models.packable import eval_mode
 from qstep.models.rope import rope_limit
 from qstep.types import Ending, Response
 

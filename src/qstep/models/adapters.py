@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 
 from qstep.extras import missing
 from qstep.models.loading import ADAPTER_CONFIG, bare
-from qstep.models.sharding import shares_of
+from qstep.models.sharding import shards_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -22,7 +23,9 @@ def adapted(model: PreTrainedModel, lora: LoraConfig) -> PeftModel:
     """The model with a new adapter; its own weights are frozen. A base in a folder is recorded by its absolute path."""
     from peft import get_peft_model
 
-    peft_model = get_peft_model(model, lora)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft's own name
+        peft_model = get_peft_model(model, lora)
     base = Path(str(model.name_or_path))
     if base.is_dir():
         peft_model.peft_config["default"].base_model_name_or_path = str(base.resolve())
@@ -107,8 +110,8 @@ def restore_pretrained(model: PreTrainedModel | PeftModel, folder: str | Path) -
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         state = load_file(Path(folder) / "adapter_model.safetensors")
-        set_peft_model_state_dict(model, shares_of(state, get_peft_model_state_dict(model)))
+        set_peft_model_state_dict(model, shards_of(state, get_peft_model_state_dict(model)))
         return
     # fp32 represents all saved dtypes exactly, as for a head in fp32 on a trunk in bf16.
     saved = type(model).from_pretrained(str(folder), config=model.config, dtype=torch.float32)
-    model.load_state_dict(shares_of(saved.state_dict(), model.state_dict()))
+    model.load_state_dict(shards_of(saved.state_dict(), model.state_dict()))

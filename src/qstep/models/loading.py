@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -20,6 +19,7 @@ from transformers import (
 
 from qstep.data import check_model_name
 from qstep.extras import missing
+from qstep.models.checkpoints import fitting_weights, read_config, stored_weights
 from qstep.models.four_bits import four_bits
 from qstep.models.packable import pack
 from qstep.runs.options import AtLeast1, Bounds, ReadIf
@@ -113,12 +113,16 @@ class ModelOptions(ChatOptions):
             )
         return {"revision": self.model_revision, "trust_remote_code": self.trust_remote_code}
 
-    def weights_arguments(self) -> dict[str, Any]:
-        """The arguments of `from_pretrained` for a model's weights. Raises as `load_arguments` and `four_bits` do."""
-        return self.load_arguments() | {"dtype": self.dtype} | (four_bits() if self.load_in_4bit else {})
+    def weights_arguments(self, config: PretrainedConfig) -> dict[str, Any]:
+        """The arguments of `from_pretrained` for the weights of a model with this config.
+
+        Raises as `load_arguments`, `four_bits` and `stored_weights` do.
+        """
+        stored = stored_weights(self.model_name_or_path, config, in_4_bits=self.load_in_4bit)
+        return self.load_arguments() | {"dtype": self.dtype} | stored | (four_bits() if self.load_in_4bit else {})
 
     def as_published(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with a config of the published weights, on which its adapter is put later."""
+        """Removes the 4 bits from the model's config, because the adapter is later put on the published weights."""
         if self.load_in_4bit:
             del model.config.quantization_config
         return model
@@ -136,11 +140,16 @@ class LoadedModel(ModelOptions):
     model_name_or_path: str = ""
 
 
+@dataclass(kw_only=True)
+class EmptyModel(ModelOptions):
+    """A model on the meta device, without weights. Only its config is read."""
+
+
 def _not_adapted(model: PreTrainedModel) -> list[str] | None:
     """The names of linear layers that have no adapter: in Mamba layers, and routers whose result is not one tensor."""
     names = {"out_proj", "conv1d"} if model.config.model_type in _MAMBA else set()
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers."):
+        if isinstance(module, nn.Linear) and type(module).__name__.endswith("Router"):
             names.add(name.rpartition(".")[2])
     return sorted(names) or None
 
@@ -163,24 +172,25 @@ def load_causal_lm(options: ModelOptions, **arguments: Any) -> PreTrainedModel:
         if is_scorer(options.model.config):
             raise ValueError("the model is a step scorer; give a causal language model")
         return pack(without_dropout_layers(options.model))
-    config = AutoConfig.from_pretrained(options.model_name_or_path, **options.load_arguments())
+    config = read_config(options.model_name_or_path, **options.load_arguments())
     if is_scorer(config):
         raise ValueError(f"{options.model_name_or_path} is a step scorer; give a causal language model")
-    model = AutoModelForCausalLM.from_pretrained(
-        options.model_name_or_path,
-        config=without_dropout(config),
-        **options.weights_arguments(),
-        **arguments,
-    )
+    if isinstance(options, EmptyModel):
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(
+                without_dropout(config),
+                dtype=dtype_of(config, options),
+                trust_remote_code=options.trust_remote_code,
+            )
+        return pack(empty)
+    with fitting_weights(options.model_name_or_path):
+        model = AutoModelForCausalLM.from_pretrained(
+            options.model_name_or_path,
+            config=without_dropout(config),
+            **options.weights_arguments(config),
+            **arguments,
+        )
     return options.as_published(pack(model))
-
-
-def empty_causal_lm(options: ModelOptions) -> PreTrainedModel:
-    """A causal language model on the meta device, without weights. Only the config is read."""
-    config = AutoConfig.from_pretrained(options.model_name_or_path, **options.load_arguments())
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(without_dropout(config), dtype=dtype_of(config, options))
-    return pack(model)
 
 
 def dtype_of(config: PretrainedConfig, options: ModelOptions) -> torch.dtype:

@@ -47,21 +47,19 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
     keep_layout(model)
     marked: Any = model
     if is_packed(model):  # its config is that of a model that was prepared
-        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
     marked.unpacked_attention = model.config._attn_implementation
     trunk: Any = trunk_of(model)
     trunk.rope_limit = rope_limit(model)
-    trunk.shares_prompts = False
-    training = model.training
-    model.eval()
-    try:
+    trunk.shares_prompts = trunk.is_called_once = False
+    with eval_mode(model):
         probe = _Probe(model)
         if model.device.type == "meta":  # there are no values to compare
-            reason = probe.unlike_by_design()
+            reason = probe.try_packing()
         else:
             probe.check_head()
             probe.check_order()
-            reason = probe.unlike_by_design() or probe.unlike_packed()
+            reason = probe.try_packing() or probe.packed_differs()
         if reason is not None:
             model.set_attn_implementation(marked.unpacked_attention)
             trunk.shares_prompts = caches_attention_only(model.config) and probe.continues_cache()
@@ -70,8 +68,6 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
                 model.config.model_type,
                 reason,
             )
-    finally:
-        model.train(training)
     return model
 
 
@@ -81,8 +77,8 @@ class _Probe:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.trunk, self.config = model, trunk_of(model), model.config.get_text_config()
         self.refusal = f"{type(model).__name__} ({model.config.model_type}) cannot be used:"
-        exact = model.dtype == torch.float32
-        self.tolerance, self.noise = (1e-3, 1e-5) if exact else (0.1, 0.1)
+        self.tolerance = tolerance_of(model)
+        self.noise = 1e-5 if model.dtype == torch.float32 else self.tolerance
         ids = [token % self.config.vocab_size for token in _TOKENS]
         self.prompt, self.responses = ids[:3], [ids[3:5], ids[3:7]]
 
@@ -97,7 +93,7 @@ class _Probe:
             raise ValueError(f"{self.refusal} its output embedding reads {size} entries, not {states.shape[-1]}")
         inputs = torch.tensor([self.prompt + self.responses[1]], device=self.model.device)
         logits = self.model(input_ids=inputs, use_cache=False).logits[0]
-        if not _alike(logits, finished_logits(self.config, head(states)), self.tolerance):
+        if not alike(logits, finished_logits(self.config, head(states)), self.tolerance):
             raise ValueError(
                 f"{self.refusal} its logits are not those of its output embedding, in a way that qstep does not know"
             )
@@ -105,19 +101,21 @@ class _Probe:
     def check_order(self) -> None:
         """A causal model gives a token the same state whatever comes after it."""
         ids = self.prompt + self.responses[1]
-        if not _alike(self._alone(ids[:-1]), self._alone(ids)[:-1], self.tolerance):
+        if not alike(self._alone(ids[:-1]), self._alone(ids)[:-1], self.tolerance):
             raise ValueError(f"{self.refusal} its states depend on later tokens")
 
-    def unlike_by_design(self) -> str | None:
-        """Lets the model compute packed batches. Returns why it cannot, as far as its layers tell; None if it may."""
+    def try_packing(self) -> str | None:
+        """Switches the model to packed attention. Returns why its layers rule that out; None if they do not."""
         layers = DynamicCache(config=self.model.config).layers
         if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
             return "its layers carry a state along the sequence"
+        if getattr(self.config, "attention_chunk_size", None) is not None:
+            return "its attention is in chunks"
         self.model.set_attn_implementation(PACKED_ATTENTION)
         return None if is_packed(self.trunk) else "its attention cannot be replaced"
 
-    def unlike_packed(self) -> str | None:
-        """Why the results of a model that computes packed batches are others there; None if they are not."""
+    def packed_differs(self) -> str | None:
+        """Why packed batches give other results than each response alone; None if they do not."""
         marked: Any = self.model
         self.model.set_attn_implementation(marked.unpacked_attention)
         try:
@@ -134,12 +132,12 @@ class _Probe:
         except _NO_ROOM:
             raise
         except (RuntimeError, TypeError) as error:  # layers that compute something else than attention
-            return f"its layers fail on packed ones ({type(error).__name__}: {str(error).splitlines()[0]})"
-        if not _alike(other[1], packed[1], self.noise):
+            return f"its layers fail on packed batches ({type(error).__name__}: {str(error).splitlines()[0]})"
+        if not alike(other[1], packed[1], self.noise):
             return "its states depend on the other responses of a packed batch"
         pairs = zip([*expected, *expected_short], [*packed, *packed_short], strict=True)
-        if not all(_alike(*pair, self.tolerance) for pair in pairs):
-            return "its states are others in a packed batch"
+        if not all(alike(*pair, self.tolerance) for pair in pairs):
+            return "its states differ in a packed batch"
         return None
 
     def continues_cache(self) -> bool:
@@ -155,7 +153,7 @@ class _Probe:
             raise
         except (AttributeError, RuntimeError, TypeError):  # layers without such a cache
             return False
-        return all(_alike(*pair, self.tolerance) for pair in pairs)
+        return all(alike(*pair, self.tolerance) for pair in pairs)
 
     def _alone(self, ids: list[int]) -> Tensor:
         inputs = torch.tensor([ids], device=self.model.device)
@@ -187,6 +185,18 @@ def short_windows(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Puts every module into eval mode, and restores train mode afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
 def unpacked(model: PreTrainedModel) -> Iterator[None]:
     """Lets a model of `pack` compute plain batches, for sampling, with the attention that it was loaded with."""
     packed: Any = model
@@ -198,5 +208,11 @@ def unpacked(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(now)
 
 
-def _alike(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    return bool((a - b).float().norm() <= tolerance * a.float().norm())
+def tolerance_of(model: PreTrainedModel) -> float:
+    """How far two ways to compute the same may differ, relative to its norm."""
+    return 1e-3 if model.dtype == torch.float32 else 0.1
+
+
+def alike(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Whether `b` differs from `a` by at most this part of the norm of `a`. Also if either is not a number."""
+    return not bool((a - b).float().norm() > tolerance * a.float().norm())

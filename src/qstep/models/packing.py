@@ -1,9 +1,9 @@
 """Groups as one packed sequence: a prompt is computed once, and nothing is padded.
 
-A batch of G prompts with B responses is one row of L tokens: each prompt, followed by its responses. All layers of a
-decoder except attention treat each token separately, so they need no padding. `packed_attention` lets a prompt attend
-to itself, and a response to its prompt and itself. The model is called once, as usual. So mixed precision,
-distribution, adapters and gradient checkpointing work unchanged.
+A batch of G prompts with B responses is one row of L tokens: each prompt, followed by its responses. In most
+decoders all layers except attention treat each token separately, so they need no padding. `packed_attention` lets a
+prompt attend to itself, and a response to its prompt and itself. The model is called once, as usual. So mixed
+precision, distribution, adapters and gradient checkpointing work unchanged.
 
 Models whose layers carry a state along the sequence, or whose attention cannot be replaced, compute the same batch in
 padded rows.
@@ -112,7 +112,7 @@ class Packing:
     """The segments of a batch: each prompt, then its responses. Every attention layer receives it.
 
     lengths: tokens of each segment. prompt_of: for each segment, the index of its prompt's segment; for a prompt, its
-    own index.
+    own index. masks, kept: what `mask` and `spans` have computed.
     """
 
     lengths: list[int]

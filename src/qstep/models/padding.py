@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from qstep.models.sharding import is_sharded
-
 if TYPE_CHECKING:
     from qstep.models.packing import Packing
 
@@ -33,7 +31,7 @@ def padded_hidden(trunk: nn.Module, ids: Int[Tensor, " L"], packing: Packing) ->
     """The last hidden state of every token of a batch, in the order of the packed row.
 
     Rows of similar length are computed together. A prompt is computed once for its responses where the model's cache
-    allows it, else with each of them; then its states are those with the first. Sharded weights allow one call only,
+    allows it, else with each of them; then its states are those with the first. With sharded weights there is one call,
     since each process has to call the model as often.
     """
     own = torch.arange(sum(packing.lengths)).split(packing.lengths)
@@ -41,9 +39,9 @@ def padded_hidden(trunk: nn.Module, ids: Int[Tensor, " L"], packing: Packing) ->
     rows: list[_Row] = []
     for prompt, responses in _groups(packing.prompt_of).items():
         length = len(own[prompt])
-        if responses and _shares(trunk, length, [packing.lengths[response] for response in responses]):
+        if _shares(trunk, length, [packing.lengths[response] for response in responses]):
             cache = found.of_prompt(own[prompt])
-            found.of_rows([_Row(own[response]) for response in responses], cache)
+            found.of_rows([_Row(own[response]) for response in responses if packing.lengths[response]], cache)
         elif responses:
             texts = [torch.cat([own[prompt], own[response]]) for response in responses]
             rows += [_Row(text, 0 if number == 0 else length) for number, text in enumerate(texts)]
@@ -71,7 +69,7 @@ class _Row:
 class _States:
     """The states that were computed so far, and their places in the packed row."""
 
-    trunk: nn.Module
+    trunk: Any
     ids: Int[Tensor, " L"]
     states: list[Float[Tensor, "T D"]] = field(default_factory=list)
     places: list[Int[Tensor, " T"]] = field(default_factory=list)
@@ -88,7 +86,7 @@ class _States:
         """Computes rows, which continue the prompt in `cache` if there is one."""
         device = self.ids.device
         lengths = [len(row.places) for row in rows]
-        for chosen in [[*range(len(rows))]] if is_sharded(self.trunk) else _alike(lengths):
+        for chosen in [[*range(len(rows))]] if self.trunk.is_called_once else _by_length(lengths):
             width = max(lengths[row] for row in chosen)
             padded = torch.zeros(len(chosen), width, dtype=torch.long)
             for line, row in enumerate(chosen):
@@ -118,8 +116,9 @@ def _groups(prompt_of: Sequence[int]) -> dict[int, list[int]]:
 def _shares(trunk: Any, prompt: int, responses: Sequence[int]) -> bool:
     """Whether a prompt of this length is computed once for responses of these lengths."""
     saved, tokens = prompt * (len(responses) - 1), prompt * len(responses) + sum(responses)
-    without_cache = is_sharded(trunk) or (trunk.training and trunk.is_activation_checkpointing)
-    return trunk.shares_prompts and not without_cache and saved >= _LEAST_SAVED * tokens
+    without_cache = trunk.is_called_once or (trunk.training and trunk.is_activation_checkpointing)
+    saves = any(responses) and saved >= _LEAST_SAVED * tokens
+    return bool(trunk.shares_prompts and not without_cache and saves)
 
 
 def _repeated(cache: Cache, times: int) -> Cache:
@@ -130,7 +129,7 @@ def _repeated(cache: Cache, times: int) -> Cache:
     return made
 
 
-def _alike(lengths: Sequence[int]) -> Iterator[list[int]]:
+def _by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Divides rows into lists of similar length, the longest first."""
     chosen: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):

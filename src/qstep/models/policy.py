@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from qstep.models.adapters import adapted, base_of, saved_adapter
-from qstep.models.loading import ADAPTER_CONFIG, ModelOptions, adapter_off, bare, empty_causal_lm, load_causal_lm
+from qstep.models.loading import ADAPTER_CONFIG, ModelOptions, adapter_off, bare, load_causal_lm
 from qstep.models.logps import Surprises, token_logps, token_logps_and_entropies, token_surprises
 from qstep.models.packing import Batch, hidden_states, states_before, trunk_of
 from qstep.models.pretrained import PretrainedModule
-from qstep.models.sharding import shares_of
+from qstep.models.sharding import shards_of
 from qstep.types import Dtype
 
 if TYPE_CHECKING:
@@ -48,15 +48,7 @@ class PolicyModel(PretrainedModule):
 
         Raises ValueError if qstep cannot compute the layers or logits of its family. The message says which.
         """
-        return cls._with_adapter(load_causal_lm(options), options)
-
-    @classmethod
-    def empty(cls, options: ModelOptions) -> PolicyModel:
-        """A policy on the meta device, without weights. Only the config is read."""
-        return cls._with_adapter(empty_causal_lm(options), options)
-
-    @classmethod
-    def _with_adapter(cls, model: PreTrainedModel, options: ModelOptions) -> PolicyModel:
+        model = load_causal_lm(options)
         lora = options.lora(model, "CAUSAL_LM")
         return cls(model if lora is None else adapted(model, lora))
 
@@ -115,12 +107,6 @@ class PolicyWithValue(PolicyModel):
     def new_with_value(cls, options: ModelOptions, value: ValueNetwork) -> PolicyWithValue:
         """A policy and its value function, to be trained. Raises as `PolicyModel.new` does."""
         model = load_causal_lm(options)
-        return cls._made_of(model, options.lora(model, "CAUSAL_LM"), value)
-
-    @classmethod
-    def empty_with_value(cls, options: ModelOptions, value: ValueNetwork) -> PolicyWithValue:
-        """A policy and its value function on the meta device, without weights. Only the config is read."""
-        model = empty_causal_lm(options)
         return cls._made_of(model, options.lora(model, "CAUSAL_LM"), value)
 
     @classmethod
@@ -209,4 +195,4 @@ class PolicyWithValue(PolicyModel):
                 f"{Path(folder) / VALUE_FILE} does not fit this value network: it lacks "
                 f"{sorted(trained - state.keys())} and has {sorted(state.keys() - trained)}"
             )
-        self.load_state_dict(shares_of(state, self.state_dict()), strict=False)
+        self.load_state_dict(shards_of(state, self.state_dict()), strict=False)

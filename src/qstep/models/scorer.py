@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from qstep.data import (
     check_model_name,
@@ -24,7 +24,8 @@ from qstep.data import (
 )
 from qstep.data.chat import steps_without_opening
 from qstep.models.adapters import adapted, load_adapter
-from qstep.models.loading import ADAPTER_CONFIG, LoadedModel, ModelOptions, bare, dtype_of, is_scorer
+from qstep.models.checkpoints import fitting_weights, read_config
+from qstep.models.loading import ADAPTER_CONFIG, EmptyModel, LoadedModel, ModelOptions, bare, dtype_of, is_scorer
 from qstep.models.packing import Batch, StepBatch, collate_groups, hidden_states, response_starts
 from qstep.models.pretrained import PretrainedModule
 from qstep.models.token_classifiers import empty_token_classifier, head_name, load_token_classifier, token_classifier_of
@@ -204,18 +205,14 @@ class ScorerModel(PretrainedModule):
         """
         if isinstance(options, LoadedModel):
             return cls(token_classifier_of(options.model))
-        weights = options.weights_arguments()
-        model = load_token_classifier(options.model_name_or_path, _scalar(options), **weights)
-        return cls._made_of(options.as_published(model), options)
-
-    @classmethod
-    def empty(cls, options: ModelOptions) -> ScorerModel:
-        """A scorer on the meta device, without weights. Only the config is read."""
         config = _scalar(options)
-        return cls._made_of(empty_token_classifier(config, dtype_of(config, options)), options)
-
-    @classmethod
-    def _made_of(cls, model: PreTrainedModel, options: ModelOptions) -> ScorerModel:
+        if isinstance(options, EmptyModel):
+            model = empty_token_classifier(config, dtype_of(config, options))
+        else:
+            arguments = options.weights_arguments(config)
+            with fitting_weights(options.model_name_or_path):
+                loaded = load_token_classifier(options.model_name_or_path, config, **arguments)
+            model = options.as_published(loaded)
         lora = options.lora(model, "TOKEN_CLS", modules_to_save=[head_name(model)])
         return cls(model if lora is None else adapted(model, lora))
 
@@ -281,10 +278,8 @@ class ScorerModel(PretrainedModule):
 
 def _scalar(options: ModelOptions) -> PretrainedConfig:
     """A model's config, for a head with one output."""
-    config: PretrainedConfig = AutoConfig.from_pretrained(
-        options.model_name_or_path, num_labels=1, problem_type="regression", **options.load_arguments()
-    )
-    return config
+    more = options.load_arguments() | {"num_labels": 1, "problem_type": "regression"}
+    return read_config(options.model_name_or_path, **more)
 
 
 def step_states(hidden: Float[Tensor, "L D"], batch: StepBatch) -> Float[Tensor, "B S D"]:

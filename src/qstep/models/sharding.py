@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from qstep.models.pretrained import PretrainedModule
 
+NO_4_BITS = "--load_in_4bit does not work with --fsdp: remove one of them"
+
 _CALLED = ("policy_logps", "surprises", "q_of_tokens")
 """Methods that are called instead of `forward`. They too need complete weights."""
 
@@ -33,7 +35,7 @@ def shard(model: PretrainedModule, device: torch.device, *, reshard_after_forwar
     Raises ValueError for weights in 4 bits.
     """
     if any(type(parameter).__name__ == "Params4bit" for parameter in model.parameters()):
-        raise ValueError("--load_in_4bit does not work with --fsdp: remove one of them")
+        raise ValueError(NO_4_BITS)
     from torch.distributed import get_world_size
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -42,6 +44,7 @@ def shard(model: PretrainedModule, device: torch.device, *, reshard_after_forwar
     policy = MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False)
     mesh = init_device_mesh(device.type, (get_world_size(),))
     taken: set[int] = set()
+    call_once(model)
     for network in model.networks():
         for layer in decoder_layers(network):
             _make_own(layer, taken)
@@ -50,6 +53,14 @@ def shard(model: PretrainedModule, device: torch.device, *, reshard_after_forwar
     for name in _CALLED:
         if hasattr(model, name):
             register_fsdp_forward_method(model, name)
+
+
+def call_once(model: nn.Module) -> None:
+    """Lets padded batches call each network once, as all processes have to call a model equally often."""
+    module: Any
+    for module in model.modules():
+        if hasattr(module, "is_called_once"):  # `pack` has prepared it
+            module.is_called_once = True
 
 
 def decoder_layers(network: PreTrainedModel) -> list[nn.Module]:
@@ -67,12 +78,7 @@ def _make_own(layer: nn.Module, taken: set[int]) -> None:
     taken.update(map(id, layer.parameters()))
 
 
-def is_sharded(model: nn.Module) -> bool:
-    """Whether some weights of a model are divided among processes."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
-def divide_again(model: nn.Module) -> None:
+def reshard(model: nn.Module) -> None:
     """Divides the weights that a forward pass without gradient left complete."""
     from torch.distributed.fsdp import FSDPModule
 
@@ -81,12 +87,12 @@ def divide_again(model: nn.Module) -> None:
             module.reshard()
 
 
-def whole(value: Any) -> Any:
+def full_tensor(value: Any) -> Any:
     """A complete tensor in place of a divided one. Called by all processes."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def whole_state(state: Mapping[str, Any]) -> dict[str, Any]:
+def full_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """A nested state with complete tensors, on the CPU of the first process. Called by all processes.
 
     Elsewhere its tensors are None. On a device, one tensor at a time is complete. What is one tensor in `state` is one
@@ -97,7 +103,7 @@ def whole_state(state: Mapping[str, Any]) -> dict[str, Any]:
 
     def take(value: Tensor) -> Tensor | None:
         if id(value) not in taken:
-            complete = whole(value.detach())
+            complete = full_tensor(value.detach())
             taken[id(value)] = complete.cpu() if first else None
         return taken[id(value)]
 
@@ -105,13 +111,13 @@ def whole_state(state: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def share_of(value: Any, like: Any) -> Any:
+def shard_of(value: Any, like: Any) -> Any:
     """This process's share of a complete tensor, if `like` is divided. Other values stay as they are."""
     if isinstance(like, DTensor) and isinstance(value, Tensor) and value.shape == like.shape:
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
     return value
 
 
-def shares_of(state: Mapping[str, Tensor], like: Mapping[str, Any]) -> dict[str, Tensor]:
+def shards_of(state: Mapping[str, Tensor], like: Mapping[str, Any]) -> dict[str, Tensor]:
     """This process's shares of a model's complete state, divided as the state `like` is."""
-    return {name: share_of(value, like.get(name)) for name, value in state.items()}
+    return {name: shard_of(value, like.get(name)) for name, value in state.items()}

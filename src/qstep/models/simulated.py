@@ -30,13 +30,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface
 
 from qstep.models.attention import NotPassedOn, packed_attention
-from qstep.models.loading import ModelOptions, bare
+from qstep.models.loading import bare
 from qstep.models.logps import token_logps_and_entropies
 from qstep.models.packing import PACKED_ATTENTION, Packing, is_packed, states_of
-from qstep.models.policy import PolicyModel, PolicyWithValue, ValueNetwork
+from qstep.models.padding import caches_attention_only
+from qstep.models.policy import PolicyWithValue
 from qstep.models.pretrained import PretrainedModule
 from qstep.models.scorer import ScorerModel
-from qstep.models.sharding import decoder_layers
+from qstep.models.sharding import call_once, decoder_layers
 
 _BITS_4 = 0.516
 """Bytes of a weight in NF4, with its double-quantized scales."""
@@ -81,7 +82,7 @@ def simulate(
     sharded: bool = False,
     one_kernel: bool = False,
 ) -> Simulated:
-    """A training step of a module of the meta device on the segments of a batch. The module is used up.
+    """A training step of a module of the meta device on the segments of a batch. The module cannot be used afterwards.
 
     Args:
         read: the number of states that the loss reads: response tokens of a policy, steps of a scorer.
@@ -111,6 +112,7 @@ def simulate(
             "outside": _bytes(outside),
         }
         if sharded:
+            call_once(module)
             for layer in layers if bf16 else ():
                 _replace_tensors(layer, torch.bfloat16)
             for parameter in itertools.chain.from_iterable(layer.parameters() for layer in layers):
@@ -145,15 +147,6 @@ def simulate(
     )
 
 
-def new_module(options: ModelOptions, kind: str, value: ValueNetwork | None) -> PretrainedModule:
-    """The module that a method trains, on the meta device. Only the model's config is read."""
-    if kind == "scorer":
-        return ScorerModel.empty(options)
-    if value is None:
-        return PolicyModel.empty(options)
-    return PolicyWithValue.empty_with_value(options, value)
-
-
 def _replace_tensors(module: nn.Module, dtype: torch.dtype | None = None) -> None:
     """Puts fake tensors of the CPU in the place of a module's own. What is shared stays shared.
 
@@ -186,6 +179,10 @@ def _pad_if_not_packable(module: PretrainedModule) -> None:
     except NotPassedOn:
         for network in module.networks():
             network.set_attn_implementation(packed.unpacked_attention)
+        part: Any
+        for part in module.modules():
+            if hasattr(part, "shares_prompts"):
+                part.shares_prompts = caches_attention_only(module.config)
 
 
 def _loss(module: Any, packing: Packing, read: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GenericForTokenClassification
 
+from qstep.models.checkpoints import no_causal_model
 from qstep.models.loading import without_dropout, without_dropout_layers
 from qstep.models.packable import pack
 from qstep.models.packing import trunk_of
@@ -50,8 +51,8 @@ def load_token_classifier(
             )
     else:
         with _own_report(*(f"{name}." for name in _HEADS)) as found:
-            model, told = exact.from_pretrained(path, config=config, output_loading_info=True, **arguments)
-            found.update(told["missing_keys"])
+            model, report = exact.from_pretrained(path, config=config, output_loading_info=True, **arguments)
+            found.update(report["missing_keys"])
     return _finished(model)
 
 
@@ -126,7 +127,7 @@ def _token_classifier(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class that transformers would have for this family's token classification."""
     classes: Any = AutoModelForCausalLM._model_mapping
     if type(config) not in classes:
-        raise ValueError(f"transformers has no causal language model {config.model_type}: start from another one")
+        raise ValueError(no_causal_model(config))
     causal = classes[type(config)]
     family = next(base for base in causal.__mro__ if base.__name__.endswith("PreTrainedModel"))
     name = causal.__name__.replace("ForCausalLM", "") + "ForTokenClassification"

@@ -62,8 +62,8 @@ def training_settings(config: TrainingArguments) -> dict[str, Any]:
     division changes sums by rounding only.
     """
     settings = settings_of(config)
-    steps = [settings.pop(name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")]
-    settings["total_train_batch_size"] = math.prod(steps) * config.world_size
+    sizes = [settings.pop(name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")]
+    settings["total_train_batch_size"] = math.prod(sizes) * config.world_size
     return {
         name: value if isinstance(value, int | float | str | bool | None) else str(value)
         for name, value in settings.items()

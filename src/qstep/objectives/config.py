@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from qstep.generation.engine import Temperature
 from qstep.objectives.arguments import EVALUATES, MARKS, follows_evaluation, stops_early
 from qstep.objectives.packages import check_deepspeed, check_deepspeed_stage, check_reporter
-from qstep.objectives.sharding import Sharding
+from qstep.runs.fsdp_settings import Sharding
 from qstep.runs.options import (
     CHANGES_NOTHING,
     GIVEN,
@@ -111,15 +111,15 @@ class GroupConfig(MemoryOptions, EvaluationOptions):
         check_options(self)
         if self.deepspeed_plugin is not None:  # also if `accelerate launch` asks for it
             check_deepspeed_stage(self.deepspeed_plugin.zero_stage, self.max_tokens_per_batch)
-        self.sharding()
+        self.sharding()  # checks the settings
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError("the run has no steps. Set --max_steps or --num_train_epochs above 0")
         for name in self.report_to or ():
             check_reporter(name)
 
     def _process_fsdp_args(self) -> None:
-        """Reads `--fsdp_config`. accelerate is given nothing, because it would shard the model again."""
-        recomputed, self.activation_checkpointing = self.activation_checkpointing, False  # else it advises its own
+        """Reads `--fsdp_config`. Returns nothing for accelerate, which would shard the model again."""
+        recomputed, self.activation_checkpointing = self.activation_checkpointing, False  # else it advises FSDP's own
         super()._process_fsdp_args()
         self.activation_checkpointing = recomputed
 

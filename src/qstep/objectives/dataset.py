@@ -59,7 +59,8 @@ class GroupDataset(Dataset[Item]):
 
     Item i is `{"rows": [Row, ...], "row_index": [int, ...], "where": [str, ...], "weight": 1}`. It holds at most
     `responses_per_prompt` responses of one problem (all of them if None). `row_index` has the rows' numbers in the
-    file, and `where` their names for errors. Item ~i is the same with weight 0. `lengths[i]` is its size.
+    file, and `where` their names for errors. Item ~i is the same with weight 0. `lengths[i]` is a
+    rough size in tokens, `tokens[i]` a closer estimate.
 
     left_out: the number of rows left out for each reason. truncated: the number of kept rows that were cut off and are
     not right. rows: the numbers of the kept rows, problem by problem.
@@ -99,7 +100,7 @@ class GroupDataset(Dataset[Item]):
 
     @cached_property
     def tokens(self) -> NDArray[np.int64]:
-        """The tokens of each item: `lengths`, scaled by those of a few rows, which are counted."""
+        """Estimated tokens of each item: `lengths`, scaled to agree with the counted tokens of a sample of rows."""
         if self.count_tokens is None:
             return self.lengths
         sample = self.rows[:: -(-len(self.rows) // _COUNTED)]
@@ -163,7 +164,7 @@ def select_rows(
     Args:
         tokenizer: None if lengths do not matter.
         leave_out: returns the rows to leave out, by reason.
-        encode: returns the number of tokens of a row, which errors name as the third argument does.
+        encode: returns a row's number of tokens; its third argument names the row in errors.
         fixed_tokens: an upper limit for each row's tokens outside its texts, such as separators, or for those that are
             known exactly.
         step_separator: the separator that the rows must have; None if steps do not matter.

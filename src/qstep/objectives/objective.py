@@ -92,7 +92,8 @@ class Objective(Protocol[AnyBatch]):
         return {}
 
     def begin_step(self, model: Any, batches: Iterable[AnyBatch]) -> None:
-        """Called without gradients before the first forward pass of each optimizer step, with all its micro-batches.
+        """Called without gradients before the first forward pass of each optimizer step, with all its batches: the
+        parts of its micro-batches.
 
         An evaluation counts as one step. All processes call it.
         """

@@ -175,8 +175,8 @@ class _Worker:
         self.jobs, self.answers = self.process.stdin, self.process.stdout
 
     def run(self, job: Job, threads: int) -> None:
-        given = {"argv": job.argv, "log": str(job.log), "threads": threads, "devices": job.devices}
-        self.jobs.write(json.dumps(given) + "\n")
+        message = {"argv": job.argv, "log": str(job.log), "threads": threads, "devices": job.devices}
+        self.jobs.write(json.dumps(message) + "\n")
         self.jobs.flush()
 
     def status(self) -> int:

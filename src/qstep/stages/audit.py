@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _SHARE = Bounds(least=0, most=1)
 _COUNTED = ReadIf(model_name_or_path=GIVEN)  # its tokenizer counts tokens
 _COMPARED = ReadIf(policy=GIVEN)
+_WITH_MODEL = ReadIf(policy=GIVEN, model_name_or_path=GIVEN)
 _STEPWISE = ReadIf(
     format=Such(lambda format: format in ("auto", "stepwise"), "stepwise rows (prompt, completions, labels)")
 )
@@ -75,9 +76,9 @@ class AuditConfig(TaskOptions, ColumnOptions, ChatOptions, DeviceOptions):
     USES: ClassVar[Mapping[str, ReadIf]] = {
         "device": ReadIf(policy=GIVEN),
         "dtype": ReadIf(policy=GIVEN),
-        "chat_template_path": ReadIf(policy=GIVEN),
-        "chat_template_kwargs": ReadIf(policy=GIVEN),
-        "end_of_turn": ReadIf(policy=GIVEN),
+        "chat_template_path": _WITH_MODEL,
+        "chat_template_kwargs": _WITH_MODEL,
+        "end_of_turn": _WITH_MODEL,
     }
 
     train_file: RowsInput
@@ -175,7 +176,7 @@ def _token_lengths(index: Index, config: AuditConfig) -> TokenSpread | None:
         return None
     return token_lengths(
         index,
-        load_tokenizer(config.model_name_or_path, revision=config.model_revision),
+        config.with_chat(load_tokenizer(config.model_name_or_path, revision=config.model_revision)),
         step_separator=config.step_separator,
         separator_token=config.separator_token,
         max_length=config.max_length,

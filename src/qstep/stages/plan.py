@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,29 +18,40 @@ from transformers import Trainer
 
 from qstep.models import PretrainedModule
 from qstep.models.inference import hide_loading_bars
-from qstep.models.loading import load_tokenizer
+from qstep.models.loading import EmptyModel, ModelOptions, load_tokenizer
 from qstep.models.packing import Packing
-from qstep.models.simulated import Simulated, new_module, simulate
+from qstep.models.sharding import NO_4_BITS
+from qstep.models.simulated import Simulated, simulate
 from qstep.objectives import METHODS
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.objective import Objective
 from qstep.objectives.responses import collate_rows
 from qstep.objectives.source import RowsFile
+from qstep.runs.fsdp_settings import check_processes
 from qstep.runs.hardware import GIB, Hardware
 from qstep.runs.progress import say
 from qstep.stages.train import TrainInputs
 from qstep.trainers import precision
-from qstep.trainers.batches import StepSampler
+from qstep.trainers.arguments import check_evaluation, check_positions
+from qstep.trainers.batches import step_sampler
 from qstep.words import counted
+
+KIND = "plan"
+"""What a file of a plan calls itself."""
 
 _MEASURED_S = 1.0
 """How long products of matrices are timed."""
 
+_CPU_MFU = {False: 0.6, True: 0.25}
+"""The part of this rate that a training reaches on CPUs, without and with `--bf16`, as in the file below."""
+_CPU_PROCESS, _CPU_UNUSED = 0.45 * GIB, 0.25
+"""Memory of Python and torch, and what the allocator holds beyond activations (`benchmarks/results/plan.json`)."""
+
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan. Memory is per device, in bytes."""
+    """A plan. Memory is per device, in bytes. rate: FLOP/s of a device in the training's precision."""
 
     method: str
     devices: int
@@ -47,6 +60,7 @@ class Plan:
     rows: int
     items: int
     steps: int
+    rate: float
     tokens: float
     flops: float
     memory: dict[str, float]
@@ -58,11 +72,12 @@ class Plan:
 
     @property
     def hours(self) -> float:
-        return self.flops / (self.devices * self.hardware.rate * self.hardware.share) / 3600
+        return self.flops / (self.devices * self.rate * self.hardware.mfu) / 3600
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as JSON."""
         return {
+            "kind": KIND,
             "method": self.method,
             "hardware": self.hardware.name,
             "devices": self.devices,
@@ -81,6 +96,15 @@ class Plan:
         }
 
 
+def is_plan(path: Path) -> bool:
+    """Whether a file is a plan of an earlier run."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("kind") == KIND
+
+
 def plan(
     method: str, inputs: TrainInputs, config: GroupConfig, hardware: Hardware | None = None, devices: int = 1
 ) -> Plan:
@@ -90,28 +114,22 @@ def plan(
     rows and options.
     """
     hide_loading_bars()
+    check_plan(inputs, config, devices)
     tokenizer = inputs.with_chat(load_tokenizer(inputs.model_name_or_path, **inputs.load_arguments()))
     objective = METHODS[method].objective(config, tokenizer)
     source = RowsFile(inputs.train_file, columns=inputs.columns)
     objective.check(source)
     dataset = objective.rows(source)
-    accumulation = config.gradient_accumulation_steps
-    per_step = config.per_device_train_batch_size * accumulation * devices
-    order = StepSampler(
-        dataset.lengths if config.max_tokens_per_batch is None else dataset.tokens,
-        per_step,
-        accumulation=accumulation,
-        max_tokens=config.max_tokens_per_batch,
-        processes=devices,
-        seed=config.seed,
-    )
+    order = step_sampler(dataset, config, training=True, processes=devices)
     parts = map(_counted, chain.from_iterable(order))
     estimated, largest = max((int(dataset.lengths[part].sum()), part) for part in parts)
     items = [dataset[item] for item in largest]
+    module = _module(objective, inputs, config, on_cpu=hardware is None)
+    check_positions(config, module)
     is_policy = METHODS[method].kind == "policy"
     batch: Any = collate_rows(tokenizer, items) if is_policy else objective.collate(items)
     step = simulate(
-        _module(method, inputs, config, on_cpu=hardware is None),
+        module,
         Packing.of(batch),
         int(batch["response_mask"].sum() if is_policy else (batch["step_ends"] >= 0).sum()),
         optimizer=partial(_optimizer, config),
@@ -122,7 +140,7 @@ def plan(
     )
     steps = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * order.steps)
     tokens = float(dataset.lengths.sum()) / estimated * step.tokens * steps / order.steps
-    device = _this_machine(bf16=config.bf16) if hardware is None else hardware
+    device = hardware or _this_machine(bf16=config.bf16 or inputs.dtype == "bfloat16")
     return Plan(
         method=method,
         devices=devices,
@@ -131,10 +149,20 @@ def plan(
         rows=len(dataset.rows),
         items=len(dataset),
         steps=steps,
+        rate=_rate(device, inputs, config),
         tokens=tokens,
         flops=_work(objective, dataset, step, tokens, steps / order.steps),
         memory=_memory(step, devices, device, sharded=config.fsdp),
     )
+
+
+def check_plan(inputs: TrainInputs, config: GroupConfig, devices: int) -> None:
+    """Raises ValueError for options that the training refuses."""
+    if config.fsdp:
+        check_processes(config, devices)
+        if inputs.load_in_4bit:
+            raise ValueError(NO_4_BITS)
+    check_evaluation(config, None if inputs.eval_file is None else RowsFile(inputs.eval_file, columns=inputs.columns))
 
 
 def show(found: Plan) -> None:
@@ -144,29 +172,34 @@ def show(found: Plan) -> None:
     fits = "fits" if found.total <= hardware.memory else "does not fit"
     lines = {
         "parameters": f"{step.parameters / 1e6:,.1f} million, {step.trained / 1e6:,.1f} million are trained",
-        "rows": f"{found.rows:,} in {counted(found.items, 'group')}, {'packed' if step.packed else 'padded'}",
+        "rows": f"{found.rows:,} in {counted(found.items, 'group')}",
+        "batches": "packed" if step.packed else "padded",
         "optimizer steps": f"{found.steps:,}",
         "tokens": f"{found.tokens:,.0f} in all, {step.tokens:,} in the largest batch of a device",
         **{name: f"{value / GIB:.2f} GiB" for name, value in found.memory.items()},
-        "memory": f"{found.total / GIB:.2f} GiB a device of {hardware.memory / GIB:.0f}: {fits}",
+        "memory": f"{found.total / GIB:.2f} of {hardware.memory / GIB:.0f} GiB a device: {fits}",
         "work": f"{found.flops:.3g} FLOP",
-        "time": f"{_duration(found.hours)} at {hardware.share:.0%} of {hardware.rate / 1e12:.3g} TFLOP/s a device",
+        "time": f"{_duration(found.hours)} at {hardware.mfu:.0%} of {found.rate / 1e12:.3g} TFLOP/s a device",
+        "time a step": _duration(found.hours / found.steps),
     }
     say("\n".join([f"qstep train {found.method} on {where}", *(f"  {name:26} {text}" for name, text in lines.items())]))
     if found.total > hardware.memory:
         say(
-            "Smaller: --per_device_train_batch_size with --gradient_accumulation_steps, --responses_per_prompt, "
-            "--activation_checkpointing true, --use_peft true, --load_in_4bit true, or --fsdp true on more devices"
+            "It does not fit. Give one or more of: a smaller --per_device_train_batch_size with more "
+            "--gradient_accumulation_steps, --max_tokens_per_batch, --responses_per_prompt, --activation_checkpointing "
+            "true, --use_peft true, --load_in_4bit true, or --fsdp true on more devices"
         )
 
 
-def _module(method: str, inputs: TrainInputs, config: GroupConfig, *, on_cpu: bool) -> PretrainedModule:
-    """The module that is trained, as the trainer prepares it."""
-    value = getattr(config, "value", None)
-    module = new_module(inputs, METHODS[method].kind, None if value in (None, "group") else value)
+def _module(objective: Objective[Any], inputs: TrainInputs, config: GroupConfig, *, on_cpu: bool) -> PretrainedModule:
+    """The module that is trained, without weights, as the trainer prepares it."""
+    options = EmptyModel(**{field.name: getattr(inputs, field.name) for field in fields(ModelOptions)})
+    module: PretrainedModule = objective.new_model(options)
     if config.activation_checkpointing:
-        given = config.activation_checkpointing_kwargs
-        module.activation_checkpointing_enable(given if isinstance(given, dict) else None)
+        kwargs = config.activation_checkpointing_kwargs
+        more = dict(kwargs) if isinstance(kwargs, dict) else {}  # Trainer takes these two out too
+        every_n_layers, offload = more.pop("every_n_layers", 1), more.pop("offload", False)
+        module.activation_checkpointing_enable(more or None, every_n_layers, offload)
     elif on_cpu and precision.is_wide(module):
         module.keep_products_only()
     return module
@@ -180,6 +213,13 @@ def _optimizer(config: GroupConfig, parameters: list[nn.Parameter]) -> torch.opt
     made, options = Trainer.get_optimizer_cls_and_kwargs(config)
     optimizer: torch.optim.Optimizer = made(parameters, **options)
     return optimizer
+
+
+def _rate(device: Hardware, inputs: TrainInputs, config: GroupConfig) -> float:
+    """The rate of products of matrices in the precision of the training."""
+    if config.bf16 or config.fp16 or inputs.dtype in ("bfloat16", "float16"):
+        return device.rate
+    return device.rate / 2 if config.tf32 else device.fp32_rate
 
 
 def _memory(step: Simulated, devices: int, device: Hardware, *, sharded: bool) -> dict[str, float]:
@@ -219,10 +259,13 @@ def _this_machine(*, bf16: bool) -> Hardware:
         best = min(best, time.perf_counter() - begin)
     threads = torch.get_num_threads()
     name = f"this machine, {counted(threads, 'thread')}"
-    return Hardware(name, memory, 2 * 1024**3 / best, 0.25 if bf16 else 0.6, process=0.45 * GIB, unused=0.25)
+    rate = 2 * 1024**3 / best
+    return Hardware(name, memory, rate, rate, _CPU_MFU[bf16], process=_CPU_PROCESS, unused=_CPU_UNUSED)
 
 
 def _duration(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{hours * 3600:.3g} seconds"
     if hours < 1:
         return f"{hours * 60:.1f} minutes"
     return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.1f} days"

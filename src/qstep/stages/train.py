@@ -19,10 +19,10 @@ from qstep.objectives import METHODS
 from qstep.objectives.arguments import EVALUATES, follows_evaluation, training_settings
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
-from qstep.objectives.sharding import check_processes
 from qstep.objectives.source import RowsFile
 from qstep.processes import gathered, together
 from qstep.runs.fingerprints import model_files, model_fingerprint
+from qstep.runs.fsdp_settings import check_processes
 from qstep.runs.options import NOT_IN_SETTINGS, NotInSettings, settings_of
 from qstep.runs.progress import console, reasons_text, say
 from qstep.runs.shared_options import RowsInput

@@ -24,18 +24,23 @@ def check_arguments(args: GroupConfig, model: PretrainedModule) -> None:
     """
     args.remove_unused_columns = False
     args.logging_nan_inf_filter = False
+    check_positions(args, model)
+    loss = getattr(model.config.get_text_config(), "router_aux_loss_coef", 0)
+    if loss and here()[0] == 0:
+        console.print(f"The auxiliary loss of the model's router (router_aux_loss_coef {loss}) is off in training")
+    if args.n_gpu > 1:
+        # Trainer would replicate the model within this process (nn.DataParallel).
+        _log.warning("%d GPUs are visible, but only one is used. Start with torchrun to use more", args.n_gpu)
+        args._n_gpu = 1
+
+
+def check_positions(args: GroupConfig, model: PretrainedModule) -> None:
+    """Raises ValueError if max_length exceeds the model's positions."""
     limit = model.learned_positions
     if limit is not None and args.max_length > limit:
         raise ValueError(
             f"--max_length is {args.max_length}, but this model has only {limit} positions: set it to {limit} or less"
         )
-    share = getattr(model.config.get_text_config(), "router_aux_loss_coef", 0)
-    if share and here()[0] == 0:
-        console.print(f"The auxiliary loss of the model's router (router_aux_loss_coef {share}) is off in training")
-    if args.n_gpu > 1:
-        # Trainer would replicate the model within this process (nn.DataParallel).
-        _log.warning("%d GPUs are visible, but only one is used. Start with torchrun to use more", args.n_gpu)
-        args._n_gpu = 1
 
 
 def check_evaluation(args: GroupConfig, eval_rows: RowsFile | None) -> None:

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments
 
+from qstep.models.packable import eval_mode
 from qstep.objectives.batch import ResponseBatch
+from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ class StepSampler(Sampler[list[list[int]]]):
     """The micro-batches of one process, `accumulation` a step. Each is a list of parts, and a part lists item numbers.
 
     A step takes consecutive items of a shuffled order that depends only on seed and epoch. They are divided into parts
-    with about the same number of tokens: as few as fit, and as many for each process and micro-batch. If there are
+    with about the same number of tokens. Each process and micro-batch gets the same number of parts, as few as
+    `max_tokens` allows. If there are
     fewer items than parts, an empty part gets `~i` (negative), where i is the step's shortest item. It is computed, so
     that no process waits for another, but it counts as nothing.
 
@@ -118,6 +121,25 @@ class StepSampler(Sampler[list[list[int]]]):
         return parts
 
 
+def step_sampler(
+    dataset: GroupDataset, config: GroupConfig, *, training: bool, process: int = 0, processes: int = 1
+) -> StepSampler:
+    """The order of a data set in training or evaluation."""
+    accumulation = config.gradient_accumulation_steps if training else 1
+    size = config.per_device_train_batch_size if training else config.per_device_eval_batch_size
+    return StepSampler(
+        dataset.lengths if config.max_tokens_per_batch is None else dataset.tokens,
+        size * accumulation * processes,
+        accumulation=accumulation,
+        max_tokens=config.max_tokens_per_batch,
+        process=process,
+        processes=processes,
+        seed=config.seed if config.data_seed is None else config.data_seed,
+        shuffle=training and config.train_sampling_strategy == "random",
+        drop_last=training and config.dataloader_drop_last,
+    )
+
+
 def deal(items: Sequence[int], lengths: Sequence[int], shares: int) -> list[list[int]]:
     """Divides items into `shares` lists of about equal length. Each item, longest first, goes to the shortest list.
 
@@ -157,8 +179,5 @@ def begin_step(trainer: GroupTrainer, model: Any, batches: Iterable[list[Respons
     """Shows the objective the parts of a step's micro-batches before it is trained on any."""
     parts = chain.from_iterable(batches)
     prepared: Iterable[Any] = (trainer._prepare_inputs(part) for part in parts)  # type: ignore[arg-type]
-    training = model.training
-    model.eval()
-    with torch.no_grad(), trainer.compute_loss_context_manager():
+    with torch.no_grad(), eval_mode(model), trainer.compute_loss_context_manager():
         trainer.objective.begin_step(model, prepared)
-    model.train(training)

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 
 from qstep.models import PolicyModel, PretrainedModule
-from qstep.models.sharding import divide_again, shard, whole, whole_state
+from qstep.models.sharding import full_state, full_tensor, reshard, shard
 from qstep.objectives.batch import ResponseBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item
@@ -29,7 +29,7 @@ from qstep.processes import together
 from qstep.trainers import precision
 from qstep.trainers.arguments import check_arguments
 from qstep.trainers.averages import Averages, LogWhereItMatters
-from qstep.trainers.batches import StepSampler, begin_step, group_loader, with_weights
+from qstep.trainers.batches import StepSampler, begin_step, group_loader, step_sampler, with_weights
 from qstep.trainers.checkpoints import sealed, why_unusable, writing
 from qstep.trainers.common_fall import WarnOfCommonFall
 from qstep.trainers.early_stopping import stopped_early
@@ -131,20 +131,8 @@ class GroupTrainer(Trainer):
 
     def sampler(self, dataset: GroupDataset, *, training: bool) -> StepSampler:
         """The order of a data set in training or evaluation."""
-        args = self.args
-        accumulation = args.gradient_accumulation_steps if training else 1
-        size = self._train_batch_size if training else args.eval_batch_size
-        return StepSampler(
-            dataset.lengths if args.max_tokens_per_batch is None else dataset.tokens,
-            size * accumulation * args.world_size,
-            accumulation=accumulation,
-            max_tokens=args.max_tokens_per_batch,
-            process=args.process_index,
-            processes=args.world_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            shuffle=training and args.train_sampling_strategy == "random",
-            drop_last=training and args.dataloader_drop_last,
-        )
+        process, processes = self.args.process_index, self.args.world_size
+        return step_sampler(dataset, self.args, training=training, process=process, processes=processes)
 
     def get_train_dataloader(self) -> DataLoader:
         return group_loader(
@@ -207,7 +195,7 @@ class GroupTrainer(Trainer):
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float | None:
-        norm: float | None = whole(super()._get_grad_norm(model, grad_norm))
+        norm: float | None = full_tensor(super()._get_grad_norm(model, grad_norm))
         finite = norm is None or math.isfinite(norm)
         if self.watch.end_step(self.state.global_step, finite=finite, norm=norm):  # a skipped step is not logged
             self._tr_loss.copy_(self._loss_before)
@@ -217,7 +205,7 @@ class GroupTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer. Parameters with their own learning rate are in separate groups."""
-        divide_again(self.bare_model)  # the optimizer needs each process's shares
+        reshard(self.bare_model)  # the optimizer needs each process's shares
         rates = self.objective.learning_rates(self.bare_model)
         if self.optimizer is None and rates:
             trained: Any = self.model if model is None else model
@@ -329,7 +317,7 @@ class GroupTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Writes model and tokenizer. The pickled arguments are not written, because they may hold an access token."""
         if self.sharding is not None:  # all processes come here
-            state_dict = whole_state(self.bare_model.state_dict(keep_vars=True))
+            state_dict = full_state(self.bare_model.state_dict(keep_vars=True))
         if not self.args.should_save:
             return
         folder = Path(output_dir or str(self.args.output_dir))

@@ -14,8 +14,8 @@ from qstep.models.loading import load_tokenizer
 from qstep.objectives import Method
 from qstep.objectives.arguments import follows_evaluation
 from qstep.objectives.config import GroupConfig, PolicyConfig
-from qstep.objectives.sharding import check_processes
 from qstep.objectives.source import RowsFile
+from qstep.runs.fsdp_settings import check_processes
 from qstep.trainers.arguments import check_evaluation, check_shared
 from qstep.trainers.given_rows import rows_file
 from qstep.trainers.group_trainer import GroupTrainer

@@ -14,7 +14,7 @@ the time of a step, because most of it is bookkeeping."""
 
 
 def is_wide(model: PretrainedModule) -> bool:
-    """Whether a CPU keeps only the layers' products."""
+    """Whether the model is so wide that a CPU should keep only its layers' products."""
     return bool(model.config.get_text_config().hidden_size >= _WIDE)
 
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from qstep.data import cache_folders, tokenizer_fingerprint, write_whole
 from qstep.models import Batch, moved
-from qstep.models.sharding import whole
+from qstep.models.sharding import full_tensor
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.objective import FurtherReference
 from qstep.objectives.responses import collate_rows
@@ -161,7 +161,7 @@ def weights_fingerprint(model: nn.Module, kept: Callable[[str], bool]) -> str:
     for name, value in model.state_dict().items():
         if kept(name):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(whole(value).detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            digest.update(full_tensor(value).detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

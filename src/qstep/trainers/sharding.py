@@ -15,14 +15,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from qstep.models.sharding import share_of, whole_state
-from qstep.objectives.sharding import USE_FSDP
+from qstep.models.sharding import full_state, shard_of
 from qstep.processes import here
+from qstep.runs.fsdp_settings import USE_FSDP
 
 
 def save_optimizer(optimizer: Optimizer, schedule: LRScheduler, folder: Path) -> None:
     """Writes the complete state of the optimizer, and that of the learning rate. Called by all processes."""
-    state = whole_state(optimizer.state_dict())
+    state = full_state(optimizer.state_dict())
     if here()[0] == 0:
         torch.save(state, folder / OPTIMIZER_NAME)
         torch.save(schedule.state_dict(), folder / SCHEDULER_NAME)
@@ -35,7 +35,7 @@ def load_optimizer(optimizer: Optimizer, schedule: LRScheduler, folder: Path) ->
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     own = dict(zip(numbers, parameters, strict=True))
     state["state"] = {
-        number: {name: share_of(value, own[number]) for name, value in values.items()}
+        number: {name: shard_of(value, own[number]) for name, value in values.items()}
         for number, values in state["state"].items()
     }
     optimizer.load_state_dict(state)
@@ -44,7 +44,7 @@ def load_optimizer(optimizer: Optimizer, schedule: LRScheduler, folder: Path) ->
 
 @contextmanager
 def hidden_from_accelerate() -> Iterator[None]:
-    """Makes an Accelerator blind to `accelerate launch` asking for FSDP: qstep shards the model itself."""
+    """Hides from an Accelerator that `accelerate launch` asks for FSDP, because qstep shards the model itself."""
     launched = os.environ.pop(USE_FSDP, None)
     try:
         yield

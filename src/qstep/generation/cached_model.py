@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from qstep.models.packable import short_windows
+from qstep.models.packable import alike, eval_mode, short_windows, tolerance_of
 
 _PROMPTS = ([11, 12, 13, 14, 15, 16], [17, 11, 13])
 _CONTINUED = [12, 15]
@@ -56,7 +54,6 @@ class CachedModel:
 
     def _continues(self, prompts: tuple[list[int], list[int]]) -> bool:
         vocabulary, device = self.model.config.get_text_config(decoder=True).vocab_size, self.model.device
-        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.1
         width = max(map(len, prompts))
         pads = torch.tensor([width - len(prompt) for prompt in prompts], device=device)
         rows = [[0] * (width - len(prompt)) + prompt for prompt in prompts]
@@ -77,18 +74,6 @@ class CachedModel:
             for row, text in enumerate(texts):
                 alone = torch.tensor([text + _CONTINUED[: number + 1]], device=device) % vocabulary
                 expected = self.model(input_ids=alone, use_cache=False).logits[0, -1]
-                if (logits[row] - expected).float().norm() > tolerance * expected.float().norm():
+                if not alike(expected, logits[row], tolerance_of(self.model)):
                     return False
         return True
-
-
-@contextmanager
-def eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Puts every module into eval mode, and restores train mode afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 USE_FSDP = "ACCELERATE_USE_FSDP"
 """Environment variable that `accelerate launch` sets to true if its configuration has FSDP."""
@@ -24,9 +25,14 @@ _MUST_BE: dict[str, tuple[str, str]] = {
     "activation_checkpointing": ("false", "give --activation_checkpointing true instead"),
     "ignored_modules": ("", "qstep divides all weights"),
     "transformer_layer_cls_to_wrap": ("", "qstep knows the model's layers"),
+    "transformer_cls_to_wrap": ("", "qstep knows the model's layers"),
+    "sharding_strategy": ("FULL_SHARD", "it is of FSDP1"),
     "xla": ("false", "XLA is not supported"),
 }
 """The settings that have one supported value, and why."""
+
+_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
+"""Those of torch, which compute each process's shares."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +52,29 @@ class Sharding:
         Raises ValueError for settings that are not supported.
         """
         launched = _true(os.environ.get(USE_FSDP))
+        settings: dict[str, Any] = dict(args.fsdp_config) if isinstance(args.fsdp_config, Mapping) else {}
         if not (args.fsdp or launched):
             return None
-        given: dict[str, Any] = dict(args.fsdp_config) if isinstance(args.fsdp_config, Mapping) else {}
-        if launched and not args.fsdp:
-            given = {k.removeprefix(_PREFIX).lower(): v for k, v in os.environ.items() if k.startswith(_PREFIX)}
+        names = [name for name in os.environ if launched and name.startswith(_PREFIX)]
+        of_launch = {name.removeprefix(_PREFIX).lower(): os.environ[name] for name in names}
         for name, (wanted, why) in _MUST_BE.items():
-            value = given.get(name)
-            if value is not None and str(value).lower() not in (wanted.lower(), "none", "[]"):
-                raise ValueError(f"fsdp_{name} is {value}, but it must be {wanted or 'left out'}: {why}")
+            for value in (settings.get(name), of_launch.get(name)):
+                if value is not None and str(value).lower() not in (wanted.lower(), "none", "[]"):
+                    raise ValueError(f"fsdp_{name} is {value}, but it must be {wanted or 'left out'}: {why}")
         if args.deepspeed:
             raise ValueError("--fsdp and --deepspeed exclude each other: remove one")
-        if "bnb" in str(args.optim) or "8bit" in str(args.optim):
-            raise ValueError(f"--optim {args.optim} does not work with --fsdp: give --optim adamw_torch")
-        return cls(_true(given.get("reshard_after_forward", True)))
+        if (optim := OptimizerNames(args.optim).value) not in _OPTIMIZERS:
+            raise ValueError(f"--optim {optim} does not work with --fsdp: give one of {', '.join(_OPTIMIZERS)}")
+        return cls(_true((of_launch | settings).get("reshard_after_forward", True)))
 
 
-def check_processes(args: TrainingArguments) -> None:
-    """Raises ValueError if weights are to be divided among processes, and there is one."""
-    if args.world_size == 1 and Sharding.of(args) is not None:
+def check_processes(args: TrainingArguments, processes: int | None = None) -> None:
+    """Raises ValueError if weights are to be divided among processes, and there is one.
+
+    Args:
+        processes: their number, if it is not that of `args`.
+    """
+    if (processes or args.world_size) == 1 and Sharding.of(args) is not None:
         raise ValueError(
             "--fsdp divides weights among processes, but there is one. Start several: accelerate launch "
             "--num_processes 8 -m qstep.cli train ..."
