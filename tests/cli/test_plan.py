@@ -49,6 +49,7 @@ def test_devices_share_what_is_sharded(training: list[str], tmp_path: Path) -> N
 
 def test_batches_are_those_of_the_training(training: list[str], rows_file: Path, tmp_path: Path) -> None:
     """Their order, the last incomplete one, and which activations are recomputed."""
+    training[1] = "sft"
     more = ["--num_train_epochs", "1", "--per_device_train_batch_size", "5", "--responses_per_prompt", "1"]
     whole = planned(training, tmp_path / "whole.json", *more)
     dropped = planned(training, tmp_path / "dropped.json", *more, "--dataloader_drop_last", "true")
@@ -56,7 +57,7 @@ def test_batches_are_those_of_the_training(training: list[str], rows_file: Path,
     assert (whole["optimizer_steps"], dropped["optimizer_steps"]) == (whole["rows"] // 5 + 1, whole["rows"] // 5)
     most = {
         planned(training, tmp_path / f"{seed}.json", *more, "--data_seed", str(seed))["tokens_of_largest_batch"]
-        for seed in range(4)
+        for seed in range(3)
     }
     assert len(most) > 1
     recomputed = [*more, "--activation_checkpointing", "true"]

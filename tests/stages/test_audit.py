@@ -141,6 +141,25 @@ def test_prompts_whose_last_token_would_merge_with_the_response(tmp_path: Path) 
     assert found.tokens is not None and found.tokens.merging.lines == [1]
 
 
+def test_tokens_are_counted_with_the_chat_template_of_an_option(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE({"a": 0, "b": 1, "<eos>": 2}, []))
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>").save_pretrained(tmp_path)
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": [{"role": "user", "content": "a"}], "completion": "b"}])
+    options: dict[str, Any] = {"train_file": tmp_path / "rows.jsonl", "model_name_or_path": str(tmp_path)}
+    with pytest.raises(ValueError, match="the tokenizer has no chat template"):
+        audit(AuditConfig(**options))
+    lengths = []
+    for template in ("{{ messages[0].content }}", "aaa{{ messages[0].content }}"):
+        (tmp_path / "chat.jinja").write_text(template)
+        tokens = audit(AuditConfig(**options, chat_template_path=str(tmp_path / "chat.jinja"))).tokens
+        assert tokens is not None
+        lengths.append(tokens.most)
+    assert lengths[1] == lengths[0] + 3
+
+
 def test_near_copies_of_test_problems_fail_and_overlaps_are_counted(tmp_path: Path) -> None:
     """The instruction is that of `qstep sample --instruction`, which a benchmark's own file lacks."""
     words = " ".join(f"w{n}" for n in range(15))

@@ -51,7 +51,11 @@ def test_further_responses_follow_the_first_ones(tmp_path: Path) -> None:
         }.items()
     }
     order = [row["id"] for row in drawn["all"]]
-    assert sorted(drawn["first"] + drawn["further"], key=lambda row: order.index(row["id"])) == drawn["all"]
+    apart = sorted(drawn["first"] + drawn["further"], key=lambda row: order.index(row["id"]))
+    for row, expected in zip(apart, drawn["all"], strict=True):
+        # A batch of other rows may change the last bits.
+        assert row.pop("logps_behavior") == pytest.approx(expected.pop("logps_behavior"), abs=1e-5)
+    assert apart == drawn["all"]
     settings = {name: read_meta(tmp_path / f"{name}.jsonl")["settings"] for name in drawn}
     assert "first_sample" not in settings["first"], "files of earlier versions are resumed"
     assert settings["further"]["first_sample"] == 2

@@ -99,8 +99,13 @@ def run(base: Path, rows: Path, output: Path) -> None:
     for method in METHODS_RUN:
         parts = {"max_tokens_per_batch": 200} if method in ("pqm", "dqo", "kto") else {}
         seen[method] = main(arguments(method, base, plain, output / method, per_device=3, **parts))
+    zero3 = output / "zero3.json"
+    if dist.get_rank() == 0:
+        zero3.write_text(json.dumps({"zero_optimization": {"stage": 3}, "train_batch_size": "auto"}))
+    dist.barrier()
     for name in SHARDED:
-        command = sharded_arguments(name, base, plain, output / "sharded" / name, per_device=3, fsdp="true")
+        how: dict[str, Any] = {"deepspeed": zero3} if name == "dqo_head" else {"fsdp": "true"}
+        command = sharded_arguments(name, base, plain, output / "sharded" / name, per_device=3, **how)
         seen[f"sharded {name}"] = main(command)
     rank = dist.get_rank()
 

@@ -156,7 +156,8 @@ def test_a_checkpoint_of_other_settings_is_passed_over(
 ) -> None:
     """As after a changed setting and a deleted log: the weights are those of the new settings alone."""
     run("rs", inputs, half, **OPTIONS, learning_rate=3e-3)
-    assert f"{half / 'checkpoint-4'} is skipped: it was made with other settings (learning_rate)" in said.getvalue()
+    skipped = f"{half / 'checkpoint-4'} is skipped: it was made with other settings (learning_rate: "
+    assert skipped in said.getvalue() and " -> 0.003)" in said.getvalue()
     assert same_weights(half, run("rs", inputs, tmp_path / "fresh", **OPTIONS, learning_rate=3e-3))
 
 
@@ -298,7 +299,9 @@ def test_a_run_whose_learning_rate_ends_with_it_goes_on_elsewhere_when_asked(
 
 def test_a_checkpoint_asked_for_is_checked(inputs: TrainInputs, whole: Path, half: Path, tmp_path: Path) -> None:
     folder = half / "checkpoint-2"
-    with pytest.raises(ValueError, match=r"checkpoint-2: it was made with other settings \(learning_rate\)"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint-2: it was made with other settings \(learning_rate: .* -> 0.003\)"
+    ):
         run("rs", inputs, tmp_path / "a", resume_from_checkpoint=str(folder), learning_rate=3e-3)
     with pytest.raises(ValueError, match="is not a checkpoint: give a folder called checkpoint-<step>"):
         run("rs", inputs, tmp_path / "b", resume_from_checkpoint=str(half))

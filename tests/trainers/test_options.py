@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from model_families import saved, tiny
 from qstep.data import read_rows, write_jsonl
@@ -412,6 +413,11 @@ def test_a_model_of_learned_positions_is_told_of_before_it_is_trained(rows_file:
         ):
             RSTrainer(PolicyModel(tiny(family)), config, rows_file, processing_class=miniature.tokenizer())
     RSTrainer(PolicyModel(tiny("llama")), config, rows_file, processing_class=miniature.tokenizer())
+    scaled = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}}
+    shape = tiny("llama").config.to_dict() | {**scaled, "max_position_embeddings": 128}
+    dynamic = PolicyModel(LlamaForCausalLM(LlamaConfig(**shape)))
+    with pytest.raises(ValueError, match=r"--max_length is 129, but beyond 128 tokens this model's rotary positions"):
+        RSTrainer(dynamic, config, rows_file, processing_class=miniature.tokenizer())
 
 
 def test_a_skipped_step_has_no_part_in_the_line_that_averages_it(base: Path, rows_file: Path, tmp_path: Path) -> None:

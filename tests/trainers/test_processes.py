@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -23,8 +24,19 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def two(base: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """The output folder of one torchrun of two processes, and what each saw."""
-    output = tmp_path_factory.mktemp("two")
+    """The output folder of one torchrun of two processes, and what each saw. All workers of pytest share it."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    output = tmp_path_factory.mktemp("two") if run is None else tmp_path_factory.getbasetemp().parent / f"two-{run}"
+    output.mkdir(exist_ok=True)
+    with (output / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (output / "done").exists():
+            _run_two(base, rows_file, output)
+            (output / "done").touch()
+    return output, [json.loads((output / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def _run_two(base: Path, rows_file: Path, output: Path) -> None:
     # Without logps_behavior the reference's log-probabilities count, of which each process computes a part.
     plain = [{k: v for k, v in row.items() if k != "logps_behavior"} for row in read_rows(rows_file)]
     write_jsonl(output / "plain.jsonl", plain)
@@ -42,7 +54,6 @@ def two(base: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return output, [json.loads((output / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.mark.parametrize("method", METHODS_RUN)
@@ -89,7 +100,7 @@ def test_a_bad_row_a_bad_loss_and_a_collapse_stop_both(two: tuple[Path, list[dic
 def test_sharded_weights_train_are_saved_and_resume_on_one_process(
     name: str, two: tuple[Path, list[dict[str, Any]]], base: Path, tmp_path: Path
 ) -> None:
-    """`--fsdp true`: the weights of one process, from the beginning and from a checkpoint of two.
+    """`--fsdp true`, or ZeRO-3 (`dqo_head`): the weights of one process, from the start and from a checkpoint of two.
 
     In bf16 to 3e-4, since the norms' weights are rounded too.
     """

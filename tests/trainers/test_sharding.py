@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +12,11 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig
 
+from qstep.objectives.arguments import training_settings
 from qstep.objectives.methods import METHODS
-from qstep.objectives.packages import check_deepspeed_stage
+from qstep.objectives.packages import check_deepspeed_parts
 from qstep.runs.fsdp_settings import Sharding
+from qstep.runs.zero3 import takes_zero3
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "accelerate"
 
@@ -88,23 +92,65 @@ def test_the_precision_of_accelerate_is_an_option(monkeypatch: pytest.MonkeyPatc
 def test_accelerate_takes_the_recipes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`accelerate launch` gives a recipe's settings in the environment, where qstep reads them."""
     config = ClusterConfig.from_yaml_file(yaml_file=str(file))
-    settings = yaml.safe_load(file.read_text()).get("fsdp_config", {})
+    written = yaml.safe_load(file.read_text())
+    settings = written.get("fsdp_config", {})
     assert (config.distributed_type.value == "FSDP") == bool(settings)
     for name, value in settings.items():
         monkeypatch.setenv(name.upper(), str(value))
+    for name, value in written.get("deepspeed_config", {}).items():
+        monkeypatch.setenv(f"ACCELERATE_DEEPSPEED_{name.upper()}", str(value))
     if settings:
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    if zero3 := config.distributed_type.value == "DEEPSPEED":
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     assert Sharding.of(args()) == (Sharding() if settings else None)
+    assert takes_zero3(None) == zero3
+    assert "ACCELERATE_USE_DEEPSPEED" not in os.environ
+
+
+def test_parts_of_micro_batches_do_not_work_with_deepspeed() -> None:
+    check_deepspeed_parts(None)
+    with pytest.raises(ValueError, match="--max_tokens_per_batch does not work with DeepSpeed: give --gradient_acc"):
+        check_deepspeed_parts(4096)
+
+
+AUTO = {"optimizer": {"type": "AdamW", "params": {"lr": "auto"}}, "fp16": {"enabled": "auto", "loss_scale": 0}}
+
+
+def test_zero_3_is_found_and_fsdp2_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zero = {"stage": 3, "overlap_comm": True, "offload_param": {"device": "none"}}
+    assert takes_zero3({"zero_optimization": zero, **AUTO, "gradient_clipping": "auto"})
+    assert not takes_zero3({"zero_optimization": {"stage": 2}, "gradient_clipping": 1.0})
+    assert not takes_zero3(None)
+    file = tmp_path / "zero3.json"
+    file.write_text(json.dumps({"zero_optimization": zero}))
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
+    assert takes_zero3(None)
+    options = {"output_dir": str(tmp_path), "report_to": "none"}
+    config = METHODS["pqm"].config(**options, deepspeed=str(file))
+    assert (config.deepspeed, config.sharding()) == (None, Sharding())
+    assert training_settings(config) == training_settings(METHODS["pqm"].config(**options, fsdp=True))
 
 
 @pytest.mark.parametrize(
-    ("stage", "tokens", "message"),
+    ("settings", "message"),
     [
-        (3, None, "ZeRO-3 is not supported: give --fsdp true without DeepSpeed"),
-        (2, 4096, "--max_tokens_per_batch does not work with DeepSpeed: give --gradient_accumulation_steps"),
+        ({"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}}, "offload_param is on cpu"),
+        ({"gradient_clipping": 1.0}, "gradient_clipping is 1.0: set it to auto, and give --max_grad_norm instead"),
+        ({"optimizer": {"type": "AdamW", "params": {"lr": 1e-5}}}, "optimizer is .*give --optim and --learning_rate"),
+        ({"bf16": {"enabled": True}}, "bf16 is .*: set it to auto, and give --bf16 true instead"),
     ],
 )
-def test_what_does_not_work_with_deepspeed_is_refused(stage: int, tokens: int | None, message: str) -> None:
-    check_deepspeed_stage(2, None)
-    with pytest.raises(ValueError, match=message):
-        check_deepspeed_stage(stage, tokens)
+def test_settings_of_zero_3_that_would_have_no_effect_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^DeepSpeed's {message}"):
+        takes_zero3({"zero_optimization": {"stage": 3}, **settings})
+
+
+def test_what_is_no_configuration_of_deepspeed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--deepspeed .*none.json: No such file"):
+        takes_zero3(str(tmp_path / "none.json"))
+    for text, message in (("{", "is no JSON"), ("[]", "is no configuration of DeepSpeed")):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            takes_zero3(str(tmp_path / "bad.json"))

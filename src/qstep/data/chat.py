@@ -50,7 +50,8 @@ def rendered(
     if tokenizer.chat_template is None:
         raise ValueError(
             "the prompt is a conversation, but the tokenizer has no chat template. Give the question as a string "
-            "(--conversational false), or give one with --chat_template_path"
+            "(--conversational false), or use a model that has one. Training and sampling also take a "
+            "--chat_template_path"
         )
     tools = messages[0].get("tools")
     template = undated(tokenizer.get_chat_template(tools=tools))

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from qstep.generation.engine import Temperature
 from qstep.objectives.arguments import EVALUATES, MARKS, follows_evaluation, stops_early
-from qstep.objectives.packages import check_deepspeed, check_deepspeed_stage, check_reporter
+from qstep.objectives.packages import check_deepspeed, check_deepspeed_parts, check_reporter
 from qstep.runs.fsdp_settings import Sharding
 from qstep.runs.options import (
     CHANGES_NOTHING,
@@ -25,7 +25,9 @@ from qstep.runs.options import (
     ReadIf,
     check_options,
 )
+from qstep.runs.progress import say
 from qstep.runs.shared_options import RightAt
+from qstep.runs.zero3 import takes_zero3
 from qstep.tasks.options import GradingOptions
 from qstep.types import OverLong, Truncated
 
@@ -106,11 +108,15 @@ class GroupConfig(MemoryOptions, EvaluationOptions):
             self.use_cpu = True
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # the precision that accelerate launch asks for
         self.bf16, self.fp16 = self.bf16 or launched == "bf16", self.fp16 or launched == "fp16"
+        if takes_zero3(self.deepspeed):
+            if os.environ.get("RANK", "0") == "0":
+                say("ZeRO-3 is asked for: FSDP2 of torch divides weights, gradients and optimizer states in its place")
+            self.deepspeed, self.fsdp = None, True
         check_deepspeed(self)
         super().__post_init__()
         check_options(self)
         if self.deepspeed_plugin is not None:  # also if `accelerate launch` asks for it
-            check_deepspeed_stage(self.deepspeed_plugin.zero_stage, self.max_tokens_per_batch)
+            check_deepspeed_parts(self.max_tokens_per_batch)
         self.sharding()  # checks the settings
         if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
             raise ValueError("the run has no steps. Set --max_steps or --num_train_epochs above 0")

@@ -66,13 +66,8 @@ def check_deepspeed(config: Any) -> None:
         _check_installed("--deepspeed needs the package deepspeed, which", ("deepspeed",), "deepspeed")
 
 
-def check_deepspeed_stage(stage: int, max_tokens_per_batch: int | None) -> None:
-    """Raises ValueError for what a training with DeepSpeed cannot follow. `stage` is that of ZeRO."""
-    if stage == 3:
-        raise ValueError(
-            "ZeRO-3 is not supported: give --fsdp true without DeepSpeed, which divides weights, gradients and "
-            "optimizer states in the same way"
-        )
+def check_deepspeed_parts(max_tokens_per_batch: int | None) -> None:
+    """Raises ValueError for parts of micro-batches, which a training with DeepSpeed cannot follow."""
     if max_tokens_per_batch is not None:
         raise ValueError("--max_tokens_per_batch does not work with DeepSpeed: give --gradient_accumulation_steps")
 

@@ -54,12 +54,18 @@ def why_unusable(folder: Path, settings: Mapping[str, Any]) -> str | None:
     if fingerprint(made_with) != marker.get("fingerprint"):
         return f"its {MARKER} is damaged"
     if marker["fingerprint"] != fingerprint(settings):
-        changed = sorted(name for name in {*made_with, *settings} if made_with.get(name) != settings.get(name))
+        names = sorted(name for name in {*made_with, *settings} if made_with.get(name) != settings.get(name))
+        changed = [_change(name, made_with.get(name), settings.get(name)) for name in names]
         return f"it was made with other settings ({', '.join(changed)})"
     for name, (size, digest) in expected.items():
         if (reason := why_changed(folder / name, size, digest)) is not None:
             return f"{name} {reason}"
     return None
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    plain = all(isinstance(value, int | float | str | None) for value in (before, now))
+    return f"{name}: {before} -> {now}" if plain else name
 
 
 def why_changed(file: Path, size: int, sha256: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 
@@ -35,11 +36,17 @@ def check_arguments(args: GroupConfig, model: PretrainedModule) -> None:
 
 
 def check_positions(args: GroupConfig, model: PretrainedModule) -> None:
-    """Raises ValueError if max_length exceeds the model's positions."""
+    """Raises ValueError if rows of max_length tokens would exceed the model's positions."""
     limit = model.learned_positions
     if limit is not None and args.max_length > limit:
         raise ValueError(
             f"--max_length is {args.max_length}, but this model has only {limit} positions: set it to {limit} or less"
+        )
+    trunk: Any = model.trunk
+    if trunk.rope_limit is not None and args.max_length > trunk.rope_limit:
+        raise ValueError(
+            f"--max_length is {args.max_length}, but beyond {trunk.rope_limit} tokens this model's rotary positions "
+            "(longrope or dynamic) depend on the longest row of a batch. Set it to that number, or less"
         )
 
 
