@@ -89,9 +89,10 @@ def differences(family: str) -> Found:
     for own, other in zip(plain.parameters(), policy.pretrained.parameters(), strict=True):
         if own.grad is not None and other.grad is not None:
             found.append(float((own.grad - other.grad).norm()) / largest)
-    reason = messages[0].partition(": ")[2] if messages else ""
+    reason = messages[0].partition(": ")[2].partition(". ")[0] if messages else ""
     padded = "padded, prompts once" if policy.trunk.shares_prompts else "padded"
-    return Found(family, "packed" if is_packed(policy.trunk) else padded, reason, max(found))
+    packed = "packed, prompts copied" if policy.trunk.copies_prompts else "packed"
+    return Found(family, packed if is_packed(policy.trunk) else padded, reason, max(found))
 
 
 def call(command: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from typing import Any
 
 import pytest
 import torch
@@ -113,6 +115,46 @@ def test_recomputed_activations_keep_no_cache() -> None:
 @pytest.mark.parametrize("family", [*PADDED])
 def test_states_and_windows_are_not_shared(family: str) -> None:
     assert PolicyModel(tiny(family)).trunk.shares_prompts == (family in ("stablelm", "bloom"))
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "qwen3_5_text"])
+def test_layers_whose_kernels_keep_texts_apart_are_packed(
+    family: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As causal-conv1d and flash-linear-attention do on a GPU, here by their functions for CPUs. Without them a message
+    says what to install."""
+    plain, padded = tiny(family), PolicyModel(tiny(family))
+    assert not is_packed(padded.trunk)
+    assert "Install `causal_conv1d` to train on packed sequences" in caplog.text
+    module = sys.modules[type(plain).__module__]
+    convolution, rule = module.causal_conv1d_fn.__wrapped__, module.torch_chunk_gated_delta_rule.__wrapped__
+
+    def convolution_of_texts(states: Any, *weights: Any, seq_idx: Any = None, **options: Any) -> Any:
+        lengths = (
+            [states.shape[-1]] if seq_idx is None else seq_idx[0].unique_consecutive(return_counts=True)[1].tolist()
+        )
+        return torch.cat([convolution(part, *weights, **options) for part in states.split(lengths, -1)], -1)
+
+    def rule_of_texts(
+        query: Any, key: Any, value: Any, g: Any, beta: Any, cu_seqlens: Any = None, **options: Any
+    ) -> Any:
+        lengths = [query.shape[1]] if cu_seqlens is None else cu_seqlens.diff().tolist()
+        parts = zip(*(tensor.split(lengths, 1) for tensor in (query, key, value, g, beta)), strict=True)
+        return torch.cat([rule(*part, **options)[0] for part in parts], 1), None
+
+    monkeypatch.setattr(module, "causal_conv1d_fn", convolution_of_texts)
+    monkeypatch.setattr(module, "torch_chunk_gated_delta_rule", rule_of_texts)
+    packed = PolicyModel(tiny(family))
+    assert is_packed(packed.trunk) and packed.trunk.copies_prompts
+    calls = shapes(packed)
+    agrees(packed.pretrained, plain)
+    assert calls == [(1, 3 + 20 + 3 + 2 + (6 + 1) + (6 + 3) + (6 + 6) + (1 + 1) + 2)]
+    gradients = []
+    for model in (packed, padded):
+        model(collate_groups(PROMPTS, RESPONSES)).sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["lfm2", "falcon_h1", "qwen3_5_text", "mamba2"])

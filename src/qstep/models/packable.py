@@ -28,6 +28,8 @@ _WINDOW = 3
 _NO_ROOM = (torch.OutOfMemoryError, torch.AcceleratorError)
 """What the device reports. It says nothing about the model's layers."""
 
+_STATE = "its layers carry a state along the sequence"
+
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
@@ -51,7 +53,7 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
     marked.unpacked_attention = model.config._attn_implementation
     trunk: Any = trunk_of(model)
     trunk.rope_limit = rope_limit(model)
-    trunk.shares_prompts = trunk.is_called_once = False
+    trunk.shares_prompts = trunk.copies_prompts = trunk.is_called_once = False
     with eval_mode(model):
         probe = _Probe(model)
         if model.device.type == "meta":  # there are no values to compare
@@ -62,6 +64,7 @@ def pack(model: PreTrainedModel) -> PreTrainedModel:
             reason = probe.try_packing() or probe.packed_differs()
         if reason is not None:
             model.set_attn_implementation(marked.unpacked_attention)
+            trunk.copies_prompts = False
             trunk.shares_prompts = caches_attention_only(model.config) and probe.continues_cache()
             _log.warning(
                 "%s is computed in padded batches, which is slower than packed ones and gives the same numbers: %s",
@@ -105,18 +108,27 @@ class _Probe:
             raise ValueError(f"{self.refusal} its states depend on later tokens")
 
     def try_packing(self) -> str | None:
-        """Switches the model to packed attention. Returns why its layers rule that out; None if they do not."""
+        """Switches the model to packed attention. Returns why its layers rule that out; None if they do not.
+
+        Where layers carry a state, each response follows a copy of its prompt, and the layers' kernels have to keep
+        them apart. Whether they do is found by `packed_differs`.
+        """
         layers = DynamicCache(config=self.model.config).layers
-        if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
-            return "its layers carry a state along the sequence"
+        trunk: Any = self.trunk
+        trunk.copies_prompts = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+        if trunk.copies_prompts and self.model.device.type == "meta":  # the kernels are those of another machine
+            return _STATE
         if getattr(self.config, "attention_chunk_size", None) is not None:
             return "its attention is in chunks"
         self.model.set_attn_implementation(PACKED_ATTENTION)
-        return None if is_packed(self.trunk) else "its attention cannot be replaced"
+        if is_packed(self.trunk):
+            return None
+        return _STATE if trunk.copies_prompts else "its attention cannot be replaced"
 
     def packed_differs(self) -> str | None:
         """Why packed batches give other results than each response alone; None if they do not."""
         marked: Any = self.model
+        trunk: Any = self.trunk
         self.model.set_attn_implementation(marked.unpacked_attention)
         try:
             expected = [self._alone(self.prompt + response) for response in self.responses]
@@ -131,13 +143,15 @@ class _Probe:
             return "its attention cannot be replaced"
         except _NO_ROOM:
             raise
-        except (RuntimeError, TypeError) as error:  # layers that compute something else than attention
+        except (RuntimeError, TypeError, ValueError) as error:  # layers that compute something else than attention
+            if trunk.copies_prompts:
+                return f"{_STATE}. {error}" if "Install" in str(error) else _STATE
             return f"its layers fail on packed batches ({type(error).__name__}: {str(error).splitlines()[0]})"
         if not alike(other[1], packed[1], self.noise):
-            return "its states depend on the other responses of a packed batch"
+            return _STATE if trunk.copies_prompts else "its states depend on the other responses of a packed batch"
         pairs = zip([*expected, *expected_short], [*packed, *packed_short], strict=True)
         if not all(alike(*pair, self.tolerance) for pair in pairs):
-            return "its states differ in a packed batch"
+            return _STATE if trunk.copies_prompts else "its states differ in a packed batch"
         return None
 
     def continues_cache(self) -> bool:

@@ -5,8 +5,8 @@ decoders all layers except attention treat each token separately, so they need n
 prompt attend to itself, and a response to its prompt and itself. The model is called once, as usual. So mixed
 precision, distribution, adapters and gradient checkpointing work unchanged.
 
-Models whose layers carry a state along the sequence, or whose attention cannot be replaced, compute the same batch in
-padded rows.
+Models whose layers carry a state along the sequence, or whose attention cannot be replaced, compute the same batch with
+copies of the prompts: in one row if kernels keep its texts apart, else in padded rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from qstep.models.padding import padded_hidden
+from qstep.models.padding import copied_rows, padded_hidden
 from qstep.models.rope import check_rope
 
 
@@ -202,6 +202,8 @@ def states_of(trunk: nn.Module, ids: Int[Tensor, " L"], packing: Packing) -> Flo
     try:
         if not is_packed(trunk):
             return padded_hidden(trunk, ids, packing)
+        if cast("Any", trunk).copies_prompts:
+            return _copied(trunk, ids, packing)
         positions = packing.positions(ids.device).unsqueeze(0)
         output = trunk(input_ids=ids.unsqueeze(0), position_ids=positions, use_cache=False, packing=packing)
         return output.last_hidden_state.squeeze(0)
@@ -210,6 +212,30 @@ def states_of(trunk: nn.Module, ids: Int[Tensor, " L"], packing: Packing) -> Flo
             f"a token is outside the model's vocabulary, or a prompt and response of {packing.longest} tokens are "
             f"longer than its positions ({error})"
         ) from error
+
+
+def _copied(trunk: nn.Module, ids: Int[Tensor, " L"], packing: Packing) -> Float[Tensor, "L D"]:
+    """`states_of` by one row in which each response follows a copy of its prompt.
+
+    Layers with a state are told where texts begin, as transformers names it, and their kernels keep texts apart.
+    """
+    rows = copied_rows(packing)
+    lengths = [len(row.places) for row in rows]
+    texts = Packing(lengths, [*range(len(rows))])
+    starts = [0, *accumulate(lengths)]
+    number = torch.repeat_interleave(torch.tensor(lengths)).to(ids.device, torch.int32)
+    output = trunk(
+        input_ids=ids[torch.cat([row.places for row in rows]).to(ids.device)].unsqueeze(0),
+        position_ids=texts.positions(ids.device).unsqueeze(0),
+        use_cache=False,
+        packing=texts,
+        seq_idx=number.unsqueeze(0),
+        cu_seq_lens_q=torch.tensor(starts, dtype=torch.int32, device=ids.device),
+    )
+    places = torch.cat([row.places[row.first :] for row in rows])
+    read = [torch.arange(row.first, len(row.places)) + start for start, row in zip(starts[:-1], rows, strict=True)]
+    found = torch.cat(read)
+    return output.last_hidden_state[0].index_select(0, found[places.argsort()].to(ids.device))
 
 
 def is_packed(model: nn.Module) -> bool:

@@ -34,22 +34,27 @@ def padded_hidden(trunk: nn.Module, ids: Int[Tensor, " L"], packing: Packing) ->
     allows it, else with each of them; then its states are those with the first. With sharded weights there is one call,
     since each process has to call the model as often.
     """
-    own = torch.arange(sum(packing.lengths)).split(packing.lengths)
     found = _States(trunk, ids)
-    rows: list[_Row] = []
-    for prompt, responses in _groups(packing.prompt_of).items():
-        length = len(own[prompt])
-        if _shares(trunk, length, [packing.lengths[response] for response in responses]):
-            cache = found.of_prompt(own[prompt])
-            found.of_rows([_Row(own[response]) for response in responses if packing.lengths[response]], cache)
-        elif responses:
-            texts = [torch.cat([own[prompt], own[response]]) for response in responses]
-            rows += [_Row(text, 0 if number == 0 else length) for number, text in enumerate(texts)]
+    rows: list[Row] = []
+    for prompt, responses in _segments(packing):
+        if _shares(trunk, len(prompt), [*map(len, responses)]):
+            cache = found.of_prompt(prompt)
+            found.of_rows([Row(response) for response in responses if len(response)], cache)
         else:
-            rows.append(_Row(own[prompt]))
+            rows += _copies(prompt, responses)
     if rows:
         found.of_rows(rows)
     return found.in_order()
+
+
+def copied_rows(packing: Packing) -> list[Row]:
+    """Each response after a copy of its prompt, and prompts without responses."""
+    return [row for prompt, responses in _segments(packing) for row in _copies(prompt, responses)]
+
+
+def _copies(prompt: Int[Tensor, " P"], responses: Sequence[Int[Tensor, " T"]]) -> list[Row]:
+    texts = [torch.cat([prompt, response]) for response in responses] or [prompt]
+    return [Row(text, 0 if number == 0 else len(prompt)) for number, text in enumerate(texts)]
 
 
 def caches_attention_only(config: PreTrainedConfig) -> bool:
@@ -58,7 +63,7 @@ def caches_attention_only(config: PreTrainedConfig) -> bool:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """The places of a row's tokens in the packed row, and the first of them whose state is read."""
 
     places: Int[Tensor, " T"]
@@ -82,7 +87,7 @@ class _States:
         cache: Cache = output.past_key_values
         return cache
 
-    def of_rows(self, rows: Sequence[_Row], cache: Cache | None = None) -> None:
+    def of_rows(self, rows: Sequence[Row], cache: Cache | None = None) -> None:
         """Computes rows, which continue the prompt in `cache` if there is one."""
         device = self.ids.device
         lengths = [len(row.places) for row in rows]
@@ -103,14 +108,15 @@ class _States:
         return torch.cat(self.states).index_select(0, order.to(self.ids.device))
 
 
-def _groups(prompt_of: Sequence[int]) -> dict[int, list[int]]:
-    """The segments of the responses to each prompt's segment."""
-    groups: dict[int, list[int]] = {}
-    for at, prompt in enumerate(prompt_of):
-        responses = groups.setdefault(prompt, [])
+def _segments(packing: Packing) -> list[tuple[Tensor, list[Tensor]]]:
+    """The places of each prompt and of its responses in the packed row."""
+    groups: dict[int, tuple[Tensor, list[Tensor]]] = {}
+    own = torch.arange(sum(packing.lengths)).split(packing.lengths)
+    for at, prompt in enumerate(packing.prompt_of):
+        _, responses = groups.setdefault(prompt, (own[prompt], []))
         if at != prompt:
-            responses.append(at)
-    return groups
+            responses.append(own[at])
+    return [*groups.values()]
 
 
 def _shares(trunk: Any, prompt: int, responses: Sequence[int]) -> bool:
