@@ -12,7 +12,7 @@ that of the ones run, by the positions they compute (with `--steps 60` all are r
 the rate of a matrix product is measured. A step is labelled right if its response is (what a label says does not
 change its cost).
 
-Four parts, each with contenders of its own:
+Five parts, each with contenders of its own:
 
     verifier    qstep's PQM; TRL's PRMTrainer; a loop with the same loss on padded batches, drawn at random or sorted
                 by length over all 720 trajectories
@@ -24,12 +24,22 @@ Four parts, each with contenders of its own:
     dpo         qstep's DPO and TRL's on the same pairs: each right response of a problem against each wrong one; both
                 also with LoRA. Trajectories are counted once, so their rates compare the times for all pairs.
 
+    full        qstep's PQM and DQO with a value head, with 12 trajectories of each of `--problems` problems a step: how
+                much of a device they can use. Not among the parts by default
+
 Reported for each: trajectories a second, the process's peak memory (resident; on a GPU what torch allocated), and
 the share of the matrix rate: floating-point operations that are needed (each prompt and each response once, attention
 counted, the recomputation of logits not) a second, over the rate of a product of two 2048 x 2048 matrices.
 
 `--family stablelm` takes a model of that family with random weights and the shape of `--model`: one that qstep cannot
 pack, and computes in padded batches.
+
+`--shape 1b` takes random weights in the shape of Llama 3.2 1B. On a GPU, what a device can do is measured by
+
+    python benchmarks/training.py --model runs/smollm2-135m-instruct --parts full --problems 16 --device cuda \
+        --dtypes bfloat16 --output benchmarks/results/training_full_gpu.json
+
+and once more with `--shape 1b --problems 8`.
 
 `--profile 3` prints where the time of three of qstep's PQM steps goes, instead.
 
@@ -60,6 +70,7 @@ from qstep.cores import cores
 from qstep.data import encode_prompt, encode_texts, split_steps
 
 PEERS = Path(__file__).parent / "peers"
+PROBLEMS = ("1", "2", "8", "16", "24")
 RESPONSES = 12
 FIRST_PROBLEMS = 60
 SHOTS, SHOT_CHARACTERS = 8, 380
@@ -115,7 +126,9 @@ PARTS: dict[str, tuple[Contender, ...]] = {
         replace(DPO, order="all_pairs"),
         replace(DPO, name="TRL DPO, LoRA", options=("--adapter", "lora"), order="all_pairs", backward=1),
     ),
+    "full": (PQM, DQO),
 }
+COMPARED = [part for part in PARTS if part != "full"]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, problem: Row, shots: str) -> list[Row]:
@@ -281,7 +294,12 @@ def measure(args: argparse.Namespace, part: str, dtype: str) -> Row:
         everything = [rows for rows in everything if right_and_wrong(rows)]
     rounds = args.rounds
     steps = {"verifier": args.steps, "few-shot": args.few_shot_steps}.get(part, args.policy_steps)
-    warm_up = min(everything, key=lambda rows: positions([rows], PQM))
+    at_once = int(args.problems) if part == "full" else 1
+    by_size = sorted(everything, key=lambda rows: positions([rows], PQM))
+    warm_up, more = by_size[:at_once], () if at_once == 1 else ("--problems", args.problems)
+    if at_once > 1:
+        everything, rounds = by_size[at_once:], 1
+        steps = len(everything) // at_once * at_once
     contenders = PARTS[part]
     plans = {c.name: batches_of(everything, c.order) for c in contenders}
     chosen = {c.name: spread(plans[c.name], c, steps) for c in contenders}
@@ -290,7 +308,7 @@ def measure(args: argparse.Namespace, part: str, dtype: str) -> Row:
     for turn in range(rounds):
         for contender in contenders:
             batches = chosen[contender.name][turn::rounds]
-            result = run(args, contender, dtype, [warm_up, *batches])
+            result = run(args, contender, dtype, [*warm_up, *batches], *more)
             rates.append(matrix_rate(args, dtype))
             result["matrix_rate"] = (rates[-2] + rates[-1]) / 2
             runs[contender.name].append(result)
@@ -390,13 +408,22 @@ def provenance(args: argparse.Namespace) -> Row:
     }
 
 
+SHAPES: dict[str, dict[str, Any]] = {
+    "1b": {
+        **{"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
+        **{"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64},
+    }
+}
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="checkpoint; examples/data/make_smollm2.py writes SmolLM2-135M")
     data = os.environ.get("QSTEP_DATA", Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--data", type=Path, default=Path(data), help="folder with gsm8k_{responses,train}.jsonl")
     parser.add_argument("--trl_python", help="python of an environment with trl 1.13.0 (make bench-trl-env)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=COMPARED)
+    parser.add_argument("--problems", choices=PROBLEMS[1:], default="16", help="problems a step of the part `full`")
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     parser.add_argument("--steps", type=int, default=12, help="optimizer steps of the verifier part, at most 60")
     parser.add_argument("--few_shot_steps", type=int, default=3)
@@ -405,10 +432,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--family", help="a family of transformers, for a random model of the shape of --model")
+    parser.add_argument("--shape", choices=SHAPES, help="a shape, for a random model")
     parser.add_argument("--profile", type=int, default=0, help="profile this many steps of qstep's PQM instead")
     parser.add_argument("--output", type=Path, help="where to write the result as JSON")
     args = parser.parse_args()
-    if not args.profile and args.trl_python is None and set(args.parts) != {"few-shot"}:
+    if not args.profile and args.trl_python is None and not set(args.parts) <= {"few-shot", "full"}:
         parser.error("--trl_python is needed: `make bench-trl-env` makes .venv-trl/bin/python")
     torch.set_num_threads(args.threads)
     return args
@@ -432,11 +460,12 @@ SHAPE = (
 )
 
 
-def random_model(family: str, like: str, folder: str) -> str:
-    """Writes a model of a family with random weights, and the shape and tokenizer of another."""
-    shape = AutoConfig.from_pretrained(like)
+def random_model(family: str, shape: str | None, like: str, folder: str) -> str:
+    """Writes a model of a family with random weights, the tokenizer of another, and its shape or one of `SHAPES`."""
+    other = AutoConfig.from_pretrained(like)
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **{name: getattr(shape, name) for name in SHAPE})
+    own = {} if shape is None else SHAPES[shape]
+    config = AutoConfig.for_model(family, **{**{name: getattr(other, name) for name in SHAPE}, **own})
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(like).save_pretrained(folder)
     return folder
@@ -445,8 +474,8 @@ def random_model(family: str, like: str, folder: str) -> str:
 def main() -> None:
     args = parse()
     result = provenance(args)
-    if args.family:
-        args.model = random_model(args.family, args.model, tempfile.mkdtemp())
+    if args.family or args.shape:
+        args.model = random_model(args.family or "llama", args.shape, args.model, tempfile.mkdtemp())
 
     def write() -> None:
         if args.output:

@@ -1,4 +1,4 @@
-"""A contender of `benchmarks/training.py`: qstep's own trainers, a problem's responses a batch."""
+"""A contender of `benchmarks/training.py`: qstep's own trainers, the responses to one or more problems a batch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from qstep.objectives import METHODS
 from qstep.runs.memory import keep_freed_memory
 from qstep.trainers import GroupTrainer, trainer_class
 
+PROBLEMS = ("1", "2", "8", "16", "24")
+"""How many problems a batch may have, as in `benchmarks/training.py`."""
+
 
 def build(args: Namespace, callbacks: list[Any]) -> GroupTrainer:
     """The trainer of one variant, over the rows as they lie in the file."""
-    settings = {**trainer_options(args, 1), "max_length": 8192}
+    settings = {**trainer_options(args, int(args.problems)), "max_length": 8192}
     method = METHODS[args.method.partition("_")[0]]
     if args.method != "dpo":  # which always has all responses of a problem in a batch
         settings |= {"responses_per_prompt": args.batch_size}
@@ -36,6 +39,7 @@ def main() -> None:
         method=("pqm", "dqo_separate", "dqo_head", "reinforce", "dpo"),
         adapter=("none", "lora"),
         profile=("no", "yes"),
+        problems=PROBLEMS,
     )
     keep_freed_memory()  # as `qstep train` does
     clock = StepClock()
@@ -45,7 +49,7 @@ def main() -> None:
         print(json.dumps(profiler.table()))
         return
     build(args, [clock]).train()
-    clock.finish(len(read_rows(args.rows)), args.batch_size, args.device)
+    clock.finish(len(read_rows(args.rows)), args.batch_size * int(args.problems), args.device)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,20 @@ def test_dpo_runs_on_a_tiny_model(tmp_path: Path, tiny: Path, monkeypatch: pytes
 
 
 @needs("gsm8k_responses.jsonl")
+def test_full_batches_run_on_a_tiny_model(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 60 problems, 24 warm up and 24 are measured."""
+    output = tmp_path / "result.json"
+    monkeypatch.setitem(training.PARTS, "full", (training.PQM,))
+    command = ["training.py", "--model", tiny, "--data", DATA, "--threads", 1, "--output", output]
+    monkeypatch.setattr(sys, "argv", list(map(str, [*command, "--parts", "full", "--problems", 24])))
+    training.main()
+    part = json.loads(output.read_text())["parts"]["full, float32"]
+    assert part["trajectories"] == 24 * 12
+    (figures,) = part["contenders"].values()
+    assert figures["trajectories_per_second"] > 0 and figures["share_of_matrix_rate"] > 0
+
+
+@needs("gsm8k_responses.jsonl")
 def test_runs_on_a_tiny_model(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The contenders of qstep's own environment, in processes of their own."""
     output = tmp_path / "result.json"

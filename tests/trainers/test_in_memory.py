@@ -176,11 +176,14 @@ def test_what_is_wrong_is_said_before_a_model_loads(
     for name, line in (("wandb", "wandb"), ("comet_ml", "comet-ml"), ("mlflow", "mlflow")):
         with pytest.raises(ValueError, match=f"--report_to {name} is not installed: pip install {line}$"):
             PolicyConfig(output_dir=str(tmp_path), **{**OPTIONS, "report_to": name})
+    zero2 = tmp_path / "zero2.json"
+    zero2.write_text('{"zero_optimization": {"stage": 2}}')
     for options, sentence in (
         ({"optim": "adamw_bnb_8bit"}, "--optim adamw_bnb_8bit needs the package bitsandbytes, which is not installed"),
         ({"optim": "paged_lion_8bit"}, "--optim paged_lion_8bit needs the package bitsandbytes, which is not"),
         ({"optim": "schedule_free_adamw"}, "--optim schedule_free_adamw needs the package schedulefree, which is not"),
-        ({"deepspeed": "zero2.json"}, "--deepspeed needs the package deepspeed, which is not installed: pip install"),
+        ({"deepspeed": str(zero2)}, "--deepspeed needs the package deepspeed, which is not installed: pip install"),
+        ({"deepspeed": "none.json"}, "--deepspeed none.json: No such file"),
         ({"deepspeed": {"zero_optimization": {}}}, "--deepspeed needs the package deepspeed, which is not installed"),
         ({"torch_compile": True}, "--torch_compile is not supported: remove it. Each batch has its own shape"),
         ({"use_liger_kernel": True}, "--use_liger_kernel is True, but qstep's trainers do not use it: remove it"),
