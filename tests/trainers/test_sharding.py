@@ -38,6 +38,8 @@ def test_options_say_whether_and_how_weights_are_divided() -> None:
         ({"fsdp_config": {"version": 1}}, "fsdp_version is 1, but it must be 2: FSDP1 is not supported"),
         ({"fsdp_config": {"cpu_offload": True}}, "fsdp_cpu_offload is True, but it must be false: weights stay on"),
         ({"fsdp_config": {"ignored_modules": ["lm_head"]}}, "fsdp_ignored_modules is .'lm_head'., but it must be left"),
+        ({"fsdp_config": {"forward_prefetch": True}}, "--fsdp_config: forward_prefetch has no effect. Remove it"),
+        ({"fsdp_config": {"min_num_params": 100}}, "fsdp_min_num_params is 100, but it must be 0: qstep divides layer"),
         ({"deepspeed": "zero3.json"}, "--fsdp and --deepspeed exclude each other: remove one"),
         (
             {"optim": "paged_adamw_8bit"},
@@ -106,6 +108,11 @@ def test_accelerate_takes_the_recipes(file: Path, monkeypatch: pytest.MonkeyPatc
     assert Sharding.of(args()) == (Sharding() if settings else None)
     assert takes_zero3(None) == zero3
     assert "ACCELERATE_USE_DEEPSPEED" not in os.environ
+
+
+def test_settings_of_fsdp_need_the_option(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--fsdp_config is given without --fsdp true: remove it, or add that"):
+        METHODS["pqm"].config(output_dir=str(tmp_path), report_to="none", fsdp_config={"version": 2})
 
 
 def test_parts_of_micro_batches_do_not_work_with_deepspeed() -> None:

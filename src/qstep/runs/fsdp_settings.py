@@ -27,7 +27,10 @@ _MUST_BE: dict[str, tuple[str, str]] = {
     "transformer_layer_cls_to_wrap": ("", "qstep knows the model's layers"),
     "transformer_cls_to_wrap": ("", "qstep knows the model's layers"),
     "sharding_strategy": ("FULL_SHARD", "it is of FSDP1"),
+    "min_num_params": ("0", "qstep divides layer by layer"),
     "xla": ("false", "XLA is not supported"),
+    "xla_fsdp_v2": ("false", "XLA is not supported"),
+    "xla_fsdp_grad_ckpt": ("false", "XLA is not supported"),
 }
 """The settings that have one supported value, and why."""
 
@@ -54,7 +57,11 @@ class Sharding:
         launched = _true(os.environ.get(USE_FSDP))
         settings: dict[str, Any] = dict(args.fsdp_config) if isinstance(args.fsdp_config, Mapping) else {}
         if not (args.fsdp or launched):
+            if args.fsdp_config:
+                raise ValueError("--fsdp_config is given without --fsdp true: remove it, or add that")
             return None
+        for name in settings.keys() - {*_MUST_BE, "reshard_after_forward"}:
+            raise ValueError(f"--fsdp_config: {name} has no effect. Remove it")
         names = [name for name in os.environ if launched and name.startswith(_PREFIX)]
         of_launch = {name.removeprefix(_PREFIX).lower(): os.environ[name] for name in names}
         for name, (wanted, why) in _MUST_BE.items():
