@@ -217,7 +217,7 @@ def states_of(trunk: nn.Module, ids: Int[Tensor, " L"], packing: Packing) -> Flo
 def _copied(trunk: nn.Module, ids: Int[Tensor, " L"], packing: Packing) -> Float[Tensor, "L D"]:
     """`states_of` by one row in which each response follows a copy of its prompt.
 
-    Layers with a state are told where texts begin, as transformers names it, and their kernels keep texts apart.
+    Layers with a state get the beginnings of texts, as arguments of transformers, and their kernels keep texts apart.
     """
     rows = copied_rows(packing)
     lengths = [len(row.places) for row in rows]

@@ -29,7 +29,7 @@ _INSTEAD = {
 def takes_zero3(deepspeed: str | Mapping[str, Any] | None) -> bool:
     """Whether ZeRO-3 is asked for, by `--deepspeed` or by `accelerate launch`. If so, FSDP2 takes its place.
 
-    Nobody else is told of the launcher's request then: its environment variable is removed.
+    The launcher's environment variable is removed then, so that accelerate does not follow it too.
 
     Raises ValueError for settings that qstep does not follow, and for a file that is no configuration.
     """
