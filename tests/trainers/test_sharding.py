@@ -129,6 +129,7 @@ def test_zero_3_is_found_and_fsdp2_takes_its_place(tmp_path: Path, monkeypatch: 
     assert takes_zero3({"zero_optimization": zero, **AUTO, "gradient_clipping": "auto"})
     assert not takes_zero3({"zero_optimization": {"stage": 2}, "gradient_clipping": 1.0})
     assert not takes_zero3(None)
+    assert takes_zero3(json.dumps({"zero_optimization": zero})), "transformers takes a text of JSON too"
     file = tmp_path / "zero3.json"
     file.write_text(json.dumps({"zero_optimization": zero}))
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")

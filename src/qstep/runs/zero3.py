@@ -59,7 +59,8 @@ def _read(deepspeed: str | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(deepspeed, Mapping):
         return deepspeed
     try:
-        found = json.loads(Path(deepspeed).read_text(encoding="utf-8"))
+        text = deepspeed if deepspeed.lstrip().startswith("{") else Path(deepspeed).read_text(encoding="utf-8")
+        found = json.loads(text)
     except OSError as error:
         raise ValueError(f"--deepspeed {deepspeed}: {error.strerror}") from None
     except ValueError as error:
