@@ -65,6 +65,7 @@ def test_diagnostics_by_hand() -> None:
     # The 5 % quantile lies at 0.05 * 3 = 0.15 of the way from the lowest to the next.
     assert diagnostics["log_weight_p05"] == pytest.approx(-0.85 * math.log(1000))
     assert diagnostics["log_weight_p95"] == pytest.approx(0.85 * math.log(1000))
+    assert diagnostics["log_weight_max"] == pytest.approx(math.log(1000))
 
 
 def test_effective_sample_size_at_its_ends() -> None:

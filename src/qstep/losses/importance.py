@@ -66,7 +66,8 @@ def importance_diagnostics(log_weights: Float[Tensor, " B"], clip: float = 1.0) 
 
     `effective_sample_size` is `(sum w)^2 / (B sum w^2)`: 1 if all weights are equal, 1/B if one outweighs the rest.
     `mean_weight` is the mean weight. Both use the weights of training, clipped at `clip`. The other values use
-    unclipped weights: `log_weight_p*` are quantiles in nats, `share_above_100` and `share_below_0.01` are shares.
+    unclipped weights: `log_weight_p*` are quantiles and `log_weight_max` the largest, in nats; `share_above_100` and
+    `share_below_0.01` are shares.
     """
     log_weights = at_least_fp32(log_weights.detach())
     clipped = log_weights.clamp(max=math.log(clip))
@@ -78,6 +79,7 @@ def importance_diagnostics(log_weights: Float[Tensor, " B"], clip: float = 1.0) 
         "log_weight_p05": low,
         "log_weight_p50": median,
         "log_weight_p95": high,
+        "log_weight_max": log_weights.max().item(),
         "share_above_100": (log_weights > math.log(100)).float().mean().item(),
         "share_below_0.01": (log_weights < math.log(0.01)).float().mean().item(),
     }
