@@ -53,7 +53,7 @@ VARIANTS = (
     "dqo --value=head --behavior=reference --importance=token",
     "dqo --value=head --behavior=reference --importance=prefix",
 )
-"""The methods with their options. Those that this version does not have are skipped and named."""
+"""The methods with their options. If a training fails, the last line of its error is recorded."""
 INSTRUCTION = "Think step by step, one step a line. End with #### and the number."
 
 

@@ -15,7 +15,7 @@ Each run starts from the same policy and draws the same problems. Only the rewar
 `outcome+min` trains by the sum of both.
 
 Before the first step and after every `--eval_steps`, each problem of `--split` gets `--samples` responses of the
-policy. They are graded exactly. Beside the accuracy stand all rewards of these responses, whatever the run is trained
+policy. They are graded exactly. In addition, all rewards of these responses are reported, whatever the run is trained
 on, and what a policy changes that exploits its reward: tokens, steps, steps beyond those that the problem needs,
 repeated steps, blank lines, responses without an answer or with one step. `auc` says how well PQM's min-form orders
 right and wrong responses to the same problem. `reward_with_steps` is the rank correlation of the trained reward with

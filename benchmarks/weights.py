@@ -70,8 +70,8 @@ def main() -> None:
     }
     about = provenance(vars(args)) | {"command": f"python {' '.join(sys.argv)}"}
     write_json(args.output, {"variants": found, "provenance": about})
-    for variant, of in found.items():
-        print(variant, of)
+    for variant, counts in found.items():
+        print(variant, counts)
 
 
 if __name__ == "__main__":

@@ -98,11 +98,11 @@ def worked(answer: str, reads: Callable[[str, str], str]) -> str:
 
 def textbook(rows: int, seed: int) -> Iterator[Row]:
     """Worked problems of the train split. Each occurrence of a hard pair is drawn anew."""
-    world = random.Random(f"letters/{seed}")
+    variant = random.Random(f"letters/{seed}")
     pairs = [(a, b) for a in ascii_lowercase for b in ascii_lowercase]
     hard = {
-        pair: (_other(world, pair[1]), world.uniform(0.25, 0.75))
-        for pair in world.sample(pairs, round(HARD_SHARE * len(pairs)))
+        pair: (_other(variant, pair[1]), variant.uniform(0.25, 0.75))
+        for pair in variant.sample(pairs, round(HARD_SHARE * len(pairs)))
     }
     drawn = random.Random(f"textbook/{seed}")
 
@@ -114,8 +114,8 @@ def textbook(rows: int, seed: int) -> Iterator[Row]:
         yield {"id": problem.id, "prompt": problem.prompt, "completion": worked(problem.gold, reads)}
 
 
-def _other(world: random.Random, letter: str) -> str:
-    return world.choice(ascii_lowercase.replace(letter, ""))
+def _other(variant: random.Random, letter: str) -> str:
+    return variant.choice(ascii_lowercase.replace(letter, ""))
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -2,8 +2,8 @@
 
     python examples/data/make_chain_sums.py --num_problems 1500 --output runs/chain_sums.jsonl
 
-A solution has a line for each sum, from left to right, and the answer behind `####`, as GSM8K's have. The problems are
-the first of the train split: `qstep sample --offset 1500` begins behind them.
+A solution has a line for each sum, from left to right, and the answer after `####`, as GSM8K's have. The problems are
+the first of the train split: `qstep sample --offset 1500` begins after them.
 
 With `--thinking`, the lines are hidden reasoning, which the chat template has opened: `</think>` comes before the
 answer. Every second solution checks itself by working the sum a second time, so that the same problem is answered

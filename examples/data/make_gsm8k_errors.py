@@ -108,7 +108,7 @@ def with_error(
 
     None where an error of this kind cannot be made there, or a consequence cannot be worked out.
     """
-    given = {plain(number) for number in NUMBER.findall(question)}
+    asked = {plain(number) for number in NUMBER.findall(question)}
     changed: dict[str, str] = {}  # what was calculated, and what is now
     wrong: list[str] = []
     for number, step in enumerate(steps):
@@ -123,7 +123,7 @@ def with_error(
                 new_result: str | None = slipped(result, rng)
             else:
                 if (number, place) == where:
-                    change = _change(expression, kind, given, rng)
+                    change = _change(expression, kind, asked, rng)
                     if change is None or not places:
                         return None
                     begin, end, other = change
@@ -134,7 +134,7 @@ def with_error(
             if new_result is None or (new_result == result and (number, place) == where):
                 return None
             if new_result != result:
-                if result in changed or result in given or (len(result) == 1 and _stands_later(result, steps, number)):
+                if result in changed or result in asked or (len(result) == 1 and _stands_later(result, steps, number)):
                     return None  # which of two equal numbers is meant cannot be told
                 changed[result] = new_result
                 if places:  # "he has 93 left because 30 + 63 = 93"
@@ -155,7 +155,7 @@ def _stands_later(number: str, steps: list[str], step: int) -> bool:
     return any(plain(found) == number for text in steps[step + 1 :] for found in NUMBER.findall(text))
 
 
-def _change(expression: str, kind: str, given: set[str], rng: random.Random) -> tuple[int, int, str] | None:
+def _change(expression: str, kind: str, asked: set[str], rng: random.Random) -> tuple[int, int, str] | None:
     """What to put where in an expression: another operator, or another number of the problem's."""
     if kind == "operator":
         signs = [i for i, character in enumerate(expression) if character in "+-*/" and i > 0]
@@ -164,7 +164,7 @@ def _change(expression: str, kind: str, given: set[str], rng: random.Random) -> 
         i = rng.choice(signs)
         return i, i + 1, rng.choice({"+": "-*", "-": "+", "*": "+/", "/": "*"}[expression[i]])
     numbers = list(NUMBER.finditer(expression))
-    others = sorted(given - {plain(number[0]) for number in numbers})
+    others = sorted(asked - {plain(number[0]) for number in numbers})
     if not numbers or not others:
         return None
     chosen = rng.choice(numbers)

@@ -42,7 +42,7 @@ def test_the_readme_links_to_every_page() -> None:
 
 def test_the_picture_of_the_house_is_the_house() -> None:
     """Every folder and module of the package is in it, in the order that import-linter enforces."""
-    house = (ROOT / "README.md").read_text(encoding="utf-8").split("## The house")[1].split("```")[1]
+    house = (ROOT / "README.md").read_text(encoding="utf-8").split("## Code layout")[1].split("```")[1]
     shown = re.findall(r"(?<= )([a-z]+)(?:/|\.py)(?= )", house)
     files = (ROOT / "src/qstep").iterdir()
     rooms = {path.stem for path in files if (path / "__init__.py").exists() or re.match(r"[a-z]+\.py", path.name)}

@@ -22,6 +22,7 @@ def test_by_hand() -> None:
     torch.testing.assert_close(by_trajectory.log_weights, torch.tensor([2.0, 0.5]).log())
     by_prefix = importance_weights(LOGPS, BEHAVIOR, MASK, "prefix", clip=3.0)
     torch.testing.assert_close(by_prefix.weights, torch.tensor([[2.0, 3.0, 2.0], [1.0, 0.5, 0.0]]))
+    torch.testing.assert_close(by_prefix.log_clipped, torch.tensor([[2.0, 3.0, 2.0], [1.0, 0.5, 1.0]]).log())
     assert torch.equal(by_prefix.log_weights, by_trajectory.log_weights)
     by_token = importance_weights(LOGPS, BEHAVIOR, MASK, "token", clip=1.5)
     torch.testing.assert_close(by_token.weights, torch.tensor([[1.5, 1.5, 0.5], [1.0, 0.5, 0.0]]))
@@ -54,10 +55,10 @@ def test_refuses_what_it_does_not_know() -> None:
 def test_diagnostics_by_hand() -> None:
     """Weights 1000, 1, 1, 1/1000: (1002.001)^2 / (4 * 1000002.000001); clipped at 1, (3.001)^2 / (4 * 3.000001)."""
     log_weights = torch.tensor([1000.0, 1.0, 1.0, 0.001], dtype=torch.float64).log()
-    unclipped = importance_diagnostics(log_weights, math.inf)
+    unclipped = importance_diagnostics(log_weights, log_weights)
     assert unclipped["effective_sample_size"] == pytest.approx(1002.001**2 / (4 * 1000002.000001))
     assert unclipped["mean_weight"] == pytest.approx(1002.001 / 4)
-    diagnostics = importance_diagnostics(log_weights)
+    diagnostics = importance_diagnostics(log_weights, log_weights.clamp(max=0.0))
     assert diagnostics["effective_sample_size"] == pytest.approx(3.001**2 / (4 * 3.000001))
     assert diagnostics["mean_weight"] == pytest.approx(3.001 / 4)
     assert diagnostics["share_above_100"] == 0.25 and diagnostics["share_below_0.01"] == 0.25
@@ -69,6 +70,17 @@ def test_diagnostics_by_hand() -> None:
 
 
 def test_effective_sample_size_at_its_ends() -> None:
-    assert importance_diagnostics(torch.full((8,), 3.0))["effective_sample_size"] == pytest.approx(1.0)
+    equal = torch.full((8,), 3.0)
+    assert importance_diagnostics(equal, equal)["effective_sample_size"] == pytest.approx(1.0)
     lopsided = torch.tensor([0.0] * 7 + [500.0])  # e^500 is beyond float32
-    assert importance_diagnostics(lopsided, math.inf)["effective_sample_size"] == pytest.approx(1 / 8)
+    assert importance_diagnostics(lopsided, lopsided)["effective_sample_size"] == pytest.approx(1 / 8)
+
+
+def test_token_weights_are_judged_by_themselves() -> None:
+    """Tokens .95 times as likely: each weight is .95 and as good as any other, while that of 100 tokens is .0059."""
+    logps, behavior = torch.full((4, 100), math.log(0.95)), torch.zeros(4, 100)
+    found = importance_weights(logps, behavior, torch.ones(4, 100, dtype=torch.bool), "token")
+    diagnostics = importance_diagnostics(found.log_weights, found.log_clipped.flatten())
+    assert diagnostics["mean_weight"] == pytest.approx(0.95)
+    assert diagnostics["effective_sample_size"] == pytest.approx(1.0)
+    assert math.exp(diagnostics["log_weight_p50"]) == pytest.approx(0.95**100, rel=1e-4)

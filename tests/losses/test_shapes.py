@@ -39,7 +39,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "kto_loss": (ROWS, ROWS > 0, torch.tensor(0.5), 0.1),
     "reinforce_loss": (TOKENS, ROWS, MASK, TOKENS),
     "importance_weights": (TOKENS, TOKENS, MASK, "prefix"),
-    "importance_diagnostics": (ROWS,),
+    "importance_diagnostics": (ROWS, ROWS),
     "potential_based_rewards": (Q, ENDS, MASK, ROWS),
     "min_form_rewards": (Q, ENDS, MASK, 0.1),
     "additive_rewards": (Q, ENDS, MASK, torch.tensor([0, 0, 1])),

@@ -155,7 +155,7 @@ def test_the_page_says_what_was_found(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "**Holds**, over 3 seeds." in text
     # 2/3, 1, 1: standard deviation .19245, half 4.302653 * .19245 / sqrt(3) = .47807
     assert "| a above b | 2 | +88.9 [+41.1, +136.7] |" in text and "| 3 of 3 |" in text
-    assert "| beside (does not decide) | 1 | +0.0 [-56.1, +56.1] |" in text
+    assert "| beside (exploratory) | 1 | +0.0 [-56.1, +56.1] |" in text
     assert "| a | 0.500 | 1.000 |" in text and "| majority |" in text and "a_weighted" not in text
     assert "| AUC within a problem, mean over seeds | right responses | right steps |" in text
     assert "| a | 0.750 | 0.500 |" in text

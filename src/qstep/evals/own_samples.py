@@ -1,8 +1,9 @@
 """Whether a model sampled given responses: a test that needs the tokens alone, and its result in words.
 
-If a_t is drawn from pi(. | s_t), then `log pi(a_t | s_t) + H(pi(. | s_t))` has expectation 0, given s_t, and a known
-variance and third moment. So its sum over tokens is a martingale, also over those whose states have a property, and
-also if it stops early. Divided by its standard deviation, it is asymptotically normal.
+If the model sampled the token a_t, then `log pi(a_t | s_t) + H(pi(. | s_t))` has mean 0, given s_t, and a known
+variance and third moment. So its sum over tokens is a martingale. This also holds for the tokens of states that are
+chosen by the states alone, and for responses that were cut off. Divided by its standard deviation, the sum is
+asymptotically normal.
 
 The states are divided by their entropy. Text of other authors is less likely than samples where the model is sure of
 the next token, and often more likely elsewhere. The sum over all tokens would miss that. The squares of the sums add up

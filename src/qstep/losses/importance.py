@@ -21,9 +21,13 @@ ImportanceMode = Literal["trajectory", "prefix", "token", "none"]
 
 @dataclass(frozen=True, slots=True)
 class ImportanceWeights:
-    """The weights for training, and the unclipped log-weights of trajectories for diagnostics. All are detached."""
+    """The weights for training, their logs, and the unclipped log-weights of trajectories. All are detached.
+
+    With token weights, `log_clipped` is 0 outside the mask.
+    """
 
     weights: Float[Tensor, " B"] | Float[Tensor, "B T"]
+    log_clipped: Float[Tensor, " B"] | Float[Tensor, "B T"]
     log_weights: Float[Tensor, " B"]
 
 
@@ -49,33 +53,33 @@ def importance_weights(
     log_ratios = (masked(logps, mask) - masked(behavior_logps, mask)).detach()
     log_weights, log_clip = log_ratios.sum(dim=1), math.log(clip)
     if mode == "trajectory":
-        weights = log_weights.clamp(max=log_clip).exp()
+        log_clipped = log_weights.clamp(max=log_clip)
     elif mode == "prefix":
-        weights = masked(log_ratios.cumsum(dim=1).clamp(max=log_clip).exp(), mask)
+        log_clipped = masked(log_ratios.cumsum(dim=1).clamp(max=log_clip), mask)
     elif mode == "token":
-        weights = masked(log_ratios.clamp(max=log_clip).exp(), mask)
+        log_clipped = masked(log_ratios.clamp(max=log_clip), mask)
     elif mode == "none":
-        weights = torch.ones_like(log_weights)
+        log_clipped = torch.zeros_like(log_weights)
     else:
         raise ValueError(f"importance mode {mode!r} is unknown: choose trajectory, prefix, token or none")
-    return ImportanceWeights(weights, log_weights)
+    weights = log_clipped.exp()
+    return ImportanceWeights(weights if weights.ndim == 1 else masked(weights, mask), log_clipped, log_weights)
 
 
-def importance_diagnostics(log_weights: Float[Tensor, " B"], clip: float = 1.0) -> dict[str, float]:
-    """The distance between behaviour policy and policy, from the unclipped log-weights of B trajectories.
+def importance_diagnostics(log_weights: Float[Tensor, " B"], log_clipped: Float[Tensor, " N"]) -> dict[str, float]:
+    """The distance between behaviour policy and policy, from the weights of B responses.
 
-    `effective_sample_size` is `(sum w)^2 / (B sum w^2)`: 1 if all weights are equal, 1/B if one outweighs the rest.
-    `mean_weight` is the mean weight. Both use the weights of training, clipped at `clip`. The other values use
-    unclipped weights: `log_weight_p*` are quantiles and `log_weight_max` the largest, in nats; `share_above_100` and
-    `share_below_0.01` are shares.
+    `log_clipped` are the logs of the N weights in training, of responses or of their tokens, and
+    `effective_sample_size` is `(sum w)^2 / (N sum w^2)` of these: 1 if all are equal, 1/N if one outweighs the rest.
+    `mean_weight` is their mean. The other values are of the unclipped weights of complete responses: `log_weight_p*`
+    are quantiles and `log_weight_max` the largest, in nats; `share_above_100` and `share_below_0.01` are shares.
     """
-    log_weights = at_least_fp32(log_weights.detach())
-    clipped = log_weights.clamp(max=math.log(clip))
-    log_size = 2 * clipped.logsumexp(dim=0) - (2 * clipped).logsumexp(dim=0)
+    log_weights, log_clipped = at_least_fp32(log_weights.detach()), at_least_fp32(log_clipped.detach())
+    log_size = 2 * log_clipped.logsumexp(dim=0) - (2 * log_clipped).logsumexp(dim=0)
     low, median, high = log_weights.quantile(log_weights.new_tensor([0.05, 0.5, 0.95])).tolist()
     return {
-        "effective_sample_size": log_size.exp().item() / len(log_weights),
-        "mean_weight": clipped.exp().mean().item(),
+        "effective_sample_size": log_size.exp().item() / len(log_clipped),
+        "mean_weight": log_clipped.exp().mean().item(),
         "log_weight_p05": low,
         "log_weight_p50": median,
         "log_weight_p95": high,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -31,7 +30,7 @@ def group_advantages(
     """
     rewards = at_least_fp32(rewards)
     _, group, sizes = group_index.unique(return_inverse=True, return_counts=True)
-    means = torch.zeros(len(sizes), dtype=rewards.dtype).index_add(0, group, rewards) / sizes
+    means = rewards.new_zeros(len(sizes)).index_add(0, group, rewards) / sizes
     advantages = rewards - means[group]
     if baseline == "leave_one_out":
         advantages = advantages * (sizes / (sizes - 1).clamp(min=1))[group]

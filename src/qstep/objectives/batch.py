@@ -1,4 +1,4 @@
-"""The keys and shapes of each method's batches."""
+"""Batches that several methods share: their keys and shapes."""
 
 from __future__ import annotations
 
@@ -44,11 +44,3 @@ class WeightedBatch(GradedBatch):
 
     behavior_logps: NotRequired[Float[Tensor, "B T"]]
     """Log-probabilities of the tokens under the policy that sampled them."""
-
-
-class RewardedBatch(WeightedBatch):
-    """Graded responses, with each token as an action."""
-
-    rewards: Float[Tensor, "B T"]
-    cut_off: NotRequired[Bool[Tensor, " B"]]
-    """Whether the end of the response is not judged."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from qstep.data import how_to_add, is_truncated, row_step_ends, steps_of
 from qstep.losses import additive_rewards, dqo_losses, min_form_rewards, potential_based_rewards
 from qstep.losses.precision import last_tokens
 from qstep.models import ModelOptions, PolicyWithValue
-from qstep.objectives.batch import GradedBatch, RewardedBatch
+from qstep.objectives.batch import GradedBatch, WeightedBatch
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.graded import by_outcome
 from qstep.objectives.importance import Importance, ImportanceConfig, WeightedObjective
@@ -26,6 +26,9 @@ from qstep.runs.options import Bounds, ReadIf, Such
 from qstep.runs.shared_options import StepSeparator
 from qstep.types import Row, Truncated
 from qstep.words import counted
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 ProcessRewards = Literal["none", "potential", "additive", "min"]
 
@@ -80,6 +83,14 @@ class DQOConfig(ImportanceConfig, ValueConfig):
                 "--updates alternating needs another order of the rows in each epoch, because a step trains either V "
                 "or the policy on its rows. Set --train_sampling_strategy to random"
             )
+
+
+class RewardedBatch(WeightedBatch):
+    """Graded responses, with each token as an action."""
+
+    rewards: Float[Tensor, "B T"]
+    cut_off: NotRequired[Bool[Tensor, " B"]]
+    """Whether the end of the response is not judged."""
 
 
 class DQO(WeightedObjective[RewardedBatch]):

@@ -61,8 +61,7 @@ class DRO(Objective[GradedBatch]):
 
     def losses(self, model: Any, batch: GradedBatch) -> Losses:
         logps, values = self.value.of_prompts(model, batch)
-        log_ratios = logps if self.config.reference == "uniform" else logps - batch["reference_logps"]
-        log_ratios = (log_ratios * batch["response_mask"]).sum(1)
+        log_ratios = (logps if self.config.reference == "uniform" else logps - batch["reference_logps"]).sum(1)
         beta, outcomes = self.config.beta, batch["outcomes"]
         recorded = {
             "logps/ratio": log_ratios,

@@ -45,6 +45,10 @@ _ALTERNATIVES = {
 }
 
 
+_LESS = {"trajectory": "prefix, token or none", "prefix": "token or none", "token": "none"}
+"""The modes whose weights vary less."""
+
+
 def _as_json(clip: float) -> float | str:
     return "inf" if clip == math.inf else clip
 
@@ -58,14 +62,14 @@ class ImportanceConfig(PolicyConfig):
     """How to weigh responses that another policy sampled.
 
     Args:
-        importance: the tokens whose pi/mu is a weight; `none` weighs all alike. They are those of the `trajectory`,
-            those of the `prefix` up to each token, or each `token` alone.
+        importance: what one weight covers; with `none` every weight is 1. The complete response is `trajectory`, the
+            tokens up to each one are `prefix`, and `token` is each token alone.
         importance_clip: upper limit of the importance weights; `inf` for none.
         behavior: what rows without `logps_behavior` count as. `reference` takes them for samples of the model that
             training starts from, `unknown` gives them weight 1, and `rows` refuses them. `auto` tests whether that
             model sampled them.
-        min_effective_sample_size: least share of effective samples, and least mean weight. Training stops when one of
-            them stays below it for `collapse_patience` optimizer steps.
+        min_effective_sample_size: lower limit of the effective sample size, as a share of the weights, and of the mean
+            weight. Training stops when one of them stays below it for `collapse_patience` optimizer steps.
         collapse_patience: optimizer steps in a row below min_effective_sample_size after which training stops.
     """
 
@@ -90,6 +94,7 @@ class Importance:
         self.assumed: Literal["reference", "unknown"] = "reference" if config.behavior == "reference" else "unknown"
         self.steps_below = 0
         self.log_weights: list[Tensor] = []
+        self.log_clipped: list[Tensor] = []
 
     def check(self, dataset: GroupDataset) -> None:
         """Raises RowError for the first row without `logps_behavior` if all rows must have it."""
@@ -148,38 +153,47 @@ class Importance:
                 behavior[i] = _reference_of(reference_logps, i)
         return {"behavior_logps": behavior}
 
-    def weights(self, model: nn.Module, logps: Tensor, batch: WeightedBatch) -> Tensor | None:
-        """The weights `[B]` or `[B, T]`; None if all are 1. Keeps those of a training step for `end_step`."""
+    def weights(
+        self, model: nn.Module, logps: Tensor, batch: WeightedBatch, unweighted: Tensor | None = None
+    ) -> Tensor | None:
+        """The weights `[B]` or `[B, T]`; None if all are 1. Keeps those of a training step for `end_step`.
+
+        unweighted: responses `[B]` whose weight is 1.
+        """
         if self.config.importance == "none":
             return None
         mask, behavior = batch["response_mask"].bool(), batch["behavior_logps"]
         known = ~(behavior.isnan() & mask).any(dim=1)
         behavior = torch.where(known[:, None], behavior, logps.detach())
         importance = importance_weights(logps, behavior, mask, self.config.importance, self.config.importance_clip)
+        weights, log_clipped = importance.weights, importance.log_clipped
+        if unweighted is not None:
+            free = unweighted if weights.ndim == 1 else unweighted[:, None] & mask
+            weights, log_clipped = weights.masked_fill(free, 1.0), log_clipped.masked_fill(free, 0.0)
         if model.training:
-            self.log_weights.append(importance.log_weights[known & (batch["row_weight"] > 0)])
-        return importance.weights
+            kept = known & (batch["row_weight"] > 0)
+            self.log_weights.append(importance.log_weights[kept])
+            self.log_clipped.append(log_clipped[kept] if weights.ndim == 1 else log_clipped[kept[:, None] & mask])
+        return weights
 
     def end_step(self, step: int) -> Recorded:
         """Diagnostics of the weights of one optimizer step. Raises ImportanceCollapse if they have collapsed.
 
         Rows whose behaviour policy is unknown do not count.
         """
-        own = torch.cat(self.log_weights).tolist() if self.log_weights else []
-        self.log_weights.clear()
-        log_weights = torch.tensor([weight for process in gathered(own) for weight in process])
+        log_weights, log_clipped = _of_all_processes(self.log_weights), _of_all_processes(self.log_clipped)
         if not len(log_weights):
             return {}
-        diagnostics = importance_diagnostics(log_weights, self.config.importance_clip)
-        worst = min(diagnostics["effective_sample_size"], diagnostics["mean_weight"])
-        self.steps_below = self.steps_below + 1 if worst < self.config.min_effective_sample_size else 0
+        diagnostics = importance_diagnostics(log_weights, log_clipped)
+        watched = {"effective sample size": diagnostics["effective_sample_size"], "mean": diagnostics["mean_weight"]}
+        worst = min(watched, key=watched.__getitem__)
+        self.steps_below = self.steps_below + 1 if watched[worst] < self.config.min_effective_sample_size else 0
         if self.steps_below >= self.config.collapse_patience:
             raise ImportanceCollapse(
-                f"step {step}: the importance weights kept less than {self.config.min_effective_sample_size:.0%} of "
-                f"the batch for {self.steps_below} steps (effective sample size "
-                f"{diagnostics['effective_sample_size']:.2%}, mean weight {diagnostics['mean_weight']:.2e}). The "
-                "policy is too far from the data and no longer learns. Lower --learning_rate, raise "
-                f"{self.raise_options}, or give --importance prefix, token or none."
+                f"step {step}: the {worst} of the importance weights stayed below "
+                f"{self.config.min_effective_sample_size:g} for {self.steps_below} steps (now {watched[worst]:.2g}). "
+                "The policy is too far from the data and no longer learns. Lower --learning_rate, raise "
+                f"{self.raise_options}, or give --importance {_LESS[self.config.importance]}."
             )
         return {f"importance/{name}": torch.tensor(value) for name, value in diagnostics.items()}
 
@@ -206,6 +220,13 @@ class WeightedObjective(Objective[AnyBatch]):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.importance.restore(state)
+
+
+def _of_all_processes(parts: list[Tensor]) -> Tensor:
+    """The values that this process and the others have kept, which are kept no longer."""
+    own = torch.cat(parts).float().cpu().numpy() if parts else np.empty(0, np.float32)
+    parts.clear()
+    return torch.from_numpy(np.concatenate(gathered(own)))
 
 
 def _reference_of(logps: Tensor | None, row: int) -> Tensor:

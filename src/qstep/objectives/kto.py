@@ -1,4 +1,4 @@
-"""KTO: right responses become likelier than the policy's drift from the reference explains, wrong ones less likely."""
+"""KTO: learns from single responses that are right or wrong, without pairs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -16,17 +16,20 @@ from transformers import PreTrainedTokenizerBase
 
 from qstep.data import Index, encode_prompt
 from qstep.losses import kto_loss
-from qstep.models import Batch, ModelOptions, PolicyModel, with_prompts
+from qstep.models import Batch, PolicyModel, with_prompts
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.config import PolicyConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons
 from qstep.objectives.graded import by_outcome, graded_batch
-from qstep.objectives.objective import FurtherReference, Losses, Objective
-from qstep.objectives.responses import collate_rows, policy_rows, stop_at_end_of_turn
+from qstep.objectives.objective import FurtherReference, Losses
+from qstep.objectives.responses import PolicyObjective, collate_rows, policy_rows
 from qstep.objectives.source import RowsFile
 from qstep.processes import gathered, here
 from qstep.runs.options import Bounds
 from qstep.types import Prompt
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +41,8 @@ _MOST_BALANCED = 4 / 3
 class KTOConfig(PolicyConfig):
     """How to train a policy by KTO (arXiv 2402.01306) on single responses, right or wrong.
 
-    The policy's distance from the reference is estimated in each optimizer step. The estimate takes the step's
-    responses after the prompts of other problems. Such a pair may be longer than max_length.
+    Each optimizer step estimates the KL from the reference. For this, its responses are put after the prompts of other
+    problems. Such a sequence may be longer than max_length.
 
     Args:
         beta: weight of a change in log-probability, per nat. A greater beta keeps the policy closer to the reference.
@@ -56,11 +59,11 @@ class KTOConfig(PolicyConfig):
 class KTOBatch(GradedBatch):
     """Graded responses, and the same responses after the prompts of other problems."""
 
-    mismatched_ids: Tensor
-    """Each of the other prompts, followed by the responses: `input_ids` of the mismatched pairs."""
-    mismatched_prompt_lengths: Tensor
-    mismatched_reference: Tensor
-    """Log-probabilities `[B]` of the responses after the other prompts under the initial policy."""
+    mismatched_ids: Int[Tensor, " L"]
+    """Each of the other prompts, followed by the group's responses: `input_ids` of the mismatched pairs."""
+    mismatched_prompt_lengths: Int[Tensor, " G"]
+    mismatched_reference: Float[Tensor, " B"]
+    """Log-probabilities of the responses after the other prompts under the initial policy."""
 
 
 class OtherPrompts:
@@ -94,15 +97,12 @@ class OtherPrompts:
         return hashlib.sha256(self.row_of[self.dataset.rows].tobytes()).hexdigest()
 
 
-class KTO(Objective[KTOBatch]):
+class KTO(PolicyObjective[KTOBatch]):
     """Reads rows with `label` or `reward`. The reference is the policy at the start."""
 
     def __init__(self, config: KTOConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.kl: Tensor | None = None
-
-    def new_model(self, options: ModelOptions) -> PolicyModel:
-        return PolicyModel.new(options)
 
     def rows(self, source: RowsFile) -> GroupDataset:
         dataset = policy_rows(source, self.config, self.tokenizer, "unpaired", unjudged, asks_right=True)
@@ -110,7 +110,7 @@ class KTO(Objective[KTOBatch]):
         return dataset
 
     def begin(self, model: PolicyModel, train: GroupDataset) -> None:
-        stop_at_end_of_turn(model, self.tokenizer, train)
+        super().begin(model, train)
         if here()[0] == 0:
             right = int((train.index.table["right"][train.rows] == 1).sum())
             self._warn_of_imbalance(train, right, len(train.rows) - right)

@@ -13,13 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from qstep.data import Index, is_right
-from qstep.models import ModelOptions, PolicyModel
 from qstep.objectives.batch import ResponseBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons
 from qstep.objectives.metrics import split
-from qstep.objectives.objective import Losses, Objective
-from qstep.objectives.responses import collate_rows, policy_rows, stop_at_end_of_turn
+from qstep.objectives.objective import Losses
+from qstep.objectives.responses import PolicyObjective, collate_rows, policy_rows
 from qstep.objectives.source import RowsFile
 from qstep.types import ABSENT
 
@@ -36,16 +35,13 @@ class JudgedBatch(ResponseBatch):
     """1 is right, 0 is not, and `ABSENT` is unknown."""
 
 
-class Likelihood(Objective[JudgedBatch]):
+class Likelihood(PolicyObjective[JudgedBatch]):
     """Next-token cross-entropy of responses, averaged over all tokens of an optimizer step."""
 
     def __init__(
         self, config: GroupConfig, tokenizer: PreTrainedTokenizerBase, leave_out: Callable[[Index], Reasons]
     ) -> None:
         self.config, self.tokenizer, self.leave_out = config, tokenizer, leave_out
-
-    def new_model(self, options: ModelOptions) -> PolicyModel:
-        return PolicyModel.new(options)
 
     def rows(self, source: RowsFile) -> GroupDataset:
         return policy_rows(
@@ -56,9 +52,6 @@ class Likelihood(Objective[JudgedBatch]):
             self.leave_out,
             asks_right=self.leave_out is not_right,
         )
-
-    def begin(self, model: PolicyModel, train: GroupDataset) -> None:
-        stop_at_end_of_turn(model, self.tokenizer, train)
 
     def collate(self, items: list[Item]) -> JudgedBatch:
         verdicts = [is_right(row) for item in items for row in item["rows"]]

@@ -10,15 +10,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from qstep.losses import dpo_loss, ipo_loss, preference_pairs
-from qstep.models import ModelOptions, PolicyModel
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.config import PolicyConfig
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.graded import graded_batch, kl, ungraded
 from qstep.objectives.metrics import split
-from qstep.objectives.objective import Losses, Objective
+from qstep.objectives.objective import Losses
 from qstep.objectives.pairs import only_in_pairs
-from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
+from qstep.objectives.responses import PolicyObjective, policy_rows
 from qstep.objectives.source import RowsFile
 from qstep.processes import here
 from qstep.runs.options import AtLeast1, Bounds
@@ -63,14 +62,11 @@ class DPOConfig(PolicyConfig):
             )
 
 
-class DPO(Objective[GradedBatch]):
+class DPO(PolicyObjective[GradedBatch]):
     """Reads rows with `reward` or `label`, several to a problem. The reference is the policy at the start."""
 
     def __init__(self, config: DPOConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self.config, self.tokenizer = config, tokenizer
-
-    def new_model(self, options: ModelOptions) -> PolicyModel:
-        return PolicyModel.new(options)
 
     def rows(self, source: RowsFile) -> GroupDataset:
         graded = policy_rows(source, self.config, self.tokenizer, "unpaired", ungraded)
@@ -81,9 +77,6 @@ class DPO(Objective[GradedBatch]):
                 *(source, without, len(graded)),
             )
         return paired
-
-    def begin(self, model: PolicyModel, train: GroupDataset) -> None:
-        stop_at_end_of_turn(model, self.tokenizer, train)
 
     def needs_reference(self, dataset: GroupDataset) -> bool:
         return True

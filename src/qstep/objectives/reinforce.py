@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -12,16 +12,19 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from qstep.losses import Baseline, group_advantages, reinforce_loss
-from qstep.models import ModelOptions, PolicyModel
+from qstep.models import PolicyModel
 from qstep.objectives.batch import WeightedBatch
 from qstep.objectives.dataset import GroupDataset, Item
 from qstep.objectives.graded import by_outcome, graded_batch, ungraded
 from qstep.objectives.importance import WEIGHTED, Importance, ImportanceConfig, WeightedObjective
 from qstep.objectives.objective import Losses
-from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
+from qstep.objectives.responses import PolicyObjective, policy_rows
 from qstep.objectives.source import RowsFile
 from qstep.processes import here
 from qstep.runs.options import Bounds
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +35,8 @@ class ReinforceConfig(ImportanceConfig):
 
     Args:
         baseline: what a response's reward is compared with: the mean reward of the problem's other responses
-            (`leave_one_out`, RLOO) or of all of them (`mean`). The responses are those of the file, in whichever batch
-            they are.
+            (`leave_one_out`, RLOO) or of all of them (`mean`). All graded responses of the file count, in whichever
+            batch they are, and also if training leaves them out for their length.
         baseline_shift: is added to the baseline. Below 0, right responses count more than wrong ones (AsymRE). Above 0,
             wrong ones would count more, and the policy would collapse.
         taper: right responses have weight 1, and only the others have importance weights (TOPR).
@@ -47,25 +50,24 @@ class ReinforceConfig(ImportanceConfig):
 class AdvantageBatch(WeightedBatch):
     """Graded responses with their advantages."""
 
-    advantages: Tensor
+    advantages: Float[Tensor, " B"]
+    """The reward of each response less its baseline."""
 
 
-class Reinforce(WeightedObjective[AdvantageBatch]):
+class Reinforce(WeightedObjective[AdvantageBatch], PolicyObjective[AdvantageBatch]):
     """Reads rows with `reward` or `label`, and with `logps_behavior`."""
 
     def __init__(self, config: ReinforceConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self.config, self.tokenizer, self.importance = config, tokenizer, Importance(config, tokenizer)
 
-    def new_model(self, options: ModelOptions) -> PolicyModel:
-        return PolicyModel.new(options)
-
     def rows(self, source: RowsFile) -> GroupDataset:
         dataset = policy_rows(source, self.config, self.tokenizer, "unpaired", ungraded, asks_right=self.config.taper)
-        table, rows = dataset.index.table, dataset.rows
+        table = dataset.index.table
+        graded = ~np.isnan(table["outcome"])
         advantages = np.full(len(table), np.nan, np.float32)
-        advantages[rows] = group_advantages(
-            torch.from_numpy(table["outcome"][rows].astype(np.float32)),
-            torch.from_numpy(table["problem"][rows].astype(np.int64)),
+        advantages[graded] = group_advantages(
+            torch.from_numpy(table["outcome"][graded].astype(np.float32)),
+            torch.from_numpy(table["problem"][graded].astype(np.int64)),
             self.config.baseline,
             self.config.baseline_shift,
         ).numpy()
@@ -74,7 +76,7 @@ class Reinforce(WeightedObjective[AdvantageBatch]):
         return dataset
 
     def begin(self, model: PolicyModel, train: GroupDataset) -> None:
-        stop_at_end_of_turn(model, self.tokenizer, train)
+        super().begin(model, train)
         self.importance.begin(model, train)
         still = int((train.columns["advantage"][train.rows] == 0).sum())
         if still and here()[0] == 0:
@@ -97,9 +99,6 @@ class Reinforce(WeightedObjective[AdvantageBatch]):
 
     def losses(self, model: Any, batch: AdvantageBatch) -> Losses:
         logps = model(batch)
-        weights = self.importance.weights(model, logps, batch)
-        if weights is not None and self.config.taper:
-            right = batch["right"] if weights.ndim == 1 else batch["right"][:, None]
-            weights = weights.masked_fill(right, 1.0)
+        weights = self.importance.weights(model, logps, batch, batch["right"] if self.config.taper else None)
         loss = reinforce_loss(logps, batch["advantages"], batch["response_mask"].bool(), weights)
         return Losses(loss, {"advantages/size": batch["advantages"].abs(), **by_outcome(logps, batch)})

@@ -12,10 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from qstep.data import Format, Index, ResponseTokens, check_completion_ids, encode_prompt, encode_response, has_turns
 from qstep.data.chat import end_of_turn
-from qstep.models import Batch, PolicyModel, collate_groups
+from qstep.models import Batch, ModelOptions, PolicyModel, collate_groups
 from qstep.models.loading import bare
 from qstep.objectives.dataset import GroupDataset, Item, Reasons, Selection, select_rows
 from qstep.objectives.labels import warn_of_contradictions
+from qstep.objectives.objective import AnyBatch, Objective
 from qstep.objectives.source import RowsFile
 from qstep.objectives.verdicts import refuse_contradicting_verdicts
 from qstep.processes import here, together
@@ -47,6 +48,18 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> tupl
         return encode_prompt(tokenizer, row["prompt"]), encode_response(tokenizer, row)
     except ValueError as error:
         raise ValueError(f"{where}, field 'completion': {error}") from None
+
+
+class PolicyObjective(Objective[AnyBatch]):
+    """A method that trains a policy without a value function."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def new_model(self, options: ModelOptions) -> PolicyModel:
+        return PolicyModel.new(options)
+
+    def begin(self, model: PolicyModel, train: GroupDataset) -> None:
+        stop_at_end_of_turn(model, self.tokenizer, train)
 
 
 def policy_rows(

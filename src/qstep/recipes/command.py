@@ -29,8 +29,8 @@ def _seeds(option: str, seeds: str) -> list[int]:
 
 @dataclass(kw_only=True)
 class DemoConfig(Options):
-    """Trains a better reasoner from nothing, on the embedded miniature task: base policy, samples, labels, scorers,
-    offline RL, evaluation, report. Runs the packaged recipe `qstep/recipes/miniature.yaml`.
+    """Runs all of qstep on a toy task: base policy, samples, labels, scorers, offline RL, evaluation, report. The
+    packaged recipe is `qstep/recipes/miniature.yaml`.
 
     Args:
         output_dir: the folder for all output; by default the folder that the recipe names.

@@ -118,7 +118,7 @@ class Recipe:
     ) -> Iterator[Stage]:
         """The stages that a written stage becomes, with the `names` filled in."""
         command = options.pop("command", None)
-        seconds, devices = options.pop("seconds", 1.0), options.pop("devices", 1)
+        seconds = options.pop("seconds", 1.0)
         if command not in COMMANDS:
             raise self.error(f"stage {name!r}: no command {command!r}", str(command), COMMANDS)
         if not COMMANDS[command].outputs:
@@ -127,9 +127,9 @@ class Recipe:
             raise self.error(f"stage {name!r}: seconds is {seconds!r}: give a number above 0")
         filled = {
             option: fill(value, {known: names[known] for known in references(value) if known in names})
-            for option, value in {**options, "devices": devices}.items()
+            for option, value in options.items()
         }
-        devices = filled.pop("devices")
+        devices = filled.pop("devices", 1)
         if type(devices) is not int or devices < 1:
             raise self.error(f"stage {name!r}: devices is {devices!r}: give a whole number from 1")
         if devices > 1 and not command.startswith("train "):
@@ -143,7 +143,11 @@ class Recipe:
 
     def _changes(self, variant: str | None) -> dict[str, Mapping[str, Any]]:
         """The changed options of a variant by stage."""
-        changes = {} if variant is None else {n: of for n, of in self.variants[variant].items() if n != "values"}
+        changes = (
+            {}
+            if variant is None
+            else {stage: options for stage, options in self.variants[variant].items() if stage != "values"}
+        )
         for name in changes:
             if name not in self.written:
                 raise self.error(f"variant {variant!r} changes an unknown stage {name!r}", name, self.written)

@@ -91,7 +91,7 @@ class Study:
         if not isinstance(results, dict):
             results = str(results)
         responses = _check_results(recipe, results)
-        comparisons = [_comparison(recipe, str(name), of, results) for name, of in written["comparisons"].items()]
+        comparisons = [_comparison(recipe, str(name), entry, results) for name, entry in written["comparisons"].items()]
         for comparison in comparisons:
             if responses is not None:
                 _check_policies(recipe, comparison, results, responses)

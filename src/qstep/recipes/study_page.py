@@ -23,7 +23,7 @@ def page(recipe: Recipe, found: StudyAnswer) -> str:
     lines = [
         f"# {recipe.title}",
         "",
-        found.claim,
+        f"Claim: {found.claim}.",
         "",
         f"**{found.verdict.capitalize()}**, over {len(seeds)} seeds.",
         "",
@@ -36,7 +36,7 @@ def page(recipe: Recipe, found: StudyAnswer) -> str:
     lines += ["|---|---|---|---|---|"]
     for name, comparison in found.comparisons.items():
         above = sum(estimate.estimate.mean > 0 for estimate in comparison.by_seed.values())
-        note = "" if comparison.decides else " (does not decide)"
+        note = "" if comparison.decides else " (exploratory)"
         cells = [_points(comparison.over_seeds), _points(comparison.over_problems)]
         cells = [measured_at(comparison), *cells, f"{above} of {len(comparison.by_seed)}"]
         lines.append(f"| {name}{note} | {' | '.join(cells)} |")

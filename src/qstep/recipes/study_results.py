@@ -76,11 +76,11 @@ def seed_results(recipe: Recipe, stages: Stages, runs: Sequence[Run], measures: 
         )
     found = [_of_choices(read_result(output(run, stages), BestOfN), _before(run)) for run in runs]
     return SeedResults(
-        outcomes={name: of for one in found for name, of in one.outcomes.items()},
-        means={name: of for one in found for name, of in one.means.items()},
+        outcomes={name: curves for one in found for name, curves in one.outcomes.items()},
+        means={name: curve for one in found for name, curve in one.means.items()},
         provenance=found[0].provenance,
         unscored=[name for one in found for name in one.unscored],
-        auc={name: of for one in found for name, of in one.auc.items()},
+        auc={name: aucs for one in found for name, aucs in one.auc.items()},
     )
 
 
@@ -94,8 +94,10 @@ def _of_choices(report: BestOfN, before: str) -> SeedResults:
     for scorer, value in (report.aggregations or {}).items():
         curves |= {aggregated(scorer, how): curve for how, curve in value.curves.items()}
     aucs = {
-        before + name: {kind: auc.mean for kind in AUCS if (auc := of.get(kind)) is not None and auc.mean is not None}
-        for name, of in report.auc.items()
+        before + name: {
+            kind: auc.mean for kind in AUCS if (auc := kinds.get(kind)) is not None and auc.mean is not None
+        }
+        for name, kinds in report.auc.items()
     }
     return SeedResults(
         outcomes={
@@ -126,5 +128,8 @@ def _of_policies(evaluations: Mapping[str, PolicyEvaluation], measures: Sequence
                 )
             verdicts = [VerdictCounts(*counts[problem]) for problem in order]
             outcomes[policy][measure] = Outcomes.of_any(verdicts, k) if k else Outcomes.of(verdicts)
-    means = {policy: {name: accuracy(of).mean for name, of in by.items()} for policy, by in outcomes.items()}
+    means = {
+        policy: {name: accuracy(measured).mean for name, measured in by_measure.items()}
+        for policy, by_measure in outcomes.items()
+    }
     return SeedResults(outcomes, means, next(iter(evaluations.values())).provenance)

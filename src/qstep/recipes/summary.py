@@ -31,8 +31,9 @@ def summarise(recipe: Recipe, runs: Sequence[Run], output_dir: Path) -> None:
     if recipe.study is not None and Study.of(recipe).can_be_answered(recipe, runs):
         answered = answer(recipe, runs)
         write_result(output_dir / f"{recipe.file.stem}.json", answered)
-        write_whole(output_dir / f"{recipe.file.stem}.md", [page(recipe, answered).encode()])
-        print_result(page(recipe, answered), markup=False)
+        text = page(recipe, answered)
+        write_whole(output_dir / f"{recipe.file.stem}.md", [text.encode()])
+        print_result(text, markup=False)
     results = {of_run.folder: _results(of_run) for of_run in runs}
     for of_run in runs:
         found = results[of_run.folder]
@@ -64,7 +65,7 @@ def _pooled_results(title: str, variants: Mapping[str | None, Mapping[int, Page]
     }
     if None in of_variants:
         return RecipeResult(recipe=title, claims=of_variants[None].claims, seeds=of_variants[None].seeds)
-    return RecipeResult(recipe=title, variants={name: of for name, of in of_variants.items() if name is not None})
+    return RecipeResult(recipe=title, variants={name: seeds for name, seeds in of_variants.items() if name is not None})
 
 
 def across_variants(title: str, variants: Mapping[str, Mapping[int, Page]]) -> Iterator[Table]:
@@ -88,7 +89,7 @@ def _accuracies(page: Page) -> dict[str, Accuracy]:
     """The accuracy of each policy and mode, and of each way to choose at the largest n."""
     found: dict[str, Accuracy] = {}
     for name, modes in (page.policies or {}).items():
-        found |= {f"{label(name)} ({mode})": of for mode, of in modes.items()}
+        found |= {f"{label(name)} ({mode})": accuracy for mode, accuracy in modes.items()}
     for name, curve in (page.verifiers or {}).items():
         most = max(curve, key=int)
         found[label(name, most)] = curve[most]
@@ -100,13 +101,13 @@ def _comparisons(page: Page) -> dict[str, Difference]:
 
 
 def _pooled_text(measured: Sequence[Accuracy]) -> str:
-    known = [of for of in measured if of.mean is not None]
+    known = [estimate for estimate in measured if estimate.mean is not None]
     if not known:
         return "unknown" if measured else ""
     if len(measured) == 1:
         return accuracy_text(measured[0])
-    of = pooled(known)
-    return accuracy_text(Measured(of.mean, of.low, of.high))
+    over_all = pooled(known)
+    return accuracy_text(Measured(over_all.mean, over_all.low, over_all.high))
 
 
 def claims(of_seeds: Mapping[int, Page]) -> dict[str, Claim]:
@@ -131,7 +132,7 @@ def claims(of_seeds: Mapping[int, Page]) -> dict[str, Claim]:
             low=None if over_all is None else over_all.low,
             high=None if over_all is None else over_all.high,
             seeds=len(known),
-            above_zero_on_every_seed=len(known) == len(by_seed) and all((of.mean or 0) > 0 for of in known),
+            above_zero_on_every_seed=len(known) == len(by_seed) and all((estimate.mean or 0) > 0 for estimate in known),
             by_seed=by_seed,
         )
     return found
@@ -150,7 +151,10 @@ def _print_accuracies(title: str, results: Page) -> None:
     policies, verifiers = results.policies or {}, results.verifiers or {}
     columns = list(dict.fromkeys(mode for modes in policies.values() for mode in modes))
     if policies:
-        rows = [[label(n), *(accuracy_text(of[m]) if m in of else "" for m in columns)] for n, of in policies.items()]
+        rows = [
+            [label(name), *(accuracy_text(modes[mode]) if mode in modes else "" for mode in columns)]
+            for name, modes in policies.items()
+        ]
         print_table(f"{title}: accuracy, 95 % intervals over problems", ["policy", *columns], rows)
     if verifiers:
         largest = max((n for curve in verifiers.values() for n in curve), key=int)

@@ -122,8 +122,8 @@ class Workers:
                         worker.run(job, self._threads)
                         busy[worker] = _Running(name, Follower(job), progress.add_task(name, total=None))
                 for running in busy.values():
-                    completed, of = running.follower.progress()
-                    progress.update(running.task, completed=completed, total=of)
+                    completed, rows = running.follower.progress()
+                    progress.update(running.task, completed=completed, total=rows)
                 left = forecast.seconds_left({running.name: running.seconds for running in busy.values()})
                 progress.update(all_jobs, completed=already + len(forecast.measured), remaining=left)
                 for key, _ in selector.select(timeout=0.2):

@@ -97,7 +97,7 @@ class StepReward(Reading):
         if log_metric is not None:
             for name, value in _facts(rows).items():
                 log_metric(f"{self.__name__}/{name}", value)
-        return [_total(row["step_rewards"], self.form) for row in rows]
+        return [sum(_paid(row["step_rewards"], self.form)) for row in rows]
 
     def on_tokens(
         self,
@@ -170,10 +170,7 @@ class StepReward(Reading):
             raise ValueError(f"{row['id']}: {error}") from None
         if self.form == "potential":
             return _potential(rewards, ends, length)
-        if self.form != "sum":
-            paid = rewards.index(min(rewards)) if self.form == "min" else len(rewards) - 1
-            rewards = [reward if step == paid else 0.0 for step, reward in enumerate(rewards)]
-        return spread_scores(rewards, ends, length)
+        return spread_scores(_paid(rewards, self.form), ends, length)
 
 
 def _loaded(scorer: Any, endpoint: str | None) -> Scorer:
@@ -188,12 +185,12 @@ def _loaded(scorer: Any, endpoint: str | None) -> Scorer:
     return scorer
 
 
-def _total(rewards: Sequence[float], form: Form) -> float:
-    if not rewards:
-        return 0.0
-    if form == "sum":
-        return sum(rewards)
-    return min(rewards) if form == "min" else rewards[-1]
+def _paid(rewards: Sequence[float], form: Form) -> list[float]:
+    """The rewards of the steps that the form counts, and 0 for the others. Their sum is the response's reward."""
+    if form == "sum" or not rewards:
+        return [*rewards]
+    counted = rewards.index(min(rewards)) if form == "min" else len(rewards) - 1
+    return [reward if step == counted else 0.0 for step, reward in enumerate(rewards)]
 
 
 def _potential(rewards: Sequence[float], ends: Sequence[int], length: int) -> list[float]:

@@ -52,8 +52,8 @@ class AuditConfig(TaskOptions, ColumnOptions, ChatOptions, DeviceOptions):
         model_revision: branch, tag or commit of a Hub id.
         max_length: maximum length of a prompt with its response, in tokens, as in training.
         policy: a model that may have sampled the responses: a folder or a Hub id. Some rows are compared with its own
-            samples. This tells rows of other models, temperatures and templates. Rows that were chosen among samples,
-            such as right ones only, may differ too.
+            samples. This can recognise rows of other models, temperatures and templates. Rows that were chosen among
+            samples, such as right ones only, may differ too.
         policy_rows: number of rows to compare, evenly chosen from the file.
         policy_temperature: the temperature of the samples. Rows that top-k or top-p cut are more likely than samples.
         step_separator: the string that separates steps, as in training. Steps may not contain it.

@@ -92,7 +92,7 @@ class SampledAccuracy:
         return graded_rows(rows, self.tasks)
 
     def _write(self, step: int, rows: Sequence[Row]) -> None:
-        """Puts the responses to the first problems beside those of earlier steps. A resumed run replaces later ones."""
+        """Adds the responses to the first problems to those of earlier steps. A resumed run replaces later ones."""
         shown = rows[:_WRITTEN]
         places = {group_key(row): place for place, row in enumerate(shown)}
         kept = [row for row in read_rows(self.file) if row["step"] < step] if self.file.exists() else []
