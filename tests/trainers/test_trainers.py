@@ -134,6 +134,22 @@ def test_a_collapse_of_the_effective_sample_size_stops_with_advice(base: Path, r
     assert run.state.global_step < 5
 
 
+def test_token_weights_do_not_collapse_because_their_product_does(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """The policy gives each token about e^-3, mu gave it e^-2.8: .8 as much, and nearly nothing in a response of 40."""
+    rows = [{**row, "logps_behavior": [-2.8] * len(row["logps_behavior"])} for row in read_rows(rows_file)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    options = dict(min_effective_sample_size=0.3, collapse_patience=2, max_steps=4, learning_rate=1e-6)
+    advice = (
+        "step 2: the mean of the importance weights stayed below 0.3 for 2 steps .* --importance prefix, token or none"
+    )
+    with pytest.raises(ImportanceCollapse, match=advice):
+        trainer("dqo", base, tmp_path / "rows.jsonl", tmp_path / "a", importance="trajectory", **options).train()
+    run = trainer("dqo", base, tmp_path / "rows.jsonl", tmp_path / "b", importance="token", **options)
+    run.train()
+    means = [row["importance/mean_weight"] for row in run.state.log_history if "importance/mean_weight" in row]
+    assert run.state.global_step == 4 and all(0.7 < mean < 1.0 for mean in means)
+
+
 def test_patience_with_a_collapse_outlives_a_resume(base: Path, rows_file: Path, tmp_path: Path) -> None:
     options = dict(importance="trajectory", per_device_train_batch_size=4, min_effective_sample_size=1.1)
     options |= dict(max_steps=9, collapse_patience=5, save_strategy="steps", save_steps=3)
