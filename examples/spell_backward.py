@@ -41,7 +41,8 @@ HARD_SHARE = 0.2
 _FAMILY = with_options(f"{REASONING_GYM}spell_backward", {"min_word_len": 5, "max_word_len": 8})
 _QUESTION = "Spell this word backward (example: sun -> nus): "
 _EOS, _PAD = "<eos>", "<pad>"
-_TOKENS = (*ascii_lowercase, "#", "\n", _QUESTION, _EOS, _PAD)
+_OTHERS = sorted({*_QUESTION} - {*ascii_lowercase})  # a response may hold a part of the question
+_TOKENS = (*ascii_lowercase, *_OTHERS, "#", "\n", _QUESTION, _EOS, _PAD)
 
 
 class SpellBackward:

@@ -31,6 +31,9 @@ def test_a_fifth_of_the_pairs_is_misread_at_times() -> None:
     assert 0.4 < sum(right) / len(right) < 0.75
     tokenizer = spelling.tokenizer()
     ids = tokenizer(rows[0]["prompt"])["input_ids"]
+    assert tokenizer.decode(tokenizer("#thpelSpell this word backward (example: sun -> nus):")["input_ids"]).endswith(
+        "nus):"
+    )
     assert tokenizer.decode(ids) == rows[0]["prompt"] and len(ids) == len(rows[0]["completion"].rpartition("#")[2]) + 2
 
 
