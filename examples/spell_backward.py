@@ -138,6 +138,7 @@ def write(folder: Path, seed: int, rows: int) -> None:
     from transformers import Qwen3ForCausalLM
 
     shape = base_config()
+    shape.max_position_embeddings = 256  # a response may repeat the question, letter by letter
     shape.vocab_size, shape.eos_token_id, shape.pad_token_id = len(_TOKENS), _TOKENS.index(_EOS), _TOKENS.index(_PAD)
     torch.manual_seed(seed)
     Qwen3ForCausalLM(shape).save_pretrained(folder / "model")
