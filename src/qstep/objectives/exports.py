@@ -158,9 +158,16 @@ def _stepwise(config: ExportOptions, source: RowsFile, tokenizer: PreTrainedToke
         steps = row["completions"][: len(labels)]
         return {"prompt": row["prompt"], "completions": steps, "labels": [label == 1 for label in labels]}
 
-    options: Any = dict(step_separator=config.step_separator, separator_token=config.separator_token)
-    options |= dict(max_length=config.max_length, aggregation="min", objective="pqm")
-    contract = None if tokenizer is None else StepContract.create(tokenizer, **options)
+    contract = None
+    if tokenizer is not None:
+        contract = StepContract.create(
+            tokenizer,
+            step_separator=config.step_separator,
+            separator_token=config.separator_token,
+            max_length=config.max_length,
+            aggregation="min",
+            objective="pqm",
+        )
 
     def encode(tokenizer: PreTrainedTokenizerBase, row: Row, steps: int | None = None) -> tuple[int, int]:
         assert contract is not None

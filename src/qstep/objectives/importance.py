@@ -182,7 +182,7 @@ class Importance:
         Rows whose behaviour policy is unknown do not count.
         """
         log_weights, log_clipped = _of_all_processes(self.log_weights), _of_all_processes(self.log_clipped)
-        if not len(log_weights):
+        if not len(log_clipped):
             return {}
         diagnostics = importance_diagnostics(log_weights, log_clipped)
         watched = {"effective sample size": diagnostics["effective_sample_size"], "mean": diagnostics["mean_weight"]}
