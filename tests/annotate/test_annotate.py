@@ -267,6 +267,15 @@ def test_steps_that_nothing_separates_are_told(tmp_path: Path, capsys: pytest.Ca
     )
 
 
+def test_a_mark_that_is_a_step_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_jsonl_at(
+        tmp_path / "graded.jsonl", [{**row, "completion": f"<think>\n{row['completion']}"} for row in GROUP]
+    )
+    annotate(AnnotateConfig(source, tmp_path / "labels.jsonl", "outcome"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "responses a mark such as <think> is a step of its own" in said and "split:paragraph" in said
+
+
 @needs_data
 def test_real_responses_are_cut_into_tokens_of_a_real_tokenizer() -> None:
     """Text of twelve models, tokens of another: every step gets its prefix, and rollouts only where they are needed."""

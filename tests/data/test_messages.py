@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,22 @@ def test_tools_of_a_later_message_are_refused() -> None:
     prompt = [{"role": "system", "content": "s"}, {**PROMPT[0], "tools": [{"name": "add"}]}]
     with pytest.raises(RowError, match=r"has tools in messages\[1\]; only the first message may have them"):
         checked(prompt=prompt)
+
+
+def test_the_json_of_messages_is_messages(tmp_path: Path) -> None:
+    """A CSV file has no lists. Its prompts were trained as the text of their JSON."""
+    path = tmp_path / "chat.csv"
+    turns = [{"role": "assistant", "content": "4"}]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["question", "response", "answer"], [json.dumps(PROMPT), json.dumps(turns), "4"]])
+    [row] = qstep.data.read_responses(path)
+    assert row["prompt"] == PROMPT and row["completion"] == "4"
+    assert [problem.prompt for problem in read_problems(str(path), split="train", task="math")] == [PROMPT]
+    index = qstep.data.index_rows(path, "prompt-completion")
+    assert index.prompts == "messages" and index.row(0)["prompt"] == PROMPT
+    assert checked(prompt=f"[{{2}}] {PROMPT}")["prompt"].startswith("[{2}]"), "a text may begin like this"
+
+
+def test_messages_as_python_prints_them_are_refused() -> None:
+    with pytest.raises(RowError, match=r"field 'prompt': looks like messages, but is not JSON: .*json\.dumps"):
+        checked(prompt=str(PROMPT))

@@ -56,6 +56,21 @@ def test_a_name_of_old_is_taken_from_the_cache(here: Path, monkeypatch: pytest.M
     check_model_name("gpt2")
 
 
+def test_a_long_common_path_makes_no_two_names_similar(here: Path) -> None:
+    with pytest.raises(ValueError, match=r"nosuch is not a folder here\. Give a folder"):
+        check_model_name(here / "nosuch")
+
+
+def test_a_hub_id_that_is_not_reached_is_named() -> None:
+    with pytest.raises(OSError, match=r"^nosuch/model is not a folder here\. As a Hub id it was not reached"):
+        load_tokenizer("nosuch/model")
+
+
+def test_a_folder_without_a_model_is_no_scorer(here: Path) -> None:
+    with pytest.raises(ValueError, match=r"policy has no model: config\.json is missing"):
+        recognise("policy")
+
+
 def test_everything_that_loads_a_model_asks(here: Path) -> None:
     for load in (
         model_fingerprint, recognise, load_scorer, load_tokenizer, ScorerModel.load,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import qstep
-from qstep.data import RowError, check_columns, count_responses, read_responses, read_rows, write_jsonl
+from qstep.data import RowError, check_columns, count_responses, index_rows, read_responses, read_rows, write_jsonl
 from qstep.stages.grade import GradeConfig, grade
 from qstep.tasks import load_problems
 from raw_rows import write
@@ -226,3 +226,23 @@ def test_an_empty_list_of_responses_is_named(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", {**ROW, "id": "a"}, {"question": "1+1?", "answer": "2", "code": []})
     with pytest.raises(RowError, match=r"line 2, field 'code': is an empty list: the row has no response"):
         list(read_responses(file))
+
+
+def test_training_reads_the_usual_names(tmp_path: Path) -> None:
+    written = {"problem_id": "a", "sample": 0, "task": "math", "prompt": "2+2?", "completion": "4", "reward": 1}
+    path = write(tmp_path / "r.jsonl", {"question": "2+2?", "response": "4", "reward": 1}, written)
+    rows = [index_rows(path, "unpaired").row(number) for number in (0, 1)]
+    assert [(row["prompt"], row["completion"]) for row in rows] == [("2+2?", "4")] * 2
+    mine = write(tmp_path / "mine.jsonl", {"q": "2+2?", "mine": "4", "reward": 1}, written)
+    index = index_rows(mine, "unpaired", columns={"question": "q", "completion": "mine"})
+    assert [index.row(number)["completion"] for number in (0, 1)] == ["4", "4"], "rows of qstep keep their names"
+    text = write(tmp_path / "text.jsonl", {"prompt": "2+2?", "text": "2+2? 4", "reward": 1})
+    with pytest.raises(RowError, match=r"field 'completion': is missing; name its column with --columns\.completion"):
+        index_rows(text, "unpaired")
+    assert index_rows(text, "unpaired", columns={"completion": "text"}).row(0)["completion"] == "2+2? 4"
+
+
+def test_a_reward_under_another_name_is_pointed_to(tmp_path: Path) -> None:
+    row = {"prompt": "2+2?", "response": "4", "score": 0.5, "right": True, "note": "x"}
+    with pytest.raises(RowError, match=r"name it: --columns\.reward score or --columns\.label right$"):
+        index_rows(write(tmp_path / "r.jsonl", row), "unpaired")

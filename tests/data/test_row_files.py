@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas
 import pyarrow
 import pytest
 from pyarrow import feather, parquet
@@ -86,10 +87,14 @@ def test_a_changed_file_is_converted_again(tmp_path: Path) -> None:
 
 
 def test_cells_are_text_and_nothing_is_guessed(tmp_path: Path) -> None:
-    """A number is an answer's text, an empty cell is no value, and only columns that are never text are JSON."""
+    """A number is an answer's text, an empty cell is null, and only columns that are never text are JSON."""
     path = tmp_path / "rows.csv"
-    path.write_text('question,answer,response,note,labels\n2+3?,05,5,,"[true, null]"\n')
-    assert list(read_rows(path)) == [{"question": "2+3?", "answer": "05", "response": "5", "labels": [True, None]}]
+    path.write_text('question,answer,response,note,labels,reward,prompt\n2+3?,05,5,,"[true, null]",,\n')
+    [row] = read_rows(path)
+    assert row == {"question": "2+3?", "answer": "05", "response": "5", "labels": [True, None]} | {
+        "note": None,
+        "reward": None,
+    }, "a column that may not be null is missing"
 
 
 @pytest.mark.parametrize(
@@ -136,3 +141,15 @@ def test_a_damaged_gz_file_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl.gz").write_bytes(content)
     with pytest.raises(ValueError, match=r"rows\.jsonl\.gz is damaged or incomplete: .* Copy or download it again"):
         list(read_rows(tmp_path / "rows.jsonl.gz"))
+
+
+def test_a_missing_reward_is_the_same_in_every_file(tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"prompt": ["1+1=", "2+2="], "completion": ["2", "4"], "reward": [1.0, None]})
+    frame["label"] = [None, True]
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    pandas.DataFrame({**frame, "label": [None, 1.0]}).to_csv(tmp_path / "b.csv", index=False)
+    for name in ("a.csv", "a.parquet", "b.csv"):
+        index = index_rows(tmp_path / name, "unpaired")
+        assert [index.row(n)["reward"] for n in (0, 1)] == [1.0, None], name
+        assert [index.row(n)["label"] for n in (0, 1)] == [None, True], name

@@ -72,6 +72,18 @@ def test_rows_come_back_and_the_sidecar_tells_their_story(tmp_path: Path) -> Non
             again.append([row(3)])
 
 
+def test_0_and_0_0_are_the_same_setting(tmp_path: Path) -> None:
+    """Python gives a float where the command line has read a whole number."""
+    path = tmp_path / "rows.jsonl"
+    with open_stage(path, warmup=0, share=1.0) as stage:
+        stage.append([row(0)])
+        stage.finish({})
+    with open_stage(path, warmup=0.0, share=1) as again:
+        assert again.complete
+    with pytest.raises(SettingsChanged, match=r"warmup: 0 -> 0\.5"):
+        open_stage(path, warmup=0.5, share=1)
+
+
 def test_a_users_file_counts_as_finished(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"id": "a"}')

@@ -304,3 +304,16 @@ def test_training_keeps_no_best_by_shared_problems(
         no_model.delattr(ScorerModel, "new")
         train("bce", inputs, ClassificationConfig(output_dir=str(tmp_path / "a"), **options, **keeping))
     train("bce", inputs, ClassificationConfig(output_dir=str(tmp_path / "b"), save_strategy="no", **options))
+
+
+def test_a_reward_under_another_name_is_pointed_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "p", "completion": str(n), "score": n / 2} for n in range(2)])
+    audit(AuditConfig(train_file=tmp_path / "rows.jsonl"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no column `reward` or `label`. If a column says it, name it: --columns.reward score" in said
+
+
+def test_rewards_that_do_not_say_what_is_right_are_the_only_reason(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "p", "completion": str(n), "reward": n} for n in (1, 5)])
+    with pytest.raises(ValueError, match=r"fails:\n- [^\n]*Give --right_at[^\n]*$"):
+        audit(AuditConfig(train_file=tmp_path / "rows.jsonl"))

@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from chats import chat_tokenizer
+from model_families import saved
 from qstep.data import write_jsonl
 from qstep.objectives import METHODS
 from qstep.objectives.objective import Objective
 from qstep.objectives.source import RowsFile
 from qstep.tasks import miniature
+from qstep.trainers.reference import ReferenceStore
 from qstep.types import Row
+from tiny_trainers import trainer
 
 ROW: Row = {"prompt": "1+2=", "completion": "1+2=3\n#3"}
 STEPS: Row = {**ROW, "completions": ["1+2=3", "#3"], "labels": [True, True]}
@@ -114,3 +119,96 @@ def test_an_audit_fails_where_training_would(tmp_path: Path) -> None:
     read(tmp_path, [{**ROW, "label": True, "reward": 0.0}, {**ROW, "label": False, "reward": 0.0}])
     with pytest.raises(ValueError, match=r"field 'label': is true, but reward is 0\.0"):
         audit(AuditConfig(**allowed))
+
+
+def test_mostly_partial_rewards_need_a_threshold(tmp_path: Path) -> None:
+    """A single reward of exactly 1 made .99 count as wrong."""
+    file = read(tmp_path, [{**ROW, "reward": reward} for reward in (0.3, 1.0, 0.99)])
+    for method in ("rs", "kto"):
+        with pytest.raises(
+            ValueError, match=r"line 2, field 'reward': is 1, and rewards are from 0\.3 to 1, .*right_at"
+        ):
+            objective(method, tmp_path).rows(file)
+    assert objective("rs", tmp_path, right_at=0.9).rows(file).rows.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("method", ["dqo", "dro", "reinforce"])
+def test_methods_that_read_rewards_only_say_how_the_log_divides_them(
+    method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = read(tmp_path, [{**ROW, "reward": float(stars)} for stars in (1, 5)])
+    assert len(objective(method, tmp_path).rows(file).rows) == 2
+    assert "the greatest reward is 5, and rewards are from 1 to 5. The log divides" in caplog.text
+    caplog.clear()
+    objective(method, tmp_path, right_at=3).rows(file)
+    assert "divides" not in caplog.text
+
+
+def test_prompts_that_are_texts_get_no_chat_template(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{**ROW, "reward": 1.0}, {**ROW, "prompt": "2+2=", "reward": 0.0}]
+    chat = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows]
+    config = METHODS["dqo"].config(str(tmp_path), use_cpu=True, report_to="none")
+    for given, said in ((rows, True), (chat, False)):
+        METHODS["dqo"].objective(config, chat_tokenizer()).rows(read(tmp_path, given))
+        assert ("so this model's chat template is not applied" in caplog.text) is said
+        caplog.clear()
+    objective("dqo", tmp_path).rows(read(tmp_path, rows))
+    assert "template" not in caplog.text, "the miniature's tokenizer has none"
+
+
+def test_a_text_that_the_tokenizer_cannot_write_is_named(tmp_path: Path) -> None:
+    for column in ("prompt", "completion"):
+        dataset = objective("sft", tmp_path).rows(read(tmp_path, [{**ROW, column: "1+1=é"}]))
+        with pytest.raises(ValueError, match=rf"rows\.jsonl, line 1, field '{column}': .*é"):
+            objective("sft", tmp_path).collate([dataset[0]])
+
+
+def test_the_groups_value_needs_a_reference_that_sampled(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--value group does not work with --reference uniform"):
+        objective("dro", tmp_path, value="group", reference="uniform")
+
+
+@pytest.mark.parametrize(
+    ("measure", "greater"), [("loss/value", False), ("eval_kl", False), ("loss", False), ("rewards/margins", True)]
+)
+def test_losses_and_the_kl_are_better_if_they_are_smaller(tmp_path: Path, measure: str, greater: bool) -> None:
+    """transformers takes the greatest value of every measure whose name does not end in `loss`."""
+    options = dict(eval_strategy="steps", save_strategy="steps", eval_steps=5, save_steps=5)
+    config = METHODS["dqo"].config(
+        str(tmp_path),
+        use_cpu=True,
+        report_to="none",
+        metric_for_best_model=measure,
+        load_best_model_at_end=True,
+        **options,
+    )
+    assert config.greater_is_better is greater
+
+
+def test_kto_names_a_response_that_is_too_long_after_another_prompt(tmp_path: Path) -> None:
+    long = {"prompt": "1+" * 40 + "1=", "completion": "#1", "label": True}
+    file = read(tmp_path, [long, {"prompt": "1+1=", "completion": "1+1=2\n" * 10, "label": False}])
+    says = r"line 2: KTO puts the response after .* makes 143 tokens, .* 128 positions"
+    with pytest.raises(ValueError, match=says):
+        trainer("kto", saved("gpt2", tmp_path / "gpt2"), file.path, tmp_path / "run", max_length=96, max_steps=1)
+
+
+def test_trained_weights_in_bf16_are_warned_of(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = read(tmp_path, [{**ROW, "reward": 1.0}])
+    for options, said in (
+        ({"dtype": "bfloat16"}, True),
+        ({"bf16": True}, False),
+        ({"dtype": "bfloat16", "peft": True}, False),
+    ):
+        trainer("sft", base, file.path, tmp_path / "run", max_steps=1, **options)
+        assert ("The trained weights are in bf16" in caplog.text) is said, options
+        caplog.clear()
+
+
+def test_a_damaged_file_of_reference_log_probabilities_is_named(tmp_path: Path) -> None:
+    store = ReferenceStore(tmp_path)
+    store.write([(0, np.array([-1.0, -2.0], np.float32))])
+    [file] = tmp_path.glob("*.logps")
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"\.logps is damaged: .* Delete it"):
+        ReferenceStore(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qstep.data.audit import contradicting_rows, repeated_rows, rising_rows, two_golds
 from qstep.data.cached import cache_folders, cached_array
-from qstep.data.columns import is_conversation, takes_null
+from qstep.data.columns import chosen_reward, is_conversation, takes_null
 from qstep.data.copies import Instruction, KnownProblems, Match, problem_text
 from qstep.data.first_wrong import NO_ERROR, first_wrong, labels_until
 from qstep.data.golds import Answers
@@ -122,6 +122,7 @@ __all__ = [
     "check_separator",
     "checked_prompt",
     "checked_steps",
+    "chosen_reward",
     "code_version",
     "contradicting_rows",
     "conversation_text",

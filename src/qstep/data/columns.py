@@ -8,7 +8,7 @@ from typing import Any, TypeGuard, get_args
 
 from qstep.data.messages import is_message
 from qstep.grading.thinking import MARKS
-from qstep.types import FinishReason, Message, Verdict
+from qstep.types import FinishReason, Message, Row, Verdict
 
 
 def shown(value: Any) -> str:
@@ -86,6 +86,16 @@ _LARGEST_REWARD = 3e38
 # A log-probability computed in a narrow dtype may come out a little above 0.
 _LARGEST_LOGP = 1e-2
 
+NAMES: dict[str, tuple[str, ...]] = {
+    "prompt": ("prompt", "problem", "question"),
+    "gold": ("gold", "answer", "gt", "ground_truth", "target"),
+    "completion": (
+        *("completion", "response", "text", "generation", "model_output"),
+        *("responses", "generations", "code"),
+    ),
+}
+"""Each of this package's columns, and the names under which it is read."""
+
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "id": (_is_id, "give a string or a whole number"),
     "problem_id": (_is_id, "give a string or a whole number"),
@@ -120,7 +130,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "label": (_or_null(lambda value: isinstance(value, bool)), "give true, false or null"),
     "reward": (
         _or_null(lambda value: _is_number(value) and abs(value) <= _LARGEST_REWARD),
-        "give a finite number that float32 holds, or null",
+        "give a finite number that float32 holds, or null. A truth value is a label: --columns.label COLUMN",
     ),
     "completions": (
         _list_of(lambda step: _is_text(step) and bool(step.strip())),
@@ -144,3 +154,15 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 def takes_null(column: str) -> bool:
     """Whether null is a value that this column may have. A column that this package does not know takes all values."""
     return column not in RULES or RULES[column][0](None)
+
+
+def chosen_reward(row: Row) -> str:
+    """The advice to name the reward, if a row has no reward or label, but a number or truth value that is not read."""
+    if row.keys() & {"reward", "label"}:
+        return ""
+    known = {*RULES, *(alias for names in NAMES.values() for alias in names)} - {"score"}
+    found = [name for name, value in row.items() if name not in known and isinstance(value, bool | int | float)]
+    choices = " or ".join(
+        f"--columns.{'label' if isinstance(row[name], bool) else 'reward'} {name}" for name in found[:3]
+    )
+    return f". If a column says it, name it: {choices}" if choices else ""

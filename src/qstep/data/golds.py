@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,7 +51,7 @@ class Golds:
 
 def written_gold(path: Path, line: int, column: str, answer: Any, solution: Any = None) -> tuple[str, str | None]:
     """The gold answer and the worked solution, if there is one. Raises RowError if the value is no answer."""
-    gold = str(answer) if isinstance(answer, int | float) and not isinstance(answer, bool) else answer
+    gold = str(answer) if isinstance(answer, Real) and not isinstance(answer, bool) else answer
     if isinstance(gold, str) and "####" in gold:
         solution, gold = gold, gold.rpartition("####")[2].strip()
         gold = gold.replace(",", "") if _THOUSANDS.fullmatch(gold) else gold

@@ -10,6 +10,7 @@ assistant's turns.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
@@ -22,6 +23,7 @@ _EXTRAS = ("tool_calls", "tool_call_id", "name", "tools")
 _THINKING = ("reasoning_content", "reasoning", "thinking")
 _SPEAKERS = ("assistant", "tool", "user")
 _TEXT_PARTS = ("text", "input_text", "output_text")
+_WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:.*\}\s*\]\s*""", re.DOTALL)
 
 
 def is_message(value: Any) -> bool:
@@ -35,14 +37,15 @@ def is_message(value: Any) -> bool:
 
 
 def plain_prompt(prompt: Any, tools: Any = None) -> Any:
-    """A prompt with its messages in one form. What is no list of messages is returned unchanged.
+    """A prompt with its messages in one form. What is no list of messages, nor the JSON text of one, is returned
+    unchanged.
 
     `tools`, a list or its JSON text, becomes a key of the first message.
 
     Raises ValueError for a message that cannot be brought into this form, a prompt that ends with an assistant's
     message, or `tools` of a prompt that is a string.
     """
-    listed = _as_tools(tools)
+    prompt, listed = read_messages(prompt), _as_tools(tools)
     if not _are_messages(prompt):
         if listed and isinstance(prompt, str):
             raise ValueError("is a string, and the row has tools, which only a chat template reads. Give messages")
@@ -91,6 +94,7 @@ def split_conversation(messages: Any) -> tuple[Any, Any]:
 
     Raises ValueError if it does not end with an assistant's message, or has nothing before it.
     """
+    messages = read_messages(messages)
     if not _are_messages(messages):
         raise ValueError('is not a conversation; give a list of messages with "role" and "content"')
     if messages[-1].get("role") != "assistant":
@@ -98,6 +102,22 @@ def split_conversation(messages: Any) -> tuple[Any, Any]:
     if len(messages) == 1:
         raise ValueError("has no message before the response; give the question too")
     return messages[:-1], messages[-1:]
+
+
+def read_messages(value: Any) -> Any:
+    """The messages in a text of JSON, as a cell of a CSV file has them. Any other value is returned unchanged.
+
+    Raises ValueError for messages as Python prints them.
+    """
+    if not (isinstance(value, str) and value.lstrip().startswith("[") and _WRITTEN_MESSAGES.fullmatch(value)):
+        return value
+    try:
+        messages = json.loads(value)
+    except ValueError:
+        raise ValueError(
+            f"looks like messages, but is not JSON: {value[:40]}... Write them with json.dumps, or give JSON lines"
+        ) from None
+    return messages if _are_messages(messages) else value
 
 
 def has_turns(completion: Any) -> TypeGuard[list[Message]]:

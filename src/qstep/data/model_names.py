@@ -41,9 +41,10 @@ def _may_be_hub_id(name: str) -> bool:
 def _near(wanted: Path) -> list[Path]:
     """At most three model folders with a similar name, near the wanted one or in the working directory."""
     folders = {path for root in (wanted.parent, Path()) for path in _models(root)}
-    by_path = {str(path): path for path in folders}
+    root = wanted.parent if wanted.is_absolute() else Path()  # a long root would make any two names similar
+    by_path = {str(path.relative_to(root) if path.is_relative_to(root) else path): path for path in folders}
     by_name = {path.name: path for path in sorted(folders, reverse=True)}
-    found = [by_path[match] for match in get_close_matches(str(wanted), by_path, cutoff=0.75)]
+    found = [by_path[match] for match in get_close_matches(str(wanted.relative_to(root)), by_path, cutoff=0.65)]
     found += [by_name[match] for match in get_close_matches(wanted.name, by_name, cutoff=0.75)]
     return list(dict.fromkeys(found))[:3]
 

@@ -6,23 +6,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qstep.data.columns import RULES
+from qstep.data.columns import NAMES, RULES
 from qstep.data.golds import written_gold
 from qstep.data.jsonl import RowError, kind_of
 from qstep.data.messages import split_conversation
 from qstep.data.splitters import joint_of
 from qstep.types import Row
 from qstep.words import counted, listed
-
-NAMES: dict[str, tuple[str, ...]] = {
-    "prompt": ("prompt", "problem", "question"),
-    "gold": ("gold", "answer", "gt", "ground_truth", "target"),
-    "completion": (
-        *("completion", "response", "text", "generation", "model_output"),
-        *("responses", "generations", "code"),
-    ),
-}
-"""Each of this package's columns, and the names under which it is read."""
 
 _LISTS = ("responses", "generations", "code")
 """The names of a list of responses. These columns are no response if they are a string."""
@@ -70,11 +60,24 @@ def with_chosen(path: Path, line: int, written: Row, chosen: Mapping[str, str]) 
 
 
 def training_row(path: Path, line: int, written: Row, chosen: Mapping[str, str]) -> Row:
-    """A row to train on, with the chosen columns under this package's names. Raises RowError if it lacks one."""
-    if not chosen:
-        return written
-    row = with_chosen(path, line, written, chosen)
-    return _with_turns(path, line, row) if "messages" in chosen else row
+    """A row to train on, under this package's names: the chosen columns, or else those whose names are known.
+
+    A row that this package wrote keeps its names, so one choice serves a user's training file and a graded file for
+    evaluation. `text` is read as the response only if it is chosen, since in other files it has the prompt as well.
+
+    Raises RowError if the row lacks a chosen column.
+    """
+    others = {own: column for own, column in chosen.items() if not (own in written and written.keys() >= _ADDED)}
+    row = with_chosen(path, line, written, others) if others else written
+    if "messages" in chosen:
+        return _with_turns(path, line, row)
+    renames = {_known(row, own): own for own in ("prompt", "completion") if own not in row}
+    return {renames.get(name, name): value for name, value in row.items()}
+
+
+def _known(row: Row, own: str) -> str | None:
+    names = (name for name in NAMES[own] if name in row and name not in (*_LISTS, "text") and _suits(row, name))
+    return next(names, None)
 
 
 def is_chosen(chosen: Collection[str], own: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Literal
 from qstep.data.columns import is_conversation
 from qstep.data.golds import Answers, Golds, boxed_gold, written_gold
 from qstep.data.jsonl import RowError, count_rows, numbered_rows
-from qstep.data.messages import plain_prompt, split_conversation
+from qstep.data.messages import plain_prompt, read_messages, split_conversation
 from qstep.data.naming import (
     NAMES,
     chosen_columns,
@@ -102,15 +102,11 @@ def _asked(path: Path, line: int, row: Row, chosen: Mapping[str, str]) -> Row:
     """A row whose question is in a conversation, with the question as its `prompt`."""
     if "messages" not in chosen and ("messages" not in row or column_of(path, line, row, "prompt", chosen) is not None):
         return row
-    messages = row["messages"]
-    if (
-        isinstance(messages, list)
-        and messages
-        and isinstance(messages[-1], dict)
-        and messages[-1].get("role") == "user"
-    ):
-        return {**row, "prompt": messages}
     try:
+        messages = read_messages(row["messages"])
+        asked = isinstance(messages, list) and bool(messages) and isinstance(messages[-1], dict)
+        if asked and messages[-1].get("role") == "user":
+            return {**row, "prompt": messages}
         return {**row, "prompt": split_conversation(messages)[0]}
     except ValueError as error:
         raise RowError(path, line, chosen.get("messages", "messages"), str(error)) from None

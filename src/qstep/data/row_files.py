@@ -23,7 +23,7 @@ from qstep.data.hub import hub_lines, is_hub_id, missing
 from qstep.data.jsonl import RowError, dump_row, parse_row, refuse_constant, write_json, write_whole
 from qstep.types import Row
 
-_VERSION = 1
+_VERSION = 2
 _COMPRESSED = (".gz", ".zst")
 _ROWS_AT_ONCE = 1024
 _TYPED = frozenset(
@@ -152,7 +152,7 @@ def _rows_of_array(path: Path) -> Iterator[Row]:
 
 
 def _rows_of_csv(path: Path) -> Iterator[Row]:
-    """Cells are text. Columns that are never text, such as `label`, are read as JSON; empty cells are left out."""
+    """Cells are text. Columns that are never text, such as `label`, are read as JSON; an empty cell is null."""
     import io
 
     csv.field_size_limit(1 << 30)
@@ -167,7 +167,7 @@ def _rows_of_csv(path: Path) -> Iterator[Row]:
                     more = len(cells[None]) if None in cells else -list(cells.values()).count(None)
                     fields = f"has {len(names) + more} fields, and the first line has {len(names)}"
                     raise RowError(path, number, None, fields)
-                yield {name: _cell(name, cell) for name, cell in cells.items() if cell != "" or name in _MAY_BE_EMPTY}
+                yield {name: _cell(name, cell) for name, cell in cells.items()}
         except UnicodeDecodeError:
             raise ValueError(f"{path}, after line {reader.line_num}: not UTF-8. Save the file as UTF-8") from None
         except csv.Error as error:
@@ -186,6 +186,8 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
 
 
 def _cell(name: str, cell: str) -> Any:
+    if cell == "" and name not in _MAY_BE_EMPTY:
+        return None
     if name not in _TYPED:
         return cell
     with suppress(ValueError):

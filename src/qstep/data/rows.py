@@ -25,9 +25,9 @@ from operator import gt
 from pathlib import Path
 from typing import Any, Literal
 
-from qstep.data.columns import RULES, is_conversation, shown
+from qstep.data.columns import RULES, chosen_reward, is_conversation, shown
 from qstep.data.jsonl import RowError, canonical_json
-from qstep.data.messages import TURNS, final_text, plain_completion, plain_prompt, turn_texts
+from qstep.data.messages import TURNS, final_text, plain_completion, plain_prompt, read_messages, turn_texts
 from qstep.data.parts import part_of
 from qstep.data.steps import first_cut
 from qstep.data.truth import Firsts, with_truth_values
@@ -149,7 +149,7 @@ def _bad_messages(row: Row) -> _Fault:
     """Brings the row's messages into one form. What is no message is left, and checked later."""
     for column, plain in (
         ("prompt", lambda prompt: plain_prompt(prompt, row.pop("tools", None))),
-        ("completion", plain_completion),
+        ("completion", lambda completion: plain_completion(read_messages(completion))),
     ):
         if column in row:
             try:
@@ -186,7 +186,8 @@ def _missing_column(row: Row, format: Format, need: Collection[str]) -> _Fault:
     if format == "unpaired" and "label" not in row and "reward" not in row:
         return (
             "reward",
-            "is missing, and so is 'label': grade the rows with `qstep grade`, or add either (a number; true or false)",
+            "is missing, and so is 'label': grade the rows with `qstep grade`, or add either (a number; true or false)"
+            f"{chosen_reward(row)}",
         )
     return None
 
@@ -202,13 +203,11 @@ def _advice(row: Row, column: str) -> str:
             "give the conversation in `messages` as `prompt` and `completion` (its last message), or run `qstep grade "
             "--columns.messages messages` if the rows have answers; "
         )
-    if column == "completion" and "prompt" in row and "response" in row:
-        return "give --columns.completion response; "
-    if row.keys() & {"question", "problem", "response", "responses", "text"}:
-        return "run `qstep grade`, which reads these names; "
+    if "responses" in row:
+        return "run `qstep grade`, which reads lists of responses; "
     if row.keys() & {"input", "steps", "trajectory", "original_process"}:
         return "if this is a published data set, run `qstep convert`; "
-    return ""
+    return f"name its column with --columns.{column} COLUMN; " if column in ("prompt", "completion") else ""
 
 
 def _bad_value(row: Row) -> _Fault:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from qstep.cores import cores
 from qstep.data.inputs import Lines, Range, located
 from qstep.data.jsonl import RowError, bad_line, parse_row
-from qstep.data.naming import chosen_columns, training_row
+from qstep.data.naming import chosen_columns, name_in, training_row
 from qstep.data.records import COLUMNS, record
 from qstep.data.rows import Format, check_row, last_text
 from qstep.data.splitters import is_named, use_splitter
@@ -53,7 +53,8 @@ def checked_line(
     try:
         row = check_row(path, line, own, format, kinds={} if kinds is None else kinds)
     except RowError as error:
-        raise RowError(path, line, chosen.get(error.field or "", error.field), error.problem) from None
+        known = name_in(raw, error.field) if error.field in own else error.field
+        raise RowError(path, line, chosen.get(error.field or "", known), error.problem) from None
     for separator in forbidden if "completions" in row else ():
         split_at = row.get("step_separator")
         cut = first_cut(row["completions"], separator, split_by_it=split_at == separator)

@@ -1,4 +1,7 @@
-"""Integers 1 and 0 as labels: true and false, where a whole column holds nothing else."""
+"""1 and 0 as labels: true and false, where a whole column holds nothing else.
+
+`label` may also have 1.0 and 0.0, as pandas writes truth values next to missing ones. In `labels` these are soft.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ def with_truth_values(line: int, row: Row, firsts: Firsts) -> Row:
     """
     for name in _COLUMNS:
         for value in _values(row.get(name)):
-            if (kind := _KINDS.get(type(value))) is not None:
+            if (kind := _KINDS[int] if _is_pandas(name, value) else _KINDS.get(type(value))) is not None:
                 firsts.setdefault(name, {}).setdefault(kind, line)
-    return {**row, **{name: _truth(row[name]) for name in _COLUMNS if _is_binary(_values(row.get(name)))}}
+    return {**row, **{name: _truth(row[name]) for name in _COLUMNS if _is_binary(name, _values(row.get(name)))}}
 
 
 def refuse_mixed_kinds(path: Path, firsts: Firsts) -> None:
@@ -46,8 +49,12 @@ def _values(labels: Any) -> list[Any]:
     return [label for label in (labels if isinstance(labels, list) else [labels]) if label is not None]
 
 
-def _is_binary(values: list[Any]) -> bool:
-    return bool(values) and all(type(value) is int and value in (0, 1) for value in values)
+def _is_binary(name: str, values: list[Any]) -> bool:
+    return bool(values) and all((type(value) is int and value in (0, 1)) or _is_pandas(name, value) for value in values)
+
+
+def _is_pandas(name: str, value: Any) -> bool:
+    return name == "label" and type(value) is float and value in (0.0, 1.0)
 
 
 def _truth(labels: Any) -> Any:

@@ -32,7 +32,10 @@ _CLEAR = 2.0
 _LEAST_P = 1e-12
 _EXPLANATIONS = {
     "less likely": "another model, a higher temperature, another template, or another tokenizer",
-    "more likely": "a lower temperature, top-k or top-p sampling, a choice among samples, or another model",
+    "more likely": (
+        "a lower temperature, top-k or top-p sampling, a choice among samples, another template (such as none), or "
+        "another model"
+    ),
     "partly less likely, partly more likely": "another model, or another template",
 }
 

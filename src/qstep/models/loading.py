@@ -202,7 +202,8 @@ def dtype_of(config: PretrainedConfig, options: ModelOptions) -> torch.dtype:
 def load_tokenizer(name: str | Path, **arguments: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id.
 
-    Raises ValueError for a folder without a tokenizer, or a name that is neither a folder nor a Hub id.
+    Raises ValueError for a folder without a tokenizer, or a name that is neither a folder nor a Hub id, and OSError if
+    the Hub does not give it.
     """
     check_model_name(name)
     folder = Path(name)
@@ -210,7 +211,11 @@ def load_tokenizer(name: str | Path, **arguments: Any) -> PreTrainedTokenizerBas
         raise ValueError(
             f"{name} has no tokenizer ({', '.join(_TOKENIZER_FILES)}). Copy it from the model it was trained from"
         )
-    return AutoTokenizer.from_pretrained(name, **arguments)
+    try:
+        return AutoTokenizer.from_pretrained(name, **arguments)
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise OSError(f"{name} is not a folder here. As a Hub id it was not reached: {reason}") from error
 
 
 def without_dropout(config: PretrainedConfig) -> PretrainedConfig:

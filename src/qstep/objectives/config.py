@@ -104,6 +104,9 @@ class GroupConfig(MemoryOptions, EvaluationOptions):
             self.eval_strategy = "steps"
         if self.early_stopping_patience is not None and self.metric_for_best_model is None:
             self.metric_for_best_model = "loss"
+        measure = str(self.metric_for_best_model).removeprefix("eval_")
+        if self.greater_is_better is None and measure.startswith(("loss", "kl")):
+            self.greater_is_better = False  # transformers knows only names that end in "loss"
         if not torch.accelerator.is_available():  # else accelerate treats several processes as one each
             self.use_cpu = True
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # the precision that accelerate launch asks for

@@ -32,6 +32,14 @@ class DROConfig(ValueConfig):
 
     value: Value = "separate"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.value == "group" and self.reference == "uniform":
+            raise ValueError(
+                "--value group does not work with --reference uniform: V is a mean over responses that the reference "
+                "sampled, and nobody samples from the uniform policy. Remove --reference, or give --value head"
+            )
+
 
 class DRO(Objective[GradedBatch]):
     """Reads rows with `reward` or `label`."""

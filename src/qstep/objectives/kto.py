@@ -103,6 +103,7 @@ class KTO(PolicyObjective[KTOBatch]):
     def __init__(self, config: KTOConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.kl: Tensor | None = None
+        self.positions: int | None = None
 
     def rows(self, source: RowsFile) -> GroupDataset:
         dataset = policy_rows(source, self.config, self.tokenizer, "unpaired", unjudged, asks_right=True)
@@ -111,6 +112,7 @@ class KTO(PolicyObjective[KTOBatch]):
 
     def begin(self, model: PolicyModel, train: GroupDataset) -> None:
         super().begin(model, train)
+        self.positions = model.learned_positions
         if here()[0] == 0:
             right = int((train.index.table["right"][train.rows] == 1).sum())
             self._warn_of_imbalance(train, right, len(train.rows) - right)
@@ -137,7 +139,18 @@ class KTO(PolicyObjective[KTOBatch]):
         return {"mismatched_logps": FurtherReference(dataset.columns["other_prompt"].key, collate)}
 
     def _after_other_prompts(self, batch: Batch, items: list[Item]) -> Batch:
-        return with_prompts(batch, [encode_prompt(self.tokenizer, item["other_prompt"][0]) for item in items])
+        """Raises ValueError if a response after its other prompt is longer than the model's learned positions."""
+        other = with_prompts(batch, [encode_prompt(self.tokenizer, item["other_prompt"][0]) for item in items])
+        lengths = other["prompt_lengths"][batch["group_index"]] + batch["response_lengths"]
+        if self.positions is not None and (lengths > self.positions).any():
+            number = int((lengths > self.positions).nonzero()[0])
+            places = [where for item in items for where in item["where"]]
+            raise ValueError(
+                f"{places[number]}: KTO puts the response after the prompt of another problem, which makes "
+                f"{int(lengths[number])} tokens, and this model has {self.positions} positions. Leave out long rows "
+                f"by a smaller --max_length (such as {self.positions // 2}) and --over_long drop"
+            )
+        return other
 
     def collate(self, items: list[Item]) -> KTOBatch:
         graded = graded_batch(self.tokenizer, items)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import Index, is_right
+from qstep.data import Index, chosen_reward, is_right
 from qstep.objectives.batch import ResponseBatch
 from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset, Item, Reasons
@@ -81,9 +81,10 @@ def not_right(index: Index) -> Reasons:
     graded, right = index.table["graded"], index.table["right"]
     if not graded.all():
         logger.warning(
-            "%d of %d rows have no label or reward, so they count as right. `qstep grade` grades responses",
+            "%d of %d rows have no label or reward, so they count as right. `qstep grade` grades responses%s",
             (~graded).sum(),
             len(graded),
+            chosen_reward(index.row(int(np.flatnonzero(~graded)[0]))),
         )
     ungradable: NDArray[np.bool_] = graded & (right < 0)
     return {"ungradable": ungradable, "not right": right == 0}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import Format, Index, ResponseTokens, check_completion_ids, encode_prompt, encode_response, has_turns
+from qstep.data import Format, Index, ResponseTokens, check_completion_ids, encode_prompt, encode_response
 from qstep.data.chat import end_of_turn
 from qstep.models import Batch, ModelOptions, PolicyModel, collate_groups
 from qstep.models.loading import bare
@@ -18,7 +18,7 @@ from qstep.objectives.dataset import GroupDataset, Item, Reasons, Selection, sel
 from qstep.objectives.labels import warn_of_contradictions
 from qstep.objectives.objective import AnyBatch, Objective
 from qstep.objectives.source import RowsFile
-from qstep.objectives.verdicts import refuse_contradicting_verdicts
+from qstep.objectives.verdicts import refuse_contradicting_verdicts, unclear_rewards
 from qstep.processes import here, together
 from qstep.types import Row
 
@@ -39,15 +39,17 @@ _CHECKED = 200
 def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> tuple[list[int], ResponseTokens]:
     """The tokens of a row's prompt and completion. The completion's are the sampled ones if the row has them.
 
-    Raises ValueError, naming `where`, if another tokenizer sampled them, or if the chat template changes a turn.
+    Raises ValueError, naming `where`, if another tokenizer sampled them, if the tokenizer cannot write a text, or if
+    the chat template changes a turn.
     """
     check_completion_ids(tokenizer, row, where)
-    if not has_turns(row["completion"]):
-        return encode_prompt(tokenizer, row["prompt"]), encode_response(tokenizer, row)
+    field = "prompt"
     try:
-        return encode_prompt(tokenizer, row["prompt"]), encode_response(tokenizer, row)
+        prompt_ids = encode_prompt(tokenizer, row["prompt"])
+        field = "completion"
+        return prompt_ids, encode_response(tokenizer, row)
     except ValueError as error:
-        raise ValueError(f"{where}, field 'completion': {error}") from None
+        raise ValueError(f"{where}, field {field!r}: {error}") from None
 
 
 class PolicyObjective(Objective[AnyBatch]):
@@ -107,6 +109,19 @@ def policy_rows(
     together(check)
     refuse_contradicting_verdicts(source, dataset.index)
     _warn_of_unread(source, columns)
+    if tokenizer is not None and tokenizer.chat_template and dataset.index.prompts == "string" and here()[0] == 0:
+        _log.warning(
+            "%s: the prompts are texts, so this model's chat template is not applied. If it will be asked through its "
+            'template, give each prompt as messages: [{"role": "user", "content": "..."}]',
+            source,
+        )
+    if format == "unpaired" and not asks_right and here()[0] == 0 and (found := unclear_rewards(dataset.index)):
+        _log.warning(
+            "%s: the greatest reward is %s. The log divides responses into chosen (a reward of at least 1) and "
+            "rejected; give --right_at to divide them elsewhere. It does not change what is learned",
+            source,
+            found[1],
+        )
     warn_of_contradictions(source, dataset.index)
     return dataset
 

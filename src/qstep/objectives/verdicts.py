@@ -13,17 +13,23 @@ from qstep.types import Row
 
 
 def refuse_unclear_rewards(source: RowsFile, index: Index) -> None:
-    """Raises RowError if rewards do not say which responses are right: some are above 1, or none is 0 or 1."""
+    """Raises RowError if rewards do not say which responses are right (`unclear_rewards`)."""
+    if (found := unclear_rewards(index)) is not None:
+        number, problem = found
+        ask = "Give --right_at, the reward from which a response is right"
+        raise source.error(index.line(number), "reward", f"is {problem}, so it is not clear which are right. {ask}")
+
+
+def unclear_rewards(index: Index) -> tuple[int, str] | None:
+    """The row with the greatest reward, and what is unclear: rewards above 1, or fewer than half that are 1, 0 or -1.
+
+    Only rewards of rows without a label count.
+    """
     rewards = np.where(index.table["judged"], np.nan, index.table["outcome"])
-    if np.isnan(rewards).all() or (np.nanmax(rewards) <= 1 and np.isin(rewards, (0.0, 1.0)).any()):
-        return
-    number = int(np.nanargmax(rewards))
-    raise source.error(
-        index.line(number),
-        "reward",
-        f"is {rewards[number]:g}, and rewards are from {np.nanmin(rewards):g} to {rewards[number]:g}, so it is not "
-        "clear which responses are right. Give --right_at, the reward from which a response is right",
-    )
+    known = rewards[~np.isnan(rewards)]
+    if not len(known) or (known.max() <= 1 and np.isin(known, (-1.0, 0.0, 1.0)).mean() >= 0.5):
+        return None
+    return int(np.nanargmax(rewards)), f"{known.max():g}, and rewards are from {known.min():g} to {known.max():g}"
 
 
 def refuse_contradicting_verdicts(source: RowsFile, index: Index) -> None:

@@ -38,8 +38,7 @@ def state_of(path: Path, asked: Meta, may_grow: Collection[str] = ()) -> tuple[S
     if not has_rows and not (sidecar(path).exists() and read_meta(path)["complete"]):
         return "new", asked  # there are no rows yet, so old settings do not matter
     meta = read_meta(path)
-    if meta["fingerprint"] != asked["fingerprint"]:
-        _refuse_changes(path, meta, asked, may_grow)
+    if meta["fingerprint"] != asked["fingerprint"] and _grows(path, meta, asked, may_grow):
         return "extended", asked
     return ("complete" if meta["complete"] else "resumed"), meta
 
@@ -86,12 +85,16 @@ def read_meta(path: Path) -> Meta:
     return meta
 
 
-def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], may_grow: Collection[str]) -> None:
+def _grows(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], may_grow: Collection[str]) -> bool:
+    """Whether the run is longer now. Raises SettingsChanged if any other setting has changed."""
     before = _flat({"stage": old["stage"], **old["settings"]})
     after = _flat({"stage": new["stage"], **new["settings"]})
+    for name, held in before.items():
+        if held in (f"{after.get(name)}.0", after.get(name, "").removesuffix(".0")):
+            before[name] = after[name]  # the command line reads 0 where Python has 0.0
     grown = {n for n in may_grow if n in before and n in after and float(before[n]) < float(after[n])}
     if before.keys() == after.keys() and all(before[n] == after[n] for n in before.keys() - grown):
-        return
+        return bool(grown)
     names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     changes = [f"  {name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}" for name in names]
     raise SettingsChanged(

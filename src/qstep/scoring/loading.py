@@ -149,6 +149,8 @@ def recognise(name: str) -> ScorerKind:
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise OSError(f"{name} is not a folder here. As a Hub id it was not reached: {reason}") from error
+    if folder.is_dir() and not config.get("model_type"):
+        raise ValueError(f"{name} has no model: config.json is missing or names no model type")
     if isinstance(config.get("qstep"), dict):
         return "qstep"
     checkpoint = Checkpoint(name, config)

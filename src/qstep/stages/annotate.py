@@ -199,13 +199,18 @@ def _budgets(config: AnnotateConfig, chosen: "Chosen") -> "Budgets | None":
 
 
 def _summary(config: AnnotateConfig, ungradable: int, rows: Iterator[Row]) -> dict[str, Any]:
-    """Counts steps by label, and rollouts. Warns if no response has two steps, since the separator may be wrong."""
+    """Counts steps by label, and rollouts. Warns of signs of a wrong separator.
+
+    The signs are that no response has two steps, or that a mark of thinking is a step.
+    """
     from qstep.data import label_kind
+    from qstep.grading.thinking import MARK
 
     labels: Counter[str] = Counter()
     rollouts: dict[str, int | None] = {}
-    longest = without = 0
+    longest = without = marks = 0
     for row in rows:
+        marks += any(MARK.fullmatch(step.strip()) for step in row["completions"])
         without += not row["labels"]
         labels.update(map(label_kind, row["labels"]))
         longest = max(longest, len(row["labels"]))
@@ -215,6 +220,11 @@ def _summary(config: AnnotateConfig, ungradable: int, rows: Iterator[Row]) -> di
     if longest < 2:
         console.print(
             f"Warning: no response has more than one step. Check --step_separator, which is {config.separator!r}"
+        )
+    if marks:
+        console.print(
+            f"Warning: in {counted(marks, 'response')} a mark such as <think> is a step of its own, with a label. Give "
+            "--step_separator split:paragraph, and --steps_of thinking, answer or both"
         )
     if without:
         console.print(f"{counted(without, 'response')} without steps: empty, or without the part for steps")

@@ -142,13 +142,14 @@ def audit(config: AuditConfig) -> Audit:
         provenance=provenance(asdict(config)) | {"files": fingerprints},
         tasks=Tasks(config.task),
     )
-    found = replace(found, failures=[*_failures(found, config), *_verdict_failures(index)])
+    verdicts = [*_verdict_failures(index)]
+    found = replace(found, failures=[*_failures(found, config, judged=not verdicts), *verdicts])
     if config.output is not None:
         write_result(config.output, found)
         say_written(config.output)
     for table in audit_tables(found):
         print_table(*table)
-    for note in audit_notes(found):
+    for note in (*audit_notes(found), *_reward_note(config)):
         print_result(note, markup=False, soft_wrap=True)
     if found.failures:
         raise ValueError(f"{config.train_file} fails:\n" + "\n".join(f"- {failure}" for failure in found.failures))
@@ -165,6 +166,15 @@ def _hint(path: Path) -> str:
     except ValueError:
         return ""
     return "" if format == "trl_stepwise" else f" (its columns are those of {format}: run `qstep convert` on it first)"
+
+
+def _reward_note(config: AuditConfig) -> Iterator[str]:
+    """Advice for rows without a reward or label that may have one under another name."""
+    from qstep.data import chosen_reward, numbered_rows
+
+    first = next((row for _, row in numbered_rows(config.train_file)), {})
+    if {"reward", "label"}.isdisjoint(config.columns or {}) and (advice := chosen_reward(first)):
+        yield f"rewards: no column `reward` or `label`{advice}"
 
 
 def _token_lengths(index: Index, config: AuditConfig) -> TokenSpread | None:
@@ -208,9 +218,13 @@ def _own_samples(index: Index, config: AuditConfig) -> OwnSamples | None:
         )
 
 
-def _failures(found: Audit, config: AuditConfig) -> Iterator[str]:
-    """A message for each limit that is exceeded: the value, the limit, and what to do."""
-    yield from _label_failures(found, config)
+def _failures(found: Audit, config: AuditConfig, *, judged: bool) -> Iterator[str]:
+    """A message for each limit that is exceeded: the value, the limit, and what to do.
+
+    judged: whether it is clear which responses are right.
+    """
+    if judged:
+        yield from _label_failures(found, config)
     yield from _share_failures(found, config)
     yield from _row_failures(found, config)
 

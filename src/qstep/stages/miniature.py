@@ -37,8 +37,8 @@ class MiniatureConfig(Options):
     output_dir: OutputFolder
     textbook_rows: AtLeast1 = 16_000
     seed: Seed = 0
-    hidden_size: Annotated[int, Check(_width), NotInSettings(unless=_sized)] = HIDDEN_SIZE
-    num_hidden_layers: Annotated[AtLeast1, NotInSettings(unless=_sized)] = NUM_HIDDEN_LAYERS
+    hidden_size: Annotated[int, Check(_width), NotInSettings(unless=_sized)] = 96
+    num_hidden_layers: Annotated[AtLeast1, NotInSettings(unless=_sized)] = 3
 
 
 def miniature(config: MiniatureConfig) -> Path:

@@ -41,11 +41,11 @@ class FiniteWatch:
             raise NonFiniteLoss(f"step {step}: a row's loss is not finite on another process")
         places = bad.nonzero().flatten().tolist()
         number = int(batch["row_index"][places[0]])  # type: ignore[typeddict-item]
-        row = dataset.row(number)
+        where, name = dataset.where(number), dataset.row(number).get("id")
+        row = where if name is None else f"row {name!r} ({where})"
         raise NonFiniteLoss(
-            f"step {step}: the loss of row {row.get('id', row)!r} ({dataset.where(number)}) is "
-            f"{losses[places[0]].item()} ({len(places)} such rows in this batch). Check the row, or lower the "
-            "learning rate"
+            f"step {step}: the loss of {row} is {losses[places[0]].item()} ({len(places)} such rows in this batch). "
+            f"Check the row{'' if step == 0 else ', or lower the learning rate'}"
         )
 
     def end_step(self, step: int, *, finite: bool, norm: float | None) -> bool:

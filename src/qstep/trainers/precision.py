@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from transformers import Trainer
 
 from qstep.models import PretrainedModule
+from qstep.processes import here
 from qstep.runs.memory import return_freed_memory
+
+_log = logging.getLogger(__name__)
 
 _WIDE = 512
 """Hidden size from which a CPU can keep only a layer's products at almost no cost. In a tiny model this would double
@@ -21,9 +26,15 @@ def is_wide(model: PretrainedModule) -> bool:
 def prepare(trainer: Trainer, model: PretrainedModule) -> None:
     """Saves memory on a CPU if that is cheap, and scales the loss of fp16 training on a CPU too.
 
-    Raises ValueError if weights in fp16 would be trained in fp16.
+    Warns of weights in bf16. Raises ValueError if weights in fp16 would be trained in fp16.
     """
     args = trainer.args
+    if any(p.dtype == torch.bfloat16 for p in model.parameters() if p.requires_grad) and here()[0] == 0:
+        _log.warning(
+            "The trained weights are in bf16. An update that is smaller than about 1/256 of a weight is rounded away, "
+            "so at usual learning rates few weights change. Give --dtype float32 with --bf16, or train adapters "
+            "(--use_peft)"
+        )
     if is_wide(model) and args.device.type == "cpu" and not args.activation_checkpointing:
         model.keep_products_only()
     if args.device.type == "cpu" and args.activation_checkpointing:  # who recomputes wants memory more than time

@@ -66,6 +66,8 @@ class ReferenceStore:
                 header = stream.readline()
                 count = json.loads(header)["rows"]
                 places = np.frombuffer(stream.read(count * _PLACES.itemsize), _PLACES)
+            if file.stat().st_size != len(header) + places.nbytes + 4 * int(places["length"].sum()):
+                raise ValueError(f"{file} is damaged: its size is not what it says. Delete it; it is computed again")
             values = np.memmap(file, np.dtype("<f4"), "r", len(header) + places.nbytes)
             for row, start, length in places.tolist():
                 self.places.setdefault(row, (values, start, length))
