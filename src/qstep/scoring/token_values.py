@@ -181,7 +181,9 @@ def recorded_base(folder: Path) -> str:
         known = json.loads(meta.read_text(encoding="utf-8"))
         base, fingerprint = known["summary"]["base_model"], known["settings"]["model"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{folder} does not record the model that its training began with: give --reference") from None
+        raise ValueError(
+            f"{folder} does not record the model that its training began with: give --reference, and --beta for Q"
+        ) from None
     if base["on_hub"]:
         return str(base["name"])
     path = folder / base.get("path", "?")
