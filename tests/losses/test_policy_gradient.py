@@ -29,6 +29,14 @@ def test_another_baseline_is_refused() -> None:
         group_advantages(torch.ones(2), torch.zeros(2, dtype=torch.int64), "median")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("baseline", ["mean", "leave_one_out"])
+def test_equal_rewards_give_exactly_0(baseline: Baseline) -> None:
+    """The mean of twelve times .7 in fp32 is not .7."""
+    for size in range(1, 40):
+        found = group_advantages(torch.full((size,), 0.7), torch.zeros(size, dtype=torch.int64), baseline)
+        assert (found == 0).all(), size
+
+
 def test_the_loss_by_hand() -> None:
     """A = 2 and -1, log pi = -1 - 3 and -2: losses 8 and -2; with weights 1/2 and 1/4 of the responses 4 and -1/2."""
     logps = torch.tensor([[-1.0, -3.0, math.nan], [-2.0, math.nan, math.inf]], requires_grad=True)

@@ -30,8 +30,10 @@ def group_advantages(
     """
     rewards = at_least_fp32(rewards)
     _, group, sizes = group_index.unique(return_inverse=True, return_counts=True)
-    means = rewards.new_zeros(len(sizes)).index_add(0, group, rewards) / sizes
-    advantages = rewards - means[group]
+    lowest = rewards.new_zeros(len(sizes)).scatter_reduce(0, group, rewards, "amin", include_self=False)
+    above = rewards - lowest[group]  # exactly 0 where all rewards of a group are the same
+    means = rewards.new_zeros(len(sizes)).index_add(0, group, above) / sizes
+    advantages = above - means[group]
     if baseline == "leave_one_out":
         advantages = advantages * (sizes / (sizes - 1).clamp(min=1))[group]
     elif baseline != "mean":
