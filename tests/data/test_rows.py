@@ -85,6 +85,7 @@ BAD_ROWS: list[tuple[Format, dict[str, Any], str, str]] = [
         "3 entries, and completion_ids has 2",
     ),
     ("prompt-completion", {**SAMPLED, "logps_behavior": [-1.0, 0.5, -1.0]}, "logps_behavior", "at most 0"),
+    ("prompt-completion", {**SAMPLED, "logps_behavior": [-1.0, -9999.0, -1.0]}, "logps_behavior", "at least -1000"),
     ("prompt-completion", {**SAMPLED, "finish_reason": "eos"}, "finish_reason", "'length'"),
     ("prompt-completion", {**SAMPLED, "gold": 2}, "gold", "in quotes"),
     ("prompt-completion", {**SAMPLED, "sample": True}, "sample", "whole number"),

@@ -85,6 +85,8 @@ _LARGEST_REWARD = 3e38
 
 # A log-probability computed in a narrow dtype may come out a little above 0.
 _LARGEST_LOGP = 1e-2
+# No token of this log-probability is ever sampled. Servers write -9999 in place of minus infinity.
+_SMALLEST_LOGP = -1e3
 
 NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "problem", "question"),
@@ -117,8 +119,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "give a non-empty list of token ids",
     ),
     "logps_behavior": (
-        lambda logps: _are_numbers(logps) and max(logps, default=0.0) <= _LARGEST_LOGP,
-        "give a list of log-probabilities (natural, at most 0)",
+        lambda logps: _are_numbers(logps) and all(_SMALLEST_LOGP <= logp <= _LARGEST_LOGP for logp in logps),
+        "give a list of log-probabilities of sampled tokens (natural, at most 0, at least -1000)",
     ),
     "thinking_opened": (
         _or_null(_one_of(tuple(opening for opening, _ in MARKS))),
