@@ -132,15 +132,19 @@ def test_mostly_partial_rewards_need_a_threshold(tmp_path: Path) -> None:
     assert objective("rs", tmp_path, right_at=0.9).rows(file).rows.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("method", ["dqo", "dro", "reinforce"])
+@pytest.mark.parametrize(
+    ("method", "options"), [("dqo", {}), ("dro", {}), ("dro", {"value": "group"}), ("reinforce", {})]
+)
 def test_methods_that_read_rewards_only_say_how_the_log_divides_them(
-    method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    method: str, options: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = read(tmp_path, [{**ROW, "reward": float(stars)} for stars in (1, 5)])
-    assert len(objective(method, tmp_path).rows(file).rows) == 2
+    objective("dpo", tmp_path).rows(file)
+    assert "divides" not in caplog.text, "its log has the better and the worse response of a pair"
+    assert len(objective(method, tmp_path, **options).rows(file).rows) == 2
     assert "the greatest reward is 5, and rewards are from 1 to 5. The log divides" in caplog.text
     caplog.clear()
-    objective(method, tmp_path, right_at=3).rows(file)
+    objective(method, tmp_path, right_at=3, **options).rows(file)
     assert "divides" not in caplog.text
 
 

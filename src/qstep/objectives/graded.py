@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,9 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from qstep.data import Index, is_right, outcome
 from qstep.losses.divergence import kl_k3
 from qstep.objectives.batch import GradedBatch
-from qstep.objectives.dataset import Item, Reasons
+from qstep.objectives.dataset import GroupDataset, Item, Reasons
 from qstep.objectives.metrics import split
 from qstep.objectives.responses import collate_rows
+from qstep.objectives.verdicts import unclear_rewards
+from qstep.processes import here
+
+_log = logging.getLogger(__name__)
 
 
 def graded_batch(tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> GradedBatch:
@@ -34,6 +40,17 @@ def graded_batch(tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> Grade
 def ungraded(index: Index) -> Reasons:
     """Leaves out rows with a null reward, because nobody knows whether they are right."""
     return {"ungradable": np.isnan(index.table["outcome"])}
+
+
+def warn_of_unclear_rewards(dataset: GroupDataset) -> None:
+    """Says how `by_outcome` divides responses whose rewards do not say which are right."""
+    if here()[0] == 0 and (found := unclear_rewards(dataset.index)):
+        _log.warning(
+            "%s: the greatest reward is %s. The log divides responses into chosen (a reward of at least 1) and "
+            "rejected; give --right_at to divide them elsewhere. It does not change what is learned",
+            dataset.source,
+            found[1],
+        )
 
 
 def by_outcome(logps: Tensor, batch: GradedBatch, beta: float | None = None) -> dict[str, Tensor]:

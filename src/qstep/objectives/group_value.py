@@ -14,7 +14,7 @@ from qstep.losses import group_values
 from qstep.models import ModelOptions, PolicyModel
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.dataset import GroupDataset, Item
-from qstep.objectives.graded import graded_batch, ungraded
+from qstep.objectives.graded import graded_batch, ungraded, warn_of_unclear_rewards
 from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import ValueConfig
@@ -40,6 +40,7 @@ class GroupValue:
     def rows(self, source: RowsFile) -> GroupDataset:
         """The graded rows of a file, with the column `value`."""
         dataset = policy_rows(source, self.config, self.tokenizer, "unpaired", ungraded)
+        warn_of_unclear_rewards(dataset)
         table = dataset.index.table
         graded = ~np.isnan(table["outcome"])
         outcomes, problems = torch.from_numpy(table["outcome"][graded]), table["problem"][graded].astype(np.int64)

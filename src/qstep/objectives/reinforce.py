@@ -15,7 +15,7 @@ from qstep.losses import Baseline, group_advantages, reinforce_loss
 from qstep.models import PolicyModel
 from qstep.objectives.batch import WeightedBatch
 from qstep.objectives.dataset import GroupDataset, Item
-from qstep.objectives.graded import by_outcome, graded_batch, ungraded
+from qstep.objectives.graded import by_outcome, graded_batch, ungraded, warn_of_unclear_rewards
 from qstep.objectives.importance import WEIGHTED, Importance, ImportanceConfig, WeightedObjective
 from qstep.objectives.objective import Losses
 from qstep.objectives.responses import PolicyObjective, policy_rows
@@ -62,6 +62,7 @@ class Reinforce(WeightedObjective[AdvantageBatch], PolicyObjective[AdvantageBatc
 
     def rows(self, source: RowsFile) -> GroupDataset:
         dataset = policy_rows(source, self.config, self.tokenizer, "unpaired", ungraded, asks_right=self.config.taper)
+        warn_of_unclear_rewards(dataset)
         table = dataset.index.table
         graded = ~np.isnan(table["outcome"])
         advantages = np.full(len(table), np.nan, np.float32)

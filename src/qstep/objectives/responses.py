@@ -18,7 +18,7 @@ from qstep.objectives.dataset import GroupDataset, Item, Reasons, Selection, sel
 from qstep.objectives.labels import warn_of_contradictions
 from qstep.objectives.objective import AnyBatch, Objective
 from qstep.objectives.source import RowsFile
-from qstep.objectives.verdicts import refuse_contradicting_verdicts, unclear_rewards
+from qstep.objectives.verdicts import refuse_contradicting_verdicts
 from qstep.processes import here, together
 from qstep.types import Row
 
@@ -114,13 +114,6 @@ def policy_rows(
             "%s: the prompts are texts, so this model's chat template is not applied. If it will be asked through its "
             'template, give each prompt as messages: [{"role": "user", "content": "..."}]',
             source,
-        )
-    if format == "unpaired" and not asks_right and here()[0] == 0 and (found := unclear_rewards(dataset.index)):
-        _log.warning(
-            "%s: the greatest reward is %s. The log divides responses into chosen (a reward of at least 1) and "
-            "rejected; give --right_at to divide them elsewhere. It does not change what is learned",
-            source,
-            found[1],
         )
     warn_of_contradictions(source, dataset.index)
     return dataset

@@ -13,7 +13,7 @@ from qstep.models import ModelOptions, PolicyWithValue, ValueNetwork
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.config import PolicyConfig
 from qstep.objectives.dataset import GroupDataset, Item
-from qstep.objectives.graded import graded_batch, ungraded
+from qstep.objectives.graded import graded_batch, ungraded, warn_of_unclear_rewards
 from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
 from qstep.processes import here
@@ -66,7 +66,9 @@ class ValueFunction:
 
     def rows(self, source: RowsFile, step_separator: str | None = None) -> GroupDataset:
         """The graded rows of a file."""
-        return policy_rows(source, self.config, self.tokenizer, "unpaired", ungraded, step_separator)
+        dataset = policy_rows(source, self.config, self.tokenizer, "unpaired", ungraded, step_separator)
+        warn_of_unclear_rewards(dataset)
+        return dataset
 
     def begin(self, model: PolicyWithValue, train: GroupDataset) -> None:
         """Sets V to the mean reward, and warns if all rewards are the same.
