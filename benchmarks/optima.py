@@ -233,7 +233,7 @@ def tables() -> str:
     for method, setting, kl in results():
         said = "0" if kl < EXACT else f"{kl:.1g}"
         lines.append(f"| `{method}` | {setting} | {said} | {'yes' if kl < EXACT else 'no'} |")
-    lines += ["", "| `reinforce` | cosine | follows the expected reward |", "|---|---|---|"]
+    lines += ["", "| `reinforce` | cosine with the exact gradient | follows the expected reward |", "|---|---|---|"]
     for setting, cosine in directions():
         lines.append(f"| {setting} | {cosine:.3f} | {'yes' if cosine > 1 - EXACT else 'no'} |")
     return "\n".join(lines)

@@ -1,8 +1,8 @@
-"""qstep: Q-functions over the reasoning of language models, trained, used and verified.
+"""qstep: trains, tests and serves process reward models, and policies that are their own Q-function.
 
-The functions named in `__all__` work on rows in memory: lists of dicts, `datasets.Dataset` and pandas frames.
-`docs/python.md` shows each of them. Each is loaded, with the libraries under it, when it is first asked for, so
-`import qstep` is fast. The rooms of the package are listed in the README; each imports only from those below it.
+`__all__` names functions on rows in memory (lists of dicts, `datasets.Dataset`, pandas frames), scorers, rewards and
+losses. `docs/python.md` shows them. Each is loaded, with the libraries that it needs, when it is first asked for, so
+`import qstep` is fast. The README lists the subpackages.
 """
 
 from importlib import import_module
@@ -77,7 +77,7 @@ _get, __dir__ = _lazy(
 if not TYPE_CHECKING:  # else a type checker would take every name to be there
 
     def __getattr__(name: str) -> Any:
-        """Loads what is asked for: one of `__all__`, or a room of the package, such as `qstep.losses`."""
+        """Loads what is asked for: one of `__all__`, or a subpackage, such as `qstep.losses`."""
         if name in __all__ or name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
             return _get(name)
         return import_module(f"{__name__}.{name}")

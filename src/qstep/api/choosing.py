@@ -86,7 +86,7 @@ def best_of_n(
         task: the task of rows that do not name one.
         draws: number of random subsets for votes that have more subsets than this.
         seed: seed of the draws and of the intervals.
-        columns: the tables' columns by the names of those that qstep reads, such as `{"answer": "ground_truth"}`.
+        columns: your column for each name that qstep reads, such as `{"answer": "ground_truth"}`.
 
     Raises:
         TypeError: `rows` is not a table.

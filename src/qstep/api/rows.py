@@ -79,7 +79,7 @@ def grade(
         grader: a reward function with TRL's signature that grades instead, or its name `module:function`. A reward
             of 1 or more is right, less is wrong, and None is ungradable.
         deadline_s: maximum time for one answer in seconds. After that it is ungradable.
-        columns: the table's columns by the names of those that qstep reads, such as `{"answer": "ground_truth"}`.
+        columns: your column for each name that qstep reads, such as `{"answer": "ground_truth"}`.
 
     Returns:
         A table of the same kind, with a row for each response.
@@ -121,7 +121,7 @@ def score(
     """Scores every step of every response with a process reward model.
 
     It adds `completions` (the steps), `step_separator`, `q_values` (a logit for each step), `step_rewards` (their
-    sigmoids, which are probabilities) and `score`. The score is made from the Qs by the scorer's rule. It is None for
+    sigmoids) and `score`. The score is made from the Qs by the scorer's rule. It is None for
     a response without steps.
 
     Args:
@@ -130,7 +130,7 @@ def score(
         scorer: a scorer from `load_scorer`, or the folder or Hub id of one.
         task: the task of rows that do not name one.
         max_tokens: maximum number of tokens in a batch. More tokens need more memory and may be faster.
-        columns: the table's columns by the names of those that qstep reads, such as `{"answer": "ground_truth"}`.
+        columns: your column for each name that qstep reads, such as `{"answer": "ground_truth"}`.
 
     Returns:
         A table of the same kind, with a row for each response.
@@ -170,16 +170,15 @@ def annotate_outcome(
     """Labels the steps of graded responses by the outcomes of the problem's responses. It needs no model.
 
     A step is right (True) if a right response of the problem begins with the same steps up to it. It is wrong (False)
-    if an equation in it or before it is false, or if it is the last step of a wrong response. Otherwise its label is
-    None, and losses ignore it. It adds `completions`, `step_separator`, `labels`, `label_source`, `successes` and
-    `trials`.
+    if an equation in it or before it is false, or if a wrong response that was not cut off ends with it. Otherwise its
+    label is None, and losses ignore it. It adds `completions`, `step_separator`, `labels`, `label_source`, `successes`
+    and `trials`.
 
     Args:
         rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame` that `grade` returned. It is not changed.
-        step_separator: the string between steps, or `split:line`, `split:blank_line`, `split:numbered`,
-            `split:sentence` or `split:module:function`.
+        step_separator: the string between steps, or the name of a splitter, such as `split:line` (docs/steps.md).
         task: the task that checks the steps of rows that do not name one.
-        columns: the table's columns by the names of those that qstep reads, such as `{"answer": "ground_truth"}`.
+        columns: your column for each name that qstep reads, such as `{"answer": "ground_truth"}`.
 
     Returns:
         A table of the same kind. Responses with the verdict `ungradable` are left out.

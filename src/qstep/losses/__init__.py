@@ -1,4 +1,4 @@
-"""Pure loss functions. They return one unreduced value per trajectory, in float32 at least.
+"""Pure functions in float32 at least. Losses are unreduced: one value per response, or per pair for DPO and IPO.
 
 ranking          PQM's losses on the Q-values of steps
 classification   the baselines: BCE and MSE per step, outcome reward model

@@ -1,7 +1,7 @@
 """Step-classification losses, the baselines of PQM. A step's Q is the logit of its label.
 
 Labels are hard (1 correct, 0 wrong), soft (a success rate in [0, 1]) or absent (-100). By Lemma 3.6 of
-arXiv 2410.11287 these losses are a special case of PQM: that of a policy with Q equal to its label.
+arXiv 2410.11287 these losses are a special case of PQM: that of a deterministic policy, whose Q is the label.
 """
 
 from __future__ import annotations

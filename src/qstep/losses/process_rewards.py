@@ -44,7 +44,7 @@ def additive_rewards(
     mask: Bool[Tensor, "B T"],
     group_index: Int[Tensor, " B"],
 ) -> Float[Tensor, "B T"]:
-    """Step rewards minus their mean over the problem's responses. They change the optimal policy.
+    """Step rewards minus their mean over all steps of the problem's responses. They change the optimal policy.
 
     Rows with equal `group_index` belong to one problem. Without the centring, a longer response would earn more by its
     length alone. Raises ValueError if a step ends outside the mask.
@@ -65,11 +65,11 @@ def min_form_rewards(
 ) -> Float[Tensor, "B T"]:
     """`w_s r_s` at the end of step s, with `w = softmax(-r / temperature)` over the response's steps.
 
-    A response's additions sum to a soft minimum of its step rewards, so its worst step decides, and good steps cannot
-    make up for it. At temperature 0 the sum is the minimum, divided equally among the steps that have it. They change
-    the optimal policy. A step's addition also depends on later steps. See "Stop Summation: Min-Form Credit Assignment
-    Is All Process Reward Model Needs for Reasoning" (PURE, arXiv 2504.15275), which has temperature 0.1. Raises
-    ValueError if a step ends outside the mask.
+    They sum to a soft minimum of the response's step rewards, so its worst step decides, and good steps cannot make up
+    for it. At temperature 0 the sum is the minimum, divided equally among the steps that have it. These rewards change
+    the optimal policy. That of a step also depends on later steps. See "Stop Summation: Min-Form Credit Assignment Is
+    All Process Reward Model Needs for Reasoning" (PURE, arXiv 2504.15275), which has temperature 0.1. Raises ValueError
+    if a step ends outside the mask.
 
     Example:
         >>> step_rewards, step_ends = torch.tensor([[0.5, -0.5]]), torch.tensor([[0, 2]])

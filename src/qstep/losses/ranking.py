@@ -5,9 +5,9 @@ trajectory with correct steps c_1..c_m, and then, from the first error on, wrong
 
     Q(w_k) < ... < Q(w_1) << Q(question) < Q(c_1) < ... < Q(c_m),     Q(question) = 0.
 
-Each loss is the negative log-likelihood of that order, or a part of it, in the Plackett-Luce model. Each slot
-should rank above its *rivals*, and the losses differ only in the choice of rivals. The question is slot 0. It
-counts as a correct step before the first.
+Each loss is the negative log-likelihood of that order, or a part of it, in the Plackett-Luce model. A *slot*
+is the question (slot 0) or a step. The question counts as a correct step before the first. Each slot should rank
+above its *rivals*, and the losses differ only in the choice of rivals.
 
 Labels are hard: 1 correct, 0 wrong, -100 absent. The Q-values of absent slots change neither loss nor gradient.
 """

@@ -103,7 +103,7 @@ def check_labels(source: RowsFile, config: StepwiseConfig, forbidden: Sequence[s
         first = source.line(index.line(rising[0]))
         raise ValueError(
             f"{source}: {len(rising)} rows have a right step after a wrong one, first on {first}, and --rising is "
-            "refuse. Correct or drop these rows, give --rising keep, or read each row only through its first wrong "
+            "refuse. Correct or drop these rows, give --rising keep, or read each row only up to its first wrong "
             "step (--stop_at_first_error true)"
         )
     warn_of_contradictions(source, index)

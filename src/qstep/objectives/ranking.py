@@ -29,8 +29,8 @@ class TheoreticalConfig(RankingConfig):
     """How to train a scorer by PQM's theoretical ranking (arXiv 2410.11287, Eq. 9).
 
     Args:
-        stop_at_first_error: read each response only through its first wrong step. The default is false, because Eq. 9
-            also ranks wrong steps among each other.
+        stop_at_first_error: read each response only up to and including its first wrong step. The default is false,
+            because Eq. 9 also ranks wrong steps among each other.
     """
 
     stop_at_first_error: bool = False

@@ -58,9 +58,9 @@ class StepwiseConfig(ScorerConfig):
 
     Args:
         threshold: a soft label above this counts as right. With 0, any success counts as right.
-        stop_at_first_error: read each response only through its first wrong step, as PRM800K is labelled (arXiv
-            2305.20050). Later steps repeat that step's label whatever they say, so they teach nothing. False reads all
-            steps.
+        stop_at_first_error: read each response only up to and including its first wrong step, as PRM800K is labelled
+            (arXiv 2305.20050). Later steps repeat that step's label whatever they say, so they teach nothing. False
+            reads all steps.
         truncated: what happens to responses that were cut off (`finish_reason` is `length`) and are not right. `keep`
             takes them as they are labelled; `drop` leaves them out and counts them; `mask` reads their steps but not
             the label of the last one, which is not finished.

@@ -280,7 +280,7 @@ def _row_failures(found: Audit, config: AuditConfig) -> Iterator[str]:
     if config.rising == "refuse" and found.rising is not None and found.rising.rows:
         yield (
             f"a right step follows a wrong one in {lines_text(found.rising)}. Correct or drop these rows, or give "
-            "--rising keep. Training reads each response only through its first wrong step, unless "
+            "--rising keep. Training reads each response only up to its first wrong step, unless "
             "--stop_at_first_error is false"
         )
     if found.contradictions.rows > config.max_contradictions:

@@ -44,7 +44,7 @@ class PairsConfig(ColumnOptions):
         step_separator: the string that separates steps, or the `split:<name>` that cut them, as in training.
         separator_token: the single token that follows each step, as in training. Steps may not contain it.
         threshold: a soft label above this counts as right. TRL's labels are true or false.
-        stop_at_first_error: write each response only through its first wrong step, as `qstep train pqm` reads it.
+        stop_at_first_error: write each response only up to and including its first wrong step, as training reads it.
         right_at: the reward from which a response without a label is right, as in training. The default is 1.
         truncated: what happens to responses that were cut off and are not right: `keep` or `drop`. Those that are kept
             are counted, because TRL ends each response as if it were complete.
