@@ -246,3 +246,22 @@ def test_a_reward_under_another_name_is_pointed_to(tmp_path: Path) -> None:
     row = {"prompt": "2+2?", "response": "4", "score": 0.5, "right": True, "note": "x"}
     with pytest.raises(RowError, match=r"name it: --columns\.reward score or --columns\.label right$"):
         index_rows(write(tmp_path / "r.jsonl", row), "unpaired")
+
+
+def test_training_refuses_two_names_with_different_values(tmp_path: Path) -> None:
+    """As `qstep grade` does. Two questions were one problem, named after their subject."""
+    rows = [{"problem": "algebra", "question": f"{n}+{n}=", "response": "2"} for n in (1, 2)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(RowError, match=r"'question': is not the same as 'problem', .* --columns.prompt problem or"):
+        index_rows(tmp_path / "rows.jsonl", "prompt-completion")
+    chosen = index_rows(tmp_path / "rows.jsonl", "prompt-completion", columns={"prompt": "question"})
+    assert len(set(chosen.table["problem"].tolist())) == 2
+    write_jsonl(tmp_path / "own.jsonl", [{"prompt": "1+1=", "completion": "2", "question": "1 + 1?", "response": "3"}])
+    own = index_rows(tmp_path / "own.jsonl", "prompt-completion").row(0)
+    assert (own["prompt"], own["completion"]) == ("1+1=", "2"), "these are the names of the format"
+
+
+def test_chosen_messages_leave_rows_that_qstep_wrote(tmp_path: Path) -> None:
+    row = {"problem_id": "a", "sample": 0, "task": "math", "prompt": "1+1=", "completion": "2", "reward": 1}
+    write_jsonl(tmp_path / "rows.jsonl", [row])
+    assert index_rows(tmp_path / "rows.jsonl", "unpaired", columns={"messages": "chat"}).row(0)["completion"] == "2"

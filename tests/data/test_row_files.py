@@ -111,6 +111,7 @@ def test_cells_are_text_and_nothing_is_guessed(tmp_path: Path) -> None:
         ("a.parquet", b"x", "a.parquet is not a Parquet file"),
         ("a.json", b"[1]", "a.json, row 1: is not an object"),
         ("a.json", b"[{]", "a.json is not JSON"),
+        ("a.json", b'{\n"train": [{"a": 1}], "test": [{"a": 2}]}', "a.json has the splits train, test. Write the rows"),
         ("a.jsonl.gz", gzip.compress(mtime=0, data=b'{"a": 1}\n{\n'), "a.jsonl.gz, line 2: not JSON"),
         ("a.txt", b"hello\n", "a.txt, row 1: not JSON .* plain text.* names end in .json, .parquet, .csv"),
     ],
@@ -153,3 +154,37 @@ def test_a_missing_reward_is_the_same_in_every_file(tmp_path: Path) -> None:
         index = index_rows(tmp_path / name, "unpaired")
         assert [index.row(n)["reward"] for n in (0, 1)] == [1.0, None], name
         assert [index.row(n)["label"] for n in (0, 1)] == [None, True], name
+
+
+def test_a_chosen_column_of_a_csv_file_is_read_as_its_own_name_would_be(tmp_path: Path) -> None:
+    """Cells are text, so a reward, a label, and steps under other names are JSON. An empty response is a text."""
+    rows = [{"q": "1+1=", "out": "1+1=2", "rating": "3", "steps": '["1+1=2"]'}, {"q": "1+1=", "out": "", "rating": ""}]
+    chosen = {"question": "q", "response": "out"}
+    path = write(tmp_path, "a.csv", rows)
+    index = index_rows(path, "unpaired", columns={**chosen, "reward": "rating", "completions": "steps"})
+    assert [index.row(n)["reward"] for n in (0, 1)] == [3, None]
+    assert index.row(0)["completions"] == ["1+1=2"] and index.row(1)["completion"] == ""
+    labelled = write(tmp_path, "b.tsv", [{"q": "1+1=", "out": "2", "correct": "True"}])
+    assert index_rows(labelled, "unpaired", columns={**chosen, "label": "correct"}).row(0)["label"] is True
+    both = index_rows(Path(f"{path},{labelled}"), "prompt-completion", columns=chosen)
+    assert [both.row(n)["completion"] for n in (0, 1, 2)] == ["1+1=2", "", "2"]
+    known = write(tmp_path, "c.csv", [{"question": "1+1=", "generation": ""}])
+    assert index_rows(known, "prompt-completion").row(0)["completion"] == ""
+    lines = write(tmp_path, "a.jsonl", rows[:1])
+    with pytest.raises(RowError, match="field 'rating': is '3'; give a finite number"):
+        index_rows(lines, "unpaired", columns={**chosen, "reward": "rating"})
+
+
+def test_only_cells_hold_messages_as_text(tmp_path: Path) -> None:
+    rows = [{"prompt": "Q", "completion": json.dumps([{"role": "assistant", "content": "hi"}])}]
+    for name, text in (("a.csv", "hi"), ("a.jsonl", rows[0]["completion"])):
+        assert index_rows(write(tmp_path, name, rows), "prompt-completion").row(0)["completion"] == text
+
+
+def test_a_null_counts_as_missing_in_every_file(tmp_path: Path) -> None:
+    row = {"prompt": "1+1=", "completion": "2", "reward": 1, "finish_reason": None, "gold": None, "sample": None}
+    for name in ("a.json", "a.jsonl", "a.parquet", "a.csv"):
+        found = index_rows(write(tmp_path, name, [row]), "unpaired").row(0)
+        assert not found.keys() & {"finish_reason", "gold", "sample"}, name
+    unnamed = [{"problem": None, "question": "1+1=", "response": "2"}]
+    assert index_rows(write(tmp_path, "b.jsonl", unnamed), "prompt-completion").row(0)["prompt"] == "1+1="

@@ -109,3 +109,9 @@ def test_a_step_ends_on_a_response_token(end: int) -> None:
         additive_rewards(torch.zeros(2, 3), ends, MASK, torch.tensor([0, 0]))
     with pytest.raises(ValueError, match=f"row 0: step 1 ends at token {end}, which is not a response token"):
         min_form_rewards(torch.zeros(2, 3), ends, MASK, 0.1)
+
+
+def test_of_two_steps_that_end_at_one_token_the_last_has_the_potential() -> None:
+    ends, mask = torch.tensor([[1, 1, 2]]), torch.ones(1, 4, dtype=torch.bool)
+    rewards = potential_based_rewards(torch.tensor([[0.5, 0.75, 0.25]]), ends, mask)
+    assert rewards.tolist() == [[0.0, 0.75, -0.5, -0.25]]

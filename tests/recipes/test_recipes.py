@@ -146,6 +146,9 @@ def test_what_cannot_run_is_refused_before_anything_runs(tmp_path: Path, changed
         ({"title": ""}, "'title' is missing"),
         ({"seeds": ["one"]}, "seeds is"),
         ({"values": {"graded": 1}}, "graded: the name of a stage and of a value"),
+        ({"values": {"seed": 1}}, "seed: a value cannot have this name, which qstep fills in"),
+        ({"values": {"round": 1}}, "round: a value cannot have this name, which qstep fills in"),
+        ({"stages": {"jobs": {"command": "grade"}}}, "jobs: a stage cannot have this name"),
         ({"variants": {"a": {"label": {}}}}, r"variant 'a' changes an unknown stage 'label' \(did you mean"),
         ({"stages": {"a b": {}}}, "'a b' is not a name"),
         ({"stages": {"a": {"like": "b"}}}, "stage 'a' is like an unknown stage 'b'"),
@@ -442,3 +445,16 @@ def test_the_miniature_in_small_with_two_seeds(
     assert (first / "model.safetensors").read_bytes() != (second / "model.safetensors").read_bytes()
     assert main(["run", str(file), "--output_dir", str(tmp_path / "out"), "--seeds", "1,2"]) == 0
     assert "40 of 40 jobs are done and unchanged" in capfd.readouterr().err
+
+
+def test_a_stage_may_be_called_results(tmp_path: Path) -> None:
+    """Its file has the name of a report's summary, and is none."""
+    more = {"command": "best-of-n", "inputs": "${graded}", "ns": [1, 2]}
+    (of_run,) = run(write(tmp_path, stages=stages(tmp_path, results=more)))
+    assert of_run.stages["results"].output.name == "results.json"
+
+
+def test_a_date_is_text(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"{write(tmp_path).read_text()}\nshared: 2024-01-01\n")
+    assert read_recipe(file).shared == "2024-01-01"

@@ -197,6 +197,13 @@ def _killed_when(found: str, lacks: str) -> None:
     assert not list(Path("out").glob(lacks))
 
 
+def test_a_stage_of_a_round_can_be_run_alone(folder: Path) -> None:
+    """Then none of the last round's stages is run, whose outputs are named at the end."""
+    recipe = written(each_round=each_round(samples={"model_name_or_path": "./base"}))
+    (of_run,) = run(recipe, only="graded_1")
+    assert [*of_run.stages] == ["samples_1", "graded_1"]
+
+
 @pytest.mark.timeout(1800)
 def test_killed_rounds_end_as_undisturbed_ones(folder: Path) -> None:
     """Killed between two rounds, and while the policy of the second one is trained."""

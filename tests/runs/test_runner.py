@@ -59,6 +59,13 @@ def test_a_stopped_run_resumes_and_a_finished_one_computes_nothing(
     assert capsys.readouterr().err == f"{path} is complete; nothing to do\n"
 
 
+def test_a_row_that_the_same_run_has_written_is_not_dropped(tmp_path: Path) -> None:
+    """Rows with one id in two blocks are an error, as they are in one block."""
+    work = Work(2, [[{"id": "a"}], [{"id": "a"}]], lambda _: {})
+    with pytest.raises(ValueError, match="already has a row with id 'a'"):
+        write_rows(tmp_path / "rows.jsonl", "test", {}, lambda done: work)
+
+
 def test_counts_are_words() -> None:
     assert counts_text({"rows": 3, "verdicts": {"right": 2, "wrong": 1}}) == "rows: 3; verdicts: 2 right, 1 wrong"
     assert counts_text({"over_long": 0, "parts_not_used": {}, "rollouts": {"drawn": None}}) == (

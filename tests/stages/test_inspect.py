@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -260,3 +261,27 @@ def test_values_are_read_from_the_checkpoint(trained: Path) -> None:
     assert TokenValues.load(str(trained / "dqo"), None, None).of_tokens
     assert not TokenValues.load(str(trained / "dro"), None, None).of_tokens
     assert TokenValues.load(str(trained / "dqo"), None, 0.7).beta == 0.7
+
+
+def test_a_merged_policy_of_dro_has_no_v_of_tokens(trained: Path, base: Path, rows_file: Path, tmp_path: Path) -> None:
+    given = f"--model_name_or_path {base} --train_file {rows_file} --output_dir {tmp_path}/dro"
+    assert main(["train", "dro", *given.split(), "--use_peft", "true", "--beta", "0.5", *TRAINING.split()]) == 0
+    assert main(["merge", "--model_name_or_path", f"{tmp_path}/dro", "--output_dir", f"{tmp_path}/merged"]) == 0
+    values = TokenValues.load(f"{tmp_path}/merged", str(base), None)
+    assert not values.of_tokens and values.beta == 0.5
+
+
+def test_another_reference_is_another_file(trained: Path, base: Path, rows_file: Path, tmp_path: Path) -> None:
+    reference = Path(shutil.copytree(base, tmp_path / "reference"))
+    more = ("--reference", str(reference), "--rows", "1")
+    inspected(trained / "dqo", rows_file, tmp_path / "out.jsonl", *more)
+    shutil.copytree(trained / "sft", reference, dirs_exist_ok=True)
+    with pytest.raises(AssertionError):
+        inspected(trained / "dqo", rows_file, tmp_path / "out.jsonl", *more)
+
+
+def test_a_response_without_tokens_is_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"id": "b", "prompt": "1+1=\n", "completion": "", "finish_reason": "length"}
+    write_jsonl(tmp_path / "rows.jsonl", [row])
+    assert main(["inspect", "--model_name_or_path", str(trained / "dqo"), "--input", f"{tmp_path}/rows.jsonl"]) == 1
+    assert "row 'b': the response has no tokens" in " ".join(capsys.readouterr().err.split())

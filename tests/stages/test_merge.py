@@ -13,6 +13,7 @@ import torch
 from killed_training import run, same_weights, start, write_inputs
 from qstep.data import read_rows
 from qstep.models import PolicyWithValue, collate_groups
+from qstep.runs.seals import settings_of_marker
 from qstep.scoring import StepScorer
 from qstep.stages.merge import MergeConfig, merge
 from qstep.stages.train import TrainInputs
@@ -65,6 +66,17 @@ def test_a_policy_keeps_its_value_function(inputs: TrainInputs, tmp_path: Path) 
     torch.testing.assert_close(merged_logps, logps, atol=1e-5, rtol=0)
     torch.testing.assert_close(merged_values, values, atol=1e-5, rtol=0)
     assert values.std() > 0
+    before, after = settings_of_marker(adapter), settings_of_marker(merged)
+    assert (
+        before
+        and after
+        and {name: after[name] for name in ("method", "beta", "reference")}
+        == {
+            "method": "dqo",
+            "beta": before["beta"],
+            "reference": "model",
+        }
+    )
 
 
 def test_what_is_no_adapter_is_refused(inputs: TrainInputs, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,25 @@ def test_another_column_has_other_lengths(base: Path, tmp_path: Path, capsys: py
 def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
     write_jsonl(folder / "rows.jsonl", rows)
     return folder / "rows.jsonl"
+
+
+def test_rows_of_files_with_one_name_are_all_written(tmp_path: Path) -> None:
+    """Rows without ids are named by their lines. Those of the second file had the names of the first one's."""
+    for folder, count in (("a", 1100), ("b", 3)):
+        (tmp_path / folder).mkdir()
+        rows = [{"prompt": f"{folder}{n}", "completion": "x", "reward": 1} for n in range(count)]
+        write_jsonl(tmp_path / folder / "part.jsonl", rows)
+    both = f"{tmp_path}/a/part.jsonl,{tmp_path}/b/part.jsonl"
+    found, _ = pairs(Path(both), tmp_path, "--format", "prompt-completion")
+    assert [row["id"] for row in found[-2:]] == ["line 1102", "line 1103"] and len(found) == 1103
+
+
+def test_another_tokenizer_is_another_file(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(base, tmp_path / "model"))
+    given = ("--model_name_or_path", str(model), "--format", "unpaired")
+    pairs(rows_file, tmp_path, *given)
+    settings = json.loads((model / "tokenizer.json").read_text())
+    settings["truncation"] = {"max_length": 7, "stride": 0, "strategy": "LongestFirst", "direction": "Right"}
+    (model / "tokenizer.json").write_text(json.dumps(settings))
+    command = ["pairs", "--input", str(rows_file), "--output", str(tmp_path / "out.jsonl"), *given]
+    assert main(command) == 1

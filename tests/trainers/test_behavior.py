@@ -111,6 +111,11 @@ def test_rows_with_their_own_are_weighed_and_the_others_are_not(base: Path, fore
     plain = losses(trainer(base, foreign, tmp_path, "reinforce", importance="none", responses_per_prompt=4))
     torch.testing.assert_close(weighed[1:], plain[1:], rtol=0, atol=0)
     torch.testing.assert_close(weighed[0], 3 * plain[0])
+    limited = losses(
+        trainer(base, tmp_path / "rows.jsonl", tmp_path, "reinforce", **{**options, "importance_clip": 0.5})
+    )
+    torch.testing.assert_close(limited[1:], plain[1:], rtol=0, atol=0)
+    torch.testing.assert_close(limited[0], 0.5 * plain[0])
 
 
 def test_the_decision_outlives_a_resume(base: Path, own: Path, tmp_path: Path) -> None:

@@ -187,6 +187,8 @@ def test_what_is_wrong_is_said_before_a_model_loads(
         ({"deepspeed": {"zero_optimization": {}}}, "--deepspeed needs the package deepspeed, which is not installed"),
         ({"torch_compile": True}, "--torch_compile is not supported: remove it. Each batch has its own shape"),
         ({"use_liger_kernel": True}, "--use_liger_kernel is True, but qstep's trainers do not use it: remove it"),
+        ({"label_names": ["a"]}, r"--label_names is \['a'\], but qstep's trainers do not use it: remove it"),
+        ({"do_predict": True}, "--do_predict is True, but qstep's trainers do not use it: remove it"),
     ):
         with pytest.raises(ValueError, match=f"^{sentence}"):
             PolicyConfig(output_dir=str(tmp_path), **{**OPTIONS, **options})

@@ -34,6 +34,15 @@ def read(folder: Path, rows: list[Row]) -> RowsFile:
     return RowsFile(folder / "rows.jsonl")
 
 
+def test_steps_must_be_those_of_the_response(tmp_path: Path) -> None:
+    """They ended the training in its middle, without the row's name."""
+    good = {**ROW, "reward": 1.0, "step_rewards": [0.5, 1.0]}
+    for bad in (["7+8=5", "#7"], ["7+8=5\n#5"]):
+        rows = read(tmp_path, [good, {**good, "completions": bad, "step_rewards": [1.0] * len(bad)}])
+        with pytest.raises(ValueError, match="line 2, field 'completions': do not fit the completion"):
+            objective("dqo", tmp_path, process_rewards="potential").rows(rows)
+
+
 @pytest.mark.parametrize("mode", ["potential", "additive"])
 @pytest.mark.parametrize(("rewards", "entries"), [([5.0, 2.5, 1.25], "3 entries"), ([1.0], "1 entry")])
 def test_step_rewards_must_be_one_a_step(tmp_path: Path, mode: str, rewards: list[float], entries: str) -> None:

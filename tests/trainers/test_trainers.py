@@ -399,3 +399,13 @@ def test_responses_without_others_to_compare_with_are_counted(
     write_jsonl(tmp_path / "rows.jsonl", [rows[0], rows[2], *rows[4:9]])
     trainer("reinforce", base, tmp_path / "rows.jsonl", tmp_path / "run")
     assert "3 of 7 responses have the same reward as all others of their problem" in caplog.text
+
+
+def test_a_mean_reward_is_not_one_that_all_have(
+    base: Path, rows_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reward of .5 between 0 and 1 has no advantage, and others have another reward."""
+    rows = [{**row, "reward": reward} for row, reward in zip(read_rows(rows_file), (0.0, 0.5, 1.0), strict=False)]
+    write_jsonl(tmp_path / "rows.jsonl", [{**row, "label": None} for row in rows])
+    trainer("reinforce", base, tmp_path / "rows.jsonl", tmp_path / "run", right_at=1.0)
+    assert "have the same reward" not in caplog.text

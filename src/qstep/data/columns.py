@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeGuard, get_args
 
 from qstep.data.messages import is_message
@@ -98,6 +100,17 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 """Each of this package's columns, and the names under which it is read."""
 
+LISTS = ("responses", "generations", "code")
+"""The names of a list of responses. These columns are no response if they are a string."""
+
+TYPED = frozenset(
+    {
+        *("label", "labels", "reward", "completions", "responses", "q_values", "score", "step_rewards", "metadata"),
+        *("completion_ids", "logps_behavior", "successes", "trials", "rollouts", "sample"),
+    }
+)
+"""The columns that are never text. Their cells in a CSV file are read as JSON."""
+
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "id": (_is_id, "give a string or a whole number"),
     "problem_id": (_is_id, "give a string or a whole number"),
@@ -156,6 +169,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 def takes_null(column: str) -> bool:
     """Whether null is a value that this column may have. A column that this package does not know takes all values."""
     return column not in RULES or RULES[column][0](None)
+
+
+def typed(cell: str) -> Any:
+    """The cell of a CSV file in a column that is never text: its JSON, or the text if it is none."""
+    with suppress(ValueError):
+        return json.loads(cell.lower() if cell.lower() in ("true", "false", "null") else cell)
+    return cell
 
 
 def chosen_reward(row: Row) -> str:

@@ -104,6 +104,11 @@ def located(path: Path, line: int) -> tuple[Path, int]:
         return path, line
 
 
+def from_table(path: Path, line: int) -> bool:
+    """Whether a row is from a CSV or TSV file, whose cells are text."""
+    return not {".csv", ".tsv"}.isdisjoint(located(path, line)[0].suffixes)
+
+
 def unit_of(file: Path) -> str:
     """What a file has: lines, or rows as in tables and lists."""
     from qstep.data.hub import is_hub_id

@@ -6,16 +6,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qstep.data.columns import NAMES, RULES
+from qstep.data.columns import LISTS, NAMES, RULES, TYPED, typed
 from qstep.data.golds import written_gold
+from qstep.data.inputs import from_table
 from qstep.data.jsonl import RowError, kind_of
 from qstep.data.messages import split_conversation
 from qstep.data.splitters import joint_of
 from qstep.types import Row
 from qstep.words import counted, listed
-
-_LISTS = ("responses", "generations", "code")
-"""The names of a list of responses. These columns are no response if they are a string."""
 
 _OF_EACH = ("finish_reason", "pred", "report", "score")
 """Columns that have an entry for each response, if the row has a list of responses."""
@@ -23,6 +21,8 @@ _OF_EACH = ("finish_reason", "pred", "report", "score")
 _MEANING = {"prompt": "question", "gold": "gold answer", "completion": "response"}
 _ADDED = {"problem_id", "sample", "task"}
 """The columns that every row has which this package wrote."""
+_OWN = {"messages": "completion"}
+"""What such a row has in place of a column that can be chosen."""
 
 
 def chosen_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
@@ -54,7 +54,7 @@ def check_columns(option: str, columns: Mapping[str, str]) -> None:
 
 def with_chosen(path: Path, line: int, written: Row, chosen: Mapping[str, str]) -> Row:
     """The row with the chosen columns under this package's names. Raises RowError if it lacks one."""
-    row, lacking = _taken(written, chosen)
+    row, lacking = _taken(path, line, written, chosen)
     _refuse_lacking(path, line, written, lacking)
     return row
 
@@ -65,19 +65,20 @@ def training_row(path: Path, line: int, written: Row, chosen: Mapping[str, str])
     A row that this package wrote keeps its names, so one choice serves a user's training file and a graded file for
     evaluation. `text` is read as the response only if it is chosen, since in other files it has the prompt as well.
 
-    Raises RowError if the row lacks a chosen column.
+    Raises RowError if the row lacks a chosen column, or if two known names have different values.
     """
-    others = {own: column for own, column in chosen.items() if not (own in written and written.keys() >= _ADDED)}
+    ours = written.keys() >= _ADDED
+    others = {own: column for own, column in chosen.items() if not (ours and _OWN.get(own, own) in written)}
     row = with_chosen(path, line, written, others) if others else written
-    if "messages" in chosen:
+    if "messages" in others:
         return _with_turns(path, line, row)
-    renames = {_known(row, own): own for own in ("prompt", "completion") if own not in row}
+    renames = {_known(path, line, row, own): own for own in ("prompt", "completion") if own not in row}
     return {renames.get(name, name): value for name, value in row.items()}
 
 
-def _known(row: Row, own: str) -> str | None:
-    names = (name for name in NAMES[own] if name in row and name not in (*_LISTS, "text") and _suits(row, name))
-    return next(names, None)
+def _known(path: Path, line: int, row: Row, own: str) -> str | None:
+    names = [name for name in NAMES[own] if name in row and name not in (*LISTS, "text") and _suits(row, name)]
+    return _only_one(path, line, row, own, names)
 
 
 def is_chosen(chosen: Collection[str], own: str) -> bool:
@@ -92,8 +93,12 @@ def column_of(path: Path, line: int, row: Row, own: str, chosen: Collection[str]
     """
     if is_chosen(chosen, own) or (own in row and row.keys() >= _ADDED):
         return own
-    found = [name for name in NAMES[own] if name in row and _suits(row, name)]
-    found = [name for name in found if row[name] is not None] or found[:1]
+    return _only_one(path, line, row, own, [name for name in NAMES[own] if name in row and _suits(row, name)])
+
+
+def _only_one(path: Path, line: int, row: Row, own: str, names: list[str]) -> str | None:
+    """The first of these names that has a value. Raises RowError if another one has a different value."""
+    found = [name for name in names if row[name] not in (None, "")] or [n for n in names if row[n] == ""] or names[:1]
     for other in found[1:]:
         if _content(path, line, row, own, other) != _content(path, line, row, own, found[0]):
             raise RowError(
@@ -130,7 +135,7 @@ def name_in(row: Row, column: str | None) -> str | None:
 
 def responses_in(path: Path, line: int, written: Row, chosen: Mapping[str, str]) -> Iterator[Row]:
     """The responses of a row of the file, each as a row with the chosen columns under this package's names."""
-    row, lacking = _taken(written, chosen)
+    row, lacking = _taken(path, line, written, chosen)
     if "messages" in chosen or ("messages" in row and not _names_in(row)):
         row = _with_turns(path, line, row)
     if (column := _list_in(path, line, row, chosen.keys() - lacking.keys())) is None:
@@ -146,7 +151,8 @@ def responses_in(path: Path, line: int, written: Row, chosen: Mapping[str, str])
         if not isinstance(response, str | dict | list):
             raise RowError(path, line, column, f"has {response!r}; give a string, or an object with a 'text'")
         own = response if isinstance(response, dict) else {"completion": response}
-        given, still = _taken({**_of_one(path, line, shared, number, column, len(row[column])), **own}, lacking)
+        of_one = {**_of_one(path, line, shared, number, column, len(row[column])), **own}
+        given, still = _taken(path, line, of_one, lacking)
         _refuse_lacking(path, line, written, still)
         yield given
 
@@ -216,12 +222,22 @@ def _names_in(row: Row) -> bool:
     )
 
 
-def _taken(row: Row, chosen: Mapping[str, str]) -> tuple[Row, dict[str, str]]:
+def _taken(path: Path, line: int, row: Row, chosen: Mapping[str, str]) -> tuple[Row, dict[str, str]]:
     """The row with those of the chosen columns that it has, and those that it lacks."""
     lacking = {own: column for own, column in chosen.items() if column not in row}
     taken = {column: own for own, column in chosen.items() if column in row}
     replaced = {*taken.values()} - taken.keys()
-    return {taken.get(name, name): value for name, value in row.items() if name not in replaced}, lacking
+    kept = {name: value for name, value in row.items() if name not in replaced}
+    cells = {taken[name]: _as_chosen(path, line, taken[name], value) for name, value in kept.items() if name in taken}
+    return {taken.get(name, name): cells.get(taken.get(name, ""), value) for name, value in kept.items()}, lacking
+
+
+def _as_chosen(path: Path, line: int, own: str, value: Any) -> Any:
+    """The value of a chosen column. A cell of a CSV file is read as one of that column's own name would be."""
+    is_cell = (isinstance(value, str) and own in TYPED) or (value is None and own == "completion")
+    if not (is_cell and from_table(path, line)):
+        return value
+    return "" if value is None else typed(value)
 
 
 def _refuse_lacking(path: Path, line: int, written: Row, lacking: Mapping[str, str]) -> None:
@@ -248,7 +264,7 @@ def _list_in(path: Path, line: int, row: Row, chosen: Collection[str]) -> str | 
         raise RowError(
             path, line, "responses", "is not a list; give the responses as strings, or as objects with a 'text'"
         )
-    if column in _LISTS:
+    if column in LISTS:
         return column
     are_responses = isinstance(value, list) and value and all(map(_is_response, value))
     return column if are_responses else None

@@ -18,22 +18,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from qstep.data.cached import cache_folders
-from qstep.data.columns import takes_null
+from qstep.data.columns import LISTS, NAMES, TYPED, takes_null, typed
 from qstep.data.hub import hub_lines, is_hub_id, missing
 from qstep.data.jsonl import RowError, dump_row, parse_row, refuse_constant, write_json, write_whole
 from qstep.types import Row
 
-_VERSION = 2
+_VERSION = 3
 _COMPRESSED = (".gz", ".zst")
 _ROWS_AT_ONCE = 1024
-_TYPED = frozenset(
-    {
-        *("label", "labels", "reward", "completions", "responses", "q_values", "score", "step_rewards", "metadata"),
-        *("completion_ids", "logps_behavior", "successes", "trials", "rollouts", "sample"),
-    }
-)
-"""The columns of a CSV file that are read as JSON. All other cells are text."""
-_MAY_BE_EMPTY = frozenset(("response", "completion", "text"))
+_MAY_BE_EMPTY = {*NAMES["completion"]} - {*LISTS}
+_SPLITS = {"train", "test", "validation", "valid", "val", "dev"}
 
 
 def as_lines(path: Path) -> Path:
@@ -142,6 +136,8 @@ def _rows_of_array(path: Path) -> Iterator[Row]:
         except RecursionError:
             raise ValueError(f"{path} cannot be read: its JSON is nested too deeply") from None
     if isinstance(rows, dict) and all(isinstance(held, list) for held in rows.values()):
+        if len(rows) > 1 and _SPLITS & rows.keys():
+            raise ValueError(f"{path} has the splits {', '.join(rows)}. Write the rows of each to a file of its own")
         rows = [row for held in rows.values() for row in held]
     if not isinstance(rows, list):
         raise ValueError(f"{path} is neither a list of objects nor an object of such lists")
@@ -188,11 +184,7 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
 def _cell(name: str, cell: str) -> Any:
     if cell == "" and name not in _MAY_BE_EMPTY:
         return None
-    if name not in _TYPED:
-        return cell
-    with suppress(ValueError):
-        return json.loads(cell.lower() if cell.lower() in ("true", "false", "null") else cell)
-    return cell
+    return typed(cell) if name in TYPED else cell
 
 
 def _rows_of_parquet(path: Path) -> Iterator[Row]:

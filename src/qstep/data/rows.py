@@ -25,7 +25,8 @@ from operator import gt
 from pathlib import Path
 from typing import Any, Literal
 
-from qstep.data.columns import RULES, chosen_reward, is_conversation, shown
+from qstep.data.columns import RULES, chosen_reward, is_conversation, shown, takes_null
+from qstep.data.inputs import from_table
 from qstep.data.jsonl import RowError, canonical_json
 from qstep.data.messages import TURNS, final_text, plain_completion, plain_prompt, read_messages, turn_texts
 from qstep.data.parts import part_of
@@ -114,12 +115,16 @@ def how_to_add(column: str) -> str:
     return f"run `{_WRITTEN_BY[column]}`, which writes it{', or drop the row' if column == 'labels' else ''}"
 
 
+_TEXTS = ("prompt", "completion")
+"""Columns of which a null is an error, and not a missing value."""
+
+
 def check_row(
     path: Path, line: int, row: Row, format: Format, *, need: Collection[str] = (), kinds: Firsts | None = None
 ) -> Row:
     """Checks every column that this package knows, and returns a copy. Columns of `format` and `need` are required.
 
-    Ids that are whole numbers become strings.
+    A null in a column that may not be null counts as missing. Ids that are whole numbers become strings.
     Messages come into one form (`qstep.data.messages`). A completion of one assistant message becomes its text. The
     steps of one with several turns are the assistant's turns.
 
@@ -129,11 +134,10 @@ def check_row(
     Raises:
         RowError: a column is missing, of a wrong type or out of range, or contradicts another.
     """
-    row = dict(row) if kinds is None else with_truth_values(line, row, kinds)
-    if row.get("labels", ()) is None:
-        del row["labels"]
+    row = row if kinds is None else with_truth_values(line, row, kinds)
+    row = {name: value for name, value in row.items() if value is not None or name in _TEXTS or takes_null(name)}
     fault = (
-        _bad_messages(row)
+        _bad_messages(path, line, row)
         or _bad_turns(row, format)
         or _missing_column(row, format, need)
         or _bad_value(row)
@@ -145,11 +149,16 @@ def check_row(
     return row | {name: str(row[name]) for name in ("id", "problem_id") if isinstance(row.get(name), int)}
 
 
-def _bad_messages(row: Row) -> _Fault:
+def _bad_messages(path: Path, line: int, row: Row) -> _Fault:
     """Brings the row's messages into one form. What is no message is left, and checked later."""
+
+    def response(completion: Any) -> Any:
+        is_cell = isinstance(completion, str) and completion.lstrip().startswith("[") and from_table(path, line)
+        return plain_completion(read_messages(completion) if is_cell else completion)
+
     for column, plain in (
         ("prompt", lambda prompt: plain_prompt(prompt, row.pop("tools", None))),
-        ("completion", lambda completion: plain_completion(read_messages(completion))),
+        ("completion", response),
     ):
         if column in row:
             try:

@@ -27,7 +27,9 @@ def potential_based_rewards(
     token: each trajectory sums to `-initial`. Raises ValueError if a step ends outside the mask. See Ng, Harada and
     Russell, "Policy invariance under reward transformations" (ICML 1999).
     """
-    at_ends = _place(potentials, step_ends, mask)
+    follows = torch.zeros_like(step_ends, dtype=torch.bool)
+    follows[:, :-1] = (step_ends[:, 1:] == step_ends[:, :-1]) & (step_ends[:, :-1] >= 0)  # ends where the next one does
+    at_ends = _place(potentials.masked_fill(follows, 0), step_ends, mask)
     if initial is None:
         initial = at_ends.new_zeros(len(at_ends))
     positions = torch.arange(mask.shape[1], device=mask.device)

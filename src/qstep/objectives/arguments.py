@@ -134,7 +134,11 @@ _CADENCE = (
 """Options that change the weights only if the evaluation decides on them."""
 
 _COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-_UNUSED = ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size", "use_liger_kernel")
+_UNUSED = (
+    *("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size", "use_liger_kernel", "label_names"),
+    *("do_predict", "prediction_loss_only", "batch_eval_metrics", "include_for_metrics", "eval_accumulation_steps"),
+    *("eval_use_gather_object", "bf16_full_eval", "fp16_full_eval"),
+)
 _FILES = ("deepspeed",)
 
 _MARKS: tuple[tuple[Any, tuple[str, ...]], ...] = (

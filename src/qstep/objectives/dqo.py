@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import how_to_add, is_truncated, row_step_ends, steps_of
+from qstep.data import has_turns, how_to_add, is_truncated, row_step_ends, step_regions, steps_of
 from qstep.losses import additive_rewards, dqo_losses, min_form_rewards, potential_based_rewards
 from qstep.losses.precision import last_tokens
 from qstep.models import ModelOptions, PolicyWithValue
@@ -125,16 +125,22 @@ class DQO(WeightedObjective[RewardedBatch]):
         return dataset
 
     def _check_step_rewards(self, source: RowsFile, dataset: GroupDataset) -> None:
-        """Raises RowError for a row without `completions` whose response has more or fewer steps than rewards."""
-        for number in dataset.rows[dataset.index.table["steps"][dataset.rows] < 0].tolist():
-            row = dataset.row(number)
-            rewards, steps = len(row["step_rewards"]), len(steps_of(row, self.config.step_separator))
-            if rewards != steps:
+        """Raises RowError for a row whose steps are not those of its response, or not as many as its rewards."""
+        for number in dataset.rows.tolist():
+            row, line = dataset.row(number), dataset.index.line(number)
+            try:
+                steps = steps_of(row, self.config.step_separator)
+                if not has_turns(row["completion"]):
+                    step_regions(row["completion"], steps, self.config.step_separator)
+            except ValueError as error:
+                raise source.error(line, "completions", f"do not fit the completion: {error}") from None
+            if len(row["step_rewards"]) != len(steps):
                 raise source.error(
-                    dataset.index.line(number),
+                    line,
                     "step_rewards",
-                    f"has {counted(rewards, 'entry', 'entries')}, and --step_separator {self.config.step_separator!r} "
-                    f"cuts the completion into {counted(steps, 'step')}. Give one for each step, or completions",
+                    f"has {counted(len(row['step_rewards']), 'entry', 'entries')}, and --step_separator "
+                    f"{self.config.step_separator!r} cuts the completion into {counted(len(steps), 'step')}. Give one "
+                    "for each step, or completions",
                 )
 
     def begin(self, model: PolicyWithValue, train: GroupDataset) -> None:

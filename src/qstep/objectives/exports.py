@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from qstep.data import has_turns, is_right, line_of
+from qstep.data import has_turns, is_right
+from qstep.data.inputs import unit_of
 from qstep.models import StepContract, encode_row_steps
 from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.graded import ungraded
@@ -79,11 +80,11 @@ class Export:
     def rows(self) -> Iterator[Row]:
         """The examples."""
         read, index = lru_cache(_KEPT_ROWS)(self.dataset.row), self.dataset.index
+        unit = unit_of(index.lines.files[0])  # lines are counted over all files, so that names are of one row each
         for numbers in self.numbers.tolist():
             rows = [read(number) for number in numbers]
             names = [
-                str(row.get("id", line_of(index.path, index.line(number))))
-                for number, row in zip(numbers, rows, strict=True)
+                str(row.get("id", f"{unit} {index.line(number)}")) for number, row in zip(numbers, rows, strict=True)
             ]
             problem = {"problem_id": rows[0]["problem_id"]} if "problem_id" in rows[0] else {}
             yield {"id": " > ".join(names), **problem, **self.write(*rows)}

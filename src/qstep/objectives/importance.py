@@ -167,9 +167,9 @@ class Importance:
         behavior = torch.where(known[:, None], behavior, logps.detach())
         importance = importance_weights(logps, behavior, mask, self.config.importance, self.config.importance_clip)
         weights, log_clipped = importance.weights, importance.log_clipped
-        if unweighted is not None:
-            free = unweighted if weights.ndim == 1 else unweighted[:, None] & mask
-            weights, log_clipped = weights.masked_fill(free, 1.0), log_clipped.masked_fill(free, 0.0)
+        free = ~known if unweighted is None else ~known | unweighted
+        free = free if weights.ndim == 1 else free[:, None] & mask
+        weights, log_clipped = weights.masked_fill(free, 1.0), log_clipped.masked_fill(free, 0.0)
         if model.training:
             kept = known & (batch["row_weight"] > 0)
             self.log_weights.append(importance.log_weights[kept])

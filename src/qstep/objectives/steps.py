@@ -120,7 +120,10 @@ class StepScoring(Objective[LabelledStepBatch]):
 
     def _count_tokens(self, tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> int:
         """Counts the tokens of prompt, steps and separators."""
-        prompt_ids, response_ids, _ = encode_row_steps(tokenizer, self.contract, row)
+        try:
+            prompt_ids, response_ids, _ = encode_row_steps(tokenizer, self.contract, row)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
         return len(prompt_ids) + len(response_ids)
 
     def begin(self, model: ScorerModel, train: GroupDataset) -> None:

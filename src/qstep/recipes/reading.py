@@ -43,6 +43,10 @@ def read_recipe(file: Path, values: Mapping[str, Any] | None = None) -> Recipe:
         for stage, changed in _check_mapping(bare, variant, f"variant {name!r}").items():
             _check_mapping(bare, changed, f"variant {name!r}, stage {stage!r}")
     recipe = replace(bare, **{**written, "output_dir": Path(written["output_dir"])})
+    if taken := {"seed", "round"} & {*recipe.values}:
+        raise bare.error(f"{', '.join(sorted(taken))}: a value cannot have this name, which qstep fills in; rename it")
+    if "jobs" in recipe.written:
+        raise bare.error("jobs: a stage cannot have this name, which is that of the folder of all jobs; rename it")
     if twice := {"seed", "round", "values", *recipe.values} & set(recipe.written):
         raise bare.error(f"{', '.join(sorted(twice))}: the name of a stage and of a value; rename one of them")
     if twice := {*recipe.stages} & {*recipe.each_round}:
@@ -100,7 +104,7 @@ def _check_mapping(recipe: Recipe, value: Any, where: str) -> Mapping[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a repeated key is an error and 1e-4 is a number."""
+    """Safe YAML in which a repeated key is an error, 1e-4 is a number, and a date is text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
@@ -110,6 +114,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:timestamp"]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
 )

@@ -141,7 +141,7 @@ def claims(of_seeds: Mapping[int, Page]) -> dict[str, Claim]:
 def _results(of_run: Run) -> Page | None:
     """The numbers of the run's report, if it has one."""
     for work in of_run.stages.values():
-        for output in work.outputs.values():
+        for output in work.outputs.values() if work.stage.command.name == "report" else ():
             if output.name == SUMMARY:
                 return read_result(output, Page)
     return None
@@ -178,7 +178,7 @@ def _print_claims(variant: str | None, found: Mapping[str, Claim]) -> None:
 def _links(recipe: Recipe, output_dir: Path, runs: Sequence[Run]) -> set[str]:
     """The links to the reports' pages or, where there are none, to the outputs of the last stages."""
     written = [(r, [recipe.last(name, r.variant) for name in recipe.written]) for r in runs]
-    written_last = [(r, [name for name in names if name in r.stages][-1]) for r, names in written]
-    last = [(r, output) for r, name in written_last for output in r.stages[name].outputs.values()]
+    last_run = [(r, [name for name in names if name in r.stages] or [*r.stages]) for r, names in written]
+    last = [(r, output) for r, names in last_run for output in r.stages[names[-1]].outputs.values()]
     pages = [(r, o) for r in runs for w in r.stages.values() for o in w.outputs.values() if o.suffix == ".html"]
     return {str((r.folder / output.name).relative_to(output_dir)) for r, output in pages or last}

@@ -22,7 +22,7 @@ class Work:
 
     Args:
         total: the end of the progress bar.
-        blocks: the rows, in blocks. Rows that are already in the file are dropped.
+        blocks: the rows, in blocks. Rows that an earlier run has written are dropped.
         summary: makes the summary in the file's sidecar from all rows of the file.
         done: the start of the progress bar. The default is the number of rows in the file.
         advance: returns how far the new rows of a block move the bar.
@@ -49,10 +49,11 @@ def write_rows(
         if file.complete:
             say_complete(output)
             return file.summary
+        before = frozenset(file.done)
         todo = work(file.done)
         with bar(f"{stage} {output.stem}", todo.total, len(file.done) if todo.done is None else todo.done) as advance:
             for block in todo.blocks:
-                new = [row for row in block if row["id"] not in file.done]
+                new = [row for row in block if row["id"] not in before]
                 file.append(new)
                 advance(todo.advance(new))
         file.finish(todo.summary(read_rows(output, allow_torn=True)))

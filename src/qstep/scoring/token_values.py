@@ -101,6 +101,8 @@ class TokenValues:
         Tokens within the first `begin` characters are in no step.
         """
         response = encode_response(self.tokenizer, row)
+        if not any(response.own):
+            raise ValueError("the response has no tokens, so there is nothing to show. Choose other rows")
         batch = collate_groups([encode_prompt(self.tokenizer, row["prompt"])], [[response.ids]])
         batch["response_mask"][0] = torch.tensor(response.own)
         found = self.model.tokens(moved(batch, self.model.device))

@@ -87,7 +87,10 @@ def inspect(config: InspectConfig) -> Path | None:
 
     if config.format == "jsonl":
         assert config.output is not None
-        settings = settings_of(config, input=finished(config.input), model=model_fingerprint(config.model_name_or_path))
+        models = {"model": model_fingerprint(config.model_name_or_path)}
+        if config.reference not in (None, "uniform"):
+            models["reference_model"] = model_fingerprint(config.reference)
+        settings = settings_of(config, input=finished(config.input), **models)
         write_rows(config.output, "inspect", settings, lambda done: _work(config, done))
     elif config.format == "html":
         assert config.output is not None

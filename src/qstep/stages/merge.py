@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.folders import written_whole
 from qstep.runs.options import Options, OutputFolder
+from qstep.runs.seals import settings_of_marker
 
 
 @dataclass(kw_only=True)
@@ -35,6 +37,8 @@ def merge(config: MergeConfig) -> Path:
     adapter, output = config.model_name_or_path, config.output_dir
     if not adapter.is_dir():
         raise ValueError(f"{adapter} is not a folder: give the --output_dir of a training with --use_peft true")
-    settings = {"merge": model_fingerprint(str(adapter))}
+    trained = settings_of_marker(adapter) or {}
+    settings: dict[str, Any] = {name: trained[name] for name in ("method", "beta", "reference") if name in trained}
+    settings["merge"] = model_fingerprint(str(adapter))
     hide_loading_bars()
     return written_whole(output, settings, f"merge of {adapter}", lambda folder: merge_adapter(adapter, folder))

@@ -95,13 +95,16 @@ def pairs(config: PairsConfig) -> Path:
         RowError: a row is bad.
         ValueError: no row can be used, or the prompts have a form that the format cannot hold.
     """
+    from qstep.data import tokenizer_fingerprint
     from qstep.objectives.exports import export_of
     from qstep.objectives.source import RowsFile
 
-    settings = settings_of(config, input=finished(config.input))
+    tokenizer = config.tokenizer()
+    read_by = {} if tokenizer is None else {"tokenizer": tokenizer_fingerprint(tokenizer)}
+    settings = settings_of(config, input=finished(config.input), **read_by)
 
     def work(done: Collection[str]) -> Work:
-        export = export_of(config, RowsFile(config.input, columns=config.columns), config.tokenizer())
+        export = export_of(config, RowsFile(config.input, columns=config.columns), tokenizer)
         return Work(len(export.numbers), in_blocks(export.rows(), _ROWS_AT_ONCE), lambda _: export.summary())
 
     write_rows(config.output, "pairs", settings, work)

@@ -49,18 +49,27 @@ class ReferenceStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.places: dict[int, tuple[NDArray[np.float32], int, int]] = {}
         self.read()
 
     def __contains__(self, row: int) -> bool:
-        return row in self.places
+        return not self.lacks([row])
 
     def __getitem__(self, row: int) -> NDArray[np.float32]:
-        values, start, length = self.places[row]
-        return values[start : start + length]
+        if row not in self:
+            raise KeyError(row)
+        found = np.searchsorted(self.rows, row)
+        _, start, length = self.places[found]
+        return self.files[self.file_of[found]][start : start + length]
+
+    def lacks(self, rows: Sequence[int]) -> bool:
+        """Whether one of the rows is not in the store."""
+        found = np.searchsorted(self.rows, rows)
+        return bool((found == len(self.rows)).any() or (self.rows[found] != rows).any())
 
     def read(self) -> None:
-        """Reads the files that were written since the last call."""
+        """Reads the files in the folder. If two have a row, the first one counts."""
+        self.files: list[NDArray[np.float32]] = []
+        each: list[NDArray[np.void]] = [np.empty(0, _PLACES)]
         for file in sorted(self.folder.glob("*.logps")):
             with file.open("rb") as stream:
                 header = stream.readline()
@@ -68,9 +77,11 @@ class ReferenceStore:
                 places = np.frombuffer(stream.read(count * _PLACES.itemsize), _PLACES)
             if file.stat().st_size != len(header) + places.nbytes + 4 * int(places["length"].sum()):
                 raise ValueError(f"{file} is damaged: its size is not what it says. Delete it; it is computed again")
-            values = np.memmap(file, np.dtype("<f4"), "r", len(header) + places.nbytes)
-            for row, start, length in places.tolist():
-                self.places.setdefault(row, (values, start, length))
+            self.files.append(np.memmap(file, np.dtype("<f4"), "r", len(header) + places.nbytes))
+            each.append(places)
+        places, file_of = np.concatenate(each), np.repeat(np.arange(len(each)) - 1, [len(places) for places in each])
+        self.rows, first = np.unique(places["row"], return_index=True)
+        self.places, self.file_of = places[first], file_of[first]
 
     def write(self, logps: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
         """Adds a file with the values of some rows."""
@@ -132,7 +143,7 @@ def reference_store(
     store = together(lambda: ReferenceStore(first))
 
     def lacks(batch: list[int]) -> bool:
-        return any(row not in store for item in batch for row in dataset.row_numbers(item))
+        return store.lacks([row for item in batch for row in dataset.row_numbers(item)])
 
     # The other rows of a batch change a row's last bits, so a resumed run must use the same batches.
     batches = [batch for batch in _bounded(items, dataset.lengths) if lacks(batch)]
