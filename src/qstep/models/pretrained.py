@@ -82,7 +82,7 @@ class PretrainedModule(nn.Module):
         """Keeps only the results of matrix products and attention for the backward pass.
 
         Cheap results (norms, activations, rotations) are computed again. On a CPU this saves about half the memory for
-        a few percent more time.
+        5 to 15 % more time.
         """
         contexts = partial(create_selective_checkpoint_contexts, _PRODUCTS)
         self.activation_checkpointing_enable({"context_fn": contexts})

@@ -79,7 +79,7 @@ def policy_bars(policies: Mapping[str, Estimate]) -> Markup:
     bars = base.mark_bar(height=14).encode(x=x, color=colour, description="about:N")
     limits = base.mark_rule(strokeWidth=1.6).encode(x="low:Q", x2="high:Q", description="about:N")
     about = "Accuracy: " + "; ".join(row["about"] for row in rows)
-    return _svg((bars + limits).properties(width=250, height=alt.Step(28)), rows, about)
+    return _svg((bars + limits).properties(width=min(250, 490 - _room(names)), height=alt.Step(28)), rows, about)
 
 
 def differences(findings: Sequence[Finding]) -> Markup:
@@ -98,12 +98,13 @@ def differences(findings: Sequence[Finding]) -> Markup:
     colour = alt.Color("verdict:N", legend=None).scale(domain=list(_VERDICTS), range=colours)
     shape = alt.Shape("verdict:N", legend=None).scale(domain=list(_VERDICTS), range=shapes)
     x = alt.X("low:Q", title="difference, percentage points").axis(tickCount=5, labelOverlap="greedy")
-    base = alt.Chart(_ROWS).encode(y=_names([f.label for f in findings]), color=colour)
+    names = [f.label for f in findings]
+    base = alt.Chart(_ROWS).encode(y=_names(names), color=colour)
     limits = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q", description="about:N")
     dots = _dots(base).encode(x="mean:Q", shape=shape)
     zero = alt.Chart(alt.Data(values=[{}])).mark_rule(strokeDash=[4, 3]).encode(x=alt.datum(0))
     about = "Differences with 95 % intervals: " + "; ".join(row["about"] for row in rows)
-    return _svg((limits + zero + dots).properties(width=230, height=alt.Step(30)), rows, about)
+    return _svg((limits + zero + dots).properties(width=min(230, 480 - _room(names)), height=alt.Step(30)), rows, about)
 
 
 def reliability(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
@@ -167,9 +168,12 @@ def _dots(chart: alt.Chart) -> alt.Chart:
 
 def _names(names: Sequence[str]) -> alt.Y:
     """An axis of names with room for the widest one in any font."""
-    room = min(240, 12 + 6.8 * max(map(len, names)))
-    axis = alt.Axis(labelLimit=240, minExtent=room, ticks=False, domain=False, labelPadding=8)
+    axis = alt.Axis(labelLimit=300, minExtent=_room(names), ticks=False, domain=False, labelPadding=8)
     return alt.Y("who:N", sort=names, title=None, axis=axis)
+
+
+def _room(names: Sequence[str]) -> float:
+    return min(300, 12 + 7.2 * max(map(len, names)))
 
 
 def _colours(names: Iterable[str]) -> list[str]:
