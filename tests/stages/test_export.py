@@ -134,16 +134,16 @@ def test_the_commands_of_the_page_of_scorers(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.chdir(tmp_path)
     for name, kind in (
-        ("Qwen2.5-Math-PRM-7B", "qwen_prm"),
-        ("math-shepherd-mistral-7b-prm", "math_shepherd"),
-        ("Llama3.1-8B-PRM-Deepseek-Data", "rlhflow"),
-        ("Skywork-o1-Open-PRM-Qwen-2.5-7B", "skywork"),
-        ("trl-prm", "trl"),
-        ("implicit", "implicit"),
-        ("verifier", "generative"),
-        ("policy", "policy"),
+        ("Qwen/Qwen2.5-Math-PRM-7B", "qwen_prm"),
+        ("peiyi9979/math-shepherd-mistral-7b-prm", "math_shepherd"),
+        ("RLHFlow/Llama3.1-8B-PRM-Deepseek-Data", "rlhflow"),
+        ("Skywork/Skywork-o1-Open-PRM-Qwen-2.5-7B", "skywork"),
+        ("runs/trl-prm", "trl"),
+        ("runs/implicit", "implicit"),
+        ("runs/verifier", "generative"),
+        ("runs/policy", "policy"),
     ):
-        MAKERS[kind](tmp_path / "models" / name)
+        MAKERS[kind](tmp_path / name)
     question = "How many apples?"
     rows = [{"id": f"r{n}", "prompt": question, "completion": "\n".join(STEPS[n:]), "task": "math"} for n in range(3)]
     write_jsonl(tmp_path / "responses.jsonl", rows)
