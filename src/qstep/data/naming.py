@@ -227,9 +227,13 @@ def _taken(path: Path, line: int, row: Row, chosen: Mapping[str, str]) -> tuple[
     lacking = {own: column for own, column in chosen.items() if column not in row}
     taken = {column: own for own, column in chosen.items() if column in row}
     replaced = {*taken.values()} - taken.keys()
-    kept = {name: value for name, value in row.items() if name not in replaced}
-    cells = {taken[name]: _as_chosen(path, line, taken[name], value) for name, value in kept.items() if name in taken}
-    return {taken.get(name, name): cells.get(taken.get(name, ""), value) for name, value in kept.items()}, lacking
+    found = {}
+    for name, value in row.items():
+        if name in taken:
+            found[taken[name]] = _as_chosen(path, line, taken[name], value)
+        elif name not in replaced:
+            found[name] = value
+    return found, lacking
 
 
 def _as_chosen(path: Path, line: int, own: str, value: Any) -> Any:
