@@ -159,3 +159,39 @@ ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|
 )
 def test_the_answer_of_gpt_oss_is_in_its_final_channel(response: str, answer: str) -> None:
     assert outside(response) == answer
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "verdict"),
+    [
+        ("5 hours", "The answer is 5 minutes.", "wrong"),
+        ("5 hours", "#### 5 minutes", "wrong"),
+        ("$5", "The answer is 5 cents.", "wrong"),
+        ("1 hour", "#### 60 minutes", "right"),
+        ("100 cm", "The answer is 1 m.", "right"),
+        ("60", "#### 60 minutes", "right"),
+        ("7", "#### 7 dozen eggs in 4 weeks", "right"),
+        ("42", "The better choice is A, as it costs less.\nThe answer is 42.", "right"),
+        ("42", "First option: A costs 40.\n\n**Answer: 42**", "right"),
+        ("42", "Each option is a valid choice: I picked 42.\nThe answer is 42.", "right"),
+        ("B", "The correct option is B.", "right"),
+        ("15", "#### 1. Add\n3+2 = 5\n#### 2. Compute the total\n5*3=15, so the total is **15**.", "right"),
+        ("17", "#### 2. Solve for $x$\n$x = 17$", "right"),
+        ("12", "He has 12.\n#### 12. That is all", "right"),
+        ("5", "Put the answer in <answer></answer> tags. 2+3=5 so <answer>5</answer>", "right"),
+        ("5", "I give it in <answer> tags, with 2 digits.\n2+3=5\n<answer>5</answer>", "right"),
+        ("5", "<answer>5</answer> Done <answer> </answer>", "right"),
+        ("5", "<answer>\n5", "right"),
+        ("B", "The answer is B because it is larger.", "right"),
+        ("B", "The answer is (B) the dog.", "right"),
+        ("C", "Therefore, the answer is C: the dog.", "right"),
+        ("C", "\\boxed{\\textbf{(C)}\\ 12}", "right"),
+        ("12", "\\boxed{\\textbf{(C)}\\ 12}", "right"),
+        ("C", "\\boxed{\\text{C) 12}}", "right"),
+        ("D", "\\boxed{\\text{C) 12}}", "wrong"),
+    ],
+)
+def test_units_choices_headings_and_tags(gold: str, response: str, verdict: str) -> None:
+    """Answers as models write them. Each was graded otherwise: without its unit, by an earlier choice, by the number of
+    a heading, or not at all."""
+    assert grade(gold, response).verdict == verdict

@@ -146,7 +146,8 @@ class RolloutPool:
                     ids = [*prefix.ids, *response.token_ids]
                     text = self._engine.decode(ids[:-1] if response.finish_reason == "stop" else ids)
                     lengths.append(len(response.token_ids))
-                rollouts.append({**_of_problem(prefix.row), "id": request.key, "completion": text})
+                ended = {"id": request.key, "completion": text, "finish_reason": response.finish_reason}
+                rollouts.append({**_of_problem(prefix.row), **ended})
             tokens[request.key] = sum(lengths) if len(lengths) == len(responses) else None
         for key, n in granted.items():
             counts = self.counts[key]

@@ -14,7 +14,7 @@ import unicodedata
 from typing import NamedTuple
 
 from qstep.grading.rules import Rules
-from qstep.grading.spelling import words
+from qstep.grading.spelling import measured, words
 from qstep.grading.thinking import outside
 
 
@@ -33,10 +33,11 @@ _BRACE = re.compile(r"\\.|[{}]", re.S)
 _AND = re.compile(r"\\(?:text\w*|mathrm|mbox)\s*\{\s*(?:and|or|,)\s*\}|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|(?<!\\)[,;]")
 _NEXT = re.compile(r"\\q?quad(?![a-zA-Z])|\\[,;:!]|(?<![a-zA-Z\\])(?:\\[a-z]+|[a-zA-Z])(?:_(?:\w|\{\w+\}))?\s*=")
 _AROUND_BOXES = "$.&\\()[]" + string.whitespace
-_MARKED = re.compile(r"(?<!#)####(?!#)[ \t]*(\S[^\n]*)|<answer>\s*(\S.*?)(?:</answer>|\Z)", re.I | re.S)
+_MARKED = re.compile(r"(?<!#)####(?!#)[ \t]*(\S[^\n]*)|<answer>((?:(?!</?answer>).)*)(?:</answer>|\Z)", re.I | re.S)
 _HASHES = re.compile(r"(?<!#)####(?!#)|<answer>", re.I)
 _WORDED = re.compile(r"(?i)\banswer\b[^.:=\n]{0,60}?(?:\bis\b:?|[:=])[\s*]*")
-_CHOSEN = re.compile(r"(?i:\b(?:option|choice)\b[^.:=\n]{0,40}?(?:\bis\b:?|:)[\s*]*)(\(?[A-J]\)?)(?!\w)")
+_CHOSEN = re.compile(r"(?i:\b(?:option|choice)\b[^.:=\n]{0,40}?(?:\bis\b:?|:)[\s*]*)(\([A-J]\)|[A-HJ]\)?)(?!\w)")
+_NUMBERED = re.compile(r"\d{1,2}(?:\.\d{1,2})*[.):]\s+[A-Z][a-z]")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _NO_NAME = re.compile(r"(?i)(?:not|unknown|unclear|in|that|as|to)\b")
 _END_TOKENS = re.compile(r"(?:\s|</s>|<\|[^|<>\s]{1,40}\|>|<(?:eos|end_of_turn)>){1,20}\Z")
@@ -46,7 +47,10 @@ _SENTENCE_END = re.compile(r"[.!?](?:\s|$)|\n")
 _MATHEMATICAL = re.compile(r"\d|\\[a-zA-Z]")
 _INCOMPLETE = re.compile(r"(?<![a-zA-Z])(?:and|or)$|[-+*/=<>^_(\[{,]$|\\(?:frac|sqrt|times|cdot|pm)$")
 _STOP = re.compile(r"(?<!\\)[.,;:]{1,9}$")
-_CHOICE = re.compile(r"\(?[A-J]\)?(?:,\s[a-z]{2,}.*)?", re.S)
+_CHOICE = re.compile(
+    r"(\([A-J]\)|[A-J]\)?)(?:(?:,\s|\s(?:because|since|as)\s)[a-z]{2,}.*|(?::|\s[-\u2013])\s[a-zA-Z]{2,}.*|(?<=\))\s[a-z]{2,}.*)?",
+    re.S,
+)
 _STRAY = re.compile(r"(?<!\\)\\{1,4}$")
 _LATEX = re.compile(r"\\(?:text\w*|math(?:rm|bf|it|sf)|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _FUNCTION = r"(?!(?:and|or|pi|sin|cos|tan|cot|sec|csc|ln|log|sqrt|mod|frac)(?![a-zA-Z]))"
@@ -59,6 +63,7 @@ _PROSE = re.compile(
     rf"(?<![a-zA-Z]){_FUNCTION}(?:[a-zA-Z]{{3,}}|(?i:is|it|to|of|we|so|at|by|he)(?![a-zA-Z]))|{_OTHER_SCRIPTS}"
 )
 _COUNTED = re.compile(rf"[-+$\d,.]+(?:\s*°|\s*{_FUNCTION}[a-zA-Z]{{2,}}|\s+[a-zA-Z](?![\w^+*/=(-]))")
+_MEASURE = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?\s*[a-zA-Z]+")
 _NAMED = re.compile(r"(?i)^\\text\{[^{}]*\b(?:answer|is|equals)\b[\s:=]*\}")
 _MINUS_CURRENCY = re.compile(r"-\s?\\?[$€£¥₹]\s?(?=[\d.])")
 # Numbers that are not answers, but that math-verify would use: "See page 2", "Step 1", "not 8".
@@ -79,7 +84,8 @@ def statement(response: str, rules: Rules, *, in_words: bool = False) -> Stateme
         if where < 0 and not value:
             value = _name(text, in_words)
         value = _unwrapped(value)
-        if value and (in_box or not (_COUNTED.match(value) or (prose(value) and _MATHEMATICAL.search(value)))):
+        in_sentence = _COUNTED.match(value) or (prose(value) and _MATHEMATICAL.search(value))
+        if value and (in_box or _is_measured(value) or not in_sentence):
             return Statement(value, True)
         if where >= 0:
             text = f"The final answer is: {value}"
@@ -121,6 +127,11 @@ def readings(response: str) -> list[str]:
 def prose(value: str) -> list[str]:
     """The words in `value` outside LaTeX. Two letters count as a word only if they are not variables."""
     return _PROSE.findall(_LATEX.sub(" ", value))
+
+
+def _is_measured(value: str) -> bool:
+    """Whether a value is a number with a known unit, and no more. math-verify would drop the unit."""
+    return _MEASURE.fullmatch(value) is not None and measured(value) is not None
 
 
 def _visible(text: str) -> str:
@@ -182,9 +193,14 @@ def _closing_brace(text: str, start: int, end: int) -> int:
 
 
 def _marked(text: str) -> _Mark:
-    """The last `####` line or `<answer>` tag. Words after `####` are a heading if text or a box can be the answer."""
+    """The last `####` line or `<answer>` tag with content.
+
+    Words after `####`, also with a number before them, are a heading if text or a box can be the answer.
+    """
     for mark in reversed([*_MARKED.finditer(text)][-_LOOK_BACK:]):
-        value = (mark[1] or mark[2])[:_TAIL]
+        value = (mark[1] or mark[2]).strip()[:_TAIL]
+        if not value or (mark[1] and _NUMBERED.match(value) and text[mark.end() :].strip()):
+            continue
         if mark[2] or _COUNTED.match(value) or not prose(value):
             return mark.end(), value, False
         if not text[mark.end() :].strip():
@@ -194,16 +210,18 @@ def _marked(text: str) -> _Mark:
 
 def _worded(text: str) -> _Mark:
     """The last "the answer is ..." with only a value in the rest of its sentence, or the last "the option is B"."""
-    chosen = max(_CHOSEN.finditer(text), key=re.Match.end, default=None)
-    if chosen is not None:
-        return chosen.end(), chosen[1], False
+    choices = [(choice.end(), choice[1], False) for choice in _CHOSEN.finditer(text)]
+    return max([*choices[-1:], _phrased(text)])
+
+
+def _phrased(text: str) -> _Mark:
     for phrase in reversed([*_WORDED.finditer(text)][-_LOOK_BACK:]):
         rest = text[phrase.end() : phrase.end() + _TAIL]
         display = _DISPLAY.match(rest)
         value = _unwrapped(display[1] if display else _SENTENCE_END.split(rest, maxsplit=1)[0])
-        if _CHOICE.fullmatch(value):
-            return phrase.end(), value.partition(",")[0], False
-        if _MATHEMATICAL.search(value) and not prose(value):
+        if choice := _CHOICE.fullmatch(value):
+            return phrase.end(), choice[1], False
+        if _MATHEMATICAL.search(value) and (_is_measured(value) or not prose(value)):
             return phrase.end(), value, False
         if _MATHEMATICAL.search(value):
             break

@@ -19,6 +19,9 @@ _MAX_RESPONSE = 500_000
 _MAX_ALGEBRA = 2_000
 _MAX_DEPTH = 30
 _CHOICE = re.compile(r"(?:option|choice)?\s*\(?([A-J])(?:\)|[).:]\s.*)?", re.I | re.S)
+_LETTERED = re.compile(
+    r"\\(?:text\w*|math(?:rm|bf))\s*\{\s*(\([A-J]\)|[A-J][).:]|[A-J](?=\s*\}))\s*(?:\}\s*(.*)|(.*)\})", re.S
+)
 _INTERVAL = re.compile(r"(?:\\left)?\s*[\[(].*,.*[\])]$")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _UNKNOWN = re.compile(r"(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z(])")
@@ -159,6 +162,8 @@ def _compared(rules: Rules, gold: str, text: str, is_value: bool, deadline_s: fl
     if same is None and is_value and "units" in rules:
         a, b, same = _converted(a, b)
     if same is None and is_value and "words" in rules:
+        if lettered := _LETTERED.fullmatch(b):  # a box with the letter of a choice and its text: \textbf{(C)}\ 12
+            b = lettered[1].strip("().:") if _is_letter(a) else lettered[2] or lettered[3] or b
         a, b = uncounted(a), uncounted(b)
         same = _same_words(a, b)
     if same is None and is_value:
@@ -196,7 +201,7 @@ def _same_digits(gold: str, answer: str) -> bool | None:
 
 def _same_words(gold: str, answer: str) -> bool | None:
     """Compares words in any case and order, choices by letter, numbers in words, and numerals with a stated base."""
-    if re.fullmatch(r"\(?[A-J]\)?", gold):
+    if _is_letter(gold):
         choice = _CHOICE.fullmatch(answer)
         return choice[1].upper() == gold.strip("()") if choice else None
     based = [_BASE.fullmatch(value) for value in (gold, answer)]
@@ -217,7 +222,12 @@ def _base(numeral: re.Match[str]) -> str:
 
 def _is_name(gold: str) -> bool:
     """Whether the gold answer is in words, or a choice."""
-    return bool(prose(" ".join(words(gold)))) or re.fullmatch(r"\(?[A-J]\)?", gold) is not None
+    return bool(prose(" ".join(words(gold)))) or _is_letter(gold)
+
+
+def _is_letter(gold: str) -> bool:
+    """Whether the gold answer is the letter of a choice."""
+    return re.fullmatch(r"\(?[A-J]\)?", gold) is not None
 
 
 def _relates_unknowns(value: str) -> bool:
