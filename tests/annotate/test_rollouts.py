@@ -135,6 +135,21 @@ def test_monte_carlo_draws_all_of_every_prefix_at_once() -> None:
     assert labelled["rollouts"] == taken, "three tokens each"
 
 
+class CutOff(Scripted):
+    """Each rollout reaches the limit right after an intermediate result that is the gold answer."""
+
+    def respond(self, begun: str, sample: int) -> Response:
+        ids = TOKENIZER.encode("\n3+1=4\n4-")
+        return Response(sample, "\n3+1=4\n4-", ids, [-0.1] * len(ids), "length")
+
+
+def test_a_rollout_that_was_cut_off_has_no_answer() -> None:
+    """As a response that `qstep grade` grades. Its last number made the prefix right."""
+    wrong = {**WRONG, "task": "math", "completion_ids": None}
+    (labelled,) = label_by_rollouts(CutOff(lambda begun, sample: True), [wrong], settings("monte_carlo"))
+    assert labelled["successes"] == [0] * 8 and labelled["trials"] == [4] * 7 + [1]
+
+
 def test_adaptive_goes_on_where_it_is_undecided() -> None:
     """1 + 2 + 3 + 4 rollouts to the first success, and 4 of each prefix that has none."""
     engine = Scripted(later_and_later)

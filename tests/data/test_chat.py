@@ -26,6 +26,7 @@ from qstep.data import (
 from qstep.data.chat import end_of_turn, ending
 from qstep.data.chat_settings import read_template, with_chat
 from qstep.data.rows import check_row
+from qstep.grading.thinking import outside
 from qstep.models.scorer import StepContract, encode_steps
 from qstep.scoring.policies import Policy
 from qstep.tasks.task import opened_thinking
@@ -295,3 +296,18 @@ def test_thinking_is_opened_only_where_the_last_turn_opens_it(
 def test_a_template_that_changes_the_answer_shows_no_end() -> None:
     made = tokenizer("{% for m in messages %}<|im_start|>{{ m.content | upper }}<|im_end|>{% endfor %}")
     assert ending(made, PROMPT) == made.eos_token_id
+
+
+def test_the_thinking_of_gpt_oss_survives_its_tokens() -> None:
+    """Its mark is three tokens, two of them special. Without them thinking and answer were one text."""
+    made = tokenizer(special=("<|start|>", "<|end|>", "<|message|>", "<|channel|>"))
+    text = "<|channel|>analysis<|message|>2+2=5? No.<|end|><|start|>assistant<|channel|>final<|message|>4"
+    ids = made.encode(text, add_special_tokens=False)
+    assert outside(decode_text(made, ids)) == "4"
+    cut = ids[: ids.index(of(made, "<|end|>"))]
+    assert outside(decode_text(made, cut)) == "" and encode_text(made, decode_text(made, cut)) == cut
+
+
+def test_a_template_may_fail_in_any_way() -> None:
+    made = tokenizer("{{ messages[0].content + 1 }}")
+    assert ending(made, [{"role": "user", "content": "1+1="}]) == made.eos_token_id

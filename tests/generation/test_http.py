@@ -174,6 +174,17 @@ def test_the_missing_choices_alone_are_asked_for_again() -> None:
     assert responses[0].text == answer(PROMPT, second["seed"], 0)[0]
 
 
+def test_a_filtered_choice_is_drawn_again_with_another_seed() -> None:
+    """With the same seed the server would draw and filter the same text, after each resumption too."""
+    filtered = json.dumps({"choices": [{"index": 0, "text": "", "finish_reason": "content_filter"}]}).encode()
+    with serving(lambda body, number: (200, filtered) if number < 2 else None) as server:
+        (response,) = drawn(server, Request("p", PROMPT, [0]))
+    assert len({body["seed"] for body in server.bodies}) == 3 and response.text
+    says = "request 'p': 3 draws with different seeds were filtered or aborted"
+    with serving(lambda body, number: (200, filtered)) as server, pytest.raises(EndpointError, match=says):
+        drawn(server, Request("p", PROMPT, [0]), retries=2)
+
+
 def test_retry_after_is_waited_for() -> None:
     with serving(lambda body, number: "429 later" if number == 0 else None) as server:
         start = time.monotonic()

@@ -320,6 +320,20 @@ def test_as_many_losses_as_wins_are_shown_and_all_are_counted() -> None:
     assert [problem.id for problem in only.problems] == ["won0", "won1", "won2"] and "3 of 3" in only.rule
 
 
+def test_examples_choose_what_ended_as_best_of_n_does() -> None:
+    """A response that was cut off is chosen only if nothing else is there, and has no vote."""
+    rows = scored_problem("p", [("6", "wrong", 9.0), ("6", "wrong", 8.0), ("5", "right", 1.0)])
+    ended = [{**row, "finish_reason": reason} for row, reason in zip(rows, ("length", "length", "stop"), strict=True)]
+    assert choose_examples(ended, "pqm").cells == {
+        (True, True): 1,
+        (False, False): 0,
+        (True, False): 0,
+        (False, True): 0,
+    }
+    cut = [{**row, "finish_reason": "length"} for row in rows]
+    assert choose_examples(cut, "pqm").cells[False, False] == 1  # type: ignore[index]
+
+
 def test_a_problem_counts_all_of_its_responses(tmp_path: Path) -> None:
     shown = html({}, [choose_examples(rows_of(both=(1, BOTH)), "pqm", responses=1)], tmp_path)
     text = " ".join(Page(shown).text.split())

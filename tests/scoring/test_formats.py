@@ -8,9 +8,9 @@ from typing import get_args
 
 import pytest
 import torch
-from transformers import AutoModelForTokenClassification, LlamaConfig
+from transformers import AutoModelForTokenClassification, AutoTokenizer, LlamaConfig
 
-from published_scorers import plain_tokenizer
+from published_scorers import MAKERS, plain_tokenizer
 from qstep.scoring import load_scorer, published, recognise
 from qstep.scoring.kinds import FORMATS, ScorerKind
 from qstep.scoring.loading import format_of
@@ -55,3 +55,27 @@ def test_the_kinds_are_the_formats_our_own_and_an_ensembles() -> None:
     for kind in FORMATS:
         assert format_of(kind).kind == kind
     assert {file.stem for file in Path(published.__file__).parent.glob("*.py")} - {"__init__", "base"} <= {*FORMATS}
+
+
+@pytest.mark.parametrize("kind", ["generative", "implicit", "policy", "trl"])
+def test_a_named_splitter_is_no_text_between_steps(kind: str, tmp_path: Path) -> None:
+    """Steps that it has cut are read with a blank line between them. Its name was read."""
+    MAKERS[kind](tmp_path / kind)
+    reference = str(tmp_path / f"{kind}_reference") if kind in ("implicit", "policy") else None
+    steps = ["He has 3 apples.", "3 + 4 = 7"]
+    found = [
+        load_scorer(str(tmp_path / kind), kind=kind, reference=reference, options={"step_separator": separator}).score(
+            "How many apples?", steps
+        )
+        for separator in ("split:blank_line", "split:answer:blank_line", "\n\n")
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_generative_scorer_answers_at_once(tmp_path: Path) -> None:
+    folder = MAKERS["generative"](tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n"
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"its chat template opens the thinking \(<think>\), so the first token"):
+        load_scorer(str(folder), kind="generative")

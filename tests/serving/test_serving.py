@@ -201,6 +201,7 @@ BAD_BODIES: dict[str, tuple[bytes, int]] = {
     "NaN": (b'{"input": [NaN]}', 400),
     "Infinity": (b'{"input": [Infinity]}', 400),
     "1e999": (b'{"input": [1e999]}', 400),
+    "a blank step": (b'{"input": {"prompt": "1+1=", "steps": ["5", " "]}}', 400),
     "a lone surrogate": (b'{"input": {"prompt": "\\ud800", "steps": ["5"]}}', 400),
     "a huge number": (b'{"input": [' + b"9" * 5000 + b"]}", 400),
     "deep lists": (b'{"input": ' + b"[" * 40_000, 400),

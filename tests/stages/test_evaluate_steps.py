@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from scipy.special import expit
 from pages import commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
-from qstep.evals import as_json
+from qstep.evals import as_json, read_benchmarks
+from qstep.evals.step_benchmarks import shared_rows
 from qstep.runs.sidecar import SettingsChanged
 from qstep.scoring import StepScorer, load_scorer
 from qstep.stages.commands import COMMANDS
@@ -201,6 +203,17 @@ def test_a_threshold_is_never_chosen_on_what_is_judged(scorer: Path, tmp_path: P
     assert made["threshold"]["chosen_on"]["problems_that_are_judged_too"] == 4
 
 
+def test_rows_of_two_files_of_one_name_are_not_the_same(tmp_path: Path) -> None:
+    """Such sets have no ids, so the rows are numbered after their file's name."""
+    for folder in ("test", "dev"):
+        (tmp_path / folder).mkdir()
+        row = {"problem": f"{folder}?", "steps": ["1", "2"], "incorrect_index": 1, "error_category": "x"}
+        write_jsonl(tmp_path / folder / "rows.jsonl", [row])
+    found = read_benchmarks({"test": tmp_path / "test/rows.jsonl", "dev": tmp_path / "dev/rows.jsonl"}, None)
+    assert [row["id"] for part in found.values() for row in part.rows] == ["rows/0", "rows/0"]
+    assert shared_rows(found["test"], found["dev"]) == ([], 0)
+
+
 def test_options_that_cannot_be_meant(scorer: Path, tmp_path: Path) -> None:
     def config(**options: Any) -> EvaluateStepsConfig:
         return EvaluateStepsConfig(scorer=str(scorer), output_dir=tmp_path / "out", **options)
@@ -222,7 +235,11 @@ def test_options_that_cannot_be_meant(scorer: Path, tmp_path: Path) -> None:
     for options, says in (
         ({"inputs": tmp_path / "a.json", "threshold_split": "b"}, "the subsets are a: name one of at least two"),
         ({"inputs": tmp_path / "a.json", "threshold_split": "a"}, "so that another is left"),
-        ({"inputs": {"threshold": tmp_path / "a.json"}}, "called 'threshold'"),
+        ({"inputs": {"threshold": tmp_path / "a.json"}}, "--inputs.threshold is reserved for --threshold_file"),
+        (
+            {"inputs": {"threshold": tmp_path / "a.json"}, "threshold_file": tmp_path / "a.json"},
+            "--inputs.threshold is reserved for --threshold_file",
+        ),
         ({"inputs": {"a/b": tmp_path / "a.json"}}, "called 'a/b'"),
         ({"inputs": tmp_path / "rows.jsonl", "conversational": True}, "--conversational has no effect"),
     ):
@@ -443,6 +460,10 @@ def test_the_commands_of_the_page_run(
     training = ["--max_steps", "1", "--use_cpu", "true", "--report_to", "none", "--save_strategy", "no"]
     training += ["--model_name_or_path", str(base), "--train_file", str(rows_file), "--output_dir", "runs/pqm"]
     assert main(["train", "pqm", *training]) == 0
+    shutil.copytree(base, "runs/dqo")
+    config = json.loads(Path("runs/dqo/config.json").read_text())
+    Path("runs/dqo/config.json").write_text(json.dumps({**config, "max_position_embeddings": 1024}))
+    write_jsonl(Path("problems.jsonl"), [{"question": "1+1=", "answer": "2"}])
     graded = [{**row, "verdict": "right" if row["label"] else "wrong", "answer": None} for row in read_rows(rows_file)]
     write_jsonl(Path("graded.jsonl"), [{**row, "task": "miniature"} for row in graded])
     assert main(["score", "--input", "graded.jsonl", "--scorer", "runs/pqm", "--output", "scored.jsonl"]) == 0

@@ -106,15 +106,13 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     template = tokenizer.get_chat_template()
     if named := re.search(rf"{{% set {END_OF_TURN} = (\".*?\") %}}", template):
         return int(tokenizer.get_vocab()[json.loads(named[1])])
-    import jinja2
-
     try:
         turn = rendered(
             tokenizer,
             [{"role": "user", "content": "A question."}, {"role": "assistant", "content": _ANSWER}],
             opens=False,
         )
-    except jinja2.TemplateError as error:
+    except Exception as error:  # a chat template may raise anything
         _log.warning(
             "the chat template renders no plain turn (%s), so a turn ends with the end-of-sequence token", error
         )
@@ -196,9 +194,13 @@ def marks_as_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase
     return tokenizer if found is None else found
 
 
+def _in_mark(token: str) -> bool:
+    """Whether a token is a mark around thinking, or a part of one, as `<|channel|>` is of gpt-oss' mark."""
+    return any(token in mark for pair in MARKS for mark in pair)
+
+
 def _marks_as_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
-    marks = {mark for pair in MARKS for mark in pair}
-    if not any(token.special and token.content in marks for token in tokenizer.added_tokens_decoder.values()):
+    if not any(token.special and _in_mark(token.content) for token in tokenizer.added_tokens_decoder.values()):
         return None
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} has special tokens around thinking. Use a fast tokenizer")
@@ -208,5 +210,5 @@ def _marks_as_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBas
     backend: Any = tokenizer
     state = json.loads(backend.backend_tokenizer.to_str())
     for token in state["added_tokens"]:
-        token["special"] = token["special"] and token["content"] not in marks
+        token["special"] = token["special"] and not _in_mark(token["content"])
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))

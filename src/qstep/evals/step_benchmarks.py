@@ -22,6 +22,7 @@ from qstep.data import (
     read_published,
     recognise,
 )
+from qstep.data.published import ids_are_made
 from qstep.data.truth import Firsts, refuse_mixed_kinds
 from qstep.runs.stage_file import finished
 from qstep.types import Row
@@ -145,13 +146,14 @@ def _add_published(
     """Adds the rows of a published set, with the instruction and the form of prompt asked for."""
     from qstep.tasks import worded
 
-    audit = Audit()
+    audit, made_here = Audit(), ids_are_made(reading.format)
     for row in read_published(source, reading, audit):
         first = _first_error(source.path, 0, row)
         if first is None:
             benchmark.left_out[UNKNOWN_ERROR] += 1
             continue
-        benchmark.named.add(row["id"])
+        if not made_here:
+            benchmark.named.add(row["id"])
         benchmark.rows.append(
             {**row, "prompt": worded(row["prompt"], instruction, conversational), "first_error": first}
         )
@@ -179,6 +181,7 @@ def shared_rows(judged: StepBenchmark, other: StepBenchmark) -> tuple[list[str],
         return canonical_json([row["prompt"], row["completions"]])
 
     theirs = {content(row) for row in other.rows}
-    rows = [row["id"] for row in judged.rows if row["id"] in judged.named & other.named or content(row) in theirs]
+    named = judged.named & other.named
+    rows = [row["id"] for row in judged.rows if row["id"] in named or content(row) in theirs]
     problems = {group_key(row)[1] for row in judged.rows} & {group_key(row)[1] for row in other.rows}
     return rows, len(problems)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import httpx2
 
-from qstep.calls import Server, Unusable
+from qstep.calls import EndpointError, Server, Unusable
 from qstep.data import beginning, decode_text
 from qstep.data.chat import end_of_turn, marks_as_text
 from qstep.generation.engine import Request, SamplingSettings
@@ -100,34 +100,48 @@ class HTTPEngine:
     async def _answer(self, client: httpx2.AsyncClient, request: Request, settings: SamplingSettings) -> _Answer:
         """Calls the server until all responses of a request are complete."""
         made: dict[int, Response] = {}
+        blocked = 0  # calls whose choices were all filtered or aborted
         while missing := [sample for sample in request.samples if sample not in made]:
-            body = self._body(request, missing, settings)
+            body = self._body(request, missing, settings, blocked)
             usable = partial(self._usable, request, missing, settings)
             longest = 2**16 + len(missing) * (16 * len(request.prompt_ids) + 2**10 * request.limit(settings))
-            made |= await self.server.call(
+            found = await self.server.call(
                 client, "/v1/completions", body, usable, name=f"request {request.key!r}", most_bytes=longest
             )
+            made |= found
+            blocked += not found
+            if blocked > self.server.retries:
+                raise EndpointError(
+                    f"request {request.key!r}: {blocked} draws with different seeds were filtered or aborted by the "
+                    "server (finish_reason is neither stop nor length). Leave the problem out, or ask another server"
+                )
         return request, [made[sample] for sample in request.samples]
 
     def _usable(
         self, request: Request, samples: list[int], settings: SamplingSettings, reply: dict[str, Any]
     ) -> dict[int, Response]:
-        """The responses to these samples that the answer has. Raises Unusable if it has none."""
-        choices = reply.get("choices")
+        """The responses to these samples that the answer has; none if the server filtered or aborted all.
+
+        Raises Unusable if it has no choices.
+        """
+        choices = reply["choices"] if isinstance(reply.get("choices"), list) else []
         came: dict[int, Response] = {}
         greedy = settings.temperature == 0
-        for position, choice in enumerate(choices if isinstance(choices, list) else []):
+        for position, choice in enumerate(choices):
             index = choice.get("index", position) if isinstance(choice, dict) else None
             if isinstance(index, int) and 0 <= index < len(samples) and samples[index] not in came:
                 for sample in samples if greedy else [samples[index]]:
                     if (response := self._response(choice, sample, request.limit(settings), settings)) is not None:
                         came[sample] = response
-        if not came:
+        endings = [choice.get("finish_reason") for choice in choices if isinstance(choice, dict)]
+        if not came and all(ending in (None, "stop", "length") for ending in endings):
             raise Unusable("an answer without a usable choice")
         return came
 
-    def _body(self, request: Request, samples: list[int], settings: SamplingSettings) -> dict[str, Any]:
-        name = repr((settings.seed, request.key, samples)).encode()
+    def _body(
+        self, request: Request, samples: list[int], settings: SamplingSettings, blocked: int = 0
+    ) -> dict[str, Any]:
+        name = repr((settings.seed, request.key, samples, *[blocked] * bool(blocked))).encode()
         seed = int.from_bytes(hashlib.blake2b(name, digest_size=4).digest(), "little") >> 1
         body: dict[str, Any] = {
             "model": self.model,

@@ -19,6 +19,8 @@ MARKS: tuple[tuple[str, str], ...] = (
     ("<seed:think>", "</seed:think>"),
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
 """Pairs of an opening and a closing mark, as models of 2024 to 2026 write them."""
 

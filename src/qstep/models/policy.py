@@ -125,7 +125,8 @@ class PolicyWithValue(PolicyModel):
             separate = any(name.startswith("value_trunk.") for name in tensors.keys())  # noqa: SIM118 (not a dict)
         lora = saved_adapter(folder) if (Path(folder) / ADAPTER_CONFIG).exists() else None
         base, revision = (str(folder), None) if lora is None else base_of(folder)
-        model = load_causal_lm(ModelOptions(model_name_or_path=base, model_revision=revision, dtype=dtype))
+        options = ModelOptions(model_name_or_path=base, model_revision=revision, dtype=dtype)
+        model = load_causal_lm(options, use_safetensors=True)
         policy = cls._made_of(model, lora, "separate" if separate else "head")
         policy.restore(folder)
         return policy

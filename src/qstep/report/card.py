@@ -168,8 +168,11 @@ def _evaluation(
     rows, notes, index = list[dict[str, Any]](), list[str](), list[EvalResult]()
     hub_name = result.provenance["settings"].get("dataset_name")
     hub_name = hub_name if hub_name and hub_name.count("/") == 1 and not Path(hub_name).exists() else None
+    hub_id, _, config = (hub_name or "").partition(":")
 
-    def add(data: str, metric: str, kind: str, task: str, estimate: Measured | None, responses: int | None) -> None:
+    def add(
+        data: str, metric: str, kind: str, task: str, estimate: Measured | None, responses: int | None, split: str
+    ) -> None:
         if estimate is None or estimate.mean is None:
             return
         value = accuracy_text(Measured(estimate.mean, estimate.low, estimate.high))
@@ -177,9 +180,10 @@ def _evaluation(
         index.append(
             EvalResult(
                 task_type=task,
-                dataset_type=hub_name or data,
+                dataset_type=hub_id or data,
                 dataset_name=data,
-                dataset_split=data if hub_name else None,
+                dataset_config=config or None,
+                dataset_split=split if hub_name else None,
                 metric_type=kind,
                 metric_name=metric,
                 metric_value=round(estimate.mean, 4),
@@ -188,8 +192,9 @@ def _evaluation(
 
     if isinstance(result, PolicyEvaluation):
         data = Path(result.provenance["settings"]["dataset_name"]).name
+        split = result.provenance["settings"]["split"]
         for mode, accuracy in result.accuracies.items():
-            add(data, f"{mode} accuracy", "exact_match", "text-generation", accuracy, accuracy.samples)
+            add(data, f"{mode} accuracy", "exact_match", "text-generation", accuracy, accuracy.samples, split)
         return rows, notes, index
     for name, subset in result.steps.items():
         metrics = {
@@ -201,7 +206,7 @@ def _evaluation(
             ("expected calibration error", "expected_calibration_error"): subset.calibration.ece,
         }
         for (metric, kind), estimate in metrics.items():
-            add(name, metric, kind, "token-classification", estimate, subset.responses)
+            add(name, metric, kind, "token-classification", estimate, subset.responses, name)
         for reason, count in subset.left_out.items():
             notes.append(_cell(f"{name}: {count} responses left out: {reason}"))
         if steps := subset.separators["steps_with_a_separator"]:

@@ -57,6 +57,10 @@ def gathered(results: Mapping[str, Reported]) -> Page:
 
 def _add(page: dict[str, Any], more: Mapping[str, Any]) -> None:
     for part, value in more.items():
+        held = page.get(part)
+        if isinstance(held, dict) and isinstance(value, dict) and (twice := sorted(held.keys() & value.keys())):
+            names = ", ".join(map(str, twice))
+            raise ValueError(f"several results have {part} of the name {names}. Give each a page of its own")
         if value is not None:
             page[part] = page.get(part, {}) | value if isinstance(value, dict) else value
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 from qstep.data import NO_ERROR, labels_until, read_groups
 from qstep.evals import predicted_first_error
+from qstep.evals.verifiers import votes_of_finished
 from qstep.report.findings import label
 from qstep.report.response import Problem, view_problem
 from qstep.search import best_of_n_index, vote
@@ -53,8 +55,14 @@ def choose_examples(
     wins, losses, others = list[Problem](), list[Problem](), list[Problem]()
     counts: Counter[Cell | None] = Counter()
     for rows in read_groups(scored):
-        best = best_of_n_index([float("-inf") if row["score"] is None else row["score"] for row in rows])
-        classes = answer_classes_of(rows, tasks)
+        ended = [row.get("finish_reason") != "length" for row in rows]
+        counted = ended if any(ended) else [True] * len(rows)  # what was cut off counts if nothing else is there
+        scores = [
+            row["score"] if counts and row["score"] is not None else -inf
+            for row, counts in zip(rows, counted, strict=True)
+        ]
+        best = best_of_n_index(scores)
+        classes = votes_of_finished(answer_classes_of(rows, tasks), ended)
         winner = vote(classes)
         majority = classes.index(winner) if winner in classes else 0
         verdicts = [rows[place]["verdict"] for place in (best, majority)]

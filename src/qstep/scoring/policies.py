@@ -41,7 +41,7 @@ class LogRatio(Published):
         if self.conversational and isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
         written, left_out = steps_without_opening(self.tokenizer, prompt, steps)
-        texts = [part for step in written for part in (step, self.step_separator)][:-1]
+        texts = [part for step in written for part in (step, self.joint)][:-1]
         ids, places = encode_joined(self.tokenizer, texts)
         ends = places[::2]
         return [(encode_prompt(self.tokenizer, prompt), ids, [*ends[:left_out], *ends])]
@@ -103,7 +103,8 @@ class Policy(LogRatio):
         return "dqo"
 
     def model(self, name: str, reference: str | None, dtype: Dtype) -> nn.Module:
-        method = (settings_of_marker(Path(name)) or {}).get("method", "dqo")
+        settings = settings_of_marker(Path(name)) or {}
+        method = settings.get("method", "dqo")
         if method != "dqo":
             raise ValueError(
                 f"{name} was trained by `qstep train {method}`, whose V does not value steps, so it is no scorer. Give "
@@ -111,7 +112,7 @@ class Policy(LogRatio):
             )
         beta = self.beta or _trained_beta(Path(name))
         policy = PolicyWithValue.load(name, dtype)
-        if reference == "uniform":
+        if reference == "uniform" or (reference is None and settings.get("reference") == "uniform"):
             return LogRatioModel(policy, None, beta)
         if (Path(name) / ADAPTER_CONFIG).exists():  # checked here, because only the folder says it
             if reference is not None:

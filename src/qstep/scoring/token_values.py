@@ -138,7 +138,8 @@ def _answer_begins(row: Row, separator: str) -> int:
 def _step(number: int, text: str, tokens: Sequence[Row], own: Sequence[Row]) -> Row:
     """The numbers of a step. Its V is that of the state before it, and `value_after` that of the state after it.
 
-    Its Q is that of its last token, as `qstep score` gives it.
+    Its Q is that of its last token, which may be the line break after it. `qstep score` reads Q where the text of the
+    step is complete.
     """
     after = [token for token in own if tokens and token["token"] > tokens[-1]["token"]]
     return {

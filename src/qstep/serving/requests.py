@@ -147,6 +147,8 @@ class RequestReader:
             raise Refused(400, f"`{where}.prompt` must be a string or a list of messages with `role` and `content`")
         if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
             raise Refused(400, f"`{where}.steps` must be a list of strings")
+        if blank := [i for i, step in enumerate(steps) if not step.strip()]:
+            raise Refused(400, f"`{where}.steps[{blank[0]}]` is blank: leave it out")
         separator = self.contract.step_separator
         cut = first_cut(steps, separator, split_by_it=True)
         if cut is not None:

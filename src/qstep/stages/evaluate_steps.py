@@ -135,6 +135,8 @@ def _benchmarks(config: EvaluateStepsConfig) -> tuple[dict[str, StepBenchmark], 
     if isinstance(config.inputs, Path) and is_several(config.inputs):
         raise ValueError(f"--inputs {config.inputs} is several files: give the subset a name, as --inputs.NAME")
     inputs = {config.inputs.stem: config.inputs} if isinstance(config.inputs, Path) else dict(config.inputs or {})
+    if _THRESHOLD in inputs:
+        raise ValueError(f"--inputs.{_THRESHOLD} is reserved for --threshold_file: give the subset another name")
     chooses = {} if config.threshold_file is None else {_THRESHOLD: config.threshold_file}
     judged = read_benchmarks(
         inputs | chooses,
@@ -142,7 +144,7 @@ def _benchmarks(config: EvaluateStepsConfig) -> tuple[dict[str, StepBenchmark], 
         instruction=config.instruction,
         conversational=config.conversational,
     )
-    if _THRESHOLD in {*inputs, *judged} - {*chooses}:
+    if _THRESHOLD in judged.keys() - chooses.keys():
         raise ValueError(f"a subset is called {_THRESHOLD!r}, which is reserved for --threshold_file: rename it")
     for name in judged:
         if not re.fullmatch(r"[\w.-]+", name):

@@ -28,7 +28,16 @@ from qstep.data.truth import Firsts, refuse_mixed_kinds
 from qstep.types import Row
 from qstep.words import counted
 
-__all__ = ["Audit", "Neutral", "PublishedFormat", "Reading", "SeparatorInside", "read_published", "recognise"]
+__all__ = [
+    "Audit",
+    "Neutral",
+    "PublishedFormat",
+    "Reading",
+    "SeparatorInside",
+    "ids_are_made",
+    "read_published",
+    "recognise",
+]
 
 PublishedFormat = Literal[
     "math_shepherd",
@@ -134,6 +143,11 @@ def recognise(source: Source) -> PublishedFormat:
             "`prompt`, `completions` (the steps) and `labels`"
         )
     return fits[0]
+
+
+def ids_are_made(format: PublishedFormat) -> bool:
+    """Whether the ids of a format's rows are made from the name of the file, since the set has none."""
+    return _KNOWN[format].ids == "made"
 
 
 def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[Row]:

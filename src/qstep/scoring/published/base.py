@@ -16,6 +16,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from qstep.data import Turn, check_separator, one_token
+from qstep.data.parts import base_of
+from qstep.data.splitters import joint_of
 from qstep.models import ModelOptions, StepContract, WordPairModel
 from qstep.models.loading import load_causal_lm
 from qstep.runs.near import did_you_mean
@@ -75,6 +77,11 @@ class Published(ABC):
         """The options of the kind, in alphabetical order."""
         given = sorted(field.name for field in fields(cls) if field.init and field.name != "tokenizer")
         return {name: options_of(cls)[name] for name in given}
+
+    @property
+    def joint(self) -> str:
+        """The text between steps. Raises ValueError if `step_separator` names a function of the user's."""
+        return joint_of(base_of(self.step_separator))
 
     @classmethod
     def recognises(cls, checkpoint: Checkpoint) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from qstep.data import beginning, encode_chat, encode_text
+from qstep.data.chat import opening_of
 from qstep.runs.options import Check
 from qstep.scoring.formats import Encoded
 from qstep.scoring.published.base import WordVerdicts, question_of, split_shared
@@ -50,11 +51,16 @@ class Generative(WordVerdicts):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.parts = _parts(self.template)
+        if opening := opening_of(self.tokenizer, [{"role": "user", "content": self.template}]).strip():
+            raise ValueError(
+                f"its chat template opens the thinking ({opening}), so the first token is no verdict. A scorer of kind "
+                "generative needs a model that answers at once"
+            )
 
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
         question = question_of(prompt)
         shared = self._critique(question, "")
-        critiques = [self._critique(question, self.step_separator.join(steps[:n])) for n in range(1, len(steps) + 1)]
+        critiques = [self._critique(question, self.joint.join(steps[:n])) for n in range(1, len(steps) + 1)]
         return [split_shared(shared, ids, [len(ids) - 1]) for ids in critiques]
 
     def _critique(self, question: str, solution: str) -> list[int]:

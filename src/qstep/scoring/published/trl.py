@@ -27,7 +27,7 @@ class TRLClassifier(Published):
     kind: ClassVar[str] = "trl"
 
     def __post_init__(self) -> None:
-        self.separator_ids = encode_text(self.tokenizer, self.step_separator)
+        self.separator_ids = encode_text(self.tokenizer, self.joint)
 
     @classmethod
     def recognises(cls, checkpoint: Checkpoint) -> bool:
