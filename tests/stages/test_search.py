@@ -305,7 +305,7 @@ def test_the_commands_of_the_page(base: Path, scorer: Path, tmp_path: Path, monk
     assert {command[1] for command in of_page} >= {"search", "grade", "compare-search", "report"}
     monkeypatch.chdir(tmp_path)
     for command in of_page:
-        words = [{"BASE": str(base), "SCORER": str(scorer)}.get(word, word) for word in command[1:]]
+        words = [{"runs/policy": str(base), "runs/pqm": str(scorer)}.get(word, word) for word in command[1:]]
         if words[0] == "search":
             small = {"--num_problems": "2", "--max_new_tokens": "24"}
             small |= {"--token_budget": "100"} if "--token_budget" in words else {}
