@@ -121,8 +121,7 @@ def score(
     """Scores every step of every response with a process reward model.
 
     It adds `completions` (the steps), `step_separator`, `q_values` (a logit for each step), `step_rewards` (their
-    sigmoids) and `score`. The score is made from the Qs by the scorer's rule. It is None for
-    a response without steps.
+    sigmoids) and `score`. The score is made from the Qs by the scorer's rule. It is None for a response without steps.
 
     Args:
         rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame` with a question and a response, as `grade`

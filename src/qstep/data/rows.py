@@ -116,7 +116,7 @@ def how_to_add(column: str) -> str:
 
 
 _TEXTS = ("prompt", "completion")
-"""Columns of which a null is an error, and not a missing value."""
+"""In these columns a null is an error. In others that may not be null it counts as missing."""
 
 
 def check_row(

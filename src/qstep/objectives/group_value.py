@@ -14,7 +14,7 @@ from qstep.losses import group_values
 from qstep.models import ModelOptions, PolicyModel
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.dataset import GroupDataset, Item
-from qstep.objectives.graded import graded_batch, ungraded, warn_of_unclear_rewards
+from qstep.objectives.graded import graded_batch, have_same_rewards, ungraded, warn_of_unclear_rewards
 from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import ValueConfig
@@ -53,7 +53,7 @@ class GroupValue:
         """Counts the responses whose reward says nothing that V does not say."""
         stop_at_end_of_turn(model, self.tokenizer, train)
         table, rows = train.index.table, train.rows
-        still = int((train.columns["value"][rows] == table["outcome"][rows]).sum())
+        still = int(have_same_rewards(table)[rows].sum())
         problems, sizes = np.unique(table["problem"][~np.isnan(table["outcome"])], return_counts=True)
         alone = int(np.isin(table["problem"][rows], problems[sizes == 1]).sum())
         if still and here()[0] == 0:

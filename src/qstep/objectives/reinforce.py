@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -16,7 +15,7 @@ from qstep.losses import Baseline, group_advantages, reinforce_loss
 from qstep.models import PolicyModel
 from qstep.objectives.batch import WeightedBatch
 from qstep.objectives.dataset import GroupDataset, Item
-from qstep.objectives.graded import by_outcome, graded_batch, ungraded, warn_of_unclear_rewards
+from qstep.objectives.graded import by_outcome, graded_batch, have_same_rewards, ungraded, warn_of_unclear_rewards
 from qstep.objectives.importance import WEIGHTED, Importance, ImportanceConfig, WeightedObjective
 from qstep.objectives.objective import Losses
 from qstep.objectives.responses import PolicyObjective, policy_rows
@@ -80,7 +79,7 @@ class Reinforce(WeightedObjective[AdvantageBatch], PolicyObjective[AdvantageBatc
     def begin(self, model: PolicyModel, train: GroupDataset) -> None:
         super().begin(model, train)
         self.importance.begin(model, train)
-        still = int(((train.columns["advantage"] == 0) & _has_same_rewards(train.index.table))[train.rows].sum())
+        still = int(((train.columns["advantage"] == 0) & have_same_rewards(train.index.table))[train.rows].sum())
         if still and here()[0] == 0:
             _log.warning(
                 "%s: %d of %d responses have the same reward as all others of their problem, so they teach nothing",
@@ -104,13 +103,3 @@ class Reinforce(WeightedObjective[AdvantageBatch], PolicyObjective[AdvantageBatc
         weights = self.importance.weights(model, logps, batch, batch["right"] if self.config.taper else None)
         loss = reinforce_loss(logps, batch["advantages"], batch["response_mask"].bool(), weights)
         return Losses(loss, {"advantages/size": batch["advantages"].abs(), **by_outcome(logps, batch)})
-
-
-def _has_same_rewards(table: NDArray[np.void]) -> NDArray[np.bool_]:
-    """For each row of an index, whether all graded rows of its problem have the same reward."""
-    _, problem = np.unique(table["problem"], return_inverse=True)
-    least, greatest = np.full(len(table), np.inf), np.full(len(table), -np.inf)
-    np.fmin.at(least, problem, table["outcome"])
-    np.fmax.at(greatest, problem, table["outcome"])
-    found: NDArray[np.bool_] = (least == greatest)[problem]
-    return found

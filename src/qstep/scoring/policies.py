@@ -41,7 +41,8 @@ class LogRatio(Published):
         if self.conversational and isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
         written, left_out = steps_without_opening(self.tokenizer, prompt, steps)
-        texts = [part for step in written for part in (step, self.joint)][:-1]
+        joint = self.joint
+        texts = [part for step in written for part in (step, joint)][:-1]
         ids, places = encode_joined(self.tokenizer, texts)
         ends = places[::2]
         return [(encode_prompt(self.tokenizer, prompt), ids, [*ends[:left_out], *ends])]

@@ -55,9 +55,9 @@ class ReferenceStore:
         return not self.lacks([row])
 
     def __getitem__(self, row: int) -> NDArray[np.float32]:
-        if row not in self:
-            raise KeyError(row)
         found = np.searchsorted(self.rows, row)
+        if found == len(self.rows) or self.rows[found] != row:
+            raise KeyError(row)
         _, start, length = self.places[found]
         return self.files[self.file_of[found]][start : start + length]
 

@@ -60,7 +60,8 @@ class Generative(WordVerdicts):
     def encode(self, prompt: Prompt, steps: Sequence[str]) -> list[Encoded]:
         question = question_of(prompt)
         shared = self._critique(question, "")
-        critiques = [self._critique(question, self.joint.join(steps[:n])) for n in range(1, len(steps) + 1)]
+        joint = self.joint
+        critiques = [self._critique(question, joint.join(steps[:n])) for n in range(1, len(steps) + 1)]
         return [split_shared(shared, ids, [len(ids) - 1]) for ids in critiques]
 
     def _critique(self, question: str, solution: str) -> list[int]:
