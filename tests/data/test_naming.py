@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def test_a_chosen_column_that_a_row_lacks_is_an_error(tmp_path: Path) -> None:
         ({"answer": "a", "gold": "b"}, "chosen twice"),
         ({"answer": "a", "question": "a"}, "chosen twice"),
         ({"answer": 5}, "--columns.answer is 5; give the name"),
+        ({"user": "q", "question": "p"}, "--columns.user and --columns.prompt both choose the question. Remove one"),
     ],
 )
 def test_columns_that_cannot_be_chosen_are_refused(tmp_path: Path, columns: dict[str, str], message: str) -> None:
@@ -265,3 +267,54 @@ def test_chosen_messages_leave_rows_that_qstep_wrote(tmp_path: Path) -> None:
     row = {"problem_id": "a", "sample": 0, "task": "math", "prompt": "1+1=", "completion": "2", "reward": 1}
     write_jsonl(tmp_path / "rows.jsonl", [row])
     assert index_rows(tmp_path / "rows.jsonl", "unpaired", columns={"messages": "chat"}).row(0)["completion"] == "2"
+
+
+ASKED = [{"role": "user", "content": "2+2?"}]
+
+
+def test_a_chosen_text_is_the_users_turn(tmp_path: Path) -> None:
+    """The file's own column `user` stays, unless it is the one that was chosen."""
+    row = {"task_prompt": "2+2?", "prompt": "old", "answer": "4", "response": "It is 4.", "reward": 1, "user": "ann"}
+    path = write(tmp_path / "r.jsonl", row)
+    columns = {"user": "task_prompt"}
+    graded = grade(GradeConfig(path, tmp_path / "graded.jsonl", columns=columns))
+    [read] = read_rows(graded)
+    assert read["prompt"] == ASKED and read["user"] == "ann" and read["verdict"] == "right"
+    [problem] = load_problems(str(path), columns=columns)
+    assert problem.prompt == ASKED
+    index = index_rows(path, "unpaired", columns=columns)
+    assert index.row(0)["prompt"] == ASKED and index.prompts == "messages"
+    listed = write(tmp_path / "listed.jsonl", {"user": "2+2?", "answer": "4", "responses": ["4", "5"]})
+    assert [row["prompt"] for row in read_responses(listed, columns={"user": "user"})] == [ASKED, ASKED]
+    [read] = qstep.grade([ROW], columns={"user": "question"})
+    assert read["prompt"] == ASKED
+
+
+def test_the_prompt_of_graded_rows_becomes_the_users_turn_once(tmp_path: Path) -> None:
+    """A training file and an evaluation file share the choice. Neither a text nor a conversation is left out of it."""
+    written = {"problem_id": "a", "sample": 0, "task": "math", "prompt": "2+2?", "completion": "4", "reward": 1}
+    path = write(tmp_path / "r.jsonl", written, {**written, "prompt": ASKED})
+    mine = {"prompt": "2+2?", "completion": "4", "reward": 1}
+    index = index_rows(write(tmp_path / "mine.jsonl", mine), "unpaired", columns={"user": "prompt"})
+    assert index.row(0)["prompt"] == ASKED
+    index = index_rows(path, "unpaired", columns={"user": "prompt"})
+    assert [index.row(number)["prompt"] for number in (0, 1)] == [ASKED, ASKED]
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        (ASKED, "field 'question': has messages already. Choose it as the prompt"),
+        (json.dumps(ASKED), "field 'question': has messages already"),
+        (" ", "field 'question': is ' '; give the text of the user's turn"),
+        (None, "field 'question': is None; give the text"),
+    ],
+)
+def test_what_is_no_text_is_not_the_users_turn(tmp_path: Path, question: object, message: str) -> None:
+    path = write(tmp_path / "r.jsonl", {**ROW, "question": question})
+    with pytest.raises(RowError, match=message):
+        list(read_responses(path, columns={"user": "question"}))
+    with pytest.raises(RowError, match=message):
+        index_rows(path, "prompt-completion", columns={"user": "question"})
+    with pytest.raises(RowError, match=r"field 'asked': is missing, but --columns\.user names it"):
+        index_rows(path, "prompt-completion", columns={"user": "asked"})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from chats import save_chat_model
 from pages import ROOT, commands
 from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
@@ -30,6 +31,7 @@ def folder(base: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     for model in set(re.findall(r"(?:--model_name_or_path|--policy) (Qwen\S+)", text_of(TRAINING) + text_of(POLICIES))):
         shutil.copytree(base, model)
+    save_chat_model(Path("chat"))
     problems = list(miniature.problems("train", 16))
     answers = {problem.id: problem.gold for problem in problems}
     rows = [{**row, "task": "miniature", "gold": answers[row["problem_id"]]} for row in read_rows(rows_file)]
@@ -49,6 +51,8 @@ def run(page: str) -> set[str]:
     """Runs the page's commands and returns the methods it trains by."""
     for command in commands(page):
         small = command.replace("_steps 50", "_steps 1").replace("_tokens 1024", "_tokens 32")
+        if "--columns.user" in small:  # only this model has a chat template
+            small = small.replace("Qwen/Qwen2.5-0.5B-Instruct", "chat")
         arguments = shlex.split(small)[1:]
         if arguments[0] == "train":
             arguments += TINY if "--save_steps" in arguments else [*TINY, "--save_strategy", "no"]

@@ -120,6 +120,15 @@ def read_messages(value: Any) -> Any:
     return messages if _are_messages(messages) else value
 
 
+def users_turn(text: Any) -> list[Message]:
+    """A text as a conversation with one message, the user's. Raises ValueError for anything else."""
+    if _are_messages(read_messages(text)):
+        raise ValueError("has messages already. Choose it as the prompt, not as the user's turn")
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"is {text!r}; give the text of the user's turn")
+    return [{"role": "user", "content": text}]
+
+
 def has_turns(completion: Any) -> TypeGuard[list[Message]]:
     """Whether a response is a list of messages instead of a text."""
     return isinstance(completion, list)

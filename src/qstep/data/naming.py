@@ -10,7 +10,7 @@ from qstep.data.columns import LISTS, NAMES, RULES, TYPED, typed
 from qstep.data.golds import written_gold
 from qstep.data.inputs import from_table
 from qstep.data.jsonl import RowError, kind_of
-from qstep.data.messages import split_conversation
+from qstep.data.messages import split_conversation, users_turn
 from qstep.data.splitters import joint_of
 from qstep.types import Row
 from qstep.words import counted, listed
@@ -21,20 +21,22 @@ _OF_EACH = ("finish_reason", "pred", "report", "score")
 _MEANING = {"prompt": "question", "gold": "gold answer", "completion": "response"}
 _ADDED = {"problem_id", "sample", "task"}
 """The columns that every row has which this package wrote."""
-_OWN = {"messages": "completion"}
-"""What such a row has in place of a column that can be chosen."""
+USER = "user"
+"""The name by which a user chooses the text that becomes the user's turn: the prompt as a conversation."""
 
 
 def chosen_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
     """The file's name for each column that the user chose, by this package's name.
+
+    `user` and `messages` stand for what they are read as: a prompt of one message, and prompt and response.
 
     Raises ValueError for a column that this package does not read, or a name that is given twice.
     """
     chosen: dict[str, str] = {}
     for name, column in (columns or {}).items():
         own = next((own for own, names in NAMES.items() if name in names), name)
-        if own not in {*RULES, *NAMES, "messages"}:
-            usual = ("question", "answer", "response", "messages")
+        if own not in {*RULES, *NAMES, "messages", USER}:
+            usual = ("question", "answer", "response", "messages", USER)
             others = sorted({*RULES, *(alias for names in NAMES.values() for alias in names)} - {*usual})
             raise ValueError(
                 f"--columns.{name}: qstep reads no column of this name. It reads {', '.join([*usual, *others])}"
@@ -44,6 +46,8 @@ def chosen_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
         if own in chosen or column in chosen.values():
             raise ValueError(f"--columns.{name} {column}: the column {own!r} or {column!r} is chosen twice. Remove one")
         chosen[own] = column
+    if USER in chosen and (other := next((name for name in ("prompt", "messages") if name in chosen), None)):
+        raise ValueError(f"--columns.{USER} and --columns.{other} both choose the question. Remove one")
     return chosen
 
 
@@ -63,17 +67,25 @@ def training_row(path: Path, line: int, written: Row, chosen: Mapping[str, str])
     """A row to train on, under this package's names: the chosen columns, or else those whose names are known.
 
     A row that this package wrote keeps its names, so one choice serves a user's training file and a graded file for
-    evaluation. `text` is read as the response only if it is chosen, since in other files it has the prompt as well.
+    evaluation. A prompt that is text becomes a conversation if it is chosen as `user`. `text` is read as the response
+    only if it is chosen, since in other files it has the prompt as well.
 
     Raises RowError if the row lacks a chosen column, or if two known names have different values.
     """
     ours = written.keys() >= _ADDED
-    others = {own: column for own, column in chosen.items() if not (ours and _OWN.get(own, own) in written)}
+    others = {own: column for own, column in chosen.items() if not (ours and _has_own(written, own, column))}
     row = with_chosen(path, line, written, others) if others else written
     if "messages" in others:
         return _with_turns(path, line, row)
     renames = {_known(path, line, row, own): own for own in ("prompt", "completion") if own not in row}
     return {renames.get(name, name): value for name, value in row.items()}
+
+
+def _has_own(row: Row, own: str, column: str) -> bool:
+    """Whether a row that this package wrote has what the user chose under another name."""
+    if own == USER:
+        return "prompt" in row and not (column == "prompt" and isinstance(row["prompt"], str))
+    return ("completion" if own == "messages" else own) in row
 
 
 def _known(path: Path, line: int, row: Row, own: str) -> str | None:
@@ -83,7 +95,7 @@ def _known(path: Path, line: int, row: Row, own: str) -> str | None:
 
 def is_chosen(chosen: Collection[str], own: str) -> bool:
     """Whether the user chose what is read as this column."""
-    return own in chosen or (own != "gold" and "messages" in chosen)
+    return own in chosen or (own != "gold" and "messages" in chosen) or (own == "prompt" and USER in chosen)
 
 
 def column_of(path: Path, line: int, row: Row, own: str, chosen: Collection[str]) -> str | None:
@@ -226,18 +238,27 @@ def _taken(path: Path, line: int, row: Row, chosen: Mapping[str, str]) -> tuple[
     """The row with those of the chosen columns that it has, and those that it lacks."""
     lacking = {own: column for own, column in chosen.items() if column not in row}
     taken = {column: own for own, column in chosen.items() if column in row}
-    replaced = {*taken.values()} - taken.keys()
+    replaced = {*map(_read_as, taken.values())} - taken.keys()
     found = {}
     for name, value in row.items():
         if name in taken:
-            found[taken[name]] = _as_chosen(path, line, taken[name], value)
+            found[_read_as(taken[name])] = _as_chosen(path, line, taken[name], name, value)
         elif name not in replaced:
             found[name] = value
     return found, lacking
 
 
-def _as_chosen(path: Path, line: int, own: str, value: Any) -> Any:
+def _read_as(own: str) -> str:
+    return "prompt" if own == USER else own
+
+
+def _as_chosen(path: Path, line: int, own: str, column: str, value: Any) -> Any:
     """The value of a chosen column. A cell of a CSV file is read as one of that column's own name would be."""
+    if own == USER:
+        try:
+            return users_turn(value)
+        except ValueError as error:
+            raise RowError(path, line, column, str(error)) from None
     is_cell = (isinstance(value, str) and own in TYPED) or (value is None and own == "completion")
     if not (is_cell and from_table(path, line)):
         return value

@@ -37,7 +37,8 @@ _NEWER = {"prompts", "instruction"}
 
 _OTHER_KIND = {
     "messages": "is a conversation, and the scorer was trained on strings. Give a string (--conversational false)",
-    "string": "is a string, and the scorer was trained on conversations. Give a conversation (--conversational true)",
+    "string": "is a string, and the scorer was trained on conversations. Give a conversation (--conversational true "
+    "for problems, --columns.user COLUMN for a file of responses)",
 }
 
 

@@ -112,7 +112,7 @@ def policy_rows(
     if tokenizer is not None and tokenizer.chat_template and dataset.index.prompts == "string" and here()[0] == 0:
         _log.warning(
             "%s: the prompts are texts, so this model's chat template is not applied. If it will be asked through its "
-            'template, give each prompt as messages: [{"role": "user", "content": "..."}]',
+            "template, make each prompt the user's turn: --columns.user COLUMN",
             source,
         )
     warn_of_contradictions(source, dataset.index)

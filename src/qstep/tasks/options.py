@@ -49,7 +49,7 @@ class ColumnOptions(Options):
 
     Args:
         columns: the file's column for one that qstep reads, such as `--columns.answer ground_truth`. It is renamed, and
-            replaces a column that has qstep's name already.
+            replaces a column that has qstep's name already. `--columns.user question` makes a text the user's turn.
     """
 
     GROUP = "column options"
