@@ -57,6 +57,10 @@ def test_an_image_is_refused_by_row_and_field() -> None:
 def test_reasoning_is_the_thinking_part(name: str) -> None:
     assert answer(content="\n4", **{name: "two and two\n"}) == "<think>\ntwo and two\n</think>\n\n4"
     assert answer(content="<think>\nso\n</think>\n\n4", **{name: "so"}) == "<think>\nso\n</think>\n\n4"
+    assert answer(content="", **{name: "two and"}) == answer(**{name: "two and"}) == "<think>\ntwo and", "never closed"
+    called = {"role": "assistant", "tool_calls": [CALL], name: "two and two"}
+    [first, *_] = checked(completion=[called, *TURNS[1:]])["completion"]
+    assert first["content"] == "<think>\ntwo and two\n</think>\n\n"
     with pytest.raises(RowError, match="of 'user' with reasoning"):
         checked(prompt=[{"role": "user", "content": "2+2?", name: "hm"}])
 
@@ -133,6 +137,25 @@ def test_a_data_set_may_mix_one_turn_and_several() -> None:
     assert graded["verdict"] == ["right", "right"]
     rows = [checked(**row)["completion"] for row in graded]
     assert rows == [TURNS, "The answer is 4."]
+
+
+def test_a_data_set_keeps_the_arguments_of_different_tools() -> None:
+    """A column of `datasets` has one type, so objects with other keys are written as JSON text, as servers do."""
+
+    def calls(*arguments: dict[str, Any]) -> list[Any]:
+        turns = [[{**TURNS[0], "tool_calls": [{"function": {"name": "f", "arguments": a}}]}] for a in arguments]
+        rows = [{"prompt": PROMPT, "answer": "4", "completion": [*turn, *TURNS[1:]]} for turn in turns]
+        as_text = json.loads(json.dumps(rows))
+        for row in as_text:
+            function = row["completion"][0]["tool_calls"][0]["function"]
+            function["arguments"] = json.dumps(function["arguments"])
+        graded = list(qstep.grade(datasets.Dataset.from_list(as_text)))
+        assert [checked(**row)["completion"] for row in graded] == [row["completion"] for row in rows]
+        return [row["completion"][0]["tool_calls"][0]["function"]["arguments"] for row in graded]
+
+    assert calls({"a": 2, "b": 2}, {"x": 9}) == ['{"a": 2, "b": 2}', '{"x": 9}']
+    assert calls({"x": 4}, {"x": "four"}) == ['{"x": 4}', '{"x": "four"}']
+    assert calls({"x": 4}, {"x": 9}) == [{"x": 4}, {"x": 9}]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,24 @@ def test_a_response_ends_at_a_text() -> None:
         assert TOKENIZER.decode(r.token_ids) == r.text and len(r.logps) == len(r.token_ids)
 
 
+@pytest.mark.parametrize("said", ["stop_reason", "matched_stop", None])
+def test_a_server_may_leave_out_the_text_that_a_response_ends_at(said: str | None) -> None:
+    """OpenAI's servers do. A search would take each first step for a complete response."""
+
+    def trimmed(body: Body, number: int) -> tuple[int, bytes]:
+        texts = {"#35": EOS, "5*7=35": "\n"}
+        made = [{"text": text, "finish_reason": "stop", **({said: end} if said else {})} for text, end in texts.items()]
+        return 200, json.dumps({"choices": made}).encode()
+
+    with serving(trimmed) as server:
+        if said is None:
+            with pytest.raises(EndpointError, match="does not say whether a response ended"):
+                drawn(server, Request("p", PROMPT, [0, 1]), settings(stop="\n"))
+            return
+        found = drawn(server, Request("p", PROMPT, [0, 1]), settings(stop="\n"))
+    assert [(r.text, r.finish_reason) for r in found] == [("#35", "stop"), ("5*7=35\n", "step")]
+
+
 def test_a_call_says_all_that_the_distribution_follows_from() -> None:
     with serving() as server:
         drawn(server, Request("p", PROMPT, [0, 1], max_new_tokens=9), settings(temperature=0.5, top_p=0.9))

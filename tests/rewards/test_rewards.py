@@ -14,6 +14,9 @@ import pytest
 import torch
 
 import qstep
+from byte_tokenizer import byte_tokenizer
+from chats import PROMPT as ASKED
+from chats import TURNS
 from pooling_server import answering, pooled
 from qstep.losses import potential_based_rewards
 from qstep.scoring import StepScorer
@@ -175,6 +178,35 @@ def test_a_cut_off_answer_is_recognised_by_the_tokens_of_a_chat(smollm2: Any) ->
     asked = [[{"role": "user", "content": "2 + 3?"}]] * 3
     tokens = [[5, end], [5], []]
     assert reward(asked, ["So 5"] * 3, tokens, answer=["5"] * 3) == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("[THINK]So the answer is 4. But", 0.0), ("[THINK]It is 4?[/THINK]Hm.", 0.0), ("[THINK]5?[/THINK]It is 4.", 1.0)],
+)
+def test_marks_that_trainers_leave_out_are_read_from_the_tokens(text: str, wanted: float) -> None:
+    """Magistral's and gpt-oss' marks are special tokens, and TRL decodes without special tokens."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    tokens = [*tokenizer.encode(text), tokenizer.eos_token_id]
+    decoded = tokenizer.decode(tokens, skip_special_tokens=True)
+    assert "[THINK]" not in decoded
+    assert qstep.OutcomeReward("math", tokenizer=tokenizer)(["2+2?"], [decoded], [tokens], answer=["4"]) == [wanted]
+
+
+@pytest.mark.parametrize("last", [{"role": "tool", "content": "4"}, {"role": "assistant", "content": ""}])
+def test_a_conversation_that_stops_without_a_word_has_no_answer(last: dict[str, str], folder: Path, url: str) -> None:
+    """TRL gives one if the policy's last turn is empty, or if there was no room for it after the tool's message."""
+    turns = [*TURNS[:1], *([TURNS[1]] if last["role"] == "assistant" else []), last]
+    assert qstep.OutcomeReward("math")([ASKED] * 2, [TURNS, turns], answer=["4"] * 2) == [1.0, 0.0]
+    assert qstep.StepReward(folder, endpoint=url)([ASKED], [turns]) == [0.0]
+
+
+def test_reasoning_without_a_reply_is_thinking_that_is_never_closed(folder: Path, url: str) -> None:
+    """So TRL's parser gives a trace that was cut off in its thinking."""
+    cut = [{"role": "assistant", "reasoning_content": "7+8=5", "content": ""}]
+    assert qstep.StepReward(folder, endpoint=url)([PROMPT], [cut]) == [0.0]
+    assert qstep.OutcomeReward("math")([PROMPT], [cut], answer=["5"]) == [0.0]
 
 
 @pytest.mark.parametrize(

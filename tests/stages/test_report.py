@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qstep.cli import main
-from qstep.data import write_json, write_jsonl
+from qstep.data import RowError, read_rows, write_json, write_jsonl
 from qstep.evals import PolicyEvaluation, VerdictCounts, policy_report, write_result
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from qstep.stages.report import ReportConfig, report
@@ -179,7 +179,8 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     result = choice(tmp_path / "c.json", pqm=rows)
     write_json(tmp_path / "other.json", {"loss": 1.0})
     (tmp_path / "list.json").write_text("[]")
-    other = scored(tmp_path / "steps.jsonl", {"a": [2.0, -1.0]}, completions=["7+8=5\n#5"], labels=[True])
+    whole = {"completions": ["7+8=5\n#5"], "labels": [True], "q_values": [1.0], "successes": None, "trials": None}
+    other = scored(tmp_path / "steps.jsonl", {"a": [2.0, -1.0]}, **whole)
     page = tmp_path / "page.html"
     for config, says in (
         (ReportConfig(tmp_path / "other.json", page), "other.json is not a result of"),
@@ -192,6 +193,31 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=says):
             report(config)
     assert not page.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"score": "high"}, "field 'score': is 'high'; give a finite number"),
+        ({"score": None, "verdict": "correct"}, "field 'verdict': is 'correct'; give 'right'"),
+        ({"answer": 5}, "field 'answer': is 5; give a string or null"),
+        ({"prompt": None}, "field 'prompt'"),
+        ({"q_values": [1.0] * 9}, "field 'q_values': has 9 entries, and completions has 2"),
+        ({"verdict": None}, "field 'verdict': is missing; run `qstep grade`"),
+    ],
+)
+def test_a_bad_row_of_examples_or_labels_is_named(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    rows = scored(tmp_path / "rows.jsonl", {"a": [2.0, -1.0]})
+    result, bad = choice(tmp_path / "c.json", pqm=rows), tmp_path / "bad.jsonl"
+    first, second = read_rows(rows)
+    write_jsonl(bad, [first, second | change])
+    with pytest.raises(RowError, match=rf"bad\.jsonl, line 2, {says}"):
+        report(ReportConfig(result, tmp_path / "page.html", examples={"pqm": bad}))
+    write_jsonl(bad, [first, {name: value for name, value in second.items() if name != "id"}])
+    with pytest.raises(RowError, match=r"bad\.jsonl, line 2, field 'id': is missing"):
+        report(ReportConfig(result, tmp_path / "page.html", labels={"exact": rows, "monte_carlo": bad}))
+    write_jsonl(bad, [{name: value for name, value in row.items() if name != "answer"} for row in (first, second)])
+    report(ReportConfig(result, tmp_path / "page.html", examples={"pqm": bad}))
 
 
 def test_the_command_line(tmp_path: Path) -> None:

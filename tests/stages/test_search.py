@@ -283,11 +283,18 @@ def test_votes_of_candidates(tmp_path: Path) -> None:
 
     assert of["unfinished"] == 0
 
+    write_jsonl(tmp_path / "bare.jsonl", [{k: v for k, v in r.items() if k != "answer"} for r in read_rows(graded)])
+    output = compare_search(CompareSearchConfig({"beam": tmp_path / "bare.jsonl"}, tmp_path / "bare.json"))
+    assert json.loads(output.read_text())["searches"]["beam"]["chosen"]["mean"] == 1.0, "a vote needs answers"
+
     for change, message in (
         (lambda rows: [row | {"chosen": False} for row in rows], "has 3 rows, 0 of them chosen"),
         (lambda rows: rows[:2], "has 2 rows, 0 of them chosen, but its search wrote 3"),
         (lambda rows: [{k: v for k, v in row.items() if k != "search"} for row in rows], "'p#0' has no search: run"),
         (lambda rows: [{k: v for k, v in row.items() if k != "verdict"} for row in rows], "run `qstep grade` on the"),
+        (lambda rows: [{k: v for k, v in row.items() if k != "score"} for row in rows], "'p#0' has no score: run"),
+        (lambda rows: [row | {"search": "beam"} for row in rows], "'p#0' has 'beam' as its search. Give the rows"),
+        (lambda rows: [row | {"search": spent | {"candidates": "3"}} for row in rows], "as its search. Give the rows"),
         (lambda rows: [*rows, *({**r, "problem_id": "q", "id": f"q{r['id']}", "search": spent | {"width": 8}}
                                for r in rows)], "problem 'q' was searched with .*'width': 8"),
     ):  # fmt: skip

@@ -66,21 +66,27 @@ def plain_prompt(prompt: Any, tools: Any = None) -> Any:
     return messages
 
 
-def plain_completion(completion: Any) -> Any:
+def plain_completion(completion: Any, may_stop: bool = False) -> Any:
     """A response with its messages in one form: the text of a single assistant message, or several turns.
 
-    What is no list of messages is returned unchanged. Raises ValueError for messages that are no response.
+    What is no list of messages is returned unchanged. With `may_stop`, a response may end after a tool's message or
+    with a blank turn, as one does that was cut off; it then ends with a blank turn.
+
+    Raises ValueError for messages that are no response.
     """
     if not _are_messages(completion):
         return completion
     messages = [_plain(message, number) for number, message in enumerate(completion)]
     if not all(map(is_message, messages)):
         return completion
+    if may_stop and messages[-1]["role"] == "tool":
+        messages.append({"role": "assistant", "content": ""})
     for number, message in enumerate(messages):
         role = message.get("role")
         if role not in _SPEAKERS:
             raise ValueError(f"has messages[{number}] of {role!r}; the roles of a response are {', '.join(_SPEAKERS)}")
-        if role == "assistant" and not (message["content"].strip() or "tool_calls" in message) and len(messages) > 1:
+        is_blank = role == "assistant" and not (message["content"].strip() or "tool_calls" in message)
+        if is_blank and len(messages) > 1 and not (may_stop and number == len(messages) - 1):
             raise ValueError(f"has messages[{number}] without content and tool_calls. Leave such a turn out")
     ends = {"begins": messages[0]["role"], "ends": messages[-1]["role"]}
     for end, role in ends.items():
@@ -194,7 +200,7 @@ def _plain(message: Mapping[str, Any], number: int) -> Message:
             raise ValueError(
                 f"{where} of {plain['role']!r} with reasoning, which only an assistant's message may have. Remove it"
             )
-        plain["content"] = _with_thinking(thinking[0], plain["content"])
+        plain["content"] = _with_thinking(thinking[0], plain["content"], ends=bool(held.get("tool_calls")))
     if "tool_calls" in held:
         if plain["role"] != "assistant":
             raise ValueError(
@@ -225,10 +231,13 @@ def _text(content: Any, where: str) -> Any:
     return "".join(texts)
 
 
-def _with_thinking(thinking: str, content: str) -> str:
+def _with_thinking(thinking: str, content: str, ends: bool) -> str:
+    """A message's text with its thinking. The thinking is left open if nothing follows it: no text, nor a tool call."""
     stripped = thinking.strip("\n")
-    if not stripped or "</think>" in content:
+    if not (stripped and isinstance(content, str)) or "</think>" in content:
         return content
+    if not (ends or content.strip()):
+        return f"<think>\n{stripped}"
     return f"<think>\n{stripped}\n</think>\n\n{content.lstrip(chr(10))}"
 
 

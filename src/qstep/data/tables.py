@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -62,14 +63,49 @@ def table_like(table: Any, rows: list[Row], places: Sequence[int]) -> Any:
 
 
 def _of_one_type(rows: list[Row]) -> list[Row]:
-    """The rows, all completions as messages if some are, because a column of `datasets` has one type."""
-    if not any(isinstance(row.get("completion"), list) for row in rows):
-        return rows
+    """The rows for a table in which a column has one type, as those of `datasets` have.
+
+    All completions are messages if some are. Arguments of tool calls are JSON text if they have different keys or
+    types: `datasets` would give each call the keys of all.
+    """
+    if any(isinstance(row.get("completion"), list) for row in rows):
+        rows = [
+            {**row, "completion": [{"role": "assistant", "content": row["completion"]}]}
+            if isinstance(row.get("completion"), str)
+            else row
+            for row in rows
+        ]
+    for column in ("prompt", "completion"):
+        if len({_type(arguments) for row in rows for arguments in _arguments_in(row.get(column))}) > 1:
+            rows = [{**row, column: _with_text_arguments(row[column])} if column in row else row for row in rows]
+    return rows
+
+
+def _arguments_in(messages: Any) -> Iterator[Any]:
+    for message in messages if isinstance(messages, list) else ():
+        for call in message.get("tool_calls", ()):
+            yield call.get("function", call).get("arguments")
+
+
+def _type(value: Any) -> Any:
+    """The type of a value, with the names and types of an object's entries."""
+    if isinstance(value, dict):
+        return frozenset((name, _type(item)) for name, item in value.items())
+    return (list, frozenset(map(_type, value))) if isinstance(value, list) else type(value)
+
+
+def _with_text_arguments(messages: Any) -> Any:
+    if not isinstance(messages, list):
+        return messages
+
+    def as_text(call: Any) -> Any:
+        function = call.get("function", call)
+        function = {**function, "arguments": json.dumps(function.get("arguments"), ensure_ascii=False)}
+        return {**call, "function": function} if "function" in call else function
+
     return [
-        {**row, "completion": [{"role": "assistant", "content": row["completion"]}]}
-        if isinstance(row.get("completion"), str)
-        else row
-        for row in rows
+        {**message, "tool_calls": [*map(as_text, message["tool_calls"])]} if "tool_calls" in message else message
+        for message in messages
     ]
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qstep.data import read_rows
+from qstep.data import check_row, numbered_rows
 from qstep.evals.intervals import numbered, ratio_estimate
 from qstep.evals.measures import Agreement, LabelAgreement, Measured
+from qstep.types import Row
 
 
 def label_agreement(
@@ -120,13 +121,14 @@ def read_label_agreement(files: Mapping[str, Path]) -> LabelAgreement:
     """The `label_agreement` of two files, `exact` and `monte_carlo`, over the rows of the latter.
 
     Raises:
+        RowError: a row has no id, problem_id, steps or labels.
         ValueError: the files have other names, or a row is missing in the exact file or has other steps there.
     """
     if set(files) != {"exact", "monte_carlo"}:
         raise ValueError(f"--labels names {sorted(files)}: give two files, --labels.exact and --labels.monte_carlo")
-    rows = list(read_rows(files["monte_carlo"]))
+    rows = list(_labelled(files["monte_carlo"]))
     wanted = {row["id"] for row in rows}
-    exact = {row["id"]: row for row in read_rows(files["exact"]) if row["id"] in wanted}
+    exact = {row["id"]: row for row in _labelled(files["exact"]) if row["id"] in wanted}
     for row in rows:
         if row["completions"] != exact.get(row["id"], {}).get("completions"):
             raise ValueError(f"{files['exact']} has no row {row['id']!r} with the steps of {files['monte_carlo']}")
@@ -136,3 +138,7 @@ def read_label_agreement(files: Mapping[str, Path]) -> LabelAgreement:
         [row.get("trials") for row in rows],
         [row["problem_id"] for row in rows],
     )
+
+
+def _labelled(path: Path) -> Iterator[Row]:
+    return (check_row(path, line, row, "stepwise", need=("id", "problem_id")) for line, row in numbered_rows(path))

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import expit
 
 from qstep.data import group_key, judged_right, read_groups, read_responses
+from qstep.data.columns import shown
 from qstep.evals.accuracy import Outcomes, accuracy, named_difference
 from qstep.evals.results import ANSWERS, Search, SearchComparison, Tokens
 from qstep.evals.verifiers import votes_of_finished
@@ -154,7 +155,20 @@ def _read(path: Path, task: str) -> tuple[Row, dict[tuple[str, str], Searched]]:
 def _checked(path: Path, task: str) -> Iterator[Row]:
     """The rows of a graded search. Raises ValueError, naming the row, if one is not."""
     for row in read_responses(path, task=task, accept=Tasks(task).of):
-        for column, command in (("search", "search"), ("chosen", "search"), ("verdict", "grade")):
+        for column in ("search", "chosen", "score", "finish_reason", "verdict"):
             if column not in row:
+                command = "grade" if column == "verdict" else "search"
                 raise ValueError(f"{path}: row {row['id']!r} has no {column}: run `qstep {command}` on the file first")
+        if not _is_of_search(row["search"]):
+            raise ValueError(
+                f"{path}: row {row['id']!r} has {shown(row['search'])} as its search. Give the rows as `qstep search` "
+                "wrote them, graded"
+            )
         yield row
+
+
+def _is_of_search(how: Any) -> bool:
+    """Whether a value is what `qstep search` writes: the settings, and the counts of tokens and candidates."""
+    if not isinstance(how, dict) or not {"method", "width", "token_budget"} <= how.keys():
+        return False
+    return all(type(how.get(name)) is int for name in ("tokens_generated", "tokens_scored", "candidates"))

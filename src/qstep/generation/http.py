@@ -80,8 +80,9 @@ class HTTPEngine:
         """Yields every request once with its responses, in the order of completion; see `Engine.sample`.
 
         Raises:
-            EndpointError: all tries of a request failed, the server refused it, or it was never reached. Other
-                requests that are complete are yielded before.
+            EndpointError: all tries of a request failed, the server refused it, or it was never reached. Also if
+                `settings.stop` is given and the server does not say what ended a response. Other requests that are
+                complete are yielded before.
             ValueError: `settings.stop` is given, and prompts are sent as text.
         """
         if settings.stop is not None and self.prompts_as == "text":
@@ -160,7 +161,7 @@ class HTTPEngine:
             if (end := end_of_turn(self.tokenizer)) is not None:
                 body["stop_token_ids"] = [end]
             if settings.stop is not None:
-                body |= {"stop": [settings.stop], "include_stop_str_in_output": True}
+                body |= {"stop": [settings.stop], "include_stop_str_in_output": True, "no_stop_trim": True}
             if self._marked:
                 body["skip_special_tokens"] = False
         elif (end := end_of_turn(self.tokenizer)) is not None:
@@ -192,6 +193,26 @@ class HTTPEngine:
         as_drawn = settings.temperature == 0 or (settings.temperature == 1 and settings.top_p == 1)
         return as_drawn or self.logprobs == "processed"
 
+    def _with_stop(self, choice: dict[str, Any], text: str, stop: str) -> tuple[str, Ending]:
+        """The text with the stop string that a server left out, and whether that or the text's own end was reached.
+
+        Servers report "stop" for both. vLLM says which it was in `stop_reason`, SGLang in `matched_stop`.
+        """
+        if stop in text:
+            return text, "step"
+        reached = [choice[name] for name in ("stop_reason", "matched_stop") if name in choice]
+        if stop in reached:
+            return text + stop, "step"
+        ids = choice.get("token_ids")
+        ended = isinstance(ids, list) and bool(ids) and ids[-1] in self._ends(choice)
+        if not (reached or ended):
+            raise EndpointError(
+                f"{self.server.url} does not say whether a response ended or reached the end of a step: it left out "
+                "the stop string, and gave no stop_reason, matched_stop or token_ids. A search needs another server "
+                "(vLLM, SGLang) or engine"
+            )
+        return text, "stop"
+
     def _response(self, choice: dict[str, Any], sample: int, limit: int, settings: SamplingSettings) -> Response | None:
         """A choice as a response; None if it is not usable."""
         text, said = choice.get("text"), choice.get("finish_reason")
@@ -199,8 +220,8 @@ class HTTPEngine:
             return None
         text = self._without_special(text) if self._marked else text
         reason: Ending = "stop" if said == "stop" else "length"
-        if reason == "stop" and settings.stop is not None and settings.stop in text:
-            reason = "step"  # servers report "stop" for both
+        if reason == "stop" and settings.stop is not None:
+            text, reason = self._with_stop(choice, text, settings.stop)
         ids = choice.get("token_ids")
         if not isinstance(ids, list) or not 0 < len(ids) <= limit or not all(map(_is_id, ids)):
             return Response(sample, text, None, None, reason)

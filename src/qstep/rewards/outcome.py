@@ -23,7 +23,8 @@ class OutcomeReward(Reading):
     Args:
         task: the task that grades: `math`, `miniature`, `reasoning_gym:<family>`, or your own, `module:object`.
         gold: the column of the data set with the right answer.
-        tokenizer: the policy's tokenizer. With it, `completion_ids` show which completions were cut off.
+        tokenizer: the policy's tokenizer. With it, `completion_ids` show which completions were cut off, and where the
+            thinking begins and ends if its marks are special tokens.
         thinking_opened: the mark with which the policy's chat template opens the thinking, such as `<think>`. A prompt
             that is a string shows it by itself.
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qstep.data import checked_prompt
-from qstep.data.chat import ending
+from qstep.data import checked_prompt, decode_text, has_turns
+from qstep.data.chat import ending, marks_as_text
 from qstep.data.messages import plain_completion
 from qstep.grading.thinking import opened_by
 from qstep.types import Row
@@ -22,7 +22,8 @@ class Reading:
     """How completions are read.
 
     Args:
-        tokenizer: the policy's tokenizer. With it, `completion_ids` show which completions were cut off.
+        tokenizer: the policy's tokenizer. With it, `completion_ids` show which completions were cut off, and where the
+            thinking begins and ends if its marks are special tokens.
         thinking_opened: the mark with which the policy's chat template opens the thinking.
     """
 
@@ -53,9 +54,16 @@ class Reading:
                 row["thinking_opened"] = self.thinking_opened
             if completion_ids is not None:
                 row["completion_ids"] = [int(token) for token in completion_ids[index]]
+                self._restore_marks(row)
             if (done := self._has_ended(row) if ended is None else ended[index]) is not None:
                 row["finish_reason"] = "stop" if done else "length"
         return rows
+
+    def _restore_marks(self, row: Row) -> None:
+        """Reads a response from its tokens if the marks of thinking are special tokens, which trainers leave out."""
+        if self.tokenizer is None or has_turns(row["completion"]) or marks_as_text(self.tokenizer) is self.tokenizer:
+            return
+        row["completion"] = decode_text(self.tokenizer, row["completion_ids"])
 
     def _has_ended(self, row: Row) -> bool | None:
         """Whether the tokens end with an end of sequence or of a turn. None if that is unknown."""
@@ -86,7 +94,7 @@ def check_count(name: str, values: Sequence[Any], count: int) -> None:
 def _row(index: int, prompt: Any, completion: Any) -> Row:
     where = f"completions[{index}]"
     try:
-        plain = plain_completion(completion)
+        plain = plain_completion(completion, may_stop=True)
     except ValueError as error:
         raise ValueError(f"{where} {error}") from None
     if not isinstance(plain, str) and plain is completion:

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from qstep.data import checked_prompt, has_turns, last_text, row_step_ends, spread_scores, with_steps
+from qstep.data import checked_prompt, final_text, has_turns, last_text, row_step_ends, spread_scores, with_steps
 from qstep.rewards.reading import Reading, column
 from qstep.tasks.task import unanswered
 from qstep.types import Row
@@ -42,7 +42,8 @@ class StepReward(Reading):
             folder. Only its config.json and its tokenizer are read.
         question: the column of the data set with the question as the scorer reads it. The default is the prompt.
         max_tokens: maximum number of tokens scored at once.
-        tokenizer: the policy's tokenizer. With it, `completion_ids` show which completions were cut off.
+        tokenizer: the policy's tokenizer. With it, `completion_ids` show which completions were cut off, and where the
+            thinking begins and ends if its marks are special tokens.
         thinking_opened: the mark with which the policy's chat template opens the thinking, such as `<think>`.
 
     Raises:
@@ -136,7 +137,10 @@ class StepReward(Reading):
             if not self._has_warned:
                 self._warn(questions, name)
             split = [with_steps(row, self._scorer.step_separator) for row in rows]
-            complete = [row["completions"] != [] and unanswered(row) is None for row in split]
+            complete = [
+                row["completions"] != [] and final_text(row["completion"]).strip() != "" and unanswered(row) is None
+                for row in split
+            ]
             read = [row | {"prompt": question} for row, question in zip(split, questions, strict=True)]
             found = iter(
                 self._step_rewards([row for row, is_complete in zip(read, complete, strict=True) if is_complete])

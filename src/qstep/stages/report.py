@@ -118,7 +118,7 @@ def _examples(config: ReportConfig) -> Iterator[Examples]:
     files = {"verifier": config.examples} if isinstance(config.examples, Path) else config.examples or {}
     for name, path in files.items():
         yield choose_examples(
-            _scored(path),
+            _scored(path, config.task),
             name,
             problems=config.example_problems,
             responses=config.example_responses,
@@ -126,14 +126,8 @@ def _examples(config: ReportConfig) -> Iterator[Examples]:
         )
 
 
-def _scored(path: Path) -> Iterator[Row]:
-    """The rows of a graded and scored file. Raises ValueError, naming the row, if one is not."""
-    from qstep.data import read_rows
+def _scored(path: Path, task: str) -> Iterator[Row]:
+    """The rows of a graded and scored file. Raises RowError for a row that is not."""
+    from qstep.data import read_responses
 
-    for row in read_rows(path):
-        for column, command in (("verdict", "grade"), ("score", "score")):
-            if column not in row:
-                raise ValueError(
-                    f"--examples {path}: row {row.get('id')!r} has no {column}. Run `qstep {command}` on the file first"
-                )
-        yield row
+    return read_responses(path, task=task, need=("verdict", "score"))

@@ -177,7 +177,7 @@ def answer_classes_of(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[int 
     number: dict[str, int] = {}
     firsts: list[str] = []
     for row in rows:
-        answer = row["answer"]
+        answer = row.get("answer")
         if answer is None or not answer.strip():
             classes.append(None)
             continue
