@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import qstep
@@ -93,6 +94,35 @@ def test_options_of_training_are_checked_as_the_commands_are(
     rows = [{"prompt": "1+1=", "completion": "2", "label": True}]
     with pytest.raises(ValueError, match=problem):
         qstep.train("dqo", rows, model="no/model", output_dir=tmp_path, **options)
+
+
+def test_numbers_of_numpy_are_numbers_and_none_is_no_number(base: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "1+2*3=", "completions": ["1+2=3"], "labels": [True]}]
+    options = {"model": base, "output_dir": tmp_path / "pqm", "report_to": "none", "save_strategy": "no"}
+    assert qstep.train("bce", rows, max_steps=np.int64(1), learning_rate=np.float64(1e-4), **options).is_dir()
+    with pytest.raises(ValueError, match="learning_rate is None: leave it out for its default"):
+        qstep.train("bce", rows, learning_rate=None, **options)
+
+
+def test_a_verdict_is_no_score(caplog: pytest.LogCaptureFixture) -> None:
+    """Files of other projects have a score that says whether the answer is right."""
+    problem = {"question": "2+2?", "answer": "4", "responses": ["#### 4", "#### 5"]}
+    graded = qstep.grade([problem])
+    qstep.best_of_n([{**row, "score": row["reward"]} for row in graded])
+    assert "the score of 'scorer' is 1 for each right answer and 0 for each wrong one" in caplog.text
+    caplog.clear()
+    qstep.best_of_n([{**row, "score": row["reward"] - 0.5} for row in graded])
+    assert not caplog.text
+    with pytest.raises(ValueError, match="1 is the name of a table; give each table the name of its scorer"):
+        qstep.best_of_n({1: graded})
+
+
+def test_a_row_that_is_too_long_is_named_by_its_place(folder: Path) -> None:
+    rows = [{"question": "1+2*3=", "response": "1+2=3"}, {"question": "1+2*3=", "response": "1+2=3\n" * 400}]
+    with pytest.raises(ValueError, match=r"rows\[1\]"):
+        qstep.score(rows, folder)
+    [scored] = qstep.score(rows[:1], folder)
+    assert scored["id"].endswith("#0")
 
 
 def test_an_output_folder_is_needed() -> None:

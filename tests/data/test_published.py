@@ -249,7 +249,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     )
     for path, says in (
         (deep, "deep.json cannot be read: its JSON is nested too deeply"),
-        (half, "half.json, row 2: holds something that is not JSON: .*surrogates not allowed"),
+        (half, "half.json, row 2: column .* holds what JSON cannot .*surrogates not allowed"),
         (tmp_path / "rows.csv", "rows.csv has no rows"),
         (listed, "list.jsonl, line 1: a list, not a JSON object. Correct or delete this line"),
         (separator, "line 1, field 'step_separator': is 5; it must be the string between steps"),
@@ -352,7 +352,7 @@ def test_parquet_and_the_hub_give_the_same_rows(tmp_path: Path, monkeypatch: pyt
         table = datasets.Dataset.from_list([row])
         table.to_parquet(tmp_path / f"{name}.parquet")
         assert read(tmp_path / f"{name}.parquet")[0] == expected
-        monkeypatch.setattr(datasets, "load_dataset", lambda *names, split, table=table: table)
+        monkeypatch.setattr(datasets, "load_dataset", lambda *names, table=table, **chosen: table)
         source = Source.of("owner/set", split="test", config="hard")
         (hub, *_) = read_published(source, Reading(recognise(source)), Audit())
         assert hub["source"] == "owner/set/hard/test" and hub["labels"] == expected[0]["labels"]

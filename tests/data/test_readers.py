@@ -133,18 +133,24 @@ def test_hub_ids(monkeypatch: pytest.MonkeyPatch) -> None:
 
     asked = []
 
-    def load_dataset(*names: Any, split: str) -> Any:
-        asked.append((*names, split))
+    def load_dataset(*names: Any, split: str, revision: str | None) -> Any:
+        asked.append((*names, split, *([revision] if revision else [])))
         return datasets.Dataset.from_list([GSM8K])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert load_problems("openai/gsm8k", split="test")[0].id == "openai/gsm8k/test/0"
     load_problems("owner/data:hard")
     load_problems("owner/data")
+    load_problems("owner/train@v1.0:hard", split="test")
+    with pytest.raises(
+        ValueError, match="owner/data@v1:hard/dev has a split: give owner/data@v1:hard, and --split dev"
+    ):
+        load_problems("owner/data@v1:hard/dev")
     assert asked == [
         ("openai/gsm8k", "main", "test"),
         ("owner/data", "hard", "train"),
         ("owner/data", None, "train"),
+        ("owner/train", "hard", "test", "v1.0"),
     ]
 
 

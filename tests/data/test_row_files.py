@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,23 @@ def test_a_null_counts_as_missing_in_every_file(tmp_path: Path) -> None:
         assert not found.keys() & {"finish_reason", "gold", "sample"}, name
     unnamed = [{"problem": None, "question": "1+1=", "response": "2"}]
     assert index_rows(write(tmp_path, "b.jsonl", unnamed), "prompt-completion").row(0)["prompt"] == "1+1="
+
+
+def test_a_column_that_nothing_reads_is_no_obstacle(tmp_path: Path) -> None:
+    """Times become text and NaN null, in a file, in memory and for training alike. What JSON cannot hold is named."""
+    at = datetime(2026, 1, 2, 3, 4)
+    frame = pandas.DataFrame([{**row, "at": at, "x": float("nan")} for row in ROWS])
+    frame.to_parquet(tmp_path / "rows.parquet")
+    for rows in (read_rows(tmp_path / "rows.parquet"), index_rows(tmp_path / "rows.parquet", "unpaired")):
+        first = next(iter(rows)) if not hasattr(rows, "row") else rows.row(0)
+        assert (first["at"], first["x"], first["completion"]) == ("2026-01-02T03:04:00", None, ROWS[0]["completion"])
+    qstep.write_rows(frame, tmp_path / "rows.jsonl")
+    assert [row["at"] for row in read_rows(tmp_path / "rows.jsonl")] == ["2026-01-02T03:04:00"] * 2
+    frame["image"] = [None, b"\xff"]
+    frame.to_parquet(tmp_path / "images.parquet")
+    with pytest.raises(RowError, match=r"images\.parquet, row 2: column 'image' holds what JSON cannot .* Drop"):
+        list(read_rows(tmp_path / "images.parquet"))
+    with pytest.raises(ValueError, match=r"^rows\[1\]: column 'image' holds what JSON cannot"):
+        qstep.write_rows(frame, tmp_path / "images.jsonl")
+    with pytest.raises(ValueError, match="write_rows writes JSON lines"):
+        qstep.write_rows(frame, tmp_path / "images.parquet")

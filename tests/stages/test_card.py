@@ -168,6 +168,33 @@ def test_a_policy_s_card(base: Path, rows_file: Path, tmp_path: Path) -> None:
     assert "AutoModelForCausalLM" in card.text and "Step contract" not in card.text and "| `beta` | 0.05 |" in card.text
 
 
+def test_results_belong_to_a_policy_by_its_weights(
+    base: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by its folder: the policy may be trained again there, or move. A file of problems may be gone by then."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    write_jsonl(Path("data/problems.jsonl"), [{"question": "1+1=\n", "answer": "2"}])
+    for seed in (1, 2):
+        train = ("train", "sft", "--train_file", rows_file, "--model_name_or_path", base, "--seed", seed)
+        assert run(*train, "--output_dir", f"policy{seed}", *TRAINING) == 0
+    evaluate = ("evaluate", "--model_name_or_path", "policy1", "--dataset_name", "data/problems.jsonl")
+    assert run(*evaluate, "--max_new_tokens", 4, "--output_dir", "judged") == 0
+    shutil.rmtree("data")
+    Path("policy1").rename("moved")
+    Path("policy2").rename("policy1")
+    capsys.readouterr()
+    assert run("card", "--model", "policy1", "--results", "judged/results.json") == 1
+    assert "has results of another model" in capsys.readouterr().err
+    assert run("card", "--model", "moved", "--results", "judged/results.json") == 0
+    (first, *_) = valid(Path("moved/README.md")).data.eval_results or []
+    assert first.dataset_type == first.dataset_name == "problems.jsonl" and first.dataset_split is None
+    results = json.loads(Path("judged/results.json").read_text())
+    Path("old.json").write_text(json.dumps(results | {"policy": None}))
+    assert run("card", "--model", "moved", "--results", "old.json") == 1
+    assert "does not say which files the policy had: evaluate it again" in capsys.readouterr().err
+
+
 def test_an_adapter_s_card_replaces_peft_s(base: Path, rows_file: Path, tmp_path: Path) -> None:
     """peft writes a card of its own, with the base model's path in it."""
     pytest.importorskip("peft")

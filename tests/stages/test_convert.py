@@ -160,7 +160,7 @@ def test_a_hub_id_with_split_and_configuration(tmp_path: Path, monkeypatch: pyte
 
     asked = []
 
-    def load_dataset(*names: Any, split: str) -> Any:
+    def load_dataset(*names: Any, split: str, revision: str | None) -> Any:
         asked.append((*names, split))
         return datasets.Dataset.from_list([TRL, TRL])
 
@@ -221,7 +221,7 @@ def test_the_pages_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     sets = {"peiyi9979/Math-Shepherd": "math_shepherd", "Qwen/ProcessBench": "processbench"}
     sets |= {"hitsmy/PRMBench_Preview": "prmbench", "trl-lib/math_shepherd": "trl_stepwise"}
 
-    def load_dataset(name: str, config: str | None, *, split: str) -> Any:
+    def load_dataset(name: str, config: str | None, *, split: str, revision: str | None) -> Any:
         return datasets.Dataset.from_list([FORMATS[sets[name]]])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

@@ -129,7 +129,10 @@ def test_errors_name_the_rows_that_were_given(base: Path, rows: list[dict[str, A
     args = PolicyConfig(output_dir=str(tmp_path), **OPTIONS)
     unusable = [
         ([*rows[:12], {"prompt": "a"}], r"^train_dataset\[12\], field 'completion': is missing"),
-        ([*rows[:2], {"prompt": "a", "completion": {1, 2}}], r"^train_dataset\[2\] cannot be written as JSON: .* set "),
+        (
+            [*rows[:2], {"prompt": "a", "completion": {1, 2}}],
+            r"^train_dataset\[2\]: column .* holds what JSON cannot .*set ",
+        ),
         ([*rows[:5], rows[2]], r"^train_dataset\[5\], field 'id': .* occurs twice \(first on train_dataset\[2\]\)"),
         ([], r"^train_dataset has no rows"),
         ([{**rows[0], "label": False}], r"^train_dataset: no row can be used\. Left out: {'not right': 1}"),

@@ -131,6 +131,9 @@ def _groups(rows: Any, task: str, columns: Mapping[str, str] | None) -> list[Sco
     from qstep.tasks import Tasks, answer_classes_of
 
     by_name = rows if isinstance(rows, Mapping) else {None: rows}
+    for name in by_name:
+        if not (name is None or isinstance(name, str)):
+            raise ValueError(f"{name!r} is the name of a table; give each table the name of its scorer, such as 'pqm'")
     tables = {
         name: responses_of(
             table,

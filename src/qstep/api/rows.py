@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -44,7 +44,10 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> None:
 
     Args:
         rows: a list of dicts, a `datasets.Dataset` or a pandas `DataFrame`.
-        path: the file. Its name should end in `.jsonl`.
+        path: the file. Its name ends in `.jsonl` or `.ndjson`.
+
+    Raises:
+        ValueError: the name has another ending, or a row has what JSON cannot hold. The message names the column.
 
     Example:
         >>> qstep.write_rows([{"question": "2 + 3?", "answer": "5", "response": "#### 5"}], "mine.jsonl")
@@ -52,9 +55,19 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> None:
         {"question": "2 + 3?", "answer": "5", "response": "#### 5"}
         <BLANKLINE>
     """
-    from qstep.data import write_jsonl
+    from qstep.data.jsonl import dump_foreign_row, write_whole
 
-    write_jsonl(Path(path), plain_rows(rows))
+    if Path(path).suffix not in (".jsonl", ".ndjson"):
+        raise ValueError(f"{path}: write_rows writes JSON lines, so the name must end in .jsonl")
+
+    def lines() -> Iterator[bytes]:
+        for place, row in enumerate(plain_rows(rows)):
+            try:
+                yield dump_foreign_row(row) + b"\n"
+            except ValueError as error:
+                raise ValueError(f"rows[{place}]: {error}") from None
+
+    write_whole(Path(path), lines())
 
 
 def grade(
@@ -154,13 +167,16 @@ def score(
     responses, places = responses_of(rows, task=task, columns=columns)
     warn_of_prompts((row["prompt"] for row in responses), loaded, "rows")
 
-    split = (with_steps(row, loaded.step_separator) for row in responses)
+    # Errors name a row by its place, since the user may have given no ids.
+    named = ({**row, "id": f"rows[{place}]"} for row, place in zip(responses, places, strict=True))
+    split = (with_steps(row, loaded.step_separator) for row in named)
     scored: list[Row] = []
     with _progress("score", len(responses)) as advance:
         for batch in loaded.score_rows(split, max_tokens=max_tokens):
             scored += [with_scores(of_row, loaded) for of_row in batch]
             advance(len(batch))
-    return cast(Table, table_like(rows, scored, places))
+    given = [{**row, "id": response["id"]} for row, response in zip(scored, responses, strict=True)]
+    return cast(Table, table_like(rows, given, places))
 
 
 def annotate_outcome(

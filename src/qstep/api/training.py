@@ -53,9 +53,12 @@ def train(
     if method not in METHODS:
         raise ValueError(f"no method {method!r}{did_you_mean(method, METHODS)}: choose one of {', '.join(METHODS)}")
     config_type = METHODS[method].config
-    of_inputs, of_config = ({field.name for field in fields(kind) if field.init} for kind in (TrainInputs, config_type))
-    for name in options.keys() - of_inputs - of_config:
-        raise ValueError(f"{method} has no option {name}{did_you_mean(name, of_inputs | of_config)}")
+    known = {field.name: field for kind in (config_type, TrainInputs) for field in fields(kind) if field.init}
+    for name in options.keys() - known.keys():
+        raise ValueError(f"{method} has no option {name}{did_you_mean(name, known)}")
+    for name, value in options.items():
+        if value is None and known[name].default is not None:
+            raise ValueError(f"{name} is None: leave it out for its default")
     for name, argument in {"model_name_or_path": "model", "train_file": "rows", "eval_file": "eval_rows"}.items():
         if name in options:
             raise ValueError(f"{name} is not an option here: give {argument}")
@@ -71,9 +74,12 @@ def train(
     try:
         inputs, config = COMMANDS[f"train {method}"].check(given)
     except ArgumentError as error:
-        raise ValueError(plainly(str(error), of_inputs | of_config, lambda word: "")) from None
+        raise ValueError(plainly(str(error), known.keys(), lambda word: "")) from None
     return train_on(method, inputs, config, learned, evaluated)
 
 
 def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
+    """A value as the command line's options have it: without enums, paths and NumPy's numbers."""
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value.item() if hasattr(value, "item") else value

@@ -16,7 +16,7 @@ from typing import Any
 
 from qstep.data.cached import user_cache
 from qstep.data.inputs import FILES
-from qstep.data.jsonl import dump_row, write_whole
+from qstep.data.jsonl import dump_foreign_row, write_whole
 from qstep.data.tables import plain_rows
 from qstep.words import listed
 
@@ -151,9 +151,9 @@ def _downloaded(asked: HubId) -> Path:
 def _lines(asked: HubId, rows: Any) -> Iterator[bytes]:
     for number, row in enumerate(plain_rows(rows), 1):
         try:
-            yield dump_row(row) + b"\n"
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{asked.name}, row {number}: holds something that is not JSON: {error}") from None
+            yield dump_foreign_row(row) + b"\n"
+        except ValueError as error:
+            raise ValueError(f"{asked.name}, row {number}: {error}") from None
 
 
 def _builder(asked: HubId, commit: str | None) -> Any:

@@ -8,6 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator
+from datetime import date, time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -174,6 +175,33 @@ def bad_line(path: Path, number: int, error: ValueError, *, torn: bool = False) 
 def dump_row(value: Any) -> bytes:
     """The JSON text of a row, UTF-8, keys in their order. Raises ValueError at NaN and infinities."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+
+
+def dump_foreign_row(row: Row) -> bytes:
+    """`dump_row` of a row that this package did not make. NaN becomes null, and dates and times become ISO text.
+
+    Raises ValueError, naming the column, for what JSON cannot hold.
+    """
+    try:
+        return dump_row(row)
+    except (TypeError, ValueError):
+        plain = {name: _as_json(value) for name, value in row.items()}
+    for name, value in plain.items():
+        try:
+            dump_row(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"column {name!r} holds what JSON cannot ({error}). Drop or convert it") from None
+    return dump_row(plain)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as_json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_as_json(item) for item in value]
+    if value != value:  # NaN, or a missing time of pandas
+        return None
+    return value.isoformat() if isinstance(value, date | time) else value
 
 
 def is_json(value: Any) -> bool:

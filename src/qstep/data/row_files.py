@@ -20,7 +20,7 @@ from typing import IO, Any
 from qstep.data.cached import cache_folders
 from qstep.data.columns import LISTS, NAMES, TYPED, takes_null, typed
 from qstep.data.hub import hub_lines, is_hub_id, missing
-from qstep.data.jsonl import RowError, dump_row, parse_row, refuse_constant, write_json, write_whole
+from qstep.data.jsonl import RowError, dump_foreign_row, parse_row, refuse_constant, write_json, write_whole
 from qstep.types import Row
 
 _VERSION = 3
@@ -82,9 +82,9 @@ def _converted(path: Path) -> Iterator[bytes]:
             continue
         kept = {str(name): value for name, value in row.items() if value is not None or takes_null(str(name))}
         try:
-            yield dump_row(kept) + b"\n"
-        except (TypeError, ValueError) as error:
-            raise RowError(path, number, None, f"holds something that is not JSON: {error}") from None
+            yield dump_foreign_row(kept) + b"\n"
+        except ValueError as error:
+            raise RowError(path, number, None, str(error)) from None
 
 
 def _rows_of(path: Path) -> Callable[[Path], Iterator[Row | None]] | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qstep.data.hub import CONFIGS
+from qstep.data.hub import HubId
 from qstep.data.inputs import FILES
 from qstep.data.jsonl import count_rows, numbered_rows, rows_fingerprint
 from qstep.types import Row
@@ -19,25 +19,34 @@ class Source:
     """A data set as its owners published it.
 
     path: the file, or the Hub id (with its configuration after a colon, where one was given). name: what its rows'
-    ids begin with. split and config: of the Hub; None for a file, which has neither.
+    ids begin with. split, config and revision: of the Hub; None for a file, which has none of them.
     """
 
     path: Path
     name: str
     split: str | None = None
     config: str | None = None
+    revision: str | None = None
 
     @classmethod
     def of(cls, dataset_name: str, *, split: str = "train", config: str | None = None) -> Source:
-        """A file of rows (see `qstep.data.row_files`), or a Hub id such as `owner/name:config`."""
+        """A file of rows (see `qstep.data.row_files`), or a Hub id such as `owner/name@revision:config`.
+
+        Raises ValueError for a Hub id with a split, which is an option of its own.
+        """
         path = Path(dataset_name)
         if path.suffix in FILES or path.is_file() or (path / "dataset_info.json").is_file():
             stem = path.name
             while Path(stem).suffix in FILES:
                 stem = Path(stem).stem
             return cls(path, stem)
-        name, _, named = dataset_name.partition(":")
-        return cls(path, name, split, config or named or CONFIGS.get(name))
+        if (asked := HubId.of(dataset_name)) is None:
+            name, _, named = dataset_name.partition(":")
+            return cls(path, name, split, config or named or None)
+        if dataset_name.removeprefix(asked.name).endswith(f"/{asked.split}"):
+            without = dataset_name.removesuffix(f"/{asked.split}")
+            raise ValueError(f"{dataset_name} has a split: give {without}, and --split {asked.split}")
+        return cls(path, asked.name, split, config or asked.config, asked.revision)
 
     @property
     def is_file(self) -> bool:
@@ -68,4 +77,4 @@ class Source:
     def _of_the_hub(self) -> Any:
         import datasets
 
-        return datasets.load_dataset(self.name, self.config, split=self.split)
+        return datasets.load_dataset(self.name, self.config, split=self.split, revision=self.revision)

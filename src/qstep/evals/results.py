@@ -120,10 +120,14 @@ class SearchComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyEvaluation:
-    """The result of `qstep evaluate`. `problems` has counts of right, wrong and ungradable by mode and problem."""
+    """The result of `qstep evaluate`. `problems` has counts of right, wrong and ungradable by mode and problem.
+
+    `policy` is the fingerprint of the policy. It is None in results of an earlier version.
+    """
 
     kind: ClassVar[str] = "evaluate"
     name: str
+    policy: str | None = None
     accuracies: dict[str, PolicyAccuracy] = field(default_factory=dict, metadata={"inline": MODES})
     problems: dict[str, dict[str, list[int]]]
     harness: dict[str, Any] = field(default_factory=dict, metadata=_REST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from qstep.evals.ways import UNSCORED, aggregated, weighted
 from qstep.scoring.aggregation import aggregate
 from qstep.search import answer_classes, best_of_n_accuracy, pass_at_k, vote_accuracy
 from qstep.types import Aggregation
+
+_log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer", bound=Hashable)
 
@@ -167,6 +170,12 @@ def best_of_n_report(
     """
     curves = best_of_n_curves(groups, ns, draws=draws, seed=seed)
     verifiers = list(groups[0].scores)
+    for name in filter(partial(_is_verdict, groups), verifiers):
+        _log.warning(
+            "the score of %r is 1 for each right answer and 0 for each wrong one: it seems to be the verdict, and not "
+            "the score of a scorer",
+            name,
+        )
     judged = [*verifiers, *map(weighted, verifiers)]
     pairs = [*product(judged, ("majority", "mean")), *combinations(verifiers, 2)]
     pairs += [(weighted(name), name) for name in verifiers]
@@ -175,6 +184,15 @@ def best_of_n_report(
         outcomes={method: _shares(curve) for method, curve in curves.items()},
         differences=_differences(curves, pairs, max(ns), seed),
         over_optimisation={name: over_optimisation(curves[name], seed=seed) for name in judged},
+    )
+
+
+def _is_verdict(groups: Sequence[ScoredGroup], name: str) -> bool:
+    return all(
+        score == correct
+        for group in groups
+        for score, correct in zip(group.scores[name], group.correct, strict=True)
+        if correct is not None
     )
 
 

@@ -52,12 +52,17 @@ _CHOICE = re.compile(
     re.S,
 )
 _STRAY = re.compile(r"(?<!\\)\\{1,4}$")
+_IN_QUOTES = re.compile(r"""(["'])([^"'\n]+)\1""")
 _LATEX = re.compile(r"\\(?:text\w*|math(?:rm|bf|it|sf)|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _FUNCTION = r"(?!(?:and|or|pi|sin|cos|tan|cot|sec|csc|ln|log|sqrt|mod|frac)(?![a-zA-Z]))"
 # Cyrillic, Hebrew, Arabic, scripts of India and Thai; Chinese, Japanese and Korean. (Greek letters are mathematics.)
 _SPACELESS = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 _OTHER_SCRIPTS = rf"[\u0400-\u052f\u0590-\u06ff\u0900-\u0e7f]{{3,}}|{_SPACELESS}"
-_WIDE = {"\u3002": ".", "\u0964": ".", "\uff1a": ": "}
+_WIDE = {
+    **{"\u3002": ".", "\u0964": ".", "\uff1a": ": ", "\u2018": "'", "\u2019": "'"},
+    **dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb\u300c\u300d\u300e\u300f", '"'),
+}
+_QUOTED = re.compile(r"""(?<![\w})'"])(["'])(\(?[A-J]\)?|[-+$\d.,/]*\d[\d.,/%]*)\1""")
 _BESIDE_A_NUMBER = re.compile(rf"(?<={_SPACELESS})(?=[-+]?\d)|(?<=\d)(?={_SPACELESS})")
 _PROSE = re.compile(
     rf"(?<![a-zA-Z]){_FUNCTION}(?:[a-zA-Z]{{3,}}|(?i:is|it|to|of|we|so|at|by|he)(?![a-zA-Z]))|{_OTHER_SCRIPTS}"
@@ -79,6 +84,8 @@ def statement(response: str, rules: Rules, *, in_words: bool = False) -> Stateme
     `in_words` says that a name or a choice may be the answer, as the gold answer is one.
     """
     text = _END_TOKENS.sub("", _visible(response)) if "visible" in rules else response
+    if "spelling" in rules:
+        text = _QUOTED.sub(r"\2", text)
     if "marks" in rules:
         where, value, in_box = max((-1, _bare(text), False), _boxes(text), _marked(text), _worded(text))
         if where < 0 and not value:
@@ -253,8 +260,10 @@ def _name(text: str, in_words: bool) -> str:
 
 
 def _unwrapped(value: str) -> str:
-    """`value` without Markdown, delimiters of mathematics, and a final full stop."""
+    """`value` without Markdown, quotation marks, delimiters of mathematics, and a final full stop."""
     value = _STOP.sub("", value.strip().strip("*_`").strip()).rstrip("*_`")
+    if quoted := _IN_QUOTES.fullmatch(value):
+        value = _STOP.sub("", quoted[2])
     return undelimited(_STRAY.sub("", value))
 
 

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qstep.data.hub import HubId
 from qstep.evals.measures import Measured
 from qstep.evals.results import PolicyEvaluation, StepJudgement
 from qstep.objectives import METHODS
@@ -166,9 +167,7 @@ def _evaluation(
     from huggingface_hub import EvalResult
 
     rows, notes, index = list[dict[str, Any]](), list[str](), list[EvalResult]()
-    hub_name = result.provenance["settings"].get("dataset_name")
-    hub_name = hub_name if hub_name and hub_name.count("/") == 1 and not Path(hub_name).exists() else None
-    hub_id, _, config = (hub_name or "").partition(":")
+    of_hub = HubId.of(result.provenance["settings"].get("dataset_name") or "")
 
     def add(
         data: str, metric: str, kind: str, task: str, estimate: Measured | None, responses: int | None, split: str
@@ -180,10 +179,10 @@ def _evaluation(
         index.append(
             EvalResult(
                 task_type=task,
-                dataset_type=hub_id or data,
+                dataset_type=of_hub.name if of_hub else data,
                 dataset_name=data,
-                dataset_config=config or None,
-                dataset_split=split if hub_name else None,
+                dataset_config=of_hub.config if of_hub else None,
+                dataset_split=split if of_hub else None,
                 metric_type=kind,
                 metric_name=metric,
                 metric_value=round(estimate.mean, 4),

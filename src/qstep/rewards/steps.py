@@ -95,7 +95,7 @@ class StepReward(Reading):
                 "tokens: call on_tokens, or choose last"
             )
         rows = self._scored(self.rows(prompts, completions, completion_ids, ended), columns)
-        if log_metric is not None:
+        if log_metric is not None and rows:
             for name, value in _facts(rows).items():
                 log_metric(f"{self.__name__}/{name}", value)
         return [sum(_paid(row["step_rewards"], self.form)) for row in rows]

@@ -149,12 +149,19 @@ class EndpointScorer(GroupScorer):
 
     def _q_value(self, row: Any) -> float:
         match row:
-            case [int() | float() as q] | (int() | float() as q) if not isinstance(q, bool) and math.isfinite(q):
+            case [int() | float() as q] | (int() | float() as q) if not isinstance(q, bool) and _is_finite(q):
                 return float(q)
         raise self._unlike("one finite number for a step", row)
 
     def _unlike(self, expected: str, found: Any) -> EndpointError:
         return EndpointError(f"{self.server.url}/pooling: expected {expected}, got {self.server.shown(repr(found))}")
+
+
+def _is_finite(q: float) -> bool:
+    try:
+        return math.isfinite(q)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _requests(sequences: list[list[int]]) -> Iterator[list[list[int]]]:
@@ -193,6 +200,9 @@ def served_model(server: Server, path: str) -> ServedModel:
     [model] = named
     longest, said = model.get("max_model_len"), model.get("qstep")
     words = said if isinstance(said, dict) else {}
+    if not isinstance(words.get("contract", {}), dict):
+        found = server.shown(repr(words["contract"]))
+        raise EndpointError(f"{server.url}: expected an object as the scorer's contract, got {found}")
     return ServedModel(
         model["id"],
         longest if isinstance(longest, int) else None,

@@ -79,10 +79,9 @@ def _checked_results(path: Path, model: Path, fingerprint: str) -> StepJudgement
     from qstep.evals import PolicyEvaluation, StepJudgement, read_result
 
     result = read_result(path, StepJudgement, PolicyEvaluation)
-    if isinstance(result, StepJudgement):
-        same = result.scorer == fingerprint
-    else:
-        same = Path(result.provenance["settings"]["model_name_or_path"]).resolve() == model.resolve()
-    if not same:
+    judged = result.scorer if isinstance(result, StepJudgement) else result.policy
+    if judged is None:
+        raise ValueError(f"{path} does not say which files the policy had: evaluate it again with this version")
+    if judged != fingerprint:
         raise ValueError(f"{path} has results of another model than {model}. Evaluate this model and give its results")
     return result

@@ -60,6 +60,7 @@ def evaluate(config: EvaluateConfig) -> "PolicyEvaluation":
         problems[name] = {problem: [count.right, count.wrong, count.ungradable] for problem, count in counts.items()}
     results = PolicyEvaluation(
         name=config.output_dir.name,
+        policy=config.model_setting(config.model_name_or_path, None),
         accuracies=accuracies,
         problems=problems,
         harness={

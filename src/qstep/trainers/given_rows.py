@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qstep.data import plain_rows, write_whole
-from qstep.data.jsonl import dump_row
+from qstep.data.jsonl import dump_foreign_row
 from qstep.objectives.source import RowsFile
 
 if TYPE_CHECKING:
@@ -43,6 +43,6 @@ def rows_file(rows: Rows | RowsFile, argument: str) -> RowsFile:
 def _lines(rows: Rows, argument: str) -> Iterator[bytes]:
     for number, row in enumerate(plain_rows(rows, argument)):
         try:
-            yield dump_row(row) + b"\n"
-        except (TypeError, ValueError) as error:  # an object of another kind, an infinity, or a lone surrogate
-            raise ValueError(f"{argument}[{number}] cannot be written as JSON: {error}") from None
+            yield dump_foreign_row(row) + b"\n"
+        except ValueError as error:  # an object of another kind, an infinity, or a lone surrogate
+            raise ValueError(f"{argument}[{number}]: {error}") from None
