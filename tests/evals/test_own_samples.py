@@ -85,6 +85,33 @@ def test_skewed_sums_are_corrected_and_joined() -> None:
     assert [part.tokens for part in joined.states] == [2]
 
 
+def test_a_model_that_is_nearly_certain_is_not_contradicted_by_what_it_expects() -> None:
+    """The sum of 1,000 such tokens has the skewness -100. Its most probable value was corrected to z = -17."""
+    certain = np.array([[1e-6, 1e-5, -1e-4, 0.01]] * 1000).T
+    found = judge(certain, rows=48, encoded=0, temperature=1.0)
+    assert found.own is None and found.p_value == 1.0
+    assert finding(found).endswith("from others, because the model is nearly certain of each token")
+    certain[0, :2] = -2.5  # by hand: -5 / sqrt(.01) is -50, and 1 / 50^2 is 4e-4
+    found = judge(certain, rows=48, encoded=0, temperature=1.0)
+    assert found.own is False and found.p_value == pytest.approx(4e-4, rel=1e-2)
+    for entropy in (0.001, 3.0):  # the other tokens come before or after these
+        unsure = np.array([[0.1, 1.0, 0.0, entropy]] * 20).T
+        certain[3] = 1.0
+        found = judge(np.concatenate([unsure, certain[:, 2:]], axis=1), rows=48, encoded=0, temperature=1.0)
+        assert found.own is True and [part.tokens for part in found.states] == [1018]
+
+
+@torch.no_grad()
+def test_a_sharp_model_knows_its_own_samples() -> None:
+    model = tiny_policy(0)
+    model.lm_head.weight.mul_(40)
+    files = [samples(model, TOKENIZER, 24, seed=seed) for seed in range(3)]
+    policy = PolicyModel(model)
+    for rows in files:
+        found = compare(policy, rows)
+        assert found.own is not False and abs(found.states[-1].skewness) > 1
+
+
 @torch.no_grad()
 def test_own_samples_fail_at_the_nominal_rate() -> None:
     """Of 150 files of 8 rows, about 7.5 have p < .05: 18 or more, or fewer than 2, have a probability below 1e-2."""

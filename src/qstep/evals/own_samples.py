@@ -8,7 +8,8 @@ asymptotically normal.
 The states are divided by their entropy. Text of other authors is less likely than samples where the model is sure of
 the next token, and often more likely elsewhere. The sum over all tokens would miss that. The squares of the sums add up
 to a chi-squared statistic. A sum's skewness is corrected (Wilson and Hilferty), and states whose sum is too skewed are
-joined with those of higher entropy.
+joined with others. If the model is nearly certain of every token, the sum over all is still too skewed. It is then
+judged by Chebyshev's inequality, which needs no distribution, and can only tell that the rows are another's.
 """
 
 from __future__ import annotations
@@ -44,12 +45,13 @@ _EXPLANATIONS = {
 class LikelihoodOfStates:
     """How likely the tokens are in states of similar entropy.
 
-    excess: the mean of `log pi(a) + H` in nats. z: the standardised sum, without its skewness.
+    excess: the mean of `log pi(a) + H` in nats. z: the standardised sum, without its skewness unless that is above 1.
     """
 
     tokens: int
     excess: float
     z: float
+    skewness: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,9 @@ def judge(surprises: NDArray[np.float64], *, rows: int, encoded: int, temperatur
     excess, entropy = surprises[0], surprises[3]
     kinds = np.digitize(entropy, _ENTROPIES)
     states = _states([surprises[:3, kinds == kind] for kind in range(len(_ENTROPIES) + 1)])
-    p_value = float(chi2.sf(sum(part.z**2 for part in states), max(1, len(states))))
+    squares = sum(part.z**2 for part in states)
+    is_normal = all(abs(part.skewness) <= _MOST_SKEWNESS for part in states)
+    p_value = float(chi2.sf(squares, max(1, len(states)))) if is_normal else 1 / max(1.0, squares)
     tokens = len(excess)
     return OwnSamples(
         rows=rows,
@@ -87,13 +91,15 @@ def judge(surprises: NDArray[np.float64], *, rows: int, encoded: int, temperatur
         excess=float(excess.mean()) if tokens else 0.0,
         states=states,
         p_value=p_value,
-        own=False if p_value < LEVEL else True if tokens >= LEAST_TOKENS else None,
+        own=False if p_value < LEVEL else True if tokens >= LEAST_TOKENS and is_normal else None,
     )
 
 
 def finding(found: OwnSamples) -> str:
     """The result in words, such as `48 rows look like samples of this model at temperature 1 (p = 0.43)`."""
     at = f"samples of this model at temperature {found.temperature:g}"
+    if found.own is None and found.tokens >= LEAST_TOKENS:
+        return f"{found.rows} rows do not tell {at} from others, because the model is nearly certain of each token"
     if found.own is None:
         return f"{found.rows} rows have only {found.tokens} tokens, too few to tell {at} from others"
     how = "look like" if found.own else f"are {_likelihood(found)} than"
@@ -114,22 +120,31 @@ def _likelihood(found: OwnSamples) -> str:
 
 
 def _states(kinds: list[NDArray[np.float64]]) -> list[LikelihoodOfStates]:
-    """The standardised sums of groups of tokens. A group whose sum is too skewed is joined with the next."""
-    found: list[LikelihoodOfStates] = []
+    """The standardised sums of groups of tokens. A group whose sum is too skewed is joined with the next, or before."""
+    groups: list[NDArray[np.float64]] = []
     held = np.empty((3, 0))
-    for number, kind in enumerate(kinds):
+    for kind in kinds:
         held = np.concatenate([held, kind], axis=1)
-        tokens = held.shape[1]
-        if not tokens:
-            continue
-        total, variance, third = held.sum(axis=1)
-        skewness = float(third / variance**1.5)
-        if abs(skewness) > _MOST_SKEWNESS and number < len(kinds) - 1:
-            continue
-        z = _without_skewness(float(total) / math.sqrt(variance), skewness)
-        found.append(LikelihoodOfStates(tokens=tokens, excess=float(total) / tokens, z=z))
-        held = np.empty((3, 0))
-    return found
+        if held.shape[1] and abs(_skewness(held)) <= _MOST_SKEWNESS:
+            groups.append(held)
+            held = np.empty((3, 0))
+    while held.shape[1] and groups and abs(_skewness(held)) > _MOST_SKEWNESS:
+        held = np.concatenate([groups.pop(), held], axis=1)
+    return [*map(_likelihood_of, groups), *([_likelihood_of(held)] if held.shape[1] else [])]
+
+
+def _likelihood_of(group: NDArray[np.float64]) -> LikelihoodOfStates:
+    total, variance, _ = group.sum(axis=1)
+    tokens, z, skewness = group.shape[1], float(total) / math.sqrt(variance), _skewness(group)
+    if abs(skewness) <= _MOST_SKEWNESS:
+        z = _without_skewness(z, skewness)
+    return LikelihoodOfStates(tokens=tokens, excess=float(total) / tokens, z=z, skewness=skewness)
+
+
+def _skewness(group: NDArray[np.float64]) -> float:
+    """The skewness of a group's sum."""
+    _, variance, third = group.sum(axis=1)
+    return float(third / variance**1.5)
 
 
 def _without_skewness(z: float, skewness: float) -> float:
