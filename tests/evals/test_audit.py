@@ -24,7 +24,7 @@ def test_every_figure_of_a_stepwise_file(tmp_path: Path) -> None:
         {**row("größer?", ["aa", "b"], [True, None]), "problem_id": "other", "label": True},
     ]
     found = audit_rows(index(tmp_path / "rows.jsonl", rows))
-    assert found.rows == 5 and found.problems == 3
+    assert (found.rows, found.problems, found.prompts) == (5, 4, 3), "a problem_id of its own makes a problem"
     assert found.labels == LabelShares(right=5, wrong=3, null=2, soft=2, right_share=5 / 8)
     assert found.responses == VerdictShares(right=1, wrong=0, unknown=4, right_share=1.0)
     assert (found.without_steps, found.without_labels) == (0, 1)
@@ -32,7 +32,7 @@ def test_every_figure_of_a_stepwise_file(tmp_path: Path) -> None:
     assert found.duplicates == NamedRows(rows=1, lines=[5])
     assert found.contradictions == NamedRows(rows=0, lines=[]), "null contradicts nothing"
     assert found.steps_per_response == Spread(mean=2.0, least=1, median=2, p90=3, p99=3, most=3)
-    assert found.responses_per_problem.most == 3 and found.responses_per_problem.mean == 5 / 3
+    assert found.responses_per_problem.most == 2 and found.responses_per_problem.mean == 5 / 4
     assert found.characters["prompt"].most == 7, "characters, not bytes"
     assert found.characters["response"].most == 4
 
@@ -43,6 +43,7 @@ def test_the_verdicts_of_an_unpaired_file(tmp_path: Path) -> None:
     found = audit_rows(index(tmp_path / "graded.jsonl", graded, "unpaired"))
     assert found.responses == VerdictShares(right=3, wrong=1, unknown=1, right_share=0.75)
     assert found.duplicates.lines == [2, 3, 5] and found.labels is None
+    assert found.problems_with_two_rewards == 1, "q has the same reward twice"
 
 
 def test_quantiles_are_values_that_are_there() -> None:

@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM
 
 from chats import PROMPT, TURNS, chat_tokenizer, save_chat_model
 from qstep.cli import main
-from qstep.data import read_rows, write_jsonl
+from qstep.data import read_rows, write_json, write_jsonl
 from qstep.data.messages import turn_texts
 from qstep.data.turns import encode_response
 from qstep.report.inspection import render_inspection
 from qstep.scoring import load_scorer
-from qstep.scoring.token_values import TokenValues, pieces
+from qstep.scoring.token_values import TokenValues, pieces, recorded_base
 from qstep.tasks import miniature
 
 TRAINING = "--max_steps 3 --use_cpu true --report_to none --save_strategy no --disable_tqdm true --learning_rate 3e-3"
@@ -138,6 +138,16 @@ def test_the_reference_of_the_training_is_found(
         meta.write_text(kept)
     assert main([*given[:2], str(base), *given[3:]]) == 1
     assert "does not record the model that its training began with: give --reference" in capsys.readouterr().err
+
+
+def test_the_commit_of_the_training_is_the_reference(tmp_path: Path) -> None:
+    """The Hub's branch may have moved since."""
+    known = {
+        "summary": {"base_model": {"name": "owner/model", "on_hub": True}},
+        "settings": {"model": "owner/model@b1"},
+    }
+    write_json(tmp_path / "train_log.meta.json", known)
+    assert recorded_base(tmp_path) == ("owner/model", "b1")
 
 
 def test_a_pair_of_policies_with_a_beta(trained: Path, base: Path, rows_file: Path, tmp_path: Path) -> None:

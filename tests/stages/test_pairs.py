@@ -45,12 +45,16 @@ def test_preference_by_hand(tmp_path: Path) -> None:
         "problems": 1,
         "problems_without_a_pair": 1,
         "cut_off_and_not_right": 1,
-        "left_out": {"ungradable": 1, "without a pair": 2},
+        "left_out": {"ungradable": 1, "without two rewards": 2},
     }
     (tmp_path / "best").mkdir()
     (found,), summary = pairs(rows, tmp_path / "best", "--pairs", "best_worst")
     assert (found["chosen"], found["rejected"]) == ("0", "1")
-    assert summary["left_out"] == {"ungradable": 1, "without a pair": 2, "not in a chosen pair": 1}
+    assert summary["left_out"] == {
+        "ungradable": 1,
+        "without two rewards": 2,
+        "not in a chosen pair": 1,
+    }
 
 
 def test_unpaired_and_demonstrations_by_hand(tmp_path: Path) -> None:
@@ -144,7 +148,7 @@ def test_conversations_are_written_as_messages(tmp_path: Path) -> None:
 def test_a_problem_alone_is_no_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(tmp_path / "rows.jsonl", graded(1, 1))
     assert main(["pairs", "--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 1
-    assert "no row can be used. Left out: {'without a pair': 2}" in capsys.readouterr().err
+    assert "no row can be used. Left out: {'without two rewards': 2}" in capsys.readouterr().err
 
 
 def test_rewards_that_training_cannot_tell_apart_are_no_pair(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 
 from byte_tokenizer import byte_tokenizer
 from own_samples import samples, saved_policy, tiny_policy
-from qstep.data import write_jsonl
-from qstep.models import ModelOptions
+from qstep.data import RowError, read_rows, write_jsonl
+from qstep.evals.sampled_by import compare_with_own
+from qstep.models import ModelOptions, PolicyModel
 from qstep.objectives import METHODS
 from qstep.trainers import trainer_class
 
@@ -44,6 +46,31 @@ def trainer(base: Path, rows: Path, output: Path, method: str = "dqo", **options
     made = METHODS[method]
     config = made.config(str(output), **{**COMMON, "per_device_train_batch_size": 8, "learning_rate": 1e-3, **options})
     return trainer_class(made)(ModelOptions(model_name_or_path=str(base)), config, rows)
+
+
+def test_rows_that_teach_nothing_are_refused(base: Path, own: Path, tmp_path: Path) -> None:
+    """Each response has a problem_id of its own, so none is compared with another."""
+    rows = [{**row, "problem_id": row["id"]} for row in read_rows(own)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(ValueError, match=r"so they teach nothing. .* drop that column: responses to the same prompt"):
+        trainer(base, tmp_path / "rows.jsonl", tmp_path / "run", "reinforce", max_steps=1)
+
+
+def test_a_row_that_cannot_be_read_is_named(base: Path, own: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "b", "reward": n} for n in (0, 1)]
+    write_jsonl(tmp_path / "rows.jsonl", [*rows, *read_rows(own)])
+    shutil.copytree(base, tmp_path / "plain")
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = None
+    for template in ("chat_template.jinja", "tokenizer_config.json"):
+        (tmp_path / "plain" / template).unlink(missing_ok=True)
+    tokenizer.save_pretrained(tmp_path / "plain")
+    with pytest.raises(
+        RowError, match=r"line 3, field 'prompt': the prompt is a conversation, but the tokenizer has no"
+    ):
+        trainer(tmp_path / "plain", tmp_path / "rows.jsonl", tmp_path / "run", max_steps=1)
+    with pytest.raises(ValueError, match=r"^row 7: the prompt is a conversation"):
+        compare_with_own(PolicyModel(tiny_policy(0)), tokenizer, [("row 7", next(read_rows(own)))], max_length=9)
 
 
 def losses(run: Any) -> torch.Tensor:

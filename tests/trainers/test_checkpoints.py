@@ -347,6 +347,18 @@ def test_the_best_checkpoint_is_found_where_the_folder_is_now(evaluated: TrainIn
     assert same_weights(moved, run("rs", evaluated, tmp_path / "never", **BEST))
 
 
+def test_the_best_checkpoint_of_the_run_that_this_one_was_started_from(evaluated: TrainInputs, tmp_path: Path) -> None:
+    """That run was shorter, and the best of both is in its folder. This one is killed after its last checkpoint."""
+    killed_after_its_last_checkpoint(evaluated, tmp_path)
+    first = tmp_path / "run"
+    asked = {**BEST, "max_steps": 8, "resume_from_checkpoint": str(first / "checkpoint-6")}
+    at = "qstep.trainers.checkpoints:rotate:1:after"
+    start("rs", evaluated, tmp_path / "longer", tmp_path / "log", at=at, **asked).join()
+    state = json.loads((tmp_path / "longer" / "checkpoint-8" / "trainer_state.json").read_text())
+    assert Path(state["best_model_checkpoint"]) == first / "checkpoint-2"
+    assert same_weights(run("rs", evaluated, tmp_path / "longer", **asked), first / "checkpoint-2")
+
+
 def test_a_missing_best_checkpoint_is_refused(evaluated: TrainInputs, tmp_path: Path) -> None:
     killed_after_its_last_checkpoint(evaluated, tmp_path)
     shutil.rmtree(tmp_path / "run" / "checkpoint-2")

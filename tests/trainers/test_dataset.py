@@ -11,7 +11,7 @@ import pytest
 from tokenizers import normalizers
 
 from byte_tokenizer import byte_tokenizer
-from qstep.data import RowError, encode_prompt, encode_text, index_rows, write_jsonl
+from qstep.data import RowError, encode_prompt, encode_text, write_jsonl
 from qstep.objectives import METHODS, dataset
 from qstep.objectives.classification import ClassificationConfig
 from qstep.objectives.config import GroupConfig
@@ -86,7 +86,8 @@ def test_no_row_has_more_tokens_than_its_bytes_tell(normalizer: normalizers.Norm
     rows = [row for row in rows if str(row["prompt"]).strip()]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     tokenizer = byte_tokenizer(normalizer)
-    most = dataset._most_tokens(index_rows(tmp_path / "rows.jsonl", "prompt-completion"), tokenizer, reads_ids=True)
+    source = RowsFile(tmp_path / "rows.jsonl")
+    most = dataset._most_tokens(source, source.index("prompt-completion"), tokenizer, reads_ids=True)
     real = [len(encode_prompt(tokenizer, r["prompt"])) + len(encode_text(tokenizer, r["completion"])) for r in rows]
     assert (most >= real).all()
     if normalizer is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas
+import peft
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -111,8 +112,19 @@ def test_a_model_in_memory_is_trained_as_its_folder(
         run.save_model()
     assert same(weights(tmp_path / "folder"), weights(tmp_path / "model"))
     if method != "pqm":
+        assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=2).shape[1] > 2, "it computes plain batches again"
         trained = weights(tmp_path / "model")
         assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items() if name in trained)
+
+
+def test_a_model_that_cannot_be_trained_in_place_is_named(
+    base: Path, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    args = METHODS["rs"].config(output_dir=str(tmp_path), **OPTIONS)
+    lora = peft.LoraConfig(target_modules=["q_proj"])
+    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
+    with pytest.raises(TypeError, match=r"model is a PeftModel: .* For adapters, give ModelOptions\(.*use_peft=True\)"):
+        qstep.trainers.RSTrainer(adapted, args, rows, processing_class=miniature.tokenizer())
 
 
 def test_every_method_has_its_trainer() -> None:

@@ -79,11 +79,11 @@ def test_problems_without_a_pair_are_said_once(
     ]
     assert len(run.train_dataset) == 2 and len(run.train_dataset.rows) == rows
     unused = {"not in a chosen pair": 7 - rows} if rows < 7 else {}
-    assert run.train_dataset.left_out == {"without a pair": 3, **unused}
+    assert run.train_dataset.left_out == {"without two rewards": 3, **unused}
 
 
 def test_a_file_without_any_pair_is_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no row can be used. Left out: \{'without a pair': 3\}"):
+    with pytest.raises(ValueError, match=r"no row can be used. Left out: \{'without two rewards': 3\}"):
         trainer("dpo", base, graded(tmp_path, [1, 1], [0]), tmp_path)
 
 

@@ -66,6 +66,9 @@ def test_a_label_that_contradicts_the_reward_is_refused(tmp_path: Path, method: 
     file = read(tmp_path, [right, {**ROW, "label": False, "reward": 1}, {**ROW, "label": None, "reward": 1}])
     with pytest.raises(ValueError, match=r"line 2, field 'label': is false, but reward is 1 "):
         objective(method, tmp_path).rows(file)
+    file = read(tmp_path, [right, {**ROW, "label": False, "reward": 0.5}, {**ROW, "label": True, "reward": 0.0}])
+    with pytest.raises(ValueError, match=r"line 3, field 'label': is true, but reward is 0\.0 \(1 such rows\)"):
+        objective(method, tmp_path).rows(file)
     scaled = [{**ROW, "label": True, "reward": 0.0}, {**ROW, "label": False, "reward": 1.0}, {**ROW, "reward": 3.0}]
     if method != "rs":  # another scale, in which 1 may be bad
         assert len(objective(method, tmp_path).rows(read(tmp_path, scaled)).rows) == 3

@@ -6,6 +6,7 @@ import json
 import random
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from killed_training import run, same_weights, start, start_two, write_inputs
 from qstep.data import RowError, encode_prompt, read_rows, write_jsonl
 from qstep.generation import HFEngine, Request, SamplingSettings
 from qstep.models.inference import load_for_sampling
+from qstep.models.packable import tolerance_of
 from qstep.models.packing import PACKED_ATTENTION
 from qstep.objectives import METHODS
 from qstep.objectives.config import PolicyConfig
 from qstep.stages.train import TrainInputs
 from qstep.tasks import miniature
-from qstep.trainers.early_stopping import evaluations_since_best
+from qstep.trainers.early_stopping import evaluations_since_best, stopped_early
 from tiny_trainers import trainer, weights
 
 SAMPLED: dict[str, Any] = dict(eval_samples=6, eval_steps=2, eval_max_new_tokens=12, per_device_train_batch_size=4)
@@ -167,8 +169,9 @@ def test_what_is_missing_is_said_before_a_model_loads(rows_file: Path, eval_file
         METHODS["rs"].config(
             output_dir="out", report_to="none", use_cpu=True, eval_steps=2, metric_for_best_model="accuracy"
         )
-    with pytest.raises(ValueError, match="early_stopping_patience is 2, but it has no effect without --eval_strategy"):
-        METHODS["pqm"].config(output_dir="out", report_to="none", use_cpu=True, early_stopping_patience=2)
+    for more in ({}, {"eval_on_start": True}):
+        with pytest.raises(ValueError, match="early_stopping_patience is 2, but it has no effect without --eval_strat"):
+            METHODS["pqm"].config(output_dir="out", report_to="none", use_cpu=True, early_stopping_patience=2, **more)
 
 
 def test_answers_fit_into_the_model(base: Path, rows_file: Path, eval_file: Path, tmp_path: Path) -> None:
@@ -187,6 +190,47 @@ def test_problems_without_a_right_response_count_too(
     run = trainer("rs", base, rows_file, tmp_path / "run", eval_file, max_steps=1, **{**SAMPLED, "eval_samples": 64})
     assert run.sampled is not None and len(run.sampled.problems) == 5
     assert "has 5 problems, fewer than --eval_samples 64. All are used" in capsys.readouterr().err
+
+
+def test_a_problem_has_the_right_answer_of_any_of_its_rows(
+    base: Path, rows_file: Path, eval_file: Path, tmp_path: Path
+) -> None:
+    rows = graded_rows(4)
+    write_jsonl(eval_file, [{name: row[name] for name in row if name != "gold"} for row in rows[::2]] + rows[1::2])
+    run = trainer("rs", base, rows_file, tmp_path / "run", eval_file, max_steps=1, **{**SAMPLED, "eval_samples": 3})
+    assert run.sampled is not None
+    assert [(row["problem_id"], row["gold"]) for row in run.sampled.problems] == [
+        (row["problem_id"], row["gold"]) for row in rows[:6:2]
+    ]
+
+
+def test_a_shared_problem_counts_if_only_its_samples_are_read(base: Path, rows_file: Path, tmp_path: Path) -> None:
+    """Rejection sampling leaves its wrong responses out of the loss, but samples it to choose the best weights."""
+    shared = {**next(read_rows(rows_file)), "label": False, "task": "miniature", "gold": "1"}
+    shared = {name: value for name, value in shared.items() if name not in ("id", "reward")}
+    write_jsonl(tmp_path / "eval.jsonl", [*graded_rows(2), shared])
+    files = (base, rows_file, tmp_path / "run", tmp_path / "eval.jsonl")
+    best = dict(save_strategy="steps", save_steps=2, load_best_model_at_end=True, metric_for_best_model="accuracy")
+    with pytest.raises(ValueError, match=r"share 1 problems .* the evaluation decides on the weights"):
+        trainer("rs", *files, **SAMPLED, **best)
+    trainer("rs", *files, **{**SAMPLED, "eval_samples": 2}, **best)
+
+
+def test_less_is_better_for_what_is_bad() -> None:
+    def greater(measure: str) -> bool:
+        options = dict(output_dir="out", report_to="none", use_cpu=True, eval_steps=2, eval_samples=4)
+        return METHODS["rs"].config(**options, metric_for_best_model=measure).greater_is_better
+
+    assert not any(map(greater, ("loss", "kl", "logps/rejected", "sampled/cut_off", "eval_sampled/ungradable")))
+    assert all(map(greater, ("accuracy", "logps/margins")))
+
+
+def test_autocast_may_round_as_half_precision_does(base: Path) -> None:
+    """A policy in bf16 autocast samples with weights of 32 bits. On a GPU its logits differ with the batch's shape."""
+    model, _ = load_for_sampling(str(base), device="cpu", dtype="float32")
+    assert tolerance_of(model) == 1e-3
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert tolerance_of(model) == 0.1
 
 
 def test_every_policy_method_can_sample() -> None:
@@ -214,6 +258,12 @@ def test_evaluations_since_the_best() -> None:
     assert evaluations_since_best([3.0, 2.0, 1.0], greater_is_better=False) == 0
     assert evaluations_since_best([1.0, None, 2.0], greater_is_better=False) == 2
     assert evaluations_since_best([], greater_is_better=True) == 0
+    args = SimpleNamespace(early_stopping_patience=2, metric_for_best_model="loss", greater_is_better=False)
+    lines = [{"step": step, "eval_loss": 1.0 + step} for step in (0, 3, 3)]
+    state: Any = SimpleNamespace(log_history=lines)
+    assert not stopped_early(args, state), "a resumed run with --eval_on_start evaluates step 3 twice"
+    lines.append({"step": 6, "eval_loss": 2.0})
+    assert stopped_early(args, state)
 
 
 @pytest.mark.parametrize("kind", ["rs", "pqm"])

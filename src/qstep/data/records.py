@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qstep.data.messages import all_text, has_turns, identity
 from qstep.data.parts import ends_with_step, part_of
@@ -139,3 +140,13 @@ def _hash(value: Any) -> int:
 def bytes_hash(content: bytes) -> int:
     """The number that represents a line in an index, never 0."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") or 1
+
+
+def have_same_rewards(table: NDArray[np.void]) -> NDArray[np.bool_]:
+    """For each row of an index, whether all graded rows of its problem have the same reward."""
+    _, problem = np.unique(table["problem"], return_inverse=True)
+    least, greatest = np.full(len(table), np.inf), np.full(len(table), -np.inf)
+    np.fmin.at(least, problem, table["outcome"])
+    np.fmax.at(greatest, problem, table["outcome"])
+    found: NDArray[np.bool_] = (least == greatest)[problem]
+    return found

@@ -24,6 +24,7 @@ from qstep.data import (
     rising_rows,
     two_golds,
 )
+from qstep.data.records import have_same_rewards
 from qstep.evals.measures import (
     NAMED,
     GoldRows,
@@ -64,13 +65,16 @@ def audit_rows(
     are estimates, and null contradict nothing.
     """
     table = index.table
+    graded = ~np.isnan(table["outcome"])
     right, wrong, unknown = (int((table["right"] == code).sum()) for code in (1, 0, -1))
     found = Audit(
         train_file=train_file,
         rows=len(table),
         format=index.format,
-        problems=len(np.unique(table["prompt"])),
-        responses_per_problem=Spread.of(np.unique(table["prompt"], return_counts=True)[1]),
+        problems=len(np.unique(table["problem"])),
+        prompts=len(np.unique(table["prompt"])),
+        problems_with_two_rewards=len(np.unique(table["problem"][graded & ~have_same_rewards(table)])),
+        responses_per_problem=Spread.of(np.unique(table["problem"], return_counts=True)[1]),
         characters={
             part: Spread.of(table[f"{part}_bytes"] - table[f"{part}_extra"]) for part in ("prompt", "response")
         },

@@ -318,6 +318,10 @@ class Audit:
     rows: int
     format: str
     problems: int
+    prompts: int | None = None
+    """The number of different prompts. It is None in results of an earlier version, and so is the next."""
+    problems_with_two_rewards: int | None = None
+    """The number of problems whose responses do not all have the same reward, which some methods compare."""
     responses_per_problem: Spread
     characters: dict[str, Spread]
     responses: VerdictShares

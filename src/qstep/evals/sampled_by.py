@@ -46,15 +46,19 @@ def compare_with_own(
         max_length: the tokens of a prompt and its response after which the response is not read.
         advance: is called with 1 after each row.
 
-    Raises ValueError if another tokenizer made a row's `completion_ids`.
+    Raises ValueError, naming the row, if another tokenizer made its `completion_ids`, or this one cannot read it.
     """
     ends = _ends(model, tokenizer)
+    max_length = min(max_length, model.learned_positions or max_length)
     count = encoded = 0
     parts = [np.empty((4, 0))]
     for where, row in rows:
         check_completion_ids(tokenizer, row, where)
         count, encoded = count + 1, encoded + (row.get("completion_ids") is None)
-        batch = moved(_cut_batch(tokenizer, row, max_length), model.device)
+        try:
+            batch = moved(_cut_batch(tokenizer, row, max_length), model.device)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
         found = model.surprises(batch, temperature=temperature, ends=ends)
         random = found.variance > 0
         parts.append(torch.stack([values[random] for values in found]).double().cpu().numpy())

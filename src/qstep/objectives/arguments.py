@@ -35,6 +35,9 @@ _FOLLOWS_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 EVALUATES = ReadIf(eval_strategy=Such(lambda strategy: strategy != "no", "--{name} steps or epoch"), eval_on_start=True)
 """The condition of what only evaluations during training read."""
 
+EVALUATES_AGAIN = ReadIf(eval_strategy=Such(lambda strategy: strategy != "no", "--{name} steps or epoch"))
+"""The condition of what needs more evaluations than the one before training."""
+
 
 def stops_early(config: TrainingArguments) -> bool:
     """Whether evaluations may end the training."""

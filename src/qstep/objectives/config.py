@@ -11,7 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from qstep.generation.engine import Temperature
-from qstep.objectives.arguments import EVALUATES, MARKS, follows_evaluation, stops_early
+from qstep.objectives.arguments import EVALUATES, EVALUATES_AGAIN, MARKS, follows_evaluation, stops_early
 from qstep.objectives.packages import check_deepspeed, check_deepspeed_parts, check_reporter
 from qstep.runs.fsdp_settings import Sharding
 from qstep.runs.options import (
@@ -32,6 +32,8 @@ from qstep.tasks.options import GradingOptions
 from qstep.types import OverLong, Truncated
 
 _SAMPLES = ReadIf(eval_samples=GIVEN)
+_LESS_IS_BETTER = ("loss", "kl", "logps/rejected", "q/wrong", "sampled/cut_off", "sampled/ungradable")
+"""The beginnings of the names of metrics of which the smallest value is the best."""
 _ONLY_MEASURES = ChangesNothing(unless=follows_evaluation)
 
 
@@ -54,7 +56,7 @@ class EvaluationOptions(Options):
 
     GROUP = "evaluation options"
 
-    early_stopping_patience: Annotated[AtLeast1 | None, ChangesNothing(unless=stops_early), EVALUATES] = None
+    early_stopping_patience: Annotated[AtLeast1 | None, ChangesNothing(unless=stops_early), EVALUATES_AGAIN] = None
 
 
 @dataclass(kw_only=True)
@@ -105,7 +107,7 @@ class GroupConfig(MemoryOptions, EvaluationOptions):
         if self.early_stopping_patience is not None and self.metric_for_best_model is None:
             self.metric_for_best_model = "loss"
         measure = str(self.metric_for_best_model).removeprefix("eval_")
-        if self.greater_is_better is None and measure.startswith(("loss", "kl")):
+        if self.greater_is_better is None and measure.startswith(_LESS_IS_BETTER):
             self.greater_is_better = False  # transformers knows only names that end in "loss"
         if not torch.accelerator.is_available():  # else accelerate treats several processes as one each
             self.use_cpu = True

@@ -191,7 +191,7 @@ def select_rows(
         left_out[reason] += int((rows & kept).sum())
         kept &= ~rows
     if tokenizer is not None:
-        most = _most_tokens(index, tokenizer, reads_ids=reads_ids) + fixed_tokens(table)
+        most = _most_tokens(source, index, tokenizer, reads_ids=reads_ids) + fixed_tokens(table)
         doubtful = np.flatnonzero(kept & (most > config.max_length))
         lengths = _exact_lengths(source, index, doubtful, config.max_length, tokenizer, encode)
         long = doubtful[lengths > config.max_length]
@@ -254,16 +254,26 @@ def _refuse_other_separators(source: RowsFile, index: Index, wanted: str) -> Non
             )
 
 
-def _most_tokens(index: Index, tokenizer: PreTrainedTokenizerBase, *, reads_ids: bool) -> NDArray[np.int64]:
+def _most_tokens(
+    source: RowsFile, index: Index, tokenizer: PreTrainedTokenizerBase, *, reads_ids: bool
+) -> NDArray[np.int64]:
     """An upper limit for the tokens of each row's prompt and texts; with `reads_ids` without texts that have ids.
 
-    The limit is the largest integer if it is not known for this kind of tokenizer.
+    The limit is the largest integer if it is not known for this kind of tokenizer. Raises RowError for a conversation
+    that the tokenizer cannot read.
     """
     table = index.table
     growth = bytes_growth(tokenizer)
     if growth is None:
         return np.full(len(table), np.iinfo(np.int32).max, np.int64)
-    framing = np.array([_framing(tokenizer, roles) for roles in index.roles])[table["roles"]]
+    framings = []
+    for code, roles in enumerate(index.roles):
+        try:
+            framings.append(_framing(tokenizer, roles))
+        except ValueError as error:
+            first = int(np.flatnonzero(table["roles"] == code)[0])
+            raise source.error(index.line(first), "prompt", str(error)) from None
+    framing = np.array(framings)[table["roles"]]
 
     def most(part: str, texts: NDArray[np.int64]) -> NDArray[np.int64]:
         size, extra = (table[f"{part}_{measure}"].astype(np.int64) for measure in ("bytes", "extra"))

@@ -6,7 +6,6 @@ import logging
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -72,13 +71,3 @@ def kl(logps: Tensor, batch: GradedBatch) -> dict[str, Tensor]:
         return {}
     mask = batch["response_mask"].bool()
     return {"kl": kl_k3(logps, batch["reference_logps"], mask)[mask]}
-
-
-def have_same_rewards(table: NDArray[np.void]) -> NDArray[np.bool_]:
-    """For each row of an index, whether all graded rows of its problem have the same reward."""
-    _, problem = np.unique(table["problem"], return_inverse=True)
-    least, greatest = np.full(len(table), np.inf), np.full(len(table), -np.inf)
-    np.fmin.at(least, problem, table["outcome"])
-    np.fmax.at(greatest, problem, table["outcome"])
-    found: NDArray[np.bool_] = (least == greatest)[problem]
-    return found

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from qstep.data.records import have_same_rewards
 from qstep.losses import group_values
 from qstep.models import ModelOptions, PolicyModel
 from qstep.objectives.batch import GradedBatch
 from qstep.objectives.dataset import GroupDataset, Item
-from qstep.objectives.graded import graded_batch, have_same_rewards, ungraded, warn_of_unclear_rewards
+from qstep.objectives.graded import graded_batch, ungraded, warn_of_unclear_rewards
 from qstep.objectives.responses import policy_rows, stop_at_end_of_turn
 from qstep.objectives.source import RowsFile
 from qstep.objectives.value_function import ValueConfig

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from qstep.data.records import have_same_rewards
 from qstep.losses import Baseline, group_advantages, reinforce_loss
 from qstep.models import PolicyModel
 from qstep.objectives.batch import WeightedBatch
 from qstep.objectives.dataset import GroupDataset, Item
-from qstep.objectives.graded import by_outcome, graded_batch, have_same_rewards, ungraded, warn_of_unclear_rewards
+from qstep.objectives.graded import by_outcome, graded_batch, ungraded, warn_of_unclear_rewards
 from qstep.objectives.importance import WEIGHTED, Importance, ImportanceConfig, WeightedObjective
 from qstep.objectives.objective import Losses
 from qstep.objectives.responses import PolicyObjective, policy_rows
@@ -80,6 +81,12 @@ class Reinforce(WeightedObjective[AdvantageBatch], PolicyObjective[AdvantageBatc
         super().begin(model, train)
         self.importance.begin(model, train)
         still = int(((train.columns["advantage"] == 0) & have_same_rewards(train.index.table))[train.rows].sum())
+        if still == len(train.rows):
+            raise ValueError(
+                f"{train.source}: the responses of each problem all have the same reward, so they teach nothing. "
+                "reinforce needs problems with different rewards. If each response has a problem_id of its own, drop "
+                "that column: responses to the same prompt are then one problem"
+            )
         if still and here()[0] == 0:
             _log.warning(
                 "%s: %d of %d responses have the same reward as all others of their problem, so they teach nothing",

@@ -35,15 +35,17 @@ def unclear_rewards(index: Index) -> tuple[int, str] | None:
 def refuse_contradicting_verdicts(source: RowsFile, index: Index) -> None:
     """Raises RowError if a label contradicts its reward: right below `right_at` (1 if None), or wrong from it.
 
-    Checks only files whose rewards are 1, 0 and -1, because others may have another scale.
+    Checks rewards of 1, 0 and -1, in files without rewards beyond them, which may have another scale.
     """
     table = index.table
     rewards, known = table["outcome"], table["valued"]
-    if not np.isin(rewards[known], (-1.0, 0.0, 1.0)).all():
+    exact = np.isin(rewards, (-1.0, 0.0, 1.0))
+    if not exact[known].all():
         _refuse_two_scales(source, index)
+    if (np.abs(rewards[known]) > 1).any():
         return
     rewarded = rewards >= (1 if index.right_at is None else index.right_at)
-    bad = np.flatnonzero(known & table["judged"] & ((table["right"] == 1) != rewarded))
+    bad = np.flatnonzero(known & exact & table["judged"] & ((table["right"] == 1) != rewarded))
     if len(bad):
         row = index.row(int(bad[0]))
         label = str(row["label"]).lower()

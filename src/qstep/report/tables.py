@@ -194,7 +194,10 @@ _OWN = {True: "it may be", False: "no", None: "too few tokens to tell"}
 
 
 def _audit_findings(found: Audit) -> Iterator[list[str]]:
-    yield ["rows", f"{found.rows} ({found.format}), of {found.problems} problems"]
+    prompts = f" ({found.prompts} different prompts)" if found.prompts not in (None, found.problems) else ""
+    yield ["rows", f"{found.rows} ({found.format}), of {found.problems} problems{prompts}"]
+    if found.problems_with_two_rewards is not None and found.responses.right_share is not None:
+        yield ["problems with two rewards", str(found.problems_with_two_rewards)]
     for name, kinds in (("labels", found.labels), ("responses", found.responses)):
         if kinds is not None and kinds.right_share is not None:
             counts = {field: count for field, count in asdict(kinds).items() if field != "right_share"}

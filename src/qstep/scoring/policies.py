@@ -52,11 +52,14 @@ class LogRatio(Published):
         return load_reference(name, self.tokenizer, dtype, "--scorer_reference")
 
 
-def load_reference(name: str, tokenizer: PreTrainedTokenizerBase, dtype: Dtype, option: str) -> PolicyModel:
+def load_reference(
+    name: str, tokenizer: PreTrainedTokenizerBase, dtype: Dtype, option: str, revision: str | None = None
+) -> PolicyModel:
     """A policy's reference model. Raises ValueError, which names the option, if its vocabulary is not the policy's."""
-    if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
+    options = ModelOptions(model_name_or_path=name, dtype=dtype, model_revision=revision)
+    if load_tokenizer(name, revision=revision).get_vocab() != tokenizer.get_vocab():
         raise ValueError(f"{option} {name} has another vocabulary than the policy")
-    return PolicyModel(load_causal_lm(ModelOptions(model_name_or_path=name, dtype=dtype), use_safetensors=True))
+    return PolicyModel(load_causal_lm(options, use_safetensors=True))
 
 
 @dataclass(kw_only=True)

@@ -68,8 +68,8 @@ class TokenValues:
         if reference is None and (Path(name) / ADAPTER_CONFIG).exists():
             other = policy
         elif reference != "uniform":
-            base = reference or recorded_base(Path(name))
-            other = load_reference(base, tokenizer, dtype, "--reference")
+            base, revision = (reference, None) if reference else recorded_base(Path(name))
+            other = load_reference(base, tokenizer, dtype, "--reference", revision)
         beta = settings.get("beta") if beta is None else beta
         model = LogRatioModel(policy, other, 1.0 if beta is None else beta).to(choose_device(device)).eval()
         return cls(model, tokenizer, beta, has_value and settings.get("method") != "dro")
@@ -174,8 +174,8 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     return found
 
 
-def recorded_base(folder: Path) -> str:
-    """The model that a training of `qstep train` began with, as it recorded it.
+def recorded_base(folder: Path) -> tuple[str, str | None]:
+    """The model that a training of `qstep train` began with, as it recorded it, and its commit on the Hub.
 
     Raises ValueError if nothing is recorded, or the model is not there any more.
     """
@@ -188,13 +188,13 @@ def recorded_base(folder: Path) -> str:
             f"{folder} does not record the model that its training began with: give --reference, and --beta for Q"
         ) from None
     if base["on_hub"]:
-        return str(base["name"])
+        return str(base["name"]), str(fingerprint).rpartition("@")[2]
     path = folder / base.get("path", "?")
     if not path.is_dir() or model_fingerprint(str(path)) != fingerprint:
         raise ValueError(
             f"the model that the training of {folder} began with ({base['name']}) is not where it was: give --reference"
         )
-    return str(path)
+    return str(path), None
 
 
 def _policy(name: str, dtype: Dtype) -> PolicyModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,10 +64,14 @@ def check_evaluation(args: GroupConfig, eval_rows: RowsFile | None) -> None:
         raise ValueError(f"{named} has no effect without evaluations: give --eval_strategy steps or epoch")
 
 
-def check_shared(train: GroupDataset, evaluated: GroupDataset, *, decides: bool) -> None:
-    """Warns of problems in both files. Raises ValueError if the evaluation decides on the weights."""
+def check_shared(train: GroupDataset, evaluated: GroupDataset, asked: Sequence[int] = (), *, decides: bool) -> None:
+    """Warns of problems in both files. Raises ValueError if the evaluation decides on the weights.
+
+    asked: numbers of rows whose problems are sampled in an evaluation, also if its loss leaves them out.
+    """
     trained = train.index.table["prompt"][train.rows]
-    shared = np.intersect1d(trained, evaluated.index.table["prompt"][evaluated.rows])
+    rows = np.union1d(evaluated.rows, np.asarray(asked, dtype=np.int64))
+    shared = np.intersect1d(trained, evaluated.index.table["prompt"][rows])
     if not len(shared):
         return
     place = train.source.line(train.index.line(int(train.rows[np.isin(trained, shared)].min())))

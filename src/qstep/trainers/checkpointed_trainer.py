@@ -14,7 +14,7 @@ from qstep.objectives.config import GroupConfig
 from qstep.objectives.objective import Objective
 from qstep.processes import together
 from qstep.runs.fsdp_settings import Sharding
-from qstep.trainers.checkpoints import sealed, why_unusable, writing
+from qstep.trainers.checkpoints import sealed, settings_of_marker, why_unusable, writing
 from qstep.trainers.early_stopping import stopped_early
 from qstep.trainers.sharding import load_optimizer, save_optimizer
 
@@ -95,16 +95,21 @@ class CheckpointedTrainer(Trainer):
         self.bare_model.restore(self._resumed_from)
 
     def _load_callback_state(self) -> None:
-        """Finds the best checkpoint next to the resumed one. Its recorded path is relative to where the run began."""
+        """Finds the best checkpoint next to the resumed one, or in the folder that this run was started from.
+
+        The recorded path is relative to where the run began.
+        """
         super()._load_callback_state()
         if self._resumed_from is None:
             return
         recorded = TrainerState.load_from_json(str(self._resumed_from / "trainer_state.json")).best_model_checkpoint
         if recorded is not None:
-            best = self._resumed_from.parent / Path(recorded).name
-            if not best.is_dir():
+            started = self.args.resume_from_checkpoint
+            folders = [self._resumed_from.parent, *([] if started is None else [Path(started).parent])]
+            best = next((found for folder in folders if (found := folder / Path(recorded).name).is_dir()), None)
+            if best is None:
                 raise ValueError(
-                    f"{self._resumed_from} names {best} as the best checkpoint, which is not there. Restore it, or "
+                    f"{self._resumed_from} names {recorded} as the best checkpoint, which is not there. Restore it, or "
                     "resume from another checkpoint"
                 )
             self.state.best_model_checkpoint = str(best)
@@ -113,7 +118,12 @@ class CheckpointedTrainer(Trainer):
         best = Path(str(self.state.best_model_checkpoint))
 
         def check() -> None:
-            if self.args.should_save and (reason := why_unusable(best, self.settings)) is not None:
+            if not self.args.should_save:
+                return
+            # The run that this one was started from may have another length. It was compared when this one began.
+            is_own = best.parent.resolve() == Path(str(self.args.output_dir)).resolve()
+            settings = self.settings if is_own else settings_of_marker(best) or {}
+            if (reason := why_unusable(best, settings)) is not None:
                 raise ValueError(f"the best checkpoint, {best}, cannot be loaded: {reason}")
 
         together(check)

@@ -20,8 +20,9 @@ def stopped_early(args: GroupConfig | Any, state: TrainerState) -> bool:
     if patience is None:
         return False
     name = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
-    found = (line[name] for line in state.log_history if name in line)
-    return evaluations_since_best(found, greater_is_better=bool(args.greater_is_better)) >= patience
+    # A resumed run may evaluate the step once more that it resumes from.
+    found = {line["step"]: line[name] for line in state.log_history if name in line}
+    return evaluations_since_best(found.values(), greater_is_better=bool(args.greater_is_better)) >= patience
 
 
 def evaluations_since_best(values: Iterable[float | None], *, greater_is_better: bool) -> int:

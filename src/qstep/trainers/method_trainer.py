@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from qstep.models import LoadedModel, ModelOptions, PretrainedModule
 from qstep.models.loading import load_tokenizer
+from qstep.models.packable import pack, unpack
 from qstep.objectives import Method
 from qstep.objectives.arguments import follows_evaluation
 from qstep.objectives.config import GroupConfig, PolicyConfig
@@ -74,9 +75,10 @@ class MethodTrainer(GroupTrainer):
         evaluated = None if eval_rows is None else objective.rows(eval_rows)
         sampled = None
         if evaluated is not None:
-            check_shared(train, evaluated, decides=follows_evaluation(args))
             if isinstance(args, PolicyConfig) and args.eval_samples:
                 sampled = SampledAccuracy(args, tokenizer, evaluated)
+            asked = [] if sampled is None else sampled.numbers
+            check_shared(train, evaluated, asked, decides=follows_evaluation(args))
         if isinstance(options, ModelOptions):
             set_seed(args.seed)
             options = objective.new_model(options)
@@ -90,9 +92,31 @@ class MethodTrainer(GroupTrainer):
             callbacks=[*callbacks],
             sampled=sampled,
         )
+        is_trained_itself = isinstance(model, PreTrainedModel) and hasattr(model, "unpacked_attention")
+        self._given: Any = model if is_trained_itself else None
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        output = super().train(*args, **options)
+        if self._given is not None:  # the user's model, which may generate next
+            unpack(self._given)
+        return output
+
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        if self._given is None or self.is_in_train:
+            return super().evaluate(*args, **options)
+        pack(self._given)
+        metrics = super().evaluate(*args, **options)
+        unpack(self._given)
+        return metrics
 
 
 def _options(model: ModelOptions | PretrainedModule | PreTrainedModel | str | Path) -> ModelOptions | PretrainedModule:
+    if not isinstance(model, ModelOptions | PretrainedModule | PreTrainedModel | str | Path):
+        adapters = ". For adapters, give ModelOptions(model_name_or_path=..., use_peft=True)"
+        raise TypeError(
+            f"model is a {type(model).__name__}: give a folder, a Hub id, a model of transformers or a ModelOptions"
+            f"{adapters if hasattr(model, 'peft_config') else ''}"
+        )
     if isinstance(model, PreTrainedModel):
         return LoadedModel(model=model)
     return ModelOptions(model_name_or_path=str(model)) if isinstance(model, str | Path) else model

@@ -44,7 +44,9 @@ class SampledAccuracy:
     def __init__(self, config: PolicyConfig, tokenizer: PreTrainedTokenizerBase, dataset: GroupDataset) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.tasks = config.tasks()
-        self.problems = _first_problems(dataset, config)
+        self.numbers = _first_problems(dataset, config.eval_samples)
+        self.problems = [_problem(dataset, number, config) for number in self.numbers]
+        refuse_two_golds(dataset.source, dataset.index, self.tasks.of)
         self.file = Path(str(config.output_dir)) / SAMPLES_FILE
 
     def check(self, positions: int | None) -> None:
@@ -129,29 +131,34 @@ def _outcomes(rows: Sequence[Row]) -> Outcomes:
     return Outcomes(np.array(right), np.array(gradable))
 
 
-def _first_problems(dataset: GroupDataset, config: PolicyConfig) -> list[Row]:
-    """The first problems of a file, in its order, also those whose responses are left out of the evaluation loss."""
-    index, tasks = dataset.index, config.tasks()
-    _, first = np.unique(index.table["problem"], return_index=True)
-    problems = []
-    for number in np.sort(first)[: config.eval_samples].tolist():
-        row = index.row(number)
-        if row.get("gold") is None and config.grader is None:
-            raise dataset.source.error(
-                dataset.index.line(number),
-                "gold",
-                "is missing, but --eval_samples needs the right answer of each problem. Add it, or give a --grader",
-            )
-        try:
-            tasks.of(row)
-        except ValueError as error:
-            raise dataset.source.error(dataset.index.line(number), "task", str(error)) from None
-        kept: Row = {name: row[name] for name in ("task", "prompt", "gold", "metadata") if name in row}
-        problems.append({"problem_id": row.get("problem_id") or prompt_id(row), **kept})
-    refuse_two_golds(dataset.source, index, tasks.of)
-    if len(problems) < config.eval_samples and here()[0] == 0:
-        say(
-            f"{dataset.source} has {len(problems)} problems, fewer than --eval_samples {config.eval_samples}. "
-            "All are used"
+def _first_problems(dataset: GroupDataset, count: int) -> list[int]:
+    """A row of each of the first problems of a file, in its order: the first one with a right answer, if any has one.
+
+    Also problems whose responses are left out of the evaluation loss.
+    """
+    table = dataset.index.table
+    problems, first = np.unique(table["problem"], return_index=True)
+    answered = np.flatnonzero(table["gold"])
+    of_answered, first_answered = np.unique(table["problem"][answered], return_index=True)
+    row_of = dict(zip(problems.tolist(), first.tolist(), strict=True))
+    row_of |= dict(zip(of_answered.tolist(), answered[first_answered].tolist(), strict=True))
+    chosen = [row_of[problem] for problem in problems[np.argsort(first)].tolist()][:count]
+    if len(chosen) < count and here()[0] == 0:
+        say(f"{dataset.source} has {len(chosen)} problems, fewer than --eval_samples {count}. All are used")
+    return chosen
+
+
+def _problem(dataset: GroupDataset, number: int, config: PolicyConfig) -> Row:
+    row = dataset.index.row(number)
+    if row.get("gold") is None and config.grader is None:
+        raise dataset.source.error(
+            dataset.index.line(number),
+            "gold",
+            "is missing, but --eval_samples needs the right answer of each problem. Add it, or give a --grader",
         )
-    return problems
+    try:
+        config.tasks().of(row)
+    except ValueError as error:
+        raise dataset.source.error(dataset.index.line(number), "task", str(error)) from None
+    kept: Row = {name: row[name] for name in ("task", "prompt", "gold", "metadata") if name in row}
+    return {"problem_id": row.get("problem_id") or prompt_id(row), **kept}
