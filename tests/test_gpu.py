@@ -10,7 +10,7 @@ import torch
 
 from model_families import FAMILIES, saved, tiny
 from qstep.cli import main
-from qstep.data import read_rows
+from qstep.data import read_rows, write_jsonl
 from qstep.generation import HFEngine, Request, SamplingSettings
 from qstep.models import PolicyModel, collate_groups
 from qstep.scoring import StepScorer, load_scorer
@@ -83,6 +83,22 @@ def test_training_there_descends_as_on_the_cpu(
     assert len(losses["gpu"]) == 8
     tolerance = 0.02 if precision == "fp32" else 0.1
     assert (losses["gpu"] - losses["cpu"]).norm() <= tolerance * losses["cpu"].norm()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_policy_answers_while_it_trains_there(precision: str, rows_file: Path, tmp_path: Path) -> None:
+    """The logits of autocast differ with the shape of a batch, and the check of the model's cache allows for it."""
+    rows = [
+        {"problem_id": p.id, "task": "miniature", "prompt": p.prompt, "gold": p.gold, "completion": "#1"}
+        for p in miniature.problems("test", 6)
+    ]
+    write_jsonl(tmp_path / "validation.jsonl", rows)
+    command = ["train", "sft", "--model_name_or_path", saved("qwen3", tmp_path / "base"), "--train_file", rows_file]
+    command += ["--eval_file", tmp_path / "validation.jsonl", "--eval_samples", 6, "--eval_steps", 2, "--max_steps", 2]
+    command += ["--eval_max_new_tokens", 12, "--output_dir", tmp_path / "run", "--report_to", "none"]
+    command += [] if precision == "fp32" else [f"--{precision}", "true"]
+    assert main(list(map(str, command))) == 0
+    assert "eval_accuracy" in {name for line in read_rows(tmp_path / "run" / "train_log.jsonl") for name in line}
 
 
 def test_scores_there_are_the_cpus(rows_file: Path, tmp_path: Path) -> None:
