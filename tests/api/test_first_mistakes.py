@@ -97,7 +97,7 @@ def test_options_of_training_are_checked_as_the_commands_are(
 
 
 def test_numbers_of_numpy_are_numbers_and_none_is_no_number(base: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": "1+2*3=", "completions": ["1+2=3"], "labels": [True]}]
+    rows = [{"prompt": "1+2*3=", "completions": ["1+2=3", "3*3=6"], "labels": [True, False]}]
     options = {"model": base, "output_dir": tmp_path / "pqm", "report_to": "none", "save_strategy": "no"}
     assert qstep.train("bce", rows, max_steps=np.int64(1), learning_rate=np.float64(1e-4), **options).is_dir()
     with pytest.raises(ValueError, match="learning_rate is None: leave it out for its default"):

@@ -106,7 +106,7 @@ def test_how_a_prompt_differs(folder: Path) -> None:
         (strings, asked, None, r"is a conversation, and .* Give a string \(--conversational false\)"),
         (strings, "1+1=\n\n#", "#", r"ends with an instruction, .* Leave it out \(--instruction\)"),
         (messages, asked, "#", None),
-        (messages, "1+1=\n\n#", "#", r"is a string, and .* Give a conversation \(--conversational true\)"),
+        (messages, "1+1=\n\n#", "#", r"is a string, and .* Give a conversation \(--conversational true for problems"),
         (Ensemble([both, strings]), asked, None, "is a conversation"),
     ]:
         found = scorer.unlike_training(prompt, instruction)
@@ -135,7 +135,7 @@ def test_score_warns_and_scores(folder: Path, tmp_path: Path, capsys: pytest.Cap
         out = score(ScoreConfig(tmp_path / "rows.jsonl", tmp_path / f"{name}.jsonl", scorer=str(scorer)))
         said = " ".join(capsys.readouterr().err.split())
         assert ("3 of 3 prompts differ from those of training" in said) == (name == "other")
-        assert ("Give a conversation (--conversational true)" in said) == (name == "other")
+        assert ("Give a conversation (--conversational true for problems," in said) == (name == "other")
         q_values.append([json.loads(line)["q_values"] for line in out.read_text().splitlines()])
     assert q_values[0] == q_values[1]
 

@@ -133,7 +133,7 @@ def test_large_finite_numbers_stay(tmp_path: Path) -> None:
 def test_examples_of_unscored_rows_say_what_to_run(tmp_path: Path, responses: Path) -> None:
     graded = grade(GradeConfig(responses, tmp_path / "graded.jsonl"))
     result = best_of_n(BestOfNConfig(graded, tmp_path / "result.json"))
-    with pytest.raises(ValueError, match=r"graded\.jsonl: row .* has no score\. Run `qstep score`"):
+    with pytest.raises(ValueError, match=r"graded\.jsonl, line 1, field .score.: is missing; run `qstep score`"):
         report(ReportConfig(results=result, output=tmp_path / "page.html", examples=graded))
 
 
