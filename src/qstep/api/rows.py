@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from qstep.api.responses import responses_of
-from qstep.data.tables import Table, plain_rows, table_like
+from qstep.data.tables import Table, json_lines, table_like
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -55,19 +55,11 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> None:
         {"question": "2 + 3?", "answer": "5", "response": "#### 5"}
         <BLANKLINE>
     """
-    from qstep.data.jsonl import dump_foreign_row, write_whole
+    from qstep.data.jsonl import write_whole
 
     if Path(path).suffix not in (".jsonl", ".ndjson"):
         raise ValueError(f"{path}: write_rows writes JSON lines, so the name must end in .jsonl")
-
-    def lines() -> Iterator[bytes]:
-        for place, row in enumerate(plain_rows(rows)):
-            try:
-                yield dump_foreign_row(row) + b"\n"
-            except ValueError as error:
-                raise ValueError(f"rows[{place}]: {error}") from None
-
-    write_whole(Path(path), lines())
+    write_whole(Path(path), json_lines(rows))
 
 
 def grade(

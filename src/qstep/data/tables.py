@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qstep.data.columns import takes_null
+from qstep.data.jsonl import dump_foreign_row
 from qstep.types import Row
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ def plain_rows(table: Any, argument: str = "rows") -> Iterator[Row]:
             "DataFrame"
         )
     return (_plain_row(row, f"{argument}[{place}]") for place, row in enumerate(table))
+
+
+def json_lines(table: Any, argument: str = "rows") -> Iterator[bytes]:
+    """Yields a table's rows as lines of JSON. Raises ValueError, naming row and column, for what JSON cannot hold."""
+    for place, row in enumerate(plain_rows(table, argument)):
+        try:
+            yield dump_foreign_row(row) + b"\n"
+        except ValueError as error:  # an object of another kind, an infinity, or a lone surrogate
+            raise ValueError(f"{argument}[{place}]: {error}") from None
 
 
 def table_like(table: Any, rows: list[Row], places: Sequence[int]) -> Any:

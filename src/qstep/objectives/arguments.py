@@ -32,10 +32,12 @@ LENGTH_FREE = ("constant", "constant_with_warmup", "inverse_sqrt")
 _FOLLOWS_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 
 
-EVALUATES = ReadIf(eval_strategy=Such(lambda strategy: strategy != "no", "--{name} steps or epoch"), eval_on_start=True)
+_REPEATEDLY = Such(lambda strategy: strategy != "no", "--{name} steps or epoch")
+
+EVALUATES = ReadIf(eval_strategy=_REPEATEDLY, eval_on_start=True)
 """The condition of what only evaluations during training read."""
 
-EVALUATES_AGAIN = ReadIf(eval_strategy=Such(lambda strategy: strategy != "no", "--{name} steps or epoch"))
+EVALUATES_AGAIN = ReadIf(eval_strategy=_REPEATEDLY)
 """The condition of what needs more evaluations than the one before training."""
 
 

@@ -33,7 +33,7 @@ from qstep.types import OverLong, Truncated
 
 _SAMPLES = ReadIf(eval_samples=GIVEN)
 _LESS_IS_BETTER = ("loss", "kl", "logps/rejected", "q/wrong", "sampled/cut_off", "sampled/ungradable")
-"""The beginnings of the names of metrics of which the smallest value is the best."""
+"""A metric whose name begins so is best where it is smallest."""
 _ONLY_MEASURES = ChangesNothing(unless=follows_evaluation)
 
 

@@ -51,9 +51,6 @@ def only_in_pairs(dataset: GroupDataset, pairs: Pairs, seed: int) -> tuple[Group
     without = np.array([not len(rows) for rows in found])
     kept = np.concatenate(found).astype(np.int64)
     alone = int(sizes[without].sum())
-    reasons = {
-        "without two rewards": alone,
-        "not in a chosen pair": len(dataset.rows) - alone - len(kept),
-    }
+    reasons = {"without two rewards": alone, "not in a chosen pair": len(dataset.rows) - alone - len(kept)}
     left_out = dataset.left_out + Counter(reasons)
     return GroupDataset(dataset.source, dataset.index, np.sort(kept), None, left_out), int(without.sum())

@@ -79,7 +79,6 @@ class Reinforce(WeightedObjective[AdvantageBatch], PolicyObjective[AdvantageBatc
 
     def begin(self, model: PolicyModel, train: GroupDataset) -> None:
         super().begin(model, train)
-        self.importance.begin(model, train)
         still = int(((train.columns["advantage"] == 0) & have_same_rewards(train.index.table))[train.rows].sum())
         if still == len(train.rows):
             raise ValueError(
@@ -94,6 +93,7 @@ class Reinforce(WeightedObjective[AdvantageBatch], PolicyObjective[AdvantageBatc
                 still,
                 len(train.rows),
             )
+        self.importance.begin(model, train)
 
     def needs_reference(self, dataset: GroupDataset) -> bool:
         return self.importance.needs_reference(dataset)

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qstep.data.hub import HubId
+from qstep.data.hub import HubId, is_hub_id
 from qstep.evals.measures import Measured
 from qstep.evals.results import PolicyEvaluation, StepJudgement
 from qstep.objectives import METHODS
@@ -167,7 +167,8 @@ def _evaluation(
     from huggingface_hub import EvalResult
 
     rows, notes, index = list[dict[str, Any]](), list[str](), list[EvalResult]()
-    of_hub = HubId.of(result.provenance["settings"].get("dataset_name") or "")
+    named = result.provenance["settings"].get("dataset_name") or ""
+    of_hub = HubId.of(named) if is_hub_id(Path(named)) else None
 
     def add(
         data: str, metric: str, kind: str, task: str, estimate: Measured | None, responses: int | None, split: str

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from qstep.data import plain_rows, write_whole
-from qstep.data.jsonl import dump_foreign_row
+from qstep.data import write_whole
+from qstep.data.tables import json_lines
 from qstep.objectives.source import RowsFile
 
 if TYPE_CHECKING:
@@ -34,15 +34,7 @@ def rows_file(rows: Rows | RowsFile, argument: str) -> RowsFile:
         return RowsFile(Path(rows))
     folder = TemporaryDirectory(prefix="qstep-")
     path = Path(folder.name) / f"{argument}.jsonl"
-    write_whole(path, _lines(rows, argument))
+    write_whole(path, json_lines(rows, argument))
     if path.stat().st_size == 0:
         raise ValueError(f"{argument} has no rows")
     return RowsFile(path, argument, folder)
-
-
-def _lines(rows: Rows, argument: str) -> Iterator[bytes]:
-    for number, row in enumerate(plain_rows(rows, argument)):
-        try:
-            yield dump_foreign_row(row) + b"\n"
-        except ValueError as error:  # an object of another kind, an infinity, or a lone surrogate
-            raise ValueError(f"{argument}[{number}]: {error}") from None

@@ -45,9 +45,24 @@ class SampledAccuracy:
         self.config, self.tokenizer = config, tokenizer
         self.tasks = config.tasks()
         self.numbers = _first_problems(dataset, config.eval_samples)
-        self.problems = [_problem(dataset, number, config) for number in self.numbers]
+        self.problems = [self._problem(dataset, number) for number in self.numbers]
         refuse_two_golds(dataset.source, dataset.index, self.tasks.of)
         self.file = Path(str(config.output_dir)) / SAMPLES_FILE
+
+    def _problem(self, dataset: GroupDataset, number: int) -> Row:
+        row = dataset.index.row(number)
+        if row.get("gold") is None and self.config.grader is None:
+            raise dataset.source.error(
+                dataset.index.line(number),
+                "gold",
+                "is missing, but --eval_samples needs the right answer of each problem. Add it, or give a --grader",
+            )
+        try:
+            self.tasks.of(row)
+        except ValueError as error:
+            raise dataset.source.error(dataset.index.line(number), "task", str(error)) from None
+        kept: Row = {name: row[name] for name in ("task", "prompt", "gold", "metadata") if name in row}
+        return {"problem_id": row.get("problem_id") or prompt_id(row), **kept}
 
     def check(self, positions: int | None) -> None:
         """Raises ValueError if an answer may exceed the model's positions, or the file is not one of these."""
@@ -146,19 +161,3 @@ def _first_problems(dataset: GroupDataset, count: int) -> list[int]:
     if len(chosen) < count and here()[0] == 0:
         say(f"{dataset.source} has {len(chosen)} problems, fewer than --eval_samples {count}. All are used")
     return chosen
-
-
-def _problem(dataset: GroupDataset, number: int, config: PolicyConfig) -> Row:
-    row = dataset.index.row(number)
-    if row.get("gold") is None and config.grader is None:
-        raise dataset.source.error(
-            dataset.index.line(number),
-            "gold",
-            "is missing, but --eval_samples needs the right answer of each problem. Add it, or give a --grader",
-        )
-    try:
-        config.tasks().of(row)
-    except ValueError as error:
-        raise dataset.source.error(dataset.index.line(number), "task", str(error)) from None
-    kept: Row = {name: row[name] for name in ("task", "prompt", "gold", "metadata") if name in row}
-    return {"problem_id": row.get("problem_id") or prompt_id(row), **kept}
