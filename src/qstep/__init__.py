@@ -59,6 +59,9 @@ __all__ = [
     "write_rows",
 ]
 
+_COMMANDS = ("audit", "evaluate", "inspect", "pairs", "sample")
+"""Commands that a user may look for among the functions."""
+
 _get, __dir__ = _lazy(
     __name__,
     {
@@ -78,6 +81,12 @@ if not TYPE_CHECKING:  # else a type checker would take every name to be there
 
     def __getattr__(name: str) -> Any:
         """Loads what is asked for: one of `__all__`, or a subpackage, such as `qstep.losses`."""
+        if name in _COMMANDS:
+            raise AttributeError(
+                f"qstep.{name}: only the command `qstep {name}`. qstep.write_rows makes the file it reads"
+            )
+        if name.endswith(("Trainer", "Config")):
+            raise AttributeError(f"qstep.{name}: trainers and their options are in qstep.trainers")
         if name in __all__ or name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
             return _get(name)
         return import_module(f"{__name__}.{name}")

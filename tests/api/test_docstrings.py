@@ -27,6 +27,10 @@ def test_names_are_found_and_collide_with_no_room() -> None:
         assert getattr(qstep, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'best_of_m'"):
         qstep.best_of_m  # noqa: B018
+    with pytest.raises(AttributeError, match=r"only the command `qstep sample`\. qstep\.write_rows makes the file"):
+        qstep.sample  # noqa: B018
+    with pytest.raises(AttributeError, match=r"trainers and their options are in qstep\.trainers"):
+        qstep.DQOTrainer  # noqa: B018
 
 
 @pytest.mark.parametrize("room", ["losses", "search", "grading", "scoring", "annotate"])

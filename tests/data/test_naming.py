@@ -244,6 +244,12 @@ def test_training_reads_the_usual_names(tmp_path: Path) -> None:
     assert index_rows(text, "unpaired", columns={"completion": "text"}).row(0)["completion"] == "2+2? 4"
 
 
+def test_a_file_of_pairs_is_refused_with_what_to_make_of_it(tmp_path: Path) -> None:
+    pairs = write(tmp_path / "pairs.jsonl", {"prompt": "2+2?", "chosen": "4", "rejected": "5"})
+    with pytest.raises(RowError, match="these are pairs, so make a row of each response, with the reward 1 if"):
+        index_rows(pairs, "unpaired")
+
+
 def test_a_reward_under_another_name_is_pointed_to(tmp_path: Path) -> None:
     row = {"prompt": "2+2?", "response": "4", "score": 0.5, "right": True, "note": "x"}
     with pytest.raises(RowError, match=r"name it: --columns\.reward score or --columns\.label right$"):

@@ -146,6 +146,12 @@ def test_a_dry_run_names_all_rounds(folder: Path, capsys: pytest.CaptureFixture[
     assert " policy_2 " in said and "policy_3" not in said and "judged" not in said
     assert main(["run", "recipe.yaml", "--dry_run", "--only", "policy_1"]) == 0
     assert "0 of 4 jobs are done." in capsys.readouterr().out
+    written(variants={"one": {"values": {"rounds": 1}}, "three": {}})
+    assert main(["run", "recipe.yaml", "--dry_run", "--only", "policy_2"]) == 0
+    said = capsys.readouterr().out
+    assert "0 of 7 jobs are done." in said, "the variant with one round has no second one"
+    assert main(["run", "recipe.yaml", "--dry_run", "--only", "policy_4"]) == 1
+    assert "no stage 'policy_4' to run" in capsys.readouterr().err
     assert not Path("out").exists()
 
 

@@ -83,10 +83,13 @@ class Toy(Options):
         ({"count": 0}, "--count is 0; it must be at least 1"),
         ({"share": 1.0}, "--share is 1.0; it must be above 0 and below 1"),
         ({"share": math.nan}, "--share is nan; it must be above 0 and below 1"),
-        ({"depth": 4}, "--depth is 4, but it has no effect without --way b or c: remove it"),
-        ({"level": 0.5}, "--level is 0.5, but it has no effect without --way b or c: remove it"),
-        ({"mood": "wild"}, "--mood is 'wild', but it has no effect without --way b: remove it"),
-        ({"level": 0.5, "way": "b", "depth": 0}, "--level is 0.5, but it has no effect without --depth: remove it"),
+        ({"depth": 4}, "--depth is 4, but it has no effect without --way b or c: give that too, or remove it"),
+        ({"level": 0.5}, "--level is 0.5, but it has no effect without --way b or c: give that too, or remove it"),
+        ({"mood": "wild"}, "--mood is 'wild', but it has no effect without --way b: give that too, or remove it"),
+        (
+            {"level": 0.5, "way": "b", "depth": 0},
+            "--level is 0.5, but it has no effect without --depth: give that too, or remove it",
+        ),
     ],
 )
 def test_an_option_is_checked_by_what_its_field_says(options: dict[str, Any], words: str) -> None:

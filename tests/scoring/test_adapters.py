@@ -213,7 +213,11 @@ def test_an_implicit_prm_can_be_asked_as_a_chat(folders: dict[str, Path]) -> Non
         ("math_shepherd", {"kind": "rlhflow"}, "no chat template"),
         ("generative", {"options": {"template": "{solution}"}}, "has to hold {question} and then {solution}"),
         ("implicit", {"reference": None}, "needs --scorer_reference"),
-        ("policy", {"reference": None}, "needs --scorer_reference: the model its training began with"),
+        (
+            "policy",
+            {"reference": None},
+            "does not record the model that its training began with: give --scorer_reference",
+        ),
         ("implicit", {"options": {"beta": 0.0}}, "beta is 0.0; it must be above 0"),
         ("trl", {"options": {"max_length": 5000}}, "max_length is 5000, but this model has only 4096 positions"),
         ("trl", {"options": {"max_length": 0}}, "--scorer_options.max_length is 0; it must be at least 1"),

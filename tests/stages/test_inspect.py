@@ -20,7 +20,8 @@ from qstep.data.messages import turn_texts
 from qstep.data.turns import encode_response
 from qstep.report.inspection import render_inspection
 from qstep.scoring import load_scorer
-from qstep.scoring.token_values import TokenValues, pieces, recorded_base
+from qstep.scoring.policies import recorded_base
+from qstep.scoring.token_values import TokenValues, pieces
 from qstep.tasks import miniature
 
 TRAINING = "--max_steps 3 --use_cpu true --report_to none --save_strategy no --disable_tqdm true --learning_rate 3e-3"
@@ -104,7 +105,8 @@ def test_sums_over_steps_are_sums_over_tokens(name: str, trained: Path, rows_fil
 
 
 def test_a_steps_q_is_that_of_the_scorer(trained: Path, base: Path, rows_file: Path, tmp_path: Path) -> None:
-    scorer = load_scorer(trained / "dqo", reference=str(base))
+    scorer = load_scorer(trained / "dqo")  # the reference is the one that the training recorded
+    assert scorer.score("1+2=", ["3"]) == load_scorer(trained / "dqo", reference=str(base)).score("1+2=", ["3"])
     rows = [{name: row[name] for name in ("id", "prompt", "completion", "completions")} for row in read_rows(rows_file)]
     write_jsonl(tmp_path / "rows.jsonl", rows[:2])
     for row, shown in zip(
@@ -147,7 +149,7 @@ def test_the_commit_of_the_training_is_the_reference(tmp_path: Path) -> None:
         "settings": {"model": "owner/model@b1"},
     }
     write_json(tmp_path / "train_log.meta.json", known)
-    assert recorded_base(tmp_path) == ("owner/model", "b1")
+    assert recorded_base(tmp_path, "--reference") == ("owner/model", "b1")
 
 
 def test_a_pair_of_policies_with_a_beta(trained: Path, base: Path, rows_file: Path, tmp_path: Path) -> None:

@@ -133,6 +133,9 @@ def test_every_method_has_its_trainer() -> None:
     assert expected <= {*qstep.trainers.__all__} <= {*dir(qstep.trainers)}
     assert {getattr(qstep.trainers, name).method.name for name in expected} == {*METHODS}
     assert all(getattr(qstep.trainers, name).__name__ == name for name in expected)
+    for name in expected:
+        options = getattr(qstep.trainers, name.replace("Trainer", "Config"))
+        assert options is getattr(qstep.trainers, name).method.config
     with pytest.raises(AttributeError, match="PPOTrainer"):
         qstep.trainers.PPOTrainer  # noqa: B018
 

@@ -214,6 +214,11 @@ def _advice(row: Row, column: str) -> str:
         )
     if "responses" in row:
         return "run `qstep grade`, which reads lists of responses; "
+    if {"chosen", "rejected"} <= row.keys():
+        return (
+            "these are pairs, so make a row of each response, with the reward 1 if it is the chosen one and 0 if it is "
+            "the rejected one; "
+        )
     if row.keys() & {"input", "steps", "trajectory", "original_process"}:
         return "if this is a published data set, run `qstep convert`; "
     return f"name its column with --columns.{column} COLUMN; " if column in ("prompt", "completion") else ""

@@ -92,14 +92,16 @@ def plan(recipe: Recipe, output_dir: Path, seeds: Sequence[int], only: str | Non
         RecipeError: something in the recipe cannot be run.
     """
     runs = []
+    known: set[str] = set()
     checked: dict[bytes, list[Any]] = {}
     for variant in recipe.variants or (None,):
         for seed in seeds:
             stages: dict[str, Work] = {}
             wanted = recipe.resolved(variant, seed)
             last = None if only is None else recipe.last(only, variant)
-            if only is not None and last not in wanted:
-                raise recipe.error(f"no stage {only!r} to run", only, [*recipe.written, *wanted])
+            known |= wanted.keys()
+            if last is not None and last not in wanted:
+                continue  # a variant may have fewer rounds
             for name in wanted if last is None else _upstream(wanted, last):
                 stage = wanted[name]
                 identity = canonical_json([name, stage.command.name, stage.options])
@@ -109,6 +111,8 @@ def plan(recipe: Recipe, output_dir: Path, seeds: Sequence[int], only: str | Non
                 stages[name] = _work(recipe, stage, checked[identity], stages, output_dir)
             folder = output_dir / (variant or "") / (f"seed-{seed}" if len(seeds) > 1 else "")
             runs.append(Run(variant, seed, folder, stages))
+    if only is not None and not runs:
+        raise recipe.error(f"no stage {only!r} to run", only, [*recipe.written, *sorted(known)])
     return runs
 
 

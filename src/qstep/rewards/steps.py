@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from qstep.data import checked_prompt, final_text, has_turns, last_text, row_step_ends, spread_scores, with_steps
 from qstep.rewards.reading import Reading, column
+from qstep.runs.progress import say
 from qstep.tasks.task import unanswered
 from qstep.types import Row
 
@@ -160,6 +161,11 @@ class StepReward(Reading):
         from qstep.scoring.options import warn_of_prompts
 
         warn_of_prompts(questions, self._scorer, name)
+        if self._scorer.objective == "dqo":
+            say(
+                "Warning: the Q of a DQO policy is an expected reward, so its sigmoid is no probability that a step is "
+                "right. It only ranks steps"
+            )
         self._has_warned = True
 
     def _placed(self, tokenizer: PreTrainedTokenizerBase, row: Row) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from qstep.data import encode_joined, encode_prompt
 from qstep.data.chat import steps_without_opening
 from qstep.models import LogRatioModel, ModelOptions, PolicyModel, PolicyWithValue
 from qstep.models.loading import ADAPTER_CONFIG, load_causal_lm, load_tokenizer
+from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.options import Bounds
 from qstep.runs.seals import settings_of_marker
 from qstep.scoring.formats import Encoded
@@ -91,8 +93,8 @@ class Policy(LogRatio):
     """A policy that `qstep train dqo` made. Q is `beta log pi/pi_ref + V` at a step's last token (arXiv 2410.09302).
 
     This Q is an expected reward, not a logit. It ranks steps and responses, but its sigmoid is not a probability.
-    Policy and V are in the checkpoint. `--scorer_reference` is the model that training began with, or `uniform`. For
-    an adapter it is the base model and must not be given.
+    Policy and V are in the checkpoint. The reference is that of the training: the base of an adapter, `uniform`, or the
+    model that the training recorded. `--scorer_reference` names another, but for an adapter.
 
     Args:
         beta: the one used in training; by default it is read from the checkpoint.
@@ -125,9 +127,29 @@ class Policy(LogRatio):
                     "Leave it out"
                 )
             return LogRatioModel(policy, policy, beta)
-        if reference is None:
-            raise ValueError(f"{name} needs --scorer_reference: the model its training began with, or uniform")
-        return LogRatioModel(policy, self.reference(reference, dtype), beta)
+        base, revision = (reference, None) if reference else recorded_base(Path(name), "--scorer_reference")
+        return LogRatioModel(policy, load_reference(base, self.tokenizer, dtype, "--scorer_reference", revision), beta)
+
+
+def recorded_base(folder: Path, option: str) -> tuple[str, str | None]:
+    """The model that a training of `qstep train` began with, as it recorded it, and its commit on the Hub.
+
+    Raises ValueError if nothing is recorded, or the model is not there any more.
+    """
+    meta = folder / "train_log.meta.json"
+    try:
+        known = json.loads(meta.read_text(encoding="utf-8"))
+        base, fingerprint = known["summary"]["base_model"], known["settings"]["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{folder} does not record the model that its training began with: give {option}") from None
+    if base["on_hub"]:
+        return str(base["name"]), str(fingerprint).rpartition("@")[2]
+    path = folder / base.get("path", "?")
+    if not path.is_dir() or model_fingerprint(str(path)) != fingerprint:
+        raise ValueError(
+            f"the model that the training of {folder} began with ({base['name']}) is not where it was: give {option}"
+        )
+    return str(path), None
 
 
 def _trained_beta(folder: Path) -> float:

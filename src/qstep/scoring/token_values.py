@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +19,8 @@ from qstep.models.inference import choose_device
 from qstep.models.loading import ADAPTER_CONFIG, load_causal_lm, load_tokenizer
 from qstep.models.packing import moved
 from qstep.models.policy import VALUE_FILE
-from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.seals import settings_of_marker
-from qstep.scoring.policies import load_reference
+from qstep.scoring.policies import load_reference, recorded_base
 from qstep.types import Dtype, Row
 
 _CONTEXT = 8
@@ -68,7 +66,7 @@ class TokenValues:
         if reference is None and (Path(name) / ADAPTER_CONFIG).exists():
             other = policy
         elif reference != "uniform":
-            base, revision = (reference, None) if reference else recorded_base(Path(name))
+            base, revision = (reference, None) if reference else recorded_base(Path(name), "--reference")
             other = load_reference(base, tokenizer, dtype, "--reference", revision)
         beta = settings.get("beta") if beta is None else beta
         model = LogRatioModel(policy, other, 1.0 if beta is None else beta).to(choose_device(device)).eval()
@@ -172,29 +170,6 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
         before, text = read(start, place), read(start, place + 1)
         found.append(text[len(before) :] if text.startswith(before) else read(place, place + 1))
     return found
-
-
-def recorded_base(folder: Path) -> tuple[str, str | None]:
-    """The model that a training of `qstep train` began with, as it recorded it, and its commit on the Hub.
-
-    Raises ValueError if nothing is recorded, or the model is not there any more.
-    """
-    meta = folder / "train_log.meta.json"
-    try:
-        known = json.loads(meta.read_text(encoding="utf-8"))
-        base, fingerprint = known["summary"]["base_model"], known["settings"]["model"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{folder} does not record the model that its training began with: give --reference, and --beta for Q"
-        ) from None
-    if base["on_hub"]:
-        return str(base["name"]), str(fingerprint).rpartition("@")[2]
-    path = folder / base.get("path", "?")
-    if not path.is_dir() or model_fingerprint(str(path)) != fingerprint:
-        raise ValueError(
-            f"the model that the training of {folder} began with ({base['name']}) is not where it was: give --reference"
-        )
-    return str(path), None
 
 
 def _policy(name: str, dtype: Dtype) -> PolicyModel:

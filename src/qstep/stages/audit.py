@@ -173,6 +173,8 @@ def _reward_note(config: AuditConfig) -> Iterator[str]:
     from qstep.data import chosen_reward, numbered_rows
 
     first = next((row for _, row in numbered_rows(config.train_file)), {})
+    if "labels" in first:  # a scorer's rows need no reward
+        return
     if {"reward", "label"}.isdisjoint(config.columns or {}) and (advice := chosen_reward(first)):
         yield f"rewards: no column `reward` or `label`{advice}"
 

@@ -34,7 +34,7 @@ class ConvertConfig(PromptOptions, TaskOptions):
     on.
 
     Args:
-        dataset_name: a .jsonl, .json or .parquet file, or a Hub id.
+        dataset_name: a file of rows (JSON, JSON lines, Parquet or CSV), or a Hub id.
         output: the JSONL file to write.
         format: the format of the data set; `auto` recognises it by the columns.
         split: the split of a Hub id, train by default. ProcessBench has gsm8k, math, olympiadbench and omnimath.

@@ -126,7 +126,7 @@ class ProblemOptions(PromptOptions, ColumnOptions, TaskOptions):
 
     Args:
         dataset_name: `miniature`, `reasoning_gym:<family>`, `module:object` (a task of your own), a
-            .jsonl/.json/.parquet file, or a Hub id.
+            file of rows (JSON, JSON lines, Parquet or CSV), or a Hub id.
         dataset_options: parameters of a reasoning_gym family, such as `--dataset_options.min_terms 2`.
         split: the split of the data set. For a file, only `train` and `test` are accepted, and become part of the
             ids of its problems.
