@@ -224,6 +224,20 @@ def test_a_damaged_best_checkpoint_is_not_taken_for_the_best(evaluated: TrainInp
         run("rs", evaluated, tmp_path / "run", **BEST)
 
 
+def test_the_best_evaluation_is_saved_although_no_checkpoint_is_due(
+    evaluated: TrainInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The evaluation before training is the best of all here, and the first one after it the best of the others."""
+    options = {**BEST, "eval_steps": 1, "save_steps": 3, "eval_on_start": True}
+    found = run("rs", evaluated, tmp_path / "run", **options)
+    assert same_weights(found, found / "checkpoint-1") and not same_weights(found, found / "checkpoint-3")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no evaluation was better than the one before training (loss " in said
+    assert "The weights are those of step 1, the best of the others" in said
+    card = (found / "README.md").read_text()
+    assert "These are the weights of step 1, the best by `loss`." in card and "| `eval_loss` | 1 |" in card
+
+
 def test_a_run_that_saves_its_best_is_logged_as_an_undisturbed_one(evaluated: TrainInputs, tmp_path: Path) -> None:
     """Of such a run it is known after an evaluation only whether it saves, and no line of the log is due by then."""
     best = dict(save_strategy="best", load_best_model_at_end=True, logging_steps=10)

@@ -87,7 +87,9 @@ def write_card(
         files=list(_files(summary)),
         contract=None if policy else _contract(folder),
         settings=dict(_settings(settings)),
-        metrics=list(_last_metrics(folder)),
+        metrics=list(_last_metrics(folder, summary.get("best_step"))),
+        best_step=summary.get("best_step"),
+        best_by=settings.get("metric_for_best_model"),
         evaluations=evaluations,
         notes=notes,
     )
@@ -147,13 +149,14 @@ def _visible(value: Any) -> Any:
     return Path(value).name if Path(value).is_absolute() else value
 
 
-def _last_metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    """The metrics in the last lines of the training log: one line of training, and one of evaluation."""
+def _last_metrics(folder: Path, step: int | None) -> Iterator[dict[str, Any]]:
+    """The metrics in the last lines of the training log up to a step: one of training, and one of evaluation."""
     from qstep.data import read_rows
 
     last: dict[bool, Row] = {}
     for line in read_rows(folder / TRAINING_LOG):
-        last["eval_loss" in line] = line
+        if step is None or line["step"] <= step:
+            last["eval_loss" in line] = line
     for line in last.values():
         for name, value in metrics_of(line).items():
             if isinstance(value, int | float):

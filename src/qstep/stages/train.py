@@ -31,7 +31,7 @@ from qstep.tasks.options import ColumnOptions
 from qstep.trainers import trainer_class
 from qstep.trainers.arguments import check_evaluation
 from qstep.trainers.checkpoints import seal
-from qstep.trainers.early_stopping import stopped_early
+from qstep.trainers.early_stopping import best_before_training, stopped_early
 from qstep.trainers.resuming import Log, Run, open_run
 from qstep.types import Truncated
 
@@ -135,12 +135,19 @@ def train_on(
                 "checkpoint, or make the run longer"
             )
         trainer.save_model()
+        if config.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
+            summary["best_step"] = trainer.state.best_global_step
         if run.log:
             trainer.create_model_card()
             seal(output, run.settings, model_files(output))
             if stopped_early(config, trainer.state):
                 summary["stopped_early_at"] = trainer.state.global_step
                 console.print(_of_stopping(trainer.state.global_step, config))
+            if "best_step" in summary and (before := best_before_training(config, trainer.state)) is not None:
+                console.print(
+                    f"Warning: no evaluation was better than the one before training ({config.metric_for_best_model} "
+                    f"{before:.4g}). The weights are those of step {summary['best_step']}, the best of the others"
+                )
             if trainer.sampled is not None:
                 say(f"Responses to some validation problems at each evaluation: {trainer.sampled.file}")
             run.log.finish(summary)

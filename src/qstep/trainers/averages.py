@@ -47,7 +47,8 @@ class LogWhereItMatters(TrainerCallback):
     """
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        may_save = control.should_save or (args.save_strategy == SaveStrategy.BEST and control.should_evaluate)
+        saves_best = args.save_strategy == SaveStrategy.BEST or args.load_best_model_at_end
+        may_save = control.should_save or (saves_best and control.should_evaluate)
         may_stop = control.should_evaluate and args.early_stopping_patience is not None
         if may_save or may_stop or state.global_step >= state.max_steps:
             control.should_log = True

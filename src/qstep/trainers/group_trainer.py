@@ -261,6 +261,8 @@ class GroupTrainer(CheckpointedTrainer):
             is_best = super()._determine_best_metric(metrics, trial)
         except KeyError as error:
             raise ValueError(str(error.args[0])) from None
+        if self.args.load_best_model_at_end:  # transformers looks for its checkpoint, and loads nothing without one
+            self.control.should_save |= is_best
         self.control.should_training_stop |= stopped_early(self.args, self.state)
         return is_best
 
