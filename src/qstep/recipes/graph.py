@@ -22,6 +22,7 @@ import yaml
 
 from qstep.data import parts_of
 from qstep.data.jsonl import canonical_json, file_fingerprint, write_json
+from qstep.recipes.links import link_outputs, refuse_replacing
 from qstep.recipes.reading import read_recipe
 from qstep.recipes.recipe import Recipe, Stage
 from qstep.recipes.references import fill, references
@@ -89,7 +90,7 @@ def plan(recipe: Recipe, output_dir: Path, seeds: Sequence[int], only: str | Non
     """Checks a recipe and returns its runs. Nothing is started or written.
 
     Raises:
-        RecipeError: something in the recipe cannot be run.
+        RecipeError: something in the recipe cannot be run, or an output would replace a file of the user.
     """
     runs = []
     known: set[str] = set()
@@ -113,6 +114,7 @@ def plan(recipe: Recipe, output_dir: Path, seeds: Sequence[int], only: str | Non
             runs.append(Run(variant, seed, folder, stages))
     if only is not None and not runs:
         raise recipe.error(f"no stage {only!r} to run", only, [*recipe.written, *sorted(known)])
+    refuse_replacing(recipe, runs, output_dir)
     return runs
 
 
@@ -157,7 +159,7 @@ def run(
             with closing(Workers(min(processes or recipe.processes, len(jobs)), recipe.threads)) as workers:
                 workers.run(jobs, lambda name, seconds: waiting[keys[name]].finish(seconds), already=present)
         for of_run in runs:
-            _link(of_run)
+            link_outputs(of_run)
     return runs
 
 
@@ -273,17 +275,6 @@ def _names(runs: Sequence[Run], works: Mapping[str, Work]) -> dict[str, str]:
             if work.key in works:
                 names.setdefault(work.key, ", ".join(part for part in (name, *where) if part))
     return names
-
-
-def _link(of_run: Run) -> None:
-    """Puts links to the outputs, named after their stages, into the run's folder."""
-    of_run.folder.mkdir(parents=True, exist_ok=True)
-    for work in of_run.stages.values():
-        for output in work.outputs.values():
-            link, new = of_run.folder / output.name, of_run.folder / f".{output.name}.new"
-            new.unlink(missing_ok=True)
-            new.symlink_to(os.path.relpath(output, of_run.folder))
-            os.replace(new, link)
 
 
 @contextmanager

@@ -13,14 +13,13 @@ from qstep.evals import Page, RecipeResult, pooled, read_result, write_result
 from qstep.evals.measures import Accuracy, Difference, Measured
 from qstep.evals.results import Claim, OfSeeds
 from qstep.recipes.graph import Run
+from qstep.recipes.links import SUMMARY
 from qstep.recipes.recipe import Recipe
 from qstep.recipes.study import Study, answer
 from qstep.recipes.study_page import page
 from qstep.report.findings import label
 from qstep.report.tables import Table, accuracy_text
 from qstep.runs.progress import print_result, print_table
-
-SUMMARY = "results.json"
 
 
 def summarise(recipe: Recipe, runs: Sequence[Run], output_dir: Path) -> None:
