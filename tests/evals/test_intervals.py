@@ -164,3 +164,17 @@ def test_independent_estimates_are_pooled_by_hand() -> None:
     both = pooled(two)
     assert (both.mean, both.n) == (pytest.approx(0.3), 2)
     assert (both.mean - both.low, both.high - both.mean) == pytest.approx((z * 0.05**0.5 / 2,) * 2)
+
+
+def test_errors_of_shared_problems_do_not_average_out() -> None:
+    four = [Estimate(0.03, -0.01, 0.07, 9)] * 4
+    found = pooled(four, shared=True)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.03, -0.01, 0.07))
+    assert pooled(four).low == pytest.approx(0.03 - 0.04 / 2)
+
+
+def test_a_pooled_share_stays_within_its_bounds() -> None:
+    """20 of 20 on three seeds: Wilson's lower limit is 20 / (20 + z^2), and nothing is above 1."""
+    found = pooled([mean_estimate([1.0] * 20)] * 3)
+    assert (found.mean, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(1 - (1 - 20 / (20 + Z2)) / 3**0.5)

@@ -147,15 +147,18 @@ def standard_error(estimate: Interval) -> float:
     return (estimate.high - estimate.low) / (2 * _Z)
 
 
-def pooled(estimates: Sequence[Interval]) -> Estimate:
-    """The mean of n >= 1 known, independent estimates, with its 95 % interval.
+def pooled(estimates: Sequence[Interval], *, shared: bool = False) -> Estimate:
+    """The mean of n >= 1 known estimates, with its 95 % interval.
 
-    The interval is over the problems of each estimate. It does not generalise to other estimates.
+    The interval is over the problems of each estimate. It does not generalise to other estimates. Estimates are
+    independent, unless their problems are `shared`. Then their errors are taken for equal, so the interval is not too
+    narrow.
     """
-    n = len(estimates)
-    mean = sum(estimate.mean or 0.0 for estimate in estimates) / n
-    half = _Z * math.sqrt(sum(standard_error(estimate) ** 2 for estimate in estimates)) / n
-    return Estimate(mean, mean - half, mean + half, n)
+    limits = np.array([(estimate.low, estimate.mean, estimate.high) for estimate in estimates], dtype=np.float64)
+    mean = float(limits[:, 1].mean())
+    # Each side has its own distances, so the interval of a share stays within [0, 1].
+    distances = np.linalg.norm(limits - limits[:, 1:2], ord=1 if shared else 2, axis=0) / len(limits)
+    return Estimate(mean, mean - float(distances[0]), mean + float(distances[2]), len(limits))
 
 
 def numbered(problems: Sequence[Hashable]) -> NDArray[np.int64]:
