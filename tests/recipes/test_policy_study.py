@@ -42,7 +42,7 @@ def recipe(folder: Path, variants: Any = None, **study: Any) -> Recipe:
     return read_recipe(folder / "claim.yaml")
 
 
-def evaluated(folder: Path, stage: str, sampled: Counts, first: int = 0) -> Work:
+def evaluated(folder: Path, stage: str, sampled: Counts, first: int = 0, golds: str | None = None) -> Work:
     """An evaluation in which each problem has these counts of right, wrong and ungradable. Greedy is all right."""
     problems = {str(first + i): counts for i, counts in enumerate(sampled)}
     (folder / stage).mkdir(parents=True)
@@ -50,6 +50,7 @@ def evaluated(folder: Path, stage: str, sampled: Counts, first: int = 0) -> Work
         folder / stage / "results.json",
         PolicyEvaluation(
             name=stage,
+            golds=golds,
             problems={"greedy": {problem: [1, 0, 0] for problem in problems}, "sampled": problems},
             provenance=provenance({}),
         ),
@@ -116,6 +117,29 @@ def test_policies_that_answered_other_problems_are_not_compared(tmp_path: Path) 
     }
     with pytest.raises(ValueError, match="dqo and base answered different problems: evaluate both on the same"):
         answer(recipe(tmp_path), [Run(None, 0, tmp_path, works)])
+
+
+def test_problems_of_the_same_ids_with_other_gold_answers_are_not_compared(tmp_path: Path) -> None:
+    for number, (base, dqo) in enumerate([("gsm", "math"), ("gsm", "gsm"), ("gsm", None)]):
+        where = tmp_path / str(number)
+        works = {"eval_base": evaluated(where, "eval_base", [HALF], golds=base)}
+        works["eval_dqo"] = evaluated(where, "eval_dqo", [ALL], golds=dqo)
+        if number == 0:
+            with pytest.raises(ValueError, match="dqo and base answered different problems"):
+                answer(recipe(tmp_path), [Run(None, 0, where, works)])
+        else:
+            found = answer(recipe(tmp_path), [Run(None, 0, where, works)])
+            assert found.comparisons["sampled"].by_seed["0"].mean == 0.5
+
+
+def test_seeds_of_policies_with_the_same_problems_are_not_independent(tmp_path: Path) -> None:
+    """Two equal seeds have the interval of one."""
+    base, dqo = [HALF] * 6, [ALL, HALF, THREE, ALL, HALF, [1, 3, 0]]
+    works = {"eval_base": evaluated(tmp_path, "eval_base", base, golds="gsm")}
+    works["eval_dqo"] = evaluated(tmp_path, "eval_dqo", dqo, golds="gsm")
+    one, two = (answer(recipe(tmp_path), [Run(None, seed, tmp_path, works) for seed in range(n)]) for n in (1, 2))
+    intervals = [found.comparisons["sampled"].over_problems.estimate for found in (one, two)]
+    assert (intervals[0].low, intervals[0].high) == pytest.approx((intervals[1].low, intervals[1].high))
 
 
 def test_variants_that_answered_other_problems_are_not_compared(tmp_path: Path) -> None:

@@ -45,8 +45,14 @@ def recipe(folder: Path, **study: Any) -> Recipe:
     return read_recipe(folder / "claim.yaml")
 
 
-def runs(folder: Path, *seeds: list[tuple[list[int], list[float], list[float]]]) -> list[Run]:
-    """A run for each seed, each of problems with what is right among two responses, and the scores of a and of b."""
+Problem = tuple[list[int], list[float], list[float]]
+
+
+def runs(folder: Path, *seeds: list[Problem], names: list[str | None] | None = None) -> list[Run]:
+    """A run for each seed, each of problems with what is right among two responses, and the scores of a and of b.
+
+    `names` has, for each seed, a letter for each problem, or None for results of an earlier version.
+    """
     found = []
     for seed, problems in enumerate(seeds):
         groups = [
@@ -64,6 +70,7 @@ def runs(folder: Path, *seeds: list[tuple[list[int], list[float], list[float]]])
             ns=[1, 2],
             curves=chosen.curves,
             outcomes=chosen.outcomes | outcomes,
+            problem_names=None if names is None or names[seed] is None else list(names[seed] or ""),
             differences=chosen.differences,
             auc={"a": auc, "c": {"response_within_problem": None}},
             provenance=provenance({}),
@@ -171,6 +178,43 @@ def test_a_scorer_is_compared_by_its_aggregations(tmp_path: Path) -> None:
     # by the least Q a is always right; by the last, which is the same for both responses, every other time
     assert found.comparisons["the least above the last"].over_seeds.mean == 0.5
     assert set(found.seeds["0"]) == {"a/min", "a/last", "majority", "mean", "pass"}
+
+
+def of_variants(folder: Path, names: list[str | None], *problems: list[Problem]) -> StudyAnswer:
+    """The answer about the best of `new` against that of `old`, each from results of its own."""
+    comparisons = {"x": {"a": "new/a", "b": "old/a", "n": 2}}
+    study = dataclasses.replace(recipe(folder, comparisons=comparisons), variants={"old": {}, "new": {}})
+    old, new = runs(folder, *problems, names=names)
+    return answer(study, [dataclasses.replace(old, variant="old"), dataclasses.replace(new, variant="new", seed=0)])
+
+
+def test_variants_are_paired_by_problem(tmp_path: Path) -> None:
+    """The same results in another order differ by 0 on each problem, so the interval is the one of values without
+    spread: z^2 / (4 + z^2) of what is left. Paired by position, it went from -1 to 1."""
+    lost = ([1, 0], [0.0, 1.0], [1.0, 0.0])
+    old = [A_WINS, lost, A_WINS, lost]
+    found = of_variants(tmp_path, ["abcd", "badc"], old, [lost, A_WINS, lost, A_WINS]).comparisons["x"].over_problems
+    assert (found.mean, found.high) == pytest.approx((0.0, 3.841459 / 7.841459))
+    for names in (["abcd", "abce"], ["abcd", None]):
+        with pytest.raises(RecipeError, match="comparison 'x': old/a and new/a have different problems: give both"):
+            of_variants(tmp_path, names, old, old)
+    assert of_variants(tmp_path, [None, None], old, old).comparisons["x"].over_problems.mean == 0.0
+    with pytest.raises(RecipeError, match="have different problems"):
+        of_variants(tmp_path, [None, None], old, old[:3])
+
+
+def test_seeds_with_the_same_problems_are_one_sample_of_problems(tmp_path: Path) -> None:
+    """Three equal seeds know no more about the problems than one; with problems of their own they do."""
+    lost = ([1, 0], [0.0, 1.0], [1.0, 0.0])
+    one = [A_WINS, lost, TIE, A_WINS, TIE, A_WINS]
+    alone = answer(recipe(tmp_path), runs(tmp_path, one)).comparisons["a above b"].over_problems
+    other = [*reversed(one)]
+    same = answer(recipe(tmp_path), runs(tmp_path, one, other, one, names=["abcdef", "fedcba", "abcdef"]))
+    found = same.comparisons["a above b"].over_problems
+    assert (found.mean, found.low, found.high) == pytest.approx((alone.mean, alone.low, alone.high))
+    own = answer(recipe(tmp_path), runs(tmp_path, one, one, one, names=["abcdef", "ghijkl", "mnopqr"]))
+    width, of_one = (e.high - e.low for e in (own.comparisons["a above b"].over_problems.estimate, alone.estimate))
+    assert width == pytest.approx(of_one / 3**0.5)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,18 @@ def test_a_problem_has_one_gold_answer(tmp_path: Path) -> None:
         report(tmp_path, rows)
 
 
+def test_problems_are_named_by_id_and_gold_answer(tmp_path: Path) -> None:
+    """Another instruction keeps the names. An id and gold answer that two problems share are told apart by prompt."""
+    rows = problem("a", "rw", gold="5") + problem("b", "rw", gold="6")
+    names = report(tmp_path, rows)["problem_names"]
+    other = problem("b", "ww", gold="6", prompt="Think. b") + problem("a", "rr", gold="5", prompt="Think. a")
+    assert report(tmp_path, other)["problem_names"] == [*reversed(names)]
+    assert report(tmp_path, problem("a", "rw", gold="7"))["problem_names"][0] not in names
+    again = [{**row, "id": f"{row['id']}'"} for row in problem("a", "ww", gold="5", prompt="another")]
+    twice = report(tmp_path, rows + again)["problem_names"]
+    assert len({*twice}) == 3 and twice[1] == names[1]
+
+
 def test_unequal_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = problem("a", "rrw") + problem("b", "rw")
     assert report(tmp_path, rows)["ns"] == [1, 2]

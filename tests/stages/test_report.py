@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from qstep.cli import main
 from qstep.data import RowError, read_rows, write_json, write_jsonl
-from qstep.evals import PolicyEvaluation, VerdictCounts, policy_report, write_result
+from qstep.evals import PolicyEvaluation, VerdictCounts, policy_report, read_result, write_result
+from qstep.evals.accuracy import digest_of_golds
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
 from qstep.stages.report import ReportConfig, report
 from report_samples import Page
@@ -33,6 +35,16 @@ def evaluation(path: Path, **verdicts: tuple[int, int, int]) -> Path:
     )
     write_result(path, result)
     return path
+
+
+def test_problems_of_the_same_ids_with_other_gold_answers_are_not_compared(tmp_path: Path) -> None:
+    """`gsm/test.jsonl` and `math/test.jsonl` both have a problem `test/test/0`."""
+    paths = {name: evaluation(tmp_path / f"{name}.json", p=(2, 2, 0)) for name in ("base", "dqo")}
+    for gold, name in zip(("5", "6"), paths, strict=True):
+        golds = digest_of_golds([{"problem_id": "p", "gold": gold}])
+        write_result(paths[name], replace(read_result(paths[name], PolicyEvaluation), golds=golds))
+    with pytest.raises(ValueError, match="base and dqo answered problems with other gold answers: evaluate both"):
+        report(ReportConfig(results=paths, output=tmp_path / "page.html"))
 
 
 def scored(path: Path, scores: dict[str, list[float]], **changes: Any) -> Path:

@@ -6,6 +6,7 @@ ungradable share, and the accuracies if all ungradable responses counted as wron
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from qstep.data import prompt_id
+from qstep.data import canonical_json, prompt_id
 from qstep.evals.intervals import ratio_difference, ratio_estimate
 from qstep.evals.measures import Accuracy, Difference, Measured, PolicyAccuracy
 from qstep.search import pass_at_k
@@ -155,6 +156,12 @@ def verdicts_by_problem(rows: Iterable[Row]) -> dict[str, VerdictCounts]:
         name = problem_id if prompts[problem_id] == 1 else f"{problem_id} (prompt {prompts[problem_id]})"
         named[name] = VerdictCounts(count["right"], count["wrong"], count["ungradable"])
     return named
+
+
+def digest_of_golds(rows: Iterable[Row]) -> str:
+    """SHA-256 over the ids and gold answers of the problems of trajectory rows, in any order."""
+    pairs = {canonical_json([row["problem_id"], row["gold"]]) for row in rows}
+    return hashlib.sha256(b"\n".join(sorted(pairs))).hexdigest()
 
 
 def policy_report(problems: Mapping[str, VerdictCounts]) -> PolicyAccuracy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -30,7 +31,8 @@ from qstep.types import Aggregation, Row
 class Choices:
     """Problems with their scored responses, their ids, and how many of each problem's responses were cut off.
 
-    `steps` and `responses` map each scorer to its labelled steps and rows.
+    `names` are the `problem_names` of `BestOfN`. `steps` and `responses` map each scorer to its labelled steps and
+    rows.
     """
 
     groups: list[ScoredGroup]
@@ -38,6 +40,7 @@ class Choices:
     steps: dict[str, LabelledSteps]
     responses: dict[str, Responses]
     unfinished: list[int]
+    names: list[str]
 
     @property
     def sizes(self) -> list[int]:
@@ -77,6 +80,7 @@ def judge_choices(
         ns=ns,
         curves=chosen.curves,
         outcomes=chosen.outcomes | of_aggregations,
+        problem_names=[*compress(choices.names, large)],
         differences=chosen.differences,
         over_optimisation=chosen.over_optimisation,
         auc={
@@ -134,7 +138,22 @@ def read_choices(
         name: [[read.facts[name][row["id"]] for row in rows] for rows in read.groups.values()] for name in scorers
     }
     ids = [[row["id"] for row in rows] for rows in read.groups.values()]
-    return Choices(groups, ids, {name: read.steps[name] for name in scorers}, responses, unfinished)
+    steps = {name: read.steps[name] for name in scorers}
+    return Choices(groups, ids, steps, responses, unfinished, _problem_names(read.groups))
+
+
+def _problem_names(groups: Mapping[tuple[str, str], list[Row]]) -> list[str]:
+    """A digest of each problem's id and gold answer, which do not depend on the instruction in its prompt.
+
+    The prompt takes the place of a gold answer that is unknown, or the same for several problems with this id.
+    """
+    with_gold = [canonical_json([problem_id, rows[0]["gold"]]) for (problem_id, _), rows in groups.items()]
+    times = Counter(with_gold)
+    contents = (
+        own if times[own] == 1 and rows[0]["gold"] is not None else canonical_json(key)
+        for own, (key, rows) in zip(with_gold, groups.items(), strict=True)
+    )
+    return [hashlib.sha256(content).hexdigest()[:12] for content in contents]
 
 
 class _Read:
@@ -171,7 +190,7 @@ class _Read:
             )
 
     def _add_to_group(self, row: Row) -> None:
-        slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer", "finish_reason")}
+        slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer", "finish_reason", "gold")}
         self.groups.setdefault(group_key(row), []).append(slim)
 
     def check_same_rows(self) -> None:

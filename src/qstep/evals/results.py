@@ -48,6 +48,8 @@ class BestOfN:
     """The result of `qstep best-of-n`: see `qstep.evals.best_of_n_report`.
 
     `unfinished` counts responses that were cut off; None if there is none. They lose to those that ended.
+    `problem_names` has a name for each problem of `outcomes`, in their order. Two results with the same name have the
+    same problem. It is None in results of an earlier version.
     """
 
     kind: ClassVar[str] = "best-of-n"
@@ -59,6 +61,7 @@ class BestOfN:
     ns: list[int]
     curves: dict[str, Curve]
     outcomes: dict[str, dict[str, Shares]] | None = None
+    problem_names: list[str] | None = None
     differences: dict[str, Difference]
     over_optimisation: dict[str, OverOptimisation] | None = None
     auc: dict[str, dict[str, Measured | None]]
@@ -122,12 +125,14 @@ class SearchComparison:
 class PolicyEvaluation:
     """The result of `qstep evaluate`. `problems` has counts of right, wrong and ungradable by mode and problem.
 
-    `policy` is the fingerprint of the policy. It is None in results of an earlier version.
+    `policy` is the fingerprint of the policy. `golds` is a SHA-256 over the ids and gold answers of the problems, so it
+    does not depend on the prompt. Both are None in results of an earlier version.
     """
 
     kind: ClassVar[str] = "evaluate"
     name: str
     policy: str | None = None
+    golds: str | None = None
     accuracies: dict[str, PolicyAccuracy] = field(default_factory=dict, metadata={"inline": MODES})
     problems: dict[str, dict[str, list[int]]]
     harness: dict[str, Any] = field(default_factory=dict, metadata=_REST)

@@ -24,8 +24,10 @@ In a recipe with variants, the variant stands before each name: `{a: lam_09/dqo,
 
 Each seed has its own base model, problems and samples, so a comparison has one difference for each seed. Student's
 interval of their mean generalises to other seeds. The interval over problems (a paired bootstrap for each seed) is
-about these seeds only. A claim holds if all deciding comparisons have an interval over seeds above 0. It does not hold
-if one has an interval below 0. Otherwise the study cannot tell at this scale.
+about these seeds only. If the seeds have the same problems, it is one bootstrap of the problems' means over seeds.
+
+A claim holds if all deciding comparisons have an interval over seeds above 0. It does not hold if one has an interval
+below 0. Otherwise the study cannot tell at this scale.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from qstep.evals.measures import Measured
 from qstep.evals.results import StudyComparison
 from qstep.recipes.graph import Run
 from qstep.recipes.recipe import Recipe
-from qstep.recipes.study_results import SeedResults, Stages, is_measure, k_of, seed_results
+from qstep.recipes.study_results import SeedResults, Stages, is_measure, k_of, positions, seed_results
 from qstep.runs.provenance import provenance
 from qstep.types import Estimate
 
@@ -177,7 +179,8 @@ def answer(recipe: Recipe, runs: Sequence[Run]) -> StudyAnswer:
     """The study's comparisons over the seeds of `runs`, and the verdict on its claim.
 
     Raises:
-        RecipeError: a comparison names a way to choose, or an n, that the results do not have.
+        RecipeError: a comparison names a way to choose, or an n, that the results do not have, or its sides have
+            different problems.
         ValueError: the policies answered different problems.
     """
     study = Study.of(recipe)
@@ -218,14 +221,13 @@ def verdict(deciding: Sequence[Interval]) -> Verdict:
 
 def _compared(recipe: Recipe, comparison: Comparison, seeds: Mapping[int, SeedResults]) -> StudyComparison:
     by_seed: dict[str, Estimate] = {}
+    used: list[_Sides] = []
     left_out = []
     for seed, found in seeds.items():
-        a, b = (_outcomes(recipe, comparison, found, side) for side in (comparison.a, comparison.b))
-        if len(a[0]) != len(b[0]):
-            problem = f"a and b have {len(a[0])} and {len(b[0])} problems on seed {seed}; give both the same"
-            raise recipe.error(f"study: comparison {comparison.name!r}: {problem}")
-        if a[1].any() and b[1].any():
-            by_seed[str(seed)] = ratio_difference(a, b)
+        names, sides = _sides(recipe, comparison, found)
+        if sides[:, 1].any(axis=1).all():
+            by_seed[str(seed)] = _difference(sides)
+            used.append((names, sides))
         else:
             left_out.append(str(seed))
     known = list(by_seed.values())
@@ -237,25 +239,50 @@ def _compared(recipe: Recipe, comparison: Comparison, seeds: Mapping[int, SeedRe
         measure=comparison.at if n is None else None,
         decides=comparison.decides,
         over_seeds=Measured.of(over_seeds([estimate.mean for estimate in known])),
-        over_problems=Measured.of(pooled(known) if known else Estimate(math.nan, -1.0, 1.0, 0)),
+        over_problems=Measured.of(_over_problems(known, used)),
         by_seed={seed: Measured.of(estimate) for seed, estimate in by_seed.items()},
         left_out=left_out or None,
     )
 
 
-def _outcomes(
-    recipe: Recipe, comparison: Comparison, found: SeedResults, ways: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The right and the gradable share of each problem, averaged over some ways to choose or policies."""
-    shares = []
+_Sides = tuple[Sequence[str] | None, NDArray[np.float64]]
+"""The names of the problems, if known, and the right and gradable shares of a and b: [2 sides, 2, problems]."""
+
+
+def _sides(recipe: Recipe, comparison: Comparison, found: SeedResults) -> _Sides:
+    """Each side is the mean of its ways to choose or policies. Raises RecipeError if these cannot be compared."""
+    ways = [*comparison.a, *comparison.b]
     for way in ways:
-        outcomes = found.outcomes.get(way, {}).get(comparison.at)
-        if outcomes is None:
+        if comparison.at not in found.outcomes.get(way, {}):
             ns = dict.fromkeys(n for by_n in found.outcomes.values() for n in by_n)
             raise recipe.error(
                 f"study: comparison {comparison.name!r}: the results have no {way!r} at n = {comparison.at}; they have "
                 f"{', '.join(found.outcomes)} at n = {', '.join(ns)}"
             )
-        shares.append((outcomes.right, outcomes.gradable))
-    right, gradable = np.asarray(shares, dtype=np.float64).mean(axis=0)
-    return right, gradable
+    try:
+        names, shares = found.shares(ways, comparison.at)
+    except ValueError as error:
+        raise recipe.error(f"study: comparison {comparison.name!r}: {error}") from None
+    middle = len(comparison.a)
+    return names, np.stack([shares[:middle].mean(axis=0), shares[middle:].mean(axis=0)])
+
+
+def _difference(sides: NDArray[np.float64]) -> Estimate:
+    a, b = sides
+    return ratio_difference((a[0], a[1]), (b[0], b[1]))
+
+
+def _over_problems(by_seed: Sequence[Estimate], used: Sequence[_Sides]) -> Estimate:
+    """The mean of the differences, with its interval over the problems of these seeds.
+
+    If the seeds have the same problems, the seeds are not independent. Then the shares of each problem are averaged
+    over the seeds.
+    """
+    if not by_seed:
+        return Estimate(math.nan, -1.0, 1.0, 0)
+    first = used[0][0]
+    orders = [None if names is None or first is None else positions(first, names) for names, _ in used]
+    aligned = [sides[..., order] for (_, sides), order in zip(used, orders, strict=True) if order is not None]
+    if len(used) == 1 or len(aligned) < len(used):
+        return pooled(by_seed)
+    return _difference(np.mean(aligned, axis=0))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qstep.evals import BestOfN, PolicyEvaluation, read_result
 from qstep.evals.accuracy import Outcomes, VerdictCounts, accuracy
@@ -36,13 +37,45 @@ AUCS = {
 
 @dataclass(frozen=True)
 class SeedResults:
-    """The results of one seed, by way and by what is measured: an n, `greedy`, `sampled` or `pass@k`."""
+    """The results of one seed, by way and by what is measured: an n, `greedy`, `sampled` or `pass@k`.
+
+    `problems` has the names of each way's problems, in the order of its outcomes. It is None for results of an earlier
+    version.
+    """
 
     outcomes: Mapping[str, Mapping[str, Outcomes]]
     means: Mapping[str, Mapping[str, float | None]]
     provenance: Mapping[str, Any]
+    problems: Mapping[str, Sequence[str] | None]
     unscored: Sequence[str] = ()
     auc: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def shares(self, ways: Sequence[str], measure: str) -> tuple[Sequence[str] | None, NDArray[np.float64]]:
+        """The names of the problems, and their right and gradable shares, [ways, 2, problems].
+
+        Problems without names are paired by position. Raises ValueError if the ways have different problems.
+        """
+        found = []
+        for way in ways:
+            order = positions(self._names(ways[0], measure), self._names(way, measure))
+            if order is None:
+                raise ValueError(
+                    f"{way} and {ways[0]} have different problems: give both the same. If they have the same and one "
+                    "result is of an earlier version of qstep, delete its job"
+                )
+            outcomes = self.outcomes[way][measure]
+            found.append([outcomes.right[order], outcomes.gradable[order]])
+        return self.problems[ways[0]], np.array(found)
+
+    def _names(self, way: str, measure: str) -> Sequence[str]:
+        """The names of a way's problems, or their places."""
+        return self.problems[way] or [str(place) for place in range(len(self.outcomes[way][measure].right))]
+
+
+def positions(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
+    """The place of each name in another list, or None if the lists do not have the same names."""
+    places = {name: place for place, name in enumerate(among)}
+    return [places[name] for name in names] if sorted(names) == sorted(among) else None
 
 
 def k_of(measure: str) -> int | None:
@@ -79,6 +112,7 @@ def seed_results(recipe: Recipe, stages: Stages, runs: Sequence[Run], measures: 
         outcomes={name: curves for one in found for name, curves in one.outcomes.items()},
         means={name: curve for one in found for name, curve in one.means.items()},
         provenance=found[0].provenance,
+        problems={name: names for one in found for name, names in one.problems.items()},
         unscored=[name for one in found for name in one.unscored],
         auc={name: aucs for one in found for name, aucs in one.auc.items()},
     )
@@ -108,6 +142,7 @@ def _of_choices(report: BestOfN, before: str) -> SeedResults:
         },
         means={before + way: {n: value.mean for n, value in curve.items()} for way, curve in curves.items()},
         provenance=report.provenance,
+        problems={before + way: report.problem_names for way in report.outcomes or {}},
         unscored=[before + way for way in ("majority", "mean", "pass")],
         auc=aucs,
     )
@@ -116,6 +151,9 @@ def _of_choices(report: BestOfN, before: str) -> SeedResults:
 def _of_policies(evaluations: Mapping[str, PolicyEvaluation], measures: Sequence[str]) -> SeedResults:
     outcomes: dict[str, dict[str, Outcomes]] = {}
     first: dict[str, Sequence[str]] = {}
+    of_golds = {evaluation.golds: policy for policy, evaluation in evaluations.items()}
+    if len(known := [policy for golds, policy in of_golds.items() if golds is not None]) > 1:
+        raise ValueError(f"{known[1]} and {known[0]} answered different problems: evaluate both on the same")
     for policy, evaluation in evaluations.items():
         outcomes[policy] = {}
         for measure in measures:
@@ -132,4 +170,6 @@ def _of_policies(evaluations: Mapping[str, PolicyEvaluation], measures: Sequence
         policy: {name: accuracy(measured).mean for name, measured in by_measure.items()}
         for policy, by_measure in outcomes.items()
     }
-    return SeedResults(outcomes, means, next(iter(evaluations.values())).provenance)
+    names = None if None in of_golds else [f"{[*of_golds]} {problem}" for problem in next(iter(first.values()), [])]
+    provenance = next(iter(evaluations.values())).provenance
+    return SeedResults(outcomes, means, provenance, dict.fromkeys(outcomes, names))

@@ -90,7 +90,11 @@ def _between_policies(evaluations: Mapping[str, PolicyEvaluation]) -> Iterator[D
                 name: {problem: VerdictCounts(*verdicts) for problem, verdicts in modes[mode].items()}
                 for name, modes in counted.items()
             }
-            yield policy_difference(counts, first, other, mode)
+            difference = policy_difference(counts, first, other, mode)
+            if len({evaluations[name].golds for name in (first, other)} - {None}) > 1:
+                problem = f"{first} and {other} answered problems with other gold answers"
+                raise ValueError(f"{problem}: evaluate both on the same problems")
+            yield difference
 
 
 def _between_choices(found: BestOfN) -> Iterator[Difference]:

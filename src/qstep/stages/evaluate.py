@@ -42,6 +42,7 @@ def evaluate(config: EvaluateConfig) -> "PolicyEvaluation":
     """
     from qstep.data import read_rows
     from qstep.evals import PolicyEvaluation, holds, policy_report, verdicts_by_problem, write_result
+    from qstep.evals.accuracy import digest_of_golds
     from qstep.evals.harness import harness_metrics
     from qstep.evals.measures import PolicyAccuracy
     from qstep.report.tables import evaluation_table
@@ -61,6 +62,7 @@ def evaluate(config: EvaluateConfig) -> "PolicyEvaluation":
     results = PolicyEvaluation(
         name=config.output_dir.name,
         policy=config.model_setting(config.model_name_or_path, None),
+        golds=digest_of_golds(read_rows(config.output_dir / "greedy_graded.jsonl")),
         accuracies=accuracies,
         problems=problems,
         harness={
