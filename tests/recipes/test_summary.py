@@ -31,6 +31,20 @@ def test_variants_stand_in_one_table() -> None:
     assert list(across_variants("T", {"alone": {1: page(0.6)}, "failed": {}})) == []
 
 
+def test_seeds_with_the_same_problems_know_no_more_than_one() -> None:
+    """Four seeds with +.030 [-.010, .070]: with problems of their own the half-width is .04 / 2."""
+    difference = Difference(0.03, -0.01, 0.07, 100, a="dqo", b="base", mode="sampled")
+    for digests, half in (("pppp", 0.04), ("pppq", 0.02), ([None] * 4, 0.02)):
+        pages = {
+            seed: Page(problems=problems, comparisons={difference.name: difference})
+            for seed, problems in enumerate(digests)
+        }
+        claim = claims(pages)[difference.name]
+        assert (claim.low, claim.high) == pytest.approx((0.03 - half, 0.03 + half))
+        table = next(across_variants("T", {"x": pages, "y": pages}))
+        assert table[2][0] == ["x", f"0.030 [{0.03 - half:.3f}, {0.03 + half:.3f}]"]
+
+
 def test_what_only_some_seeds_found_best_is_no_claim() -> None:
     found = claims({1: page(0.7, "bce_weighted"), 2: page(0.9, "pqm_weighted")})
     assert list(found) == ["pqm@4 - mean"]

@@ -11,6 +11,7 @@ import pytest
 
 from qstep.cli import main
 from qstep.data import RowError, read_rows, write_json, write_jsonl
+from qstep.evals import Page as Summary
 from qstep.evals import PolicyEvaluation, VerdictCounts, policy_report, read_result, write_result
 from qstep.evals.accuracy import digest_of_golds
 from qstep.stages.best_of_n import BestOfNConfig, best_of_n
@@ -45,6 +46,25 @@ def test_problems_of_the_same_ids_with_other_gold_answers_are_not_compared(tmp_p
         write_result(paths[name], replace(read_result(paths[name], PolicyEvaluation), golds=golds))
     with pytest.raises(ValueError, match="base and dqo answered problems with other gold answers: evaluate both"):
         report(ReportConfig(results=paths, output=tmp_path / "page.html"))
+
+
+def test_a_summary_has_a_digest_of_its_problems(tmp_path: Path) -> None:
+    """It is that of the ids and gold answers, also if the summary is part of another. Old results have none."""
+
+    def summary(name: str, **results: Path) -> tuple[Path, str | None]:
+        path = tmp_path / f"{name}-summary.json"
+        report(ReportConfig(results=dict(results), output=tmp_path / f"{name}.html", summary=path))
+        return path, read_result(path, Summary).problems
+
+    choices = [
+        choice(tmp_path / f"{n}.json", pqm=scored(tmp_path / f"{n}.jsonl", {"a": [of, 0.0]}, gold=gold))
+        for n, (of, gold) in enumerate([(1.0, "5"), (2.0, "5"), (1.0, "6")])
+    ]
+    found = [summary(str(n), choice=path) for n, path in enumerate(choices)]
+    assert found[0][1] == found[1][1] != found[2][1]
+    again = [summary(f"again{n}", page=path)[1] for n, (path, _) in enumerate(found)]
+    assert again[0] == again[1] != again[2]
+    assert summary("old", base=evaluation(tmp_path / "base.json", p=(2, 2, 0)))[1] is None
 
 
 def scored(path: Path, scores: dict[str, list[float]], **changes: Any) -> Path:

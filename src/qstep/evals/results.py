@@ -231,9 +231,13 @@ class StepJudgement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """The numbers of a report's page, from several results, as `qstep report --summary` writes them."""
+    """The numbers of a report's page, from several results, as `qstep report --summary` writes them.
+
+    `problems` is a digest of the problems of its evaluations and best-of-n results. It is None if they are not known.
+    """
 
     kind: ClassVar[str] = "report"
+    problems: str | None = None
     policies: dict[str, dict[str, PolicyAccuracy]] | None = None
     comparisons: dict[str, Difference] | None = None
     verifiers: dict[str, Curve] | None = None

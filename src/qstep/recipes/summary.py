@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,11 +69,15 @@ def _pooled_results(title: str, variants: Mapping[str | None, Mapping[int, Page]
 
 def across_variants(title: str, variants: Mapping[str, Mapping[int, Page]]) -> Iterator[Table]:
     """A table across variants for accuracies and one for comparisons: a row a variant, pooled over its seeds."""
+    shared = {variant: _share_problems(pages.values()) for variant, pages in variants.items()}
     for what, parts in (("accuracy", _accuracies), ("difference of accuracies", _comparisons)):
         measured = {variant: [parts(page) for page in pages.values()] for variant, pages in variants.items() if pages}
         columns = list(dict.fromkeys(name for pages in measured.values() for page in pages for name in page))
         rows = [
-            [variant, *(_pooled_text([page[name] for page in pages if name in page]) for name in columns)]
+            [
+                variant,
+                *(_pooled_text([page[name] for page in pages if name in page], shared[variant]) for name in columns),
+            ]
             for variant, pages in measured.items()
         ]
         if columns and len(rows) > 1:
@@ -99,22 +103,30 @@ def _comparisons(page: Page) -> dict[str, Difference]:
     return page.comparisons or {}
 
 
-def _pooled_text(measured: Sequence[Accuracy]) -> str:
+def _share_problems(pages: Iterable[Page]) -> bool:
+    """Whether the pages of all seeds are about the same problems. Unknown problems are taken for different ones."""
+    problems = {page.problems for page in pages}
+    return len(problems) == 1 and None not in problems
+
+
+def _pooled_text(measured: Sequence[Accuracy], shared: bool) -> str:
     known = [estimate for estimate in measured if estimate.mean is not None]
     if not known:
         return "unknown" if measured else ""
     if len(measured) == 1:
         return accuracy_text(measured[0])
-    over_all = pooled(known)
+    over_all = pooled(known, shared=shared)
     return accuracy_text(Measured(over_all.mean, over_all.low, over_all.high))
 
 
 def claims(of_seeds: Mapping[int, Page]) -> dict[str, Claim]:
     """Each comparison that all seeds have, pooled over the seeds, with the comparison of each seed.
 
-    The seeds are independent: each has its own model, problems and samples. A comparison that only some seeds have was
-    chosen by its result, so it is not a claim.
+    The interval is over problems. Seeds with problems of their own are independent. If all seeds have the same
+    problems, the interval is the mean of theirs. A comparison that only some seeds have was chosen by its result, so it
+    is not a claim.
     """
+    shared = _share_problems(of_seeds.values())
     pages = {str(seed): page.comparisons or {} for seed, page in of_seeds.items()}
     names = dict.fromkeys(name for comparisons in pages.values() for name in comparisons)
     found = {}
@@ -125,7 +137,7 @@ def claims(of_seeds: Mapping[int, Page]) -> dict[str, Claim]:
         known = [
             estimate for estimate in by_seed.values() if estimate.mean is not None
         ]  # the mean is None if nothing was gradable
-        over_all = pooled(known) if known else None
+        over_all = pooled(known, shared=shared) if known else None
         found[name] = Claim(
             mean=None if over_all is None else over_all.mean,
             low=None if over_all is None else over_all.low,

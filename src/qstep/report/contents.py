@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from qstep.data import canonical_json
 from qstep.evals import VerdictCounts, policy_difference
 from qstep.evals.measures import Difference
 from qstep.evals.results import (
@@ -52,7 +54,21 @@ def gathered(results: Mapping[str, Reported]) -> Page:
         elif isinstance(result, SearchComparison):
             _add(page, _named(before, searches=result.searches))
             _add(page, _comparisons(before, result.differences.values()))
-    return Page(**page)
+    return Page(**page | {"problems": _digest_of_problems(results.values())})
+
+
+def _digest_of_problems(results: Iterable[Reported]) -> str | None:
+    """A digest of the known problems of the results. It is None if no result names its problems."""
+    known = {canonical_json(problems) for result in results if (problems := _problems_of(result))}
+    return hashlib.sha256(b"\n".join(sorted(known))).hexdigest() if known else None
+
+
+def _problems_of(result: Reported) -> list[str] | str | None:
+    if isinstance(result, BestOfN):
+        return sorted(result.problem_names or [])
+    if isinstance(result, PolicyEvaluation):
+        return result.golds
+    return result.problems if isinstance(result, Page) else None
 
 
 def _add(page: dict[str, Any], more: Mapping[str, Any]) -> None:
