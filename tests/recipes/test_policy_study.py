@@ -175,6 +175,14 @@ def test_what_a_study_of_policies_cannot_answer_is_refused_before_anything_runs(
         run(RunConfig(recipe=recipe(tmp_path, **study).file))
 
 
+def test_a_number_of_responses_in_quotes_is_refused(tmp_path: Path) -> None:
+    written = yaml.safe_load(recipe(tmp_path).file.read_text())
+    written["stages"]["eval_base"] = {**EVALUATE, "num_samples": "8"}
+    (tmp_path / "claim.yaml").write_text(yaml.safe_dump(written))
+    with pytest.raises(RecipeError, match="stage 'eval_base': num_samples is '8': give a whole number, without quotes"):
+        Study.of(read_recipe(tmp_path / "claim.yaml"))
+
+
 def test_a_policy_is_named_with_its_variant(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"there are more/base, more/dqo, less/base, less/dqo"):
         Study.of(recipe(tmp_path, {"more": {}, "less": {}}))

@@ -104,6 +104,17 @@ def test_references_are_filled_in() -> None:
     assert fill({"a": ["${model}/x", 1], "b": "${other}"}, names) == {"a": ["m/x", 1], "b": "${other}"}
 
 
+def test_values_refer_to_values_and_to_the_seed(tmp_path: Path) -> None:
+    graded = {"command": "grade", "input": "${file}", "seed": "${own}", "offset": "${skipped}"}
+    values = {"file": "${folder}/rows.jsonl", "folder": str(tmp_path), "own": "${seed}", "skipped": 1}
+    recipe = read_recipe(write(tmp_path, stages={"graded": graded}, values=values))
+    options = recipe.resolved(None, 7)["graded"].options
+    assert options == {"input": str(tmp_path / "rows.jsonl"), "seed": 7, "offset": 1}
+    circle = read_recipe(write(tmp_path, stages={"graded": graded}, values={"file": "${a}", "a": "${file}", "own": 1}))
+    with pytest.raises(RecipeError, match=r"values refer to each other in a circle: (file|a) -> "):
+        circle.resolved(None, 0)
+
+
 def test_stages_are_ordered_by_their_references(tmp_path: Path) -> None:
     (of_run,) = plan(read_recipe(write(tmp_path)), tmp_path / "out", [0])
     assert list(of_run.stages) == ["graded", "labels"]

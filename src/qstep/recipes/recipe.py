@@ -1,10 +1,11 @@
 """A recipe: stages with their options, shared values, variants and seeds, read from YAML and checked.
 
 Each stage is a qstep command; its options have the names of the command's flags. In an option, `${name}` stands for
-the output of the stage `name` or for one of the recipe's `values`, and `${seed}` for the seed. A stage runs after the
-stages that it refers to. A stage with `like: other` starts from the options of that stage. A recipe with
-`extends: file.yaml` starts from that recipe; its own entries replace those or are added. A variant overrides options
-of stages, and values. Each variant is run with each seed. The stages of `each_round` are repeated.
+the output of the stage `name` or for one of the recipe's `values`, and `${seed}` for the seed. A value may refer to
+other values, to stages and to the seed. A stage runs after the stages that it refers to. A stage with `like: other`
+starts from the options of that stage. A recipe with `extends: file.yaml` starts from that recipe; its own entries
+replace those or are added. A variant overrides options of stages, and values. Each variant is run with each seed. The
+stages of `each_round` are repeated.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Recipe:
             RecipeError: an unknown stage, command or name, a round that cannot be made, or a cycle.
         """
         changes = self._changes(variant)
-        names = {**self._values(variant), "seed": seed}
+        names = self._values(variant, seed)
         rounds = self._rounds(names)
         stages: dict[str, Stage] = {}
         for name in self.written:
@@ -153,13 +154,22 @@ class Recipe:
                 raise self.error(f"variant {variant!r} changes an unknown stage {name!r}", name, self.written)
         return changes
 
-    def _values(self, variant: str | None) -> dict[str, Any]:
-        """The values of a variant."""
+    def _values(self, variant: str | None, seed: int | None = None) -> dict[str, Any]:
+        """The values of a variant, with their references to each other filled in, and the seed, if it is given."""
         changed = {} if variant is None else self.variants[variant].get("values", {})
         for name in changed:
             if name not in self.values:
                 raise self.error(f"variant {variant!r} changes an unknown value {name!r}", name, self.values)
-        return {**self.values, **changed}
+        values = {**self.values, **changed}
+        needed = {name: references(value) & values.keys() for name, value in values.items()}
+        filled: dict[str, Any] = {} if seed is None else {"seed": seed}
+        try:
+            for name in TopologicalSorter(needed).static_order():
+                filled[name] = fill(values[name], filled)
+        except CycleError as error:
+            circle = " -> ".join(reversed(error.args[1]))
+            raise self.error(f"values refer to each other in a circle: {circle}") from None
+        return filled
 
     def _rounds(self, values: Mapping[str, Any]) -> Rounds:
         number = fill(self.rounds, values)

@@ -126,7 +126,10 @@ def _check_results(recipe: Recipe, results: Stages) -> int | None:
                 problem = f"study: results names a stage of `qstep {stage.command.name}`: name one of `qstep {command}`"
                 more = "" if stage.command.name != "evaluate" else f", or write `results: {{policy: {name}}}`"
                 raise recipe.error(problem + more)
-            responses.append(stage.options.get("num_samples", EvaluateConfig.num_samples))
+            number = stage.options.get("num_samples", EvaluateConfig.num_samples)
+            if command == "evaluate" and type(number) is not int:
+                raise recipe.error(f"stage {last!r}: num_samples is {number!r}: give a whole number, without quotes")
+            responses.append(number)
     return None if isinstance(results, str) else min(responses)
 
 
