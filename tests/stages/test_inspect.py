@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from qstep.report.inspection import render_inspection
 from qstep.scoring import load_scorer
 from qstep.scoring.policies import recorded_base
 from qstep.scoring.token_values import TokenValues, pieces
+from qstep.stages.inspect import InspectConfig, _chosen
 from qstep.tasks import miniature
 
 TRAINING = "--max_steps 3 --use_cpu true --report_to none --save_strategy no --disable_tqdm true --learning_rate 3e-3"
@@ -184,6 +186,16 @@ def test_responses_are_chosen_by_id_or_line(
     ):
         assert main([*given, *more]) == 1
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ids", "chosen"), [([1, 2], ["1", "2"]), (["2", 0], ["0", "2"]), (0, ["0"]), ("1", ["1"])])
+def test_an_id_may_be_a_number(tmp_path: Path, ids: Any, chosen: list[str]) -> None:
+    """A list on the command line is read as YAML, which takes the text 1 for a number."""
+    write_jsonl(tmp_path / "a.jsonl", [{"id": str(n), "prompt": "p", "completion": "c"} for n in range(3)])
+    config = InspectConfig(model_name_or_path="m", input=tmp_path / "a.jsonl", ids=ids)
+    assert [row["id"] for row in _chosen(config)] == chosen
+    with pytest.raises(ValueError, match="no row with the id '7'"):
+        _chosen(replace(config, ids=[7, 1]))
 
 
 def test_the_table(trained: Path, rows_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
