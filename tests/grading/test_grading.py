@@ -371,7 +371,7 @@ def test_a_grade_says_what_it_judged() -> None:
     assert grade("8", "I hope this helps! Step 1.") == Grade("wrong", "no final answer found", None)
     assert grade("", r"\boxed{42}").verdict == "ungradable"
     assert grade(r"\boxed{\frac{1}{2}}", "0.5").verdict == "right"
-    assert GRADER_VERSION.startswith("qstep-grading 6, math-verify 0.")
+    assert GRADER_VERSION.startswith("qstep-grading 7, math-verify 0.")
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -134,7 +134,104 @@ def test_readings_of_an_answer_in_text(response: str, expected: list[str]) -> No
     assert readings(response) == expected
 
 
-UNITS = ["the answer is a ", "**a** ", "\\boxed{1} \\quad ", "#### a\n", "option: B ", "</s>", " ", "x = "]
+@pytest.mark.parametrize(
+    "response",
+    [
+        "**Final Answer: 7** \u2705",
+        "So the answer is **7** \u2714\ufe0f",
+        "**Final Answer:**\n\n**7** \u2705",
+        "Hence the answer is 7 \u220e",
+        "The answer is $7$ $\\blacksquare$",
+        "The answer is $7 \\quad \\square$",
+        "#### 7 \u2705",
+        "Final answer: 7 \u2713",
+        "The answer is 7 \U0001f44d\U0001f3fd",
+        "**7.** \U0001f60a",
+    ],
+)
+def test_an_emoji_or_an_end_sign_is_no_part_of_the_answer(response: str) -> None:
+    assert (grade("7", response).verdict, extract_answer(response)) == ("right", "7")
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("\\boxed{30\u00b0}", "30\u00b0"),
+        ("#### 12\u33a1", "12\u33a1"),
+        ("\\boxed{A \\square B}", "A \\square B"),
+        ("\\boxed{\\square}", "\\square"),
+    ],
+)
+def test_signs_of_units_and_operations_stay(response: str, answer: str) -> None:
+    assert extract_answer(response) == answer
+
+
+OPTIONS = "\u8003\u8651\u6bcf\u4e2a\u9009\u9879\u30023+4=7\uff0c\u4e0e\u9009\u9879B\u4e00\u81f4\u3002\n"
+"""Consider each option. 3+4=7, which agrees with option B."""
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        OPTIONS + "\u7b54\u6848\uff1aB",
+        OPTIONS + "\u56e0\u6b64\uff0c\u6b63\u786e\u7b54\u6848\u662f B\u3002",
+        OPTIONS + "\u6545\u9009\uff1aB\u3002",
+        OPTIONS + "\u7b54\u6848\u4e3a\uff08B\uff09\u3002",
+        OPTIONS + "**\u6b63\u786e\u9009\u9879\u662f\uff1aB**",
+        "3+4 = 7.\n\nOption B is correct.",
+        "3+4 = 7.\n\n**Option (B)** is the correct answer.",
+        "B is the correct answer.",
+        "3+4 = 7. So B is correct",
+        "We get 7, which is choice (B).",
+        "Option A is wrong.\nOption B is correct.\nOption C is wrong.",
+    ],
+)
+def test_a_choice_that_is_called_correct(response: str) -> None:
+    assert grade("B", response).verdict == "right"
+    assert grade("A", response).verdict == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("3+4 = 7. Option B is wrong.", "7"),
+        ("Is option B correct? 3+4 = 7.", "7"),
+        ("Option B is correct? No, 3+4 = 7.", "7"),
+        ("Suppose option B is correct. Then 3+4 = 7.", "7"),
+        ("B is correct only if 3+4 = 7.", "7"),
+        ("B is the correct base for the sum 7.", "7"),
+        ("B is the correct base for the area.\nThe answer is C.", "C"),
+        ("Statement B is correct. 3+4 = 7", "7"),
+        ("Option A is correct.\nOption B is correct.\nThe sum is 7", "7"),
+        ("Option A is correct.\nOption B is correct.\nThe answer is D.", "D"),
+        ("We get 8, which is option B. But 3+4 = 7.", "7"),
+        ("We get 7, which is not choice (B).", "7"),
+        (OPTIONS + "\u7b54\u6848\u4e0d\u662fB\u3002", "7"),
+        (OPTIONS + "\u7b54\u6848\u662fA\u8fd8\u662fB\uff1f", "7"),
+        (OPTIONS + "\u7b54\u6848\u662fB\uff0cC\u3002", "7"),
+    ],
+)
+def test_a_choice_that_is_only_spoken_of(response: str, answer: str) -> None:
+    found = grade("B", response)
+    assert (found.verdict, found.answer) == ("wrong", answer)
+
+
+def test_a_choice_is_no_answer_to_a_question_for_a_number() -> None:
+    assert grade("7", "3+4 = 7.\nOption B is correct.").verdict == "right"
+
+
+UNITS = [
+    "the answer is a ",
+    "**a** ",
+    "\\boxed{1} \\quad ",
+    "#### a\n",
+    "option: B ",
+    "Option B is correct.\n",
+    "\\square ",
+    "</s>",
+    " ",
+    "x = ",
+]
 
 
 @pytest.mark.parametrize("unit", UNITS)

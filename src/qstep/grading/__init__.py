@@ -24,5 +24,5 @@ __all__ = [
     "warm_up",
 ]
 
-GRADER_VERSION = f"qstep-grading 6, math-verify {version('math-verify')}"
+GRADER_VERSION = f"qstep-grading 7, math-verify {version('math-verify')}"
 """The version of the grading rules. Every row with a verdict should record it."""

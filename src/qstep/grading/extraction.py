@@ -37,6 +37,17 @@ _MARKED = re.compile(r"(?<!#)####(?!#)[ \t]*(\S[^\n]*)|<answer>((?:(?!</?answer>
 _HASHES = re.compile(r"(?<!#)####(?!#)|<answer>", re.I)
 _WORDED = re.compile(r"(?i)\banswer\b[^.:=\n]{0,60}?(?:\bis\b:?|[:=])[\s*]*")
 _CHOSEN = re.compile(r"(?i:\b(?:option|choice)\b[^.:=\n]{0,40}?(?:\bis\b:?|:)[\s*]*)(\([A-J]\)|[A-HJ]\)?)(?!\w)")
+# "Option B is correct.", "B is the correct answer.", ", which is choice (B)." and the same in Chinese.
+_AFFIRMED = re.compile(
+    r"(?m)(?:^|[.!;] |\b(?i:so|thus|hence|therefore),? )[ *]{0,4}(?:(?i:(?:the )?(?:option|choice|answer)) )?"
+    r"\**(?P<named>\([A-J]\)|[A-HJ]\)?)\** is \**(?:correct|(?:the )?(?:correct|right) (?:answer|option|choice|one))\**"
+    r"(?=[.!]\**(?:\s|\Z)|\s{0,9}(?:\n|\Z))"
+    r"|, which (?:is|matches|corresponds to) \**(?:option|choice|answer) (?P<which>\([A-J]\)|[A-HJ])\**\.?\**\s{0,9}\Z"
+    r"|(?<![\u4e0d\u8bef])(?:\u7b54\u6848(?:\u5e94\u8be5|\u5e94|\u5c31)?|\u6b63\u786e\u7684?\u9009\u9879)\s{0,3}(?:[\u662f\u4e3a\u9009]|:)[\s:*]{0,5}"
+    r"(?P<answer>\([A-J]\)|[A-J])(?:\u9009\u9879|\u9879)?\**(?=[.;]|\s{0,9}(?:\n|\Z))"
+    r"|(?:\u6545|\u56e0\u6b64|\u6240\u4ee5|\u5e94)\u9009(?:\u62e9|\u9879)?[\s:*]{0,5}"
+    r"(?P<chosen>\([A-J]\)|[A-J])\**(?=[.;]|\s{0,9}(?:\n|\Z))"
+)
 _NUMBERED = re.compile(r"\d{1,2}(?:\.\d{1,2})*[.):]\s+[A-Z][a-z]")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _NO_NAME = re.compile(r"(?i)(?:not|unknown|unclear|in|that|as|to)\b")
@@ -52,6 +63,9 @@ _CHOICE = re.compile(
     re.S,
 )
 _STRAY = re.compile(r"(?<!\\)\\{1,4}$")
+_SQUARE = re.compile(
+    r"\s{0,9}(?:\\q?quad\s{0,9})?(?:\$\s{0,9}\\(?:black)?square\s{0,9}\$\Z|\\(?:black)?square(?=\s{0,9}\$?\Z))"
+)
 _IN_QUOTES = re.compile(r"""(["'])([^"'\n]+)\1""")
 _LATEX = re.compile(r"\\(?:text\w*|math(?:rm|bf|it|sf)|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _FUNCTION = r"(?!(?:and|or|pi|sin|cos|tan|cot|sec|csc|ln|log|sqrt|mod|frac)(?![a-zA-Z]))"
@@ -87,7 +101,7 @@ def statement(response: str, rules: Rules, *, in_words: bool = False) -> Stateme
     if "spelling" in rules:
         text = _QUOTED.sub(r"\2", text)
     if "marks" in rules:
-        where, value, in_box = max((-1, _bare(text), False), _boxes(text), _marked(text), _worded(text))
+        where, value, in_box = max((-1, _bare(text), False), _boxes(text), _marked(text), _worded(text, in_words))
         if where < 0 and not value:
             value = _name(text, in_words)
         value = _unwrapped(value)
@@ -215,10 +229,15 @@ def _marked(text: str) -> _Mark:
     return -1, "", False
 
 
-def _worded(text: str) -> _Mark:
-    """The last "the answer is ..." with only a value in the rest of its sentence, or the last "the option is B"."""
+def _worded(text: str, in_words: bool = False) -> _Mark:
+    """The last "the answer is ..." with only a value in the rest of its sentence, or the last "the option is B".
+
+    `in_words` adds "B is correct" and the like, if they agree on one letter.
+    """
     choices = [(choice.end(), choice[1], False) for choice in _CHOSEN.finditer(text)]
-    return max([*choices[-1:], _phrased(text)])
+    affirmed = [(m.end(), m[m.lastgroup or 0], False) for m in _AFFIRMED.finditer(text)] if in_words else []
+    one = len({letter.strip("()") for _, letter, _ in affirmed}) == 1
+    return max([*choices[-1:], *affirmed[-1:] * one, _phrased(text)])
 
 
 def _phrased(text: str) -> _Mark:
@@ -260,11 +279,27 @@ def _name(text: str, in_words: bool) -> str:
 
 
 def _unwrapped(value: str) -> str:
-    """`value` without Markdown, quotation marks, delimiters of mathematics, and a final full stop."""
-    value = _STOP.sub("", value.strip().strip("*_`").strip()).rstrip("*_`")
+    """`value` without end signs, Markdown, quotation marks, delimiters of mathematics, and a final full stop."""
+    value = _STOP.sub("", _unsigned(value).strip("*_`").strip()).rstrip("*_`")
     if quoted := _IN_QUOTES.fullmatch(value):
         value = _STOP.sub("", quoted[2])
     return undelimited(_STRAY.sub("", value))
+
+
+def _unsigned(value: str) -> str:
+    """`value` without the emoji and the signs of a proof's end that follow it. A value of only these is kept."""
+    value = value.strip()
+    end = len(value)
+    while end and (value[end - 1].isspace() or _is_sign(value[end - 1])):
+        end -= 1
+    return _SQUARE.sub("", value[:end]) or value
+
+
+def _is_sign(letter: str) -> bool:
+    """Whether a letter is an emoji, a part of one, or the end of a proof. A sign with other spellings is a unit."""
+    if unicodedata.category(letter) == "So":
+        return letter != "\u00b0" and unicodedata.normalize("NFKC", letter) == letter
+    return letter in "\u220e\ufe0f\u200d" or "\U0001f3fb" <= letter <= "\U0001f3ff"
 
 
 def undelimited(value: str) -> str:
