@@ -275,6 +275,16 @@ def test_chosen_messages_leave_rows_that_qstep_wrote(tmp_path: Path) -> None:
     assert index_rows(tmp_path / "rows.jsonl", "unpaired", columns={"messages": "chat"}).row(0)["completion"] == "2"
 
 
+def test_a_chosen_column_is_read_from_rows_that_qstep_wrote(tmp_path: Path) -> None:
+    """A graded row may have another reward. What it calls `answer` is the model's, and no gold answer."""
+    row = {"problem_id": "a", "sample": 0, "task": "math", "prompt": "1+1=", "gold": "2", "completion": "3"}
+    graded = {**row, "answer": "3", "verdict": "wrong", "label": False, "reward": 0}
+    path = write(tmp_path / "r.jsonl", {**graded, "rm_score": 0.75}, graded)
+    index = index_rows(path, "unpaired", columns={"reward": "rm_score", "gold": "answer", "prompt": "question"})
+    assert index.table["outcome"].tolist() == [0.75, 0.0]
+    assert [index.row(number)["gold"] for number in (0, 1)] == ["2", "2"]
+
+
 ASKED = [{"role": "user", "content": "2+2?"}]
 
 

@@ -66,14 +66,14 @@ def with_chosen(path: Path, line: int, written: Row, chosen: Mapping[str, str]) 
 def training_row(path: Path, line: int, written: Row, chosen: Mapping[str, str]) -> Row:
     """A row to train on, under this package's names: the chosen columns, or else those whose names are known.
 
-    A row that this package wrote keeps its names, so one choice serves a user's training file and a graded file for
-    evaluation. A prompt that is text becomes a conversation if it is chosen as `user`. `text` is read as the response
-    only if it is chosen, since in other files it has the prompt as well.
+    In a row that this package wrote, a choice that the row lacks is not needed. So one choice serves a user's training
+    file and a graded file for evaluation. A prompt that is text becomes a conversation if it is chosen as `user`.
+    `text` is read as the response only if it is chosen, since in other files it has the prompt as well.
 
     Raises RowError if the row lacks a chosen column, or if two known names have different values.
     """
     ours = written.keys() >= _ADDED
-    others = {own: column for own, column in chosen.items() if not (ours and _has_own(written, own, column))}
+    others = {own: column for own, column in chosen.items() if not (ours and _needs_no(written, own, column))}
     row = with_chosen(path, line, written, others) if others else written
     if "messages" in others:
         return _with_turns(path, line, row)
@@ -81,11 +81,15 @@ def training_row(path: Path, line: int, written: Row, chosen: Mapping[str, str])
     return {renames.get(name, name): value for name, value in row.items()}
 
 
-def _has_own(row: Row, own: str, column: str) -> bool:
-    """Whether a row that this package wrote has what the user chose under another name."""
-    if own == USER:
-        return "prompt" in row and not (column == "prompt" and isinstance(row["prompt"], str))
-    return ("completion" if own == "messages" else own) in row
+def _needs_no(row: Row, own: str, column: str) -> bool:
+    """Whether a row that this package wrote lacks the chosen column, and has its own one.
+
+    The `answer` of a graded row is the model's, not the file's. A conversation has the user's turn already.
+    """
+    if own == USER and column == "prompt":
+        return not isinstance(row.get("prompt"), str)
+    has_chosen = column in row and _suits(row, column)
+    return not has_chosen and {"messages": "completion", USER: "prompt"}.get(own, own) in row
 
 
 def _known(path: Path, line: int, row: Row, own: str) -> str | None:
