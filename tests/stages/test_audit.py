@@ -189,6 +189,11 @@ def test_a_benchmarks_own_file_and_a_set_that_is_not_converted(file: Path, tmp_p
     write_jsonl(tmp_path / "problems.jsonl", [{"problem": asked}, {"problem": None}])
     with pytest.raises(ValueError, match=r"problems.jsonl, line 2, field 'problem': is None; give the question"):
         audit(AuditConfig(train_file=file, test_files=tests))
+    write_jsonl(
+        tmp_path / "problems.jsonl", [{"problem": "new", "question": "new"}, {"problem": "a-3", "question": asked}]
+    )
+    with pytest.raises(ValueError, match=r"line 2, field 'question': is not the same as 'problem', .* Rename the one"):
+        audit(AuditConfig(train_file=file, test_files=tests))
     write_jsonl(tmp_path / "shepherd.jsonl", [{"input": "1+1? Step 1: 2 \u043a\u0438", "label": "1+1? Step 1: 2 +"}])
     with pytest.raises(ValueError, match=r"its columns are those of math_shepherd: run `qstep convert` on it first"):
         audit(AuditConfig(train_file=tmp_path / "shepherd.jsonl"))

@@ -20,9 +20,10 @@ from qstep.data import (
     place_of,
     problem_text,
 )
-from qstep.data.naming import chosen_columns
+from qstep.data.naming import chosen_columns, column_of
 from qstep.data.records import prompt_hash
 from qstep.evals.measures import NAMED, NamedRows, Resemblance, ResemblingRows, SharedRows
+from qstep.types import Row
 
 _SHOWN = 160
 """The number of characters of a problem in an example."""
@@ -39,19 +40,28 @@ def format_of(path: Path, columns: Mapping[str, str] | None = None) -> Format:
 
 def shared_with(index: Index, path: Path) -> SharedRows:
     """What the rows of `index` share with a file, which holds rows or a benchmark's problems."""
-    _, first = next(numbered_rows(path), (0, {}))
-    question = next((column for column in ("problem", "question") if isinstance(first.get(column), str)), None)
-    if "prompt" in first or question is None:
+    line, first = next(numbered_rows(path), (1, {}))
+    if "prompt" in first or not isinstance(first.get(_question_in(path, line, first)), str):
         return shared_rows_of(index, index_rows(path, format_of(path)))
 
     def questions() -> Iterator[tuple[int, str]]:
         for line, row in numbered_rows(path):
+            question = _question_in(path, line, row)
             if not isinstance(row.get(question), str):
                 raise RowError(path, line, question, f"is {row.get(question)!r}; give the question as a string")
             yield line, row[question]
 
     prompts = np.fromiter((prompt_hash(text) for _, text in questions()), "<u8")
     return _shared(index, prompts, questions, lambda line: place_of(path, line), responses=0)
+
+
+def _question_in(path: Path, line: int, row: Row) -> str:
+    """The column with the question of a benchmark's row. Raises RowError if two of them differ."""
+    try:
+        return column_of(path, line, row, "prompt", ()) or "question"
+    except RowError as error:
+        advice = f"{error.problem.partition('. ')[0]}. Rename the one that is not the question"
+        raise RowError(path, line, error.field, advice) from None
 
 
 def shared_rows_of(index: Index, other: Index) -> SharedRows:
