@@ -38,6 +38,11 @@ def test_a_null_argument_of_a_tool_call_is_kept() -> None:
         assert message["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": given}}]
 
 
+def test_a_call_without_arguments_has_none() -> None:
+    [message, *_] = answer_of({"function": {"name": "now", "arguments": ""}})
+    assert message["tool_calls"] == [{"function": {"name": "now", "arguments": {}}}]
+
+
 def answer_of(call: Any) -> Any:
     return answer(content=None, tool_calls=[call])
 
@@ -164,6 +169,16 @@ def test_a_data_set_keeps_the_arguments_of_different_tools() -> None:
 )
 def test_reasoning_is_text(thinking: Any, text: str) -> None:
     assert answer(content="4", reasoning_content=thinking) == text
+
+
+def test_reasoning_is_lost_neither_to_an_empty_name_nor_to_a_mark_in_the_text() -> None:
+    assert answer(content="4", reasoning_content="", reasoning="a") == "<think>\na\n</think>\n\n4"
+    assert answer(content="4", reasoning_content=" ", reasoning=None) == "4"
+    text = "`</think>` ends it"
+    assert answer(content=text, reasoning="which mark?") == f"<think>\nwhich mark?\n</think>\n\n{text}"
+    assert answer(content="4", reasoning="4") == "<think>\n4\n</think>\n\n4"
+    for whole in ("so\n</think>\n\n4", "<think>so, shortened</think>4"):
+        assert answer(content=whole, reasoning="so\n") == whole, "the text has its thinking"
 
 
 @pytest.mark.parametrize("thinking", [True, 3, {"a": 1}, [{"type": "thinking", "thinking": "a"}]])

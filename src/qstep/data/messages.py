@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+from qstep.grading.thinking import answer_span, opened_first
 from qstep.types import Message, Row
 
 TURNS = "split:turn"
@@ -200,7 +201,8 @@ def _plain(message: Mapping[str, Any], number: int) -> Message:
             raise ValueError(
                 f"{where} of {plain['role']!r} with reasoning, which only an assistant's message may have. Remove it"
             )
-        plain["content"] = _with_thinking(thinking[0], plain["content"], ends=bool(held.get("tool_calls")))
+        first = next((text for text in thinking if text.strip()), "")
+        plain["content"] = _with_thinking(first, plain["content"], ends=bool(held.get("tool_calls")))
     if "tool_calls" in held:
         if plain["role"] != "assistant":
             raise ValueError(
@@ -232,9 +234,14 @@ def _text(content: Any, where: str) -> Any:
 
 
 def _with_thinking(thinking: str, content: str, ends: bool) -> str:
-    """A message's text with its thinking. The thinking is left open if nothing follows it: no text, nor a tool call."""
+    """A message's text with its thinking, unless the text begins with it.
+
+    The thinking is left open if nothing follows it: no text, nor a tool call.
+    """
     stripped = thinking.strip("\n")
-    if not (stripped and isinstance(content, str)) or "</think>" in content:
+    if not (stripped and isinstance(content, str)):
+        return content
+    if opened_first(content) or stripped in content[: answer_span(content)[0]]:
         return content
     if not (ends or content.strip()):
         return f"<think>\n{stripped}"
@@ -254,7 +261,7 @@ def _call(call: dict[str, Any], where: str) -> dict[str, Any]:
     arguments = function.get("arguments")
     if isinstance(arguments, str):  # servers write JSON text, and templates want the object
         try:
-            arguments = json.loads(arguments)
+            arguments = json.loads(arguments) if arguments.strip() else {}
         except ValueError:
             raise ValueError(f"{where} with a tool call whose arguments are not JSON: {arguments!r}") from None
         function = {**function, "arguments": arguments}
