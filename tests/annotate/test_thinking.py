@@ -40,6 +40,21 @@ def test_only_the_end_of_a_wrong_response_is_wrong(completion: str, separator: s
     assert label_by_outcome(given, pool, separator)["labels"][-len(labels) :] == labels
 
 
+@pytest.mark.parametrize(
+    ("prompt", "completion"), [("1+1?", OPEN), ("1+1? <think>\n", "1+1=2\nSo 3."), ("1+1?", "<think>\n1+1=2\nSo")]
+)
+def test_thinking_that_is_never_closed_was_cut_off_unless_it_stopped(prompt: str, completion: str) -> None:
+    """Responses of others have no `finish_reason`."""
+    given = row(completion, prompt=prompt)
+    del given["finish_reason"]
+
+    def last(given: Row) -> bool | None:
+        return label_by_outcome(given, OutcomePool.of([given], ALL), ALL)["labels"][-1]
+
+    assert last(given) is None and last({**given, "completion": "1+1=2\nSo 3.", "prompt": "1+1?"}) is False
+    assert last({**given, "finish_reason": "stop"}) is False
+
+
 class Alphabet(CharacterTokenizer):
     """A token a character, of any text."""
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from qstep.annotate.labels import with_labels
-from qstep.data import group_key, has_turns, steps_of
-from qstep.data.parts import ends_with_step
+from qstep.data import final_text, group_key, has_turns, steps_of
+from qstep.data.parts import ends_with_step, text_before
+from qstep.grading.thinking import never_ends
 from qstep.tasks import BUILT_IN, Tasks
 from qstep.types import Row
 
@@ -78,8 +79,7 @@ def label_by_outcome(row: Row, pool: OutcomePool, separator: str = "\n", tasks: 
         known_wrong = [False for _ in steps]  # their prefixes led to a right answer: here at least
     else:
         known_wrong = [label is False for label in tasks.of(row).check_steps(row, steps)]
-    ended = row.get("finish_reason", "stop") == "stop" and ends_with_step(row, separator)
-    if steps and row["verdict"] == "wrong" and ended:
+    if steps and row["verdict"] == "wrong" and _ended(row) and ends_with_step(row, separator):
         known_wrong[-1] = True
     labels = [
         True if pool.successes[prefix] else False if wrong else None
@@ -87,6 +87,13 @@ def label_by_outcome(row: Row, pool: OutcomePool, separator: str = "\n", tasks: 
     ]
     counts = [(pool.successes[prefix], pool.trials[prefix]) for prefix in prefixes]
     return with_labels(row, steps, separator, labels, "outcome", counts)
+
+
+def _ended(row: Row) -> bool:
+    """Whether a response ended by itself. Without a `finish_reason`, thinking that is never closed was cut off."""
+    if "finish_reason" in row or "completion" not in row:
+        return row.get("finish_reason", "stop") == "stop"
+    return not never_ends(text_before(row), final_text(row["completion"]))
 
 
 def _prefixes(row: Row, steps: Sequence[str]) -> Iterator[int]:
