@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from pyarrow import parquet
 
 from qstep.data import RowError, index_rows, inputs_of, joined, numbered_rows, read_rows, rows_fingerprint, scanning
+from qstep.data.inputs import Lines
+from qstep.objectives.source import RowsFile
 from qstep.runs.options import check_options
 from qstep.runs.stage_file import finished
 from qstep.stages.audit import AuditConfig, audit
@@ -116,6 +119,23 @@ def test_other_rows_are_named_in_their_files(tmp_path: Path) -> None:
         index_rows(path, "unpaired")
     with pytest.raises(RowError, match=r"b\.jsonl, line 3, field 'gold'.* has '1' on line 3 of a\.jsonl"):
         grade(GradeConfig(input=path, output=tmp_path / "graded.jsonl"))
+
+
+def test_the_lines_of_the_files_are_counted_once_for_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were counted for each row, so the time grew with the square of the rows."""
+    for name in ("a", "b"):
+        rows = "".join(f'{name}{n},"[""x"", ""y""]","[true, null]"\n' for n in range(20))
+        (tmp_path / f"{name}.csv").write_text(f"prompt,steps,ratings\n{rows}")
+    counted: list[Path] = []
+    count = Lines.first_lines.func
+    first_lines = cached_property(lambda lines: counted.append(lines.path) or count(lines))
+    first_lines.__set_name__(Lines, "first_lines")
+    monkeypatch.setattr(Lines, "first_lines", first_lines)
+    source = RowsFile(tmp_path, columns={"completions": "steps", "labels": "ratings"})
+    index = source.index("stepwise")
+    assert [index.row(number)["labels"] for number in range(40)] == [[True, None]] * 40
+    assert source.at(index.line(21)) == index.where(21) == f"{tmp_path / 'b.csv'}, row 2"
+    assert counted == [tmp_path]
 
 
 def test_the_fingerprint_covers_content_and_order_of_all_files(shards: Path) -> None:

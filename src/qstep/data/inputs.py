@@ -99,7 +99,7 @@ def located(path: Path, line: int) -> tuple[Path, int]:
     if not is_several(path):
         return path, line
     try:
-        return Lines.of(path).located(line)
+        return (_LATEST.get(path) or Lines.of(path)).located(line)
     except (OSError, ValueError):  # the path is only a name, or its files are gone
         return path, line
 
@@ -154,7 +154,8 @@ class Lines:
         for file in lines:
             starts.append(size)
             size += file.stat().st_size
-        return cls(path, files, lines, tuple(starts), size)
+        _LATEST[path] = found = cls(path, files, lines, tuple(starts), size)
+        return found
 
     @property
     def cached_as(self) -> Path:
@@ -194,6 +195,10 @@ class Lines:
         for file, begins, stops in zip(self.lines, self.starts, ends, strict=True):
             if max(start, begins) < min(end, stops):
                 yield file, max(start, begins) - begins, min(end, stops) - begins, begins
+
+
+_LATEST: dict[Path, Lines] = {}
+"""The lines of each path as its latest reader found them, so that they are counted once, not for every row."""
 
 
 def _part_may_name(part: Path, target: Path) -> bool:
