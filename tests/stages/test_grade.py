@@ -13,6 +13,7 @@ from qstep.cli import main
 from qstep.data import read_rows, write_jsonl
 from qstep.runs.sidecar import read_meta
 from qstep.stages.annotate import AnnotateConfig, annotate
+from qstep.stages.grade import GradeConfig, grade
 from qstep.stages.sample import SampleConfig, sample
 
 RESPONSES = [
@@ -94,6 +95,16 @@ def test_a_problem_with_two_gold_answers_is_refused(
     ids = [{**row, "problem_id": gold.partition(".")[0]} for row, gold in zip(rows, golds, strict=True)]
     file = written(tmp_path / "ids.jsonl", ids)
     assert qstep(*command.split(), "--input", file, "--output", tmp_path / "ids_out.jsonl") == 0
+
+
+def test_a_bad_row_is_found_before_any_is_graded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corrected file is another file, so what had been graded was lost."""
+    monkeypatch.setattr("qstep.stages.grade._ROWS_AT_ONCE", 1)
+    rows = [{"question": f"{n}?", "answer": "1", "response": "1"} for n in range(3)]
+    file, output = written(tmp_path / "rows.jsonl", [*rows, {"question": "4?", "answer": "1"}]), tmp_path / "out.jsonl"
+    with pytest.raises(ValueError, match="line 4, field 'completion': is missing"):
+        grade(GradeConfig(file, output))
+    assert not output.exists()
 
 
 def test_flipped_verdicts_are_marked_and_their_rewards_follow(tmp_path: Path) -> None:

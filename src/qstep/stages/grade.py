@@ -93,11 +93,10 @@ def _read(config: GradeConfig, tasks: Tasks) -> Iterator[Row]:
 
 
 def _number(config: GradeConfig, tasks: Tasks) -> int:
-    """The number of rows to grade. Raises ValueError if there are none."""
-    from qstep.data import count_responses, group_key, read_responses
+    """The number of rows to grade, each of which is read. Raises ValueError if there are none."""
+    from qstep.data import group_key, read_responses
 
-    some = config.offset or config.num_problems is not None
-    rows = sum(1 for _ in _read(config, tasks)) if some else count_responses(config.input, config.columns)
+    rows = sum(1 for _ in _read(config, tasks))
     if not rows:
         every = read_responses(config.input, task=config.task, columns=config.columns)
         problems = len({group_key(row) for row in every})
