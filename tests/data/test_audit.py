@@ -45,6 +45,17 @@ def test_contradictions_are_of_hard_labels_and_of_one_response(tmp_path: Path) -
     assert repeated_rows(of).tolist() == [1, 2, 4]
 
 
+def test_parts_of_one_response_have_their_own_labels(tmp_path: Path) -> None:
+    """Thinking of two steps and an answer of one; the answer's rows contradict each other."""
+    whole = {"prompt": "p", "completion": "<think>\na\nb\n</think>\nc"}
+    thinking = {**whole, "completions": ["a", "b"], "step_separator": "split:thinking:line"}
+    answer = {**whole, "completions": ["c"], "step_separator": "split:answer:line"}
+    rows = [{**thinking, "labels": [True, False]}, {**answer, "labels": [True]}, {**answer, "labels": [False]}]
+    assert contradicting_rows(index(tmp_path / "rows.jsonl", rows)).tolist() == [1, 2]
+    rows = [row("p", ["a"], [True]), {**row("p", ["a"], [False]), "step_separator": "\n"}]
+    assert contradicting_rows(index(tmp_path / "rows.jsonl", rows)).tolist() == [0, 1], "the steps are the same"
+
+
 @pytest.mark.parametrize(
     ("verdicts", "contradict"),
     [

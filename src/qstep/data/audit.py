@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qstep.data.index import Index
+from qstep.data.parts import part_of
 from qstep.types import Row
 
 
@@ -35,15 +36,20 @@ def repeated_rows(index: Index) -> NDArray[np.int64]:
 
 
 def contradicting_rows(index: Index) -> NDArray[np.int64]:
-    """The numbers of rows whose response also has another verdict or reward, or both true and false for a step."""
+    """The numbers of rows whose response also has another verdict or reward, or both true and false for a step.
+
+    Labels of a part of a response (`qstep.data.parts`) are compared only with those of the same part.
+    """
     table = index.table
     verdicts = np.unique(np.stack([table["right"], np.nan_to_num(table["outcome"])]), axis=1, return_inverse=True)[1]
     graded = _differing(table, verdicts, table["right"] >= 0)
     if index.format != "stepwise":
         return graded
-    groups: dict[int, list[int]] = {}
+    parts = [separator if part_of(separator or "") else None for separator in index.separators]
+    groups: dict[tuple[int, str | None, int], list[int]] = {}
     for number in _differing(table, table["labelling"], (table["labelling"] != 0) & (table["soft"] == 0)).tolist():
-        groups.setdefault(int(table["response"][number]), []).append(number)
+        row = table[number]
+        groups.setdefault((int(row["response"]), parts[row["separator"]], int(row["steps"])), []).append(number)
     contradict = [rows for rows in groups.values() if _contradict([index.row(number)["labels"] for number in rows])]
     return np.union1d(graded, np.array([*chain.from_iterable(contradict)], np.int64))
 
