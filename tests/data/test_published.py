@@ -234,7 +234,7 @@ def test_processbench(tmp_path: Path) -> None:
     (by_line, _), found = read(path, step_separator="split:line")
     assert by_line["completions"][0] == "We add: 2 + 3" and found["separators_made_blank"] == 2
     two = write(tmp_path / "two.jsonl", {**PROCESSBENCH, "steps": ["One. Two."], "label": 0})
-    with pytest.raises(RowError, match=r"has the step 'One\. Two\.', which contains the step_separator"):
+    with pytest.raises(RowError, match=r"'One\. Two\.', which 'split:sentence' divides, .* Give another --step"):
         read(two, step_separator="split:sentence")
 
 

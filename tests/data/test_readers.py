@@ -365,6 +365,15 @@ def test_nested_responses_become_rows(tmp_path: Path) -> None:
     assert found == [("q1", "q1#0"), ("q1", "mine"), ("2", "2#0")]
 
 
+def test_a_message_in_a_list_of_responses_is_one_response(tmp_path: Path) -> None:
+    said = [{"role": "assistant", "content": "4"}, "5", [{"role": "assistant", "content": "6"}]]
+    path = write_lines(tmp_path / "r.jsonl", {"question": "Q", "responses": said})
+    assert [(row["sample"], row["completion"]) for row in read_responses(path)] == [(0, "4"), (1, "5"), (2, "6")]
+    path = write_lines(tmp_path / "r.jsonl", {"question": "Q", "responses": [{"role": "user", "content": "4"}]})
+    with pytest.raises(RowError, match="begins with a message of 'user'"):
+        list(read_responses(path))
+
+
 def test_a_graded_rows_answer_is_the_models(tmp_path: Path) -> None:
     graded = {"id": "a", "prompt": "Q", "gold": "1", "completion": "2", "answer": "2", "verdict": "wrong"}
     (row,) = read_responses(write_lines(tmp_path / "r.jsonl", graded), need=("gold", "verdict"))

@@ -78,6 +78,13 @@ def test_every_kind_gives_the_same_rows(name: str, tmp_path: Path) -> None:
     assert qstep.read_rows(path) == ROWS
 
 
+@pytest.mark.parametrize("start", ["\n", " \r\n\n", "\ufeff\n"])
+def test_blank_lines_before_a_list_are_skipped(start: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(start + json.dumps(ROWS, indent=1))
+    assert list(read_rows(path)) == ROWS
+
+
 def test_a_changed_file_is_converted_again(tmp_path: Path) -> None:
     path = write(tmp_path, "rows.csv", ROWS)
     first = as_lines(path)

@@ -70,6 +70,14 @@ def test_nothing_is_cast(tmp_path: Path) -> None:
     assert hard_back["completions"] == ["a", "2020-01-01"]
 
 
+def test_other_names_of_how_a_response_ended_are_read(tmp_path: Path) -> None:
+    """A response that was cut off under another name refused the file."""
+    names = {"max_tokens": "length", "end_turn": "stop", "eos": "stop", "eos_token": "stop", "length": "length"}
+    rows = [{**SAMPLED, "id": name, "finish_reason": name} for name in names]
+    path = write(tmp_path / "r.jsonl", *rows)
+    assert [row["finish_reason"] for row in checked(path, "prompt-completion")] == [*names.values()]
+
+
 BAD_ROWS: list[tuple[Format, dict[str, Any], str, str]] = [
     ("prompt-completion", without(SAMPLED, "prompt"), "prompt", "missing"),
     ("prompt-completion", {**SAMPLED, "prompt": ""}, "prompt", "messages"),
@@ -86,7 +94,7 @@ BAD_ROWS: list[tuple[Format, dict[str, Any], str, str]] = [
     ),
     ("prompt-completion", {**SAMPLED, "logps_behavior": [-1.0, 0.5, -1.0]}, "logps_behavior", "at most 0"),
     ("prompt-completion", {**SAMPLED, "logps_behavior": [-1.0, -9999.0, -1.0]}, "logps_behavior", "at least -1000"),
-    ("prompt-completion", {**SAMPLED, "finish_reason": "eos"}, "finish_reason", "'length'"),
+    ("prompt-completion", {**SAMPLED, "finish_reason": "tool_calls"}, "finish_reason", "'length'"),
     ("prompt-completion", {**SAMPLED, "gold": 2}, "gold", "in quotes"),
     ("prompt-completion", {**SAMPLED, "sample": True}, "sample", "whole number"),
     ("unpaired", SAMPLED, "reward", "grade the rows"),

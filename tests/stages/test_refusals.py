@@ -98,7 +98,7 @@ def test_nothing_to_do_is_no_success(tmp_path: Path, responses: Path) -> None:
         ({"text": 5}, r"line 1, field 'text'"),
         ({"question": 5}, r"line 1, field 'question'"),
         ({"answer": " "}, r"line 1, field 'answer'"),
-        ({"task": "poetry"}, r"line 1, field 'task': task 'poetry' is unknown"),
+        ({"task": "poetry"}, r"line 1, field 'task': task 'poetry' is unknown.* something else, rename or drop it"),
     ],
 )
 def test_a_bad_row_is_told_in_its_own_columns(tmp_path: Path, changed: dict[str, Any], words: str) -> None:

@@ -166,6 +166,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 """For each known column, whether a value suits it, and what to give instead of one that does not."""
 
 
+FINISH_REASONS = {"max_tokens": "length", "end_turn": "stop", "eos": "stop", "eos_token": "stop"}
+"""What servers and libraries call the reasons, and how they are read."""
+
+
 def takes_null(column: str) -> bool:
     """Whether null is a value that this column may have. A column that this package does not know takes all values."""
     return column not in RULES or RULES[column][0](None)

@@ -166,7 +166,9 @@ def responses_in(path: Path, line: int, written: Row, chosen: Mapping[str, str])
     for number, response in enumerate(row[column]):
         if not isinstance(response, str | dict | list):
             raise RowError(path, line, column, f"has {response!r}; give a string, or an object with a 'text'")
-        own = response if isinstance(response, dict) else {"completion": response}
+        is_message = isinstance(response, dict) and {"role", "content"} <= response.keys()
+        own = {"completion": [response]} if is_message else response
+        own = own if isinstance(own, dict) else {"completion": own}
         of_one = {**_of_one(path, line, shared, number, column, len(row[column])), **own}
         given, still = _taken(path, line, of_one, lacking)
         _refuse_lacking(path, line, written, still)

@@ -197,7 +197,8 @@ def numbered_responses(
                 try:
                     answers = accept(row)
                 except ValueError as error:
-                    raise RowError(path, line, "task", str(error)) from error
+                    advice = ". If this column says something else, rename or drop it" if "task" in own else ""
+                    raise RowError(path, line, "task", f"{error}{advice}") from error
                 golds.check(line, row, answers)
             if row["id"] in seen:
                 raise RowError(path, line, "id", f"{row['id']!r} occurs twice; give each row its own id")

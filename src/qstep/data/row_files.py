@@ -88,14 +88,15 @@ def _converted(path: Path) -> Iterator[bytes]:
 
 
 def _rows_of(path: Path) -> Callable[[Path], Iterator[Row | None]] | None:
-    """The reader of a file's rows, by its name or, for .json, its first character. None for JSON lines."""
+    """The reader of a file's rows, by its name or, for .json, its first sign that is no blank. None for JSON lines."""
     if path.is_dir():
         return _rows_of_folder
     suffix = (path.with_suffix("") if path.suffix in _COMPRESSED else path).suffix
     readers = {".parquet": _rows_of_parquet, ".csv": _rows_of_csv, ".tsv": _rows_of_csv, ".arrow": _rows_of_arrow}
     if suffix == ".json" and path.is_file():
         with _opened(path) as file:
-            first = file.readline(1024).lstrip(b"\xef\xbb\xbf \t\r\n").rstrip()
+            lines = (line.strip(b"\xef\xbb\xbf \t\r\n") for line in iter(lambda: file.readline(1024), b""))
+            first = next(filter(None, lines), b"")
             return _rows_of_array if first.startswith(b"[") or first == b"{" else None
     return readers.get(suffix)
 

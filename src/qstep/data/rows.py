@@ -25,7 +25,7 @@ from operator import gt
 from pathlib import Path
 from typing import Any, Literal
 
-from qstep.data.columns import RULES, chosen_reward, is_conversation, shown, takes_null
+from qstep.data.columns import FINISH_REASONS, RULES, chosen_reward, is_conversation, shown, takes_null
 from qstep.data.inputs import from_table
 from qstep.data.jsonl import RowError, canonical_json
 from qstep.data.messages import TURNS, final_text, plain_completion, plain_prompt, read_messages, turn_texts
@@ -124,7 +124,8 @@ def check_row(
 ) -> Row:
     """Checks every column that this package knows, and returns a copy. Columns of `format` and `need` are required.
 
-    A null in a column that may not be null counts as missing. Ids that are whole numbers become strings.
+    A null in a column that may not be null counts as missing. Ids that are whole numbers become strings. Other names of
+    a `finish_reason` become `stop` or `length`.
     Messages come into one form (`qstep.data.messages`). A completion of one assistant message becomes its text. The
     steps of one with several turns are the assistant's turns.
 
@@ -136,6 +137,8 @@ def check_row(
     """
     row = row if kinds is None else with_truth_values(line, row, kinds)
     row = {name: value for name, value in row.items() if value is not None or name in _TEXTS or takes_null(name)}
+    if isinstance(reason := row.get("finish_reason"), str):
+        row["finish_reason"] = FINISH_REASONS.get(reason, reason)
     fault = (
         _bad_messages(path, line, row)
         or _bad_turns(row, format)

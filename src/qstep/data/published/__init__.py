@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
 
+from qstep.data.columns import shown
 from qstep.data.jsonl import RowError
 from qstep.data.published.benchmarks import read_bigbench_mistake, read_prmbench, read_processbench
 from qstep.data.published.judged import read_mr_gsm8k, read_mrben, read_stepverify
@@ -206,6 +207,12 @@ def _finished(record: Record, row: Row, reading: Reading, separator: str, audit:
         audit.separators_made_blank += inside
         steps = zip(row["completions"], cut, strict=True)
         row["completions"] = [" ".join(split_steps(step, separator)) if again else step for step, again in steps]
+        if (divided := first_cut(row["completions"], separator)) is not None:
+            raise record.error(
+                "completions",
+                f"has the step {shown(divided)}, which {separator!r} divides, and spaces cannot mend that. Give "
+                "another --step_separator",
+            )
     elif inside and reading.separator_inside == "refuse":
         raise record.error(
             "completions",
