@@ -195,7 +195,8 @@ def test_variants_are_paired_by_problem(tmp_path: Path) -> None:
     old = [A_WINS, lost, A_WINS, lost]
     found = of_variants(tmp_path, ["abcd", "badc"], old, [lost, A_WINS, lost, A_WINS]).comparisons["x"].over_problems
     assert (found.mean, found.high) == pytest.approx((0.0, 3.841459 / 7.841459))
-    for names in (["abcd", "abce"], ["abcd", None]):
+    others: list[list[str | None]] = [["abcd", "abce"], ["abcd", None]]
+    for names in others:
         with pytest.raises(RecipeError, match="comparison 'x': old/a and new/a have different problems: give both"):
             of_variants(tmp_path, names, old, old)
     assert of_variants(tmp_path, [None, None], old, old).comparisons["x"].over_problems.mean == 0.0
