@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qstep.data import RowError, count_responses, encode_prompt, read_responses, read_rows, write_jsonl
+from qstep.data import RowError, encode_prompt, read_responses, read_rows, write_jsonl
 from qstep.stages.grade import GradeConfig, grade
 from qstep.tasks import grade_rows, load_problems, miniature
 from qstep.tasks.options import ProblemOptions
@@ -340,7 +340,6 @@ def test_responses_made_elsewhere_get_what_they_lack(tmp_path: Path) -> None:
     assert (second["id"], second["completion"]) == (f"{first['problem_id']}#1", "")
     assert second["metadata"] == {"solution": "2 * 4 = 8\n#### 8"} and second["gold"] == "8"
     assert (third["id"], third["problem_id"], third["completion"], third["correct"]) == ("5", "3", "a\nb", True)
-    assert count_responses(path) == 3
 
 
 def test_nested_responses_become_rows(tmp_path: Path) -> None:
@@ -351,7 +350,7 @@ def test_nested_responses_become_rows(tmp_path: Path) -> None:
         {"problem_id": "p0", "question": "Q", "answer": "1", "responses": ["4"]},
     )
     rows = list(read_responses(path))
-    assert [row["id"] for row in rows] == ["p0#0", "p0#1", "p1#0", "p0#2"] and count_responses(path) == 4
+    assert [row["id"] for row in rows] == ["p0#0", "p0#1", "p1#0", "p0#2"]
     assert [row["completion"] for row in rows] == ["1", "2", "3", "4"] and rows[0]["model"] == "a"
     assert all("responses" not in row for row in rows)
     assert [row["id"] for row in read_responses(path, offset=1)] == ["p1#0"]

@@ -32,14 +32,14 @@ class CountConfig(Options):
 
 def count(config: CountConfig) -> Path:
     """Runs the command and returns its output."""
-    from qstep.data import count_responses, read_responses
+    from qstep.data import read_responses
 
     def counted(row: Row) -> Row:
         return {**row, "words": min(config.longest, len(row["completion"].split()))}
 
     def work(done: Collection[str]) -> Work:
         rows = (counted(row) for row in read_responses(config.input, task="math") if row["id"] not in done)
-        return Work(count_responses(config.input), in_blocks(rows, config.rows_at_once), _words)
+        return Work(sum(1 for _ in read_responses(config.input)), in_blocks(rows, config.rows_at_once), _words)
 
     write_rows(config.output, "count", settings_of(config, input=finished(config.input)), work)
     return config.output

@@ -37,7 +37,7 @@ from qstep.data.published import (
     read_published,
     recognise,
 )
-from qstep.data.readers import Unanswerable, count_responses, numbered_responses, read_problems, read_responses
+from qstep.data.readers import Unanswerable, numbered_responses, read_problems, read_responses
 from qstep.data.rows import (
     Format,
     check_row,
@@ -126,7 +126,6 @@ __all__ = [
     "code_version",
     "contradicting_rows",
     "conversation_text",
-    "count_responses",
     "count_rows",
     "decode_text",
     "encode_chat",

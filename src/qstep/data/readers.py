@@ -9,10 +9,9 @@ from typing import Literal
 
 from qstep.data.columns import is_conversation
 from qstep.data.golds import Answers, Golds, boxed_gold, written_gold
-from qstep.data.jsonl import RowError, count_rows, numbered_rows
+from qstep.data.jsonl import RowError, numbered_rows
 from qstep.data.messages import plain_prompt, read_messages, split_conversation
 from qstep.data.naming import (
-    NAMES,
     chosen_columns,
     column_of,
     name_in,
@@ -205,14 +204,3 @@ def numbered_responses(
             seen.add(row["id"])
             if offset <= number and (limit is None or number < offset + limit):
                 yield line, row
-
-
-def count_responses(path: Path, columns: Mapping[str, str] | None = None) -> int:
-    """The number of responses in a file, including those in lists."""
-    chosen = chosen_columns(columns)
-    _, first = next(iter(numbered_rows(path)), (0, {}))
-    if not {*NAMES["completion"], *chosen.values()} & {
-        name for name, value in first.items() if isinstance(value, list)
-    }:
-        return count_rows(path)
-    return sum(1 for line, row in numbered_rows(path) for _ in responses_in(path, line, row, chosen))

@@ -34,7 +34,7 @@ def _evaluations(args: GroupConfig | Any, state: TrainerState) -> dict[int, floa
     """The measure that decides, by step."""
     name = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
     # A resumed run may evaluate the step once more that it resumes from.
-    return {line["step"]: line[name] for line in state.log_history if name in line}
+    return {int(line["step"]): line[name] for line in state.log_history if name in line}
 
 
 def evaluations_since_best(values: Iterable[float | None], *, greater_is_better: bool) -> int:
