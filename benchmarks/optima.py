@@ -178,7 +178,7 @@ def results(tree: TokenTree = TREE) -> Iterator[tuple[str, str, float]]:
     for mode in modes:
         yield "dqo", f"`--importance {mode}`", max(dqo(lam=lam, mode=mode) for lam in (0.9, 1.0))
     yield "dqo", "`--updates alternating`", max(dqo(lam=lam, alternating=True) for lam in (0.9, 1.0))
-    yield "dqo", "`--normalize token`, one response a step", dqo(scale=1 / rows.mask.sum(dim=1))
+    yield "dqo", "`--normalize token`, one response in each optimizer step", dqo(scale=1 / rows.mask.sum(dim=1))
     yield (
         "dqo",
         "`--process_rewards potential`",

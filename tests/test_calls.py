@@ -174,11 +174,11 @@ def test_options_of_calls_are_read_where_a_server_is_asked(tmp_path: Path) -> No
     search(endpoint="http://h")
     search(engine="http", engine_url="http://h")
     refused = r"--retries is 3, but it has no effect without "
-    with pytest.raises(ValueError, match=refused + "--engine http or --endpoint: remove it$"):
+    with pytest.raises(ValueError, match=refused + "--engine http or --endpoint: give that too, or remove it$"):
         search()
-    with pytest.raises(ValueError, match=refused + "--endpoint: remove it$"):
+    with pytest.raises(ValueError, match=refused + "--endpoint: give that too, or remove it$"):
         ScorerOptions(scorer="s", retries=3)
-    with pytest.raises(ValueError, match=refused + "--engine http: remove it$"):
+    with pytest.raises(ValueError, match=refused + "--engine http: give that too, or remove it$"):
         EngineOptions(retries=3)
     with pytest.raises(ValueError, match="--endpoint is 'h:80'; give an address"):
         search(endpoint="h:80")

@@ -17,6 +17,8 @@ from killed_training import run, write_inputs
 from pages import commands
 from published_scorers import MAKERS, trl
 from qstep.data import write_jsonl
+from qstep.data.jsonl import write_json
+from qstep.runs.fingerprints import model_fingerprint
 from qstep.scoring import StepScorer, load_scorer
 from qstep.stages.export import ExportConfig, export
 from qstep.tasks import miniature
@@ -144,6 +146,10 @@ def test_the_commands_of_the_page_of_scorers(tmp_path: Path, monkeypatch: pytest
         ("runs/policy", "policy"),
     ):
         MAKERS[kind](tmp_path / name)
+    reference = tmp_path / "runs" / "policy_reference"  # as a training records it
+    base = {"name": reference.name, "on_hub": False, "path": f"../{reference.name}"}
+    known = {"summary": {"base_model": base}, "settings": {"model": model_fingerprint(str(reference))}}
+    write_json(tmp_path / "runs" / "policy" / "train_log.meta.json", known)
     question = "How many apples?"
     rows = [{"id": f"r{n}", "prompt": question, "completion": "\n".join(STEPS[n:]), "task": "math"} for n in range(3)]
     write_jsonl(tmp_path / "responses.jsonl", rows)

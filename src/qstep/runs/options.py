@@ -346,7 +346,8 @@ def check_options(config: Any) -> None:
     for field in (field for field in fields(config) if options[field.name].of(ReadIf)):
         value = getattr(config, field.name)
         if value != _default(field) and (reason := why_unread(config, field.name)):
-            then = "give that too, or remove it" if reason.missing else "remove it"
+            needs_options = reason.missing and all(option.startswith("--") for option in reason.missing)
+            then = "give that too, or remove it" if needs_options else "remove it"
             raise ValueError(f"{form.format(field.name)} is {value!r}, but it has no effect {reason}: {then}")
     refuse_overwriting({name: getattr(config, name) for name in options}, outputs_of(type(config)))
 

@@ -61,7 +61,7 @@ class InspectConfig(ColumnOptions, DeviceOptions):
     model_name_or_path: ModelName
     input: RowsInput
     reference: ModelName | None = None
-    ids: list[str | int] | str | int | None = None
+    ids: list[str | int] | str | None = None
     rows: Annotated[str | None, Check(_ranges)] = None
     format: Annotated[Literal["table", "jsonl", "html"], NotInSettings()] = "table"
     output: Annotated[OutputFile | None, ReadIf(format=("jsonl", "html"))] = None
@@ -129,7 +129,7 @@ def _chosen(config: InspectConfig) -> list[Row]:
     from qstep.data import read_responses
 
     rows = read_responses(config.input, columns=config.columns)
-    if config.ids or config.ids == 0:
+    if config.ids:
         wanted = {*map(str, config.ids if isinstance(config.ids, list) else [config.ids])}
         found = [row for row in rows if row["id"] in wanted]
         missing = sorted(wanted - {row["id"] for row in found})
