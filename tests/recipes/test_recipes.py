@@ -26,41 +26,10 @@ from qstep.recipes.graph import _alone, _longest_first
 from qstep.recipes.references import fill
 from qstep.recipes.study import Study
 from qstep.recipes.summary import claims
-from qstep.tasks import miniature
+from small_recipe import write
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [MINIATURE, *sorted((ROOT / "recipes").glob("*.yaml")), *sorted((ROOT / "studies").glob("*.yaml"))]
-
-
-def write(folder: Path, **parts: Any) -> Path:
-    """A recipe that grades four responses, and labels the steps of some, in `folder`."""
-    rows = [
-        {
-            "id": f"{problem.id}#{sample}",
-            "problem_id": problem.id,
-            "sample": sample,
-            "task": "miniature",
-            "prompt": problem.prompt,
-            "gold": problem.gold,
-            "completion": miniature.solution(problem.prompt),
-        }
-        for problem in miniature.problems("train", 2)
-        for sample in range(2)
-    ]
-    write_jsonl(folder / "rows.jsonl", rows)
-    stages = {
-        "labels": {"command": "annotate", "input": "${graded}", "max_per_problem": "${per_problem}"},
-        "graded": {"command": "grade", "input": str(folder / "rows.jsonl")},
-    }
-    recipe = {
-        "title": "four rows",
-        "about": "a test",
-        "output_dir": str(folder / "out"),
-        "values": {"per_problem": 1},
-        "stages": stages,
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({**recipe, **parts}, sort_keys=False))
-    return folder / "recipe.yaml"
 
 
 def stages(folder: Path, **changed: dict[str, Any]) -> dict[str, Any]:
@@ -375,43 +344,6 @@ def test_only_a_stage_and_what_it_needs_is_run(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "labels.jsonl").exists()
     with pytest.raises(RecipeError, match="no stage 'grade' to run"):
         run(write(tmp_path), only="grade")
-
-
-@pytest.mark.parametrize("variants", [{}, {"few": {}, "more": {}}])
-def test_files_of_the_user_in_the_output_folder_are_refused(tmp_path: Path, variants: dict[str, Any]) -> None:
-    """Links, run folders and results of earlier runs are replaced; everything else ends the run before its jobs."""
-    out = tmp_path / "out"
-    folder = out / "few" if variants else out
-    recipe = read_recipe(write(tmp_path, variants=variants, study={"claim": "C"}))
-    (folder / "labels.jsonl").mkdir(parents=True)
-    with pytest.raises(RecipeError, match=r"labels\.jsonl was not written by `qstep run`: move it, or choose another"):
-        run(recipe)
-    (folder / "labels.jsonl").rmdir()
-    (out / "jobs" / "labels-1").mkdir(parents=True)
-    (folder / "labels.jsonl").symlink_to(os.path.relpath(out / "jobs" / "labels-1" / "labels.jsonl", folder))
-    plan(recipe, out, [0])
-    for name in ("recipe.json", "recipe.md"):
-        (out / name).write_text("mine")
-        with pytest.raises(RecipeError, match=rf"{name} was not written by `qstep run`"):
-            plan(recipe, out, [0])
-        (out / name).unlink()
-    (out / "recipe.json").write_text('{\n "kind": "study"}')
-    (out / "recipe.md").write_text("# P")
-    plan(recipe, out, [0])
-    (folder / "labels.jsonl").unlink()
-    (folder / "labels.jsonl").symlink_to(tmp_path / "rows.jsonl")
-    with pytest.raises(RecipeError, match=r"labels\.jsonl was not written"):
-        plan(recipe, out, [0])
-
-
-def test_a_link_is_no_folder_of_a_run(tmp_path: Path) -> None:
-    """An earlier run without variants left a link with the name of a variant. Links in it would change a job."""
-    (tmp_path / "out" / "jobs" / "few-1").mkdir(parents=True)
-    (tmp_path / "out" / "few").symlink_to("jobs/few-1")
-    recipe = read_recipe(write(tmp_path, variants={"few": {}}))
-    for seeds in ([0], [0, 1]):
-        with pytest.raises(RecipeError, match="out/few is not a folder: move it"):
-            plan(recipe, tmp_path / "out", seeds)
 
 
 def test_one_run_at_a_time_writes_a_folder(tmp_path: Path) -> None:

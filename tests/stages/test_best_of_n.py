@@ -96,7 +96,7 @@ def test_a_problem_has_one_gold_answer(tmp_path: Path) -> None:
 
 
 def test_problems_are_named_by_id_and_gold_answer(tmp_path: Path) -> None:
-    """Another instruction keeps the names. An id and gold answer that two problems share are told apart by prompt."""
+    """Another instruction keeps the names. Two problems with one id and gold answer are named by their prompts."""
     rows = problem("a", "rw", gold="5") + problem("b", "rw", gold="6")
     names = report(tmp_path, rows)["problem_names"]
     other = problem("b", "ww", gold="6", prompt="Think. b") + problem("a", "rr", gold="5", prompt="Think. a")

@@ -73,7 +73,7 @@ def training_row(path: Path, line: int, written: Row, chosen: Mapping[str, str])
     Raises RowError if the row lacks a chosen column, or if two known names have different values.
     """
     ours = written.keys() >= _ADDED
-    others = {own: column for own, column in chosen.items() if not (ours and _needs_no(written, own, column))}
+    others = {own: column for own, column in chosen.items() if not (ours and _is_unneeded(written, own, column))}
     row = with_chosen(path, line, written, others) if others else written
     if "messages" in others:
         return _with_turns(path, line, row)
@@ -81,7 +81,7 @@ def training_row(path: Path, line: int, written: Row, chosen: Mapping[str, str])
     return {renames.get(name, name): value for name, value in row.items()}
 
 
-def _needs_no(row: Row, own: str, column: str) -> bool:
+def _is_unneeded(row: Row, own: str, column: str) -> bool:
     """Whether a row that this package wrote lacks the chosen column, and has its own one.
 
     The `answer` of a graded row is the model's, not the file's. A conversation has the user's turn already.

@@ -93,7 +93,10 @@ def _read(config: GradeConfig, tasks: Tasks) -> Iterator[Row]:
 
 
 def _number(config: GradeConfig, tasks: Tasks) -> int:
-    """The number of rows to grade, each of which is read. Raises ValueError if there are none."""
+    """The number of rows to grade. All are read, so a bad one is found before any is graded.
+
+    Raises ValueError if there are none, or one is bad.
+    """
     from qstep.data import group_key, read_responses
 
     rows = sum(1 for _ in _read(config, tasks))
