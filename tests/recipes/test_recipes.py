@@ -352,8 +352,8 @@ def test_one_run_at_a_time_writes_a_folder(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_left_half_written_is_written_anew(tmp_path: Path) -> None:
-    """Killed, with all its processes, between the model's config and the textbook."""
-    file = write(tmp_path, stages={"start": {"command": "miniature", "textbook_rows": 3}})
+    """Killed, with all its processes, between the model's config and the textbook, which takes a second to write."""
+    file = write(tmp_path, stages={"start": {"command": "miniature", "textbook_rows": 100_000}})
     jobs = tmp_path / "out" / "jobs"
     with subprocess.Popen([sys.executable, "-m", "qstep.cli", "run", str(file)], start_new_session=True) as process:
         deadline = time.monotonic() + 120
@@ -365,7 +365,7 @@ def test_what_a_kill_left_half_written_is_written_anew(tmp_path: Path) -> None:
     (of_run,) = run(file)
     model = of_run.stages["start"].output / "model"
     assert AutoModelForCausalLM.from_pretrained(model).num_parameters() > 300_000
-    assert len(list(read_rows(model.parent / "textbook.jsonl"))) == 3
+    assert len(list(read_rows(model.parent / "textbook.jsonl"))) == 100_000
 
 
 def test_differences_are_pooled_over_seeds() -> None:
