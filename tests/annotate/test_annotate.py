@@ -11,11 +11,12 @@ import pytest
 
 from fake_engine import EOS, CharacterTokenizer
 from qstep.annotate import OutcomePool, RolloutSettings, flip_labels, label_by_outcome, label_by_rollouts, label_exactly
+from qstep.annotate.rollouts import prefixes_of
 from qstep.data import read_responses, read_rows, write_jsonl
 from qstep.generation import Request, SamplingSettings
 from qstep.stages.annotate import AnnotateConfig, annotate
 from qstep.tasks import Tasks, miniature
-from qstep.types import Response, Row
+from qstep.types import Response, RolloutMethod, Row
 from real_data import DATA, needs_data
 
 TOKENIZER = CharacterTokenizer()
@@ -100,13 +101,33 @@ def test_a_wrong_response_cut_at_the_limit_is_continued_only_where_there_is_room
     assert (longer["successes"], longer["trials"]) == ([3, 3], [3, 3])
 
 
-def test_a_limit_below_the_responses_leaves_later_steps_untried() -> None:
-    """Steps of 6 tokens each, separators included: 13 tokens leave one to try behind the second, none behind it."""
+def test_a_limit_below_the_responses_is_refused() -> None:
+    """Rollouts of right steps would be cut off, and the steps labelled wrong."""
+    given = row("\n".join(LINES))
+    length = len(given["completion_ids"])
     solver = Solver()
-    (labelled,) = label_by_rollouts(solver, [row("\n".join(LINES))], rollouts(13))
-    assert labelled["trials"] == [3, 3, 0, 0, 0, 1] and labelled["successes"] == [0, 0, 0, 0, 0, 1]
-    assert labelled["labels"] == [0.0, 0.0, None, None, None, 1.0]
-    assert [request.max_new_tokens for request in solver.seen] == [7, 1]
+    with pytest.raises(ValueError, match=f"'p#0' has a response of {length} tokens, and its rollouts end at 13"):
+        label_by_rollouts(solver, [given], rollouts(13))
+    assert not solver.seen
+    (labelled,) = label_by_rollouts(solver, [given], rollouts(length))
+    assert labelled["labels"] == [1.0] * 6
+
+
+@pytest.mark.parametrize("method", ["adaptive", "binary_search"])
+def test_a_right_response_that_needs_no_rollouts_may_be_longer(method: RolloutMethod) -> None:
+    settings = RolloutSettings(3, SamplingSettings(13), method=method)
+    (labelled,) = label_by_rollouts(Solver(), [row("\n".join(LINES))], settings)
+    assert [bool(label) for label in labelled["labels"]] == [True] * 6
+
+
+def test_the_stage_refuses_a_short_limit_before_it_draws(tmp_path: Path) -> None:
+    short = {**row("\n".join(LINES[:2]), "length"), "id": "a#0", "problem_id": "a"}
+    source = write_jsonl_at(tmp_path / "graded.jsonl", [short, row("\n".join(LINES))])
+    config = AnnotateConfig(source, tmp_path / "labels.jsonl", "monte_carlo", "fake", max_new_tokens=20, rows_at_once=1)
+    solver = Solver()
+    with pytest.raises(ValueError, match="its rollouts end at 20"):
+        annotate(config, solver)
+    assert not solver.seen
 
 
 def test_ungradable_rollouts_are_no_trials_and_annotation_goes_on(tmp_path: Path) -> None:
@@ -289,11 +310,13 @@ def test_real_responses_are_cut_into_tokens_of_a_real_tokenizer() -> None:
     engine = Solver()
     engine.tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytes_bpe, eos_token="<eos>")  # type: ignore[assignment]
     rows = list(read_responses(DATA / "gsm8k_responses.jsonl", limit=3))
-    rows = [{**row, "verdict": "right" if row["correct"] else "wrong"} for row in rows]
-    labelled = label_by_rollouts(engine, rows, RolloutSettings(1, SamplingSettings(1)))
-    assert len(labelled) == 36 and not engine.seen
-    for row in labelled:
-        assert row["labels"] == [None] * (len(row["completions"]) - 1) + [float(row["correct"])]
+    assert len(rows) == 36
+    for row in rows:
+        steps, prefixes = prefixes_of(engine, {**row, "verdict": "wrong"}, "\n", 100_000)
+        assert len(prefixes) == len(steps) - 1
+        for step, prefix in zip(steps, prefixes, strict=False):
+            text = engine.tokenizer.decode(prefix.ids)
+            assert row["completion"].startswith(text) and text.strip().endswith(step)
 
 
 @pytest.mark.parametrize("first", [0, 1, 4])

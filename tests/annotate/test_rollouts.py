@@ -234,15 +234,6 @@ def test_binary_search_tries_the_last_step_of_a_response_that_was_cut_off() -> N
         assert labelled["labels"] == labels
 
 
-def test_binary_search_leaves_open_what_the_limit_leaves_no_room_to_try() -> None:
-    """Two tokens a step: a limit of 6 leaves none behind the third, whose fate is then unknown unless one before it is
-    wrong already."""
-    (labelled,) = label_by_rollouts(Scripted(below(2)), [WRONG], settings("binary_search", limit=6))
-    assert labelled["labels"] == [True, True, *[None] * 5, False] and max(labelled["trials"][2:7]) == 0
-    (labelled,) = label_by_rollouts(Scripted(below(1)), [WRONG], settings("binary_search", limit=6))
-    assert labelled["labels"] == [True] + [False] * 7
-
-
 @pytest.mark.parametrize(("method", "all_of_it"), [("monte_carlo", 28), ("binary_search", 9), ("adaptive", 22)])
 def test_a_budget_is_spent_to_the_last_rollout_and_never_overspent(method: RolloutMethod, all_of_it: int) -> None:
     succeeds = below(1) if method == "binary_search" else later_and_later

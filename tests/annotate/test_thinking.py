@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chats import TEMPLATE, chat_tokenizer
 from fake_engine import CharacterTokenizer
-from qstep.annotate import OutcomePool, label_by_outcome
+from qstep.annotate import OutcomePool, RolloutSettings, label_by_outcome, label_by_rollouts
 from qstep.annotate.rollouts import prefixes_of
-from qstep.data import contradicting_rows, index_rows, row_step_ends, steps_of, with_steps, write_jsonl
+from qstep.data import (
+    contradicting_rows,
+    decode_text,
+    encode_text,
+    index_rows,
+    row_step_ends,
+    steps_of,
+    with_steps,
+    write_jsonl,
+)
+from qstep.generation import Request, SamplingSettings
 from qstep.objectives.labels import without_end
 from qstep.tasks import miniature
-from qstep.types import Row
+from qstep.types import Response, Row
 
 CLOSED = "<think>\n1+1=2\nSo 2.\n</think>\n#3"
 OPEN = "<think>\n1+1=2\nSo 3."
@@ -113,3 +125,57 @@ def test_equal_thinking_or_no_steps_make_no_equal_responses(tmp_path: Path) -> N
     write_jsonl(tmp_path / "rows.jsonl", rows)
     index = index_rows(tmp_path / "rows.jsonl", "stepwise")
     assert contradicting_rows(index).tolist() == [0, 4]
+
+
+class Continues:
+    """Continues every prefix with the same text, and ends by itself."""
+
+    def __init__(self, template: str, text: str) -> None:
+        self.tokenizer, self.text = chat_tokenizer(template), text
+
+    def decode(self, ids: list[int]) -> str:
+        return decode_text(self.tokenizer, ids)
+
+    def sample(
+        self, requests: Iterable[Request], settings: SamplingSettings
+    ) -> Iterator[tuple[Request, list[Response]]]:
+        ids = [*encode_text(self.tokenizer, self.text), self.tokenizer.eos_token_id]
+        for request in requests:
+            yield request, [Response(sample, self.text, ids, None, "stop") for sample in request.samples]
+
+
+@pytest.mark.parametrize(("opens", "labels"), [(True, [0.0, 0.0, 1.0, 0.0]), (False, [1.0, 1.0, 1.0, 0.0])])
+def test_a_rollout_that_never_closes_what_the_template_opened_fails(opens: bool, labels: list[float]) -> None:
+    """The row comes from elsewhere: its text has the mark, and no column says that the template opens the thinking."""
+    assistant = "<|im_start|>assistant\n"
+    template = TEMPLATE.replace(assistant + "{% endif %}", assistant + "<think>\n{% endif %}") if opens else TEMPLATE
+    completion = ("<think>\n" if opens else "") + "1+1=3\nSo 3.\n</think>\nThe answer is 3."
+    given = row(completion, prompt=[{"role": "user", "content": "1+1?"}])
+    settings = RolloutSettings(1, SamplingSettings(400), ALL)
+    engine = Continues(template, "The answer is 2.")
+    (labelled,) = label_by_rollouts(engine, [given], settings)
+    assert labelled["labels"][-4:] == labels
+
+
+def test_the_last_step_of_thinking_that_was_cut_off_is_continued() -> None:
+    given = row(OPEN)
+    del given["finish_reason"]
+    engine = Continues(TEMPLATE, "\n</think>\nThe answer is 2.")
+    (labelled,) = label_by_rollouts(engine, [given], RolloutSettings(2, SamplingSettings(400), THINKING))
+    assert (labelled["labels"], labelled["trials"]) == ([1.0, 1.0], [2, 2])
+
+
+def test_ids_of_tool_calls_do_not_make_two_turns_different() -> None:
+    def turns(name: str, answer: str) -> list[dict[str, Any]]:
+        call = {"id": name, "type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 1}}}
+        return [
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "2", "tool_call_id": name},
+            {"role": "assistant", "content": answer},
+        ]
+
+    prompt = [{"role": "user", "content": "1+1?"}]
+    right = row(prompt=prompt, verdict="right") | {"completion": turns("call_1", "The answer is 2.")}
+    wrong = row(prompt=prompt) | {"completion": turns("call_2", "The answer is 3.")}
+    pool = OutcomePool.of([right, wrong], ALL)
+    assert label_by_outcome(wrong, pool, ALL)["labels"] == [True, False]

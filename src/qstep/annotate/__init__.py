@@ -8,7 +8,7 @@ from qstep.annotate.decision import Decision, Level, Threshold
 from qstep.lazy import lazy
 
 if TYPE_CHECKING:
-    from qstep.annotate.by_rollouts import RolloutSettings, label_by_rollouts
+    from qstep.annotate.by_rollouts import RolloutSettings, check_lengths, label_by_rollouts
     from qstep.annotate.chosen import Chosen, blocks_of_problems, choose_rows, share_budget
     from qstep.annotate.exact import label_exactly
     from qstep.annotate.labels import flip_labels, flip_outcome
@@ -24,6 +24,7 @@ __all__ = [
     "RolloutSettings",
     "Threshold",
     "blocks_of_problems",
+    "check_lengths",
     "choose_rows",
     "flip_labels",
     "flip_outcome",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 _PLACES = {
-    "by_rollouts": ("RolloutSettings", "label_by_rollouts"),
+    "by_rollouts": ("RolloutSettings", "check_lengths", "label_by_rollouts"),
     "chosen": ("Chosen", "blocks_of_problems", "choose_rows", "share_budget"),
     "exact": ("label_exactly",),
     "labels": (

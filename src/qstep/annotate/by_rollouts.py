@@ -17,15 +17,20 @@ zero trials.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from qstep.annotate.decision import Decision
 from qstep.annotate.labels import with_labels
-from qstep.annotate.rollouts import Budgets, Counts, Prefix, RolloutPool, prefixes_of, total
+from qstep.annotate.rollouts import Budgets, Prefix, RolloutPool, prefixes_of, total
+from qstep.data import encode_completion
 from qstep.generation import Engine, SamplingSettings
 from qstep.tasks import BUILT_IN, Tasks
 from qstep.types import RolloutMethod, Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,32 @@ class RolloutSettings:
     separator: str = "\n"
     method: RolloutMethod = "monte_carlo"
     decision: Decision = field(default_factory=Decision)
+
+    @property
+    def one_success_decides(self) -> bool:
+        """Whether a right response decides all of its prefixes."""
+        return self.method != "monte_carlo" and not self.decision.threshold
+
+    def draws_for(self, row: Row) -> bool:
+        """Whether the prefixes of a response may be continued."""
+        return row["verdict"] != "right" or not (self.one_success_decides or self.method == "binary_search")
+
+
+def check_lengths(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], settings: RolloutSettings) -> None:
+    """Checks that no response is longer than its rollouts may be.
+
+    Rollouts of right steps would be cut off before the answer, and count as wrong.
+
+    Raises ValueError, naming the row and its length.
+    """
+    limit = settings.sampling.max_new_tokens
+    for row in rows:
+        if settings.draws_for(row) and (length := len(encode_completion(tokenizer, row))) > limit:
+            raise ValueError(
+                f"row {row['id']!r} has a response of {length} tokens, and its rollouts end at {limit}: those of right "
+                "steps would be cut off and count as wrong. Give the --max_new_tokens with which the responses were "
+                "sampled, or leave the row out"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +93,7 @@ def label_by_rollouts(
 
     Responses of a problem that share a prefix share its rollouts. The last step of a response needs none if the
     response ended by itself, is right, or fills the length limit: its verdict counts as one trial. A rollout that
-    cannot be graded is not a trial. A prefix that fills the length limit has no rollouts. A soft label without
-    trials is null.
+    cannot be graded is not a trial. A soft label without trials is null.
 
     `rollouts` counts what was new for this row, after the rows before it: its `prefixes`; how many of them were
     `tried`, `decided` (absent with monte_carlo) and `cut_short` by the budget; the rollouts `drawn`; and their
@@ -73,18 +103,18 @@ def label_by_rollouts(
         budgets: the maximum number of rollouts for each problem. None means no limit but `settings.k` for each prefix.
 
     Raises:
-        ValueError: a row has no verdict, or one of another grader; its tokens do not read as its completion; or it
-            was split at another separator.
+        ValueError: a row has no verdict, or one of another grader; it is longer than its rollouts may be; its tokens
+            do not read as its completion; or it was split at another separator.
     """
     for row in rows:
         _check(row, tasks)
+    check_lengths(engine.tokenizer, rows, settings)
     limit = settings.sampling.max_new_tokens
     plans = [_Plan(row, *prefixes_of(engine, row, settings.separator, limit)) for row in rows]
     pool = RolloutPool(engine, settings.sampling, settings.k, tasks, budgets)
-    one_success_decides = settings.method != "monte_carlo" and not settings.decision.threshold
     for plan in plans:
         for prefix in plan.prefixes:
-            pool.add(prefix, succeeded=one_success_decides and plan.row["verdict"] == "right")
+            pool.add(prefix, succeeded=settings.one_success_decides and plan.row["verdict"] == "right")
     labels: Sequence[Sequence[bool | float | None]]
     if settings.method == "binary_search":
         labels = _search(plans, pool, settings.decision)
@@ -137,10 +167,10 @@ def _search(plans: Sequence[_Plan], pool: RolloutPool, decision: Decision) -> li
 def _narrowed(plan: _Plan, right: set[str], pool: RolloutPool, decision: Decision) -> tuple[int, int, str | None]:
     """What the evidence says about a wrong response: `low`, `high` and the prefix to try next.
 
-    The steps before `low` are right, and those from `high` on are wrong. While no wrong step is known, `high` is the
-    number of prefixes that can be tried.
+    The steps before `low` are right, and those from `high` on are wrong. If the last step has no prefix, it is wrong by
+    its verdict.
     """
-    keys = [prefix.key for prefix in plan.prefixes if _can_be_tried(pool.counts[prefix.key])]
+    keys = [prefix.key for prefix in plan.prefixes]
     low = 1 + max((step for step, key in enumerate(keys) if key in right), default=-1)
     high = len(keys)
     while low < high:
@@ -156,13 +186,7 @@ def _hard_labels(plan: _Plan, right: set[str], pool: RolloutPool, decision: Deci
     if plan.row["verdict"] == "right":
         return [True for _ in plan.steps]
     low, high, _ = _narrowed(plan, right, pool, decision)
-    if high == sum(_can_be_tried(pool.counts[prefix.key]) for prefix in plan.prefixes):
-        high = len(plan.prefixes)  # if the last step has no prefix, it is wrong by its verdict
     return [True if step < low else False if step >= high else None for step in range(len(plan.steps))]
-
-
-def _can_be_tried(counts: Counts) -> bool:
-    return counts.drawn + counts.left > 0
 
 
 def _tried(plan: _Plan, pool: RolloutPool) -> list[tuple[int, int]]:

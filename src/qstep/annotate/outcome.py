@@ -19,11 +19,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from qstep.annotate.labels import with_labels
-from qstep.data import final_text, group_key, has_turns, steps_of
-from qstep.data.parts import ends_with_step, text_before
-from qstep.grading.thinking import never_ends
+from qstep.data import group_key, has_turns, steps_of
+from qstep.data.parts import ends_with_step, has_ended
 from qstep.tasks import BUILT_IN, Tasks
-from qstep.types import Row
+from qstep.types import Message, Row
 
 
 @dataclass(slots=True)
@@ -79,7 +78,7 @@ def label_by_outcome(row: Row, pool: OutcomePool, separator: str = "\n", tasks: 
         known_wrong = [False for _ in steps]  # their prefixes led to a right answer: here at least
     else:
         known_wrong = [label is False for label in tasks.of(row).check_steps(row, steps)]
-    if steps and row["verdict"] == "wrong" and _ended(row) and ends_with_step(row, separator):
+    if steps and row["verdict"] == "wrong" and has_ended(row) and ends_with_step(row, separator):
         known_wrong[-1] = True
     labels = [
         True if pool.successes[prefix] else False if wrong else None
@@ -87,13 +86,6 @@ def label_by_outcome(row: Row, pool: OutcomePool, separator: str = "\n", tasks: 
     ]
     counts = [(pool.successes[prefix], pool.trials[prefix]) for prefix in prefixes]
     return with_labels(row, steps, separator, labels, "outcome", counts)
-
-
-def _ended(row: Row) -> bool:
-    """Whether a response ended by itself. Without a `finish_reason`, thinking that is never closed was cut off."""
-    if "finish_reason" in row or "completion" not in row:
-        return row.get("finish_reason", "stop") == "stop"
-    return not never_ends(text_before(row), final_text(row["completion"]))
 
 
 def _prefixes(row: Row, steps: Sequence[str]) -> Iterator[int]:
@@ -105,9 +97,21 @@ def _prefixes(row: Row, steps: Sequence[str]) -> Iterator[int]:
 
 
 def _compared(row: Row, steps: Sequence[str]) -> Sequence[str]:
-    """What makes two steps the same: their text, and in a response of several turns also the messages before it."""
+    """What makes two steps the same: their text, and in a response of several turns also the messages before it.
+
+    Servers give each tool call an id of its own. It is not compared.
+    """
     completion = row.get("completion")
     if not has_turns(completion):
         return steps
     places = [place for place, message in enumerate(completion) if message["role"] == "assistant"]
-    return [repr(completion[start:end]) for start, end in pairwise([0, *(place + 1 for place in places)])]
+    turns = [repr(_without_ids(message)) for message in completion]
+    return ["".join(turns[start:end]) for start, end in pairwise([0, *(place + 1 for place in places)])]
+
+
+def _without_ids(message: Message) -> Message:
+    calls = [
+        {name: call[name] for name in call if name not in ("id", "index")} for call in message.get("tool_calls", ())
+    ]
+    kept = {name: value for name, value in message.items() if name not in ("tool_call_id", "tool_calls")}
+    return {**kept, "tool_calls": calls} if calls else kept

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from qstep.data import encode_completion, encode_prompt, group_key, row_step_ends, steps_of
-from qstep.data.parts import ends_with_step
+from qstep.data.parts import ends_with_step, has_ended
 from qstep.generation import Engine, Request, SamplingSettings
-from qstep.tasks import BUILT_IN, Tasks, grade_rows
+from qstep.tasks import BUILT_IN, Tasks, grade_rows, opened_thinking
 from qstep.types import Row
 
 _OF_RESPONSE = {
@@ -71,7 +71,7 @@ def prefixes_of(engine: Engine, row: Row, separator: str, max_new_tokens: int) -
             f"row {row['id']!r}: {error}. If another tokenizer than this model's made its completion_ids, remove that "
             "column"
         ) from None
-    known = row.get("finish_reason", "stop") == "stop" or row["verdict"] == "right" or len(ids) >= max_new_tokens
+    known = has_ended(row) or row["verdict"] == "right" or len(ids) >= max_new_tokens
     if known and ends_with_step(row, separator):
         ends = ends[:-1]
     problem_id, prompt = problem = group_key(row)
@@ -86,8 +86,7 @@ def prefixes_of(engine: Engine, row: Row, separator: str, max_new_tokens: int) -
 class RolloutPool:
     """Draws rollouts of prefixes on request, at most `k` for each prefix and `budgets` for each problem.
 
-    Rollout number i of a prefix does not depend on other requests or on their order. A prefix that fills the length
-    limit has none.
+    Rollout number i of a prefix does not depend on other requests or on their order.
 
     counts: the counts of each prefix, by its key. cut_short: keys of prefixes that got fewer rollouts than requested,
     because the budget of their problem was spent.
@@ -110,9 +109,8 @@ class RolloutPool:
     def add(self, prefix: Prefix, *, succeeded: bool = False) -> None:
         """Registers a prefix. With `succeeded`, its response, a right one, counts as a trial if the prefix has none."""
         if prefix.key not in self.counts:
-            has_room = len(prefix.ids) < self._sampling.max_new_tokens
             self._prefixes[prefix.key] = prefix
-            self.counts[prefix.key] = Counts(self._k if has_room else 0)
+            self.counts[prefix.key] = Counts(self._k)
         counts = self.counts[prefix.key]
         if succeeded and not counts.trials:
             counts.successes = counts.trials = 1
@@ -130,14 +128,15 @@ class RolloutPool:
         def requests() -> Iterator[Request]:
             for key, n in granted.items():
                 prefix, first = self._prefixes[key], self.counts[key].drawn
-                prompt_ids = [*encode_prompt(self._engine.tokenizer, prefix.row["prompt"]), *prefix.ids]
                 room = self._sampling.max_new_tokens - len(prefix.ids)
-                yield Request(key, prompt_ids, range(first, first + n), max_new_tokens=room)
+                yield Request(key, [*prompts[key], *prefix.ids], range(first, first + n), max_new_tokens=room)
 
+        prompts = {key: encode_prompt(self._engine.tokenizer, self._prefixes[key].row["prompt"]) for key in granted}
         rollouts: list[Row] = []
         tokens: dict[str, int | None] = {}
         for request, responses in self._engine.sample(requests(), self._sampling):
             prefix = self._prefixes[request.key]
+            opened = opened_thinking(self._engine.tokenizer, prefix.row["prompt"], prompts[request.key])
             lengths: list[int] = []
             for response in responses:
                 if response.token_ids is None:
@@ -147,7 +146,7 @@ class RolloutPool:
                     text = self._engine.decode(ids[:-1] if response.finish_reason == "stop" else ids)
                     lengths.append(len(response.token_ids))
                 ended = {"id": request.key, "completion": text, "finish_reason": response.finish_reason}
-                rollouts.append({**_of_problem(prefix.row), **ended})
+                rollouts.append({**opened, **_of_problem(prefix.row), **ended})
             tokens[request.key] = sum(lengths) if len(lengths) == len(responses) else None
         for key, n in granted.items():
             counts = self.counts[key]

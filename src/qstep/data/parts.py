@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import Literal, cast
 
-from qstep.grading.thinking import MARKS, answer_span, opened_by
+from qstep.data.messages import final_text
+from qstep.grading.thinking import MARKS, answer_span, never_ends, opened_by
 from qstep.types import Row
 
 Part = Literal["thinking", "answer"]
@@ -77,6 +78,13 @@ def ends_with_step(row: Row, separator: str) -> bool:
     """Whether a response ends with its last step. It does not if only its thinking is cut into steps, and closed."""
     text = row.get("completion")
     return not isinstance(text, str) or thinking_end(text, separator) is None
+
+
+def has_ended(row: Row) -> bool:
+    """Whether a response ended by itself. Without a `finish_reason`, thinking that is never closed was cut off."""
+    if "finish_reason" in row or "completion" not in row:
+        return row.get("finish_reason", "stop") == "stop"
+    return not never_ends(text_before(row), final_text(row["completion"]))
 
 
 def text_before(row: Row) -> str:

@@ -160,7 +160,14 @@ def annotate(config: AnnotateConfig, engine: "Engine | None" = None) -> Path:
 
 def _labeller(config: AnnotateConfig, chosen: "Chosen", engine: "Engine | None") -> Callable[[list[Row]], list[Row]]:
     """The function that labels a block of rows."""
-    from qstep.annotate import OutcomePool, flip_labels, label_by_outcome, label_exactly
+    from qstep.annotate import (
+        OutcomePool,
+        blocks_of_problems,
+        check_lengths,
+        flip_labels,
+        label_by_outcome,
+        label_exactly,
+    )
 
     tasks, separator = config.tasks(), config.separator
     if config.method == "exact":
@@ -170,7 +177,10 @@ def _labeller(config: AnnotateConfig, chosen: "Chosen", engine: "Engine | None")
             label_by_outcome, pool=OutcomePool.of(_read(config), separator), separator=separator, tasks=tasks
         )
     else:
-        return _ByRollouts(config, _budgets(config, chosen), engine)
+        by_rollouts = _ByRollouts(config, _budgets(config, chosen), engine)
+        for block in blocks_of_problems(_read(config), chosen, config.rows_at_once):
+            check_lengths(by_rollouts.engine.tokenizer, block, by_rollouts.settings)
+        return by_rollouts
     if not config.flip_share:
         return lambda rows: [label(row) for row in rows]
     return lambda rows: [flip_labels(label(row), config.flip_share, config.seed) for row in rows]
