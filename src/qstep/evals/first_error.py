@@ -115,7 +115,8 @@ def mean_f1(subsets: Mapping[str, Judgements], threshold: float, *, seed: int = 
     seeds = np.random.SeedSequence(seed).generate_state(len(tables))
     of_resamples = [_resampled_f1(table, int(seed)) for table, seed in zip(tables, seeds, strict=True)]
     n = sum(len(judged.problem) for judged in subsets.values())
-    return Measured.of(percentile_estimate(float(np.mean(means)), np.mean(of_resamples, axis=0), n))
+    free = sum(len(table) - 1 for table in tables)
+    return Measured.of(percentile_estimate(float(np.mean(means)), np.mean(of_resamples, axis=0), free + 1, n))
 
 
 def threshold_sweep(judged: Judgements, thresholds: ArrayLike) -> dict[str, NDArray[np.float64]]:

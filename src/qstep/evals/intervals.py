@@ -106,9 +106,8 @@ def bootstrap_estimate(
     The statistic takes indices of problems [..., problems]. A resample is left out if its statistic is NaN, which means
     undefined. `n` is stored in the estimate.
     """
-    return percentile_estimate(
-        float(statistic(np.arange(problems))), replicates(statistic, problems, seed=seed), n, lowest=lowest
-    )
+    mean = float(statistic(np.arange(problems)))
+    return percentile_estimate(mean, replicates(statistic, problems, seed=seed), problems, n, lowest=lowest)
 
 
 def replicates(
@@ -118,17 +117,25 @@ def replicates(
     return np.concatenate([statistic(drawn) for drawn in _resampled(problems, seed)])
 
 
-def percentile_estimate(mean: float, values: NDArray[np.float64], n: int, *, lowest: float = 0.0) -> Estimate:
+def percentile_estimate(
+    mean: float, values: NDArray[np.float64], problems: int, n: int, *, lowest: float = 0.0
+) -> Estimate:
     """The estimate of `bootstrap_estimate`, from the mean and the values of the resamples.
 
-    The interval is extended to contain the mean, because resampling can bias a statistic, such as a calibration error.
-    If all resamples are equal, the rule of `unseen_estimate` applies.
+    Resamples of few problems spread too little. So the distances of the percentiles from the mean are multiplied by
+    `sqrt(N / (N - 1)) t / z`, where N is the number of problems and t the percentile of Student's distribution with
+    N - 1 degrees of freedom (after Hesterberg, arXiv 1411.5279). The interval contains the mean, because resampling can
+    bias a statistic, such as a calibration error. If all resamples are equal, the rule of `unseen_estimate` applies.
     """
+    from scipy.special import stdtrit
+
     values = values[~np.isnan(values)]
     if not values.size or np.ptp(values) < 1e-12:
         return unseen_estimate(mean, n, lowest=lowest)
     low, high = np.percentile(values, (2.5, 97.5))
-    return Estimate(mean, min(float(low), mean), max(float(high), mean), n)
+    wider = math.sqrt(problems / (problems - 1)) * float(stdtrit(problems - 1, 0.975)) / _Z
+    below, above = wider * max(mean - float(low), 0.0), wider * max(float(high) - mean, 0.0)
+    return Estimate(mean, max(lowest, mean - below), min(1.0, mean + above), n)
 
 
 def unseen_estimate(mean: float, n: int, *, lowest: float = 0.0) -> Estimate:
