@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from killed_training import run, same_weights, start, write_inputs
 from qstep.data import read_rows
-from qstep.models import PolicyWithValue, collate_groups
+from qstep.models import PolicyWithValue, collate_groups, merge_adapter
 from qstep.runs.seals import settings_of_marker
 from qstep.scoring import StepScorer
 from qstep.stages.merge import MergeConfig, merge
@@ -52,9 +53,8 @@ def test_a_scorer_gives_the_same_scores(inputs: TrainInputs, tmp_path: Path) -> 
         merge(MergeConfig(model_name_or_path=adapter, output_dir=merged))
 
 
-def test_a_policy_keeps_its_value_function(inputs: TrainInputs, tmp_path: Path) -> None:
-    adapter = killed_and_resumed("dqo", inputs, tmp_path)
-    merged = merge(MergeConfig(model_name_or_path=adapter, output_dir=tmp_path / "merged"))
+def check_outputs(adapter: Path, merged: Path, inputs: TrainInputs) -> None:
+    """Checks that log-probabilities and values are the same, and that values differ from token to token."""
     tokenizer, rows = miniature.tokenizer(), list(read_rows(inputs.train_file))[:4]
     batch = collate_groups(
         [tokenizer(rows[0]["prompt"])["input_ids"]], [[tokenizer(row["completion"])["input_ids"] for row in rows]]
@@ -66,6 +66,26 @@ def test_a_policy_keeps_its_value_function(inputs: TrainInputs, tmp_path: Path) 
     torch.testing.assert_close(merged_logps, logps, atol=1e-5, rtol=0)
     torch.testing.assert_close(merged_values, values, atol=1e-5, rtol=0)
     assert values.std() > 0
+
+
+def test_a_value_function_of_dora_keeps_its_magnitudes(inputs: TrainInputs, tmp_path: Path) -> None:
+    """V has a trunk of its own, whose magnitudes are trained too."""
+    adapter = run("dqo", replace(inputs, use_dora=True), tmp_path / "adapter")
+    saved = load_file(adapter / "value.safetensors")
+    magnitudes = [name for name in saved if "magnitude" in name]
+    assert magnitudes
+    for name in magnitudes:
+        saved[name] = saved[name] * 1.5
+    save_file(saved, adapter / "value.safetensors")
+    merged = tmp_path / "merged"
+    merge_adapter(adapter, merged)
+    check_outputs(adapter, merged, inputs)
+
+
+def test_a_policy_keeps_its_value_function(inputs: TrainInputs, tmp_path: Path) -> None:
+    adapter = killed_and_resumed("dqo", inputs, tmp_path)
+    merged = merge(MergeConfig(model_name_or_path=adapter, output_dir=tmp_path / "merged"))
+    check_outputs(adapter, merged, inputs)
     before, after = settings_of_marker(adapter), settings_of_marker(merged)
     assert (
         before

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from qstep.models.adapters import load_adapter, merged, saved_adapter
@@ -78,19 +79,15 @@ def _outputs(model: ScorerModel | PolicyModel, vocabulary: int) -> list[Tensor]:
 
 @torch.no_grad()
 def _merged_value(policy: PolicyWithValue) -> dict[str, Tensor]:
-    """The complete state of V: its adapter is added to copies of the weights, since the policy shares these."""
+    """The complete state of V. A copy of its trunk is merged, since the policy shares the weights."""
     state = {f"value_head.{name}": tensor for name, tensor in policy.value_head.state_dict().items()}
     if policy.value_trunk is None:
         return state
-    weights = policy.value_trunk.state_dict()
-    layers: dict[str, nn.Module] = dict(policy.value_trunk.named_modules())
-    for name, tensor in weights.items():
-        if ".lora_" in name:
-            continue
-        owner, _, kind = name.rpartition(".")
-        plain = name.replace(".base_layer.", ".")
-        layer: Any = layers.get(owner.removesuffix(".base_layer"))
-        changed = owner.endswith(".base_layer") and kind == "weight"
-        delta = layer.get_delta_weight("default") if changed else 0
-        state[f"value_trunk.{plain}"] = (tensor + delta).contiguous()
-    return state
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    trunk = deepcopy(policy.value_trunk)
+    for layer in trunk.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge()
+    plain = {name.replace(".base_layer.", "."): tensor for name, tensor in trunk.state_dict().items()}
+    return state | {f"value_trunk.{name}": tensor for name, tensor in plain.items() if ".lora_" not in name}
