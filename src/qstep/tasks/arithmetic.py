@@ -4,9 +4,10 @@ Only equations that are certainly false count. An equation has a calculation (nu
 left, which is evaluated exactly, and one number on the right. That number may be rounded or truncated, so it is false
 only if it is off by at least one unit of its last digit.
 
-Everything else is ignored: variables, percentages, exponents, dates, mixed numbers, `= 3 million`, `3 / 1/4`. The same
-holds if words before the calculation may belong to it ("half of 10 + 3 = 8"), if a unit or a clock explains the
-difference ("30 + 30 = 1 hour", "11 + 4 = 3 o'clock"), and in a sentence that asks, supposes, denies, or names a base.
+Everything else is ignored: variables, percentages, exponents, roots, factorials and unknown signs, dates, mixed
+numbers, `= 3 million`, `3 / 1/4`. The same holds if words before the calculation may belong to it ("half of 10 + 3 =
+8"), if a unit or a clock explains the difference ("30 + 30 = 1 hour", "11 + 4 = 3 o'clock"), and in a sentence that
+asks, supposes, denies, or names a base.
 """
 
 from __future__ import annotations
@@ -40,10 +41,25 @@ _OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] 
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
+_RAISED = r"\u00b2\u00b3\u00b9\u00bc-\u00be\u1d2c-\u1d6a\u2070-\u209e\u2150-\u215f"
+"""Raised and lowered characters, and fractions of one character, for a class of a pattern."""
+_RELATIONS = r"<=>\u2234\u2235\u2248\u2260\u2264\u2265\u2a7d\u2a7e\u2190-\u21ff\u27f0-\u27ff"
+_SYMBOL = rf"(?![{_RELATIONS}])[~\u00ac\u00b1\u2044\u2200-\u22ff\u2308-\u230b\u2a00-\u2aff]"
+"""A mathematical sign that is no relation and no arrow, such as a root or a sum."""
+_OTHER_SIGN = rf"[^\w\s.,:;!?$&|\\)\]}}\"'`\u2019\u201d\u2026{_RELATIONS}]"
+"""What may be an operator if there are numbers on both sides of it, such as a bullet in `3 \u2022 4`."""
 # Matches if the right side of "=" has more than the number.
 _GOES_ON = re.compile(
-    r"\$\s*[-+*/^=(\d]|[.,:]?\d|[*/^%\u00b0a-z]|\s*(?:[-+*/^%(:\\]|\d|x\s*\d|=|percent|cent|hundred|thousand|million|billion|dozen|rem|mod)",
+    r"\$\s*[-+*/^=(\d]|[.,:]?\d|[*/^%\u00b0a-z!]|_[\da-z{]"
+    r"|\s*(?:[-+*/^%(:\\]|\d|x\s*\d|=|percent|cent|hundred|thousand|million|billion|trillion|dozen|rem|mod"
+    r"|squared|cubed|factorial|choose|plus|minus|multiplied|divided|times\s+\d|(?-i:[KMB])\b"
+    rf"|[{_RAISED}]|{_SYMBOL}|{_OTHER_SIGN}+\s*\d)",
     re.IGNORECASE,
+)
+# Matches at the end of what is before a calculation if that belongs to it: "1:30 + 2 = 3", "5% (1 + 1) = 0.1",
+# "x_2 + 1 = 3", "\u221a(9 + 16) = 5", "f'(2) + 1 = 5".
+_BEGINS_EARLIER = re.compile(
+    rf"(?:[:%^_}}\]|!{_RAISED}]|{_SYMBOL}|[\w)\]}}]['\u2019\u2032-\u2034]+|[\d)\]}}][-+*/(\s]*{_OTHER_SIGN}+)\Z"
 )
 _MIXED = re.compile(r"\d\s+and\s*$")  # "12 x 1 and 1/4 = 15"
 _POINTS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}\.\d{3}(?![\d.,])")  # 1.000 may be a thousand
@@ -103,12 +119,11 @@ def _is_false(before: str, after: str) -> bool:
     left = _LEFT.search(before[-_LONGEST:])
     if right is None or left is None or (left.start() == 0 and len(before) > _LONGEST):
         return False
-    if _GOES_ON.match(right["after"]):
+    if _GOES_ON.match(after, right.end("number")):
         return False
-    # The calculation may begin earlier than the match: "1:30 + 2 = 3", "5% * 2 = 10", "x^2 + 1 = 3", "3y2 + 2 = 5".
     words, calculation = before[-_LONGEST:][: left.start()], left[0]
     glued = words[-1:].isalnum() and not calculation[0].isspace()
-    if _MIXED.search(words) or words.endswith(tuple(":%^_}]|!")) or glued:
+    if _MIXED.search(words) or _BEGINS_EARLIER.search(words) or glued:
         return False
     if words[-1:].isalpha() and not _TOTAL.search(words) and not _BEFORE.fullmatch(re.split(r"[\W_]+", words)[-1]):
         return False
