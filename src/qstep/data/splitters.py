@@ -8,7 +8,8 @@ A `step_separator` is the string between steps, or `split:` and the name of a sp
                  and does not end in a colon; always before "Wait", "Alternatively" and the like, and after the mark
                  that closes the thinking. A mark alone is no step
     numbered     before every heading `Step 1:` at the start of a line, also `Step 1.`, `**Step 1**`, `### Step 1` and
-                 `第一步`. Without such headings, before every item of a list whose numbers count up from 1
+                 `第一步`. Before the first heading, or without any, before every item of a list whose numbers count up
+                 from 1
     sentence     after every sentence, and after line breaks outside displayed mathematics and code
     turn         nowhere: the steps of a response of several turns are the assistant's turns (`qstep.data.messages`)
     thinking:s   as splitter s cuts the thinking of a response. What is outside of it has no steps
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 from qstep.data.blocks import BLANK, BLANK_LINES, BREAK, blocks, outside
@@ -198,25 +200,25 @@ def _behind(pattern: re.Pattern[str]) -> Callable[[str], Iterator[int]]:
 
 def _before_headings(text: str) -> Iterator[int]:
     found = [match.start() for match in _HEADING.finditer(text)] if _STEP.search(text) else []
-    return iter(found) if found else _before_items(text)
+    return chain(_before_items(text[: found[0]] if found else text), found)
 
 
 def _before_items(text: str) -> Iterator[int]:
-    """The items of lists whose numbers count up from 1, at the indentation of the first numbered line."""
+    """The items of lists whose numbers count up from 1, if indented as the first numbered line or less."""
     items = [*_NUMBERED_LINE.finditer(text)]
     indentation, expected = (items[0][1] if items else ""), 1
     lists: list[list[int]] = [[]]
     for item in items:
-        if item[1] != indentation or (expected == 1 and item[2] != "1"):
-            if expected == 1:
-                break
+        if not indentation.startswith(item[1]):
             continue
-        if item[2] == str(expected):
-            lists[-1].append(item.start())
-            expected += 1
-        elif item[2] == "1":
+        if item[2] == "1":
             lists.append([item.start()])
             expected = 2
+        elif expected == 1:
+            break
+        elif item[2] == str(expected):
+            lists[-1].append(item.start())
+            expected += 1
     return (start for starts in lists if len(starts) > 1 for start in starts)
 
 
