@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from qstep.data.blocks import BLANK, BLANK_LINES, BREAK, blocks, outside
+from qstep.data.blocks import BLANK, BLANK_LINES, blocks, outside
 from qstep.data.parts import CLOSING, OPENING
 from qstep.grading.thinking import MARK
 
-_PARAGRAPH_END = re.compile(
-    rf"(?P<closing>{'|'.join(map(re.escape, CLOSING))}){BLANK}*{BREAK}\s*|{BLANK_LINES.pattern}"
-)
+_PARAGRAPH_END = re.compile(rf"(?P<closing>{'|'.join(map(re.escape, CLOSING))})\s*|{BLANK_LINES.pattern}")
 _TURN = re.compile(
     rf"""{BLANK}*[*_]{{0,2}}(?:(?:but|hmm+|oh|no|ok|okay|so|and),?\ )?
     (?:wait|hold\ on|hmm+|alternatively|actually|on\ second\ thought|another\ (?:way|approach|method|idea)
