@@ -109,6 +109,23 @@ def test_steps_of_one_part(text: str, opened: bool, thinking: list[str], answer:
     assert steps_of(templated, "split:thinking:line") == (thinking or answer)
 
 
+ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"
+
+
+@pytest.mark.parametrize("header", ["<|end|><|start|>assistant", "<|start|>assistant", "assistant", ""])
+def test_the_header_before_the_final_channel_belongs_to_no_step(header: str) -> None:
+    """The decoded tokens of gpt-oss have only its word. The tokens of the thinking end before it."""
+    text = f"{ANALYSIS}3+5=8\nSo 8/2=4.{header}{FINAL}The answer is 4."
+    assert split_steps(text, "split:thinking:line") == ["3+5=8", "So 8/2=4."]
+    assert split_steps(text, "split:answer:line") == ["The answer is 4."]
+    assert split_steps(f"{ANALYSIS}{header}{FINAL}4", "split:thinking:line") == []
+    assert split_steps(f"My assistant</think>{header}4", "split:thinking:line") == ["My assistant"]
+    tokenizer = byte_tokenizer()
+    ids = encode_text(tokenizer, text)
+    end = step_token_ends(tokenizer, ids, ["3+5=8", "So 8/2=4."], "split:thinking:line")[-1]
+    assert decode_text(tokenizer, ids[: end + 1]).lstrip() == f"{ANALYSIS}3+5=8\nSo 8/2=4."
+
+
 @pytest.mark.parametrize(
     ("opening", "text", "answer"),
     [

@@ -16,6 +16,10 @@ Part = Literal["thinking", "answer"]
 
 OPENING, CLOSING = zip(*MARKS, strict=True)
 _OPENING = re.compile("|".join(map(re.escape, OPENING)))
+_HEADER = re.compile(r"(?:<\|end\|>)?(?:<\|start\|>)?assistant\Z")
+"""The header before gpt-oss' closing mark. Decoded tokens may have only its word."""
+_LONGEST_HEADER = len("<|end|><|start|>assistant")
+_FINAL = "<|channel|>final<|message|>"
 _NAMED = re.compile(r"split:(thinking|answer):(?!thinking:|answer:)(.+)", re.DOTALL)
 
 
@@ -47,9 +51,9 @@ def of_part(part: Part, separator: str) -> str:
 def part_span(text: str, part: Part, *, opened: str | bool = False) -> tuple[int, int]:
     """Where a part of a response begins and ends. It is empty if the response does not have the part.
 
-    The thinking ends at the last mark that closes it (`qstep.grading.thinking.answer_span`). If it is not closed, it
-    lasts to the end of a response that opens it or whose prompt has `opened` it, by this mark if it is known. A
-    response without any mark has no thinking, and all of it is the answer.
+    The thinking ends at the last mark that closes it (`qstep.grading.thinking.answer_span`), or at gpt-oss' header
+    before that mark. If it is not closed, it lasts to the end of a response that opens it or whose prompt has `opened`
+    it, by this mark if it is known. A response without any mark has no thinking, and all of it is the answer.
     """
     start, end = answer_span(text, opened if isinstance(opened, str) else None)
     if not start and opened:
@@ -59,7 +63,10 @@ def part_span(text: str, part: Part, *, opened: str | bool = False) -> tuple[int
     opening = _OPENING.search(text)
     if not start:
         return (opening.end() if opening and not text[end : opening.start()].strip() else end), len(text)
-    last = start - next(len(mark) for mark in CLOSING if text.endswith(mark, 0, start))
+    mark = next(mark for mark in CLOSING if text.endswith(mark, 0, start))
+    last = start - len(mark)
+    if mark == _FINAL and (header := _HEADER.search(text, max(0, last - _LONGEST_HEADER), last)):
+        last = header.start()
     return opening.end() if opening and opening.end() <= last else 0, last
 
 
