@@ -109,6 +109,24 @@ def test_steps_of_one_part(text: str, opened: bool, thinking: list[str], answer:
     assert steps_of(templated, "split:thinking:line") == (thinking or answer)
 
 
+@pytest.mark.parametrize(
+    ("text", "prompt", "steps", "regions"),
+    [
+        ("OK.\n<think>\nOK.\n2+2=4", "q", ["OK.", "2+2=4"], [(0, 16), (16, 21)]),
+        ("OK.\n<think>\nOK.", "q<think>", ["OK.", "<think>", "OK."], [(0, 4), (4, 12), (12, 15)]),
+        ("a\nb\n<think>\na\nb", "q", ["a", "b"], [(0, 14), (14, 15)]),
+        ("a\nb\n<think>\na", "q<think>", ["a", "b", "<think>", "a"], [(0, 2), (2, 4), (4, 12), (12, 13)]),
+    ],
+)
+def test_thinking_that_is_never_closed_after_words_that_it_repeats(
+    text: str, prompt: str, steps: list[str], regions: list[tuple[int, int]]
+) -> None:
+    """It begins at its mark, or with the text if the prompt opened it, for the steps and for their regions."""
+    separator = "split:thinking:line"
+    assert steps_of({"id": "a", "prompt": prompt, "completion": text}, separator) == steps
+    assert step_regions(text, steps, separator) == regions
+
+
 ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"
 
 

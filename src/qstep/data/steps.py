@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from qstep.data.messages import TURNS, has_turns, turn_texts
-from qstep.data.parts import base_of, part_of, part_span, thinking_opened_for
+from qstep.data.parts import Part, base_of, part_of, part_span, thinking_opened_for
 from qstep.data.splitters import cuts, is_named, is_users_splitter, refuse_bare_name, use_splitter
 from qstep.types import Row
 
@@ -126,7 +126,7 @@ def step_regions(text: str, steps: Sequence[str], separator: str = "\n") -> list
             user's function need not be loaded for this.)
     """
     steps, named, part = checked_steps(steps), is_named(separator), part_of(separator)
-    first = part_span(text, part, opened=True)[0] if part == "thinking" else part_span(text, part)[0] if part else 0
+    first = _part_start(text, steps, part) if part else 0
     spans = locate_steps(text, steps, first) if named else step_spans(text, separator)
     starts, ends = [*(start for start, _ in spans), len(text)], [0, *(end for _, end in spans)]
     gaps = [text[end:start] for end, start in zip(ends, starts, strict=True)]
@@ -141,6 +141,18 @@ def step_regions(text: str, steps: Sequence[str], separator: str = "\n") -> list
     behind = (_after_line_break(gap) if named else gap.split(separator)[-1] for gap in gaps[1:-1])
     borders = [start - len(of_next) for start, of_next in zip(starts[1:-1], behind, strict=True)]
     return list(pairwise([0, *borders, len(text)]))
+
+
+def _part_start(text: str, steps: Sequence[str], part: Part) -> int:
+    """Where a part begins. Thinking that is never closed begins at its mark, or with the text, as its steps say."""
+    marked = part_span(text, part)[0]
+    if part == "answer" or _visible(text[marked:]).startswith(_visible("".join(steps))):
+        return marked
+    return part_span(text, part, opened=True)[0]
+
+
+def _visible(text: str) -> str:
+    return "".join(text.split())
 
 
 def _after_line_break(gap: str) -> str:
