@@ -9,7 +9,18 @@ from qstep.data.copies import Instruction, KnownProblems, Match, problem_text
 from qstep.data.first_wrong import NO_ERROR, first_wrong, labels_until
 from qstep.data.golds import Answers
 from qstep.data.index import Index, index_rows
-from qstep.data.inputs import FILES, inputs_of, joined, line_of, located, may_name, named, parts_of, place_of
+from qstep.data.inputs import (
+    FILES,
+    inputs_of,
+    is_several,
+    joined,
+    line_of,
+    located,
+    may_name,
+    named,
+    parts_of,
+    place_of,
+)
 from qstep.data.jsonl import (
     RowError,
     canonical_json,
@@ -148,6 +159,7 @@ __all__ = [
     "inputs_of",
     "is_conversation",
     "is_right",
+    "is_several",
     "is_truncated",
     "is_users_splitter",
     "joined",

@@ -40,7 +40,7 @@ def read_problems(
     left_out: Counter[str] | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Iterator[Problem]:
-    """The problems of a file or of the Hub, ids `<name>/<split>/<index>`.
+    """The problems of a file or of the Hub, ids `<name>/<split>/<index>`. Of several files, each has its own name.
 
     Columns have the names of `qstep.data.naming`, such as `question` and `answer`. In an answer of GSM8K's form, the
     gold answer is the part after `####`. A row with only a `solution`, as MATH has, gives the content of its last box.
@@ -60,8 +60,8 @@ def read_problems(
     """
     chosen = chosen_columns(columns)
     source = Source.of(dataset_name, split=split)
-    for index, (line, row) in enumerate(source.rows()):
-        problem = _problem(source.path, line, row, f"{source.name}/{split}/{index}", task, chosen)
+    for name, index, line, row in source.named_rows():
+        problem = _problem(source.path, line, row, f"{name}/{split}/{index}", task, chosen)
         if problem.gold != _NO_ANSWER:
             yield problem
         elif unanswerable == "refuse":

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qstep.data.hub import HubId
-from qstep.data.inputs import FILES
+from qstep.data.hub import HubId, is_hub_id
+from qstep.data.inputs import FILES, Lines, inputs_of, is_several
 from qstep.data.jsonl import count_rows, numbered_rows, rows_fingerprint
 from qstep.types import Row
 
@@ -18,8 +20,9 @@ from qstep.types import Row
 class Source:
     """A data set as its owners published it.
 
-    path: the file, or the Hub id (with its configuration after a colon, where one was given). name: what its rows'
-    ids begin with. split, config and revision: of the Hub; None for a file, which has none of them.
+    path: the file, a list or pattern of files, or the Hub id (with its configuration after a colon, where one was
+    given). name: what the ids of its rows begin with; for several files the path, since each has its own name. split,
+    config and revision: of the Hub; None for files, which have none of them.
     """
 
     path: Path
@@ -30,16 +33,15 @@ class Source:
 
     @classmethod
     def of(cls, dataset_name: str, *, split: str = "train", config: str | None = None) -> Source:
-        """A file of rows (see `qstep.data.row_files`), or a Hub id such as `owner/name@revision:config`.
+        """A file of rows (see `qstep.data.row_files`), several, or a Hub id such as `owner/name@revision:config`.
 
         Raises ValueError for a Hub id with a split, which is an option of its own.
         """
         path = Path(dataset_name)
+        if not path.is_dir() and is_several(path):
+            return cls(path, dataset_name)
         if path.suffix in FILES or path.is_file() or (path / "dataset_info.json").is_file():
-            stem = path.name
-            while Path(stem).suffix in FILES:
-                stem = Path(stem).stem
-            return cls(path, stem)
+            return cls(path, _stem(path))
         if (asked := HubId.of(dataset_name)) is None:
             name, _, named = dataset_name.partition(":")
             return cls(path, name, split, config or named or None)
@@ -61,6 +63,27 @@ class Source:
         """
         return numbered_rows(self.path) if self.is_file else iter(enumerate(self._of_the_hub(), 1))
 
+    def named_rows(self) -> Iterator[tuple[str, int, int, Row]]:
+        """Yields each row with the name of its file or Hub id, its index there from 0, and its number as in `rows`.
+
+        So rows of two files have different names, and a row's name does not depend on the other files.
+        """
+        if not self._is_several:
+            for index, (line, row) in enumerate(self.rows()):
+                yield self.name, index, line, row
+            return
+        lines = Lines.of(self.path)
+        names = dict(zip(lines.files, _names(lines.files), strict=True))
+        indices: Counter[str] = Counter()
+        for line, row in self.rows():
+            name = names[lines.located(line)[0]]
+            yield name, indices[name], line, row
+            indices[name] += 1
+
+    def names(self) -> list[str]:
+        """What the ids of the rows begin with, for each file."""
+        return _names(inputs_of(self.path)) if self._is_several else [self.name]
+
     def count(self) -> int:
         """How many rows there are."""
         return count_rows(self.path) if self.is_file else len(self._of_the_hub())
@@ -74,7 +97,29 @@ class Source:
             digest.update(repr(row).encode())
         return digest.hexdigest()
 
+    @property
+    def _is_several(self) -> bool:
+        return self.is_file and is_several(self.path)
+
     def _of_the_hub(self) -> Any:
         import datasets
 
         return datasets.load_dataset(self.name, self.config, split=self.split, revision=self.revision)
+
+
+def _stem(file: Path) -> str:
+    """The name of a file without the endings of files of rows."""
+    stem = file.name
+    while Path(stem).suffix in FILES:
+        stem = Path(stem).stem
+    return stem
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """A name for each of several files or Hub ids. Files with equal names are named by their paths below one folder."""
+    names = [str(file) if is_hub_id(file) else _stem(file) for file in files]
+    if len({*names}) == len(names):
+        return names
+    local = [file.absolute() for file in files if not is_hub_id(file)]
+    folder = os.path.commonpath([file.parent for file in local])
+    return [str(file) if is_hub_id(file) else os.path.relpath(file.absolute(), folder) for file in files]

@@ -37,14 +37,15 @@ def _splitter_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
         yield value, splitter_version(value)
 
 
-def _rows_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
+def rows_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
+    """Yields the files that an option of rows names, with their fingerprint. Raises ValueError if one is missing."""
     try:
         yield value, rows_fingerprint(Path(value).expanduser())
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is missing: {error.strerror}") from None
 
 
-RowsInput = Annotated[Path, Written(list[Path], joined), Reads(_rows_inputs)]
+RowsInput = Annotated[Path, Written(list[Path], joined), Reads(rows_inputs)]
 """A file of rows, several of them, a folder or pattern of files, or a Hub id (`qstep.data.inputs`)."""
 
 ModelName = Annotated[str, Reads(path_inputs)]

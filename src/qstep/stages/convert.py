@@ -72,7 +72,7 @@ def convert(config: ConvertConfig) -> Path:
     settings = settings_of(
         config,
         input=finished(source.path) if source.path.suffix == ".jsonl" else source.fingerprint(),
-        source=[source.name, source.config, source.split],
+        source=[", ".join(source.names()), source.config, source.split],
         format=format,
     )
     reading = Reading(format, config.task, config.step_separator, config.separator_inside, config.neutral)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from qstep.data import FILES, Source, Unanswerable, check_columns, code_version, file_fingerprint
+from qstep.data import FILES, Source, Unanswerable, check_columns, code_version, file_fingerprint, is_several
 from qstep.runs.options import AtLeast1, Bounds, Check, NotInSettings, Options, ReadIf, Reads, Seed, Such
 from qstep.runs.progress import reasons_text, say
-from qstep.runs.shared_options import path_inputs
+from qstep.runs.shared_options import path_inputs, rows_inputs
 from qstep.tasks.procedural import REASONING_GYM
 from qstep.tasks.task import is_generated, is_users
 
@@ -27,8 +27,11 @@ def _code_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
 
 
 def _problem_inputs(option: str, value: str) -> Iterator[tuple[str, str]]:
-    """A file of problems, a folder of such files, or code that makes them."""
+    """A file of problems, several, a folder of such files, or code that makes them."""
     folder = Path(value).expanduser()
+    if not folder.is_dir() and is_several(folder):
+        yield from rows_inputs(option, value)
+        return
     if folder.is_dir():
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         yield value, " ".join(f"{file.relative_to(folder)} {file_fingerprint(file)}" for file in files)

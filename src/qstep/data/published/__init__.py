@@ -164,8 +164,8 @@ def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[R
     read: _Reader = partial(read_prm800k, neutral=reading.neutral) if reading.format == "prm800k" else known.read
     seen: set[str] = set()
     kinds: Firsts = {}
-    where = "/".join(part for part in (source.name, source.config, source.split) if part)
-    for index, (line, raw) in enumerate(source.rows()):
+    for name, index, line, raw in source.named_rows():
+        where = "/".join(part for part in (name, source.config, source.split) if part)
         record = Record(source.path, line, raw, f"{where}/{index}", where)
         audit.rows_read += 1
         left_out: list[LeftOut] = []
