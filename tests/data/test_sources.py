@@ -1,4 +1,4 @@
-"""Data sets of several files, whose rows are named by their own files."""
+"""Data sets of several files, whose rows are named by their own files, and names that are neither file nor Hub id."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from published_rows import TRL
-from qstep.data import RowError, read_rows, write_jsonl
+from qstep.data import RowError, Source, read_rows, write_jsonl
 from qstep.stages.convert import ConvertConfig, convert
 from qstep.tasks import load_problems
 from raw_rows import write
@@ -41,3 +41,13 @@ def test_files_of_one_name_are_named_by_their_folders(tmp_path: Path) -> None:
         write_jsonl(tmp_path / part / "rows.jsonl", [{"question": part, "answer": "1"}])
     problems = load_problems(f"{tmp_path}/*/rows.jsonl")
     assert [p.id for p in problems] == ["one/rows.jsonl/train/0", "two/rows.jsonl/train/0"]
+
+
+def test_a_path_to_nothing_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    with pytest.raises(FileNotFoundError, match="not read as a data set of the Hub, because data is a folder here"):
+        load_problems("data/problems")
+    with pytest.raises(FileNotFoundError, match="no such file or directory, and not the id of a data set of the Hub"):
+        load_problems("./some/where/else/problems")
+    assert not Source.of("owner/problems").is_file

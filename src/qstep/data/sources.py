@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qstep.data.hub import HubId, is_hub_id
+from qstep.data.hub import HubId, is_hub_id, missing
 from qstep.data.inputs import FILES, Lines, inputs_of, is_several
 from qstep.data.jsonl import count_rows, numbered_rows, rows_fingerprint
 from qstep.types import Row
@@ -35,13 +35,17 @@ class Source:
     def of(cls, dataset_name: str, *, split: str = "train", config: str | None = None) -> Source:
         """A file of rows (see `qstep.data.row_files`), several, or a Hub id such as `owner/name@revision:config`.
 
-        Raises ValueError for a Hub id with a split, which is an option of its own.
+        Raises:
+            FileNotFoundError: the name is a path to nothing, and not a Hub id.
+            ValueError: a Hub id has a split, which is an option of its own.
         """
         path = Path(dataset_name)
         if not path.is_dir() and is_several(path):
             return cls(path, dataset_name)
         if path.suffix in FILES or path.is_file() or (path / "dataset_info.json").is_file():
             return cls(path, _stem(path))
+        if "/" in dataset_name and not path.exists() and not is_hub_id(path):
+            raise missing(path)
         if (asked := HubId.of(dataset_name)) is None:
             name, _, named = dataset_name.partition(":")
             return cls(path, name, split, config or named or None)
