@@ -111,6 +111,28 @@ def test_questions_are_put_as_the_options_say(tmp_path: Path) -> None:
     assert plain == {**row, "prompt": "How many?"}
 
 
+def test_a_completion_that_another_separator_does_not_divide_is_left_out(tmp_path: Path) -> None:
+    own = {
+        "id": "p#0",
+        "prompt": "q",
+        "completion": "a one\nb two",
+        "completion_ids": [1, 2],
+        "logps_behavior": [-0.5, -0.5],
+        "completions": ["a one", "b two"],
+        "labels": [True, False],
+        "step_separator": "\n",
+    }
+    path = str(write(tmp_path / "own.jsonl", own))
+    (same,) = read_rows(convert(ConvertConfig(path, tmp_path / "same.jsonl")))
+    assert same.items() >= own.items()
+    output = convert(ConvertConfig(path, tmp_path / "other.jsonl", step_separator="\n\n"))
+    (other,) = read_rows(output)
+    for column in ("completion", "completion_ids", "logps_behavior"):
+        del same[column]
+    assert other == {**same, "step_separator": "\n\n"}
+    assert sum(meta(output)["summary"]["parts_not_used"].values()) == 1
+
+
 def test_changed_settings_do_not_mix(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", PHASE_2)
     output = convert(ConvertConfig(str(path), tmp_path / "rows.jsonl"))

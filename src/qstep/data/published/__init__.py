@@ -8,7 +8,7 @@ does, and the columns that the reader's docstring names.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
@@ -24,7 +24,7 @@ from qstep.data.published.record import LeftOut, Record
 from qstep.data.published.stepwise import read_trl_stepwise
 from qstep.data.rows import check_row, label_kind
 from qstep.data.sources import Source
-from qstep.data.steps import first_cut, split_steps
+from qstep.data.steps import first_cut, split_steps, step_regions
 from qstep.data.truth import Firsts, refuse_mixed_kinds
 from qstep.types import Row
 from qstep.words import counted
@@ -58,6 +58,9 @@ SeparatorInside = Literal["blank", "refuse", "keep"]
 """What to do with a separator inside a step. Rows that keep it do not name their separator."""
 
 _REPEATED = "its id is there already"
+
+_OF_TEXT = ("completion", "completion_ids", "logps_behavior")
+_OTHER_TEXT = "a completion that the separator does not divide into the steps"
 
 _Reader = Callable[[Record], Iterator[Row | LeftOut]]
 
@@ -197,7 +200,7 @@ def read_published(source: Source, reading: Reading, audit: Audit) -> Iterator[R
 
 
 def _finished(record: Record, row: Row, reading: Reading, separator: str, audit: Audit, kinds: Firsts) -> Row:
-    """The row with its task and separator, after `check_row`."""
+    """The row with its task and separator, after `check_row`. A completion that contradicts them is left out."""
     separator = reading.step_separator or row.get("step_separator") or separator
     if not isinstance(separator, str):
         raise record.error("step_separator", f"is {separator!r}; it must be the string between steps")
@@ -223,6 +226,18 @@ def _finished(record: Record, row: Row, reading: Reading, separator: str, audit:
     if reading.separator_inside == "keep":
         del row["step_separator"]
     try:
-        return check_row(record.path, record.line, row, "stepwise", kinds=kinds)
+        row = check_row(record.path, record.line, row, "stepwise", kinds=kinds)
     except RowError as error:
         raise record.error(error.field or "", error.problem) from None
+    if isinstance(row.get("completion"), str) and not _is_cut_into(row["completion"], row["completions"], separator):
+        audit.parts_not_used[_OTHER_TEXT] += 1
+        return {name: value for name, value in row.items() if name not in _OF_TEXT}
+    return row
+
+
+def _is_cut_into(text: str, steps: Sequence[str], separator: str) -> bool:
+    try:
+        step_regions(text, steps, separator)
+    except ValueError:
+        return False
+    return True
