@@ -143,6 +143,18 @@ def test_lists_that_do_not_fit_their_responses_are_refused(tmp_path: Path) -> No
         list(read_responses(path))
 
 
+def test_the_finish_reasons_of_a_list_say_which_responses_were_cut_off(tmp_path: Path) -> None:
+    """As OpenR1-Math writes them."""
+    row = {"problem": "2+2?", "answer": "4", "generations": ["So first 3, then", "It is 4."]}
+    path = write(tmp_path / "r.jsonl", {**row, "finish_reasons": ["length", "stop"]}, {**row, "finish_reasons": None})
+    rows = list(read_responses(path))
+    assert [row.get("finish_reason") for row in rows] == ["length", "stop", None, None]
+    assert not any(row.get("finish_reasons") for row in rows)
+    path = write(path, {**row, "finish_reasons": ["length", "stop"], "finish_reason": "stop"})
+    with pytest.raises(RowError, match="'finish_reasons': is given in addition to 'finish_reason'; remove one"):
+        list(read_responses(path))
+
+
 def test_a_chosen_list_and_a_chosen_column_of_its_objects(tmp_path: Path) -> None:
     path = write(tmp_path / "r.jsonl", {"question": "Q", "outputs": ["a", "b"]})
     assert [row["completion"] for row in read_responses(path, columns={"response": "outputs"})] == ["a", "b"]

@@ -15,7 +15,7 @@ from qstep.data.splitters import joint_of
 from qstep.types import Row
 from qstep.words import counted, listed
 
-_OF_EACH = ("finish_reason", "pred", "report", "score")
+_OF_EACH = ("finish_reason", "finish_reasons", "pred", "report", "score")
 """Columns that have an entry for each response, if the row has a list of responses."""
 
 _MEANING = {"prompt": "question", "gold": "gold answer", "completion": "response"}
@@ -316,7 +316,10 @@ def _of_one(path: Path, line: int, shared: Row, number: int, column: str, count:
             entries = counted(len(value), "entry", "entries")
             raise RowError(path, line, name, f"has {entries}, and {column} has {count}; give one for each")
         # The score of other projects says whether the answer is right.
-        own = "correct" if name == "score" and isinstance(value[number], bool) else name
+        is_verdict = name == "score" and isinstance(value[number], bool)
+        own = "correct" if is_verdict else "finish_reason" if name == "finish_reasons" else name
+        if name == "finish_reasons" and own in shared:
+            raise RowError(path, line, name, f"is given in addition to {own!r}; remove one of the two")
         row = {other: held for other, held in row.items() if other != name} | {own: value[number]}
     return row
 
