@@ -16,7 +16,7 @@ import pytest
 from pyarrow import feather, parquet
 
 import qstep
-from qstep.data import RowError, index_rows, read_rows
+from qstep.data import RowError, index_rows, read_responses, read_rows
 from qstep.data.row_files import as_lines
 from qstep.stages.grade import GradeConfig, grade
 
@@ -187,6 +187,29 @@ def test_only_cells_hold_messages_as_text(tmp_path: Path) -> None:
     rows = [{"prompt": "Q", "completion": json.dumps([{"role": "assistant", "content": "hi"}])}]
     for name, text in (("a.csv", "hi"), ("a.jsonl", rows[0]["completion"])):
         assert index_rows(write(tmp_path, name, rows), "prompt-completion").row(0)["completion"] == text
+
+
+@pytest.mark.parametrize("column", ["response", "text", "generations", "code", "responses", "mine"])
+def test_a_cell_with_a_list_of_responses(column: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    row = {"question": "1+1?", "answer": "2", column: ["It is 3.", "It is 2."], "finish_reasons": ["length", "stop"]}
+    cells = {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
+    for name, written in (("a.jsonl", row), ("a.csv", cells)):
+        path = write(tmp_path, name, [written])
+        rows = list(read_responses(path, columns={"response": "mine"} if column == "mine" else None))
+        assert [found["completion"] for found in rows] == row[column]
+        assert [found["finish_reason"] for found in rows] == ["length", "stop"]
+    assert caplog.text.count("each entry is read as a response") == (column in ("response", "text", "mine"))
+
+
+def test_a_cell_that_only_looks_like_a_list_of_responses_is_not_cut(tmp_path: Path) -> None:
+    """A list among texts is refused, in each order. Numbers, messages, and a text in JSON lines stay as they are."""
+    texts = [{"question": "Q", "response": text} for text in ('["a", "b"]', "c")]
+    for rows in (texts, texts[::-1]):
+        with pytest.raises(RowError, match=r"row 2, field 'response': is a .*, and there are .* on row 1\. Write"):
+            list(read_responses(write(tmp_path, "a.csv", rows)))
+    rows = [{"question": "Q", "response": text} for text in ("[1, 2]", "[]", "['a', 'b']", '[["a"]]', "", "[a")]
+    assert [r["completion"] for r in read_responses(write(tmp_path, "b.csv", rows))] == [r["response"] for r in rows]
+    assert [r["completion"] for r in read_responses(write(tmp_path, "c.jsonl", texts))] == ['["a", "b"]', "c"]
 
 
 def test_a_null_counts_as_missing_in_every_file(tmp_path: Path) -> None:

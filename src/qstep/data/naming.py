@@ -15,7 +15,7 @@ from qstep.data.splitters import joint_of
 from qstep.types import Row
 from qstep.words import counted, listed
 
-_OF_EACH = ("finish_reason", "finish_reasons", "pred", "report", "score")
+OF_EACH = ("finish_reason", "finish_reasons", "pred", "report", "score")
 """Columns that have an entry for each response, if the row has a list of responses."""
 
 _MEANING = {"prompt": "question", "gold": "gold answer", "completion": "response"}
@@ -308,7 +308,7 @@ def _is_response(value: Any) -> bool:
 def _of_one(path: Path, line: int, shared: Row, number: int, column: str, count: int) -> Row:
     """What a row with `count` responses says of one of them."""
     row = dict(shared)
-    for name in _OF_EACH:
+    for name in OF_EACH:
         value = shared.get(name)
         if not isinstance(value, list):
             continue

@@ -10,6 +10,7 @@ from typing import Literal
 from qstep.data.columns import is_conversation
 from qstep.data.golds import Answers, Golds, boxed_gold, written_gold
 from qstep.data.jsonl import RowError, numbered_rows
+from qstep.data.list_cells import with_lists
 from qstep.data.messages import plain_prompt, read_messages, split_conversation
 from qstep.data.naming import (
     chosen_columns,
@@ -172,7 +173,9 @@ def numbered_responses(
     samples: Counter[tuple[str, str]] = Counter()
     seen: set[str] = set()
     kinds: Firsts = {}
-    for line, raw in rows:
+    cells: Firsts = {}
+    for line, written in rows:
+        raw = with_lists(path, line, written, chosen, cells)
         for given in responses_in(path, line, raw, chosen):
             try:
                 own = renamed(path, line, given, raw, need, chosen)
