@@ -297,6 +297,20 @@ def test_a_question_without_an_answer_is_refused_or_counted(tmp_path: Path, caps
         load_problems("miniature", limit=1, unanswerable="drop")
 
 
+@pytest.mark.parametrize("answer", [None, "", " "])
+def test_an_empty_answer_counts_as_missing(tmp_path: Path, answer: str | None) -> None:
+    boxed = {"problem": "Q?", "solution": "So \\boxed{4}.", "answer": answer}
+    name = str(write(tmp_path / "p.jsonl", boxed, {**boxed, "solution": "So 4."}, {"problem": "R?", "answer": answer}))
+    left_out: Counter[str] = Counter()
+    (problem,) = load_problems(name, unanswerable="drop", left_out=left_out)
+    assert (problem.gold, problem.metadata) == ("4", {"solution": "So \\boxed{4}."})
+    assert left_out == {"the question has no answer": 2}
+    with pytest.raises(RowError, match=r"line 2, field 'answer': is .*; give the answer .* --unanswerable drop"):
+        load_problems(name)
+    (tmp_path / "p.csv").write_text("problem,solution,answer\nQ?,So \\boxed{4}.,\n")
+    assert [problem.gold for problem in load_problems(str(tmp_path / "p.csv"))] == ["4"]
+
+
 @needs_data
 def test_the_unanswerable_questions_of_gsm_plus_are_counted() -> None:
     left_out: Counter[str] = Counter()

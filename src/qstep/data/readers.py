@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -44,14 +45,15 @@ def read_problems(
     """The problems of a file or of the Hub, ids `<name>/<split>/<index>`. Of several files, each has its own name.
 
     Columns have the names of `qstep.data.naming`, such as `question` and `answer`. In an answer of GSM8K's form, the
-    gold answer is the part after `####`. A row with only a `solution`, as MATH has, gives the content of its last box.
+    gold answer is the part after `####`. A row with only a `solution`, as MATH has, gives the content of its last box,
+    and so does one whose answer is null or empty.
     A worked solution is kept as `metadata["solution"]`, without GSM8K's calculator marks. An answer keeps its leading
     zeros (AIME's `025`); grading ignores them. Of a conversation in `messages`, the question is what comes before the
     assistant's last message.
 
     Args:
-        unanswerable: whether to refuse or drop a row whose answer is the word None. GSM-Plus marks questions without
-            an answer so.
+        unanswerable: whether to refuse or drop a row whose answer is null, empty or the word None. GSM-Plus marks
+            questions without an answer by this word.
         left_out: counts the dropped rows, by reason.
         columns: the file's columns by the names of those that qstep reads, such as `{"answer": "final"}`.
 
@@ -62,30 +64,26 @@ def read_problems(
     chosen = chosen_columns(columns)
     source = Source.of(dataset_name, split=split)
     for name, index, line, row in source.named_rows():
-        problem = _problem(source.path, line, row, f"{name}/{split}/{index}", task, chosen)
-        if problem.gold != _NO_ANSWER:
+        try:
+            problem = _problem(source.path, line, row, f"{name}/{split}/{index}", task, chosen)
+        except _NoAnswer:
+            if unanswerable == "refuse":
+                raise
+            if left_out is not None:
+                left_out["the question has no answer"] += 1
+        else:
             yield problem
-        elif unanswerable == "refuse":
-            raise RowError(
-                source.path,
-                line,
-                chosen.get("gold") or name_in(row, "gold"),
-                "is None: the question cannot be answered, so nothing can be graded against it. Leave such rows out "
-                "with --unanswerable drop, which counts them",
-            )
-        elif left_out is not None:
-            left_out["the question has no answer"] += 1
+
+
+class _NoAnswer(RowError):
+    """A row's question has no answer: its column says None, or has nothing."""
 
 
 def _problem(path: Path, line: int, written: Row, identifier: str, task: str, chosen: Mapping[str, str]) -> Problem:
     row = _asked(path, line, with_chosen(path, line, written, chosen), chosen)
     question = required_column(path, line, row, "prompt", chosen)
     prompt = row[question]
-    if "solution" in row and column_of(path, line, row, "gold", chosen) is None:
-        gold, solution = boxed_gold(path, line, row["solution"]), row["solution"]
-    else:
-        answer = required_column(path, line, row, "gold", chosen)
-        gold, solution = written_gold(path, line, chosen.get(answer, answer), row[answer], row.get("solution"))
+    gold, solution = _gold(path, line, row, chosen)
     try:
         prompt = plain_prompt(prompt, row.get("tools"))
     except ValueError as error:
@@ -96,6 +94,25 @@ def _problem(path: Path, line: int, written: Row, identifier: str, task: str, ch
         )
     metadata = {} if solution is None else {"solution": solution}
     return Problem(identifier, prompt, gold, task, metadata)
+
+
+def _gold(path: Path, line: int, row: Row, chosen: Mapping[str, str]) -> tuple[str, str | None]:
+    """The gold answer, from the last box of a solution if the row has no answer, and the worked solution."""
+    column, solution = column_of(path, line, row, "gold", chosen), row.get("solution")
+    if column is None and "solution" in row:
+        return boxed_gold(path, line, solution), solution
+    column = required_column(path, line, row, "gold", chosen)
+    field, answer = chosen.get(column, column), row[column]
+    if answer is None or (isinstance(answer, str) and not answer.strip()):
+        with suppress(RowError):
+            return boxed_gold(path, line, solution), solution
+        why = f"is {answer!r}; give the answer as a string or a number, or leave such rows out"
+        raise _NoAnswer(path, line, field, f"{why} with --unanswerable drop, which counts them")
+    gold, solution = written_gold(path, line, field, answer, solution)
+    if gold == _NO_ANSWER:
+        why = "is None: the question cannot be answered, so nothing can be graded against it. Leave such rows out"
+        raise _NoAnswer(path, line, field, f"{why} with --unanswerable drop, which counts them")
+    return gold, solution
 
 
 def _asked(path: Path, line: int, row: Row, chosen: Mapping[str, str]) -> Row:

@@ -136,8 +136,8 @@ class ProblemOptions(PromptOptions, ColumnOptions, TaskOptions):
         num_problems: how many problems, all by default.
         offset: how many problems to skip first.
         data_seed: seed of generated problems.
-        unanswerable: `refuse` stops at a problem whose answer is the word None, as in GSM-Plus; `drop` leaves it out
-            and counts it.
+        unanswerable: `refuse` stops at a problem whose answer is null, empty or the word None, as in GSM-Plus; `drop`
+            leaves it out and counts it.
     """
 
     GROUP = "problem options"

@@ -48,7 +48,7 @@ def load_problems(
         instruction: text put after the question and a blank line.
         conversational: turn a prompt that is a string into a user's message.
         task: the task that grades the problems of a file or of the Hub.
-        unanswerable: whether a problem of a file or the Hub is refused or dropped if its answer is the word None.
+        unanswerable: whether a problem of a file or the Hub is refused or dropped if it has no answer.
         left_out: counts the dropped problems, by reason.
         columns: columns of a file or the Hub, as `qstep.data.read_problems` takes them.
 
