@@ -378,6 +378,21 @@ def test_nested_responses_become_rows(tmp_path: Path) -> None:
     assert found == [("q1", "q1#0"), ("q1", "mine"), ("2", "2#0")]
 
 
+def test_the_id_of_a_row_that_has_a_problem_id_is_numbered(tmp_path: Path) -> None:
+    row = {"id": "x", "problem_id": "p", "question": "Q"}
+    rows = [{**row, "responses": ["1", {"text": "2", "id": "mine"}, "3"]}, {**row, "id": 7, "responses": ["4"]}]
+    found = list(read_responses(write_lines(tmp_path / "r.jsonl", *rows)))
+    assert [row["id"] for row in found] == ["x#0", "mine", "x#2", "7"] and {row["problem_id"] for row in found} == {"p"}
+
+
+def test_an_id_of_the_question_in_each_row_of_a_response_can_be_chosen_as_that(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "r.jsonl", *({"id": "q1", "question": "Q", "text": text} for text in "ab"))
+    with pytest.raises(RowError, match=r"its own id\. If it names the question, give --columns.problem_id id$"):
+        list(read_responses(path))
+    found = [(row["problem_id"], row["id"]) for row in read_responses(path, columns={"problem_id": "id"})]
+    assert found == [("q1", "q1#0"), ("q1", "q1#1")]
+
+
 def test_a_message_in_a_list_of_responses_is_one_response(tmp_path: Path) -> None:
     said = [{"role": "assistant", "content": "4"}, "5", [{"role": "assistant", "content": "6"}]]
     path = write_lines(tmp_path / "r.jsonl", {"question": "Q", "responses": said})

@@ -169,6 +169,8 @@ def responses_in(path: Path, line: int, written: Row, chosen: Mapping[str, str])
         is_message = isinstance(response, dict) and {"role", "content"} <= response.keys()
         own = {"completion": [response]} if is_message else response
         own = own if isinstance(own, dict) else {"completion": own}
+        if "id" in shared and len(row[column]) > 1:
+            own = {"id": f"{shared['id']}#{number}", **own}
         of_one = {**_of_one(path, line, shared, number, column, len(row[column])), **own}
         given, still = _taken(path, line, of_one, lacking)
         _refuse_lacking(path, line, written, still)

@@ -144,9 +144,9 @@ def read_responses(
     Columns have the names of `qstep.data.naming`: a question, a gold answer, and a response or a list of responses. In
     an answer of GSM8K's form, the gold answer is the part after `####`, and the complete text is kept as
     `metadata["solution"]`. The response may also be given as steps (`completions`). A conversation in `messages` ends
-    with the response. If a row has no `problem_id`, the `id` of a row with several responses is used. Other columns are
-    kept. Missing ones are added: `problem_id` (from the prompt), `sample` (counted in each problem), `id`
-    (`<problem_id>#<sample>`) and `task`.
+    with the response. The `id` of a row with several responses is their `problem_id`. If the row has one already, the
+    responses get numbers after this `id`. Other columns are kept. Missing ones are added: `problem_id` (from the
+    prompt), `sample` (counted in each problem), `id` (`<problem_id>#<sample>`) and `task`.
 
     Args:
         path: the file.
@@ -220,7 +220,8 @@ def numbered_responses(
                     raise RowError(path, line, "task", f"{error}{advice}") from error
                 golds.check(line, row, answers)
             if row["id"] in seen:
-                raise RowError(path, line, "id", f"{row['id']!r} occurs twice; give each row its own id")
+                advice = "" if "problem_id" in raw else ". If it names the question, give --columns.problem_id id"
+                raise RowError(path, line, "id", f"{row['id']!r} occurs twice; give each row its own id{advice}")
             seen.add(row["id"])
             if offset <= number and (limit is None or number < offset + limit):
                 yield line, row
