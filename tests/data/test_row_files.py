@@ -85,6 +85,32 @@ def test_blank_lines_before_a_list_are_skipped(start: str, tmp_path: Path) -> No
     assert list(read_rows(path)) == ROWS
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("end", ["", "\n\n"])
+def test_an_object_of_lists_is_read_on_one_line_too(indent: int | None, end: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"none": [], "one": ROWS, "two": ROWS[:1]}, indent=indent) + end)
+    assert list(read_rows(path)) == [*ROWS, ROWS[0]]
+    path.write_text(json.dumps({"train": ROWS, "test": ROWS}, indent=indent) + end)
+    with pytest.raises(ValueError, match="has the splits train, test"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"messages": [{"role": "user", "content": "Q"}]}],
+        [{"turns": [{"text": "Q"}], "question": "Q"}],
+        [{"turns": [{"text": "Q"}], "completion": [{"role": "assistant", "content": "A"}]}],
+        [{"turns": [{"text": "Q"}]}, {"turns": [{"text": "R"}]}],
+    ],
+)
+def test_a_row_that_begins_with_a_list_is_a_row(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert list(read_rows(path)) == rows
+
+
 def test_a_changed_file_is_converted_again(tmp_path: Path) -> None:
     path = write(tmp_path, "rows.csv", ROWS)
     first = as_lines(path)

@@ -10,6 +10,7 @@ import csv
 import errno
 import gzip
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from qstep.data.cached import cache_folders
-from qstep.data.columns import LISTS, NAMES, TYPED, takes_null, typed
+from qstep.data.columns import LISTS, NAMES, RULES, TYPED, takes_null, typed
 from qstep.data.hub import hub_lines, is_hub_id, missing
 from qstep.data.jsonl import RowError, dump_foreign_row, parse_row, refuse_constant, write_json, write_whole
 from qstep.types import Row
@@ -27,6 +28,8 @@ _VERSION = 3
 _COMPRESSED = (".gz", ".zst")
 _ROWS_AT_ONCE = 1024
 _MAY_BE_EMPTY = {*NAMES["completion"]} - {*LISTS}
+_COLUMNS = {*RULES, *(name for names in NAMES.values() for name in names), "messages", "tools"}
+_OF_LISTS = re.compile(rb'\{\s*"[^"\\]*"\s*:\s*\[\s*[{\]]')
 _SPLITS = {"train", "test", "validation", "valid", "val", "dev"}
 
 
@@ -88,7 +91,7 @@ def _converted(path: Path) -> Iterator[bytes]:
 
 
 def _rows_of(path: Path) -> Callable[[Path], Iterator[Row | None]] | None:
-    """The reader of a file's rows, by its name or, for .json, its first sign that is no blank. None for JSON lines."""
+    """The reader of a file's rows, by its name or, for .json, by how it begins. None for JSON lines."""
     if path.is_dir():
         return _rows_of_folder
     suffix = (path.with_suffix("") if path.suffix in _COMPRESSED else path).suffix
@@ -97,8 +100,23 @@ def _rows_of(path: Path) -> Callable[[Path], Iterator[Row | None]] | None:
         with _opened(path) as file:
             lines = (line.strip(b"\xef\xbb\xbf \t\r\n") for line in iter(lambda: file.readline(1024), b""))
             first = next(filter(None, lines), b"")
-            return _rows_of_array if first.startswith(b"[") or first == b"{" else None
+            if first.startswith(b"[") or first == b"{":
+                return _rows_of_array
+        return _rows_of_array if _OF_LISTS.match(first) and _is_of_lists(path) else None
     return readers.get(suffix)
+
+
+def _is_of_lists(path: Path) -> bool:
+    """Whether a file has one line, an object of lists of rows. A row may also have only lists, as of messages."""
+    with _opened(path) as file:
+        lines = filter(None, (line.strip() for line in file))
+        try:
+            held = parse_row(next(lines, b""))
+        except ValueError:
+            return False
+        if next(lines, b"") or held.keys() & _COLUMNS:
+            return False
+    return all(isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in held.values())
 
 
 def _opened(path: Path) -> IO[bytes]:
