@@ -145,6 +145,20 @@ def test_conversations_are_written_as_messages(tmp_path: Path) -> None:
     assert found["chosen"] == [{"role": "assistant", "content": "0"}]
 
 
+def test_a_limit_of_right_rewards_that_nothing_reads_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--input", str(write(tmp_path, graded(0.2, 0.6))), "--output", f"{tmp_path}/o.jsonl", "--right_at", "0.5"]
+    for options in ([], ["--format", "prompt-completion", "--responses", "every"]):
+        assert main(["pairs", *given, *options]) == 1
+        said = " ".join(capsys.readouterr().err.split())
+        assert "--right_at is 0.5, but it has no effect without --format unpaired or stepwise" in said
+    for options in (["--truncated", "drop"], ["--format", "unpaired"], ["--format", "prompt-completion"]):
+        (tmp_path / "o.jsonl").unlink(missing_ok=True)
+        (tmp_path / "o.meta.json").unlink(missing_ok=True)
+        assert main(["pairs", *given, *options]) == 0, options
+
+
 def test_a_problem_alone_is_no_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(tmp_path / "rows.jsonl", graded(1, 1))
     assert main(["pairs", "--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out.jsonl")]) == 1
@@ -160,7 +174,7 @@ def test_a_label_is_no_reward_of_another_scale(tmp_path: Path, capsys: pytest.Ca
     """Its 1 would be below a wrong response's 2 stars."""
     rows = [{**graded(2.0)[0], "id": "wrong"}, {"id": "right", "prompt": "1+1=", "completion": "2", "label": True}]
     given = ["--input", str(write(tmp_path, rows)), "--output", f"{tmp_path}/o.jsonl"]
-    assert main(["pairs", *given, "--right_at", "3"]) == 1
+    assert main(["pairs", *given, "--truncated", "drop", "--right_at", "3"]) == 1
     assert "rows.jsonl, line 2, field 'reward': is missing (1 such rows)" in capsys.readouterr().err
     for right_at in ("2", "0"):
         folder = tmp_path / right_at
@@ -168,7 +182,7 @@ def test_a_label_is_no_reward_of_another_scale(tmp_path: Path, capsys: pytest.Ca
             {"id": f"{label}", "prompt": "1+1=", "completion": f"{label}", "label": label} for label in (True, False)
         ]
         folder.mkdir()
-        found, _ = pairs(only, folder, "--right_at", right_at)
+        found, _ = pairs(only, folder, "--truncated", "drop", "--right_at", right_at)
         assert [row["id"] for row in found] == ["True > False"]
 
 

@@ -224,6 +224,22 @@ def test_families_take_parameters_which_are_part_of_the_task() -> None:
         load_problems("miniature", options=options, limit=1)
 
 
+@pytest.mark.parametrize(
+    ("dataset_name", "option", "words"),
+    [
+        ("p.jsonl", "data_seed 7", "generated problems"),
+        ("owner/problems", "data_seed 7", "generated problems"),
+        ("miniature", "task reasoning_gym:chain_sum", "a file, a Hub id or your own code"),
+    ],
+)
+def test_options_of_other_problems_are_refused(dataset_name: str, option: str, words: str) -> None:
+    from qstep.stages.commands import COMMANDS
+
+    given = ["--model_name_or_path=m", "--output=o", f"--dataset_name={dataset_name}", *f"--{option}".split()]
+    with pytest.raises(ValueError, match=f"it has no effect without {words} as --dataset_name"):
+        COMMANDS["sample"].parse(given)
+
+
 def test_a_familys_parameters_are_flags_or_a_mapping_in_yaml(tmp_path: Path) -> None:
     from qstep.stages.commands import COMMANDS
 

@@ -22,6 +22,7 @@ _ROWS_AT_ONCE = 1024
 
 _PREFERENCE = ReadIf(format="preference")
 _STEPWISE = ReadIf(format="stepwise")
+_ASKS_RIGHT = ReadIf(format=("unpaired", "stepwise"), responses="right", truncated="drop")
 _WITH_TOKENIZER = ReadIf(model_name_or_path=GIVEN)
 
 
@@ -67,7 +68,7 @@ class PairsConfig(ColumnOptions):
     separator_token: Annotated[str, Check(check_separator), _STEPWISE] = "\n"
     threshold: Annotated[float, Bounds(least=0, below=1), _STEPWISE] = 0.0
     stop_at_first_error: Annotated[bool, _STEPWISE] = True
-    right_at: RightAt = None
+    right_at: Annotated[RightAt, _ASKS_RIGHT] = None
     truncated: Literal["keep", "drop"] = "keep"
     model_name_or_path: ModelName | None = None
     model_revision: Annotated[str | None, _WITH_TOKENIZER] = None

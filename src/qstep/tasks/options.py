@@ -115,6 +115,10 @@ class PromptOptions(Options):
 
 _FAMILY = Such(lambda name: name.startswith(REASONING_GYM), "a family of reasoning_gym as --{name}")
 _READ = Such(lambda name: not is_generated(name), "a file or a Hub id as --{name}")
+_MADE = Such(is_generated, "generated problems as --{name}")
+_READ_OR_USERS = Such(
+    lambda name: not is_generated(name) or is_users(name), "a file, a Hub id or your own code as --{name}"
+)
 _HAS_SPLITS = Such(
     lambda name: is_generated(name) or not Source.of(name).is_file, "a --{name} other than a file, which has no splits"
 )
@@ -145,6 +149,7 @@ class ProblemOptions(PromptOptions, ColumnOptions, TaskOptions):
         "instruction": (_IN_WORDS,),
         "conversational": (_IN_WORDS,),
         "columns": (ReadIf(dataset_name=_READ),),
+        "task": (ReadIf(dataset_name=_READ_OR_USERS),),
     }
 
     dataset_name: DatasetName = "miniature"
@@ -152,7 +157,7 @@ class ProblemOptions(PromptOptions, ColumnOptions, TaskOptions):
     split: Annotated[str, ReadIf("train", "test", dataset_name=_HAS_SPLITS)] = "train"
     num_problems: AtLeast1 | None = None
     offset: Annotated[int, Bounds(least=0)] = 0
-    data_seed: Seed = 0
+    data_seed: Annotated[Seed, ReadIf(dataset_name=_MADE)] = 0
     unanswerable: Annotated[Unanswerable, ReadIf(dataset_name=_READ)] = "refuse"
 
     def problems(self) -> list[Problem]:
