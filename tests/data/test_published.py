@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -335,6 +336,16 @@ def test_a_blank_step_of_trl_is_left_out_with_all_that_is_said_of_it(tmp_path: P
     assert (rows[0]["first_error"], rows[0]["q_values"], rows[0]["note"]) == (2, [1.0, 3.0, 4.0], [1, 2, 3, 4])
     assert found["rows_not_used"] == {"the first wrong step is blank": 1, "all steps are blank": 1}
     assert found["parts_not_used"] == {"a blank step": 1}
+
+
+@pytest.mark.parametrize(
+    ("format", "column"), [("trl_stepwise", "gold"), ("bigbench_mistake", "target"), ("prm800k", "ground_truth_answer")]
+)
+def test_a_gold_answer_that_is_a_whole_number_becomes_a_string(tmp_path: Path, format: str, column: str) -> None:
+    raw = copy.deepcopy(FORMATS[format])
+    (raw["question"] if format == "prm800k" else raw)[column] = -7
+    rows, _ = read(write(tmp_path / "set.jsonl", raw))
+    assert {row["gold"] for row in rows} == {"-7"}
 
 
 def test_converted_rows_convert_to_themselves(tmp_path: Path) -> None:

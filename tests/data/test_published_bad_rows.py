@@ -67,7 +67,7 @@ BAD: list[tuple[str, Any, str | None, str]] = [
     ("bigbench_mistake", {**MISTAKE, "mistake_index": 3}, "mistake_index", "from 0 to 2"),
     ("bigbench_mistake", {**MISTAKE, "mistake_index": 1.0}, "mistake_index", "is 1.0"),
     ("bigbench_mistake", {**MISTAKE, "mistake_index": -1}, "mistake_index", "is -1"),
-    ("bigbench_mistake", {**MISTAKE, "target": -7}, "target", "it must be a string"),
+    ("bigbench_mistake", {**MISTAKE, "target": -7.5}, "target", "it must be a string"),
     ("bigbench_mistake", {**MISTAKE, "answer": -8}, "answer", "a string or null"),
     ("trl_stepwise", {**TRL, "labels": ["true", "false"]}, "labels", "give true or false for each step"),
     ("trl_stepwise", {**TRL, "labels": [1, 0]}, "labels", "has integers, and there are truth values on line 1"),
@@ -88,7 +88,7 @@ BAD: list[tuple[str, Any, str | None, str]] = [
     ("trl_stepwise", {**TRL, "prompt": []}, "prompt", "give a string, or messages"),
     ("trl_stepwise", {**TRL, "prompt": [{"role": "user"}]}, "prompt", "give a string, or messages"),
     ("trl_stepwise", {**TRL, "id": ""}, "id", "give a string or a whole number"),
-    ("trl_stepwise", {**TRL, "gold": 5}, "gold", "in quotes even if it is a number"),
+    ("trl_stepwise", {**TRL, "gold": 5.5}, "gold", "in quotes even if it is a number"),
     ("trl_stepwise", {**TRL, "id": "first"}, "id", "'first' occurs twice"),
     ("trl_stepwise", [TRL], None, "a list, not a JSON object"),
 ]

@@ -123,6 +123,6 @@ def read_bigbench_mistake(record: Record) -> Iterator[Row | LeftOut]:
         steps.texts,
         labels_until(first, len(steps.texts)),
         "bigbench_mistake",
-        gold=record.text("target"),
+        gold=record.answer("target"),
         model_answer=answer,
     ) | {"first_error": first}

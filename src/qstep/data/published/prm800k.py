@@ -93,7 +93,7 @@ def _about(record: Record) -> dict[str, Any]:
     question, generation = record.mapping("question"), record.row.get("generation")
     gold = record.field("question.ground_truth_answer", question)
     return {
-        "gold": None if gold is None else record.text("question.ground_truth_answer", question),
+        "gold": None if gold is None else record.answer("question.ground_truth_answer", question),
         "phase": 1 if generation is None else 2,
         "generation": generation,
         "ended": record.field("label.finish_reason", record.mapping("label")),

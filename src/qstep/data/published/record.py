@@ -72,6 +72,11 @@ class Record:
             raise self.error(field, f"is {shown(value)}; it must be a string that is not blank")
         return value
 
+    def answer(self, field: str, row: Row | None = None) -> str:
+        """A gold answer: a string that is not blank, or a whole number as a string."""
+        value = self.field(field, row)
+        return str(value) if type(value) is int else self.text(field, row)
+
     def mapping(self, field: str, row: Row | None = None) -> Row:
         """An object."""
         value = self.field(field, row)

@@ -24,8 +24,8 @@ def read_trl_stepwise(record: Record) -> Iterator[Row | LeftOut]:
          "completions": [{"role": "assistant", "content": "..."}, ...], "labels": [0.75, 0.0]}
 
     Labels are true, false, null for none, or numbers from 0 to 1 with a decimal point; other types are refused. Other
-    columns are kept. Numbers in `id` and `problem_id` become strings. A row whose `labels` is null is not used. A blank
-    step is left out with its label and its entries in other columns, and `first_error` is counted down.
+    columns are kept. Whole numbers in `id`, `problem_id` and `gold` become strings. A row whose `labels` is null is not
+    used. A blank step is left out with its label and its entries in other columns, and `first_error` is counted down.
     """
     labels = record.field("labels")
     if labels is None:
@@ -40,7 +40,7 @@ def read_trl_stepwise(record: Record) -> Iterator[Row | LeftOut]:
             return
         row |= _without(row, blank)
         yield from [LeftOut("a blank step", "part")] * len(blank)
-    for column in ("id", "problem_id"):
+    for column in ("id", "problem_id", "gold"):
         if type(row.get(column)) is int:
             row[column] = str(row[column])
     row.setdefault("id", record.name)
