@@ -305,7 +305,7 @@ def test_bigbench_mistake(tmp_path: Path) -> None:
 
 def test_trl_stepwise(tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "Q"}]
-    said = {"role": "assistant", "content": " a\n"}
+    said = {"role": "assistant", "content": " a\n", "tool_calls": None, "name": None}
     rows, found = read(
         write(
             tmp_path / "trl.jsonl",

@@ -53,8 +53,9 @@ def read_trl_stepwise(record: Record) -> Iterator[Row | LeftOut]:
 def _text(record: Record, field: str, step: Any) -> str:
     """The text of a step without surrounding white space."""
     message = step[0] if isinstance(step, list) and len(step) == 1 else step
-    if isinstance(message, dict) and message.get("role") == "assistant" and set(message) == {"role", "content"}:
-        message = message["content"]
+    if isinstance(message, dict) and message.get("role") == "assistant":
+        held = {name for name, value in message.items() if value is not None and value != []}
+        message = message["content"] if held == {"role", "content"} else message
     if not isinstance(message, str):
         raise record.error(
             field, f'is {shown(step)}; a step must be a string, or a message {{"role": "assistant", "content": ...}}'
