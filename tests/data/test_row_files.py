@@ -171,6 +171,13 @@ def test_folders_that_are_no_rows(tmp_path: Path) -> None:
         list(read_rows(tmp_path / "both"))
 
 
+def test_a_saved_data_set_is_read_without_its_format(tmp_path: Path) -> None:
+    """A format hides columns and makes NumPy's numbers."""
+    shown = datasets.Dataset.from_list(ROWS).with_format("numpy", columns=["label"])
+    shown.save_to_disk(tmp_path / "folder")
+    assert list(read_rows(tmp_path / "folder")) == ROWS
+
+
 @pytest.mark.parametrize("content", [gzip.compress(b'{"a": 1}\n' * 99)[:30], b'{"a": 1}\n'], ids=["cut", "plain"])
 def test_a_damaged_gz_file_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl.gz").write_bytes(content)

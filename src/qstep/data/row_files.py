@@ -252,4 +252,4 @@ def _rows_of_folder(path: Path) -> Iterator[Row]:
         raise ValueError(f"{path} is a folder, but not one that Dataset.save_to_disk wrote") from None
     if not isinstance(found, datasets.Dataset):
         raise ValueError(f"{path} has the splits {', '.join(found)}: give the folder of one of them")
-    yield from found
+    yield from found.with_format(None)
