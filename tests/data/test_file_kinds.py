@@ -31,6 +31,8 @@ ROW = json.dumps({"question": "2+2?", "answer": "4", "response": "#### 4"})
         ("PK\x03\x04", "a ZIP archive or an Excel file"),
         ("PAR1\x00", "Parquet: rename it to end in .parquet"),
         ("\x00\x01", "binary"),
+        ("\xff\xfe{\x00", "UTF-16: convert it to UTF-8"),
+        ("\xfe\xff\x00{", "UTF-16: convert it to UTF-8"),
     ],
 )
 @pytest.mark.parametrize("name", ["r.jsonl", "r.txt", "r"])

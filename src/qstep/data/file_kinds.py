@@ -13,6 +13,7 @@ _SPREAD = (
     "The file has a JSON object over several lines: write each object on one line (`jq -c . FILE`), or a list of "
     "objects to a file that ends in .json"
 )
+_UTF_16 = "The file is UTF-16: convert it to UTF-8 (`iconv -f UTF-16 -t UTF-8 FILE`)"
 
 _MAGIC = {
     b"version https://git-lfs": (
@@ -22,6 +23,8 @@ _MAGIC = {
     b"ARROW1": "The file is Arrow: rename it to end in .arrow",
     b"\x1f\x8b": "The file is compressed: rename it to end in .jsonl.gz",
     b"\x28\xb5\x2f\xfd": "The file is compressed: rename it to end in .jsonl.zst",
+    b"\xff\xfe": _UTF_16,
+    b"\xfe\xff": _UTF_16,
     b"PK\x03\x04": "The file is a ZIP archive or an Excel file: unpack it, or save it as .csv",
 }
 """How files of a kind begin, and what to do about such a file."""
