@@ -50,8 +50,11 @@ THEIRS = {
     "merge": ["notes.txt", "model.safetensors"],
     "export": ["notes.txt", "config.json"],
     "miniature": ["notes.txt", "textbook.jsonl"],
+    "train pqm": ["train_log.jsonl", "README.md", "config.json", "adapter_config.json", "value.safetensors"],
 }
 """The files of a folder that a command would replace, one at a time. A training writes rows, its log."""
+
+REFUSED = r"other content|so their settings are unknown|was not written completely|no log of a training that wrote it"
 
 
 @pytest.fixture
@@ -89,7 +92,7 @@ def test_what_it_did_not_write_is_refused_and_kept(name: str, theirs: str, here:
     file.parent.mkdir(exist_ok=True)
     file.write_text('{"mine": 1}\n')
     before = sorted(here.rglob("*"))
-    with pytest.raises(ValueError, match=r"other content|so their settings are unknown|was not written completely"):
+    with pytest.raises(ValueError, match=REFUSED):
         COMMANDS[name].run(COMMANDS[name].parse(arguments))
     assert file.read_text() == '{"mine": 1}\n'
     assert [path for path in sorted(here.rglob("*")) if not path.name.endswith(".index")] == before

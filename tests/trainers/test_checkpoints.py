@@ -297,7 +297,8 @@ def test_a_run_can_be_made_longer_where_its_learning_rate_allows_it(inputs: Trai
 def test_a_run_whose_learning_rate_ends_with_it_goes_on_elsewhere_when_asked(
     inputs: TrainInputs, whole: Path, tmp_path: Path, said: io.StringIO
 ) -> None:
-    with pytest.raises(SettingsChanged, match=r"max_steps: 6 -> 8\n.*\n.*lr_scheduler_type constant.*another"):
+    advice = r"Choose another --output_dir, or delete the folder\n"
+    with pytest.raises(SettingsChanged, match=rf"max_steps: 6 -> 8\n{advice}.*lr_scheduler_type constant.*another"):
         run("rs", inputs, whole, **OPTIONS, max_steps=8)
     asked = dict(max_steps=8, resume_from_checkpoint=str(whole / "checkpoint-6"), **OPTIONS)
     run("rs", inputs, tmp_path / "on", **asked)
@@ -336,6 +337,20 @@ def test_a_finished_model_that_was_changed_is_not_taken_for_finished(
     flip(folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"is finished, but model\.safetensors has changed since"):
         run("rs", inputs, folder, **OPTIONS)
+
+
+def test_a_training_does_not_begin_among_the_files_of_another(inputs: TrainInputs, whole: Path, tmp_path: Path) -> None:
+    """Without its log nothing says which of the files are whose: an adapter of the other would be loaded."""
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    for file in folder.glob("train_log.*"):
+        file.unlink()
+    before = sorted(folder.rglob("*"))
+    refusal = (
+        r"run has .*config\.json, and no log of a training that wrote it: choose another folder, or delete this one"
+    )
+    with pytest.raises(ValueError, match=refusal):
+        run("rs", inputs, folder, **OPTIONS)
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_a_failing_run_leaves_no_log_behind(inputs: TrainInputs, tmp_path: Path) -> None:

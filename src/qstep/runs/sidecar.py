@@ -20,11 +20,21 @@ State = Literal["new", "resumed", "extended", "complete"]
 
 
 class SettingsChanged(ValueError):
-    """The rows on disk were made with other settings than the current ones. `names` are the settings that differ."""
+    """The rows on disk were made with other settings than the current ones.
 
-    def __init__(self, message: str, names: Iterable[str] = ()) -> None:
-        super().__init__(message)
+    difference: the path, and the settings that differ with their values. names: those settings.
+    """
+
+    def __init__(self, difference: str, advice: str, names: Iterable[str] = ()) -> None:
+        super().__init__(f"{difference}\n{advice}")
+        self.difference = difference
         self.names = frozenset(names)
+
+
+def begins(path: Path) -> bool:
+    """Whether a stage that writes `path` begins: no rows are there, and no stage says that it finished there."""
+    has_rows = path.exists() and path.stat().st_size > 0
+    return not has_rows and not (sidecar(path).exists() and read_meta(path)["complete"])
 
 
 def state_of(path: Path, asked: Meta, may_grow: Collection[str] = ()) -> tuple[State, Meta]:
@@ -34,8 +44,7 @@ def state_of(path: Path, asked: Meta, may_grow: Collection[str] = ()) -> tuple[S
         SettingsChanged: another stage or other settings made the rows.
         ValueError: there are rows, but their sidecar is missing or broken.
     """
-    has_rows = path.exists() and path.stat().st_size > 0
-    if not has_rows and not (sidecar(path).exists() and read_meta(path)["complete"]):
+    if begins(path):
         return "new", asked  # there are no rows yet, so old settings do not matter
     meta = read_meta(path)
     if meta["fingerprint"] != asked["fingerprint"] and _grows(path, meta, asked, may_grow):
@@ -98,7 +107,7 @@ def _grows(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], may_grow:
     names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     changes = [f"  {name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}" for name in names]
     raise SettingsChanged(
-        f"{path} was made with other settings:\n" + "\n".join(changes) + "\n"
+        f"{path} was made with other settings:\n" + "\n".join(changes),
         f"Choose another output, or delete {path.name} and {sidecar(path).name}",
         names,
     )

@@ -26,7 +26,9 @@ from qstep.runs.fsdp_settings import check_processes
 from qstep.runs.options import NOT_IN_SETTINGS, NotInSettings, settings_of
 from qstep.runs.progress import console, reasons_text, say
 from qstep.runs.shared_options import RowsInput
+from qstep.runs.sidecar import begins
 from qstep.runs.stage_file import finished
+from qstep.runs.training_log import TRAINING_LOG
 from qstep.tasks.options import ColumnOptions
 from qstep.trainers import trainer_class
 from qstep.trainers.arguments import check_evaluation
@@ -69,6 +71,7 @@ def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
     Raises:
         SettingsChanged: the folder was made with other settings.
         ValueError: the checkpoint to resume from is incomplete or has other settings, or a finished model was changed.
+            Or the folder has a model or a README.md that no training wrote there.
     """
     evaluated = None if inputs.eval_file is None else RowsFile(inputs.eval_file)
     return train_on(method, inputs, config, RowsFile(inputs.train_file), evaluated)
@@ -93,6 +96,7 @@ def train_on(
             if config.process_index:
                 return Run()
             settings = {"method": method, **_settings(inputs, config)}
+            _refuse_foreign(output)
             return stack.enter_context(open_run(f"train {method}", settings, config))
 
         run = together(open_first)
@@ -152,6 +156,23 @@ def train_on(
                 say(f"Responses to some validation problems at each evaluation: {trainer.sampled.file}")
             run.log.finish(summary)
     return output
+
+
+def _refuse_foreign(output: Path) -> None:
+    """Raises ValueError if a training that begins would replace another model or somebody's README, or mix with it."""
+    from qstep.report.card import MARKER
+
+    if not begins(output / TRAINING_LOG):
+        return
+    foreign = model_files(output)
+    card = output / "README.md"
+    if card.is_file() and MARKER.encode() not in card.read_bytes():
+        foreign.append(card)
+    if foreign:
+        raise ValueError(
+            f"--output_dir {output} has {foreign[0].name}, and no log of a training that wrote it: choose another "
+            "folder, or delete this one"
+        )
 
 
 def _of_truncated(dataset: GroupDataset, how: Truncated) -> str:

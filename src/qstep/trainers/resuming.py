@@ -72,7 +72,8 @@ def _open_log(output: Path, stage: str, settings: dict[str, Any], *, may_grow: b
             output / TRAINING_LOG, stage=stage, settings=settings, may_grow=LENGTH if may_grow else ()
         )
     except SettingsChanged as error:
-        raise SettingsChanged(f"{error}{_how_to_lengthen(output, error)}", error.names) from None
+        advice = f"Choose another --output_dir, or delete the folder{_how_to_lengthen(output, error)}"
+        raise SettingsChanged(error.difference, advice, error.names) from None
 
 
 def _how_to_lengthen(output: Path, error: SettingsChanged) -> str:
@@ -88,10 +89,7 @@ def _how_to_lengthen(output: Path, error: SettingsChanged) -> str:
 def _refuse_changed_model(output: Path, settings: dict[str, Any]) -> None:
     reason = why_unusable(output, settings)
     if reason is not None:
-        raise ValueError(
-            f"{output} is finished, but {reason}. Restore it, or delete train_log.jsonl and train_log.meta.json to "
-            "train it again"
-        )
+        raise ValueError(f"{output} is finished, but {reason}. Restore it, or delete the folder to train it again")
 
 
 def _checkpoint(output: Path, settings: dict[str, Any], start: Checkpoint | None) -> str | None:
