@@ -90,9 +90,10 @@ def test_what_it_did_not_write_is_refused_and_kept(name: str, theirs: str, here:
     place = next(Path(argument.partition("=")[2]) for argument in arguments if "/theirs" in argument)
     file = place / theirs if theirs else place
     file.parent.mkdir(exist_ok=True)
-    file.write_text('{"mine": 1}\n')
+    mine = "<!doctype html>\n<title>Mine</title>\n" if file.suffix == ".html" else '{"mine": 1}\n'
+    file.write_text(mine)
     before = sorted(here.rglob("*"))
     with pytest.raises(ValueError, match=REFUSED):
         COMMANDS[name].run(COMMANDS[name].parse(arguments))
-    assert file.read_text() == '{"mine": 1}\n'
+    assert file.read_text() == mine
     assert [path for path in sorted(here.rglob("*")) if not path.name.endswith(".index")] == before

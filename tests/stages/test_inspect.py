@@ -247,7 +247,8 @@ def test_the_page_is_written_by_the_command(trained: Path, rows_file: Path, tmp_
     assert main(["inspect", *given, "--output", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     assert page.startswith("<!doctype html>") and page.count('<section class="response">') == 5
-    (tmp_path / "mine.html").write_text("mine")
+    assert main(["inspect", *given, "--output", str(tmp_path / "page.html")]) == 0
+    (tmp_path / "mine.html").write_text("<!doctype html>\n<title>Mine</title>")
     assert main(["inspect", *given, "--output", str(tmp_path / "mine.html")]) == 1
 
 

@@ -41,10 +41,10 @@ def refuse_foreign(option: str, path: Path, is_ours: Callable[[Path], bool]) -> 
         raise ValueError(f"--{option} {path} exists with other content: choose another file, or delete it")
 
 
-def begins_with(path: Path, start: bytes) -> bool:
-    """Whether a file begins with these bytes, in upper or lower case. `start` is in lower case."""
+def is_page(path: Path) -> bool:
+    """Whether a file is a web page that qstep wrote. Its head says so."""
     with path.open("rb") as file:
-        return file.read(len(start)).lower() == start
+        return b'<meta name="generator" content="qstep">' in file.read(1000)
 
 
 def _paths(value: Any) -> Iterator[str | Path]:

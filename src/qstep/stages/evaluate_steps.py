@@ -6,12 +6,11 @@ import hashlib
 import re
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from qstep.runs.options import Bounds, OutputFolder, Seed, settings_of
-from qstep.runs.outputs import begins_with, refuse_foreign
+from qstep.runs.outputs import is_page, refuse_foreign
 from qstep.runs.progress import print_result, print_table, say_written
 from qstep.runs.provenance import provenance
 from qstep.scoring.options import ScorerOptions
@@ -89,7 +88,7 @@ def evaluate(config: EvaluateStepsConfig) -> StepJudgement:
     from qstep.report import choose_judged, render_report
 
     refuse_foreign("output_dir", config.output_dir / "results.json", holds(StepJudgement))
-    refuse_foreign("output_dir", config.output_dir / "report.html", partial(begins_with, start=b"<!doctype html>"))
+    refuse_foreign("output_dir", config.output_dir / "report.html", is_page)
     judged, chosen_on = _benchmarks(config)
     shared = _refuse_shared(judged, chosen_on)
     scored = {name: _scored(benchmark, config) for name, benchmark in judged.items()}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from qstep.runs.dry_run import stop_dry_run
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.options import Bounds, Check, NotInSettings, OutputFile, ReadIf, settings_of
-from qstep.runs.outputs import begins_with, refuse_foreign
+from qstep.runs.outputs import is_page, refuse_foreign
 from qstep.runs.progress import print_result, print_table, say, say_written
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.shared_options import DeviceOptions, ModelName, RowsInput, StepSeparator
@@ -94,7 +94,7 @@ def inspect(config: InspectConfig) -> Path | None:
         write_rows(config.output, "inspect", settings, lambda done: _work(config, done))
     elif config.format == "html":
         assert config.output is not None
-        refuse_foreign("output", config.output, lambda page: begins_with(page, b"<!doctype html>"))
+        refuse_foreign("output", config.output, is_page)
         stop_dry_run(config.output)
         found = list(_inspected(config, _chosen(config)))
         render_inspection(found, Path(config.model_name_or_path).name, config.output)

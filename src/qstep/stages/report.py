@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from qstep.runs.dry_run import stop_dry_run
 from qstep.runs.options import AtLeast1, Bounds, Output
-from qstep.runs.outputs import begins_with, refuse_foreign
+from qstep.runs.outputs import is_page, refuse_foreign
 from qstep.runs.progress import say_written
 from qstep.runs.provenance import provenance
 from qstep.runs.training_log import TRAINING_LOG, metrics_of
@@ -64,7 +64,7 @@ def report(config: ReportConfig) -> Path:
     from qstep.report import gathered, render_report
     from qstep.report.contents import titled
 
-    refuse_foreign("output", config.output, lambda page: begins_with(page, b"<!doctype html>"))
+    refuse_foreign("output", config.output, is_page)
     if config.summary:
         refuse_foreign("summary", config.summary, holds(Page))
     stop_dry_run(config.output)
