@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 import qstep
 import qstep.trainers
@@ -115,6 +115,28 @@ def test_a_model_in_memory_is_trained_as_its_folder(
         assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=2).shape[1] > 2, "it computes plain batches again"
         trained = weights(tmp_path / "model")
         assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items() if name in trained)
+
+
+@pytest.mark.parametrize("interrupted", ["train", "evaluate"])
+def test_an_interrupted_model_in_memory_generates_as_before(
+    interrupted: str, base: Path, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    class Interrupt(TrainerCallback):
+        def on_step_begin(self, *args: Any, **options: Any) -> None:
+            raise KeyboardInterrupt
+
+        on_prediction_step = on_step_begin
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    before = model.generate(torch.tensor([[5, 6]]), max_new_tokens=4)
+    args = METHODS["rs"].config(output_dir=str(tmp_path), eval_strategy="epoch", **OPTIONS)
+    run = qstep.trainers.RSTrainer(model, args, rows, rows, miniature.tokenizer(), [Interrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        getattr(run, interrupted)()
+    assert torch.equal(model.generate(torch.tensor([[5, 6]]), max_new_tokens=4), before)
+    run.remove_callback(Interrupt)
+    assert run.evaluate()["eval_loss"] > 0
+    assert torch.equal(model.generate(torch.tensor([[5, 6]]), max_new_tokens=4), before)
 
 
 def test_a_model_that_cannot_be_trained_in_place_is_named(

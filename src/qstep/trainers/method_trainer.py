@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,18 +97,25 @@ class MethodTrainer(GroupTrainer):
         self._given: Any = model if is_trained_itself else None
 
     def train(self, *args: Any, **options: Any) -> Any:
-        output = super().train(*args, **options)
-        if self._given is not None:  # the user's model, which may generate next
-            unpack(self._given)
-        return output
+        with self._packed():
+            return super().train(*args, **options)
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
-        if self._given is None or self.is_in_train:
+        with self._packed():
             return super().evaluate(*args, **options)
+
+    @contextmanager
+    def _packed(self) -> Iterator[None]:
+        """Lets a model in memory compute packed batches. After them, also after an interrupt, it may generate."""
+        if self._given is None or self.is_in_train:
+            yield
+            return
         pack(self._given)
-        metrics = super().evaluate(*args, **options)
-        unpack(self._given)
-        return metrics
+        try:
+            yield
+        finally:
+            self.is_in_train = False  # an interrupted training leaves it true
+            unpack(self._given)
 
 
 def _options(model: ModelOptions | PretrainedModule | PreTrainedModel | str | Path) -> ModelOptions | PretrainedModule:
