@@ -18,6 +18,7 @@ from qstep.data import write_jsonl
 from qstep.data.chat import ending, say_ending
 from qstep.data.chat_settings import with_chat
 from qstep.generation import HFEngine, HTTPEngine, Request, SamplingSettings
+from qstep.models import ModelOptions, merge_adapter
 from qstep.models.inference import load_for_sampling
 from qstep.objectives import METHODS
 from qstep.tasks import miniature
@@ -175,3 +176,23 @@ def test_a_trained_model_stops_there_in_other_programs(tmp_path: Path, method: s
         trainer.save_model()
         saved = GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id
         assert (saved if isinstance(saved, list) else [saved]) == ends
+
+
+@pytest.mark.parametrize("method", ["rs", "dqo"])
+def test_an_adapter_and_its_merge_stop_there_too(tmp_path: Path, method: str) -> None:
+    tokenizer = with_chat(byte_tokenizer(), None, "!")
+    ends = sorted([tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("!")])
+    sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=260)
+    LlamaForCausalLM(LlamaConfig(**sizes, eos_token_id=tokenizer.eos_token_id)).save_pretrained(tmp_path / "base")
+    prompt = [{"role": "user", "content": "1+2="}]
+    write_jsonl(
+        tmp_path / "rows.jsonl",
+        [{"prompt": prompt, "completion": text, "label": text == "3"} for text in ("3", "4")],
+    )
+    config = METHODS[method].config(output_dir=str(tmp_path / "out"), max_steps=1, report_to="none", use_cpu=True)
+    options = ModelOptions(model_name_or_path=str(tmp_path / "base"), use_peft=True, lora_r=2)
+    trainer_class(METHODS[method])(options, config, tmp_path / "rows.jsonl", processing_class=tokenizer).save_model()
+    merge_adapter(tmp_path / "out", tmp_path / "merged")
+    loaded, _ = load_for_sampling(str(tmp_path / "out"), device="cpu", dtype="float32")
+    saved = [GenerationConfig.from_pretrained(tmp_path / name) for name in ("out", "merged")]
+    assert [config.eos_token_id for config in (*saved, loaded.generation_config)] == [ends] * 3

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from qstep.extras import missing
 from qstep.models.loading import ADAPTER_CONFIG, bare
@@ -63,8 +64,12 @@ def base_of(folder: str | Path) -> tuple[str, str | None]:
 
 
 def load_adapter(folder: str | Path, load_base: Callable[[str, str | None], PreTrainedModel]) -> PeftModel:
-    """A saved adapter on its base model, at the revision that it names. Raises as `base_of` does."""
+    """A saved adapter on its base model, at the revision that it names. Raises as `base_of` does.
+
+    The generation config is the adapter's, if it has one.
+    """
     base = load_base(*base_of(folder))
+    _take_generation_config(base, folder)
     from peft import PeftModel
 
     return PeftModel.from_pretrained(base, str(folder))
@@ -90,13 +95,21 @@ def merged(model: PeftModel) -> PreTrainedModel:
 def save_pretrained(
     model: PreTrainedModel | PeftModel, folder: str | Path, state_dict: dict[str, Tensor] | None, prefix: str
 ) -> None:
-    """Writes a model, or an adapter with its base's config. If `state_dict` is given, weights come from it."""
+    """Writes a model, or an adapter with its base's configs. If `state_dict` is given, weights come from it."""
     arguments: dict[str, Any] = {}
     if state_dict is not None:
         arguments["state_dict"] = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     model.save_pretrained(str(folder), **arguments)
     if model is not bare(model):
         bare(model).config.save_pretrained(str(folder))
+        if bare(model).can_generate():
+            bare(model).generation_config.save_pretrained(str(folder))
+
+
+def _take_generation_config(model: PreTrainedModel, folder: str | Path) -> None:
+    """Training may have added the end of a turn to the ends of a response that an adapter's base has."""
+    if (Path(folder) / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(folder))
 
 
 def restore_pretrained(model: PreTrainedModel | PeftModel, folder: str | Path) -> None:
@@ -111,6 +124,7 @@ def restore_pretrained(model: PreTrainedModel | PeftModel, folder: str | Path) -
 
         state = load_file(Path(folder) / "adapter_model.safetensors")
         set_peft_model_state_dict(model, shards_of(state, get_peft_model_state_dict(model)))
+        _take_generation_config(bare(model), folder)
         return
     # fp32 represents all saved dtypes exactly, as for a head in fp32 on a trunk in bf16.
     saved = type(model).from_pretrained(str(folder), config=model.config, dtype=torch.float32)
