@@ -298,7 +298,7 @@ def _about(hint: Any) -> About:
         parts = [_about(part) for part in get_args(hint)]
         union = reduce(or_, (part.hint for part in parts))
         return About(union, tuple(mark for part in parts for mark in part.marks))
-    return About(hint, ())
+    return About(dict[str, Any] if hint is dict else hint, ())  # a plain dict would keep numbers as strings
 
 
 def why_unread(config: Any, name: str) -> Unread | None:
