@@ -239,7 +239,14 @@ class GroupTrainer(CheckpointedTrainer):
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         with torch.random.fork_rng():  # so that evaluations do not change the weights
-            return super().evaluate(*args, **options)
+            metrics = super().evaluate(*args, **options)
+        name = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
+        if self.is_in_train and self.args.metric_for_best_model is not None and name not in metrics:
+            raise ValueError(
+                f"--metric_for_best_model is {self.args.metric_for_best_model}, but evaluations have no {name}. Choose "
+                f"one of {', '.join(metrics)}"
+            )
+        return metrics
 
     def evaluation_loop(
         self,
@@ -257,10 +264,7 @@ class GroupTrainer(CheckpointedTrainer):
         return output._replace(metrics={**(output.metrics or {}), **sampled})
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        try:
-            is_best = super()._determine_best_metric(metrics, trial)
-        except KeyError as error:
-            raise ValueError(str(error.args[0])) from None
+        is_best = super()._determine_best_metric(metrics, trial)
         if self.args.load_best_model_at_end:  # transformers looks for its checkpoint, and loads nothing without one
             self.control.should_save |= is_best
         self.control.should_training_stop |= stopped_early(self.args, self.state)
