@@ -448,10 +448,3 @@ def test_there_is_a_line_before_each_checkpoint_and_at_the_end(base: Path, rows_
 def test_fp16_weights_are_not_scaled(base: Path, rows_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--fp16 needs weights in fp32.*--dtype float32"):
         trainer("rs", base, rows_file, tmp_path, fp16=True, dtype="float16")
-
-
-def test_a_metric_that_is_not_there_is_told(base: Path, rows_file: Path, tmp_path: Path) -> None:
-    options = dict(max_steps=1, eval_strategy="steps", eval_steps=1, metric_for_best_model="nonsense")
-    run = trainer("rs", base, rows_file, tmp_path, eval_file=rows_file, **options)
-    with pytest.raises(ValueError, match="eval_nonsense"):
-        run.train()

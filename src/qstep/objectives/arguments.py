@@ -29,8 +29,8 @@ LENGTH = ("max_steps", "num_train_epochs")
 LENGTH_FREE = ("constant", "constant_with_warmup", "inverse_sqrt")
 """The learning-rate schedules that do not depend on the length of a run."""
 
-_FOLLOWS_EVALUATION = ("reduce_lr_on_plateau", "greedy")
-
+FOLLOWS_EVALUATION = ("reduce_lr_on_plateau", "greedy")
+"""The learning-rate schedules that depend on evaluations."""
 
 _REPEATEDLY = Such(lambda strategy: strategy != "no", "--{name} steps or epoch")
 
@@ -51,7 +51,7 @@ def follows_evaluation(config: TrainingArguments) -> bool:
 
     They do if the best weights are kept, the learning rate follows the evaluations, or these may end the training.
     """
-    follows = SchedulerType(config.lr_scheduler_type).value in _FOLLOWS_EVALUATION
+    follows = SchedulerType(config.lr_scheduler_type).value in FOLLOWS_EVALUATION
     return config.load_best_model_at_end or follows or stops_early(config)
 
 

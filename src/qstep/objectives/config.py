@@ -8,10 +8,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
 from qstep.generation.engine import Temperature
-from qstep.objectives.arguments import EVALUATES, EVALUATES_AGAIN, MARKS, follows_evaluation, stops_early
+from qstep.objectives.arguments import (
+    EVALUATES,
+    EVALUATES_AGAIN,
+    FOLLOWS_EVALUATION,
+    MARKS,
+    follows_evaluation,
+    stops_early,
+)
 from qstep.objectives.packages import check_deepspeed, check_deepspeed_parts, check_reporter
 from qstep.runs.fsdp_settings import Sharding
 from qstep.runs.options import (
@@ -32,7 +39,15 @@ from qstep.tasks.options import GradingOptions
 from qstep.types import OverLong, Truncated
 
 _SAMPLES = ReadIf(eval_samples=GIVEN)
-_LESS_IS_BETTER = ("loss", "kl", "logps/rejected", "q/wrong", "sampled/cut_off", "sampled/ungradable")
+_LESS_IS_BETTER = (
+    "loss",
+    "kl",
+    "logps/rejected",
+    "rewards/rejected",
+    "q/wrong",
+    "sampled/cut_off",
+    "sampled/ungradable",
+)
 """A metric whose name begins so is best where it is smallest."""
 _ONLY_MEASURES = ChangesNothing(unless=follows_evaluation)
 
@@ -119,6 +134,9 @@ class GroupConfig(MemoryOptions, EvaluationOptions):
             self.deepspeed, self.fsdp = None, True
         check_deepspeed(self)
         super().__post_init__()
+        if self.greater_is_better and SchedulerType(self.lr_scheduler_type).value in FOLLOWS_EVALUATION:
+            given: Any = self.lr_scheduler_kwargs or {}  # transformers leaves the schedule at its own mode, min
+            self.lr_scheduler_kwargs = {"mode": "max", **given}
         check_options(self)
         if self.deepspeed_plugin is not None:  # also if `accelerate launch` asks for it
             check_deepspeed_parts(self.max_tokens_per_batch)
