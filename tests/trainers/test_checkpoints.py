@@ -24,7 +24,7 @@ from qstep.runs.stage_file import StageBusy, StageFile
 from qstep.stages import train as stage
 from qstep.stages.train import TrainInputs
 from qstep.trainers import resuming
-from qstep.trainers.checkpoints import checkpoints, newest_usable, why_unusable
+from qstep.trainers.checkpoints import Checkpoint, checkpoints, newest_usable, rotate, seal, why_unusable
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +279,19 @@ def test_rotation_waits_for_the_marker_and_leaves_other_runs_alone(
     run("rs", inputs, half, learning_rate=3e-3, save_steps=3, save_total_limit=1)
     assert [found.step for found in checkpoints(half)] == [2, 4, 6]
     assert marker_settings(half / "checkpoint-4") == marker_settings(whole / "checkpoint-4")
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "kept"), [(2, 1, [1, 5]), (3, 1, [1, 4, 5]), (2, 4, [4, 5]), (1, 1, [1, 5]), (2, None, [4, 5])]
+)
+def test_the_best_checkpoint_counts_among_those_that_are_kept(
+    limit: int, best: int | None, kept: list[int], tmp_path: Path
+) -> None:
+    for step in range(1, 6):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        seal(tmp_path / f"checkpoint-{step}", {})
+        rotate(Checkpoint.at(tmp_path / f"checkpoint-{step}"), {}, limit, best and str(tmp_path / f"checkpoint-{best}"))
+    assert [found.step for found in checkpoints(tmp_path)] == kept
 
 
 def test_a_run_can_be_made_longer_where_its_learning_rate_allows_it(inputs: TrainInputs, tmp_path: Path) -> None:

@@ -69,7 +69,10 @@ def remove(folder: Path) -> None:
 
 
 def rotate(newest: Checkpoint, settings: Mapping[str, Any], limit: int | None, best: str | None) -> None:
-    """Deletes the oldest checkpoints beyond `limit`, except the best one, newer ones and those with other settings."""
+    """Deletes the oldest checkpoints beyond `limit`, except newer ones and those with other settings.
+
+    The newest and the best one are kept, and count.
+    """
     if limit is None or limit <= 0:
         return
     older = [
@@ -77,9 +80,9 @@ def rotate(newest: Checkpoint, settings: Mapping[str, Any], limit: int | None, b
         for checkpoint in checkpoints(newest.path.parent)
         if checkpoint.step < newest.step and settings_of_marker(checkpoint.path) == dict(settings)
     ]
-    for path in older[: max(0, len(older) - (limit - 1))]:
-        if best is None or os.path.realpath(path) != os.path.realpath(best):
-            remove(path)
+    others = [path for path in older if best is None or os.path.realpath(path) != os.path.realpath(best)]
+    for path in others[: max(0, len(older) - (limit - 1))]:
+        remove(path)
 
 
 class NotWritten(RuntimeError):
