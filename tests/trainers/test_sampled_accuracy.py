@@ -140,6 +140,15 @@ def test_the_same_seed_gives_the_same_responses_also_after_a_resume(
     assert [row["completion"] for row in read_rows(tmp_path / "other" / "eval_samples.jsonl")] != first
 
 
+def test_a_new_training_does_not_keep_the_responses_of_an_earlier_one(
+    base: Path, rows_file: Path, eval_file: Path, tmp_path: Path
+) -> None:
+    for every, steps in ((1, [1, 2, 3]), (3, [3])):
+        options = {**SAMPLED, "eval_samples": 1, "eval_steps": every, "max_steps": 3}
+        trainer("rs", base, rows_file, tmp_path / "run", eval_file, **options).train()
+        assert [row["step"] for row in read_rows(tmp_path / "run" / "eval_samples.jsonl")] == steps
+
+
 def test_what_is_missing_is_said_before_a_model_loads(rows_file: Path, eval_file: Path, tmp_path: Path) -> None:
     def refuse(words: str, rows: list[dict[str, Any]] | None = None, error: type = ValueError, **options: Any) -> None:
         if rows is not None:

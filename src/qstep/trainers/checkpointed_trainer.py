@@ -24,6 +24,7 @@ class CheckpointedTrainer(Trainer):
 
     settings: the options that decide the weights, by name. Each checkpoint's marker holds them.
     write_card: writes the model card in the folder of the saved model. If None, transformers writes its draft.
+    resumed_from: the checkpoint that this training resumed from.
     """
 
     args: GroupConfig
@@ -31,7 +32,7 @@ class CheckpointedTrainer(Trainer):
     sharding: Sharding | None
     settings: Mapping[str, Any] = {}
     write_card: Callable[[], object] | None = None
-    _resumed_from: Path | None = None
+    resumed_from: Path | None = None
 
     @property
     def bare_model(self) -> Any:
@@ -91,8 +92,8 @@ class CheckpointedTrainer(Trainer):
             self.write_card()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._resumed_from = Path(resume_from_checkpoint)
-        self.bare_model.restore(self._resumed_from)
+        self.resumed_from = Path(resume_from_checkpoint)
+        self.bare_model.restore(self.resumed_from)
 
     def _load_callback_state(self) -> None:
         """Finds the best checkpoint next to the resumed one, or in the folder that this run was started from.
@@ -100,16 +101,16 @@ class CheckpointedTrainer(Trainer):
         The recorded path is relative to where the run began.
         """
         super()._load_callback_state()
-        if self._resumed_from is None:
+        if self.resumed_from is None:
             return
-        recorded = TrainerState.load_from_json(str(self._resumed_from / "trainer_state.json")).best_model_checkpoint
+        recorded = TrainerState.load_from_json(str(self.resumed_from / "trainer_state.json")).best_model_checkpoint
         if recorded is not None:
             started = self.args.resume_from_checkpoint
-            folders = [self._resumed_from.parent, *([] if started is None else [Path(started).parent])]
+            folders = [self.resumed_from.parent, *([] if started is None else [Path(started).parent])]
             best = next((found for folder in folders if (found := folder / Path(recorded).name).is_dir()), None)
             if best is None:
                 raise ValueError(
-                    f"{self._resumed_from} names {recorded} as the best checkpoint, which is not there. Restore it, or "
+                    f"{self.resumed_from} names {recorded} as the best checkpoint, which is not there. Restore it, or "
                     "resume from another checkpoint"
                 )
             self.state.best_model_checkpoint = str(best)

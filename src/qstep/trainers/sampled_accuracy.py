@@ -48,6 +48,7 @@ class SampledAccuracy:
         self.problems = [self._problem(dataset, number) for number in self.numbers]
         refuse_two_golds(dataset.source, dataset.index, self.tasks.of)
         self.file = Path(str(config.output_dir)) / SAMPLES_FILE
+        self._has_written = False
 
     def _problem(self, dataset: GroupDataset, number: int) -> Row:
         row = dataset.index.row(number)
@@ -82,7 +83,7 @@ class SampledAccuracy:
         shares = gathered(together(lambda: self._graded(trainer, own)))
         rows = [shares[number % processes][number // processes] for number in range(len(self.problems))]
         if position == 0:
-            self._write(trainer.state.global_step, rows)
+            self._write(trainer.state.global_step, rows, adds=self._has_written or trainer.resumed_from is not None)
         return self._metrics(trainer.state.global_step, rows, prefix)
 
     def _graded(self, trainer: GroupTrainer, problems: Sequence[Row]) -> list[Row]:
@@ -108,13 +109,17 @@ class SampledAccuracy:
         ]
         return graded_rows(rows, self.tasks)
 
-    def _write(self, step: int, rows: Sequence[Row]) -> None:
-        """Adds the responses to the first problems to those of earlier steps. A resumed run replaces later ones."""
+    def _write(self, step: int, rows: Sequence[Row], *, adds: bool) -> None:
+        """Writes the responses to the first problems. With `adds`, those of earlier steps stay in the file.
+
+        A run that begins replaces all responses, and a resumed one those of later steps.
+        """
         shown = rows[:_WRITTEN]
         places = {group_key(row): place for place, row in enumerate(shown)}
-        kept = [row for row in read_rows(self.file) if row["step"] < step] if self.file.exists() else []
+        kept = [row for row in read_rows(self.file) if row["step"] < step] if adds and self.file.exists() else []
         kept += [{"id": f"{row['problem_id']}@{step}", "step": step, **row} for row in shown]
         write_jsonl(self.file, sorted(kept, key=lambda row: (places.get(group_key(row), _WRITTEN), row["step"])))
+        self._has_written = True
 
     def _metrics(self, step: int, rows: Sequence[Row], prefix: str) -> dict[str, float]:
         from qstep.evals.accuracy import accuracy
