@@ -46,7 +46,7 @@ class ModelOptions(ChatOptions):
         model_name_or_path: the causal language model to start from: a folder or a Hub id.
         model_revision: branch, tag or commit of a Hub id.
         dtype: type of the weights: float32, bfloat16, float16, or auto for the checkpoint's own.
-        trust_remote_code: run the checkpoint's own code.
+        trust_remote_code: run the checkpoint's own code. The other commands do not run it, so they refuse such models.
         use_peft: train a LoRA adapter and freeze the model's weights. Needs the extra `peft`,
             `pip install -e '.[peft]'` in a clone of the repository.
         lora_r: rank of the adapter.

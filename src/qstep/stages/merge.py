@@ -14,7 +14,7 @@ from qstep.runs.seals import settings_of_marker
 
 @dataclass(kw_only=True)
 class MergeConfig(Options):
-    """Merges an adapter that `qstep train --use_peft true` wrote into its base model.
+    """Merges an adapter that `qstep train --use_peft true` wrote into its base model, in float32.
 
     Args:
         model_name_or_path: the folder of the adapter.
