@@ -171,6 +171,12 @@ def test_reasoning_is_text(thinking: Any, text: str) -> None:
     assert answer(content="4", reasoning_content=thinking) == text
 
 
+def test_reasoning_of_two_names_is_refused_if_it_differs() -> None:
+    assert answer(content="4", reasoning_content="a\n", reasoning="a") == "<think>\na\n</think>\n\n4"
+    with pytest.raises(RowError, match="with 'reasoning_content' and 'reasoning', which differ"):
+        answer(content="4", reasoning_content="a", reasoning="b")
+
+
 def test_reasoning_is_lost_neither_to_an_empty_name_nor_to_a_mark_in_the_text() -> None:
     assert answer(content="4", reasoning_content="", reasoning="a") == "<think>\na\n</think>\n\n4"
     assert answer(content="4", reasoning_content=" ", reasoning=None) == "4"

@@ -192,17 +192,21 @@ def _plain(message: Mapping[str, Any], number: int) -> Message:
         return dict(message)  # not a message: the column's rule says what it should be
     where = f"has messages[{number}]"
     held = {name: value for name, value in _without_nulls(message).items() if value != []}
-    thinking = [_text(held.pop(name), where) for name in _THINKING if name in held]
-    if not all(isinstance(text, str) for text in thinking):
-        raise ValueError(f"{where} with reasoning {thinking[0]!r}; give a string")
+    thinking = {name: _text(held.pop(name), where) for name in _THINKING if name in held}
+    if not all(isinstance(text, str) for text in thinking.values()):
+        raise ValueError(f"{where} with reasoning {next(iter(thinking.values()))!r}; give a string")
     plain = {"role": held.pop("role", None), "content": _text(held.pop("content", ""), where)}
     if thinking:
         if plain["role"] != "assistant":
             raise ValueError(
                 f"{where} of {plain['role']!r} with reasoning, which only an assistant's message may have. Remove it"
             )
-        first = next((text for text in thinking if text.strip()), "")
-        plain["content"] = _with_thinking(first, plain["content"], ends=bool(held.get("tool_calls")))
+        written = {name: text for name, text in thinking.items() if text.strip()}
+        if len({text.strip() for text in written.values()}) > 1:
+            raise ValueError(f"{where} with {' and '.join(map(repr, written))}, which differ. Remove all but one")
+        plain["content"] = _with_thinking(
+            next(iter(written.values()), ""), plain["content"], ends=bool(held.get("tool_calls"))
+        )
     if "tool_calls" in held:
         if plain["role"] != "assistant":
             raise ValueError(
