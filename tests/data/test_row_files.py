@@ -218,7 +218,8 @@ def test_a_chosen_column_of_a_csv_file_is_read_as_its_own_name_would_be(tmp_path
 
 def test_only_cells_hold_messages_as_text(tmp_path: Path) -> None:
     rows = [{"prompt": "Q", "completion": json.dumps([{"role": "assistant", "content": "hi"}])}]
-    for name, text in (("a.csv", "hi"), ("a.jsonl", rows[0]["completion"])):
+    written = rows[0]["completion"]
+    for name, text in (("a.csv", "hi"), ("a.tsv.csv", "hi"), ("a.jsonl", written), ("a.csv.jsonl", written)):
         assert index_rows(write(tmp_path, name, rows), "prompt-completion").row(0)["completion"] == text
 
 

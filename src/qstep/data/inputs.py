@@ -19,6 +19,12 @@ from pathlib import Path
 FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".csv", ".tsv", ".gz", ".zst")
 """The endings of names of files of rows. A folder of `Dataset.save_to_disk` needs none."""
 
+COMPRESSED = (".gz", ".zst")
+"""The endings of compressed files of rows."""
+
+CONVERTED = ".rows.jsonl"
+"""What is added to the name of a file that is converted to JSON lines. The result is hidden: `.a.csv.rows.jsonl`."""
+
 _LINES = (".jsonl", ".ndjson", "")
 _PATTERN = frozenset("*?[")
 _SIDECAR = ".meta.json"
@@ -105,8 +111,15 @@ def located(path: Path, line: int) -> tuple[Path, int]:
 
 
 def from_table(path: Path, line: int) -> bool:
-    """Whether a row is from a CSV or TSV file, whose cells are text."""
-    return not {".csv", ".tsv"}.isdisjoint(located(path, line)[0].suffixes)
+    """Whether a row is from a CSV or TSV file, whose cells are text. The path may be that of its converted file."""
+    file = located(path, line)[0]
+    is_converted = file.name.startswith(".") and file.name.endswith(CONVERTED)
+    return ending(Path(file.name[1:].removesuffix(CONVERTED)) if is_converted else file) in (".csv", ".tsv")
+
+
+def ending(file: Path) -> str:
+    """The last ending of a file's name, without that of its compression."""
+    return (file.with_suffix("") if file.suffix in COMPRESSED else file).suffix
 
 
 def unit_of(file: Path) -> str:
@@ -228,7 +241,7 @@ def _in_folder(folder: Path) -> tuple[Path, ...]:
     if _is_saved(folder):
         return (folder,)
     found = tuple(sorted(file for file in folder.iterdir() if file.is_file() and _holds_rows(file)))
-    kinds = sorted({"".join(file.suffixes[-2:] if file.suffix in (".gz", ".zst") else [file.suffix]) for file in found})
+    kinds = sorted({"".join(file.suffixes[-2:] if file.suffix in COMPRESSED else [file.suffix]) for file in found})
     if len(kinds) > 1:
         raise ValueError(
             f"{folder} has files of several kinds ({', '.join(kinds)}): give those of one kind, as {folder}/*{kinds[0]}"

@@ -21,11 +21,11 @@ from typing import IO, Any
 from qstep.data.cached import cache_folders
 from qstep.data.columns import LISTS, NAMES, RULES, TYPED, takes_null, typed
 from qstep.data.hub import hub_lines, is_hub_id, missing
+from qstep.data.inputs import COMPRESSED, CONVERTED, ending
 from qstep.data.jsonl import RowError, dump_foreign_row, parse_row, refuse_constant, write_json, write_whole
 from qstep.types import Row
 
 _VERSION = 3
-_COMPRESSED = (".gz", ".zst")
 _ROWS_AT_ONCE = 1024
 _MAY_BE_EMPTY = {*NAMES["completion"]} - {*LISTS}
 _COLUMNS = {*RULES, *(name for names in NAMES.values() for name in names), "messages", "tools"}
@@ -45,10 +45,10 @@ def as_lines(path: Path) -> Path:
         return hub_lines(path)
     if not path.exists():
         raise missing(path)
-    if not (path.is_dir() or path.suffix in _COMPRESSED or _rows_of(path) is not None):
+    if not (path.is_dir() or path.suffix in COMPRESSED or _rows_of(path) is not None):
         return path
     key = {"version": _VERSION, "of": _stamp(path)}
-    places = [folder / f".{path.name}.rows.jsonl" for folder in cache_folders(path.resolve())]
+    places = [folder / f".{path.name}{CONVERTED}" for folder in cache_folders(path.resolve())]
     for place in places:
         with suppress(OSError, ValueError):
             if json.loads(place.with_suffix(".json").read_text()) == key and place.is_file():
@@ -94,7 +94,7 @@ def _rows_of(path: Path) -> Callable[[Path], Iterator[Row | None]] | None:
     """The reader of a file's rows, by its name or, for .json, by how it begins. None for JSON lines."""
     if path.is_dir():
         return _rows_of_folder
-    suffix = (path.with_suffix("") if path.suffix in _COMPRESSED else path).suffix
+    suffix = ending(path)
     readers = {".parquet": _rows_of_parquet, ".csv": _rows_of_csv, ".tsv": _rows_of_csv, ".arrow": _rows_of_arrow}
     if suffix == ".json" and path.is_file():
         with _opened(path) as file:
@@ -171,7 +171,7 @@ def _rows_of_csv(path: Path) -> Iterator[Row]:
     import io
 
     csv.field_size_limit(1 << 30)
-    delimiter = "\t" if ".tsv" in path.suffixes else ","
+    delimiter = "\t" if ending(path) == ".tsv" else ","
     with _opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         reader = csv.DictReader(text, delimiter=delimiter, strict=True)
         try:
