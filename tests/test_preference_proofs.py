@@ -100,7 +100,9 @@ def test_the_pairs_of_a_group_are_those_of_the_greater_reward() -> None:
     assert len(better) == BY_REWARD.sum()
     ratios = log_ratios(OPTIMUM)
     mean = dpo_loss(ratios[better], ratios[worse], BETA).mean()
-    expected = (BY_REWARD * dpo_loss(ratios[:, None] - ratios, torch.zeros(()), BETA)).sum() / BY_REWARD.sum()
+    expected = (
+        BY_REWARD * dpo_loss(ratios[:, None] - ratios, torch.zeros_like(BY_REWARD), BETA)
+    ).sum() / BY_REWARD.sum()
     torch.testing.assert_close(mean, expected)
 
 

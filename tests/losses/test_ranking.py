@@ -176,7 +176,7 @@ def test_labels_are_hard(kind: str) -> None:
         LOSSES[kind](q_values, labels, 4.0)
     with pytest.raises(ValueError, match="row 0, step 0 is -1"):
         LOSSES[kind](q_values, torch.full((2, 2), -1), 4.0)
-    with pytest.raises(ValueError, match=r"q_values have shape \(2, 2\), but labels \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"labels has the shape \(1, 2\); it must be \(2, 2\), that of q_values"):
         LOSSES[kind](q_values, torch.ones(1, 2), 4.0)
     hard = torch.tensor([[1, 0], [0, ABSENT]])
     assert torch.equal(LOSSES[kind](q_values, hard, 4.0), LOSSES[kind](q_values, hard.float(), 4.0))

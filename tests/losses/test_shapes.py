@@ -85,3 +85,43 @@ def test_shapes_of_dqo_losses(weights: torch.Tensor | None) -> None:
     assert result.returns.shape == result.log_ratios.shape == (B, T)
     with pytest.raises(jaxtyping.TypeCheckError):
         function(TOKENS, TOKENS[:, 1:], TOKENS, TOKENS, MASK, beta=0.1, lam=0.9)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "wrong", "refusal"),
+    [
+        ("dro_loss", 1, ROWS[:, None], r"values has the shape \(3, 1\); it must be \(3,\), that of log_ratio_sums"),
+        ("reinforce_loss", 1, ROWS[:, None], r"advantages has .* \(3,\), a value for each row of logps"),
+        ("reinforce_loss", 3, TOKENS[:, :1], r"weights has .* that of logps"),
+        ("reinforce_loss", 3, TOKENS[0], r"weights has .* \(3,\), a weight for each row of logps"),
+        ("dpo_loss", 1, ROWS[:, None], "rejected_log_ratios has"),
+        ("ipo_loss", 1, ROWS[:, None], "rejected_log_ratios has"),
+        ("kto_loss", 2, ROWS[:, None], r"kl has .* \(3, 1\); it must be \(\), one number"),
+        ("kto_loss", 1, (ROWS > 0)[:, None], "desirable has"),
+        ("importance_weights", 1, TOKENS[:1], "behavior_logps has"),
+        ("lambda_return", 1, TOKENS[:, :1], "values has"),
+        ("dqo_value_loss", 1, TOKENS[:, :1], "returns has"),
+        ("dqo_q_loss", 2, TOKENS[:, :1], "rewards has"),
+        ("pqm_loss", 1, LABELS[:1], "labels has"),
+        ("bce_loss", 1, LABELS[:1], "labels has"),
+    ],
+)
+def test_a_shape_that_would_be_broadcast_is_refused(name: str, place: int, wrong: torch.Tensor, refusal: str) -> None:
+    arguments = [*ARGUMENTS[name]]
+    arguments[place] = wrong
+    with pytest.raises(ValueError, match=refusal):
+        getattr(losses, name)(*arguments)
+
+
+@pytest.mark.parametrize("name", ["reference_logps", "values", "rewards", "weights", "cut_off"])
+def test_dqo_losses_broadcast_nothing(name: str) -> None:
+    """A reward of each row, `[B, 1]`, would be paid at every token."""
+    arguments = dict(logps=TOKENS, reference_logps=TOKENS, values=TOKENS, rewards=TOKENS, mask=MASK)
+    wrong = torch.zeros(B, 1, dtype=torch.bool if name == "cut_off" else torch.float32)
+    with pytest.raises(ValueError, match=rf"{name} has the shape \(3, 1\)"):
+        losses.dqo_losses(**{**arguments, name: wrong}, beta=0.1, lam=0.9)
+
+
+def test_the_check_does_not_break_a_compiled_graph() -> None:
+    compiled = torch.compile(losses.dro_loss, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(ROWS, ROWS, ROWS, 0.1), losses.dro_loss(ROWS, ROWS, ROWS, 0.1))

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qstep.losses.precision import at_least_fp32
+from qstep.losses.shapes import check_shapes
 
 
 def dro_loss(
@@ -19,12 +20,14 @@ def dro_loss(
 
     The bandit baseline of DQO (arXiv 2410.09302). It comes from "Offline Regularised Reinforcement Learning for Large
     Language Models Alignment" (arXiv 2405.19107), without its factor 1/2. `rewards` are sums over responses.
+    Raises ValueError if shapes differ.
 
     Example:
         >>> log_ratio_sums, values, rewards = torch.tensor([0.5]), torch.tensor([0.5]), torch.tensor([1.0])
         >>> qstep.dro_loss(log_ratio_sums, values, rewards, beta=0.2)
         tensor([0.1600])
     """
+    check_shapes(log_ratio_sums.shape, "that of log_ratio_sums", values=values, rewards=rewards)
     return (at_least_fp32(rewards) - at_least_fp32(values) - beta * at_least_fp32(log_ratio_sums)).square()
 
 

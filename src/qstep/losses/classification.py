@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qstep.losses.precision import masked
+from qstep.losses.shapes import check_shapes
 from qstep.types import ABSENT
 
 
@@ -58,10 +59,7 @@ def orm_loss(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[
 
 
 def _present(q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]) -> Bool[Tensor, "B S"]:
-    if q_values.shape != labels.shape:
-        raise ValueError(
-            f"q_values have shape {tuple(q_values.shape)}, but labels {tuple(labels.shape)}: make them equal"
-        )
+    check_shapes(q_values.shape, "that of q_values", labels=labels)
     present = labels != ABSENT
     unknown = present & ~((labels >= 0) & (labels <= 1))  # in this form NaN counts as unknown
     if unknown.any():

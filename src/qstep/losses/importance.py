@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qstep.losses.precision import at_least_fp32, masked
+from qstep.losses.shapes import check_shapes
 
 ImportanceMode = Literal["trajectory", "prefix", "token", "none"]
 """What a weight covers: the complete response, its tokens up to each one, each token alone, or nothing (all are 1)."""
@@ -43,13 +44,15 @@ def importance_weights(
     With "trajectory" the product runs over the response, and weights are [B]. With "prefix" it runs over the tokens up
     to and including each one, and weights are [B, T], 0 outside the mask. With "token" each weight is the ratio of its
     own token, [B, T]: it varies less, but ignores how likely the policy is to reach the state. With "none" all weights
-    are 1. `clip = math.inf` leaves weights unclipped. Raises ValueError for another mode, or if clip is not positive.
+    are 1. `clip = math.inf` leaves weights unclipped. Raises ValueError for another mode,
+    if clip is not positive, or if shapes differ.
 
     Example:
         >>> logps, behavior_logps = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.0, -1.0]])
         >>> qstep.importance_weights(logps, behavior_logps, torch.tensor([[True, True]]), "trajectory").weights
         tensor([0.3679])
     """
+    check_shapes(logps.shape, "that of logps", behavior_logps=behavior_logps, mask=mask)
     log_ratios = (masked(logps, mask) - masked(behavior_logps, mask)).detach()
     log_weights, log_clip = log_ratios.sum(dim=1), math.log(clip)
     if mode == "trajectory":

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qstep.losses.precision import at_least_fp32, masked
+from qstep.losses.shapes import check_shapes, check_weights
 
 Baseline = Literal["leave_one_out", "mean"]
 """The mean reward of a problem's other responses, or of all of them."""
@@ -50,12 +51,16 @@ def reinforce_loss(
     """`-A sum_t w_t log pi(a_t | s_t)`, with gradients to the policy alone.
 
     Its gradient is that of the expected reward if the weights are pi/mu of the complete response, unclipped.
+    Raises ValueError if shapes do not fit.
 
     Example:
         >>> logps, mask = torch.tensor([[-1.0, -2.0]]), torch.tensor([[True, True]])
         >>> qstep.losses.reinforce_loss(logps, torch.tensor([0.5]), mask)
         tensor([1.5000])
     """
+    check_shapes(logps.shape, "that of logps", mask=mask)
+    check_shapes(logps.shape[:1], "a value for each row of logps", advantages=advantages)
+    check_weights(weights, logps, "logps")
     logps = masked(logps, mask)
     if weights is not None:
         logps = logps * (weights if weights.ndim == 2 else weights[:, None]).detach()

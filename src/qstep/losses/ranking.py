@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qstep.losses.precision import masked
+from qstep.losses.shapes import check_shapes
 from qstep.types import ABSENT
 
 
@@ -76,10 +77,7 @@ def _slots(
     q_values: Float[Tensor, "B S"], labels: Int[Tensor, "B S"] | Float[Tensor, "B S"]
 ) -> tuple[Bool[Tensor, "B S+1"], Bool[Tensor, "B S+1"]]:
     """Masks of the correct and of the wrong slots. The question comes first."""
-    if q_values.shape != labels.shape:
-        raise ValueError(
-            f"q_values have shape {tuple(q_values.shape)}, but labels {tuple(labels.shape)}: make them equal"
-        )
+    check_shapes(q_values.shape, "that of q_values", labels=labels)
     correct, wrong = labels == 1, labels == 0
     unknown = ~(correct | wrong | (labels == ABSENT))
     if unknown.any():

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qstep.losses.precision import masked
+from qstep.losses.shapes import check_shapes
 
 
 def following(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
@@ -28,8 +29,9 @@ def lambda_return(
     """`G_h = r_h + (1 - lam) V(s_{h+1}) + lam G_{h+1}`, the lam-weighted mean of the n-step returns.
 
     With soft rewards `r - beta log(pi / pi_ref)` it is the return of DQO (arXiv 2410.09302). With lam = 1 it is the sum
-    of the remaining rewards, and values have no effect.
+    of the remaining rewards, and values have no effect. Raises ValueError if shapes differ.
     """
+    check_shapes(rewards.shape, "that of rewards", values=values, mask=mask)
     one_step = masked(rewards, mask) + (1 - lam) * following(values, mask)
     factor = torch.ones_like(one_step).masked_fill(mask, lam)
     return masked(_suffix_scan(factor, one_step), mask)

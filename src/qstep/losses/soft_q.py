@@ -18,6 +18,7 @@ from torch import Tensor
 
 from qstep.losses.precision import last_tokens, masked
 from qstep.losses.returns import following, lambda_return
+from qstep.losses.shapes import check_shapes, check_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def dqo_losses(
     `logps` and `reference_logps` are the log-probabilities of the response's tokens in nats. `values[:, t]` is the
     value of the state before token t. Without a reference, Q = beta log pi + V, and the objective is maximum entropy.
     This equals a uniform reference up to a bonus of `beta log(vocabulary)` a token. `weights` are importance weights,
-    one a trajectory or one a token.
+    one a trajectory or one a token. Raises ValueError if shapes do not fit.
 
     `cut_off` marks trajectories whose last state is not terminal, as partial-episode bootstrapping does (arXiv
     1712.00378). Their returns continue from V of the state before the last token. That token has neither a loss nor a
@@ -70,6 +71,10 @@ def dqo_losses(
         >>> losses.value + losses.q
         tensor([0.8200])
     """
+    of_tokens = {"reference_logps": reference_logps, "values": values, "rewards": rewards, "mask": mask}
+    check_shapes(logps.shape, "that of logps", **of_tokens)
+    check_shapes(logps.shape[:1], "a value for each row of logps", cut_off=cut_off)
+    check_weights(weights, logps, "logps")
     log_ratios = masked(logps, mask)
     if reference_logps is not None:
         log_ratios = log_ratios - masked(reference_logps, mask).detach()
@@ -95,7 +100,9 @@ def dqo_value_loss(
     mask: Bool[Tensor, "B T"],
     weights: Float[Tensor, " B"] | Float[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, " B"]:
-    """`sum_h w (V(s_h) - G_h)^2` with detached returns (arXiv 2410.09302)."""
+    """`sum_h w (V(s_h) - G_h)^2` with detached returns (arXiv 2410.09302). Raises ValueError if shapes do not fit."""
+    check_shapes(values.shape, "that of values", returns=returns, mask=mask)
+    check_weights(weights, values, "values")
     return _squared_sum(masked(values, mask) - masked(returns, mask).detach(), weights)
 
 
@@ -110,8 +117,12 @@ def dqo_q_loss(
 ) -> Float[Tensor, " B"]:
     """`sum_h w (beta log(pi / pi_ref)(a_h | s_h) + V(s_h) - (r_h + G_{h+1}))^2` (arXiv 2410.09302).
 
-    Only `log_ratios` has a gradient. `next_returns[:, h]` is G_{h+1}, and 0 at the last token.
+    Only `log_ratios` has a gradient. `next_returns[:, h]` is G_{h+1}, and 0 at the last token. Raises
+    ValueError if shapes do not fit.
     """
+    of_tokens = {"values": values, "rewards": rewards, "next_returns": next_returns, "mask": mask}
+    check_shapes(log_ratios.shape, "that of log_ratios", **of_tokens)
+    check_weights(weights, log_ratios, "log_ratios")
     q_values = beta * masked(log_ratios, mask) + masked(values, mask).detach()
     return _squared_sum(q_values - (masked(rewards, mask) + masked(next_returns, mask)).detach(), weights)
 
