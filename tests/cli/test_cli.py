@@ -354,7 +354,14 @@ def test_first_slips_are_answered(
 
 
 @pytest.mark.parametrize(
-    ("content", "answer"), [("", "the file of --config is empty"), ("a: [1", "the file of --config is not YAML")]
+    ("content", "answer"),
+    [
+        ("", "the file of --config is empty\nThe options come from "),
+        ("a: [1", "the file of --config is not YAML\nThe options come from "),
+        ("input: a\noutput: c\ninput: b", "input is given 2 times in "),
+        ("columns:\n  gold: a\n  gold: b", "columns.gold is given 2 times in "),
+        ("task: no", "--task is false. YAML reads no as false: quote it, 'no'\nThe options come from "),
+    ],
 )
 def test_bad_config_files_are_named(
     content: str, answer: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -362,5 +369,21 @@ def test_bad_config_files_are_named(
     file = tmp_path / "grade.yaml"
     file.write_text(content)
     assert main(["grade", "--config", str(file)]) == 2
-    found = capsys.readouterr().err
-    assert answer in found and f"The options come from {file}" in found
+    assert f"{answer}{file}" in capsys.readouterr().err
+
+
+def test_an_option_called_no_is_quoted_in_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text("save_strategy: no")
+    assert main(["train", "pqm", "--config", str(file)]) == 2
+    assert "--save_strategy is false. YAML reads no as false: quote it, 'no'\n" in capsys.readouterr().err
+
+
+def test_a_printed_config_holds_no_token(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("hub_token: hf_secret\nseed: 3\n")
+    for given in (["--hub_token", "hf_secret", "--seed", "3"], ["--config", str(tmp_path / "train.yaml")]):
+        required = ["--model_name_or_path=m", "--train_file=r.jsonl", "--output_dir=o"]
+        with pytest.raises(SystemExit):
+            main(["train", "pqm", *required, *given, "--print_config"])
+        printed = capsys.readouterr().out
+        assert "hf_secret" not in printed and "seed: 3\n" in printed

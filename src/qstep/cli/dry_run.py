@@ -14,11 +14,11 @@ import yaml
 from qstep.data import inputs_of
 from qstep.data.hub import is_hub_id
 from qstep.data.inputs import is_several
+from qstep.runs.command_line import SECRETS
 from qstep.runs.options import outputs_of
 from qstep.stages.commands import Command
 from qstep.words import counted
 
-_SECRET = ("hub_token", "push_to_hub_token")
 _SHOWN = (int, float, str, Path, Enum, list, tuple, Mapping)
 
 _COUNTED_BYTES = 2**30
@@ -126,7 +126,7 @@ def _chosen(configs: Sequence[Any]) -> dict[str, Any]:
             default = f.default if f.default_factory is MISSING else f.default_factory()
             worked_out = default is None and not value  # by the config itself, as some of the trainer's are
             if f.init and value != default and not worked_out and isinstance(value, _SHOWN):
-                chosen[f.name] = "(not shown)" if f.name in _SECRET else _plain(value)
+                chosen[f.name] = "(not shown)" if f.name in SECRETS else _plain(value)
     return chosen
 
 

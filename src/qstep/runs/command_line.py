@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from qstep.runs.near import did_you_mean
+
+if TYPE_CHECKING:
+    import jsonargparse
+    import yaml
 
 FLAGS = ("dry_run", "quiet", "debug")
 GENERAL = (*FLAGS, "log_level", "config", "print_config", "help")
 """The options that every command takes. `qstep env` takes none of them."""
+
+SECRETS = ("hub_token", "push_to_hub_token")
+"""The options whose values are never shown."""
+
+
+def new_parser(**options: Any) -> jsonargparse.ArgumentParser:
+    """A parser whose `--print_config` leaves access tokens out. `options` are those of ArgumentParser."""
+    import jsonargparse
+
+    class Parser(jsonargparse.ArgumentParser):
+        def dump(self, cfg: jsonargparse.Namespace, **options: Any) -> str:
+            shown = cfg.clone()
+            for name in SECRETS:
+                if name in shown:
+                    shown[name] = None
+            return super().dump(shown, **options)
+
+    return Parser(**options)
 
 
 def refuse_repeated(arguments: list[str]) -> None:
@@ -21,6 +45,32 @@ def refuse_repeated(arguments: list[str]) -> None:
     for name, times in counts.items():
         if times > 1 and not name.endswith("+"):  # with a plus, the parser appends to a list
             raise jsonargparse.ArgumentError(None, f"{name} is given {times} times: give it once")
+
+
+def refuse_repeated_keys(file: str) -> None:
+    """Raises ArgumentError for a repeated key in a YAML file, since the parser would silently keep the last value.
+
+    The parser itself reports a file that is missing or is not YAML.
+    """
+    import jsonargparse
+    import yaml
+
+    try:
+        tree = yaml.compose(Path(file).read_text(encoding="utf-8"), yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return
+    for name, times in Counter(_keys(tree)).items():
+        if times > 1:
+            raise jsonargparse.ArgumentError(None, f"{name} is given {times} times in {file}: give it once")
+
+
+def _keys(node: yaml.Node | None, prefix: str = "") -> Iterator[str]:
+    """The keys of a mapping and of those in it, as `outer.inner`."""
+    if node is not None and node.id == "mapping":
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            yield name
+            yield from _keys(value, f"{name}.")
 
 
 def split_config(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -92,6 +142,8 @@ _EXPECTED = {
     "dict": "named: --{name}.NAME VALUE",
     "list": "a list",
 }
+_WORDS = {"False": "no", "True": "yes"}
+"""What a value of YAML may have been before it was read."""
 
 
 def _wrong_value(message: str) -> str:
@@ -100,6 +152,9 @@ def _wrong_value(message: str) -> str:
     value = re.search(r"G(?:iven|ot) value: (.*)", message)
     if not found or not value:
         return message
+    if value[1] in _WORDS and re.search("Expected a (<class 'str'>|member of <enum)", message):
+        read, meant = value[1].lower(), _WORDS[value[1]]
+        return f"--{found[1]} is {read}. YAML reads {meant} as {read}: quote it, '{meant}'{message[value.end() :]}"
     choices = re.search(r"Literal\[(.*?)\]", message)
     if choices:
         known = re.findall(r"'([^']*)'", choices[1])

@@ -17,8 +17,10 @@ from qstep.objectives import METHODS
 from qstep.runs.command_line import (
     GENERAL,
     explains_itself,
+    new_parser,
     plainly,
     refuse_repeated,
+    refuse_repeated_keys,
     split_config,
     with_infinity,
     words,
@@ -63,12 +65,10 @@ class Command:
 
     def parser(self) -> jsonargparse.ArgumentParser:
         """The parser of the command's options and `--config`. It raises ArgumentError for a wrong option."""
-        import jsonargparse
-
         from qstep.runs.options import options_of
 
         classes = self.classes()
-        parser = jsonargparse.ArgumentParser(
+        parser = new_parser(
             prog=f"qstep {self.name}", description=classes[-1].__doc__, exit_on_error=False, allow_abbrev=False
         )
         parser.add_argument("--config", action="config", help="read options from a YAML file; flags override it")
@@ -104,6 +104,8 @@ class Command:
         if self.positional and named and not named[0].startswith("-"):
             named.insert(0, f"--{self.positional}")
         config, flags = split_config(named)
+        for file in config[1:]:
+            refuse_repeated_keys(file)
         try:
             return self.instances(self.parser().parse_args([*config, *flags]).as_dict())
         except (jsonargparse.ArgumentError, ValueError) as error:
