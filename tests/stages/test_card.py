@@ -210,29 +210,34 @@ def test_an_adapter_s_card_replaces_peft_s(base: Path, rows_file: Path, tmp_path
     assert MARKER in card.content and str(base) not in card.content
 
 
-def test_what_is_pushed_has_the_card(
+def test_a_finished_folder_is_pushed_once(
     base: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trainer's own push, the Hub replaced: the folder it uploads has this card, not Trainer's draft."""
+    """The Hub is replaced. What it gets is complete: the card, the marker and a log that says so."""
+    import huggingface_hub
     import transformers.trainer
 
-    uploaded: dict[str, str] = {}
+    uploaded: list[dict[str, bytes]] = []
 
     class Hub:
         def create_repo(self, repo_id: str, **options: Any) -> Any:
             return type("Url", (), {"repo_id": f"me/{repo_id}"})()
 
-        def upload_folder(self, *, folder_path: str, **options: Any) -> None:
-            uploaded[options["commit_message"]] = (Path(folder_path) / "README.md").read_text()
+        def upload_folder(self, *, folder_path: Path, repo_id: str, **options: Any) -> None:
+            assert repo_id == "me/pqm-mini"
+            uploaded.append({file.name: file.read_bytes() for file in Path(folder_path).iterdir() if file.is_file()})
 
     monkeypatch.setattr(transformers.trainer, "hf_api", Hub)
-    monkeypatch.setattr(transformers.trainer, "create_repo", Hub().create_repo, raising=False)
-    assert (
-        run(
-            *("train", "pqm", "--train_file", rows_file, "--model_name_or_path", base, "--push_to_hub", "true"),
-            *("--hub_model_id", "pqm-mini", "--output_dir", tmp_path / "pqm", *TRAINING),
-        )
-        == 0
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    given = (
+        *("train", "pqm", "--train_file", rows_file, "--model_name_or_path", base, "--push_to_hub", "true"),
+        *("--hub_model_id", "pqm-mini", "--output_dir", tmp_path / "pqm", *TRAINING[:-6], *TRAINING[-4:]),
+        *("--save_strategy=steps", "--save_steps=1"),
     )
-    assert uploaded and all(MARKER in text for text in uploaded.values())
-    assert uploaded["Model save"] == (tmp_path / "pqm" / "README.md").read_text()
+    assert run(*given) == 0
+    (files,) = uploaded
+    assert MARKER.encode() in files["README.md"]
+    assert json.loads(files["train_log.meta.json"])["complete"] and "qstep_checkpoint.json" in files
+    assert "training_args.bin" not in files
+    assert files == {file.name: file.read_bytes() for file in (tmp_path / "pqm").iterdir() if file.is_file()}
+    assert run(*given) == 0 and uploaded == [files, files], "as after an upload that failed"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from qstep.objectives.packages import check_optimizer
 from qstep.runs.options import (
@@ -96,6 +97,14 @@ def _batch_order(option: str, value: str) -> None:
         )
 
 
+def _uploaded_once(option: str, value: HubStrategy | str) -> None:
+    if HubStrategy(value) not in (HubStrategy.END, HubStrategy.EVERY_SAVE):  # the second is the default
+        raise ValueError(
+            f"--{option} {HubStrategy(value).value} is not supported: a folder is uploaded once, when its training is "
+            "finished. Remove it"
+        )
+
+
 def _config_file(option: str, value: str) -> Iterator[tuple[str, str]]:
     """The file, if the option names a JSON file of settings."""
     if value.endswith(".json"):
@@ -142,7 +151,7 @@ _COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradien
 _UNUSED = (
     *("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size", "use_liger_kernel", "label_names"),
     *("do_predict", "prediction_loss_only", "batch_eval_metrics", "include_for_metrics", "eval_accumulation_steps"),
-    *("eval_use_gather_object", "bf16_full_eval", "fp16_full_eval"),
+    *("eval_use_gather_object", "bf16_full_eval", "fp16_full_eval", "hub_always_push"),
 )
 _FILES = ("deepspeed",)
 
@@ -159,6 +168,7 @@ _MARKS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (Check(_compiled), ("torch_compile",)),
     (Check(_batch_order), ("train_sampling_strategy",)),
     (Check(check_optimizer), ("optim",)),
+    (Check(_uploaded_once), ("hub_strategy",)),
     (Reads(_config_file), _FILES),
 )
 

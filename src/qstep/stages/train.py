@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from transformers import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from qstep.data import check_model_name
 from qstep.models import ModelOptions
@@ -66,6 +67,8 @@ def train(method: str, inputs: TrainInputs, config: GroupConfig) -> Path:
     ends with the weights of an uninterrupted run. A run whose learning rate does not depend on its length can be made
     longer in place. `resume_from_checkpoint` names another checkpoint to resume from, also of a run of another length.
 
+    `push_to_hub` uploads the folder once it is finished. A finished folder is uploaded too.
+
     With several processes, only the first opens and writes files, and the others follow its decision.
 
     Raises:
@@ -102,6 +105,8 @@ def train_on(
         run = together(open_first)
         complete, checkpoint = gathered((run.complete, run.checkpoint))[0]
         if complete:
+            if run.log and config.push_to_hub:
+                _upload(output, config)
             return output
         hide_loading_bars()
         trainer = trainer_class(METHODS[method])(
@@ -138,7 +143,7 @@ def train_on(
                 f"{checkpoint} is after the last step of this run, {trainer.state.max_steps}. Resume from an earlier "
                 "checkpoint, or make the run longer"
             )
-        trainer.save_model()
+        trainer.save_model(_internal_call=True)  # which uploads nothing yet
         if config.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
             summary["best_step"] = trainer.state.best_global_step
         if run.log:
@@ -155,7 +160,26 @@ def train_on(
             if trainer.sampled is not None:
                 say(f"Responses to some validation problems at each evaluation: {trainer.sampled.file}")
             run.log.finish(summary)
+            if config.push_to_hub:
+                _upload(output, config)
     return output
+
+
+def _upload(output: Path, config: GroupConfig) -> None:
+    """Uploads a finished folder to the Hub, without its checkpoints. Unchanged files are not sent again."""
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    repository = hub.create_repo(
+        config.hub_model_id or output.absolute().name, private=config.hub_private_repo, exist_ok=True
+    )
+    hub.upload_folder(
+        repo_id=repository.repo_id,
+        folder_path=output,
+        commit_message="End of training",
+        ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"],
+        revision=config.hub_revision,
+    )
 
 
 def _refuse_foreign(output: Path) -> None:

@@ -85,6 +85,9 @@ class CheckpointedTrainer(Trainer):
             self.bare_model.save(folder, state_dict)
             self.processing_class.save_pretrained(folder)
 
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Uploads nothing. The folder is not finished, and transformers would write its pickled arguments there."""
+
     def create_model_card(self, *args: Any, **options: Any) -> None:
         if self.write_card is None:
             super().create_model_card(*args, **options)
