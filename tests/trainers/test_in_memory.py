@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,43 @@ def test_what_is_wrong_is_said_before_a_model_loads(
         PQMTrainer("Qwen2.5-0.5B", args, rows)
     with pytest.raises(ValueError, match=r"^Qwen2.5-0.5B is not a folder here"):
         qstep.train("pqm", rows, model="Qwen2.5-0.5B", output_dir=tmp_path / "out", **OPTIONS)
+    with pytest.raises(ValueError, match=r"^--hub_model_id has no effect without --push_to_hub true: give that too"):
+        qstep.train("pqm", rows, model="no/model", output_dir=tmp_path / "out", hub_model_id="me/pqm", **OPTIONS)
+
+
+UNREAD: list[tuple[dict[str, Any], str]] = [
+    ({"dataloader_multiprocessing_context": "spawn"}, "--dataloader_multiprocessing_context is 'spawn', but qstep's"),
+    ({"dataloader_in_order": False}, "--dataloader_in_order is False, but qstep's trainers do not use it: remove it"),
+    ({"accelerator_config": {"split_batches": True}}, "--accelerator_config.split_batches is True, but qstep's"),
+    ({"accelerator_config": {"dispatch_batches": True}}, "--accelerator_config.dispatch_batches is True, but"),
+    ({"length_column_name": "size"}, "--length_column_name is 'size', but"),
+    ({"eval_do_concat_batches": False}, "--eval_do_concat_batches is False, but"),
+    ({"liger_kernel_config": {"rope": True}}, "--liger_kernel_config is {'rope': True}, but"),
+    ({"average_tokens_across_devices": False}, "--average_tokens_across_devices is False, but"),
+    ({"hub_always_push": True}, "--hub_always_push is True, but"),
+    ({"hub_strategy": "all_checkpoints"}, "--hub_strategy all_checkpoints is not supported: a folder is uploaded once"),
+    ({"optim_target_modules": "all-linear"}, "it has no effect without --optim galore_adamw, apollo_adamw or another"),
+    (
+        {"warmup_steps": 5, "lr_scheduler_type": "constant"},
+        "it has no effect without --lr_scheduler_type constant_with_warmup, linear or another that warms up: give that",
+    ),
+    (
+        {"warmup_steps": 0.1, "lr_scheduler_type": "greedy", "eval_strategy": "epoch"},
+        "--warmup_steps is 0.1, but it has no effect without --lr_scheduler_type ",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), UNREAD)
+def test_what_the_trainers_do_not_read_is_refused(options: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        PolicyConfig(output_dir=str(tmp_path), **{**OPTIONS, **options})
+
+
+def test_a_default_that_is_given_is_not_refused(tmp_path: Path) -> None:
+    options = dict(eval_do_concat_batches=True, length_column_name="length", accelerator_config={"even_batches": True})
+    options |= dict(dataloader_multiprocessing_context="fork", hub_strategy="end", warmup_steps=3)
+    PolicyConfig(output_dir=str(tmp_path), **{**OPTIONS, **options})
 
 
 def test_a_fresh_head_is_no_news(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy
+from transformers.training_args import OptimizerNames
 
 from qstep.objectives.packages import check_optimizer
 from qstep.runs.options import (
@@ -40,6 +43,16 @@ EVALUATES = ReadIf(eval_strategy=_REPEATEDLY, eval_on_start=True)
 
 EVALUATES_AGAIN = ReadIf(eval_strategy=_REPEATEDLY)
 """The condition of what needs more evaluations than the one before training."""
+
+
+_WARMS_UP = Such(
+    lambda schedule: SchedulerType(schedule).value not in ("constant", *FOLLOWS_EVALUATION),
+    "--{name} constant_with_warmup, linear or another that warms up",
+)
+_PROJECTS = Such(
+    lambda optimizer: any(kind in OptimizerNames(optimizer).value for kind in ("galore", "apollo")),
+    "--{name} galore_adamw, apollo_adamw or another of their kinds",
+)
 
 
 def stops_early(config: TrainingArguments) -> bool:
@@ -76,9 +89,26 @@ def training_settings(config: TrainingArguments) -> dict[str, Any]:
     }
 
 
+_DEFAULTS = {field.name: field.default for field in fields(TrainingArguments) if field.default is not MISSING}
+
+
 def _unused(option: str, value: Any) -> None:
-    if value:
+    default = _DEFAULTS.get(option)
+    if value != default and (value or default):
         raise ValueError(f"--{option} is {value!r}, but qstep's trainers do not use it: remove it")
+
+
+def _workers_start(option: str, value: str) -> None:
+    if value != "fork":  # which transformers sets on a Mac
+        _unused(option, value)
+
+
+def _without_loaders(option: str, value: AcceleratorConfig) -> None:
+    """The data loaders are the trainers' own, so accelerate prepares none."""
+    for name in ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "non_blocking"):
+        found = getattr(value, name)
+        if found != getattr(AcceleratorConfig(), name):
+            raise ValueError(f"--{option}.{name} is {found!r}, but qstep's trainers do not use it: remove it")
 
 
 def _compiled(option: str, value: Any) -> None:
@@ -152,6 +182,8 @@ _UNUSED = (
     *("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size", "use_liger_kernel", "label_names"),
     *("do_predict", "prediction_loss_only", "batch_eval_metrics", "include_for_metrics", "eval_accumulation_steps"),
     *("eval_use_gather_object", "bf16_full_eval", "fp16_full_eval", "hub_always_push"),
+    *("dataloader_in_order", "length_column_name", "eval_do_concat_batches", "liger_kernel_config"),
+    "average_tokens_across_devices",
 )
 _FILES = ("deepspeed",)
 
@@ -169,6 +201,10 @@ _MARKS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (Check(_batch_order), ("train_sampling_strategy",)),
     (Check(check_optimizer), ("optim",)),
     (Check(_uploaded_once), ("hub_strategy",)),
+    (Check(_workers_start), ("dataloader_multiprocessing_context",)),
+    (Check(_without_loaders), ("accelerator_config",)),
+    (ReadIf(lr_scheduler_type=_WARMS_UP), ("warmup_steps",)),
+    (ReadIf(optim=_PROJECTS), ("optim_target_modules",)),
     (Reads(_config_file), _FILES),
 )
 

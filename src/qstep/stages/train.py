@@ -89,6 +89,8 @@ def train_on(
     output = Path(str(config.output_dir))
     if config.hub_token is not None:  # huggingface_hub reads it there, and no output contains it
         os.environ["HF_TOKEN"], config.hub_token = config.hub_token, None
+    if config.hub_model_id is not None and not config.push_to_hub:
+        raise ValueError("--hub_model_id has no effect without --push_to_hub true: give that too, or remove it")
     check_processes(config)
     check_evaluation(config, evaluated)
     learned = replace(learned, columns=inputs.columns)
