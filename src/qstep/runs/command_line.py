@@ -66,7 +66,9 @@ def refuse_repeated_keys(file: str) -> None:
 
 def _keys(node: yaml.Node | None, prefix: str = "") -> Iterator[str]:
     """The keys of a mapping and of those in it, as `outer.inner`."""
-    if node is not None and node.id == "mapping":
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             name = f"{prefix}{key.value}"
             yield name
