@@ -13,6 +13,7 @@ import pytest
 import qstep
 from chats import CALL, PROMPT, TURNS, chat_tokenizer
 from qstep.data import RowError, check_row, encode_response, read_problems, write_jsonl
+from qstep.data.messages import identity
 
 
 def checked(**row: Any) -> dict[str, Any]:
@@ -216,3 +217,15 @@ def test_the_json_of_messages_is_messages(tmp_path: Path) -> None:
 def test_messages_as_python_prints_them_are_refused() -> None:
     with pytest.raises(RowError, match=r"field 'prompt': looks like messages, but is not JSON: .*json\.dumps"):
         checked(prompt=str(PROMPT))
+
+
+def test_ids_of_tool_calls_do_not_distinguish_messages() -> None:
+    def messages(name: str, sum_of: int) -> list[dict[str, Any]]:
+        call = {"id": name, "type": "function", "function": {"name": "add", "arguments": {"a": sum_of}}}
+        return [
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "2", "tool_call_id": name},
+        ]
+
+    assert list(map(identity, messages("call_1", 1))) == list(map(identity, messages("call_2", 1)))
+    assert identity(messages("call_1", 1)[0]) != identity(messages("call_1", 2)[0])

@@ -20,9 +20,10 @@ from itertools import pairwise
 
 from qstep.annotate.labels import with_labels
 from qstep.data import group_key, has_turns, steps_of
+from qstep.data.messages import identity
 from qstep.data.parts import ends_with_step, has_ended
 from qstep.tasks import BUILT_IN, Tasks
-from qstep.types import Message, Row
+from qstep.types import Row
 
 
 @dataclass(slots=True)
@@ -97,21 +98,10 @@ def _prefixes(row: Row, steps: Sequence[str]) -> Iterator[int]:
 
 
 def _compared(row: Row, steps: Sequence[str]) -> Sequence[str]:
-    """What makes two steps the same: their text, and in a response of several turns also the messages before it.
-
-    Servers give each tool call an id of its own. It is not compared.
-    """
+    """What makes two steps the same: their text, and in a response of several turns also the messages before it."""
     completion = row.get("completion")
     if not has_turns(completion):
         return steps
     places = [place for place, message in enumerate(completion) if message["role"] == "assistant"]
-    turns = [repr(_without_ids(message)) for message in completion]
-    return ["".join(turns[start:end]) for start, end in pairwise([0, *(place + 1 for place in places)])]
-
-
-def _without_ids(message: Message) -> Message:
-    calls = [
-        {name: call[name] for name in call if name not in ("id", "index")} for call in message.get("tool_calls", ())
-    ]
-    kept = {name: value for name, value in message.items() if name not in ("tool_call_id", "tool_calls")}
-    return {**kept, "tool_calls": calls} if calls else kept
+    turns = list(map(identity, completion))
+    return [repr(turns[start:end]) for start, end in pairwise([0, *(place + 1 for place in places)])]

@@ -75,10 +75,12 @@ def prefixes_of(engine: Engine, row: Row, separator: str, max_new_tokens: int) -
     if known and ends_with_step(row, separator):
         ends = ends[:-1]
     problem_id, prompt = problem = group_key(row)
+    prompt_ids = encode_prompt(engine.tokenizer, row["prompt"])
+    continued = {**opened_thinking(engine.tokenizer, row["prompt"], prompt_ids), **row}
 
     def prefix(ids: list[int]) -> Prefix:
         digest = hashlib.blake2b(repr((prompt, ids)).encode(), digest_size=12).hexdigest()
-        return Prefix(row, problem, ids, f"{problem_id}@{digest}")
+        return Prefix(continued, problem, ids, f"{problem_id}@{digest}")
 
     return steps, [prefix(ids[: end + 1]) for end in ends]
 
@@ -128,15 +130,14 @@ class RolloutPool:
         def requests() -> Iterator[Request]:
             for key, n in granted.items():
                 prefix, first = self._prefixes[key], self.counts[key].drawn
+                prompt_ids = [*encode_prompt(self._engine.tokenizer, prefix.row["prompt"]), *prefix.ids]
                 room = self._sampling.max_new_tokens - len(prefix.ids)
-                yield Request(key, [*prompts[key], *prefix.ids], range(first, first + n), max_new_tokens=room)
+                yield Request(key, prompt_ids, range(first, first + n), max_new_tokens=room)
 
-        prompts = {key: encode_prompt(self._engine.tokenizer, self._prefixes[key].row["prompt"]) for key in granted}
         rollouts: list[Row] = []
         tokens: dict[str, int | None] = {}
         for request, responses in self._engine.sample(requests(), self._sampling):
             prefix = self._prefixes[request.key]
-            opened = opened_thinking(self._engine.tokenizer, prefix.row["prompt"], prompts[request.key])
             lengths: list[int] = []
             for response in responses:
                 if response.token_ids is None:
@@ -146,7 +147,7 @@ class RolloutPool:
                     text = self._engine.decode(ids[:-1] if response.finish_reason == "stop" else ids)
                     lengths.append(len(response.token_ids))
                 ended = {"id": request.key, "completion": text, "finish_reason": response.finish_reason}
-                rollouts.append({**opened, **_of_problem(prefix.row), **ended})
+                rollouts.append({**_of_problem(prefix.row), **ended})
             tokens[request.key] = sum(lengths) if len(lengths) == len(responses) else None
         for key, n in granted.items():
             counts = self.counts[key]

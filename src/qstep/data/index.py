@@ -25,7 +25,7 @@ from qstep.data.scanning import checked_line, scan_file
 from qstep.data.splitters import splitter_version
 from qstep.types import PromptKind, Row
 
-_VERSION = 14
+_VERSION = 15
 
 
 @dataclass(frozen=True)

@@ -165,9 +165,17 @@ def all_text(messages: list[Message]) -> str:
 
 
 def identity(message: Message) -> tuple[str, ...]:
-    """What distinguishes a message from others."""
-    extras = (f"{name}={json.dumps(message[name], sort_keys=True)}" for name in _EXTRAS if name in message)
+    """What distinguishes a message from others. Servers give each tool call an id of its own, which does not count."""
+    extras = (
+        f"{name}={json.dumps(_without_ids(name, message[name]), sort_keys=True)}" for name in _EXTRAS if name in message
+    )
     return (message["role"], message["content"], *extras)
+
+
+def _without_ids(name: str, value: Any) -> Any:
+    if name == "tool_calls":
+        return [{key: part for key, part in call.items() if key not in ("id", "index")} for call in value]
+    return None if name == "tool_call_id" else value
 
 
 def refuse_turns(row: Row, what: str) -> None:

@@ -44,8 +44,8 @@ def importance_weights(
     With "trajectory" the product runs over the response, and weights are [B]. With "prefix" it runs over the tokens up
     to and including each one, and weights are [B, T], 0 outside the mask. With "token" each weight is the ratio of its
     own token, [B, T]: it varies less, but ignores how likely the policy is to reach the state. With "none" all weights
-    are 1. `clip = math.inf` leaves weights unclipped. Raises ValueError for another mode,
-    if clip is not positive, or if shapes differ.
+    are 1. `clip = math.inf` leaves weights unclipped. Raises ValueError for another mode, if clip is not positive, or
+    if shapes differ.
 
     Example:
         >>> logps, behavior_logps = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.0, -1.0]])

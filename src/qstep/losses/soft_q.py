@@ -117,8 +117,8 @@ def dqo_q_loss(
 ) -> Float[Tensor, " B"]:
     """`sum_h w (beta log(pi / pi_ref)(a_h | s_h) + V(s_h) - (r_h + G_{h+1}))^2` (arXiv 2410.09302).
 
-    Only `log_ratios` has a gradient. `next_returns[:, h]` is G_{h+1}, and 0 at the last token. Raises
-    ValueError if shapes do not fit.
+    Only `log_ratios` has a gradient. `next_returns[:, h]` is G_{h+1}, and 0 at the last token. Raises ValueError if
+    shapes do not fit.
     """
     of_tokens = {"values": values, "rewards": rewards, "next_returns": next_returns, "mask": mask}
     check_shapes(log_ratios.shape, "that of log_ratios", **of_tokens)
