@@ -363,6 +363,8 @@ def test_labels_by_another_method_say_nothing_of_rollouts(tmp_path: Path) -> Non
             {"rollout_budget": 5},
             "--rollout_budget is 5, but it has no effect without --method monte_carlo, ",
         ),
+        ("outcome", {"deadline_s": 9.0}, "--deadline_s is 9.0, but it has no effect without --method monte_carlo"),
+        ("exact", {"grader": "mine:reward"}, "--grader is 'mine:reward', but it has no effect without --method"),
         ("exact", {"threshold": 0.5}, "--threshold is 0.5, but it has no effect without --method binary"),
         ("monte_carlo", {"model_name_or_path": "m", "threshold": 0.5}, "without --method binary_search or adaptive"),
         ("monte_carlo", {"model_name_or_path": "m", "level": 0.9}, "without --method binary_search or adaptive"),

@@ -85,6 +85,8 @@ def test_a_closed_pipe_ends_the_output_in_silence() -> None:
         ("audit --train_file a --tset_files.x b", "no option --tset_files.x (did you mean --test_files?)"),
         ("grade --inptu a --ouput b", "--inptu (did you mean --input?), --ouput (did you mean --output?)"),
         ("grade", "missing: --input, --output"),
+        ("grade --dry_run=true", "--dry_run takes no value: give --dry_run alone"),
+        ("--quiet=1 grade", "--quiet takes no value"),
         ("grade --log_level loud", "--log_level is 'loud'; it must be one of debug, info"),
     ],
 )

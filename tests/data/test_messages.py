@@ -14,6 +14,7 @@ import qstep
 from chats import CALL, PROMPT, TURNS, chat_tokenizer
 from qstep.data import RowError, check_row, encode_response, read_problems, write_jsonl
 from qstep.data.messages import identity
+from qstep.data.tables import plain_rows
 
 
 def checked(**row: Any) -> dict[str, Any]:
@@ -143,6 +144,23 @@ def test_a_data_set_may_mix_one_turn_and_several() -> None:
     assert graded["verdict"] == ["right", "right"]
     rows = [checked(**row)["completion"] for row in graded]
     assert rows == [TURNS, "The answer is 4."]
+
+
+@pytest.mark.parametrize("kind", ["to_parquet", "save_to_disk", "memory"])
+def test_a_call_in_a_table_has_its_own_arguments(kind: str, tmp_path: Path) -> None:
+    """A table gives each call the arguments of all tools, as nulls."""
+    found = [{"a": 2, "to": {"x": 1}}, {"b": [{"c": 1}, {"d": 2}]}, {}]
+    turns = [{**TURNS[0], "tool_calls": [{"function": {"name": "f", "arguments": a}} for a in found]}, *TURNS[1:]]
+    table = datasets.Dataset.from_list([{"prompt": PROMPT, "answer": "4", "completion": turns}])
+    added = table[0]["completion"][0]["tool_calls"][0]["function"]["arguments"]
+    assert added == {"a": 2, "to": {"x": 1}, "b": None}
+    if kind == "memory":
+        [row] = plain_rows(table)
+    else:
+        path = tmp_path / ("rows.parquet" if kind == "to_parquet" else "rows")
+        getattr(table, kind)(path)
+        [row] = qstep.read_rows(path)
+    assert checked(**row)["completion"] == turns
 
 
 def test_a_data_set_keeps_the_arguments_of_different_tools() -> None:

@@ -99,6 +99,16 @@ def test_training_on_rows_is_the_command(
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
 
 
+def test_other_rows_are_evaluated_by_another_trainer(base: Path, rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    run = PQMTrainer(str(base), RankingConfig(output_dir=str(tmp_path), **OPTIONS), rows)
+    with pytest.raises(ValueError, match="give it the argument eval_dataset"):
+        run.evaluate()
+    with pytest.raises(TypeError, match=r"takes no rows\. Make a trainer with them"):
+        run.evaluate(rows)
+    with pytest.raises(NotImplementedError, match="`qstep score` and `qstep evaluate` read"):
+        run.predict(rows)
+
+
 @pytest.mark.parametrize("method", ["pqm", "rs", "dqo"])
 def test_a_model_in_memory_is_trained_as_its_folder(
     method: str, base: Path, rows: list[dict[str, Any]], tmp_path: Path

@@ -50,8 +50,11 @@ def split_general(arguments: Sequence[str]) -> tuple[General, list[str]]:
     The trainer of transformers has a `log_level` of its own, so `train` keeps it.
 
     Raises:
-        ValueError: the log level is not one.
+        ValueError: the log level is not one, or an option that takes no value has one.
     """
+    for flag in FLAGS:
+        if any(argument.startswith(f"--{flag}=") for argument in arguments):
+            raise ValueError(f"--{flag} takes no value: give --{flag} alone, or leave it out")
     given = {f"--{flag}" for flag in FLAGS}
     rest = [argument for argument in arguments if argument not in given]
     level: str | None = None

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from qstep.data.cached import cache_folders
+from qstep.data.call_arguments import with_own_arguments
 from qstep.data.columns import LISTS, NAMES, RULES, TYPED, takes_null, typed
 from qstep.data.hub import hub_lines, is_hub_id, missing
 from qstep.data.inputs import COMPRESSED, CONVERTED, ending
@@ -213,7 +214,7 @@ def _rows_of_parquet(path: Path) -> Iterator[Row]:
     try:
         with _opened(path) as file:
             for batch in parquet.ParquetFile(pyarrow.PythonFile(file, mode="r")).iter_batches(_ROWS_AT_ONCE):
-                yield from batch.to_pylist()
+                yield from with_own_arguments(batch.to_pylist(), batch.schema)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path} is not a Parquet file: {error}") from None
 
@@ -224,7 +225,7 @@ def _rows_of_arrow(path: Path) -> Iterator[Row]:
     try:
         with _opened(path) as file:
             for batch in _batches_of_arrow(pyarrow.PythonFile(file, mode="r")):
-                yield from batch.to_pylist()
+                yield from with_own_arguments(batch.to_pylist(), batch.schema)
     except pyarrow.ArrowInvalid:
         raise ValueError(f"{path} is not an Arrow file") from None
 
@@ -252,4 +253,4 @@ def _rows_of_folder(path: Path) -> Iterator[Row]:
         raise ValueError(f"{path} is a folder, but not one that Dataset.save_to_disk wrote") from None
     if not isinstance(found, datasets.Dataset):
         raise ValueError(f"{path} has the splits {', '.join(found)}: give the folder of one of them")
-    yield from found.with_format(None)
+    yield from with_own_arguments(found.with_format(None), found.data.schema)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from qstep.data.call_arguments import with_own_arguments
 from qstep.data.columns import takes_null
 from qstep.data.jsonl import dump_foreign_row
 from qstep.types import Row
@@ -41,6 +42,8 @@ def plain_rows(table: Any, argument: str = "rows") -> Iterator[Row]:
         )
     if _is_frame(table):
         table = table.to_dict("records")
+    if _is_dataset(table):
+        table = with_own_arguments(table, table.data.schema)
     if not isinstance(table, Iterable):
         raise TypeError(
             f"{argument} is of type {type(table).__name__}: give a list of dicts, a datasets.Dataset or a pandas "

@@ -80,7 +80,11 @@ class AnnotateConfig(GradingOptions, ColumnOptions, SamplingOptions, EngineOptio
             job repeats at most one such batch.
     """
 
-    MARKS: ClassVar[Mapping[str, tuple[ReadIf, ...]]] = {"seed": (ReadIf(method=_BY_ROLLOUTS, flip_share=GIVEN),)}
+    MARKS: ClassVar[Mapping[str, tuple[ReadIf, ...]]] = {
+        "seed": (ReadIf(method=_BY_ROLLOUTS, flip_share=GIVEN),),
+        "grader": (ReadIf(method=_BY_ROLLOUTS),),
+        "deadline_s": (ReadIf(method=_BY_ROLLOUTS),),
+    }
 
     input: RowsInput
     output: OutputFile

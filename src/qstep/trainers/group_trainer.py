@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from itertools import chain
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -237,9 +237,21 @@ class GroupTrainer(CheckpointedTrainer):
         # null: JSON has no NaN
         super().log({name: None if _is_not_finite(value) else value for name, value in logs.items()}, start_time)  # type: ignore[misc]
 
-    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluates on the `eval_dataset` that the trainer got.
+
+        Raises:
+            TypeError: other rows are given here.
+            ValueError: the trainer got none, or `metric_for_best_model` is not measured.
+        """
+        if eval_dataset is not None and eval_dataset is not self.eval_dataset:
+            raise TypeError("evaluate() takes no rows. Make a trainer with them: give it the argument eval_dataset")
+        if self.eval_dataset is None:
+            raise ValueError("evaluate() needs rows. Make a trainer with them: give it the argument eval_dataset")
         with torch.random.fork_rng():  # so that evaluations do not change the weights
-            metrics = super().evaluate(*args, **options)
+            metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
         name = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
         if self.is_in_train and self.args.metric_for_best_model is not None and name not in metrics:
             raise ValueError(
@@ -247,6 +259,11 @@ class GroupTrainer(CheckpointedTrainer):
                 f"one of {', '.join(metrics)}"
             )
         return metrics
+
+    def predict(self, *args: Any, **options: Any) -> NoReturn:
+        raise NotImplementedError(
+            "a trainer has no predict. After save_model(), `qstep score` and `qstep evaluate` read args.output_dir"
+        )
 
     def evaluation_loop(
         self,
