@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,18 @@ def test_a_function_grades() -> None:
     graded = qstep.grade(QUESTIONS, grader=length)
     assert [row["reward"] for row in graded] == [len(row["response"]) / 10 for row in QUESTIONS]
     assert {row["grader"].rpartition(".")[2] for row in graded} == {"length"}
+
+
+def test_an_object_without_a_hash_grades() -> None:
+    @dataclass
+    class Always:
+        reward: float
+
+        def __call__(self, completions: list[str], **columns: Any) -> list[float]:
+            return [self.reward] * len(completions)
+
+    for reward in (0.0, 1.0):
+        assert [row["reward"] for row in qstep.grade(QUESTIONS, grader=Always(reward))] == [reward] * len(QUESTIONS)
 
 
 def test_a_loaded_scorer_is_taken(scorer: Path) -> None:

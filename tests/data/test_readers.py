@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hub_sets import put_on_hub
 from qstep.data import RowError, encode_prompt, read_responses, read_rows, write_jsonl
 from qstep.stages.grade import GradeConfig, grade
 from qstep.tasks import grade_rows, load_problems, miniature
@@ -128,16 +129,8 @@ def test_json_and_parquet_files(tmp_path: Path) -> None:
             load_problems(str(tmp_path / name))
 
 
-def test_hub_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    asked = []
-
-    def load_dataset(*names: Any, split: str, revision: str | None) -> Any:
-        asked.append((*names, split, *([revision] if revision else [])))
-        return datasets.Dataset.from_list([GSM8K])
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+def test_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = put_on_hub(monkeypatch, tmp_path, lambda hub_id: [GSM8K])
     assert load_problems("openai/gsm8k", split="test")[0].id == "openai/gsm8k/test/0"
     load_problems("owner/data:hard")
     load_problems("owner/data")
@@ -146,12 +139,14 @@ def test_hub_ids(monkeypatch: pytest.MonkeyPatch) -> None:
         ValueError, match="owner/data@v1:hard/dev has a split: give owner/data@v1:hard, and --split dev"
     ):
         load_problems("owner/data@v1:hard/dev")
-    assert asked == [
-        ("openai/gsm8k", "main", "test"),
-        ("owner/data", "hard", "train"),
-        ("owner/data", None, "train"),
-        ("owner/train", "hard", "test", "v1.0"),
+    assert [*map(str, asked)] == [
+        "openai/gsm8k:main/test",
+        "owner/data:hard/train",
+        "owner/data/train",
+        "owner/train@v1.0:hard/test",
     ]
+    with pytest.raises(FileNotFoundError, match="not the id of a data set of the Hub, which is owner/name"):
+        load_problems("gsm8k")
 
 
 def test_the_miniature() -> None:

@@ -42,8 +42,13 @@ def recipe(folder: Path, variants: Any = None, **study: Any) -> Recipe:
     return read_recipe(folder / "claim.yaml")
 
 
-def evaluated(folder: Path, stage: str, sampled: Counts, first: int = 0, golds: str | None = None) -> Work:
-    """An evaluation in which each problem has these counts of right, wrong and ungradable. Greedy is all right."""
+def evaluated(
+    folder: Path, stage: str, sampled: Counts, first: int = 0, golds: str | None = None, turned: bool = False
+) -> Work:
+    """An evaluation in which each problem has these counts of right, wrong and ungradable. Greedy is all right.
+
+    If `turned`, the sampled responses were written in the opposite order.
+    """
     problems = {str(first + i): counts for i, counts in enumerate(sampled)}
     (folder / stage).mkdir(parents=True)
     write_result(
@@ -51,7 +56,10 @@ def evaluated(folder: Path, stage: str, sampled: Counts, first: int = 0, golds: 
         PolicyEvaluation(
             name=stage,
             golds=golds,
-            problems={"greedy": {problem: [1, 0, 0] for problem in problems}, "sampled": problems},
+            problems={
+                "greedy": {problem: [1, 0, 0] for problem in problems},
+                "sampled": dict(reversed(problems.items())) if turned else problems,
+            },
             provenance=provenance({}),
         ),
     )
@@ -135,9 +143,15 @@ def test_problems_of_the_same_ids_with_other_gold_answers_are_not_compared(tmp_p
 def test_seeds_of_policies_with_the_same_problems_are_not_independent(tmp_path: Path) -> None:
     """Two equal seeds have the interval of one."""
     base, dqo = [HALF] * 6, [ALL, HALF, THREE, ALL, HALF, [1, 3, 0]]
-    works = {"eval_base": evaluated(tmp_path, "eval_base", base, golds="gsm")}
-    works["eval_dqo"] = evaluated(tmp_path, "eval_dqo", dqo, golds="gsm")
-    one, two = (answer(recipe(tmp_path), [Run(None, seed, tmp_path, works) for seed in range(n)]) for n in (1, 2))
+    runs = []
+    for seed in range(2):
+        where, turned = tmp_path / str(seed), seed == 1  # an engine may finish in any order
+        works = {"eval_base": evaluated(where, "eval_base", base, golds="gsm", turned=turned)}
+        works["eval_dqo"] = evaluated(where, "eval_dqo", dqo, golds="gsm", turned=turned)
+        runs.append(Run(None, seed, where, works))
+    comparisons = {name: {"a": "dqo", "b": "base", "measure": name} for name in ("greedy", "sampled")}
+    study = recipe(tmp_path, comparisons=comparisons)
+    one, two = (answer(study, runs[:n]) for n in (1, 2))
     intervals = [found.comparisons["sampled"].over_problems.estimate for found in (one, two)]
     assert (intervals[0].low, intervals[0].high) == pytest.approx((intervals[1].low, intervals[1].high))
 

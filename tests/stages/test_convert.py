@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from hub_sets import put_on_hub
 from pages import commands
 from published_rows import FORMATS, PHASE_2, SHEPHERD, TRL, shepherd
 from qstep.cli import main
 from qstep.data import RowError, canonical_json, read_rows, write_jsonl
+from qstep.data.hub import HubId
 from qstep.objectives.ranking import RankingConfig
 from qstep.runs.sidecar import SettingsChanged
 from qstep.stages import convert as stage
@@ -177,22 +179,22 @@ def test_sets_without_a_row_to_use_are_refused(tmp_path: Path) -> None:
     assert not output.exists()
 
 
+def test_an_unfinished_file_is_refused_in_a_list_too(tmp_path: Path) -> None:
+    part, other = write(tmp_path / "part.jsonl", TRL), write(tmp_path / "other.jsonl", TRL)
+    (tmp_path / "part.meta.json").write_text(json.dumps(dict(stage="s", settings={}, fingerprint="", complete=False)))
+    for name in (str(part), f"{other},{part}", f"{tmp_path}/*.jsonl"):
+        with pytest.raises(ValueError, match=r"part\.jsonl is unfinished: first run the command"):
+            convert(ConvertConfig(name, tmp_path / "out" / "rows.jsonl"))
+
+
 def test_a_hub_id_with_split_and_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    asked = []
-
-    def load_dataset(*names: Any, split: str, revision: str | None) -> Any:
-        asked.append((*names, split))
-        return datasets.Dataset.from_list([TRL, TRL])
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    asked = put_on_hub(monkeypatch, tmp_path, {"owner/set": [TRL, TRL]})
     config = ConvertConfig("owner/set", tmp_path / "rows.jsonl", split="test", config_name="hard")
     assert [row["id"] for row in read_rows(convert(config))] == ["owner/set/hard/test/0", "owner/set/hard/test/1"]
-    assert {*asked} == {("owner/set", "hard", "test")}
-    assert meta(config.output)["settings"]["source"] == ["owner/set", "hard", "test"]
+    settings = meta(config.output)["settings"]
+    assert settings["source"] == ["owner/set", "hard", "test"] and settings["input"] == "owner/set@c0ffee:hard/test"
     convert(ConvertConfig("owner/set", tmp_path / "train.jsonl"))
-    assert asked[-1] == ("owner/set", None, "train")
+    assert asked == [HubId("owner/set", None, "hard", "test"), HubId("owner/set", None, None, "train")]
 
 
 def test_converted_rows_are_trained_on_and_scored(tmp_path: Path, base: Path, rows_file: Path) -> None:
@@ -238,15 +240,9 @@ def test_converted_rows_are_trained_on_and_scored(tmp_path: Path, base: Path, ro
 
 def test_the_pages_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every `qstep convert` of the page, on a row of its format, with a Hub that has the sets it names."""
-    import datasets
-
     sets = {"peiyi9979/Math-Shepherd": "math_shepherd", "Qwen/ProcessBench": "processbench"}
     sets |= {"hitsmy/PRMBench_Preview": "prmbench", "trl-lib/math_shepherd": "trl_stepwise"}
-
-    def load_dataset(name: str, config: str | None, *, split: str, revision: str | None) -> Any:
-        return datasets.Dataset.from_list([FORMATS[sets[name]]])
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    put_on_hub(monkeypatch, tmp_path / "cache", {name: [FORMATS[format]] for name, format in sets.items()})
     monkeypatch.chdir(tmp_path)
     for file, format in {
         "phase2_train": "prm800k",

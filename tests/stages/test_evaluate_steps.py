@@ -95,6 +95,8 @@ def test_files_are_laid_out_as_the_harness_does(scorer: Path, tmp_path: Path) ->
         ),
     }
     assert {"versions", "config", "n-shot", "higher_is_better", "date"} <= set(read)
+    metrics = {name.partition(",")[0] for name in read["results"]["a"] if "stderr" not in name} - {"alias"}
+    assert read["higher_is_better"]["a"] == {metric: metric != "ece" for metric in metrics}
     (samples,) = (list(read_rows(path)) for path in out.glob("samples_a_*.jsonl"))
     assert len(samples) == 8 and samples[1]["target"] == 1 and samples[1]["doc"]["generator"] == "g"
     right = [sample["acc"] for sample in samples if sample["target"] == -1]

@@ -149,6 +149,17 @@ def test_a_device_that_is_not_there_is_named() -> None:
     assert choose_device("cpu").type == "cpu"
 
 
+def test_each_process_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before torchrun's process has chosen it. With one GPU that a process sees, it is that one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: torch.zeros(*size))
+    for rank, visible, chosen in (("3", 4, "cuda:3"), ("0", 4, "cuda"), ("3", 1, "cuda")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda visible=visible: visible)
+        assert str(choose_device("auto")) == chosen
+    assert str(choose_device("cuda:1")) == "cuda:1"
+
+
 def test_what_is_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no model: it needs \*\.safetensors and config\.json"):
         model_fingerprint(str(tmp_path))

@@ -18,12 +18,11 @@ from rich.console import Console
 from forked import CONTEXT
 from killed_training import run, same_weights, start, write_inputs
 from qstep.data import read_rows, write_jsonl
+from qstep.runs import progress
 from qstep.runs.seals import MARKER
 from qstep.runs.sidecar import SettingsChanged
 from qstep.runs.stage_file import StageBusy, StageFile
-from qstep.stages import train as stage
 from qstep.stages.train import TrainInputs
-from qstep.trainers import resuming
 from qstep.trainers.checkpoints import Checkpoint, checkpoints, newest_usable, rotate, seal, why_unusable
 
 
@@ -59,9 +58,9 @@ def half(whole: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is printed, in a file as wide as a log's."""
     text = io.StringIO()
-    for module in (stage, resuming):
-        monkeypatch.setattr(module, "console", Console(file=text, width=10_000))
+    monkeypatch.setattr(progress, "console", Console(file=text))
     return text
 
 
@@ -96,6 +95,17 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     assert f"resumes from {half / 'checkpoint-2'}" in said.getvalue()
     assert same_weights(half, whole)
     assert all(why_unusable(found.path, marker_settings(found.path)) is None for found in checkpoints(half))
+
+
+def test_zero_is_the_same_setting_as_a_number_and_as_a_whole_number(half: Path) -> None:
+    """Python has weight_decay=0.0 where the command line reads 0."""
+    folder = half / "checkpoint-4"
+    found = marker_settings(folder)
+    assert isinstance(found["learning_rate"], float) and found["weight_decay"] == 0
+    assert why_unusable(folder, {**found, "weight_decay": int(found["weight_decay"])}) is None
+    assert why_unusable(folder, {**found, "weight_decay": 0.5}) == (
+        "it was made with other settings (weight_decay: 0.0 -> 0.5)"
+    )
 
 
 def marker_settings(folder: Path) -> dict[str, Any]:

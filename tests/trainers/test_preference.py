@@ -78,6 +78,7 @@ def test_problems_without_a_pair_are_said_once(
         f"{file}: 2 of 4 problems have no pair, because all their responses have the same reward"
     ]
     assert len(run.train_dataset) == 2 and len(run.train_dataset.rows) == rows
+    assert run.train_dataset.count_tokens is not None  # max_tokens_per_batch counts tokens, not bytes
     unused = {"not in a chosen pair": 7 - rows} if rows < 7 else {}
     assert run.train_dataset.left_out == {"without two rewards": 3, **unused}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,10 @@ class HubId:
     revision: str | None = None
     config: str | None = None
     split: str = "train"
+
+    def __str__(self) -> str:
+        revision, config = self.revision and f"@{self.revision}", self.config and f":{self.config}"
+        return f"{self.name}{revision or ''}{config or ''}/{self.split}"
 
     @classmethod
     def of(cls, text: str) -> HubId | None:
@@ -76,8 +80,7 @@ def hub_lines(path: Path) -> Path:
 def hub_fingerprint(path: Path) -> str:
     """The data set with the commit that is read, its configuration and split. Only the commit is looked up."""
     asked = _asked(path)
-    config = f":{asked.config}" if asked.config else ""
-    return f"{asked.name}@{_commit(asked)}{config}/{asked.split}"
+    return str(replace(asked, revision=_commit(asked)))
 
 
 def _asked(path: Path) -> HubId:

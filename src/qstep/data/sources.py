@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qstep.data.hub import HubId, is_hub_id, missing
 from qstep.data.inputs import FILES, Lines, inputs_of, is_several
-from qstep.data.jsonl import count_rows, numbered_rows, rows_fingerprint
+from qstep.data.jsonl import count_rows, file_fingerprint, numbered_rows, rows_fingerprint
 from qstep.types import Row
 
 
@@ -20,23 +19,22 @@ from qstep.types import Row
 class Source:
     """A data set as its owners published it.
 
-    path: the file, a list or pattern of files, or the Hub id (with its configuration after a colon, where one was
-    given). name: what the ids of its rows begin with; for several files the path, since each has its own name. split,
-    config and revision: of the Hub; None for files, which have none of them.
+    path: the file, a list or pattern of files, the complete Hub id, or a folder with splits. name: what the ids of its
+    rows begin with; for several files the path, since each has its own name. split and config: of the Hub or of a
+    folder with splits; None for files, which have neither.
     """
 
     path: Path
     name: str
     split: str | None = None
     config: str | None = None
-    revision: str | None = None
 
     @classmethod
     def of(cls, dataset_name: str, *, split: str = "train", config: str | None = None) -> Source:
         """A file of rows (see `qstep.data.row_files`), several, or a Hub id such as `owner/name@revision:config`.
 
         Raises:
-            FileNotFoundError: the name is a path to nothing, and not a Hub id.
+            FileNotFoundError: the name is neither a path nor a Hub id.
             ValueError: a Hub id has a split, which is an option of its own.
         """
         path = Path(dataset_name)
@@ -44,28 +42,29 @@ class Source:
             return cls(path, dataset_name)
         if path.suffix in FILES or path.is_file() or (path / "dataset_info.json").is_file():
             return cls(path, _stem(path))
-        if "/" in dataset_name and not path.exists() and not is_hub_id(path):
+        if path.is_dir():
+            return cls(path, dataset_name, split, config)
+        asked = HubId.of(dataset_name) if is_hub_id(path) else None
+        if asked is None:
             raise missing(path)
-        if (asked := HubId.of(dataset_name)) is None:
-            name, _, named = dataset_name.partition(":")
-            return cls(path, name, split, config or named or None)
         if dataset_name.removeprefix(asked.name).endswith(f"/{asked.split}"):
             without = dataset_name.removesuffix(f"/{asked.split}")
             raise ValueError(f"{dataset_name} has a split: give {without}, and --split {asked.split}")
-        return cls(path, asked.name, split, config or asked.config, asked.revision)
+        asked = replace(asked, config=config or asked.config, split=split)
+        return cls(Path(str(asked)), asked.name, split, asked.config)
 
     @property
     def is_file(self) -> bool:
         return self.split is None
 
     def rows(self) -> Iterator[tuple[int, Row]]:
-        """Yields each row with its line in a file of JSON lines, or its number counted from 1.
+        """Yields each row with its line, or its number counted from 1.
 
         Raises:
             RowError: a line is no JSON object.
             ValueError: the file is not what its name says.
         """
-        return numbered_rows(self.path) if self.is_file else iter(enumerate(self._of_the_hub(), 1))
+        return enumerate(self._of_folder(), 1) if self._has_splits else numbered_rows(self.path)
 
     def named_rows(self) -> Iterator[tuple[str, int, int, Row]]:
         """Yields each row with the name of its file or Hub id, its index there from 0, and its number as in `rows`.
@@ -90,25 +89,24 @@ class Source:
 
     def count(self) -> int:
         """How many rows there are."""
-        return count_rows(self.path) if self.is_file else len(self._of_the_hub())
+        return len(self._of_folder()) if self._has_splits else count_rows(self.path)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the file, or of the Hub's rows."""
-        if self.is_file:
-            return rows_fingerprint(self.path)
-        digest = hashlib.sha256()
-        for row in self._of_the_hub():
-            digest.update(repr(row).encode())
-        return digest.hexdigest()
+        """That of the files, of the Hub's commit, or of the folder's files."""
+        return file_fingerprint(self.path) if self._has_splits else rows_fingerprint(self.path)
 
     @property
     def _is_several(self) -> bool:
         return self.is_file and is_several(self.path)
 
-    def _of_the_hub(self) -> Any:
+    @property
+    def _has_splits(self) -> bool:
+        return not self.is_file and self.path.is_dir()
+
+    def _of_folder(self) -> Any:
         import datasets
 
-        return datasets.load_dataset(self.name, self.config, split=self.split, revision=self.revision)
+        return datasets.load_dataset(str(self.path), self.config, split=self.split)
 
 
 def _stem(file: Path) -> str:

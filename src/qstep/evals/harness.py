@@ -49,7 +49,7 @@ def harness_results(
         "n-shot": dict.fromkeys(steps, 0),
         "versions": dict.fromkeys(steps, _VERSION),
         "higher_is_better": {
-            name: {metric: metric != "ece" for metric in ("f1", "acc_error", "acc_correct", "auroc", "ece")}
+            name: {metric: metric != "ece" for metric in ("f1", "acc_error", "acc_correct", *_AUROC, "ece")}
             for name in steps
         },
         "config": {"model": "qstep", "model_args": f"scorer={scorer}", "bootstrap_seed": seed},

@@ -122,7 +122,7 @@ def read_benchmarks(
         sources[name] = Source.of(str(path))
     some_published, found = False, {}
     for name, source in sources.items():
-        benchmark = found[name] = StepBenchmark(name, str(source.path) if source.is_file else f"{source.path}:{name}")
+        benchmark = found[name] = StepBenchmark(name, str(source.path) if source.is_file else f"{source.name}:{name}")
         format = recognise(source)
         if format == "trl_stepwise":
             for line, row in source.rows():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,11 +57,16 @@ def load_text_tokenizer(model_name_or_path: str, revision: str | None = None) ->
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """`auto` is the GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
+    """`auto` is the GPU if there is one, else the CPU. Raises ValueError for a device that is not there.
+
+    A process of torchrun or accelerate has the GPU of its LOCAL_RANK, also before they choose it.
+    """
     import torch
 
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        of_rank = f"cuda:{rank}" if rank and rank < torch.cuda.device_count() else "cuda"
+        device = of_rank if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen).cpu()  # meta holds nothing that could be brought back

@@ -53,4 +53,7 @@ def only_in_pairs(dataset: GroupDataset, pairs: Pairs, seed: int) -> tuple[Group
     alone = int(sizes[without].sum())
     reasons = {"without two rewards": alone, "not in a chosen pair": len(dataset.rows) - alone - len(kept)}
     left_out = dataset.left_out + Counter(reasons)
-    return GroupDataset(dataset.source, dataset.index, np.sort(kept), None, left_out), int(without.sum())
+    paired = GroupDataset(
+        dataset.source, dataset.index, np.sort(kept), None, left_out, count_tokens=dataset.count_tokens
+    )
+    return paired, int(without.sum())

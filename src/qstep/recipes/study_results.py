@@ -150,7 +150,7 @@ def _of_choices(report: BestOfN, before: str) -> SeedResults:
 
 def _of_policies(evaluations: Mapping[str, PolicyEvaluation], measures: Sequence[str]) -> SeedResults:
     outcomes: dict[str, dict[str, Outcomes]] = {}
-    first: dict[str, Sequence[str]] = {}
+    problems: list[str] = []
     of_golds = {evaluation.golds: policy for policy, evaluation in evaluations.items()}
     if len(known := [policy for golds, policy in of_golds.items() if golds is not None]) > 1:
         raise ValueError(f"{known[1]} and {known[0]} answered different problems: evaluate both on the same")
@@ -159,17 +159,17 @@ def _of_policies(evaluations: Mapping[str, PolicyEvaluation], measures: Sequence
         for measure in measures:
             k = k_of(measure)
             counts = evaluation.problems["sampled" if k else measure]
-            order = first.setdefault(measure, list(counts))
-            if counts.keys() != set(order):
+            problems = problems or sorted(counts)
+            if counts.keys() != {*problems}:
                 raise ValueError(
                     f"{policy} and {next(iter(evaluations))} answered different problems: evaluate both on the same"
                 )
-            verdicts = [VerdictCounts(*counts[problem]) for problem in order]
+            verdicts = [VerdictCounts(*counts[problem]) for problem in problems]
             outcomes[policy][measure] = Outcomes.of_any(verdicts, k) if k else Outcomes.of(verdicts)
     means = {
         policy: {name: accuracy(measured).mean for name, measured in by_measure.items()}
         for policy, by_measure in outcomes.items()
     }
-    names = None if None in of_golds else [f"{[*of_golds]} {problem}" for problem in next(iter(first.values()), [])]
+    names = None if None in of_golds else [f"{golds} {problem}" for golds in of_golds for problem in problems]
     provenance = next(iter(evaluations.values())).provenance
     return SeedResults(outcomes, means, provenance, dict.fromkeys(outcomes, names))

@@ -53,9 +53,10 @@ def why_unusable(folder: Path, settings: Mapping[str, Any]) -> str | None:
         return f"its {MARKER} has version {version}, but this qstep reads version {_VERSION}"
     if fingerprint(made_with) != marker.get("fingerprint"):
         return f"its {MARKER} is damaged"
-    if marker["fingerprint"] != fingerprint(settings):
-        names = sorted(name for name in {*made_with, *settings} if made_with.get(name) != settings.get(name))
-        changed = [_change(name, made_with.get(name), settings.get(name)) for name in names]
+    now = json.loads(canonical_json(dict(settings)))
+    if made_with != now:  # 0 is 0.0: the command line reads it where Python has 0.0
+        names = sorted(name for name in {*made_with, *now} if made_with.get(name) != now.get(name))
+        changed = [_change(name, made_with.get(name), now.get(name)) for name in names]
         return f"it was made with other settings ({', '.join(changed)})"
     for name, (size, digest) in expected.items():
         if (reason := why_changed(folder / name, size, digest)) is not None:

@@ -71,7 +71,7 @@ def convert(config: ConvertConfig) -> Path:
     check_found(config, f"{config.dataset_name} has the format {format}", format=format)
     settings = settings_of(
         config,
-        input=finished(source.path) if source.path.suffix == ".jsonl" else source.fingerprint(),
+        input=finished(source.path) if source.is_file else source.fingerprint(),
         source=[", ".join(source.names()), source.config, source.split],
         format=format,
     )

@@ -133,11 +133,11 @@ def train_on(
                 f"{prefix}left_out": left_out,
             }
             if left_out and run.log:
-                console.print(f"{dataset.source}: left out {reasons_text(left_out)}")
+                say(f"{dataset.source}: left out {reasons_text(left_out)}")
             if dataset.truncated:
                 summary[f"{prefix}truncated"] = dataset.truncated
                 if run.log:
-                    console.print(_of_truncated(dataset, config.truncated))
+                    say(_of_truncated(dataset, config.truncated))
         trainer.write_card = partial(write_card, output, run.settings, summary)
         trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.state.global_step > trainer.state.max_steps:
@@ -153,9 +153,9 @@ def train_on(
             seal(output, run.settings, model_files(output))
             if stopped_early(config, trainer.state):
                 summary["stopped_early_at"] = trainer.state.global_step
-                console.print(_of_stopping(trainer.state.global_step, config))
+                say(_of_stopping(trainer.state.global_step, config))
             if "best_step" in summary and (before := best_before_training(config, trainer.state)) is not None:
-                console.print(
+                say(
                     f"Warning: no evaluation was better than the one before training ({config.metric_for_best_model} "
                     f"{before:.4g}). The weights are those of step {summary['best_step']}, the best of the others"
                 )

@@ -80,7 +80,8 @@ class Tasks:
         """The task of that name; raises as `of` does."""
         if is_users(name) and name != self.task:
             raise ValueError(f"task {name!r} is code of your own. It is loaded only if you name it too: --task {name}")
-        return _find(name, self.grader)
+        task = _find(name)
+        return task if self.grader is None else Rewarded(task, *_reward_function(self.grader))
 
 
 BUILT_IN = Tasks()
@@ -191,15 +192,21 @@ def answer_classes_of(rows: Sequence[Row], tasks: Tasks = BUILT_IN) -> list[int 
     return classes
 
 
+def _reward_function(grader: str | RewardFunction) -> tuple[RewardFunction, str]:
+    """A grader's function and its version, which for a function in memory is its name."""
+    return _loaded(grader) if isinstance(grader, str) else (grader, getattr(grader, "__qualname__", repr(grader)))
+
+
 @cache
-def _find(name: str, grader: str | RewardFunction | None) -> Task:
-    if isinstance(grader, str):
-        function = load_code(grader, "grader")
-        if not callable(function):
-            raise ValueError(f"grader {grader!r} is not a function: {function!r}")
-        return Rewarded(_find(name, None), function, code_version(grader, "grader"))
-    if grader is not None:
-        return Rewarded(_find(name, None), grader, getattr(grader, "__qualname__", repr(grader)))
+def _loaded(grader: str) -> tuple[RewardFunction, str]:
+    function = load_code(grader, "grader")
+    if not callable(function):
+        raise ValueError(f"grader {grader!r} is not a function: {function!r}")
+    return function, code_version(grader, "grader")
+
+
+@cache
+def _find(name: str) -> Task:
     if name in _NAMED:
         return _NAMED[name]()
     if name.startswith(REASONING_GYM):

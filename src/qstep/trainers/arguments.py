@@ -14,7 +14,7 @@ from qstep.objectives.config import GroupConfig
 from qstep.objectives.dataset import GroupDataset
 from qstep.objectives.source import RowsFile
 from qstep.processes import here
-from qstep.runs.progress import console
+from qstep.runs.progress import say
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def check_arguments(args: GroupConfig, model: PretrainedModule) -> None:
     check_positions(args, model)
     loss = getattr(model.config.get_text_config(), "router_aux_loss_coef", 0)
     if loss and here()[0] == 0:
-        console.print(f"The auxiliary loss of the model's router (router_aux_loss_coef {loss}) is off in training")
+        say(f"The auxiliary loss of the model's router (router_aux_loss_coef {loss}) is off in training")
     if args.n_gpu > 1:
         # Trainer would replicate the model within this process (nn.DataParallel).
         _log.warning("%d GPUs are visible, but only one is used. Start with torchrun to use more", args.n_gpu)
@@ -82,4 +82,4 @@ def check_shared(train: GroupDataset, evaluated: GroupDataset, asked: Sequence[i
             "--early_stopping_patience). It would prefer weights that memorise. Drop these rows from one of the files; "
             "`qstep audit` counts them"
         )
-    console.print(f"Warning: {overlap}. The evaluation does not measure generalisation")
+    say(f"Warning: {overlap}. The evaluation does not measure generalisation")

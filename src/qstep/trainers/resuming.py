@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from qstep.data import file_fingerprint
 from qstep.objectives.arguments import LENGTH, LENGTH_FREE, length_free
-from qstep.runs.progress import console
+from qstep.runs.progress import say
 from qstep.runs.seals import MARKER
 from qstep.runs.sidecar import SettingsChanged
 from qstep.runs.stage_file import StageFile
@@ -60,7 +60,7 @@ def open_run(stage: str, settings: dict[str, Any], config: TrainingArguments) ->
     with _open_log(output, stage, settings | length, may_grow=free) as log:
         if log.complete:
             _refuse_changed_model(output, settings)
-            console.print(f"{output} is already finished")
+            say(f"{output} is already finished")
             yield Run(settings, log, complete=True)
         else:
             yield Run(settings, log, checkpoint=_checkpoint(output, settings, start))
@@ -96,12 +96,12 @@ def _checkpoint(output: Path, settings: dict[str, Any], start: Checkpoint | None
     """The newest usable checkpoint of the folder, or the named one if that is of a later step."""
     newest, skipped = newest_usable(output, settings)
     for folder, why in skipped.items():
-        console.print(f"{folder} is skipped: {why}")
+        say(f"{folder} is skipped: {why}")
     if start is None or (newest is not None and newest.step >= start.step):
         start = newest
     if start is None:
         return None
-    console.print(f"{output} resumes from {start.path}")
+    say(f"{output} resumes from {start.path}")
     return str(start.path)
 
 
@@ -115,7 +115,7 @@ def _checked_start(checkpoint: Checkpoint, settings: dict[str, Any]) -> dict[str
         raise ValueError(f"resume_from_checkpoint {checkpoint.path}: {reason}")
     if (damage := why_not_resumable(checkpoint.path, made_with)) is not None:
         raise ValueError(f"resume_from_checkpoint {checkpoint.path}: {damage}")
-    console.print(
+    say(
         f"Warning: {checkpoint.path} is from a run of another length. After step {checkpoint.step} the learning "
         "rate follows this run's schedule, so the weights will differ from both complete runs"
     )
