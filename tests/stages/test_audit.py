@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from pages import commands
@@ -114,10 +115,21 @@ def test_gold_answers_of_a_task_of_your_own_are_compared_by_it(tmp_path: Path) -
 def test_a_conversation_has_a_hint(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
     write_jsonl(tmp_path / "rows.jsonl", [{"messages": messages}])
-    with pytest.raises(
-        ValueError, match=r"'prompt': is missing; give the conversation in `messages` as .*`qstep grade"
-    ):
+    with pytest.raises(ValueError, match=r"'prompt': is missing; give --columns\.messages messages, if the last"):
         audit(AuditConfig(train_file=tmp_path / "rows.jsonl"))
+    audit(AuditConfig(train_file=tmp_path / "rows.jsonl", columns={"messages": "messages"}))
+
+
+def test_lists_of_responses_and_rewards_have_a_hint(tmp_path: Path) -> None:
+    """The hint is followed."""
+    file = tmp_path / "rows.jsonl"
+    table = pandas.DataFrame([{"prompt": "2+2?", "responses": ["4", "5"], "rewards": [1.0, 0.0]}])
+    write_jsonl(file, table.to_dict("records"))
+    with pytest.raises(ValueError, match=r'as `explode\(\["responses", "rewards"\]\)` of pandas does, and call its'):
+        audit(AuditConfig(train_file=file))
+    each = table.explode(["responses", "rewards"]).rename(columns={"responses": "response", "rewards": "reward"})
+    write_jsonl(file, each.to_dict("records"))
+    assert audit(AuditConfig(train_file=file)).rows == 2
 
 
 def test_prompts_whose_last_token_would_merge_with_the_response(tmp_path: Path) -> None:

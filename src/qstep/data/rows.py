@@ -211,9 +211,11 @@ def _advice(row: Row, column: str) -> str:
     if column in _WRITTEN_BY:
         return f"{how_to_add(column)}; "
     if "messages" in row:
+        return "give --columns.messages messages, if the last message is the response; "
+    if "responses" in row and isinstance(row.get("rewards"), list):
         return (
-            "give the conversation in `messages` as `prompt` and `completion` (its last message), or run `qstep grade "
-            "--columns.messages messages` if the rows have answers; "
+            'give each response a row of its own, as `explode(["responses", "rewards"])` of pandas does, and call its '
+            "columns `response` and `reward`; "
         )
     if "responses" in row:
         return "run `qstep grade`, which reads lists of responses; "
