@@ -155,11 +155,12 @@ def test_kinds_are_recognised_or_asked_for(folders: dict[str, Path], tmp_path: P
     assert recognise(str(other)) == "skywork", "by its v_head"
 
 
-def test_a_policys_adapter_is_compared_with_its_base(tmp_path: Path) -> None:
+def test_a_policys_adapter_is_compared_with_its_base_or_the_reference_that_is_named(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Q is beta times the log-ratio plus V, with a beta of 0.3: `owners.py` computes the references."""
     folder = policy(tmp_path / "policy", lora=True)
     [q_adapter] = [load_scorer(str(folder)).score(QUESTION, SOLUTIONS[0])]
-    with pytest.raises(ValueError, match="is an adapter, whose reference is its base"):
-        load_scorer(str(folder), reference="somewhere")
     model = PolicyWithValue.load(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompt, response = tokenizer.encode(QUESTION), tokenizer.encode("\n".join(SOLUTIONS[0]))
@@ -170,6 +171,12 @@ def test_a_policys_adapter_is_compared_with_its_base(tmp_path: Path) -> None:
     ratios = logps[0] - response_logps(tmp_path / "policy_reference", prompt, response).float()
     wanted = (0.3 * ratios + values[0])[last_tokens(tokenizer, SOLUTIONS[0], "\n")]
     assert q_adapter == pytest.approx(wanted.tolist(), abs=1e-5) and ratios.abs().max() > 0.01
+    other = folders["generative"]
+    named = load_scorer(str(folder), reference=str(other)).score(QUESTION, SOLUTIONS[0])
+    ratios = logps[0] - response_logps(other, prompt, response).float()
+    wanted = (0.3 * ratios + values[0])[last_tokens(tokenizer, SOLUTIONS[0], "\n")]
+    assert named == pytest.approx(wanted.tolist(), abs=1e-5)
+    assert named != pytest.approx(q_adapter, abs=0.01)
     uniform = load_scorer(str(folder), reference="uniform").score(QUESTION, SOLUTIONS[0])
     wanted = (0.3 * logps[0] + values[0])[last_tokens(tokenizer, SOLUTIONS[0], "\n")]
     assert uniform == pytest.approx(wanted.tolist(), abs=1e-5)

@@ -49,12 +49,40 @@ class LogRatio(Published):
         ends = places[::2]
         return [(encode_prompt(self.tokenizer, prompt), ids, [*ends[:left_out], *ends])]
 
-    def reference(self, name: str, dtype: Dtype) -> PolicyModel:
-        """The reference model. Raises ValueError if its vocabulary is not the policy's."""
-        return load_reference(name, self.tokenizer, dtype, "--scorer_reference")
+
+def reference_of(
+    policy: PolicyModel,
+    name: str,
+    reference: str | None,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: Dtype,
+    option: str,
+) -> PolicyModel | None:
+    """The reference of a policy, as `LogRatioModel` takes it: None is the uniform one.
+
+    Args:
+        name: the policy's folder or Hub id.
+        reference: a model, or `uniform`. By default it is that of the training: `uniform`, the base of an adapter, or
+            the model that the training recorded.
+        tokenizer: the policy's.
+        option: the option that gives the reference, for messages.
+
+    Raises ValueError if no reference is given and none is recorded, or its vocabulary is not the policy's.
+    """
+    folder, revision = Path(name), None
+    if reference is None:
+        if (settings_of_marker(folder) or {}).get("reference") == "uniform":
+            return None
+        if (folder / ADAPTER_CONFIG).exists():
+            return policy
+        reference, revision = recorded_base(folder, option)
+    if reference == "uniform":
+        return None
+    return _load_reference(reference, tokenizer, dtype, option, revision)
 
 
-def load_reference(
+def _load_reference(
     name: str, tokenizer: PreTrainedTokenizerBase, dtype: Dtype, option: str, revision: str | None = None
 ) -> PolicyModel:
     """A policy's reference model. Raises ValueError, which names the option, if its vocabulary is not the policy's."""
@@ -85,7 +113,8 @@ class Implicit(LogRatio):
             lacks = "--scorer_reference, the model that it was trained from" if reference is None else "a beta"
             raise ValueError(f"an implicit PRM needs {lacks}")
         policy = PolicyModel(load_causal_lm(ModelOptions(model_name_or_path=name, dtype=dtype), use_safetensors=True))
-        return LogRatioModel(policy, self.reference(reference, dtype), self.beta)
+        other = _load_reference(reference, self.tokenizer, dtype, "--scorer_reference")
+        return LogRatioModel(policy, other, self.beta)
 
 
 @dataclass(kw_only=True)
@@ -94,7 +123,7 @@ class Policy(LogRatio):
 
     This Q is an expected reward, not a logit. It ranks steps and responses, but its sigmoid is not a probability.
     Policy and V are in the checkpoint. The reference is that of the training: the base of an adapter, `uniform`, or the
-    model that the training recorded. `--scorer_reference` names another, but for an adapter.
+    model that the training recorded. `--scorer_reference` names another.
 
     Args:
         beta: the one used in training; by default it is read from the checkpoint.
@@ -118,17 +147,10 @@ class Policy(LogRatio):
             )
         beta = self.beta or _trained_beta(Path(name))
         policy = PolicyWithValue.load(name, dtype)
-        if reference == "uniform" or (reference is None and settings.get("reference") == "uniform"):
-            return LogRatioModel(policy, None, beta)
-        if (Path(name) / ADAPTER_CONFIG).exists():  # checked here, because only the folder says it
-            if reference is not None:
-                raise ValueError(
-                    f"--scorer_reference {reference} has no effect: {name} is an adapter, whose reference is its base. "
-                    "Leave it out"
-                )
-            return LogRatioModel(policy, policy, beta)
-        base, revision = (reference, None) if reference else recorded_base(Path(name), "--scorer_reference")
-        return LogRatioModel(policy, load_reference(base, self.tokenizer, dtype, "--scorer_reference", revision), beta)
+        other = reference_of(
+            policy, name, reference, tokenizer=self.tokenizer, dtype=dtype, option="--scorer_reference"
+        )
+        return LogRatioModel(policy, other, beta)
 
 
 def recorded_base(folder: Path, option: str) -> tuple[str, str | None]:

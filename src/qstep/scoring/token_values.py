@@ -20,7 +20,7 @@ from qstep.models.loading import ADAPTER_CONFIG, load_causal_lm, load_tokenizer
 from qstep.models.packing import moved
 from qstep.models.policy import VALUE_FILE
 from qstep.runs.seals import settings_of_marker
-from qstep.scoring.policies import load_reference, recorded_base
+from qstep.scoring.policies import reference_of
 from qstep.types import Dtype, Row
 
 _CONTEXT = 8
@@ -60,14 +60,7 @@ class TokenValues:
         tokenizer = load_tokenizer(name)
         has_value = (Path(name) / VALUE_FILE).exists()
         policy = PolicyWithValue.load(name, dtype) if has_value else _policy(name, dtype)
-        if reference is None and settings.get("reference") == "uniform":
-            reference = "uniform"
-        other: PolicyModel | None = None
-        if reference is None and (Path(name) / ADAPTER_CONFIG).exists():
-            other = policy
-        elif reference != "uniform":
-            base, revision = (reference, None) if reference else recorded_base(Path(name), "--reference")
-            other = load_reference(base, tokenizer, dtype, "--reference", revision)
+        other = reference_of(policy, name, reference, tokenizer=tokenizer, dtype=dtype, option="--reference")
         beta = settings.get("beta") if beta is None else beta
         model = LogRatioModel(policy, other, 1.0 if beta is None else beta).to(choose_device(device)).eval()
         return cls(model, tokenizer, beta, has_value and settings.get("method") != "dro")
