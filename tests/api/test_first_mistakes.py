@@ -134,8 +134,9 @@ def test_tables_of_other_responses_are_not_compared() -> None:
     graded = qstep.grade(ROWS)
     scored = [{**row, "score": 1.0} for row in graded]
     other = [{**row, "completion": "#### 7", "verdict": "wrong"} for row in scored]
-    with pytest.raises(ValueError, match=r"rows\[0\] of 'b' differs from the same row of another table"):
-        qstep.best_of_n({"a": scored, "b": other})
+    for differs in (other, [{**row, "gold": "8"} for row in scored]):
+        with pytest.raises(ValueError, match=r"rows\[0\] of 'b' differs from the same row of 'a'"):
+            qstep.best_of_n({"a": scored, "b": differs})
     with pytest.raises(
         ValueError, match=r"rows\[1\], column 'gold': is '6', but the same problem has '5' in rows\[0\]"
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -125,70 +124,35 @@ def _counts(n: object) -> bool:
 
 def _groups(rows: Any, task: str, columns: Mapping[str, str] | None) -> list[ScoredGroup]:
     """The problems of a table, or of several tables with the same responses and different scorers."""
-    from qstep.data import judged_right, read_groups
-    from qstep.evals import ScoredGroup
-    from qstep.evals.verifiers import finished_first
-    from qstep.tasks import Tasks, answer_classes_of
+    from qstep.evals import ScoredTables
+    from qstep.tasks import Tasks
 
-    by_name = rows if isinstance(rows, Mapping) else {None: rows}
-    for name in by_name:
-        if not (name is None or isinstance(name, str)):
+    by_name = rows if isinstance(rows, Mapping) else {"": rows}
+    for name in rows if isinstance(rows, Mapping) else ():
+        if not isinstance(name, str) or not name:
             raise ValueError(f"{name!r} is the name of a table; give each table the name of its scorer, such as 'pqm'")
     tables = {
         name: responses_of(
             table,
             task=task,
-            need=("verdict",) if name is None else ("verdict", "score"),
+            need=("verdict", "score") if name else ("verdict",),
             accept=Tasks(task).of,
             columns=columns,
         )[0]
         for name, table in by_name.items()
     }
-    if None in tables and any("score" in row for row in tables[None]):
-        tables = {"scorer": tables[None]}
-    scores = {name: _scores(name, table) for name, table in tables.items() if name is not None}
-    first = next(iter(tables.values()), [])
-    if not first:
-        raise ValueError("rows is empty: give at least one row")
-    _check_same(tables)
-    for name, by_id in scores.items():
-        if by_id.keys() != {row["id"] for row in first}:
-            raise ValueError(
-                f"{name!r} and {next(iter(scores))!r} have different rows: score the same table with each scorer"
-            )
-    return [
-        finished_first(
-            ScoredGroup(
-                group[0]["problem_id"],
-                [judged_right(row) for row in group],
-                answer_classes_of(group, Tasks(task)),
-                {name: [by_id[row["id"]] for row in group] for name, by_id in scores.items()},
-            ),
-            [row.get("finish_reason") != "length" for row in group],
-        )
-        for group in read_groups(first)
-    ]
-
-
-def _check_same(tables: Mapping[Any, list[Row]]) -> None:
-    """Raises ValueError if tables differ in a response, its verdict or its gold answer."""
-    contents: dict[str, tuple[Any, ...]] = {}
+    if any("score" in row for row in tables.get("", [])):
+        tables = {"scorer": tables[""]}
+    scored = ScoredTables({name: repr(name) for name in tables})
     for name, table in tables.items():
         for place, row in enumerate(table):
-            content = (row["prompt"], row["completion"], row["verdict"], row.get("gold"))
-            if contents.setdefault(row["id"], content) != content:
-                raise ValueError(
-                    f"rows[{place}] of {name!r} differs from the same row of another table in its prompt, completion, "
-                    "verdict or gold answer: score the same table with each scorer"
-                )
-
-
-def _scores(name: str, rows: list[Row]) -> dict[str, float]:
-    """The score of each row by its id. A response without steps (None) has the lowest score."""
-    unscored = next((place for place, row in enumerate(rows) if "score" not in row), None)
-    if unscored is not None:
-        raise ValueError(f"rows[{unscored}] of {name!r} has no score, but other rows have one: score all of them")
-    return {row["id"]: -math.inf if row["score"] is None else row["score"] for row in rows}
+            where = f"rows[{place}] of {name!r}"
+            if name and "score" not in row:
+                raise ValueError(f"{where} has no score, but other rows have one: score all of them")
+            scored.add(name, row, where)
+    if not scored.problems:
+        raise ValueError("rows is empty: give at least one row")
+    return scored.scored_groups(task)
 
 
 def _text(accuracy: Accuracy) -> str:

@@ -19,7 +19,7 @@ from qstep.evals.auc import (
     within_problem_auc,
 )
 from qstep.evals.calibration import calibration
-from qstep.evals.choices import Choices, judge_choices, read_choices
+from qstep.evals.choices import Choices, ScoredTables, judge_choices, read_choices
 from qstep.evals.first_error import (
     Judgements,
     choose_threshold,
@@ -68,6 +68,7 @@ __all__ = [
     "PolicyEvaluation",
     "RecipeResult",
     "ScoredGroup",
+    "ScoredTables",
     "SearchComparison",
     "Searched",
     "StepBenchmark",

@@ -107,39 +107,90 @@ def read_choices(
     with its prompt. `task` is the task of rows that name none. `columns` are those of `qstep.data.read_responses`.
 
     Raises:
-        ValueError: the files have different responses or verdicts, or a row is malformed, not graded or not scored.
+        ValueError: the files have different responses, verdicts or gold answers, or a row is malformed, not graded or
+            not scored.
     """
     if isinstance(inputs, Path):
         first_row = next(read_responses(inputs, task=task, columns=columns), {})
         inputs = {"scorer" if "score" in first_row else "": inputs}
-    read = _Read(inputs)
+    tables = ScoredTables({name: str(path) for name, path in inputs.items()})
+    facts: dict[str, dict[str, Row]] = {name: {} for name in inputs}
+    steps = {name: LabelledSteps() for name in inputs}
     for name, path in inputs.items():
         for row in read_responses(path, task=task, accept=Tasks(task).of, columns=columns):
             _require(row, path, scored=bool(name))
-            read.add(name, path, row)
-    if not read.groups:
+            tables.add(name, row, f"{path}: row {row['id']!r}")
+            if row.get("label_source") == "exact" and "q_values" in row:
+                steps[name].add(group_key(row), row["q_values"], row["labels"])
+            if name:
+                facts[name][row["id"]] = score_facts(row)
+    if not tables.problems:
         raise ValueError(f"{', '.join(map(str, inputs.values()))}: there are no rows")
-    read.check_same_rows()
+    problems = list(tables.problems.values())
     scorers = [name for name in inputs if name]
-    groups = [
-        finished_first(
-            ScoredGroup(
-                problem_id,
-                [judged_right(row) for row in rows],
-                answer_classes_of(rows, Tasks(task)),
-                {name: [read.scores[name][row["id"]] for row in rows] for name in scorers},
-            ),
-            [row["finish_reason"] != "length" for row in rows],
-        )
-        for (problem_id, _), rows in read.groups.items()
-    ]
-    unfinished = [sum(row["finish_reason"] == "length" for row in rows) for rows in read.groups.values()]
-    responses = {
-        name: [[read.facts[name][row["id"]] for row in rows] for rows in read.groups.values()] for name in scorers
-    }
-    ids = [[row["id"] for row in rows] for rows in read.groups.values()]
-    steps = {name: read.steps[name] for name in scorers}
-    return Choices(groups, ids, steps, responses, unfinished, _problem_names(read.groups))
+    return Choices(
+        groups=tables.scored_groups(task),
+        ids=[[row["id"] for row in rows] for rows in problems],
+        steps={name: steps[name] for name in scorers},
+        responses={name: [[facts[name][row["id"]] for row in rows] for rows in problems] for name in scorers},
+        unfinished=[sum(row["finish_reason"] == "length" for row in rows) for rows in problems],
+        names=_problem_names(tables.problems),
+    )
+
+
+class ScoredTables:
+    """The rows of several tables with the same responses, each with the scores of another scorer.
+
+    tables: a name for messages of each scorer's table. The name of the scorer is empty for rows without scores.
+    problems: the columns of the first table's rows that a `ScoredGroup` needs, by `group_key`.
+    """
+
+    def __init__(self, tables: Mapping[str, str]) -> None:
+        self.tables = tables
+        self.problems: dict[tuple[str, str], list[Row]] = {}
+        self._scores: dict[str, dict[str, float]] = {name: {} for name in tables}
+        # Digests of rows, and the tables they are in, because another model's responses may have the same ids.
+        self._contents: dict[str, tuple[bytes, str]] = {}
+
+    def add(self, name: str, row: Row, where: str) -> None:
+        """Adds a row of a scorer's table. A response without steps, whose score is None, has the lowest score.
+
+        Raises ValueError, which names `where` the row is, if it differs from the same row of another table.
+        """
+        content = [row["prompt"], row["completion"], row["verdict"], row.get("gold")]
+        digest = hashlib.sha256(canonical_json(content)).digest()
+        first, table = self._contents.setdefault(row["id"], (digest, self.tables[name]))
+        if digest != first:
+            raise ValueError(
+                f"{where} differs from the same row of {table} in its prompt, completion, verdict or gold answer. "
+                "Score the same graded rows with each scorer"
+            )
+        score = row["score"] if name else 0.0
+        self._scores[name][row["id"]] = -math.inf if score is None else score
+        if name == next(iter(self.tables)):
+            slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer", "finish_reason", "gold")}
+            self.problems.setdefault(group_key(row), []).append(slim)
+
+    def scored_groups(self, task: str) -> list[ScoredGroup]:
+        """The problems with their scores. Raises ValueError if a table lacks rows of another."""
+        (first, table), *others = self.tables.items()
+        for name, other in others:
+            if self._scores[name].keys() != self._scores[first].keys():
+                raise ValueError(
+                    f"{other} and {table} have different rows. Score the same graded rows with each scorer"
+                )
+        return [
+            finished_first(
+                ScoredGroup(
+                    problem_id,
+                    [judged_right(row) for row in rows],
+                    answer_classes_of(rows, Tasks(task)),
+                    {name: [by_id[row["id"]] for row in rows] for name, by_id in self._scores.items() if name},
+                ),
+                [row["finish_reason"] != "length" for row in rows],
+            )
+            for (problem_id, _), rows in self.problems.items()
+        ]
 
 
 def _problem_names(groups: Mapping[tuple[str, str], list[Row]]) -> list[str]:
@@ -154,53 +205,6 @@ def _problem_names(groups: Mapping[tuple[str, str], list[Row]]) -> list[str]:
         for own, (key, rows) in zip(with_gold, groups.items(), strict=True)
     )
     return [hashlib.sha256(content).hexdigest()[:12] for content in contents]
-
-
-class _Read:
-    """The rows of several files with the same responses, by problem and by the name of each file's scorer."""
-
-    def __init__(self, inputs: Mapping[str, Path]) -> None:
-        self.inputs, self.first = inputs, next(iter(inputs), "")
-        self.groups: dict[tuple[str, str], list[Row]] = {}
-        # Digests of the first file's rows, because another model's responses may have the same ids.
-        self.contents: dict[str, bytes] = {}
-        self.scores: dict[str, dict[str, float]] = {name: {} for name in inputs}
-        self.facts: dict[str, dict[str, Row]] = {name: {} for name in inputs}
-        self.steps = {name: LabelledSteps() for name in inputs}
-
-    def add(self, name: str, path: Path, row: Row) -> None:
-        """Adds a row of the file with the scorer `name`, which is empty for rows without scores."""
-        self._check_content(path, row)
-        score = row["score"] if name else 0.0
-        self.scores[name][row["id"]] = -math.inf if score is None else score
-        if row.get("label_source") == "exact" and "q_values" in row:
-            self.steps[name].add(group_key(row), row["q_values"], row["labels"])
-        if name:
-            self.facts[name][row["id"]] = score_facts(row)
-        if name == self.first:
-            self._add_to_group(row)
-
-    def _check_content(self, path: Path, row: Row) -> None:
-        content = [row["prompt"], row["completion"], row["verdict"]]
-        digest = hashlib.sha256(canonical_json(content)).digest()
-        if self.contents.setdefault(row["id"], digest) != digest:
-            raise ValueError(
-                f"{path}: row {row['id']!r} differs from the one in {self.inputs[self.first]} in its prompt, "
-                "completion or verdict. Score the same graded file with each scorer"
-            )
-
-    def _add_to_group(self, row: Row) -> None:
-        slim = {field: row.get(field) for field in ("id", "task", "verdict", "answer", "finish_reason", "gold")}
-        self.groups.setdefault(group_key(row), []).append(slim)
-
-    def check_same_rows(self) -> None:
-        """Raises ValueError if a file lacks rows of another."""
-        for name, by_id in self.scores.items():
-            if by_id.keys() != self.scores[self.first].keys():
-                raise ValueError(
-                    f"{self.inputs[name]} and {self.inputs[self.first]} have different rows: score the same file with "
-                    "both"
-                )
 
 
 def _require(row: Row, path: Path, *, scored: bool) -> None:
