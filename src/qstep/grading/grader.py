@@ -114,8 +114,10 @@ def extract_answer(text: str) -> str | None:
     """The final answer in `text`, a response or a bare answer; None if there is none."""
     _check_strings(text=text)
     found = statement(text[-_MAX_RESPONSE:], ALL)
-    if found is None or found.is_value:
-        return found.text or None if found else None
+    if found is None:
+        return None
+    if found.is_value:
+        return found.text
     return _asked(ALL, None, found.text, False, 3.0).answer
 
 

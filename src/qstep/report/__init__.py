@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qstep.report.contents import gathered
     from qstep.report.examples import Examples, choose_examples, choose_judged
     from qstep.report.page import render_report
-    from qstep.report.response import view_problem, view_response
+    from qstep.report.response import view_problem
 
 __all__ = [
     "Examples",
@@ -23,7 +23,6 @@ __all__ = [
     "gathered",
     "render_report",
     "view_problem",
-    "view_response",
     "write_card",
 ]
 
@@ -36,7 +35,6 @@ __getattr__, __dir__ = lazy(
         "gathered": "contents",
         "render_report": "page",
         "view_problem": "response",
-        "view_response": "response",
         "write_card": "card",
     },
 )

@@ -75,9 +75,7 @@ class Problem:
         return self.responses[len(self.open) :]
 
 
-def view_problem(
-    rows: Sequence[Row], chosen: Mapping[str, int] | None = None, *, shown: int | None = None, where: str = "rows"
-) -> Problem:
+def view_problem(rows: Sequence[Row], chosen: Mapping[str, int] | None = None, *, shown: int | None = None) -> Problem:
     """The view of one problem's rows: the first `shown` (all by default), and those in `chosen` (index by chooser).
 
     Raises ValueError, naming row and field, for a malformed row.
@@ -85,7 +83,7 @@ def view_problem(
     chosen = chosen or {}
     places = {*chosen.values(), *range(len(rows) if shown is None else min(shown, len(rows)))}
     responses = [
-        view_response(rows[i], [who for who, place in chosen.items() if place == i], f"{where}[{i}]")
+        _view_response(rows[i], [who for who, place in chosen.items() if place == i], f"rows[{i}]")
         for i in sorted(places)
     ]
     responses.sort(key=lambda response: (not response.chosen_by, -response.rank))
@@ -105,7 +103,7 @@ def view_problem(
     )
 
 
-def view_response(row: Row, chosen_by: Sequence[str] = (), where: str = "the row") -> Response:
+def _view_response(row: Row, chosen_by: list[str], where: str) -> Response:
     """The view of one row of a scored file. A soft label is an estimate, so it is not shown as a check."""
     texts = row.get("completions") or []
     qs, labels = (row.get(name) or [None] * len(texts) for name in ("q_values", "labels"))
@@ -128,7 +126,7 @@ def view_response(row: Row, chosen_by: Sequence[str] = (), where: str = "the row
         row.get("verdict"),
         row.get("answer"),
         float(score) if is_number(score) else None,
-        list(chosen_by),
+        chosen_by,
     )
 
 

@@ -31,15 +31,12 @@ class StageBusy(RuntimeError):
 class StageFile:
     """The rows of one stage, open for appending by one process. Use it as a context manager.
 
-    done: the keys of the rows on disk. complete: whether `finish` was called, in this run or an earlier one.
-    It holds the keys in memory, but not the rows.
+    done: the ids of the rows on disk. complete: whether `finish` was called, in this run or an earlier one.
+    It holds the ids in memory, but not the rows.
     """
 
-    def __init__(
-        self, path: Path, key: str, fd: int, meta: Meta, done: set[str], size: int, digest: hashlib._Hash
-    ) -> None:
+    def __init__(self, path: Path, fd: int, meta: Meta, done: set[str], size: int, digest: hashlib._Hash) -> None:
         self.path = path
-        self.key = key
         self.done = done
         self._fd = fd
         self._meta = meta
@@ -53,7 +50,6 @@ class StageFile:
         *,
         stage: str,
         settings: Mapping[str, Any],
-        key: str = "id",
         may_grow: Collection[str] = (),
     ) -> StageFile:
         """Opens the rows at `path` (`*.jsonl`) to write or resume them.
@@ -65,7 +61,7 @@ class StageFile:
         Raises:
             SettingsChanged: another stage or other settings made the existing rows.
             StageBusy: another writer has the file open.
-            RowError: a line before the last is broken, lacks the key, or repeats one.
+            RowError: a line before the last is broken, lacks an id, or repeats one.
             ValueError: the sidecar is missing or unreadable, or the rows of a complete stage were changed.
             WouldWrite: this is a dry run, and nothing was opened.
         """
@@ -74,7 +70,7 @@ class StageFile:
         asked = new_meta(stage, settings)
         if is_dry_run():
             state, meta = state_of(path, asked, may_grow)
-            done, size, digest = _scan(path, key) if path.exists() and state != "new" else (set(), 0, None)
+            done, size, digest = _scan(path) if path.exists() and state != "new" else (set(), 0, None)
             if digest is not None and meta["complete"]:
                 _refuse_changed_rows(path, meta, len(done), size, digest.hexdigest())
             raise WouldWrite(path, outcome(state, len(done)))
@@ -84,7 +80,7 @@ class StageFile:
             state, meta = state_of(path, asked, may_grow)
             if state in ("new", "extended"):
                 write_json(meta_path, meta)
-            done, size, digest = _scan(path, key)
+            done, size, digest = _scan(path)
             if meta["complete"]:
                 _refuse_changed_rows(path, meta, len(done), size, digest.hexdigest())
             elif size != os.fstat(fd).st_size:
@@ -93,7 +89,7 @@ class StageFile:
         except BaseException:
             os.close(fd)
             raise
-        stage_file = cls(path, key, fd, meta, done, size, digest)
+        stage_file = cls(path, fd, meta, done, size, digest)
         _open_stages.add(stage_file)
         return stage_file
 
@@ -112,19 +108,19 @@ class StageFile:
         A failed write (disk full, file-size limit) is undone before its error propagates.
 
         Raises:
-            ValueError: the stage is complete, or a row lacks its key, repeats one, or is not JSON. Nothing is written.
+            ValueError: the stage is complete, or a row lacks an id, repeats one, or is not JSON. Nothing is written.
         """
         if self.complete:
             raise ValueError(f"{self.path} is complete, so no row can be added: choose another file")
-        keys: set[str] = set()
+        ids: set[str] = set()
         lines = []
         for index, row in enumerate(rows):
-            name = row.get(self.key)
+            name = row.get("id")
             if not isinstance(name, str):
-                raise ValueError(f"{self.path}: row {index} to append needs a string as {self.key!r}, not {name!r}")
-            if name in self.done or name in keys:
-                raise ValueError(f"{self.path} already has a row with {self.key} {name!r}")
-            keys.add(name)
+                raise ValueError(f"{self.path}: row {index} to append needs a string as 'id', not {name!r}")
+            if name in self.done or name in ids:
+                raise ValueError(f"{self.path} already has a row with id {name!r}")
+            ids.add(name)
             lines.append(self._encode(name, row))
         added = b"".join(lines)
         data = memoryview(added)
@@ -139,7 +135,7 @@ class StageFile:
             raise
         self._size += len(added)
         self._digest.update(added)
-        self.done |= keys
+        self.done |= ids
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
         """Marks the stage complete, and adds the number of rows, their SHA-256 and `summary` to the sidecar."""
@@ -238,18 +234,18 @@ def _refuse_changed_rows(path: Path, meta: Meta, rows: int, size: int, digest: s
         )
 
 
-def _scan(path: Path, key: str) -> tuple[set[str], int, hashlib._Hash]:
-    """The keys on disk, and the length and SHA-256 of the file without an incomplete last line."""
+def _scan(path: Path) -> tuple[set[str], int, hashlib._Hash]:
+    """The ids on disk, and the length and SHA-256 of the file without an incomplete last line."""
     done: set[str] = set()
     size, digest = 0, hashlib.sha256()
     for number, line, row in lines_of(path, allow_torn=True):
         if not line.endswith(b"\n"):
             break
-        name = row.get(key)
+        name = row.get("id")
         if not isinstance(name, str):
-            raise RowError(path, number, key, "is missing or not a string. Did this stage write the file?")
+            raise RowError(path, number, "id", "is missing or not a string. Did this stage write the file?")
         if name in done:
-            raise RowError(path, number, key, f"{name!r} occurs twice: delete one of the rows")
+            raise RowError(path, number, "id", f"{name!r} occurs twice: delete one of the rows")
         done.add(name)
         size += len(line)
         digest.update(line)
