@@ -57,7 +57,8 @@ COLUMNS: np.dtype[np.void] = np.dtype(
         ("truncated", "?"),  # was cut off and is not known to be right
     ]
 )
-_PACK = struct.Struct("<qiq" + "Q" * 7 + "d" * 6 + "i" * 12 + "?" * 10).pack
+_CODES = {"<i8": "q", "<i4": "i", "<u8": "Q", "<f8": "d", "|b1": "?"}
+_PACK = struct.Struct("<" + "".join(_CODES[COLUMNS[name].str] for name in COLUMNS.names or ())).pack
 
 
 def record(
