@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from qstep.data import check_completion_ids, encode_prompt, encode_response
-from qstep.data.chat import end_of_turn
 from qstep.evals.own_samples import OwnSamples, judge
 from qstep.models import Batch, PolicyModel, collate_groups, moved
+from qstep.models.ends import end_tokens
 from qstep.models.loading import bare
 from qstep.types import Row
 
@@ -48,7 +48,7 @@ def compare_with_own(
 
     Raises ValueError, naming the row, if another tokenizer made its `completion_ids`, or this one cannot read it.
     """
-    ends = _ends(model, tokenizer)
+    ends = end_tokens(bare(model.pretrained), tokenizer)
     max_length = min(max_length, model.learned_positions or max_length)
     count = encoded = 0
     parts = [np.empty((4, 0))]
@@ -64,14 +64,6 @@ def compare_with_own(
         parts.append(torch.stack([values[random] for values in found]).double().cpu().numpy())
         advance(1)
     return judge(np.concatenate(parts, axis=1), rows=count, encoded=encoded, temperature=temperature)
-
-
-def _ends(model: PolicyModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that may end a response."""
-    generation = bare(model.pretrained).generation_config
-    declared = None if generation is None else generation.eos_token_id
-    listed = declared if isinstance(declared, list) else [declared]
-    return sorted({*listed, tokenizer.eos_token_id, end_of_turn(tokenizer)} - {None})
 
 
 def _cut_batch(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) -> Batch:

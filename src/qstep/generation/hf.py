@@ -20,11 +20,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from qstep.data import decode_text
-from qstep.data.chat import end_of_turn
 from qstep.generation.cached_model import CachedModel
 from qstep.generation.drawing import choose, uniforms
 from qstep.generation.engine import Request, SamplingSettings, check_length
 from qstep.generation.states import GrowingLayer, hosts_of, next_states, take_beginnings
+from qstep.models.ends import end_tokens
 from qstep.models.packable import eval_mode
 from qstep.models.rope import rope_limit
 from qstep.types import Ending, Response
@@ -83,7 +83,11 @@ class HFEngine:
         self.tokenizer = tokenizer
         self.max_rows = max_rows
         self.max_tokens = max_tokens
-        self.eos_ids = _eos_ids(model, tokenizer)
+        self.eos_ids = end_tokens(model, tokenizer)
+        if not self.eos_ids:
+            raise ValueError(
+                "no end-of-sequence token: set eos_token_id in the model's generation config or the tokenizer"
+            )
         self.positions = _positions(model)
         self._cached = CachedModel(model)
         self._completes: dict[tuple[str, int], bool] = {}
@@ -294,12 +298,3 @@ def _positions(model: PreTrainedModel) -> int | None:
     """The maximum number of tokens of a prompt and its response; None if the model has no limit."""
     positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return min((limit for limit in (positions, rope_limit(model)) if limit is not None), default=None)
-
-
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    declared = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ids = set(declared) if isinstance(declared, list) else {declared}
-    ids = (ids | {tokenizer.eos_token_id, end_of_turn(tokenizer)}) - {None}
-    if not ids:
-        raise ValueError("no end-of-sequence token: set eos_token_id in the model's generation config or the tokenizer")
-    return sorted(ids)

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from qstep.data import Format, Index, ResponseTokens, check_completion_ids, encode_prompt, encode_response
 from qstep.data.chat import end_of_turn
 from qstep.models import Batch, ModelOptions, PolicyModel, collate_groups
+from qstep.models.ends import declared_ends
 from qstep.models.loading import bare
 from qstep.objectives.dataset import GroupDataset, Item, Reasons, Selection, select_rows
 from qstep.objectives.labels import warn_of_contradictions
@@ -132,12 +133,10 @@ def stop_at_end_of_turn(model: PolicyModel, tokenizer: PreTrainedTokenizerBase, 
 
     So other programs stop the trained model where its responses ended in training.
     """
-    config, end = bare(model.pretrained).generation_config, end_of_turn(tokenizer)
-    if config is None or end is None or train.index.prompts == "string":
+    pretrained, end = bare(model.pretrained), end_of_turn(tokenizer)
+    if pretrained.generation_config is None or end is None or train.index.prompts == "string":
         return
-    declared = config.eos_token_id
-    known = declared if isinstance(declared, list) else [declared]
-    config.eos_token_id = sorted({*known, end} - {None})
+    pretrained.generation_config.eos_token_id = sorted({*declared_ends(pretrained), end})
 
 
 def collate_rows(tokenizer: PreTrainedTokenizerBase, items: list[Item]) -> Batch:
