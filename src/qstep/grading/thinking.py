@@ -41,13 +41,19 @@ def answer_span(text: str, opening: str | None = None) -> tuple[int, int]:
     for mark in MARK.finditer(text):
         own = _OPENING.get(mark[0])
         if own is None:
-            begun = begun if opened else mark.start()
-            opened += [mark[0]] if mark[0] not in opened else []
+            if not opened:
+                begun = mark.start()
+            if mark[0] not in opened:
+                opened.append(mark[0])
+            continue
+        if own in opened:
+            opened = opened[: opened.index(own)]
+        elif opening in opened:  # closes everything but what the prompt opened
+            opened = opened[:1]
         else:
-            opened = (
-                opened[: opened.index(own)] if own in opened else opened[: opening is not None and opening in opened]
-            )
-            start = start if opened else mark.end()
+            opened = []
+        if not opened:
+            start = mark.end()
     return start, begun if opened else len(text)
 
 
