@@ -130,11 +130,11 @@ def step_regions(text: str, steps: Sequence[str], separator: str = "\n") -> list
     spans = locate_steps(text, steps, first) if named else step_spans(text, separator)
     starts, ends = [*(start for start, _ in spans), len(text)], [0, *(end for _, end in spans)]
     gaps = [text[end:start] for end, start in zip(ends, starts, strict=True)]
-    if (
-        any(map(str.strip, gaps[1:-1] if part else gaps))
-        if named
-        else [text[start:end] for start, end in spans] != list(steps)
-    ):
+    if named:
+        fits = not any(gap.strip() for gap in (gaps[1:-1] if part else gaps))
+    else:
+        fits = [text[start:end] for start, end in spans] == list(steps)
+    if not fits:
         raise ValueError(f"the steps {list(steps)!r} are not those of the text {text!r}")
     if not spans:
         return []

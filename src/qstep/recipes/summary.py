@@ -188,8 +188,11 @@ def _print_claims(variant: str | None, found: Mapping[str, Claim]) -> None:
 
 def _links(recipe: Recipe, output_dir: Path, runs: Sequence[Run]) -> set[str]:
     """The links to the reports' pages or, where there are none, to the outputs of the last stages."""
-    written = [(r, [recipe.last(name, r.variant) for name in recipe.written]) for r in runs]
-    last_run = [(r, [name for name in names if name in r.stages] or [*r.stages]) for r, names in written]
-    last = [(r, output) for r, names in last_run for output in r.stages[names[-1]].outputs.values()]
-    pages = [(r, o) for r in runs for w in r.stages.values() for o in w.outputs.values() if o.suffix == ".html"]
-    return {str((r.folder / output.name).relative_to(output_dir)) for r, output in pages or last}
+    pages, last = list[Path](), list[Path]()
+    for run in runs:
+        outputs = (output for work in run.stages.values() for output in work.outputs.values())
+        pages += [run.folder / output.name for output in outputs if output.suffix == ".html"]
+        written = [recipe.last(name, run.variant) for name in recipe.written]
+        stages = [name for name in written if name in run.stages] or list(run.stages)
+        last += [run.folder / output.name for output in run.stages[stages[-1]].outputs.values()]
+    return {str(path.relative_to(output_dir)) for path in pages or last}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -29,10 +30,7 @@ def gathered(results: Mapping[str, Reported]) -> Page:
     """
     page: dict[str, Any] = {name: {} for name in ("policies", "comparisons", "verifiers", "verifier_auc", "provenance")}
     page |= {name: {} for name in ("aggregations", "over_optimisation", "length", "steps")}
-    kinds = [
-        [name for name, result in results.items() if isinstance(result, kind)] for kind in (BestOfN, StepJudgement)
-    ]
-    kinds.append([name for name, result in results.items() if isinstance(result, SearchComparison)])
+    several = Counter(map(type, results.values()))
     for name, result in results.items():
         if isinstance(result, Page):
             _add(page, {field.name: getattr(result, field.name) for field in fields(result)})
@@ -43,7 +41,7 @@ def gathered(results: Mapping[str, Reported]) -> Page:
     _add(page, {"policies": {name: result.accuracies for name, result in evaluations.items()}})
     _add(page, _comparisons("", _between_policies(evaluations)))
     for name, result in results.items():
-        before = f"{name}: " if any(name in names and len(names) > 1 for names in kinds) else ""
+        before = f"{name}: " if several[type(result)] > 1 else ""
         if isinstance(result, BestOfN):
             _add(page, _named(before, verifiers=result.curves, verifier_auc=result.auc))
             _add(page, _comparisons(before, _between_choices(result)))

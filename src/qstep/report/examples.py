@@ -58,8 +58,8 @@ def choose_examples(
         ended = [row.get("finish_reason") != "length" for row in rows]
         counted = ended if any(ended) else [True] * len(rows)  # what was cut off counts if nothing else is there
         scores = [
-            row["score"] if counts and row["score"] is not None else -inf
-            for row, counts in zip(rows, counted, strict=True)
+            row["score"] if is_counted and row["score"] is not None else -inf
+            for row, is_counted in zip(rows, counted, strict=True)
         ]
         best = best_of_n_index(scores)
         classes = votes_of_finished(answer_classes_of(rows, tasks), ended)

@@ -118,6 +118,7 @@ def _search(config: SearchConfig, problems: dict[str, Problem], engine: Engine |
     from qstep.data import read_rows
     from qstep.data.splitters import is_named
     from qstep.search import search_together
+    from qstep.tasks import opened_thinking
 
     searching = engine or config.load_engine(config.model_name_or_path)
     judging = scorer or config.load_scorer()
@@ -134,8 +135,6 @@ def _search(config: SearchConfig, problems: dict[str, Problem], engine: Engine |
         for row in read_rows(config.output, allow_torn=True)
         if row["sample"] + 1 == row["search"]["candidates"]
     }
-
-    from qstep.tasks import opened_thinking
 
     def rows_of(problem: Problem, result: Found) -> list[Row]:
         opened = opened_thinking(searching.tokenizer, problem.prompt, result.prompt_ids)

@@ -147,8 +147,8 @@ def _words(found: Accuracy) -> str:
 def _outcomes(rows: Sequence[Row]) -> Outcomes:
     from qstep.evals.accuracy import Outcomes
 
-    right, gradable = ([float(test(row["verdict"])) for row in rows] for test in ("right".__eq__, "ungradable".__ne__))
-    return Outcomes(np.array(right), np.array(gradable))
+    verdicts = np.array([row["verdict"] for row in rows])
+    return Outcomes((verdicts == "right").astype(float), (verdicts != "ungradable").astype(float))
 
 
 def _first_problems(dataset: GroupDataset, count: int) -> list[int]:
