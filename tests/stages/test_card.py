@@ -149,7 +149,13 @@ def test_what_a_card_cannot_say_is_refused(
     ):
         assert run("card", *arguments) == 1
         assert says in capsys.readouterr().err
-    (folder / "README.md").write_text(written.replace(MARKER, "Mine."))
+    marker = next(line for line in written.splitlines() if MARKER in line)
+    assert marker.endswith("To keep your edits, delete this line: qstep then refuses to overwrite it. -->")
+    earlier = "<!-- Written by qstep, which writes it anew; without this line it is yours. -->\nAn earlier card."
+    (folder / "README.md").write_text(written.replace(marker, earlier))
+    assert run("card", "--model", folder) == 0
+    assert (folder / "README.md").read_text() == written
+    (folder / "README.md").write_text(written.replace(marker, "Mine."))
     assert run("card", "--model", folder) == 1
     assert "README.md" in capsys.readouterr().err
     assert "Mine." in (folder / "README.md").read_text()

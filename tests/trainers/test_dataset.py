@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,16 @@ def test_items_are_chunks_of_one_problem_and_prompt(tmp_path: Path) -> None:
     assert found[~1]["row_index"] == [4] and found[~1]["weight"] == 0
     whole = rows_of(tmp_path / "rows.jsonl", rows, responses_per_prompt=None)
     assert [whole[i]["row_index"] for i in range(len(whole))] == [[0, 2, 4], [1], [3]]
+
+
+def test_prompts_with_one_hash_are_refused_by_the_line_of_one(tmp_path: Path) -> None:
+    found = rows_of(tmp_path / "rows.jsonl", [{"prompt": prompt, "completion": "c"} for prompt in "ab"])
+    table = np.array(found.index.table)
+    table["problem"] = 0
+    of_one_hash = GroupDataset(found.source, replace(found.index, table=table), found.rows, None, Counter())
+    says = r"rows\.jsonl, line 1: its prompt differs from that of another row .*\. Give each row a problem_id"
+    with pytest.raises(ValueError, match=says):
+        of_one_hash[0]
 
 
 @pytest.mark.parametrize("most", [0, -1])

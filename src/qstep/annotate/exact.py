@@ -19,7 +19,6 @@ def label_exactly(row: Row, separator: str = "\n", tasks: Tasks = BUILT_IN) -> R
     if None in labels:
         raise ValueError(
             f"task {row['task']!r} cannot check all steps exactly: label them with --method monte_carlo (needs a "
-            "model) "
-            "or --method outcome (needs none)"
+            "model) or --method outcome (needs none)"
         )
     return with_labels(row, steps, separator, labels, "exact")

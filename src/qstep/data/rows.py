@@ -125,9 +125,8 @@ def check_row(
     """Checks every column that this package knows, and returns a copy. Columns of `format` and `need` are required.
 
     A null in a column that may not be null counts as missing. Ids that are whole numbers become strings. Other names of
-    a `finish_reason` become `stop` or `length`.
-    Messages come into one form (`qstep.data.messages`). A completion of one assistant message becomes its text. The
-    steps of one with several turns are the assistant's turns.
+    a `finish_reason` become `stop` or `length`. Messages come into one form (`qstep.data.messages`). A completion of
+    one assistant message becomes its text. The steps of one with several turns are the assistant's turns.
 
     With `kinds`, labels that are integers 1 and 0 become true and false, and the kinds of the row's labels are added to
     it. The caller refuses columns of several kinds (`qstep.data.truth`).

@@ -66,9 +66,9 @@ class Outcomes:
 
     @classmethod
     def of_any(cls, problems: Iterable[VerdictCounts], k: int) -> Outcomes:
-        """The chances that any of k responses is right, which is pass@k, and that this can be told.
+        """For each problem, the chance that any of k responses is right (pass@k), and the chance that this is known.
 
-        It cannot if none is known to be right, and one is ungradable. Raises ValueError if a problem has fewer than k
+        It is unknown if no response is right and one is ungradable. Raises ValueError if a problem has fewer than k
         responses.
         """
         counts = list(problems)

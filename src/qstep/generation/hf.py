@@ -2,8 +2,8 @@
 
 The unit of work is a state: a prompt and the tokens after it. Every row of a request starts from one state. Rows that
 draw the same token in the same state continue as one state, so that no sequence is computed twice. Samples of a
-confident model share most of their steps. The states of many requests are decoded together,
-and a state whose rows have all ended leaves batch and cache.
+confident model share most of their steps. The states of many requests are decoded together, and a state
+whose rows have all ended leaves batch and cache.
 
 Dimensions: R rows, S states, V vocabulary, T new tokens, L positions.
 """

@@ -59,8 +59,8 @@ class GroupDataset(Dataset[Item]):
 
     Item i is `{"rows": [Row, ...], "row_index": [int, ...], "where": [str, ...], "weight": 1}`. It holds at most
     `responses_per_prompt` responses of one problem (all of them if None). `row_index` has the rows' numbers in the
-    file, and `where` their names for errors. Item ~i is the same with weight 0. `lengths[i]` is a
-    rough size in tokens, `tokens[i]` a closer estimate.
+    file, and `where` their names for errors. Item ~i is the same with weight 0. `lengths[i]` is a rough size in tokens,
+    `tokens[i]` a closer estimate.
 
     left_out: the number of rows left out for each reason. truncated: the number of kept rows that were cut off and are
     not right. rows: the numbers of the kept rows, problem by problem.
@@ -117,7 +117,8 @@ class GroupDataset(Dataset[Item]):
         rows = [self.row(number) for number in numbers]
         if any(row["prompt"] != rows[0]["prompt"] for row in rows):
             raise ValueError(
-                f"{self.source}: the prompts of rows {numbers} have the same hash: add a problem_id to each"
+                f"{self.where(numbers[0])}: its prompt differs from that of another row with the same hash. Give each "
+                "row a problem_id"
             )
         where = [self.where(number) for number in numbers]
         more = {name: [column[number] for number in numbers] for name, column in self.columns.items()}

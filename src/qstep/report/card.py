@@ -21,7 +21,13 @@ from qstep.types import Row
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-MARKER = "<!-- Written by qstep, which writes it anew; without this line it is yours, and `qstep card` leaves it. -->"
+MARKER = "<!-- Written by qstep"
+"""How the line of a card begins that says who wrote it."""
+
+_WRITTEN_BY = (
+    f"{MARKER}, which overwrites this file. "
+    "To keep your edits, delete this line: qstep then refuses to overwrite it. -->"
+)
 _SHOWN = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "num_train_epochs", "max_steps"),
     *("total_train_batch_size", "max_grad_norm", "seed"),
@@ -79,7 +85,7 @@ def write_card(
     text = ModelCard.from_template(
         data,
         template_str=resources.files("qstep.report").joinpath("card.md").read_text(encoding="utf-8"),
-        marker=MARKER,
+        marker=_WRITTEN_BY,
         name=name,
         version=qstep.__version__,
         about=_about(method, policy, adapter),

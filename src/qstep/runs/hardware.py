@@ -11,10 +11,9 @@ GIB = 2**30
 class Hardware:
     """A device.
 
-    memory: in bytes. rate, fp32_rate: of matrix products in bf16 without sparsity and in
-    fp32, in FLOP/s. mfu: model FLOPs utilization, the
-    part of the rate that a training reaches. process: memory of a process before it has a model, in bytes. unused:
-    memory that the allocator holds in addition, as a part of that of activations.
+    memory: in bytes. rate, fp32_rate: of matrix products in bf16 without sparsity and in fp32, in FLOP/s. mfu: model
+    FLOPs utilization, the part of the rate that a training reaches. process: memory of a process before it has a model,
+    in bytes. unused: memory that the allocator holds in addition, as a part of that of activations.
     """
 
     name: str

@@ -105,7 +105,6 @@ class AnnotateConfig(GradingOptions, ColumnOptions, SamplingOptions, EngineOptio
         super().__post_init__()
         if self.method in _BY_ROLLOUTS and self.model_name_or_path is None:
             raise ValueError(f"--method {self.method} needs a model that draws rollouts: give --model_name_or_path")
-
         if self.steps_of != "both":
             try:
                 of_part(self.steps_of, self.step_separator)

@@ -32,8 +32,8 @@ class GradeConfig(GradingOptions, ColumnOptions):
 
     Args:
         input: rows written by `qstep sample`, or your own file of responses. A row of your own has a `question`, its
-            right `answer`, and a `response` or a list of `responses`. docs/files.md lists
-            other names that are read, and the forms for several files and for Hub ids.
+            right `answer`, and a `response` or a list of `responses`. docs/files.md lists other names that are read,
+            and the forms for several files and for Hub ids.
         output: the JSONL file to write.
         offset: number of problems to skip, in order of appearance.
         num_problems: maximum number of problems to grade; all by default.

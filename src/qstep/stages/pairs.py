@@ -34,7 +34,7 @@ class PairsConfig(ColumnOptions):
     are counted by reason, on the terminal and in the output's `.meta.json`.
 
     Args:
-        input: graded rows, or for stepwise labelled rows, as `qstep train` reads them.
+        input: graded rows; for `stepwise`, labelled rows, as `qstep train` reads them.
         output: the JSONL file to write.
         format: `preference` for DPO, `unpaired` for KTO, `prompt-completion` for SFT and rejection sampling, or
             `stepwise` for process reward models.

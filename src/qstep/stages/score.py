@@ -40,8 +40,8 @@ class ScoreConfig(TaskOptions, ColumnOptions, ScorerOptions):
         output: the JSONL file to write.
         over_long: `refuse` stops at rows longer than the scorer's `max_length` before any is scored; `drop` leaves them
             out and counts them; `window` reads them in windows over their steps and counts them. Each window has the
-            prompt and consecutive steps, each step is scored once, with at least half a window of steps before it where
-            possible. Nothing is truncated.
+            prompt and consecutive steps. Each step is scored once, if possible after at least half a window of earlier
+            steps. Nothing is truncated.
     """
 
     input: RowsInput

@@ -28,9 +28,8 @@ class StepSampler(Sampler[list[list[int]]]):
 
     A step takes consecutive items of a shuffled order that depends only on seed and epoch. They are divided into parts
     with about the same number of tokens. Each process and micro-batch gets the same number of parts, as few as
-    `max_tokens` allows. If there are
-    fewer items than parts, an empty part gets `~i` (negative), where i is the step's shortest item. It is computed, so
-    that no process waits for another, but it counts as nothing.
+    `max_tokens` allows. If there are fewer items than parts, an empty part gets `~i` (negative), where i is the step's
+    shortest item. It is computed, so that no process waits for another, but it counts as nothing.
 
     Args:
         lengths: the size of each item. Memory and time of a part grow with the sum of its sizes.
