@@ -14,7 +14,6 @@ learned from final answers can do better. The seed of the textbook decides which
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from qstep.data import checked_steps, final_text
 from qstep.grading import Grade
+from qstep.tasks.splits import SPLITS, split_of
 from qstep.types import Problem, Row
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ _DIGITS = "0123456789"
 _OPERATORS = "+-*"
 _EOS, _PAD = "<eos>", "<pad>"
 _TOKENS = (*_DIGITS, *_OPERATORS, "=", "#", "\n", _EOS, _PAD)
-_BUCKETS: Mapping[str, range] = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
 _PROMPT = re.compile(r"[0-9](?:[-+*][0-9])+=\n")
 _ANSWER = re.compile(r"#[0-9]")
 
@@ -212,8 +211,8 @@ def base_config(hidden_size: int = HIDDEN_SIZE, num_hidden_layers: int = NUM_HID
 
 def _prompts(split: str, stream: str, n: int, offset: int = 0) -> list[str]:
     """Texts `offset` to `offset + n` of the distinct problems of `split` in the named random stream."""
-    if split not in _BUCKETS:
-        raise ValueError(f"split is {split!r}: choose one of {', '.join(_BUCKETS)}")
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
     if n < 0 or offset < 0:
         raise ValueError(f"n is {n} and offset is {offset}: give numbers that are 0 or more")
 
@@ -225,15 +224,11 @@ def _prompts(split: str, stream: str, n: int, offset: int = 0) -> list[str]:
             operands = rng.choices(_DIGITS, k=operations + 1)
             operators = rng.choices(_OPERATORS, k=operations)
             prompt = "".join(map("".join, zip(operands, [*operators, "=\n"], strict=True)))
-            if prompt not in seen and _bucket(prompt) in _BUCKETS[split]:
+            if prompt not in seen and split_of(prompt) == split:
                 seen.add(prompt)
                 yield prompt
 
     return list(islice(drawn(), offset, offset + n))
-
-
-def _bucket(prompt: str) -> int:
-    return int(hashlib.sha256(prompt.encode()).hexdigest(), 16) % 10
 
 
 def _calculate(a: int, op: str, b: int) -> int:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from qstep.data import checked_steps, final_text
 from qstep.grading import Grade, extract_answer, readings
+from qstep.tasks.splits import SPLITS, split_of
 from qstep.types import Problem, Row
 
 REASONING_GYM = "reasoning_gym:"
@@ -32,7 +33,6 @@ _REVIEWED = {
     "spell_backward",
     "word_sorting",
 }
-_BUCKETS: Mapping[str, range] = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
 _BLOCK = 500
 """Number of problems generated at a time."""
 
@@ -94,8 +94,8 @@ class ReasoningGym:
         """A question's hash decides its split, so splits are disjoint whatever the seeds."""
         if limit is None:
             raise ValueError(f"{self.name} has no end: say how many problems you want (--num_problems)")
-        if split not in _BUCKETS:
-            raise ValueError(f"{self.name} has the splits {', '.join(_BUCKETS)}, not {split!r}")
+        if split not in SPLITS:
+            raise ValueError(f"{self.name} has the splits {', '.join(SPLITS)}, not {split!r}")
         return islice(self._distinct(split, seed), offset, offset + limit)
 
     def grade(self, rows: Sequence[Row], *, deadline_s: float) -> list[Grade]:
@@ -116,7 +116,7 @@ class ReasoningGym:
             stream = int(_hash(f"{self.name.removeprefix(REASONING_GYM)}/{split}/{seed}/{block}")[:8], 16)
             for entry in self.generate(_BLOCK, stream):
                 question = entry["question"]
-                if question in seen or int(_hash(question), 16) % 10 not in _BUCKETS[split]:
+                if question in seen or split_of(question) != split:
                     continue
                 yield Problem(
                     f"{self.name}/{split}/{seed}/{len(seen)}",
