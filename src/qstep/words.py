@@ -14,3 +14,8 @@ def listed(names: Sequence[str], last: str = "and") -> str:
     """`a`, `a and b`, or `a, b and c`."""
     *before, end = names
     return f"{', '.join(before)} {last} {end}" if before else end
+
+
+def shortened(names: Sequence[str], total: int) -> str:
+    """`a, b`, and with `, ...` after them if there are more in total than these."""
+    return ", ".join(names) + (", ..." if total > len(names) else "")

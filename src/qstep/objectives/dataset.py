@@ -26,6 +26,7 @@ from qstep.objectives.source import RowsFile
 from qstep.objectives.verdicts import refuse_two_golds, refuse_unclear_rewards
 from qstep.processes import first_then_all
 from qstep.types import OverLong, Row, Truncated
+from qstep.words import shortened
 
 Item = dict[str, Any]
 """An item of a `GroupDataset`: some rows of one problem."""
@@ -237,11 +238,10 @@ def _too_long(
     source: RowsFile, index: Index, rows: NDArray[np.int64], lengths: NDArray[np.int64], max_length: int
 ) -> ValueError:
     first = zip(rows.tolist(), lengths[:_NAMED], strict=False)
-    named = ", ".join(f"{source.line(index.line(row))} ({tokens})" for row, tokens in first)
+    named = shortened([f"{source.line(index.line(row))} ({tokens})" for row, tokens in first], len(rows))
     return ValueError(
-        f"{source}: {len(rows)} rows are longer than --max_length {max_length} tokens: {named}"
-        f"{', ...' if len(rows) > _NAMED else ''}. qstep truncates nothing. Raise --max_length, or leave these rows "
-        "out with --over_long drop."
+        f"{source}: {len(rows)} rows are longer than --max_length {max_length} tokens: {named}. "
+        "qstep truncates nothing. Raise --max_length, or leave these rows out with --over_long drop."
     )
 
 

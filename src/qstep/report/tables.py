@@ -19,7 +19,7 @@ from qstep.evals.results import (
 )
 from qstep.report.findings import ANSWERS_SAID, label
 from qstep.runs.progress import reasons_text
-from qstep.words import counted
+from qstep.words import counted, shortened
 
 Table = tuple[str, list[str], list[list[str]]]
 """Title, columns and rows. The first column names the rows."""
@@ -256,9 +256,7 @@ def lines_text(found: NamedRows) -> str:
     """Rows with their first lines, such as `2 rows (line 3, 8)`."""
     if not found.rows:
         return "none"
-    lines = ", ".join(map(str, found.lines))
-    rows = "row" if found.rows == 1 else "rows"
-    return f"{found.rows} {rows} (line {lines}{', ...' if found.rows > len(found.lines) else ''})"
+    return f"{counted(found.rows, 'row')} (line {shortened([*map(str, found.lines)], found.rows)})"
 
 
 def _auroc_table(where: str, rows: list[list[str]]) -> Table:

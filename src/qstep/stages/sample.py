@@ -15,7 +15,7 @@ from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName
 from qstep.tasks.options import ProblemOptions
 from qstep.types import OverLong, Problem, Response, Row
-from qstep.words import counted
+from qstep.words import counted, shortened
 
 if TYPE_CHECKING:
     from qstep.generation import Engine, SamplingSettings
@@ -125,10 +125,10 @@ def _fitting(engine: "Engine", missing: _Wanted, config: SampleConfig) -> _Wante
     lengths = [len(encode_prompt(engine.tokenizer, problem.prompt)) for problem, _ in missing]
     long = [(problem.id, n) for (problem, _), n in zip(missing, lengths, strict=True) if n > room]
     if long and config.over_long == "refuse":
-        named = ", ".join(f"{name} ({length} tokens)" for name, length in long[:_NAMED])
+        named = shortened([f"{name} ({length} tokens)" for name, length in long[:_NAMED]], len(long))
         raise ValueError(
             f"{counted(len(long), 'prompt')} and --max_new_tokens {config.max_new_tokens} exceed the {positions} "
-            f"positions of the model: {named}{', ...' if len(long) > _NAMED else ''}. Lower --max_new_tokens, or leave "
+            f"positions of the model: {named}. Lower --max_new_tokens, or leave "
             "these problems out with --over_long drop"
         )
     return [wanted for wanted, n in zip(missing, lengths, strict=True) if n <= room]
