@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qstep.annotate.decision import Decision, Level, Threshold
+from qstep.annotate.decision import Decision, Level
 from qstep.lazy import lazy
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ __all__ = [
     "Level",
     "OutcomePool",
     "RolloutSettings",
-    "Threshold",
     "blocks_of_problems",
     "check_lengths",
     "choose_rows",

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from qstep.runs.options import Bounds, check_options
-
-Threshold = Annotated[float, Bounds(least=0, below=1)]
-"""A success probability above which a step is right."""
+from qstep.runs.options import Bounds, Threshold, check_options
 
 Level = Annotated[float, Bounds(above=0, below=1)]
 """A confidence."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from qstep.words import listed
 
-_CONFIGS = ("config.json", "adapter_config.json")
+CONFIG_FILES = ("config.json", "adapter_config.json")
+"""The files of which a model's folder has one."""
 _LOOKED_AT = 2000
 """The maximum number of folders that are searched for a similar name."""
 
@@ -26,7 +27,7 @@ def check_model_name(name: str | Path) -> None:
     if "/" not in name:
         from huggingface_hub import try_to_load_from_cache
 
-        if any(isinstance(try_to_load_from_cache(name, config), str) for config in _CONFIGS):
+        if any(isinstance(try_to_load_from_cache(name, config), str) for config in CONFIG_FILES):
             return
     what = "is a file" if Path(name).is_file() else "is not a folder here"
     near = [str(path) for path in _near(Path(name).expanduser())]
@@ -53,5 +54,5 @@ def _models(root: Path) -> Iterator[Path]:
     """The folders with a model in them, in this folder and one or two levels below."""
     for pattern in ("*", "*/*"):
         for folder in islice(root.glob(pattern), _LOOKED_AT):
-            if any((folder / config).is_file() for config in _CONFIGS):
+            if any((folder / config).is_file() for config in CONFIG_FILES):
                 yield folder

@@ -13,8 +13,8 @@ from qstep.data import Index
 from qstep.losses import bce_loss, mse_loss, orm_loss
 from qstep.objectives.dataset import Reasons
 from qstep.objectives.labels import check_verdicts, verdict_label
-from qstep.objectives.steps import ScorerConfig, StepScoring, StepwiseConfig, Threshold, by_step_labels
-from qstep.runs.options import ReadIf
+from qstep.objectives.steps import ScorerConfig, StepScoring, StepwiseConfig, by_step_labels
+from qstep.runs.options import ReadIf, Threshold
 
 
 @dataclass

@@ -21,12 +21,9 @@ from qstep.objectives.dataset import GroupDataset, Item, Reasons, Selection, sel
 from qstep.objectives.labels import check_labels, hard_labels, label_range, soft_labels, without_end
 from qstep.objectives.objective import Losses, Objective
 from qstep.objectives.source import RowsFile
-from qstep.runs.options import CHANGES_NOTHING, AtLeast1, Bounds, Check, ReadIf
+from qstep.runs.options import CHANGES_NOTHING, AtLeast1, Check, ReadIf, Threshold
 from qstep.runs.shared_options import StepSeparator
 from qstep.types import ABSENT, Aggregation, Row, Truncated
-
-Threshold = Annotated[float, Bounds(least=0, below=1)]
-"""The type of a threshold for soft labels."""
 
 
 @dataclass

@@ -10,7 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from qstep.data import canonical_json, check_model_name, file_fingerprint
+from qstep.data.model_names import CONFIG_FILES
 from qstep.runs.stage_file import is_finished
+from qstep.runs.training_log import TRAINING_LOG
 from qstep.types import Problem
 
 # The files that decide a model's output: its weights, its adapter, its settings and its tokenizer.
@@ -19,7 +21,6 @@ _MODEL_FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "spiece*"),
     *("chat_template*", "additional_chat_templates/*", "preprocessor_config.json"),
 )
-_CONFIGS = ("config.json", "adapter_config.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -41,9 +42,9 @@ def model_fingerprint(model_name_or_path: str, revision: str | None = None) -> s
     folder = Path(model_name_or_path)
     if not folder.is_dir():
         return f"{model_name_or_path}@{_commit(model_name_or_path, revision)}"
-    if not any((folder / name).is_file() for name in _CONFIGS):
-        raise ValueError(f"{folder} holds no model: it needs *.safetensors and {' or '.join(_CONFIGS)}")
-    log = folder / "train_log.jsonl"
+    if not any((folder / name).is_file() for name in CONFIG_FILES):
+        raise ValueError(f"{folder} holds no model: it needs *.safetensors and {' or '.join(CONFIG_FILES)}")
+    log = folder / TRAINING_LOG
     if log.exists() and not is_finished(log):
         raise ValueError(
             f"the training of {folder} has not finished: run the same `qstep train` again to its end first"
@@ -83,7 +84,7 @@ def _commit(model_id: str, revision: str | None) -> str:
     check_model_name(model_id)
     from transformers.utils import cached_file
 
-    for name in _CONFIGS:
+    for name in CONFIG_FILES:
         try:
             file = cached_file(model_id, name, revision=revision, _raise_exceptions_for_missing_entries=False)
         except OSError as error:
@@ -91,7 +92,7 @@ def _commit(model_id: str, revision: str | None) -> str:
         if file is not None:
             return Path(file).parent.name
     raise OSError(
-        f"{model_id} is not a folder here. As a Hub id it was not reached, or it has no {' or '.join(_CONFIGS)}"
+        f"{model_id} is not a folder here. As a Hub id it was not reached, or it has no {' or '.join(CONFIG_FILES)}"
     )
 
 

@@ -51,6 +51,9 @@ AtLeast1 = Annotated[int, Bounds(least=1)]
 Seed = Annotated[int, Bounds(least=0)]
 """The type of a seed. numpy takes no negative ones."""
 
+Threshold = Annotated[float, Bounds(least=0, below=1)]
+"""The type of a threshold: a success probability, or a soft label, above which a step is right."""
+
 
 @dataclass(frozen=True)
 class Check:

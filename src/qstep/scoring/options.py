@@ -184,6 +184,11 @@ def warn_of_prompts(prompts: Iterable[Prompt], scorer: Scorer, where: str, instr
         )
 
 
+def in_windows(config: Any) -> bool:
+    """Whether rows that are too long are read in windows. Only then do the settings hold `over_long`."""
+    return config.over_long == "window"
+
+
 def _models_fingerprint(scorer: str, reference: str | None) -> str:
     named = [scorer] if reference in (None, "uniform") else [scorer, str(reference)]
     return " ".join(map(model_fingerprint, named))

@@ -18,6 +18,8 @@ from qstep.models.loading import ADAPTER_CONFIG, load_causal_lm, load_tokenizer
 from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.options import Bounds
 from qstep.runs.seals import settings_of_marker
+from qstep.runs.sidecar import sidecar
+from qstep.runs.training_log import TRAINING_LOG
 from qstep.scoring.formats import Encoded
 from qstep.scoring.published.base import Published
 from qstep.types import Dtype, Prompt
@@ -158,7 +160,7 @@ def recorded_base(folder: Path, option: str) -> tuple[str, str | None]:
 
     Raises ValueError if nothing is recorded, or the model is not there any more.
     """
-    meta = folder / "train_log.meta.json"
+    meta = sidecar(folder / TRAINING_LOG)
     try:
         known = json.loads(meta.read_text(encoding="utf-8"))
         base, fingerprint = known["summary"]["base_model"], known["settings"]["model"]

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from qstep.annotate import Level, Threshold
+from qstep.annotate import Level
 from qstep.data import Part, of_part
 from qstep.generation.options import EngineOptions, SamplingOptions
 from qstep.runs.cluster import ClusterOptions
@@ -20,6 +20,7 @@ from qstep.runs.options import (
     OutputFile,
     ReadIf,
     Such,
+    Threshold,
     settings_of,
 )
 from qstep.runs.progress import console

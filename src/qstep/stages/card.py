@@ -12,6 +12,8 @@ from qstep.runs.fingerprints import model_fingerprint
 from qstep.runs.options import Options, Output
 from qstep.runs.outputs import refuse_foreign
 from qstep.runs.progress import say_written
+from qstep.runs.sidecar import sidecar
+from qstep.runs.training_log import TRAINING_LOG
 
 if TYPE_CHECKING:
     from qstep.evals import PolicyEvaluation, StepJudgement
@@ -48,7 +50,7 @@ def card(config: CardConfig) -> Path:
     from qstep.report.card import MARKER, write_card
 
     fingerprint = model_fingerprint(str(config.model))  # refuses a folder that training has not finished
-    log = config.model / "train_log.meta.json"
+    log = sidecar(config.model / TRAINING_LOG)
     if not log.exists():
         raise ValueError(f"{config.model} has no {log.name}: give the output_dir of `qstep train`")
     meta = json.loads(log.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from qstep.data import check_separator
-from qstep.runs.options import GIVEN, AtLeast1, Bounds, Check, OutputFile, ReadIf, Seed, settings_of
+from qstep.runs.options import GIVEN, AtLeast1, Check, OutputFile, ReadIf, Seed, Threshold, settings_of
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName, RightAt, RowsInput, StepSeparator
 from qstep.runs.stage_file import finished
@@ -66,7 +66,7 @@ class PairsConfig(ColumnOptions):
     responses: Annotated[Literal["right", "every"], ReadIf(format="prompt-completion")] = "right"
     step_separator: Annotated[StepSeparator, _STEPWISE] = "\n"
     separator_token: Annotated[str, Check(check_separator), _STEPWISE] = "\n"
-    threshold: Annotated[float, Bounds(least=0, below=1), _STEPWISE] = 0.0
+    threshold: Annotated[Threshold, _STEPWISE] = 0.0
     stop_at_first_error: Annotated[bool, _STEPWISE] = True
     right_at: Annotated[RightAt, _ASKS_RIGHT] = None
     truncated: Literal["keep", "drop"] = "keep"

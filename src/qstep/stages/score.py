@@ -12,18 +12,15 @@ from qstep.runs.progress import say
 from qstep.runs.runner import Work, write_rows
 from qstep.runs.shared_options import RowsInput
 from qstep.runs.stage_file import finished
-from qstep.scoring.options import ScorerOptions, warn_of_prompts
+from qstep.scoring.options import ScorerOptions, in_windows, warn_of_prompts
 from qstep.tasks.options import ColumnOptions, TaskOptions
 from qstep.types import OverLongScored, Row
+from qstep.words import shortened
 
 if TYPE_CHECKING:
     from qstep.scoring import Scorer
 
 _NAMED = 5
-
-
-def _in_windows(config: Any) -> bool:
-    return config.over_long == "window"
 
 
 @dataclass
@@ -46,7 +43,7 @@ class ScoreConfig(TaskOptions, ColumnOptions, ScorerOptions):
 
     input: RowsInput
     output: OutputFile
-    over_long: Annotated[OverLongScored, NotInSettings(unless=_in_windows)] = "refuse"
+    over_long: Annotated[OverLongScored, NotInSettings(unless=in_windows)] = "refuse"
 
 
 def score(config: ScoreConfig) -> Path:
@@ -179,7 +176,7 @@ def _too_long(long: Sequence[str], scorer: Scorer, over_long: OverLongScored, so
     """The error for rows that are longer than the scorer's `max_length`, or have a step that is."""
     what = "are longer than" if over_long == "refuse" else "have a step that, after the prompt, does not fit into"
     ways = "drop, or read them in windows with --over_long window" if over_long == "refuse" else "drop"
-    named = ", ".join(map(repr, long[:_NAMED])) + (", ..." if len(long) > _NAMED else "")
+    named = shortened([*map(repr, long[:_NAMED])], len(long))
     return ValueError(
         f"{source}: {len(long)} rows {what} this scorer's max_length of {scorer.max_length} tokens "
         f"({named}). Leave them out with --over_long {ways}; nothing is truncated"

@@ -16,7 +16,7 @@ from qstep.runs.options import CHANGES_NOTHING, AtLeast1, NotInSettings, OutputF
 from qstep.runs.progress import console
 from qstep.runs.runner import Work, in_blocks, write_rows
 from qstep.runs.shared_options import ModelName
-from qstep.scoring.options import ScorerOptions, warn_of_prompts
+from qstep.scoring.options import ScorerOptions, in_windows, warn_of_prompts
 from qstep.search.methods import SearchMethod, readers_of
 from qstep.tasks.options import ProblemOptions
 from qstep.types import OverLongSearched, Problem, Row
@@ -31,10 +31,6 @@ _SHAPE = ("width", "expand", "lookahead_steps", "max_steps", "token_budget")
 
 _SPENT = ("tokens_generated", "tokens_scored", "too_long", "in_windows")
 """What a search counts for its problem."""
-
-
-def _in_windows(config: Any) -> bool:
-    return config.over_long == "window"
 
 
 @dataclass(kw_only=True)
@@ -72,7 +68,7 @@ class SearchConfig(ProblemOptions, SamplingOptions, EngineOptions, ScorerOptions
     lookahead_steps: Annotated[AtLeast1, ReadIf(method=readers_of("lookahead_steps"))] = 1
     max_steps: Annotated[AtLeast1 | None, ReadIf(method=readers_of("max_steps"))] = None
     token_budget: AtLeast1 | None = None
-    over_long: Annotated[OverLongSearched, NotInSettings(unless=_in_windows)] = "unscored"
+    over_long: Annotated[OverLongSearched, NotInSettings(unless=in_windows)] = "unscored"
     problems_at_once: Annotated[AtLeast1, CHANGES_NOTHING] = 64
 
     def __post_init__(self) -> None:
