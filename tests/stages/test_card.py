@@ -154,7 +154,8 @@ def test_what_a_card_cannot_say_is_refused(
     earlier = "<!-- Written by qstep, which writes it anew; without this line it is yours. -->\nAn earlier card."
     (folder / "README.md").write_text(written.replace(marker, earlier))
     assert run("card", "--model", folder) == 0
-    assert (folder / "README.md").read_text() == written
+    overwritten = (folder / "README.md").read_text()
+    assert marker in overwritten and "An earlier card." not in overwritten
     (folder / "README.md").write_text(written.replace(marker, "Mine."))
     assert run("card", "--model", folder) == 1
     assert "README.md" in capsys.readouterr().err
