@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from qstep.scoring.aggregation import aggregate
-from qstep.search import best_of_n_accuracy, best_of_n_index, pick_probabilities
+from qstep.search import best_of_n_accuracy, best_of_n_index, choice_probabilities
 
 few_scores = st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0]), min_size=1, max_size=6)
 steps = st.lists(st.floats(-20, 20), min_size=1, max_size=6)
@@ -47,7 +47,7 @@ def test_accuracy_by_hand() -> None:
 
 def test_tied_samples_share_by_hand() -> None:
     """Scores 2, 1, 1: of the pairs {a,b}, {a,c}, {b,c} a wins two and b, c share the third: 2/3, 1/6, 1/6."""
-    np.testing.assert_allclose(pick_probabilities([2.0, 1.0, 1.0], 2), [2 / 3, 1 / 6, 1 / 6])
+    np.testing.assert_allclose(choice_probabilities([2.0, 1.0, 1.0], 2), [2 / 3, 1 / 6, 1 / 6])
 
 
 def test_best_of_one_is_the_mean_and_best_of_all_is_the_best() -> None:
@@ -60,7 +60,7 @@ def test_best_of_one_is_the_mean_and_best_of_all_is_the_best() -> None:
 def test_large_groups_agree_with_exact_integers(n: int) -> None:
     """N = 4096, where C(N, n) has over 1,200 digits: within 1e-11 of the rational arithmetic."""
     size = 4096
-    got = pick_probabilities(-np.arange(size, dtype=float), n)
+    got = choice_probabilities(-np.arange(size, dtype=float), n)
     assert got.sum() == pytest.approx(1, abs=1e-11)
     for i in (1, 2, 10, 100, 2000, 4096):
         exact = float(Fraction(comb(size - i, n - 1), comb(size, n)))
@@ -71,25 +71,25 @@ def test_groups_are_judged_alone_and_in_any_order() -> None:
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 5, size=(7, 12)).astype(float)
     scores[2, 3] = -np.inf
-    together = pick_probabilities(scores, 5)
+    together = choice_probabilities(scores, 5)
     for row, alone in zip(scores, together, strict=True):
-        np.testing.assert_array_equal(pick_probabilities(row, 5), alone)
+        np.testing.assert_array_equal(choice_probabilities(row, 5), alone)
         shuffle = rng.permutation(12)
-        np.testing.assert_allclose(pick_probabilities(row[shuffle], 5), alone[shuffle])
+        np.testing.assert_allclose(choice_probabilities(row[shuffle], 5), alone[shuffle])
 
 
 def test_bad_scores_and_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="index 2 is NaN"):
         best_of_n_accuracy([0.0, 1.0, np.nan], [0, 1, 1], 2)
     with pytest.raises(ValueError, match="index 1, 0 is NaN"):
-        pick_probabilities([[0.0, 1.0], [np.nan, 1.0]], 2)
+        choice_probabilities([[0.0, 1.0], [np.nan, 1.0]], 2)
     with pytest.raises(ValueError, match="index 0 is NaN"):
         best_of_n_index([np.nan, 3.0])
     with pytest.raises(ValueError, match="non-empty"):
         best_of_n_index([])
     for n in (0, 3):
         with pytest.raises(ValueError, match="N = 2 samples"):
-            pick_probabilities([0.0, 1.0], n)
+            choice_probabilities([0.0, 1.0], n)
     with pytest.raises(ValueError, match="one length"):
         best_of_n_accuracy([0.0, 1.0], [1], 1)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from qstep.generation import SamplingSettings
-from qstep.search import SEARCHES, Found, SearchSettings, pick, search_together
+from qstep.search import SEARCHES, Found, SearchSettings, choose, search_together
 from qstep.search.methods import SearchMethod
 from qstep.search.tree import Partial, Rated, Tree
 from qstep.tasks import miniature
@@ -66,7 +66,7 @@ def texts(found: Found) -> list[str]:
 
 
 def answer(found: Found) -> str:
-    return texts(found)[pick(found.candidates)]
+    return texts(found)[choose(found.candidates)]
 
 
 def test_best_of_n_scores_whole_responses() -> None:
@@ -216,7 +216,7 @@ def test_a_budget_is_never_exceeded(method: SearchMethod, gives_tokens: bool) ->
         assert limited.tree.tokens_generated == tokens <= budget
         assert limited.candidates and all(rated.partial.finish_reason for rated in limited.candidates)
         if budget >= 64:
-            assert limited.candidates[pick(limited.candidates)].partial.finish_reason == "stop"
+            assert limited.candidates[choose(limited.candidates)].partial.finish_reason == "stop"
     assert limited.candidates == free.candidates
 
 
@@ -339,9 +339,9 @@ def test_the_answer_is_one_that_ended() -> None:
     def rated(score: float, reason: str) -> Rated:
         return Rated(Partial((1,), "x", reason), [score], score)
 
-    assert pick([rated(5.0, "length"), rated(-5.0, "stop"), rated(-4.0, "stop"), rated(-4.0, "stop")]) == 2
-    assert pick([rated(-1.0, "length"), rated(1.0, "length")]) == 1
-    assert pick([rated(float("-inf"), "length")]) == 0
+    assert choose([rated(5.0, "length"), rated(-5.0, "stop"), rated(-4.0, "stop"), rated(-4.0, "stop")]) == 2
+    assert choose([rated(-1.0, "length"), rated(1.0, "length")]) == 1
+    assert choose([rated(float("-inf"), "length")]) == 0
 
 
 def test_a_tree_without_a_budget_has_all_tokens_left() -> None:

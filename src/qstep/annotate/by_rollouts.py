@@ -192,7 +192,7 @@ def _hard_labels(plan: _Plan, right: set[str], pool: RolloutPool, decision: Deci
 def _tried(plan: _Plan, pool: RolloutPool) -> list[tuple[int, int]]:
     """Successes and trials of each step, with the verdict for the last one if that is known."""
     counts = [pool.counts[prefix.key] for prefix in plan.prefixes]
-    tried = [(of.successes, of.trials) for of in counts]
+    tried = [(count.successes, count.trials) for count in counts]
     return tried if len(tried) == len(plan.steps) else [*tried, (int(plan.row["verdict"] == "right"), 1)]
 
 
@@ -202,12 +202,12 @@ def _rates(tried: Sequence[tuple[int, int]]) -> list[float | None]:
 
 def _spent(keys: Sequence[str], pool: RolloutPool, settings: RolloutSettings) -> dict[str, int | None]:
     counts = [pool.counts[key] for key in keys]
-    spent: dict[str, int | None] = {"prefixes": len(keys), "tried": sum(of.drawn > 0 for of in counts)}
+    spent: dict[str, int | None] = {"prefixes": len(keys), "tried": sum(count.drawn > 0 for count in counts)}
     if settings.method != "monte_carlo":
-        spent["decided"] = sum(settings.decision.side(*of.evidence) is not None for of in counts)
+        spent["decided"] = sum(settings.decision.side(*count.evidence) is not None for count in counts)
     return {
         **spent,
         "cut_short": len(pool.cut_short.intersection(keys)),
-        "drawn": sum(of.drawn for of in counts),
-        "tokens": total([of.tokens for of in counts]),
+        "drawn": sum(count.drawn for count in counts),
+        "tokens": total([count.tokens for count in counts]),
     }

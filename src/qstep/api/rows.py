@@ -167,8 +167,8 @@ def score(
         for batch in loaded.score_rows(split, max_tokens=max_tokens):
             scored += [with_scores(of_row, loaded) for of_row in batch]
             advance(len(batch))
-    given = [{**row, "id": response["id"]} for row, response in zip(scored, responses, strict=True)]
-    return cast(Table, table_like(rows, given, places))
+    found = [{**row, "id": response["id"]} for row, response in zip(scored, responses, strict=True)]
+    return cast(Table, table_like(rows, found, places))
 
 
 def annotate_outcome(

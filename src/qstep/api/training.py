@@ -64,7 +64,7 @@ def train(
             raise ValueError(f"{name} is not an option here: give {argument}")
     learned = rows_file(rows, "rows")
     evaluated = None if eval_rows is None else rows_file(eval_rows, "eval_rows")
-    given = {
+    arguments = {
         "model_name_or_path": str(model),
         "train_file": str(learned.path),
         **({} if evaluated is None else {"eval_file": str(evaluated.path)}),
@@ -72,7 +72,7 @@ def train(
         **{name: _plain(value) for name, value in options.items()},
     }
     try:
-        inputs, config = COMMANDS[f"train {method}"].check(given)
+        inputs, config = COMMANDS[f"train {method}"].check(arguments)
     except ArgumentError as error:
         raise ValueError(plainly(str(error), known.keys(), lambda word: "")) from None
     return train_on(method, inputs, config, learned, evaluated)

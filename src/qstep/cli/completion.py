@@ -132,8 +132,12 @@ def _trainer_options() -> dict[str, tuple[str, ...]]:
 
 
 def _bash(table: Mapping[str, _Words]) -> str:
-    words = [_arm(name, " ".join(of.words)) for name, of in table.items() if of.words]
-    options = [_arm(name, " ".join(f"--{option}" for option in of.options)) for name, of in table.items() if of.options]
+    words = [_arm(name, " ".join(entry.words)) for name, entry in table.items() if entry.words]
+    options = [
+        _arm(name, " ".join(f"--{option}" for option in entry.options))
+        for name, entry in table.items()
+        if entry.options
+    ]
     first = dict.fromkeys(name.partition(" ")[0] for name in table)
     return (
         _BASH.replace("@TOP@", " ".join([*first, *_TOP]))
@@ -151,8 +155,8 @@ def _arm(pattern: str, words: str) -> str:
 def _value_arms(table: Mapping[str, _Words]) -> Iterator[str]:
     """An arm of `case "$command --option"` for each option; one for all commands where they agree."""
     by_option: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
-    for name, of in table.items():
-        for option, values in of.options.items():
+    for name, entry in table.items():
+        for option, values in entry.options.items():
             by_option[option][name] = values
     for option, of_commands in by_option.items():
         if len({*of_commands.values()}) == 1:
@@ -167,15 +171,15 @@ def _fish(table: Mapping[str, _Words], known: Mapping[str, Command]) -> str:
     abouts = ABOUT | {name: command.about for name, command in known.items()}
     for first in dict.fromkeys(name.partition(" ")[0] for name in table):
         lines.append(f"complete -c qstep -n __fish_use_subcommand -a {first} -d {_quoted(abouts[first])}")
-    for name, of in table.items():
+    for name, entry in table.items():
         seen = " ".join(f"; and __fish_seen_subcommand_from {word}" for word in name.split()).removeprefix("; and ")
-        for word in of.words:
+        for word in entry.words:
             if word != _FILE:
                 about = abouts.get(f"{name} {word}", "")
                 lines.append(f"complete -c qstep -n {_quoted(seen)} -a {word} -d {_quoted(about)}")
             else:
                 lines.append(f"complete -c qstep -n {_quoted(seen)} -F")
-        for option, values in of.options.items():
+        for option, values in entry.options.items():
             flag = option == "json" or _EVERYWHERE.get(option) == ()
             takes = "" if flag else " -r -F" if _FILE in values else f" -x -a {_quoted(' '.join(values))}"
             lines.append(f"complete -c qstep -n {_quoted(seen)} -l {option}{takes}")

@@ -35,11 +35,11 @@ def env(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="qstep env", description="Versions, devices and folders, for a bug report.")
     parser.add_argument("--json", action="store_true", help="as JSON")
     try:
-        given = parser.parse_args(arguments)
+        options = parser.parse_args(arguments)
     except SystemExit as stop:
         return 2 if stop.code else 0
     found = environment()
-    print(json.dumps(found, indent=2) if given.json else "\n".join(_lines(found)))
+    print(json.dumps(found, indent=2) if options.json else "\n".join(_lines(found)))
     return 0
 
 

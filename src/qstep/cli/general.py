@@ -55,8 +55,8 @@ def split_general(arguments: Sequence[str]) -> tuple[General, list[str]]:
     for flag in FLAGS:
         if any(argument.startswith(f"--{flag}=") for argument in arguments):
             raise ValueError(f"--{flag} takes no value: give --{flag} alone, or leave it out")
-    given = {f"--{flag}" for flag in FLAGS}
-    rest = [argument for argument in arguments if argument not in given]
+    names = {f"--{flag}" for flag in FLAGS}
+    rest = [argument for argument in arguments if argument not in names]
     level: str | None = None
     for place, argument in enumerate(rest):
         if argument == "--log_level" or argument.startswith("--log_level="):

@@ -218,12 +218,19 @@ _MAY_OVERFLOW = (b"0e00", b"0e+00", b"0" * 300)
 """Patterns of a number that may overflow, after all its digits are replaced by 0."""
 
 
-_A = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a truth value", type(None): "null"}
+_KINDS = {
+    list: "a list",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a truth value",
+    type(None): "null",
+}
 
 
 def kind_of(value: Any) -> str:
     """The kind of a JSON value, for messages."""
-    return _A.get(type(value), "an object")
+    return _KINDS.get(type(value), "an object")
 
 
 def parse_row(text: bytes) -> Row:

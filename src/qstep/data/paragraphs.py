@@ -22,7 +22,7 @@ _LEAST_PARAGRAPH = 80
 _VISIBLE = re.compile(r"\S")
 
 
-def behind_paragraphs(text: str) -> Iterator[int]:
+def after_paragraphs(text: str) -> Iterator[int]:
     """The ends of all paragraphs that end a step."""
     whole = blocks(text)
     first = _start(text, 0)

@@ -27,7 +27,7 @@ from itertools import chain
 from typing import Any
 
 from qstep.data.blocks import BLANK, BLANK_LINES, BREAK, blocks, outside
-from qstep.data.paragraphs import behind_paragraphs
+from qstep.data.paragraphs import after_paragraphs
 from qstep.data.parts import base_of, part_of
 from qstep.data.user_code import USER_CODE, code_version, load_code
 
@@ -194,7 +194,7 @@ def _users_cuts(text: str, separator: str) -> list[int]:
     return ends
 
 
-def _behind(pattern: re.Pattern[str]) -> Callable[[str], Iterator[int]]:
+def _after(pattern: re.Pattern[str]) -> Callable[[str], Iterator[int]]:
     return lambda text: (match.end() for match in pattern.finditer(text))
 
 
@@ -222,12 +222,12 @@ def _before_items(text: str) -> Iterator[int]:
     return (start for starts in lists if len(starts) > 1 for start in starts)
 
 
-def _behind_blank_lines(text: str) -> Iterator[int]:
+def _after_blank_lines(text: str) -> Iterator[int]:
     whole = blocks(text)
     return (match.end() for match in BLANK_LINES.finditer(text) if outside(whole, match.start()))
 
 
-def _behind_sentences(text: str) -> Iterator[int]:
+def _after_sentences(text: str) -> Iterator[int]:
     whole = blocks(text)
     ends = {end for start, end in whole if _FULL_DISPLAY.search(text, start, end) and text[end : end + 1].isupper()}
     inside = iter(whole)
@@ -249,8 +249,8 @@ def _behind_sentences(text: str) -> Iterator[int]:
     return iter(sorted(ends))
 
 
-def _ends_sentence(text: str, line: int, start: int, behind: int, end: int) -> bool:
-    """Whether the mark `text[start:behind]` ends a sentence. With closing brackets and quotes, it reaches to `end`.
+def _ends_sentence(text: str, line: int, start: int, stop: int, end: int) -> bool:
+    """Whether the mark `text[start:stop]` ends a sentence. With closing brackets and quotes, it reaches to `end`.
 
     `line` is the beginning of its line, or of its sentence in the line.
     """
@@ -260,14 +260,14 @@ def _ends_sentence(text: str, line: int, start: int, behind: int, end: int) -> b
     first = found[0]
     if _OPERATOR.match(text, end) or (first.islower() and not _EQUATION.match(text, end)):
         return False
-    mark = text[start:behind]
+    mark = text[start:stop]
     if mark == "!" and first in "\\(" and text[start - 1 : start].isdigit():
         return False  # a factorial
     if mark != ".":
         return mark.strip("!?") == "" or not first.isdigit()  # 1, 2, ... 10
-    if start - line < _LONGEST_ITEM and _ITEM.fullmatch(text, line, behind):
+    if start - line < _LONGEST_ITEM and _ITEM.fullmatch(text, line, stop):
         return False
-    words = text[max(line, behind - _LONGEST_ITEM) : behind].split()
+    words = text[max(line, stop - _LONGEST_ITEM) : stop].split()
     word = words[-1].lstrip("*_#([{$\"'\u201c\u2018")
     if any(kind.fullmatch(word) for kind in (_TITLE, _ABBREVIATION, _DOTTED)):
         return False
@@ -286,11 +286,11 @@ def _introduces_display(text: str, line: int, start: int, end: int) -> bool:
 
 
 _SPLITTERS: dict[str, tuple[Callable[[str], Iterator[int]], str]] = {
-    "line": (_behind(_LINE), "\n"),
-    "blank_line": (_behind_blank_lines, "\n\n"),
-    "paragraph": (behind_paragraphs, "\n\n"),
+    "line": (_after(_LINE), "\n"),
+    "blank_line": (_after_blank_lines, "\n\n"),
+    "paragraph": (after_paragraphs, "\n\n"),
     "numbered": (_before_headings, "\n"),
-    "sentence": (_behind_sentences, " "),
+    "sentence": (_after_sentences, " "),
     "turn": (lambda text: iter(()), "\n\n"),
 }
 """For each splitter, its function and the string to put between its steps."""

@@ -44,8 +44,8 @@ def map_steps(offsets: Sequence[Span], spans: Sequence[Span]) -> StepTokens:
     step_of = [-1] * len(offsets)
     ends: list[int] = []
     place = 0
-    for number, (first, behind) in enumerate(spans):
-        while place < len(covered) and covered[place][0] < behind:
+    for number, (first, end) in enumerate(spans):
+        while place < len(covered) and covered[place][0] < end:
             if covered[place][1] > first:
                 step_of[covered[place][2]] = number
             place += 1

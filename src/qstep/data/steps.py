@@ -138,8 +138,8 @@ def step_regions(text: str, steps: Sequence[str], separator: str = "\n") -> list
         raise ValueError(f"the steps {list(steps)!r} are not those of the text {text!r}")
     if not spans:
         return []
-    behind = (_after_line_break(gap) if named else gap.split(separator)[-1] for gap in gaps[1:-1])
-    borders = [start - len(of_next) for start, of_next in zip(starts[1:-1], behind, strict=True)]
+    for_next = (_after_line_break(gap) if named else gap.split(separator)[-1] for gap in gaps[1:-1])
+    borders = [start - len(of_next) for start, of_next in zip(starts[1:-1], for_next, strict=True)]
     return list(pairwise([0, *borders, len(text)]))
 
 

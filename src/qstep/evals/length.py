@@ -30,7 +30,7 @@ def length_report(
 
     Each entry of `lengths` gets Spearman's rho over `all` responses, over `right` ones and over `wrong` ones (None in
     `right` is neither). `within_problem` is the mean over the problems in which rho is defined. The entry `steps` also
-    gets `fewer_steps` (see `pick_has_fewer`) for all, right and wrong responses, and `single_step`, the share of
+    gets `fewer_steps` (see `choice_has_fewer`) for all, right and wrong responses, and `single_step`, the share of
     responses with one step. Estimates have 95 % intervals over problems, and are None if nothing varies. Raises
     ValueError for different lengths, or without responses.
     """
@@ -52,7 +52,7 @@ def length_report(
     if "steps" not in lengths:
         return Lengths(correlation=correlation)
     steps = np.asarray(lengths["steps"])
-    fewer = {kind: pick_has_fewer(score[mask], steps[mask], problem[mask]) for kind, mask in kinds.items()}
+    fewer = {kind: choice_has_fewer(score[mask], steps[mask], problem[mask]) for kind, mask in kinds.items()}
     return Lengths(correlation=correlation, fewer_steps=fewer, single_step=float((steps == 1).mean()))
 
 
@@ -93,7 +93,7 @@ def within_problem_correlation(a: ArrayLike, b: ArrayLike, problems: ArrayLike, 
     )
 
 
-def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike) -> Measured | None:
+def choice_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike) -> Measured | None:
     """How often the best-scored response of a problem has fewer steps than another response to it, with ties as half.
 
     This is the mean over problems with at least two responses. It is .5 if the choice is independent of the number of
@@ -108,6 +108,6 @@ def pick_has_fewer(scores: ArrayLike, steps: ArrayLike, problems: ArrayLike) -> 
         if others:
             more = (of_count[:, None] < of_count).sum(axis=1)
             same = (of_count[:, None] == of_count).sum(axis=1) - 1
-            picked = of_score == of_score.max()
-            shares.append(float(((more + same / 2) / others)[picked].mean()))
+            chosen = of_score == of_score.max()
+            shares.append(float(((more + same / 2) / others)[chosen].mean()))
     return Measured.of(mean_estimate(shares)) if shares else None

@@ -82,9 +82,9 @@ _OURS = ("dtype", "logprobs_mode", "max_num_seqs", "model", "revision", "tokeniz
 """The arguments of vllm.LLM that qstep sets."""
 
 
-def check_vllm_options(option: str, given: Mapping[str, Any]) -> None:
+def check_vllm_options(option: str, options: Mapping[str, Any]) -> None:
     """Raises ValueError for an argument of vllm.LLM that qstep sets."""
-    for name in given:
+    for name in options:
         if name in _OURS:
             raise ValueError(f"--{option}.{name} cannot be set, because qstep sets it. Remove it")
 

@@ -135,8 +135,8 @@ class GroupConfig(MemoryOptions, EvaluationOptions):
         check_deepspeed(self)
         super().__post_init__()
         if self.greater_is_better and SchedulerType(self.lr_scheduler_type).value in FOLLOWS_EVALUATION:
-            given: Any = self.lr_scheduler_kwargs or {}  # transformers leaves the schedule at its own mode, min
-            self.lr_scheduler_kwargs = {"mode": "max", **given}
+            kwargs: Any = self.lr_scheduler_kwargs or {}  # transformers leaves the schedule at its own mode, min
+            self.lr_scheduler_kwargs = {"mode": "max", **kwargs}
         check_options(self)
         if self.deepspeed_plugin is not None:  # also if `accelerate launch` asks for it
             check_deepspeed_parts(self.max_tokens_per_batch)

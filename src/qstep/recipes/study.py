@@ -51,7 +51,7 @@ from qstep.recipes.study_results import SeedResults, Stages, is_measure, k_of, p
 from qstep.runs.provenance import provenance
 from qstep.types import Estimate
 
-Verdict = Literal["holds", "does not hold", "cannot tell at this scale"]
+Conclusion = Literal["holds", "does not hold", "cannot tell at this scale"]
 
 _LEAST_SEEDS = 3
 """With fewer seeds the verdict is "cannot tell"."""
@@ -213,7 +213,7 @@ def answer(recipe: Recipe, runs: Sequence[Run]) -> StudyAnswer:
     )
 
 
-def verdict(deciding: Sequence[Interval]) -> Verdict:
+def verdict(deciding: Sequence[Interval]) -> Conclusion:
     """The verdict on a claim, from the intervals of the deciding comparisons."""
     if deciding and all((difference.low or 0) > 0 for difference in deciding):
         return "holds"

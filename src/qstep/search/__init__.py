@@ -8,10 +8,10 @@ from qstep.lazy import lazy
 from qstep.search.pass_at_k import pass_at_k  # its module has the same name, so it cannot be lazy
 
 if TYPE_CHECKING:
-    from qstep.search.best_of_n import best_of_n_accuracy, best_of_n_index, pick_probabilities
+    from qstep.search.best_of_n import best_of_n_accuracy, best_of_n_index, choice_probabilities
     from qstep.search.methods import SEARCHES, SearchKind
     from qstep.search.together import Found, search_together
-    from qstep.search.tree import Partial, Rated, SearchSettings, pick
+    from qstep.search.tree import Partial, Rated, SearchSettings, choose
     from qstep.search.voting import NO_ANSWER, answer_classes, vote, vote_accuracy
 
 __all__ = [
@@ -25,19 +25,19 @@ __all__ = [
     "answer_classes",
     "best_of_n_accuracy",
     "best_of_n_index",
+    "choice_probabilities",
+    "choose",
     "pass_at_k",
-    "pick",
-    "pick_probabilities",
     "search_together",
     "vote",
     "vote_accuracy",
 ]
 
 _PLACES = {
-    "best_of_n": ("best_of_n_accuracy", "best_of_n_index", "pick_probabilities"),
+    "best_of_n": ("best_of_n_accuracy", "best_of_n_index", "choice_probabilities"),
     "methods": ("SEARCHES", "SearchKind"),
     "together": ("Found", "search_together"),
-    "tree": ("Partial", "Rated", "SearchSettings", "pick"),
+    "tree": ("Partial", "Rated", "SearchSettings", "choose"),
     "voting": ("NO_ANSWER", "answer_classes", "vote", "vote_accuracy"),
 }
 

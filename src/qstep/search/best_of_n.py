@@ -18,15 +18,15 @@ def best_of_n_accuracy(scores: ArrayLike, correct: ArrayLike, n: int) -> float:
     """The expected correctness of the best-scored of n of the N samples, exact over all subsets of size n.
 
     It is `sum_i correct_(i) C(N-i, n-1) / C(N, n)`, with i counted from the best score. Tied samples are averaged over
-    their orders. Best-of-1 is the mean of `correct` [N]. Raises as `pick_probabilities` does.
+    their orders. Best-of-1 is the mean of `correct` [N]. Raises as `choice_probabilities` does.
     """
-    picked, correctness = pick_probabilities(scores, n), np.asarray(correct, dtype=np.float64)
-    if picked.ndim != 1 or picked.shape != correctness.shape:
-        raise ValueError(f"scores {picked.shape} and correct {correctness.shape} must be two lists of one length")
-    return float(picked @ correctness)
+    chances, correctness = choice_probabilities(scores, n), np.asarray(correct, dtype=np.float64)
+    if chances.ndim != 1 or chances.shape != correctness.shape:
+        raise ValueError(f"scores {chances.shape} and correct {correctness.shape} must be two lists of one length")
+    return float(chances @ correctness)
 
 
-def pick_probabilities(scores: ArrayLike, n: int) -> NDArray[np.float64]:
+def choice_probabilities(scores: ArrayLike, n: int) -> NDArray[np.float64]:
     """The probability that each sample is the best-scored one among n random samples of N: [..., N] from [..., N].
 
     It is `C(N-i, n-1) / C(N, n)` for the i-th best, averaged over tied samples. The probabilities of a group sum to 1.
@@ -48,9 +48,9 @@ def pick_probabilities(scores: ArrayLike, n: int) -> NDArray[np.float64]:
     total = np.bincount(tie, weights=np.broadcast_to(by_rank, checked.shape).ravel())
     shared = (total / np.bincount(tie))[tie].reshape(checked.shape)
 
-    picked = np.empty(checked.shape)
-    np.put_along_axis(picked, order, shared, axis=-1)
-    return picked
+    chances = np.empty(checked.shape)
+    np.put_along_axis(chances, order, shared, axis=-1)
+    return chances
 
 
 def _checked_scores(scores: ArrayLike) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Searches guided by a step scorer: each method decides what to draw next from the Qs of its partial responses.
 
-Each method is a search (see `qstep.search.tree`). It returns its candidates, which are complete or cut off, and `pick`
-chooses the answer among them. With a budget, a method expands only while the budget left over lets the longest response
+Each method is a search (see `qstep.search.tree`). It returns its candidates, which are complete or cut off. `choose`
+finds the answer among them. With a budget, a method expands only while the budget left over lets the longest response
 end. Then it completes the responses that it keeps, the best first, until the budget is spent. With a budget of at least
 `max_new_tokens`, at least one response is not cut off by the budget.
 """

@@ -223,7 +223,7 @@ def distinct(partials: Sequence[Partial | None]) -> list[Partial]:
     return list(first.values())
 
 
-def pick(candidates: Sequence[Rated]) -> int:
+def choose(candidates: Sequence[Rated]) -> int:
     """The index of the answer: the best score among responses that ended by themselves, or among all if none did.
 
     If several tie, it is the first one.

@@ -100,18 +100,18 @@ class RequestReader:
         if not isinstance(request.get("use_activation"), bool | None):
             raise Refused(400, f"`use_activation` must be true or false, not {_kind(request['use_activation'])}")
 
-    def _sequences(self, given: Any) -> list[Asked]:
-        if isinstance(given, str):
+    def _sequences(self, sent: Any) -> list[Asked]:
+        if isinstance(sent, str):
             raise Refused(400, "`input` is a string: send token ids, or an object with `prompt` and `steps`")
-        if not isinstance(given, list | dict):
-            raise Refused(400, f"`input` must be a list of token ids or a list of such lists, not {_kind(given)}")
-        if not given:
+        if not isinstance(sent, list | dict):
+            raise Refused(400, f"`input` must be a list of token ids or a list of such lists, not {_kind(sent)}")
+        if not sent:
             raise Refused(400, "`input` is empty")
-        if isinstance(given, dict) or not isinstance(given[0], list | dict):
-            return [self._asked(given, "input")]
-        if len(given) > _MOST_SEQUENCES:
-            raise Refused(400, f"`input` has {len(given)} sequences and this server takes {_MOST_SEQUENCES} at once")
-        return [self._asked(item, f"input[{i}]") for i, item in enumerate(given)]
+        if isinstance(sent, dict) or not isinstance(sent[0], list | dict):
+            return [self._asked(sent, "input")]
+        if len(sent) > _MOST_SEQUENCES:
+            raise Refused(400, f"`input` has {len(sent)} sequences and this server takes {_MOST_SEQUENCES} at once")
+        return [self._asked(item, f"input[{i}]") for i, item in enumerate(sent)]
 
     def _asked(self, item: Any, where: str) -> Asked:
         return self._encoded(item, where) if isinstance(item, dict) else Asked([self._checked(item, where)])

@@ -121,7 +121,7 @@ def plan(
     objective.check(source)
     dataset = objective.rows(source)
     order = step_sampler(dataset, config, training=True, processes=devices)
-    parts = map(_counted, chain.from_iterable(order))
+    parts = map(_items, chain.from_iterable(order))
     estimated, largest = max((int(dataset.lengths[part].sum()), part) for part in parts)
     items = [dataset[item] for item in largest]
     module = _module(objective, inputs, config, on_cpu=hardware is None)
@@ -205,7 +205,7 @@ def _module(objective: Objective[Any], inputs: TrainInputs, config: GroupConfig,
     return module
 
 
-def _counted(part: list[int]) -> list[int]:
+def _items(part: list[int]) -> list[int]:
     return [item if item >= 0 else ~item for item in part]
 
 

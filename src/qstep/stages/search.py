@@ -154,9 +154,9 @@ def _search(config: SearchConfig, problems: dict[str, Problem], engine: Engine |
 
 
 def _rows(problem: Problem, found: Found, config: SearchConfig, separator: str) -> list[Row]:
-    from qstep.search import pick
+    from qstep.search import choose
 
-    chosen = pick(found.candidates)
+    chosen = choose(found.candidates)
     how = {name: getattr(config, name) for name in _SHAPE if is_read(config, name)}
     spent = {name: getattr(found.tree, name) for name in _SPENT if name != "in_windows" or config.over_long == "window"}
     return [

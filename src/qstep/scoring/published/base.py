@@ -75,8 +75,8 @@ class Published(ABC):
     @classmethod
     def options(cls) -> dict[str, About]:
         """The options of the kind, in alphabetical order."""
-        given = sorted(field.name for field in fields(cls) if field.init and field.name != "tokenizer")
-        return {name: options_of(cls)[name] for name in given}
+        names = sorted(field.name for field in fields(cls) if field.init and field.name != "tokenizer")
+        return {name: options_of(cls)[name] for name in names}
 
     @property
     def joint(self) -> str:
