@@ -1,6 +1,6 @@
 """Chooses the best of several responses to each question, and says how often that is right.
 
-    python examples/best_of_n.py --rows responses.jsonl --scorer Qwen/Qwen2.5-Math-PRM-7B
+    python examples/best_of_n.py --rows responses.jsonl --scorer Qwen/Qwen2.5-Math-PRM-7B --dtype bfloat16
 
 A row is a question with its responses, and its answer where it is known:
 
@@ -23,10 +23,11 @@ def main() -> None:
     parser.add_argument("--rows", required=True, help="a .jsonl, .json or .parquet file")
     parser.add_argument("--scorer", required=True, help="a process reward model: a folder or a Hub id")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--dtype", default="float32", help="type of the weights: float32, bfloat16, float16 or auto")
     args = parser.parse_args()
 
     rows = qstep.read_rows(args.rows)
-    scored = qstep.score(rows, qstep.load_scorer(args.scorer, device=args.device))
+    scored = qstep.score(rows, qstep.load_scorer(args.scorer, device=args.device, dtype=args.dtype))
     for responses in read_groups(scored):
         best = max(responses, key=lambda row: float("-inf") if row["score"] is None else row["score"])
         print(f"{best['prompt']}\n    score {best['score']}: {best['completion']!r}")

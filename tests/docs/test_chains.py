@@ -76,7 +76,7 @@ def test_a_response_scored_in_python(here: Path, capsys: pytest.CaptureFixture[s
 
 def test_best_of_n_of_an_own_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The example line is one that `grade` takes, and the table has the rows of the table shown."""
-    heading = "## Choose the best of n responses"
+    heading = "## Compare ways to choose among responses"
     [example] = re.findall(r"```json\n(.*?)```", section("README.md", heading), re.DOTALL)
     write_jsonl(here / "responses.jsonl", [json.loads(example), *responses(3, 12)])
     run("README.md", heading, {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,16 +39,16 @@ def test_a_published_model_scores(
     assert [float(match[1]) for match in found if match] == pytest.approx(q_values, abs=6e-4)
 
 
-@pytest.mark.parametrize("graded", [True, False])
+@pytest.mark.parametrize(("graded", "dtype"), [(True, "float32"), (False, "bfloat16")])
 def test_the_best_is_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], graded: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], graded: bool, dtype: Any
 ) -> None:
     problems = [{name: of[name] for name in of if graded or name != "gold"} for of in PROBLEMS]
     qstep.write_rows(problems, tmp_path / "rows.jsonl")
     scorer = str(miniature_scorer(tmp_path / "scorer"))
-    run("best_of_n", monkeypatch, "--rows", str(tmp_path / "rows.jsonl"), "--scorer", scorer)
+    run("best_of_n", monkeypatch, "--rows", str(tmp_path / "rows.jsonl"), "--scorer", scorer, "--dtype", dtype)
     printed = capsys.readouterr().out
-    first, second, *_ = qstep.score(problems, scorer)
+    first, second, *_ = qstep.score(problems, qstep.load_scorer(scorer, dtype=dtype))
     best = max(first, second, key=lambda row: row["score"])
     assert f"score {best['score']}: {best['completion']!r}" in printed and printed.count("    score ") == 2
     assert ("majority" in printed) == graded
