@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pages import ROOT
+from qstep.data import write_jsonl
 from scorers import miniature_scorer
 
 
@@ -17,12 +18,23 @@ def test_the_example_of_the_page_trains(tmp_path: Path, monkeypatch: pytest.Monk
     """Two updates by an outcome and by steps; the log has the mean of each reward and what the steps look like."""
     monkeypatch.chdir(tmp_path)
     miniature_scorer(tmp_path / "runs" / "pqm")  # from runs/base, which it also makes
-    example = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8"), re.DOTALL)[
-        0
-    ]
-    names: dict[str, Any] = {}
+    page = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+    example = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
     more = "max_steps=2, logging_steps=1, use_cpu=True, bf16=False, report_to='none', save_strategy='no'"
-    exec(example.replace("max_steps=2", more), names)
+    published = r'load_scorer\("Qwen/Qwen2.5-Math-PRM-7B", dtype="bfloat16", options=\{.*?\}, windows=True\)'
+    small = {
+        published: 'load_scorer("runs/pqm", windows=True)',
+        '"Qwen/Qwen2.5-Math-1.5B-Instruct"': '"runs/base"',
+        '"math"': '"miniature"',
+        "num_generations=8, max_completion_length=2048": f"num_generations=4, max_completion_length=64, {more}",
+    }
+    for old, new in small.items():
+        example, found = re.subn(old, new, example)
+        assert found, f"the page no longer has {old}"
+    problems = [{"prompt": "7+8*3=\n", "answer": "5"}, {"prompt": "1+2*3=\n", "answer": "9"}] * 4
+    write_jsonl(tmp_path / "problems.jsonl", problems)
+    names: dict[str, Any] = {}
+    exec(example, names)
     log = [entry for entry in names["trainer"].state.log_history if "reward" in entry]
     assert len(log) == 2
     for entry in log:
