@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 from tokenizers import pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -96,6 +97,17 @@ def test_a_training_file_with_other_names(tmp_path: Path, monkeypatch: pytest.Mo
     LlamaForCausalLM(LlamaConfig(**{**sizes(), "vocab_size": len(tokenizer)})).save_pretrained("base")
     assert main([*words[1:], "--use_cpu", "true", "--report_to", "none", "--save_strategy", "no"]) == 0
     assert Path("rated", "model.safetensors").is_file()
+
+
+def test_lists_of_responses_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the Python of the page, into rows that training reads."""
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", section("docs/files.md", "## Training files"), re.DOTALL)
+    frame = pandas.DataFrame([{"prompt": "2+2?", "responses": ["It is 4.", "It is 5."], "rewards": [1, 0]}])
+    exec(code, {"frame": frame})
+    assert main(["audit", "--train_file", "rows.parquet"]) == 0
+    rows = [(row["prompt"], row["response"], row["reward"]) for row in read_rows(Path("rows.parquet"))]
+    assert rows == [("2+2?", "It is 4.", 1), ("2+2?", "It is 5.", 0)]
 
 
 def test_the_table_has_the_names_that_are_read() -> None:
