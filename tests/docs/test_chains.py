@@ -130,6 +130,8 @@ def test_published_labels_to_a_judged_scorer(here: Path) -> None:
     wrong = {"id": "a", "problem": "1 + 1?", "steps": ["1 + 1 = 3", "So 3."], "label": 0, "generator": "g"}
     right = {**wrong, "id": "b", "steps": ["1 + 1 = 2"], "label": -1, "final_answer_correct": True}
     write_jsonl(here / "bench.jsonl", [{**wrong, "final_answer_correct": False}, right])
+    write_jsonl(here / "responses.jsonl", responses(2, 2))
+    assert main(["grade", "--input", "responses.jsonl", "--output", "graded.jsonl"]) == 0
     small = {
         "peiyi9979/Math-Shepherd": "shepherd.jsonl",
         "--dataset_name Qwen/ProcessBench": "--inputs bench.jsonl",
@@ -137,6 +139,7 @@ def test_published_labels_to_a_judged_scorer(here: Path) -> None:
     }
     run("docs/data.md", "## From published labels to a judged scorer", small)
     assert json.loads(Path("runs/processbench/results.json").read_text())["steps"]
+    assert "pqm" in json.loads(Path("runs/best.json").read_text())["curves"]
 
 
 def test_the_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,8 @@ TEMPLATE = (
 )
 SMALLER = {
     "--max_new_tokens 4096": "--max_new_tokens 8",
+    "--max_new_tokens 16384": "--max_new_tokens 8",
+    "--dataset_name test.jsonl": "--dataset_name problems.jsonl",
     "--num_samples 8": "--num_samples 1",
     "Qwen/Qwen3-0.6B": "model",
     "Qwen/Qwen2.5-0.5B": "model",
