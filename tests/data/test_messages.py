@@ -12,7 +12,7 @@ import pytest
 
 import qstep
 from chats import CALL, PROMPT, TURNS, chat_tokenizer
-from qstep.data import RowError, check_row, encode_response, read_problems, write_jsonl
+from qstep.data import RowError, Source, check_row, encode_response, read_problems, write_jsonl
 from qstep.data.messages import identity
 from qstep.data.tables import plain_rows
 
@@ -146,7 +146,7 @@ def test_a_data_set_may_mix_one_turn_and_several() -> None:
     assert rows == [TURNS, "The answer is 4."]
 
 
-@pytest.mark.parametrize("kind", ["to_parquet", "save_to_disk", "memory"])
+@pytest.mark.parametrize("kind", ["to_parquet", "save_to_disk", "split", "memory", "numpy", "iterable", "pandas"])
 def test_a_call_in_a_table_has_its_own_arguments(kind: str, tmp_path: Path) -> None:
     """A table gives each call the arguments of all tools, as nulls."""
     found = [{"a": 2, "to": {"x": 1}}, {"b": [{"c": 1}, {"d": 2}]}, {}]
@@ -154,8 +154,17 @@ def test_a_call_in_a_table_has_its_own_arguments(kind: str, tmp_path: Path) -> N
     table = datasets.Dataset.from_list([{"prompt": PROMPT, "answer": "4", "completion": turns}])
     added = table[0]["completion"][0]["tool_calls"][0]["function"]["arguments"]
     assert added == {"a": 2, "to": {"x": 1}, "b": None}
-    if kind == "memory":
-        [row] = plain_rows(table)
+    in_memory = {
+        "memory": lambda: table,
+        "numpy": lambda: table.with_format("numpy"),
+        "iterable": table.to_iterable_dataset,
+        "pandas": table.to_pandas,
+    }
+    if kind in in_memory:
+        [row] = plain_rows(in_memory[kind]())
+    elif kind == "split":
+        table.to_parquet(tmp_path / "rows" / "test.parquet")
+        [(_, row)] = Source.of(str(tmp_path / "rows"), split="test").rows()
     else:
         path = tmp_path / ("rows.parquet" if kind == "to_parquet" else "rows")
         getattr(table, kind)(path)

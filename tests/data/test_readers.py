@@ -145,6 +145,9 @@ def test_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "owner/data/train",
         "owner/train@v1.0:hard/test",
     ]
+    assert load_problems("owner/data", split="test[:50%]+train")[0].id == "owner/data/test[:50%]+train/0"
+    with pytest.raises(ValueError, match="owner/data has no split 'dev'; it has gsm8k, test and train"):
+        load_problems("owner/data", split="test+dev")
     with pytest.raises(FileNotFoundError, match="not the id of a data set of the Hub, which is owner/name"):
         load_problems("gsm8k")
 

@@ -179,6 +179,18 @@ def test_sets_without_a_row_to_use_are_refused(tmp_path: Path) -> None:
     assert not output.exists()
 
 
+def test_what_else_is_in_a_folder_with_splits_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set" / "train.jsonl", TRL)
+    config = ConvertConfig(str(tmp_path / "set"), tmp_path / "set" / "out" / "rows.jsonl", split="train")
+    rows = convert(config).read_bytes()
+    (tmp_path / "set" / "notes.txt").write_text("mine")
+    assert convert(config).read_bytes() == rows
+    assert "is complete; nothing to do" in capsys.readouterr().err
+
+
 def test_an_unfinished_file_is_refused_in_a_list_too(tmp_path: Path) -> None:
     part, other = write(tmp_path / "part.jsonl", TRL), write(tmp_path / "other.jsonl", TRL)
     (tmp_path / "part.meta.json").write_text(json.dumps(dict(stage="s", settings={}, fingerprint="", complete=False)))

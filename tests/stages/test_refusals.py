@@ -153,7 +153,10 @@ def test_each_process_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also before torchrun's process has chosen it. With one GPU that a process sees, it is that one."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "empty", lambda *size, device: torch.zeros(*size))
-    for rank, visible, chosen in (("3", 4, "cuda:3"), ("0", 4, "cuda"), ("3", 1, "cuda")):
+    for rank, visible, chosen in [
+        *(("3", 4, "cuda:3"), ("0", 4, "cuda"), ("3", 1, "cuda")),
+        *(("-1", 4, "cuda"), ("", 4, "cuda")),
+    ]:
         monkeypatch.setenv("LOCAL_RANK", rank)
         monkeypatch.setattr(torch.cuda, "device_count", lambda visible=visible: visible)
         assert str(choose_device("auto")) == chosen

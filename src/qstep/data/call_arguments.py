@@ -1,30 +1,25 @@
-"""Tool calls in tables of Arrow (Parquet, Arrow, `datasets`).
+"""Tool calls in tables whose columns have one type (Parquet, Arrow, `datasets`, pandas).
 
-A column there has one type, so each call has the arguments of all tools. Those of the other tools are null.
+There each call has the arguments of all tools. Those of the other tools are null.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pyarrow
-
-    from qstep.types import Row
+from typing import Any
 
 
-def with_own_arguments(rows: Iterable[Row], schema: pyarrow.Schema) -> Iterable[Row]:
-    """The rows of a table, without the null arguments of tool calls. Arguments as JSON text are not changed."""
-    if any("arguments: struct<" in str(field.type) for field in schema):
-        return map(_own, rows)
-    return rows
-
-
-def _own(value: Any) -> Any:
+def with_own_arguments(value: Any, in_calls: bool = False) -> Any:
+    """A row, or a value of one, whose tool calls have no null arguments. Arguments as JSON text are not changed."""
     if isinstance(value, dict):
-        return {name: _without_nulls(item) if name == "arguments" else _own(item) for name, item in value.items()}
-    return [_own(item) for item in value] if isinstance(value, list) else value
+        return {
+            name: _without_nulls(item)
+            if in_calls and name == "arguments"
+            else with_own_arguments(item, in_calls or name == "tool_calls")
+            for name, item in value.items()
+        }
+    if isinstance(value, list) and value and isinstance(value[0], dict | list):
+        return [with_own_arguments(item, in_calls) for item in value]
+    return value
 
 
 def _without_nulls(value: Any) -> Any:

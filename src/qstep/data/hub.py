@@ -23,6 +23,8 @@ from qstep.words import listed
 FORM = "owner/name[@revision][:configuration][/split]"
 """How a data set of the Hub is written."""
 
+_VERSION = 2
+"""That of the files of rows. Rows that an earlier version wrote are read again."""
 _PART = r"[A-Za-z0-9][\w.-]*"
 _FORM = re.compile(
     rf"(?P<name>{_PART}/{_PART})(?:@(?P<revision>refs/\w+/[\w.-]+|[^/:,@]+))?(?::(?P<config>[^/:,@]+))?(?:/(?P<split>\w+))?"
@@ -74,12 +76,16 @@ def missing(path: Path) -> FileNotFoundError:
 
 def hub_lines(path: Path) -> Path:
     """The file of JSON lines with the rows of a Hub id. Raises ValueError if the data set cannot be read."""
-    return _downloaded(_asked(path))
+    return downloaded(_asked(path))
 
 
 def hub_fingerprint(path: Path) -> str:
+    """As `fingerprint_of`, for a path that is an id."""
+    return fingerprint_of(_asked(path))
+
+
+def fingerprint_of(asked: HubId) -> str:
     """The data set with the commit that is read, its configuration and split. Only the commit is looked up."""
-    asked = _asked(path)
     return str(replace(asked, revision=_commit(asked)))
 
 
@@ -136,23 +142,28 @@ def _commit_of_the_hub(asked: HubId) -> str:
 
 
 @lru_cache(maxsize=64)
-def _downloaded(asked: HubId) -> Path:
+def downloaded(asked: HubId) -> Path:
+    """The file of JSON lines with the rows of a data set. Its split may be a slice or a sum, as `datasets` has them.
+
+    Raises ValueError if the data set cannot be read.
+    """
     commit = _commit(asked)
-    place = _folder(asked) / commit / (asked.config or "default") / f"{asked.split}.rows.jsonl"
+    place = _folder(asked) / commit / (asked.config or "default") / f"v{_VERSION}" / f"{asked.split}.rows.jsonl"
     if not place.is_file():
         builder = _builder(asked, commit)
         if builder.hash != commit:
             raise ValueError(_not_offline(asked, builder.hash))
         builder.download_and_prepare()
         known = sorted(map(str, builder.info.splits or ()))
-        if asked.split not in known:
-            raise ValueError(f"{asked.name} has no split {asked.split!r}; it has {listed(known)}: give {FORM}")
+        parts = [part.partition("[")[0] for part in asked.split.split("+")]
+        if unknown := [part for part in parts if part not in (*known, "all")]:
+            raise ValueError(f"{asked.name} has no split {unknown[0]!r}; it has {listed(known)}: give {FORM}")
         write_whole(place, _lines(asked, builder.as_dataset(split=asked.split)))
     return place
 
 
 def _lines(asked: HubId, rows: Any) -> Iterator[bytes]:
-    for number, row in enumerate(plain_rows(rows), 1):
+    for number, row in enumerate(plain_rows(rows, asked.name), 1):
         try:
             yield dump_foreign_row(row) + b"\n"
         except ValueError as error:

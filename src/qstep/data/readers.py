@@ -101,7 +101,10 @@ def _gold(path: Path, line: int, row: Row, chosen: Mapping[str, str]) -> tuple[s
     column, solution = column_of(path, line, row, "gold", chosen), row.get("solution")
     if column is None and "solution" in row:
         return boxed_gold(path, line, solution), solution
-    column = required_column(path, line, row, "gold", chosen)
+    try:
+        column = required_column(path, line, row, "gold", chosen)
+    except RowError as error:  # a table has no null in `gold`
+        raise _NoAnswer(path, line, error.field, error.problem) from None
     field, answer = chosen.get(column, column), row[column]
     if answer is None or (isinstance(answer, str) and not answer.strip()):
         with suppress(RowError):

@@ -26,7 +26,7 @@ from qstep.data.inputs import COMPRESSED, CONVERTED, ending
 from qstep.data.jsonl import RowError, dump_foreign_row, parse_row, refuse_constant, write_json, write_whole
 from qstep.types import Row
 
-_VERSION = 3
+_VERSION = 4
 _ROWS_AT_ONCE = 1024
 _MAY_BE_EMPTY = {*NAMES["completion"]} - {*LISTS}
 _COLUMNS = {*RULES, *(name for names in NAMES.values() for name in names), "messages", "tools"}
@@ -214,7 +214,7 @@ def _rows_of_parquet(path: Path) -> Iterator[Row]:
     try:
         with _opened(path) as file:
             for batch in parquet.ParquetFile(pyarrow.PythonFile(file, mode="r")).iter_batches(_ROWS_AT_ONCE):
-                yield from with_own_arguments(batch.to_pylist(), batch.schema)
+                yield from map(with_own_arguments, batch.to_pylist())
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path} is not a Parquet file: {error}") from None
 
@@ -225,7 +225,7 @@ def _rows_of_arrow(path: Path) -> Iterator[Row]:
     try:
         with _opened(path) as file:
             for batch in _batches_of_arrow(pyarrow.PythonFile(file, mode="r")):
-                yield from with_own_arguments(batch.to_pylist(), batch.schema)
+                yield from map(with_own_arguments, batch.to_pylist())
     except pyarrow.ArrowInvalid:
         raise ValueError(f"{path} is not an Arrow file") from None
 
@@ -253,4 +253,4 @@ def _rows_of_folder(path: Path) -> Iterator[Row]:
         raise ValueError(f"{path} is a folder, but not one that Dataset.save_to_disk wrote") from None
     if not isinstance(found, datasets.Dataset):
         raise ValueError(f"{path} has the splits {', '.join(found)}: give the folder of one of them")
-    yield from with_own_arguments(found.with_format(None), found.data.schema)
+    yield from map(with_own_arguments, found.with_format(None))

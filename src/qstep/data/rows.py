@@ -214,7 +214,7 @@ def _advice(row: Row, column: str) -> str:
     if "responses" in row and isinstance(row.get("rewards"), list):
         return (
             'give each response a row of its own, as `explode(["responses", "rewards"])` of pandas does, and call its '
-            "columns `response` and `reward`; "
+            "columns `response` and `reward`. Leave `id` out, since all of them would have it; "
         )
     if "responses" in row:
         return "run `qstep grade`, which reads lists of responses; "

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from qstep.data.hub import HubId, is_hub_id, missing
+from qstep.data.call_arguments import with_own_arguments
+from qstep.data.hub import HubId, downloaded, fingerprint_of, is_hub_id, missing
 from qstep.data.inputs import FILES, Lines, inputs_of, is_several
-from qstep.data.jsonl import count_rows, file_fingerprint, numbered_rows, rows_fingerprint
+from qstep.data.jsonl import count_rows, numbered_rows, rows_fingerprint
 from qstep.types import Row
 
 
@@ -21,13 +22,14 @@ class Source:
 
     path: the file, a list or pattern of files, the complete Hub id, or a folder with splits. name: what the ids of its
     rows begin with; for several files the path, since each has its own name. split and config: of the Hub or of a
-    folder with splits; None for files, which have neither.
+    folder with splits; None for files, which have neither. hub: the Hub id.
     """
 
     path: Path
     name: str
     split: str | None = None
     config: str | None = None
+    hub: HubId | None = None
 
     @classmethod
     def of(cls, dataset_name: str, *, split: str = "train", config: str | None = None) -> Source:
@@ -51,7 +53,7 @@ class Source:
             without = dataset_name.removesuffix(f"/{asked.split}")
             raise ValueError(f"{dataset_name} has a split: give {without}, and --split {asked.split}")
         asked = replace(asked, config=config or asked.config, split=split)
-        return cls(Path(str(asked)), asked.name, split, asked.config)
+        return cls(Path(str(asked)), asked.name, split, asked.config, asked)
 
     @property
     def is_file(self) -> bool:
@@ -64,7 +66,7 @@ class Source:
             RowError: a line is no JSON object.
             ValueError: the file is not what its name says.
         """
-        return enumerate(self._of_folder(), 1) if self._has_splits else numbered_rows(self.path)
+        return enumerate(self._of_folder(), 1) if self._has_splits else numbered_rows(self._file)
 
     def named_rows(self) -> Iterator[tuple[str, int, int, Row]]:
         """Yields each row with the name of its file or Hub id, its index there from 0, and its number as in `rows`.
@@ -89,24 +91,34 @@ class Source:
 
     def count(self) -> int:
         """How many rows there are."""
-        return len(self._of_folder()) if self._has_splits else count_rows(self.path)
+        return len(self._of_folder()) if self._has_splits else count_rows(self._file)
 
     def fingerprint(self) -> str:
-        """That of the files, of the Hub's commit, or of the folder's files."""
-        return file_fingerprint(self.path) if self._has_splits else rows_fingerprint(self.path)
+        """That of the files, of the Hub's commit, or of the rows of a folder's split."""
+        if not self._has_splits:
+            return rows_fingerprint(self.path) if self.hub is None else fingerprint_of(self.hub)
+        digest = hashlib.sha256()
+        for row in self._of_folder():
+            digest.update(repr(row).encode())
+        return digest.hexdigest()
 
     @property
     def _is_several(self) -> bool:
         return self.is_file and is_several(self.path)
 
     @property
-    def _has_splits(self) -> bool:
-        return not self.is_file and self.path.is_dir()
+    def _file(self) -> Path:
+        return self.path if self.hub is None else downloaded(self.hub)
 
-    def _of_folder(self) -> Any:
+    @property
+    def _has_splits(self) -> bool:
+        return not self.is_file and self.hub is None
+
+    def _of_folder(self) -> list[Row]:
         import datasets
 
-        return datasets.load_dataset(str(self.path), self.config, split=self.split)
+        found = datasets.load_dataset(str(self.path), self.config, split=self.split)
+        return [*map(with_own_arguments, found)]
 
 
 def _stem(file: Path) -> str:

@@ -40,16 +40,16 @@ def plain_rows(table: Any, argument: str = "rows") -> Iterator[Row]:
             f"{argument} is of type {type(table).__name__} with {', '.join(map(str, table))}: give a list of dicts, "
             "[row] for one row, or one split of a DatasetDict"
         )
+    is_typed = _is_frame(table) or _is_dataset(table, "Dataset", "IterableDataset")
     if _is_frame(table):
         table = table.to_dict("records")
-    if _is_dataset(table):
-        table = with_own_arguments(table, table.data.schema)
     if not isinstance(table, Iterable):
         raise TypeError(
             f"{argument} is of type {type(table).__name__}: give a list of dicts, a datasets.Dataset or a pandas "
             "DataFrame"
         )
-    return (_plain_row(row, f"{argument}[{place}]") for place, row in enumerate(table))
+    rows = (_plain_row(row, f"{argument}[{place}]") for place, row in enumerate(table))
+    return map(with_own_arguments, rows) if is_typed else rows
 
 
 def json_lines(table: Any, argument: str = "rows") -> Iterator[bytes]:
@@ -126,8 +126,9 @@ def _is_frame(table: Any) -> bool:
     return "pandas" in sys.modules and isinstance(table, sys.modules["pandas"].DataFrame)
 
 
-def _is_dataset(table: Any) -> bool:
-    return "datasets" in sys.modules and isinstance(table, sys.modules["datasets"].Dataset)
+def _is_dataset(table: Any, *kinds: str) -> bool:
+    datasets: Any = sys.modules.get("datasets")
+    return datasets is not None and any(isinstance(table, getattr(datasets, kind)) for kind in kinds or ("Dataset",))
 
 
 def _plain_row(row: Any, where: str) -> Row:

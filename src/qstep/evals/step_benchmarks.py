@@ -122,7 +122,8 @@ def read_benchmarks(
         sources[name] = Source.of(str(path))
     some_published, found = False, {}
     for name, source in sources.items():
-        benchmark = found[name] = StepBenchmark(name, str(source.path) if source.is_file else f"{source.name}:{name}")
+        file = source.name if source.hub else str(source.path)
+        benchmark = found[name] = StepBenchmark(name, file if source.is_file else f"{file}:{name}")
         format = recognise(source)
         if format == "trl_stepwise":
             for line, row in source.rows():

@@ -64,8 +64,8 @@ def choose_device(device: str | torch.device) -> torch.device:
     import torch
 
     if device == "auto":
-        rank = int(os.environ.get("LOCAL_RANK", "0"))
-        of_rank = f"cuda:{rank}" if rank and rank < torch.cuda.device_count() else "cuda"
+        rank = os.environ.get("LOCAL_RANK", "")
+        of_rank = f"cuda:{rank}" if rank.isdecimal() and 0 < int(rank) < torch.cuda.device_count() else "cuda"
         device = of_rank if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
