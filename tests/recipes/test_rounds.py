@@ -94,6 +94,20 @@ def test_each_round_has_its_own_stages(folder: Path) -> None:
     assert of_run.stages["samples_2"].after == {of_run.stages["policy_1"].key}
 
 
+def test_a_training_from_an_adapter_is_refused_before_anything_runs(folder: Path) -> None:
+    """It would be refused when its turn comes, after the jobs of a round."""
+    with pytest.raises(
+        RecipeError, match="'policy_2' trains from 'policy_1', which is an adapter: merge it by a stage"
+    ):
+        plan(written(each_round=each_round(policy={"use_peft": True})), folder / "out", [7])
+    merged = {"command": "merge", "model_name_or_path": "${policy}"}
+    changed = {"use_peft": True, "model_name_or_path": "${previous.merged}"}
+    start = {"policy": "taught", "merged": "taught"}
+    recipe = written(start=start, each_round=each_round(policy=changed, merged=merged))
+    (of_run,) = plan(recipe, folder / "out", [7])
+    assert of_run.stages["merged_1"].key in of_run.stages["policy_2"].after
+
+
 def test_all_is_the_list_of_the_rounds_so_far(folder: Path) -> None:
     """Also with a text around it, inside of a list, and outside of the rounds, where it is that of all."""
     repeated = each_round(policy={"train_file": "${all.graded}"}, graded={"input": "${all.samples}"})

@@ -205,6 +205,13 @@ def _upstream(stages: Mapping[str, Stage], name: str) -> list[str]:
 def _work(recipe: Recipe, stage: Stage, configs: Sequence[Any], done: Mapping[str, Work], output_dir: Path) -> Work:
     """The job of a stage. The jobs in `done` resolve its references; `configs` has its checked options."""
     used = references(stage.options)
+    if stage.command.name.startswith("train "):
+        for name in references(stage.options.get("model_name_or_path")):
+            if done[name].stage.options.get("use_peft"):  # said before an hour of jobs, not after it
+                raise recipe.error(
+                    f"stage {stage.name!r} trains from {name!r}, which is an adapter: merge it by a stage with the "
+                    "command merge, and name that stage"
+                )
     content = fill(dict(stage.options), {name: f"${{{done[name].key}}}" for name in used})
     options = fill(dict(stage.options), {name: str(done[name].output) for name in used})
     kept: dict[str, Any] = {}
