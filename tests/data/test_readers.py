@@ -295,6 +295,21 @@ def test_a_question_without_an_answer_is_refused_or_counted(tmp_path: Path, caps
         load_problems("miniature", limit=1, unanswerable="drop")
 
 
+def test_a_null_answer_in_parquet_is_counted_and_a_column_of_another_name_is_said(tmp_path: Path) -> None:
+    import datasets
+
+    rows = [{"question": "1+1?", "gold": "2"}, {"question": "1/0?", "gold": None}]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "p.parquet")
+    left_out: Counter[str] = Counter()
+    (problem,) = load_problems(str(tmp_path / "p.parquet"), unanswerable="drop", left_out=left_out)
+    assert problem.gold == "2" and left_out == {"the question has no answer": 1}
+    other = str(write(tmp_path / "p.jsonl", {"question": "1+1?", "result": "2"}))
+    with pytest.raises(
+        ValueError, match=r"no problem\. Left out: 1 \(the question has no answer\)\. .*--columns\.gold"
+    ):
+        load_problems(other, unanswerable="drop")
+
+
 @pytest.mark.parametrize("answer", [None, "", " "])
 def test_an_empty_answer_counts_as_missing(tmp_path: Path, answer: str | None) -> None:
     boxed = {"problem": "Q?", "solution": "So \\boxed{4}.", "answer": answer}

@@ -105,7 +105,7 @@ def test_other_rows_are_evaluated_by_another_trainer(base: Path, rows: list[dict
         run.evaluate()
     with pytest.raises(TypeError, match=r"takes no rows\. Make a trainer with them"):
         run.evaluate(rows)
-    with pytest.raises(NotImplementedError, match="`qstep score` and `qstep evaluate` read"):
+    with pytest.raises(TypeError, match="`qstep score` and `qstep evaluate` read"):
         run.predict(rows)
 
 

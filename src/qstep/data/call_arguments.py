@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from qstep.data.messages import without_nulls
+
 
 def with_own_arguments(value: Any, in_calls: bool = False) -> Any:
     """A row, or a value of one, whose tool calls have no null arguments. Arguments as JSON text are not changed."""
     if isinstance(value, dict):
         return {
-            name: _without_nulls(item)
+            name: without_nulls(item)
             if in_calls and name == "arguments"
             else with_own_arguments(item, in_calls or name == "tool_calls")
             for name, item in value.items()
@@ -20,9 +22,3 @@ def with_own_arguments(value: Any, in_calls: bool = False) -> Any:
     if isinstance(value, list) and value and isinstance(value[0], dict | list):
         return [with_own_arguments(item, in_calls) for item in value]
     return value
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

@@ -199,7 +199,7 @@ def _plain(message: Mapping[str, Any], number: int) -> Message:
     if "role" not in message or not {"content", "tool_calls", *_THINKING} & message.keys():
         return dict(message)  # not a message: the column's rule says what it should be
     where = f"has messages[{number}]"
-    held = {name: value for name, value in _without_nulls(message).items() if value != []}
+    held = {name: value for name, value in without_nulls(message).items() if value != []}
     thinking = {name: _text(held.pop(name), where) for name in _THINKING if name in held}
     if not all(isinstance(text, str) for text in thinking.values()):
         raise ValueError(f"{where} with reasoning {next(iter(thinking.values()))!r}; give a string")
@@ -234,7 +234,7 @@ def _text(content: Any, where: str) -> Any:
         return content
     texts = []
     for part in content:
-        kept = _without_nulls(part) if isinstance(part, dict) else part
+        kept = without_nulls(part) if isinstance(part, dict) else part
         if isinstance(kept, dict) and kept.get("type") in _TEXT_PARTS and isinstance(kept.get("text", ""), str):
             texts.append(kept.get("text", ""))
         elif isinstance(kept, str):
@@ -290,17 +290,17 @@ def _as_tools(tools: Any) -> list[Any]:
         return []
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise ValueError("has tools that are no list of objects")
-    return [_without_nulls(tool) for tool in tools]
+    return [without_nulls(tool) for tool in tools]
 
 
-def _without_nulls(value: Any, calls: bool = False) -> Any:
+def without_nulls(value: Any, calls: bool = False) -> Any:
     """A value whose objects have no null keys. `datasets` adds such keys. A null argument of a tool call is kept."""
     if isinstance(value, Mapping):
         return {
-            name: item if calls and name == "arguments" else _without_nulls(item, calls or name == "tool_calls")
+            name: item if calls and name == "arguments" else without_nulls(item, calls or name == "tool_calls")
             for name, item in value.items()
             if item is not None
         }
     if isinstance(value, list):
-        return [_without_nulls(item, calls) for item in value]
+        return [without_nulls(item, calls) for item in value]
     return value

@@ -10,7 +10,7 @@ from pathlib import Path
 from qstep.words import listed
 
 CONFIG_FILES = ("config.json", "adapter_config.json")
-"""The files of which a model's folder has one."""
+"""A model's folder has one of these files."""
 _LOOKED_AT = 2000
 """The maximum number of folders that are searched for a similar name."""
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from qstep.data.call_arguments import with_own_arguments
 from qstep.data.hub import HubId, downloaded, fingerprint_of, is_hub_id, missing
@@ -66,7 +67,9 @@ class Source:
             RowError: a line is no JSON object.
             ValueError: the file is not what its name says.
         """
-        return enumerate(self._of_folder(), 1) if self._has_splits else numbered_rows(self._file)
+        if self._has_splits:
+            return enumerate(map(with_own_arguments, self._of_folder()), 1)
+        return numbered_rows(self._file)
 
     def named_rows(self) -> Iterator[tuple[str, int, int, Row]]:
         """Yields each row with the name of its file or Hub id, its index there from 0, and its number as in `rows`.
@@ -114,11 +117,10 @@ class Source:
     def _has_splits(self) -> bool:
         return not self.is_file and self.hub is None
 
-    def _of_folder(self) -> list[Row]:
+    def _of_folder(self) -> Any:
         import datasets
 
-        found = datasets.load_dataset(str(self.path), self.config, split=self.split)
-        return [*map(with_own_arguments, found)]
+        return datasets.load_dataset(str(self.path), self.config, split=self.split)
 
 
 def _stem(file: Path) -> str:

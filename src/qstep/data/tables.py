@@ -40,7 +40,7 @@ def plain_rows(table: Any, argument: str = "rows") -> Iterator[Row]:
             f"{argument} is of type {type(table).__name__} with {', '.join(map(str, table))}: give a list of dicts, "
             "[row] for one row, or one split of a DatasetDict"
         )
-    is_typed = _is_frame(table) or _is_dataset(table, "Dataset", "IterableDataset")
+    is_typed = _is_frame(table) or _is_dataset(table) or _is_of(table, "datasets", "IterableDataset")
     if _is_frame(table):
         table = table.to_dict("records")
     if not isinstance(table, Iterable):
@@ -123,12 +123,16 @@ def _with_text_arguments(messages: Any) -> Any:
 
 
 def _is_frame(table: Any) -> bool:
-    return "pandas" in sys.modules and isinstance(table, sys.modules["pandas"].DataFrame)
+    return _is_of(table, "pandas", "DataFrame")
 
 
-def _is_dataset(table: Any, *kinds: str) -> bool:
-    datasets: Any = sys.modules.get("datasets")
-    return datasets is not None and any(isinstance(table, getattr(datasets, kind)) for kind in kinds or ("Dataset",))
+def _is_dataset(table: Any) -> bool:
+    return _is_of(table, "datasets", "Dataset")
+
+
+def _is_of(table: Any, library: str, kind: str) -> bool:
+    """Whether a table is of a library's class. A library that is not imported has made no table."""
+    return library in sys.modules and isinstance(table, getattr(sys.modules[library], kind))
 
 
 def _plain_row(row: Any, where: str) -> Row:

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from qstep.data import Unanswerable, read_problems
+from qstep.runs.progress import reasons_text
 from qstep.tasks.options import ProblemOptions
 from qstep.tasks.procedural import with_options
 from qstep.tasks.task import Tasks, is_generated
@@ -94,6 +95,10 @@ def problems_of(asked: ProblemOptions, left_out: Counter[str]) -> list[Problem]:
         _check_repeated(name, chosen, Tasks(asked.task))
     if not chosen:
         after = f" after --offset {offset}. Give a smaller one" if offset else ""
+        if left_out:
+            after += (
+                f". Left out: {reasons_text(left_out)}. If a column has the answers, name it with --columns.gold COLUMN"
+            )
         raise ValueError(f"{name} has no problem{after}")
     return [
         replace(problem, prompt=worded(problem.prompt, asked.instruction, asked.conversational)) for problem in chosen

@@ -261,7 +261,7 @@ class GroupTrainer(CheckpointedTrainer):
         return metrics
 
     def predict(self, *args: Any, **options: Any) -> NoReturn:
-        raise NotImplementedError(
+        raise TypeError(
             "a trainer has no predict. After save_model(), `qstep score` and `qstep evaluate` read args.output_dir"
         )
 
