@@ -1,6 +1,8 @@
-"""What each method makes of responses that other models wrote, without their log-probabilities.
+r"""What each method makes of responses that other models wrote, without their log-probabilities.
 
-python benchmarks/foreign_rows.py --model runs/smollm2-135m-instruct --output benchmarks/results/foreign_rows.json
+    python examples/data/make_smollm2.py --output runs/smollm2-135m-instruct
+    OMP_NUM_THREADS=1 python benchmarks/foreign_rows.py --model runs/smollm2-135m-instruct --samples 2 \
+        --processes 2 --output benchmarks/results/foreign_rows.json
 
 The rows are the responses of twelve models to GSM8K problems in `gsm8k_responses.jsonl` of `QSTEP_DATA`. Problems are
 divided into those to train on, and held-out ones. Each method trains for the same number of updates, with its defaults
@@ -21,12 +23,14 @@ import json
 import math
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +78,19 @@ def rows_of(problem: dict[str, Any]) -> Iterator[Row]:
 
 
 @torch.no_grad()
-def log_probabilities(folder: str, rows: list[Row], device: str) -> dict[str, dict[str, float]]:
+def log_probabilities(folder: str, held_out: list[dict[str, Any]], device: str) -> dict[str, dict[str, float]]:
     """The mean log-probability of right and of wrong responses, by problem."""
     model, tokenizer = load_for_sampling(folder, device=device, dtype="float32")
     policy = PolicyModel(model)
-    found: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        batch = collate_groups([encode_prompt(tokenizer, row["prompt"])], [[encode_response(tokenizer, row).ids]])
-        sums = found.setdefault(row["problem_id"], {"right": [], "wrong": []})
-        sums["right" if row["label"] else "wrong"].append(float(policy(moved(batch, policy.device)).sum()))
-    return {name: {kind: statistics.fmean(values) for kind, values in both.items()} for name, both in found.items()}
+    found = {}
+    for problem in held_out:
+        rows = [*rows_of(problem)]
+        prompt = encode_prompt(tokenizer, rows[0]["prompt"])
+        batch = collate_groups([prompt], [[encode_response(tokenizer, row).ids for row in rows]])
+        logps = policy(moved(batch, policy.device)).sum(dim=1).cpu().numpy()
+        right = np.array([row["label"] for row in rows], dtype=bool)
+        found[problem["problem_id"]] = {"right": float(logps[right].mean()), "wrong": float(logps[~right].mean())}
+    return found
 
 
 def change(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -157,6 +164,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--samples", type=int, default=0, help="sampled responses to a held-out problem")
     parser.add_argument("--max_new_tokens", type=int, default=256)
+    parser.add_argument("--processes", type=int, default=1, help="variants at the same time")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     chosen = list(problems(args.data / "gsm8k_responses.jsonl", args.most_characters))
@@ -165,21 +173,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         write_jsonl(work / "train.jsonl", (row for problem in trained for row in rows_of(problem)))
-        rows = [row for problem in held_out for row in rows_of(problem)]
         questions = ({"prompt": next(rows_of(problem))["prompt"], "answer": problem["answer"]} for problem in held_out)
         write_jsonl(work / "problems.jsonl", questions)
-        before = log_probabilities(args.model, rows, args.device)
+        before = log_probabilities(args.model, held_out, args.device)
         base = accuracy(args.model, args, work)
-        results: dict[str, Any] = {}
-        for variant in args.variants:
+
+        def measured(variant: str) -> dict[str, Any]:
             output, found = run(variant, args, work)
             if output is not None:
-                found["logps"] = change(before, log_probabilities(str(output), rows, args.device))
+                found["logps"] = change(before, log_probabilities(str(output), held_out, args.device))
                 found["accuracy"] = accuracy(str(output), args, work)
-            results[variant] = found
+                shutil.rmtree(output)
             print(variant, json.dumps(found), flush=True)
+            return found
+
+        with ThreadPoolExecutor(args.processes) as pool:
+            results = dict(zip(args.variants, pool.map(measured, args.variants), strict=True))
     about = provenance(vars(args)) | {"command": f"python {' '.join(sys.argv)}"}
-    counts = {"trained": sum(len(problem["responses"]) for problem in trained), "held_out": len(rows)}
+    parts = {"trained": trained, "held_out": held_out}
+    counts = {name: sum(len(problem["responses"]) for problem in part) for name, part in parts.items()}
     result = {"rows": counts, "accuracy_before": base, "results": results, "provenance": about}
     write_json(args.output, result)
 

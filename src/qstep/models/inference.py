@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from qstep.types import Dtype
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_log = logging.getLogger(__name__)
 
 
 def hide_loading_bars() -> None:
@@ -41,7 +44,21 @@ def load_for_sampling(
     else:
         model = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=dtype, revision=revision)
     torch.nn.Module.to(model, choose_device(device))
+    warn_of_slow_bf16(model.device, model.dtype)
     return model.eval(), tokenizer
+
+
+def warn_of_slow_bf16(device: torch.device, dtype: torch.dtype) -> None:
+    """Warns if this CPU is to compute in bf16 and has no instructions for it."""
+    import torch
+
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        able = torch.cpu.get_capabilities()
+        if able["architecture"] == "x86_64" and not (able["avx512_bf16"] or able["amx_bf16"]):
+            _log.warning(
+                "This processor has no instructions for bf16, so bf16 takes several times as long as float32. "
+                "Leave out --bf16, and give --dtype float32"
+            )
 
 
 def load_text_tokenizer(model_name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from qstep.data import check_model_name
-from qstep.models.inference import choose_device
+from qstep.models.inference import choose_device, warn_of_slow_bf16
 from qstep.models.loading import ADAPTER_CONFIG, bare, load_tokenizer
 from qstep.models.policy import VALUE_FILE
 from qstep.runs.near import did_you_mean
@@ -63,6 +63,9 @@ def load_scorer(
         3
     """
     scorer = _loaded(str(name), kind, reference, options, choose_device(device), dtype)
+    if isinstance(scorer, StepScorer):
+        weight = next(scorer.model.parameters())
+        warn_of_slow_bf16(weight.device, weight.dtype)
     if windows:
         scorer.use_windows()
     return scorer

@@ -8,6 +8,7 @@ import torch
 from transformers import Trainer
 
 from qstep.models import PretrainedModule
+from qstep.models.inference import warn_of_slow_bf16
 from qstep.processes import here
 from qstep.runs.memory import return_freed_memory
 
@@ -26,7 +27,8 @@ def is_wide(model: PretrainedModule) -> bool:
 def prepare(trainer: Trainer, model: PretrainedModule) -> None:
     """Saves memory on a CPU if that is cheap, and scales the loss of fp16 training on a CPU too.
 
-    Warns of weights in bf16. Raises ValueError if weights in fp16 would be trained in fp16.
+    Warns of trained weights in bf16, and of bf16 on a CPU without instructions for it. Raises ValueError if weights in
+    fp16 would be trained in fp16.
     """
     args = trainer.args
     if any(p.dtype == torch.bfloat16 for p in model.parameters() if p.requires_grad) and here()[0] == 0:
@@ -35,6 +37,8 @@ def prepare(trainer: Trainer, model: PretrainedModule) -> None:
             "so at usual learning rates few weights change. Give --dtype float32 with --bf16, or train adapters "
             "(--use_peft)"
         )
+    if here()[0] == 0 and (args.bf16 or any(p.dtype == torch.bfloat16 for p in model.parameters())):
+        warn_of_slow_bf16(args.device, torch.bfloat16)
     if is_wide(model) and args.device.type == "cpu" and not args.activation_checkpointing:
         model.keep_products_only()
     if args.device.type == "cpu" and args.activation_checkpointing:  # who recomputes wants memory more than time
