@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", default=VARIANTS)
     parser.add_argument("--problems", type=int, default=60, help="problems to train on")
     parser.add_argument("--held_out", type=int, default=40)
-    parser.add_argument("--most_characters", type=int, default=600, help="of a response; longer problems are left out")
+    parser.add_argument("--most_characters", type=int, default=1000, help="of a response; longer problems are left out")
     parser.add_argument("--updates", type=int, default=30)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--accumulation", type=int, default=2)
@@ -168,6 +168,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     chosen = list(problems(args.data / "gsm8k_responses.jsonl", args.most_characters))
+    if len(chosen) < args.problems + args.held_out:
+        raise SystemExit(f"only {len(chosen)} problems have right and wrong responses that are this short")
     random.Random(args.seed).shuffle(chosen)
     trained, held_out = chosen[: args.problems], chosen[args.problems : args.problems + args.held_out]
     with tempfile.TemporaryDirectory() as folder:
