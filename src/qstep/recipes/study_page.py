@@ -25,7 +25,7 @@ def page(recipe: Recipe, found: StudyAnswer) -> str:
         "",
         f"Claim: {found.claim}.",
         "",
-        f"**{found.verdict.capitalize()}**, over {len(seeds)} seed{"s" * (len(seeds) > 1)}.",
+        f"**{found.verdict.capitalize()}**, over {len(seeds)} seed{'s' * (len(seeds) > 1)}.",
         "",
     ]
     lines += [f"The paper: {found.paper}", "", f"Settings: {found.settings}", ""]
