@@ -6,7 +6,7 @@ r"""What each method makes of responses that other models wrote, without their l
 
 The rows are the responses of twelve models to GSM8K problems in `gsm8k_responses.jsonl` of `QSTEP_DATA`. Problems are
 divided into those to train on, and held-out ones. Each method trains for the same number of updates, with its defaults
-and the same learning rate, batch and seed. The options of a variant follow its method, as in `dqo --importance=prefix`.
+and the same learning rate, responses in a batch and seed; DPO's batch has all twelve of a problem. The options of a variant follow its method, as in `dqo --importance=prefix`.
 
 Measured on the held-out problems, before and after: the mean log-probability of right and of wrong responses, the mean
 of their difference over problems with 95 % intervals of the changes, and with `--samples` the accuracy of sampled
@@ -58,6 +58,8 @@ VARIANTS = (
     "dqo --value=head --behavior=reference --importance=prefix",
 )
 """The methods with their options. If a training fails, the last line of its error is recorded."""
+RESPONSES = 12
+"""Responses to each problem. DPO counts problems in a batch, and the others responses."""
 INSTRUCTION = "Think step by step, one step a line. End with #### and the number."
 
 
@@ -115,12 +117,13 @@ def _value(logps: dict[str, float], name: str) -> float:
 def run(variant: str, args: argparse.Namespace, work: Path) -> tuple[Path | None, dict[str, Any]]:
     """Trains one variant. Returns its folder, and what its log says; without a folder, why it failed."""
     method, *options = variant.split()
+    size = args.batch // args.accumulation // (RESPONSES if method == "dpo" else 1)
     output = work / variant.replace(" ", "").replace("--", "-").replace("=", "-")
     command = [sys.executable, "-m", "qstep.cli", "train", method]
     command += [f"--model_name_or_path={args.model}", f"--train_file={work / 'train.jsonl'}"]
     command += [f"--output_dir={output}", f"--max_steps={args.updates}", f"--learning_rate={args.learning_rate}"]
     command += ["--lr_scheduler_type=constant_with_warmup", "--warmup_steps=4", f"--seed={args.seed}"]
-    command += [f"--per_device_train_batch_size={args.batch // args.accumulation}"]
+    command += [f"--per_device_train_batch_size={size}"]
     command += [f"--gradient_accumulation_steps={args.accumulation}", "--logging_steps=1", "--save_strategy=no"]
     command += ["--report_to=none", "--disable_tqdm=true", *options]
     start = time.perf_counter()
@@ -158,7 +161,7 @@ def main() -> None:
     parser.add_argument("--held_out", type=int, default=40)
     parser.add_argument("--most_characters", type=int, default=1000, help="of a response; longer problems are left out")
     parser.add_argument("--updates", type=int, default=30)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=24, help="responses in an update")
     parser.add_argument("--accumulation", type=int, default=2)
     parser.add_argument("--learning_rate", type=float, default=1e-5)
     parser.add_argument("--seed", type=int, default=42)
