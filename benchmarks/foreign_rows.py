@@ -6,7 +6,8 @@ r"""What each method makes of responses that other models wrote, without their l
 
 The rows are the responses of twelve models to GSM8K problems in `gsm8k_responses.jsonl` of `QSTEP_DATA`. Problems are
 divided into those to train on, and held-out ones. Each method trains for the same number of updates, with its defaults
-and the same learning rate, responses in a batch and seed; DPO's batch has all twelve of a problem. The options of a variant follow its method, as in `dqo --importance=prefix`.
+and the same learning rate, responses in a batch and seed. A batch of DPO has all responses to its problems. The options
+of a variant follow its method, as in `dqo --importance=prefix`.
 
 Measured on the held-out problems, before and after: the mean log-probability of right and of wrong responses, the mean
 of their difference over problems with 95 % intervals of the changes, and with `--samples` the accuracy of sampled
