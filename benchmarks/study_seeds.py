@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,24 @@ from qstep.recipes.summary import summarise
 
 
 def stages_of(recipe: Recipe) -> list[str]:
-    """The `evaluate` stages that the study compares. Raises SystemExit for a study with variants or of scorers."""
+    """The `evaluate` stages that the study compares. Raises SystemExit for a study of scorers."""
     results = Study.of(recipe).results
-    if isinstance(results, str) or recipe.variants:
-        raise SystemExit("give a study of policies without variants")
+    if isinstance(results, str):
+        raise SystemExit("give a study of policies")
     return [*results.values()]
 
 
-def kept(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """What the seed of this run found, by stage. The names of the problems are written once."""
+def kept(recipe: Recipe, runs: Sequence[Run]) -> dict[str, Any]:
+    """What the runs of one seed found, by variant and stage."""
+    return {"seed": runs[0].seed, "variants": {run.variant or "": kept_run(recipe, run) for run in runs}}
+
+
+def kept_run(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """What one run found, by stage. The names of the problems are written once."""
     problems: list[str] = []
     stages = {}
     for stage in stages_of(recipe):
-        file = run.stages[recipe.last(stage, None)].output / "results.json"
+        file = run.stages[recipe.last(stage, run.variant)].output / "results.json"
         by_mode = read_result(file, PolicyEvaluation).problems
         problems = problems or sorted(next(iter(by_mode.values())))
         counts = {
@@ -46,27 +52,32 @@ def kept(recipe: Recipe, run: Run) -> dict[str, Any]:
             for mode, by_problem in by_mode.items()
         }
         stages[stage] = json.loads(file.read_text()) | {"problems": counts}
-    return {"seed": run.seed, "problems": problems, "stages": stages}
+    return {"problems": problems, "stages": stages}
 
 
-def restored(recipe: Recipe, content: dict[str, Any], folder: Path) -> Run:
-    """The run of a kept seed, with its results below `folder`. No job is computed."""
-    seed = content["seed"]
-    stages = {}
-    for stage in stages_of(recipe):
-        found = content["stages"][stage]
-        by_mode = {
-            mode: dict(
-                zip(content["problems"], [[*map(int, count.split("/"))] for count in counts.split()], strict=True)
-            )
-            for mode, counts in found["problems"].items()
-        }
-        output = folder / str(seed) / stage
-        write_json(output / "results.json", found | {"problems": by_mode})
-        name = recipe.last(stage, None)
-        outputs = {"output_dir": output}
-        stages[name] = Work(name, recipe.resolved(None, seed)[name], output, outputs, {}, frozenset())
-    return Run(None, seed, folder / str(seed), stages)
+def restored(recipe: Recipe, content: dict[str, Any], folder: Path) -> list[Run]:
+    """The runs of a kept seed, with their results below `folder`. No job is computed."""
+    seed, runs = content["seed"], []
+    for variant in recipe.variants or (None,):
+        found = content["variants"][variant or ""]
+        where = folder / (variant or "") / str(seed)
+        written = recipe.resolved(variant, seed)
+        stages = {}
+        for stage in stages_of(recipe):
+            result = found["stages"][stage]
+            problems = {
+                mode: dict(zip(found["problems"], map(numbers, counts.split()), strict=True))
+                for mode, counts in result["problems"].items()
+            }
+            write_json(where / stage / "results.json", result | {"problems": problems})
+            name = recipe.last(stage, variant)
+            stages[name] = Work(name, written[name], where, {"output_dir": where / stage}, {}, frozenset())
+        runs.append(Run(variant, seed, where, stages))
+    return runs
+
+
+def numbers(counts: str) -> list[int]:
+    return [int(count) for count in counts.split("/")]
 
 
 def main() -> None:
@@ -83,12 +94,11 @@ def main() -> None:
     args = parser.parse_args()
     recipe = read_recipe(args.recipe)
     if args.command == "keep":
-        [run] = plan(recipe, recipe.output_dir, [args.seed])
-        write_json(args.output / f"{args.seed}.json", kept(recipe, run))
+        write_json(args.output / f"{args.seed}.json", kept(recipe, plan(recipe, recipe.output_dir, [args.seed])))
         return
     with tempfile.TemporaryDirectory() as folder:
         contents = [json.loads(file.read_text()) for file in sorted(args.input.glob("*.json"))]
-        runs = [restored(recipe, content, Path(folder)) for content in contents]
+        runs = [run for content in contents for run in restored(recipe, content, Path(folder))]
         args.output_dir.mkdir(parents=True, exist_ok=True)
         summarise(recipe, runs, args.output_dir)
 
