@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,11 +95,9 @@ def main() -> None:
     if args.command == "keep":
         write_json(args.output / f"{args.seed}.json", kept(recipe, plan(recipe, recipe.output_dir, [args.seed])))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        contents = [json.loads(file.read_text()) for file in sorted(args.input.glob("*.json"))]
-        runs = [run for content in contents for run in restored(recipe, content, Path(folder))]
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        summarise(recipe, runs, args.output_dir)
+    contents = [json.loads(file.read_text()) for file in sorted(args.input.glob("*.json"))]
+    folder = args.output_dir / "seeds"
+    summarise(recipe, [run for content in contents for run in restored(recipe, content, folder)], args.output_dir)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import study_seeds
 
 
-def test_kept_seeds_give_the_same_answer(tmp_path: Path) -> None:
+def test_kept_seeds_give_the_same_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = recipe(tmp_path)
     seeds = [([HALF, HALF], [THREE, ALL]), ([HALF, ALL], [ALL, ALL]), ([HALF, HALF], [[1, 2, 1], THREE])]
     runs = [of_run(tmp_path, seed, base, dqo) for seed, (base, dqo) in enumerate(seeds)]
@@ -28,6 +28,10 @@ def test_kept_seeds_give_the_same_answer(tmp_path: Path) -> None:
         write_json(file, study_seeds.kept(written, [run]))
         again += study_seeds.restored(written, json.loads(file.read_text()), tmp_path / "restored")
     assert answer(written, again) == answer(written, runs)
+    command = ["page", str(written.file), "--input", str(tmp_path / "kept"), "--output_dir", str(tmp_path / "page")]
+    monkeypatch.setattr(sys, "argv", ["study_seeds.py", *command])
+    study_seeds.main()
+    assert "over 3 seeds" in (tmp_path / "page" / "claim.md").read_text()
     content = json.loads((tmp_path / "kept" / "2.json").read_text())
     assert content["variants"][""]["stages"]["eval_dqo"]["problems"]["sampled"] == "1/2/1 3/1/0"
 
