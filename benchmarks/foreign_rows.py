@@ -1,18 +1,18 @@
 r"""What each method makes of responses that other models wrote, without their log-probabilities.
 
     python examples/data/make_smollm2.py --output runs/smollm2-135m-instruct
-    OMP_NUM_THREADS=1 python benchmarks/foreign_rows.py --model runs/smollm2-135m-instruct --samples 2 \
-        --processes 2 --output benchmarks/results/foreign_rows.json
+    OMP_NUM_THREADS=1 python benchmarks/foreign_rows.py --model runs/smollm2-135m-instruct --samples 1 --processes 2 \
+        --output benchmarks/results/foreign_rows.json
 
 The rows are the responses of twelve models to GSM8K problems in `gsm8k_responses.jsonl` of `QSTEP_DATA`. Problems are
-divided into those to train on, and held-out ones. Each method trains for the same number of updates, with its defaults
-and the same learning rate, responses in a batch and seed. A batch of DPO has all responses to its problems. The options
-of a variant follow its method, as in `dqo --importance=prefix`.
+divided into those to train on, and held-out ones. Each method trains with its defaults. The number of updates, the
+learning rate, the number of responses in a batch and the seed are the same for all. A batch of DPO has all responses to
+its problems. The options of a variant follow its method, as in `dqo --importance=prefix`.
 
 Measured on the held-out problems, before and after: the mean log-probability of right and of wrong responses, the mean
 of their difference over problems with 95 % intervals of the changes, and with `--samples` the accuracy of sampled
-responses. Each run's log has losses and weights of each update; the result has the loss of the first, the median and
-the largest.
+responses. The result has the loss of the first update, the median and the largest. `seconds` is the time of a training
+next to others.
 
 The settings were fixed before a held-out problem was read.
 """
@@ -29,6 +29,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,8 +61,11 @@ VARIANTS = (
 )
 """The methods with their options. If a training fails, the last line of its error is recorded."""
 RESPONSES = 12
-"""Responses to each problem. DPO counts problems in a batch, and the others responses."""
+"""The number of responses to each problem. DPO counts problems in a batch, and the others responses."""
 INSTRUCTION = "Think step by step, one step a line. End with #### and the number."
+
+_LOADING = threading.Lock()
+"""While transformers loads a model, it replaces functions that all threads use."""
 
 
 def problems(path: Path, most_characters: int) -> Iterator[dict[str, Any]]:
@@ -83,7 +87,8 @@ def rows_of(problem: dict[str, Any]) -> Iterator[Row]:
 @torch.no_grad()
 def log_probabilities(folder: str, held_out: list[dict[str, Any]], device: str) -> dict[str, dict[str, float]]:
     """The mean log-probability of right and of wrong responses, by problem."""
-    model, tokenizer = load_for_sampling(folder, device=device, dtype="float32")
+    with _LOADING:
+        model, tokenizer = load_for_sampling(folder, device=device, dtype="float32")
     policy = PolicyModel(model)
     found = {}
     for problem in held_out:
@@ -147,7 +152,7 @@ def accuracy(folder: str, args: argparse.Namespace, work: Path) -> dict[str, Any
     command += [f"--max_new_tokens={args.max_new_tokens}", f"--output_dir={output}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(done.stderr)
+        return {"failed": done.stderr.strip().splitlines()[-1:]}
     found: dict[str, Any] = json.loads((output / "results.json").read_text())
     return {name: found[name] for name in ("greedy", "sampled")}
 
@@ -160,7 +165,9 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", default=VARIANTS)
     parser.add_argument("--problems", type=int, default=60, help="problems to train on")
     parser.add_argument("--held_out", type=int, default=40)
-    parser.add_argument("--most_characters", type=int, default=1000, help="of a response; longer problems are left out")
+    parser.add_argument(
+        "--most_characters", type=int, default=1000, help="of a response; problems with a longer one are left out"
+    )
     parser.add_argument("--updates", type=int, default=30)
     parser.add_argument("--batch", type=int, default=24, help="responses in an update")
     parser.add_argument("--accumulation", type=int, default=2)
@@ -173,7 +180,12 @@ def main() -> None:
     args = parser.parse_args()
     chosen = list(problems(args.data / "gsm8k_responses.jsonl", args.most_characters))
     if len(chosen) < args.problems + args.held_out:
-        raise SystemExit(f"only {len(chosen)} problems have right and wrong responses that are this short")
+        raise SystemExit(
+            f"only {len(chosen)} problems have right and wrong responses of at most {args.most_characters} characters: "
+            "give a larger --most_characters, or fewer --problems and --held_out"
+        )
+    if args.batch % (args.accumulation * RESPONSES) and any(variant.startswith("dpo") for variant in args.variants):
+        raise SystemExit(f"dpo needs a --batch that is a multiple of --accumulation times {RESPONSES}")
     random.Random(args.seed).shuffle(chosen)
     trained, held_out = chosen[: args.problems], chosen[args.problems : args.problems + args.held_out]
     with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ from qstep.scoring import load_scorer
 from scorers import miniature_scorer
 from tiny_trainers import trainer
 
+UNABLE = {"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}
 SLOW = "This processor has no instructions for bf16"
 
 
@@ -24,8 +25,7 @@ def test_bf16_is_warned_of_where_the_processor_emulates_it(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    found = {"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False} | dict.fromkeys(able, True)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: UNABLE | dict.fromkeys(able, True))
     scorer = miniature_scorer(tmp_path / "scorer")
 
     def warns() -> bool:
@@ -44,9 +44,17 @@ def test_bf16_is_warned_of_where_the_processor_emulates_it(
     assert warns() == (not able)
 
 
-def test_fp32_is_not_warned_of(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_fp32_is_not_warned_of(
+    base: Path,
+    rows_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: UNABLE)
     load_for_sampling(str(base), device="cpu", dtype="float32")
-    load_scorer(miniature_scorer(tmp_path), device="cpu")
+    load_scorer(miniature_scorer(tmp_path / "scorer"), device="cpu")
+    trainer("rs", base, rows_file, tmp_path / "run", max_steps=1, per_device_train_batch_size=4).train()
     assert SLOW not in caplog.text
 
 

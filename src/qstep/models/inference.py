@@ -44,20 +44,19 @@ def load_for_sampling(
     else:
         model = AutoModelForCausalLM.from_pretrained(model_name_or_path, dtype=dtype, revision=revision)
     torch.nn.Module.to(model, choose_device(device))
-    warn_of_slow_bf16(model.device, model.dtype)
+    warn_of_slow_bf16(model.device, model.dtype, "Give float32 as the dtype")
     return model.eval(), tokenizer
 
 
-def warn_of_slow_bf16(device: torch.device, dtype: torch.dtype) -> None:
-    """Warns if this CPU is to compute in bf16 and has no instructions for it."""
+def warn_of_slow_bf16(device: torch.device, dtype: torch.dtype, remedy: str) -> None:
+    """Warns if an x86 CPU is to compute in bf16 and has no instructions for it. Other CPUs are not checked."""
     import torch
 
     if device.type == "cpu" and dtype == torch.bfloat16:
         able = torch.cpu.get_capabilities()
         if able["architecture"] == "x86_64" and not (able["avx512_bf16"] or able["amx_bf16"]):
             _log.warning(
-                "This processor has no instructions for bf16, so bf16 takes several times as long as float32. "
-                "Leave out --bf16, and give --dtype float32"
+                "This processor has no instructions for bf16, so bf16 is much slower here than float32. %s", remedy
             )
 
 

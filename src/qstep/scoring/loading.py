@@ -65,7 +65,7 @@ def load_scorer(
     scorer = _loaded(str(name), kind, reference, options, choose_device(device), dtype)
     if isinstance(scorer, StepScorer):
         weight = next(scorer.model.parameters())
-        warn_of_slow_bf16(weight.device, weight.dtype)
+        warn_of_slow_bf16(weight.device, weight.dtype, "Give float32 as the dtype")
     if windows:
         scorer.use_windows()
     return scorer

@@ -38,7 +38,7 @@ def prepare(trainer: Trainer, model: PretrainedModule) -> None:
             "(--use_peft)"
         )
     if here()[0] == 0 and (args.bf16 or any(p.dtype == torch.bfloat16 for p in model.parameters())):
-        warn_of_slow_bf16(args.device, torch.bfloat16)
+        warn_of_slow_bf16(args.device, torch.bfloat16, "Leave out --bf16, and give --dtype float32")
     if is_wide(model) and args.device.type == "cpu" and not args.activation_checkpointing:
         model.keep_products_only()
     if args.device.type == "cpu" and args.activation_checkpointing:  # who recomputes wants memory more than time
