@@ -134,7 +134,7 @@ def run(variant: str, args: argparse.Namespace, work: Path) -> tuple[Path | None
     command += ["--report_to=none", "--disable_tqdm=true", *options]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    said = [line for line in done.stderr.splitlines() if "logps_behavior" in line]
+    said = [line.replace(f"{work}/", "") for line in done.stderr.splitlines() if "logps_behavior" in line]
     if done.returncode:
         return None, {"failed": done.stderr.strip().splitlines()[-1:], "said": said}
     losses = [row["loss"] for row in read_rows(output / "train_log.jsonl") if row.get("loss") is not None]
